@@ -1,0 +1,86 @@
+"""From scores to what PPO learns from: rewards per token, advantages, returns. B rows, T tokens; no gradients."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from alignment.losses.checks import counted, pairwise, require_bool
+
+
+@torch.no_grad()
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_weight: float) -> Tensor:
+    """R_t = -kl_weight kl_t, plus the score at the last counted token (Ouyang et al. 2203.02155, eq. 2, per token).
+
+    scores: [B]. kl: [B, T] log pi - log pi_ref or another estimate, nats. mask: [B, T] bool. Returns [B, T], zero
+    outside the mask. Raises ValueError for wrong shapes and dtypes, a negative kl_weight, a row without counted tokens.
+    """
+    if not 0 <= kl_weight < math.inf:
+        raise ValueError(f"kl_weight must be >= 0 and finite, got {kl_weight}")
+    _require_rows(mask)
+    (kl,) = counted(mask, kl=kl)
+    (scores,) = pairwise(scores=scores)
+    if len(scores) != len(mask):
+        raise ValueError(f"scores must have one entry per row of mask, got {list(scores.shape)} for {list(mask.shape)}")
+    empty = ~mask.any(dim=1)
+    if empty.any():
+        raise ValueError(f"mask must count a token in every row to score, row {empty.nonzero()[0].item()} has none")
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    last = positions == (positions * mask).amax(dim=1, keepdim=True)  # [B, T], one True per row
+    return torch.where(last, scores[:, None], 0.0) - kl_weight * kl
+
+
+@torch.no_grad()
+def advantages_and_returns(
+    rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 1506.02438, eq. 16), and returns = advantages + values.
+
+    delta_t = r_t + gamma V_{t+1} - V_t        A_t = delta_t + gamma lam A_{t+1}        V = A = 0 after the last token
+
+    rewards, values: [B, T], values V_t before token t is chosen. mask: [B, T] bool, per row one run of tokens that may
+    start anywhere. Returns two [B, T], zero outside the mask. Raises ValueError for wrong shapes and dtypes, for gamma
+    or lam outside [0, 1] and for a mask with a hole, through which no value could be carried.
+    """
+    for name, constant in (("gamma", gamma), ("lam", lam)):
+        if not 0 <= constant <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {constant}")
+    _require_rows(mask)
+    rewards, values = counted(mask, rewards=rewards, values=values)
+    broken = (mask[:, 1:] & ~mask[:, :-1]).sum(dim=1) + mask[:, :1].sum(dim=1) > 1  # runs that begin in the row
+    if broken.any():
+        raise ValueError(f"mask must be one run of True in each row, row {broken.nonzero()[0].item()} has a hole")
+    advantages = torch.zeros_like(rewards + values)
+    advantage = next_value = advantages.new_zeros(len(advantages))  # [B]
+    for t in reversed(range(mask.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        advantage = delta + gamma * lam * advantage
+        next_value = values[:, t]
+        advantages[:, t] = advantage
+    advantages.masked_fill_(~mask, 0.0)
+    return advantages, advantages + values
+
+
+@torch.no_grad()
+def whiten(values: Tensor, mask: Tensor, *, zero_mean: bool = True) -> Tensor:
+    """The counted values with standard deviation 1, and mean 0 or (zero_mean=False) the mean they had.
+
+    values: any shape. mask: same shape, bool. Returns that shape, zero outside the mask. The variance is the unbiased
+    one (n - 1, as TRL's masked_whiten), and 1e-8 is added to it, so equal values become zeros. Raises ValueError for
+    wrong shapes and dtypes, and for fewer than 2 counted values, which have no variance.
+    """
+    (filled,) = counted(mask, values=values)
+    inside = filled[mask]
+    if inside.numel() < 2:
+        raise ValueError(f"mask must count at least 2 values to whiten, got {inside.numel()}")
+    mean = inside.mean()
+    centred = inside - mean
+    centred = centred - centred.mean()  # the rounding of a large mean would pass for variance among equal values
+    whitened = centred * (centred.square().sum() / (inside.numel() - 1) + 1e-8).rsqrt()
+    return filled.masked_scatter(mask, whitened if zero_mean else whitened + mean)
+
+
+def _require_rows(mask: Tensor) -> None:
+    require_bool(mask)
+    if mask.dim() != 2:
+        raise ValueError(f"mask must have shape [B, T], got {list(mask.shape)}")

@@ -1,0 +1,42 @@
+"""Estimators of the KL divergence from samples."""
+
+from enum import Enum
+
+from torch import Tensor
+
+from alignment.losses.checks import at_least_float32, member, require_shape
+
+# A log-ratio above this is cut, so that exp() stays finite; past it the gradient is zero. The mean of the ratio under
+# the distribution that draws the tokens is 1, so by Markov's inequality a token gets there with odds below e^-20.
+MAX_LOG_RATIO = 20.0
+
+
+class KLEstimator(str, Enum):
+    """Which function of the log-ratio estimates the divergence (see kl_estimate)."""
+
+    k1 = "k1"
+    k2 = "k2"
+    k3 = "k3"
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator | str) -> Tensor:
+    """KL(pi || pi_ref) per token from tokens drawn from pi; with d = log pi_ref - log pi (Schulman, "Approximating KL
+    divergence", joschu.net/blog/kl-approx.html, where d = log r):
+
+    k1  -d               unbiased, high variance, of either sign
+    k2  d^2 / 2          biased, low variance, >= 0
+    k3  (e^d - 1) - d    unbiased, low variance, >= 0
+
+    logprobs, ref_logprobs: one shape, per token, nats. Returns that shape, nats. Raises ValueError for another shape
+    and an unknown estimator.
+    """
+    require_shape("ref_logprobs", ref_logprobs, "logprobs", logprobs)
+    d = at_least_float32(ref_logprobs) - at_least_float32(logprobs)
+    match member(KLEstimator, "estimator", estimator):
+        case KLEstimator.k1:
+            return -d
+        case KLEstimator.k2:
+            return d.square() / 2
+        case KLEstimator.k3:
+            d = d.clamp(max=MAX_LOG_RATIO)
+            return d.expm1() - d

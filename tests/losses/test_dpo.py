@@ -1,0 +1,174 @@
+"""h = (log pi(y_c) - log pi_ref(y_c)) - (log pi(y_r) - log pi_ref(y_r)); each variant by hand.
+
+The pair used throughout: log pi = -10, -12; log pi_ref = -11, -10.  h = (-10 + 11) - (-12 + 10) = 1 + 2 = 3.
+"""
+
+import math
+
+import pytest
+import torch
+
+from alignment.losses import DPOLoss, DPOVariant
+
+PAIR = (-10.0, -12.0, -11.0, -10.0)
+
+
+def f64(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def loss_of(loss: DPOLoss, *logprobs: float) -> float:
+    return loss(*(f64(each) for each in logprobs)).loss.mean().item()
+
+
+def softplus(x: float) -> float:
+    """-log sigmoid(-x)."""
+    return math.log(1 + math.exp(x))
+
+
+def test_policy_equal_to_reference_costs_log_2():
+    assert loss_of(DPOLoss(), -7.0, -9.0, -7.0, -9.0) == pytest.approx(math.log(2), rel=1e-12)
+
+
+def test_sigmoid_and_beta():
+    assert loss_of(DPOLoss(beta=0.1), *PAIR) == pytest.approx(softplus(-0.3), rel=1e-12)
+    assert loss_of(DPOLoss(beta=0.5), *PAIR) == pytest.approx(softplus(-1.5), rel=1e-12)
+
+
+@pytest.mark.parametrize(("argument", "h"), [(0, 4.0), (1, 2.0), (2, 2.0), (3, 4.0)])
+def test_the_sign_of_each_log_prob(argument, h):
+    # One nat more on pi(y_c) or pi_ref(y_r) raises h from 3 to 4; on pi(y_r) or pi_ref(y_c) it lowers h to 2.
+    logprobs = list(PAIR)
+    logprobs[argument] += 1.0
+    assert loss_of(DPOLoss(beta=0.1), *logprobs) == pytest.approx(softplus(-0.1 * h), rel=1e-12)
+
+
+def test_label_smoothing_mixes_in_the_flipped_pair():
+    # 0.9 log(1 + e^-0.3) + 0.1 log(1 + e^0.3)
+    expected = 0.9 * softplus(-0.3) + 0.1 * softplus(0.3)
+    assert loss_of(DPOLoss(beta=0.1, label_smoothing=0.1), *PAIR) == pytest.approx(expected, rel=1e-12)
+
+
+def test_robust_removes_the_flipped_pair():
+    # (0.9 log(1 + e^-0.3) - 0.1 log(1 + e^0.3)) / 0.8
+    expected = (0.9 * softplus(-0.3) - 0.1 * softplus(0.3)) / 0.8
+    robust = DPOLoss(beta=0.1, label_smoothing=0.1, variant=DPOVariant.robust)
+    assert loss_of(robust, *PAIR) == pytest.approx(expected, rel=1e-12)
+
+
+def test_robust_is_unbiased_under_flips():
+    # With a share e of flipped labels, the expected robust loss is the clean DPO loss:
+    # (1 - e) robust(h) + e robust(-h) = -log sigmoid(beta h).
+    robust = DPOLoss(beta=0.1, label_smoothing=0.2, variant=DPOVariant.robust)
+    chosen, rejected, ref_chosen, ref_rejected = PAIR
+    noisy = 0.8 * loss_of(robust, *PAIR) + 0.2 * loss_of(robust, rejected, chosen, ref_rejected, ref_chosen)
+    assert noisy == pytest.approx(softplus(-0.3), rel=1e-12)
+
+
+def test_ipo_regresses_h_to_one_over_two_beta():
+    # (3 - 1 / 0.2)^2 = 4;  (3 - 1 / 1)^2 = 4 from the other side;  zero at h = 1 / (2 beta) = 3.
+    assert loss_of(DPOLoss(beta=0.1, variant=DPOVariant.ipo), *PAIR) == pytest.approx(4.0, rel=1e-12)
+    assert loss_of(DPOLoss(beta=0.5, variant=DPOVariant.ipo), *PAIR) == pytest.approx(4.0, rel=1e-12)
+    assert loss_of(DPOLoss(beta=1 / 6, variant=DPOVariant.ipo), *PAIR) == pytest.approx(0.0, abs=1e-20)
+
+
+def test_hinge_stops_at_one():
+    # 1 - 0.1 * 3 = 0.7;  1 + 0.1 * 3 for the swapped pair;  beta h = 1.5 > 1 costs nothing.
+    hinge = DPOLoss(beta=0.1, variant=DPOVariant.hinge)
+    assert loss_of(hinge, *PAIR) == pytest.approx(0.7, rel=1e-12)
+    assert loss_of(hinge, -12.0, -10.0, -10.0, -11.0) == pytest.approx(1.3, rel=1e-12)
+    assert loss_of(DPOLoss(beta=0.5, variant=DPOVariant.hinge), *PAIR) == 0.0
+
+
+def test_variant_may_be_named_by_its_string():
+    assert DPOLoss(variant="ipo") == DPOLoss(variant=DPOVariant.ipo)  # type: ignore[arg-type]
+
+
+def test_gradient_by_hand():
+    # dL/dlog pi(y_c) = -beta sigmoid(-beta h), and the opposite for the rejected one (eq. 7's gradient).
+    tensors = [f64(each).requires_grad_() for each in PAIR]
+    DPOLoss(beta=0.1)(*tensors).loss.mean().backward()
+    pull = 0.1 / (1 + math.exp(0.3))
+    gradients = [tensor.grad.item() for tensor in tensors if tensor.grad is not None]
+    assert gradients == pytest.approx([-pull, pull, pull, -pull], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        DPOLoss(beta=0.3),
+        DPOLoss(beta=0.3, label_smoothing=0.2),
+        DPOLoss(beta=0.3, label_smoothing=0.2, variant=DPOVariant.robust),
+        DPOLoss(beta=0.3, variant=DPOVariant.ipo),
+        DPOLoss(beta=0.3, variant=DPOVariant.hinge),
+    ],
+)
+def test_gradcheck(loss):
+    torch.manual_seed(0)
+    inputs = [(-5 * torch.rand(4, dtype=torch.float64)).requires_grad_() for _ in range(4)]
+    assert torch.autograd.gradcheck(lambda *tensors: loss(*tensors).loss.mean(), inputs)
+
+
+def test_metrics_by_hand():
+    # Implicit rewards beta (log pi - log pi_ref): pair 1: 0.1, -0.2 (a win); pair 2: -0.3, 0 (a miss).
+    tensors = f64(-10.0, -8.0), f64(-12.0, -6.0), f64(-11.0, -5.0), f64(-10.0, -6.0)
+    metrics = DPOLoss(beta=0.1)(*tensors).metrics
+    assert {name: metric.mean().item() for name, metric in metrics.items()} == {
+        "rewards/chosen": pytest.approx(-0.1),
+        "rewards/rejected": pytest.approx(-0.1),
+        "rewards/margin": pytest.approx(0.0, abs=1e-12),
+        "rewards/accuracy": pytest.approx(0.5),
+        "logps/chosen": pytest.approx(-9.0),
+        "logps/rejected": pytest.approx(-9.0),
+    }
+
+
+def test_split_invariance():
+    torch.manual_seed(0)
+    tensors = [-5 * torch.rand(7, dtype=torch.float64) for _ in range(4)]
+    loss = DPOLoss(label_smoothing=0.1)
+    parts = loss(*(each[:2] for each in tensors)).loss + loss(*(each[2:] for each in tensors)).loss
+    assert parts.mean().item() == pytest.approx(loss(*tensors).loss.mean().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("variant", list(DPOVariant))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_extremes_are_finite(variant, dtype):
+    loss = DPOLoss(label_smoothing=0.1 if variant is DPOVariant.robust else 0.0, variant=variant)
+    low, high = torch.tensor([-1e4, 0.0], dtype=dtype), torch.tensor([0.0, -1e4], dtype=dtype)
+    tensors = [each.clone().requires_grad_() for each in (low, high, high, low)]
+    value = loss(*tensors).loss
+    value.mean().backward()
+    assert value.total.dtype == torch.float32 and value.total.isfinite()
+    assert all(tensor.grad is not None and tensor.grad.isfinite().all() for tensor in tensors)
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, math.inf, math.nan])
+def test_beta_out_of_range(beta):
+    with pytest.raises(ValueError, match=rf"loss\.beta must be > 0 and finite, got {beta}"):
+        DPOLoss(beta=beta)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 0.5, 0.7, math.nan])
+def test_label_smoothing_out_of_range(smoothing):
+    with pytest.raises(ValueError, match=rf"loss\.label_smoothing must be in \[0, 0\.5\), got {smoothing}"):
+        DPOLoss(label_smoothing=smoothing)
+
+
+def test_arguments_that_could_not_act_are_refused():
+    for variant in (DPOVariant.ipo, DPOVariant.hinge):
+        rule = rf"loss\.label_smoothing must be 0 for loss\.variant={variant.value}, .*, got 0\.1"
+        with pytest.raises(ValueError, match=rule):
+            DPOLoss(label_smoothing=0.1, variant=variant)
+    with pytest.raises(ValueError, match=r"loss\.label_smoothing must be > 0 for loss\.variant=robust"):
+        DPOLoss(variant=DPOVariant.robust)
+    with pytest.raises(ValueError, match=r"loss\.variant must be one of sigmoid, ipo, hinge, robust, got 'kto'"):
+        DPOLoss(variant="kto")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("argument", ["rejected_logprobs", "ref_chosen_logprobs", "ref_rejected_logprobs"])
+def test_wrong_shapes(argument):
+    names = ("chosen_logprobs", "rejected_logprobs", "ref_chosen_logprobs", "ref_rejected_logprobs")
+    tensors = {name: torch.zeros(2) for name in names} | {argument: torch.zeros(2, 1)}
+    with pytest.raises(ValueError, match=rf"{argument} must have the shape of chosen_logprobs, got \[2, 1\] against"):
+        DPOLoss()(**tensors)
