@@ -1,0 +1,193 @@
+"""The parts a run's config is made of.  A value is checked where it is declared, by the name its user types."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from alignment.config.vocabulary import (
+    Attention,
+    BadRow,
+    Device,
+    Format,
+    Layout,
+    MarginScale,
+    Precision,
+    Resume,
+    Schedule,
+)
+
+INPUT = {"input": True}  # marks a field as a file or folder that the run reads
+
+
+class ConfigError(ValueError):
+    """The user's mistake in a config: one line, key, rule and value."""
+
+
+def require(holds: bool, rule: str, value: object) -> None:
+    """Raise `ConfigError("<rule>, got <value>")` unless the rule holds."""
+    if not holds:
+        raise ConfigError(f"{rule}, got {value!r}")
+
+
+@dataclass(slots=True)
+class LoraConfig:
+    rank: int = 0
+    """0 trains all weights; above 0 the weights are frozen and adapters of this rank are trained (arXiv:2106.09685)."""
+    alpha: int = 16
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 0, "model.lora.rank must be >= 0", self.rank)
+        require(self.alpha > 0, "model.lora.alpha must be > 0", self.alpha)
+        require(0 <= self.dropout < 1, "model.lora.dropout must be in [0, 1)", self.dropout)
+        require(bool(self.targets), "model.lora.targets must name at least one module", self.targets)
+
+
+@dataclass(slots=True)
+class ModelConfig:
+    path: str | None = field(default=None, metadata=INPUT)
+    """A folder in Hugging Face form. Null: a random model built from `init`."""
+    init: dict[str, Any] = field(default_factory=dict)
+    """`model_type` and the fields of its transformers config; read only where `path` is null."""
+    tokenizer: str | None = field(default=None, metadata=INPUT)
+    """A tokenizer's folder. Null: the one in `path`; where that is null too, the small one in the package."""
+    attention: Attention = Attention.sdpa
+    gradient_checkpointing: bool = False
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    def __post_init__(self) -> None:
+        rule = "model.path must name a folder, or model.init a model_type to build"
+        require(self.path is not None or "model_type" in self.init, rule, self.path)
+
+
+@dataclass(slots=True)
+class SourceConfig:
+    path: str | None = field(default=None, metadata=INPUT)
+    """.jsonl, .json, either with .gz, .parquet, or a folder saved by `datasets`. Null: none (or the embedded world)."""
+    limit: int | None = None
+    """Take the first rows only; in the embedded world, how many rows to make."""
+
+    def __post_init__(self) -> None:
+        require(self.limit is None or self.limit > 0, "data.*.limit must be > 0", self.limit)
+
+
+@dataclass(slots=True)
+class MarginConfig:
+    scale: MarginScale = MarginScale.none
+    """Where a pair's margin comes from: nowhere, a rating on one of Llama 2's scales, a score difference, the row."""
+    custom: dict[str, float] = field(default_factory=dict)
+    """rating -> margin, for `scale: custom`."""
+
+    def __post_init__(self) -> None:
+        is_custom = self.scale is MarginScale.custom
+        require(is_custom == bool(self.custom), "data.margin.custom goes with data.margin.scale=custom", self.custom)
+
+
+@dataclass(slots=True)
+class DataConfig:
+    format: Format = Format.native
+    train: SourceConfig = field(default_factory=SourceConfig)
+    eval: SourceConfig = field(default_factory=SourceConfig)
+    margin: MarginConfig = field(default_factory=MarginConfig)
+    max_length: int = 1024
+    """Tokens of a prompt and one of its completions; what is longer is cut, counted and said."""
+    max_prompt_length: int = 512
+    on_bad_row: BadRow = BadRow.error
+
+    def __post_init__(self) -> None:
+        rule = "data.max_prompt_length must be in [1, data.max_length)"
+        require(1 <= self.max_prompt_length < self.max_length, rule, self.max_prompt_length)
+        if self.format is Format.world:
+            for name, source in (("train", self.train), ("eval", self.eval)):
+                rule = f"data.{name}.path needs its data.format (data.format=world makes its own rows)"
+                require(source.path is None, rule, source.path)
+
+
+@dataclass(slots=True)
+class BatchConfig:
+    size: int = 64
+    """Pairs, demonstrations or prompts a step, over all processes."""
+    max_tokens: int = 8192
+    """Tokens of one micro-batch, padding included. The gradient does not depend on it."""
+    layout: Layout = Layout.shared
+
+    def __post_init__(self) -> None:
+        require(self.size > 0, "batch.size must be > 0", self.size)
+        require(self.max_tokens > 0, "batch.max_tokens must be > 0", self.max_tokens)
+
+
+@dataclass(slots=True)
+class TrainConfig:
+    max_steps: int | None = None
+    """Optimizer steps (PPO: iterations). Exactly one of `max_steps` and `epochs` is set."""
+    epochs: float | None = None
+    learning_rate: float = 1e-5
+    schedule: Schedule = Schedule.cosine
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    max_grad_norm: float = 1.0
+    eval_every: int = 0
+    """Steps between evaluations; 0: only after the last step."""
+
+    def __post_init__(self) -> None:
+        rule = "exactly one of train.max_steps and train.epochs must be set"
+        require((self.max_steps is None) != (self.epochs is None), rule, (self.max_steps, self.epochs))
+        require(self.max_steps is None or self.max_steps > 0, "train.max_steps must be > 0", self.max_steps)
+        require(self.epochs is None or self.epochs > 0, "train.epochs must be > 0", self.epochs)
+        require(self.learning_rate > 0, "train.learning_rate must be > 0", self.learning_rate)
+        require(self.warmup_steps >= 0, "train.warmup_steps must be >= 0", self.warmup_steps)
+        require(self.weight_decay >= 0, "train.weight_decay must be >= 0", self.weight_decay)
+        rule = "train.betas must be two numbers in [0, 1)"
+        require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), rule, self.betas)
+        require(self.eps > 0, "train.eps must be > 0", self.eps)
+        require(self.max_grad_norm > 0, "train.max_grad_norm must be > 0 (.inf: no clipping)", self.max_grad_norm)
+        require(self.eval_every >= 0, "train.eval_every must be >= 0", self.eval_every)
+
+
+@dataclass(slots=True)
+class CheckpointConfig:
+    every: int = 0
+    """Steps between checkpoints; 0: none but the finished model."""
+    keep: int = 2
+    resume: Resume = Resume.auto
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "checkpoint.every must be >= 0", self.every)
+        require(self.keep > 0, "checkpoint.keep must be > 0", self.keep)
+
+
+@dataclass(slots=True)
+class LogConfig:
+    every: int = 1
+    trackers: list[str] = field(default_factory=list)
+    """Names known to accelerate.tracking: tensorboard, wandb, mflow, trackio, ... beside metrics.jsonl."""
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.every > 0, "log.every must be > 0", self.every)
+
+
+@dataclass(slots=True)
+class DistributedConfig:
+    device: Device = Device.auto
+    precision: Precision = Precision.float32
+    """bfloat16: float32 weights and optimizer, forward and backward under autocast."""
+
+
+@dataclass(slots=True)
+class GenerationConfig:
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    batch_size: int = 256
+    """Replies generated at the same time."""
+
+    def __post_init__(self) -> None:
+        require(self.max_new_tokens > 0, "max_new_tokens must be > 0", self.max_new_tokens)
+        require(self.temperature > 0, "temperature must be > 0", self.temperature)
+        require(self.top_k >= 0, "top_k must be >= 0 (0: off)", self.top_k)
+        require(0 < self.top_p <= 1, "top_p must be in (0, 1]", self.top_p)
+        require(self.batch_size > 0, "generation batch_size must be > 0", self.batch_size)

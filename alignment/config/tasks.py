@@ -1,0 +1,238 @@
+"""One root config per task."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from alignment.config.parts import (
+    INPUT,
+    BatchConfig,
+    CheckpointConfig,
+    ConfigError,
+    DataConfig,
+    DistributedConfig,
+    GenerationConfig,
+    LogConfig,
+    ModelConfig,
+    TrainConfig,
+    require,
+)
+from alignment.config.vocabulary import MarginScale, Selection
+from alignment.losses import CrossEntropyLoss, DPOLoss, KLEstimator, MarginRankingLoss, ORPOLoss, PolicyLoss, ValueLoss
+
+STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
+
+
+@dataclass(slots=True)
+class RunConfig:
+    """What every run has."""
+
+    output_dir: str = "runs/${hydra:job.config_name}/${now:%Y-%m-%d_%H-%M-%S}"
+    seed: int = 0
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed must be >= 0", self.seed)
+
+
+@dataclass(slots=True)
+class TrainingConfig(RunConfig):
+    """What every run that trains a model has."""
+
+    model: ModelConfig = MISSING
+    data: DataConfig = MISSING
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    train: TrainConfig = MISSING
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+@dataclass(slots=True)
+class SFTConfig(TrainingConfig):
+    loss: CrossEntropyLoss = field(default_factory=CrossEntropyLoss)
+
+
+@dataclass(slots=True)
+class RewardConfig(TrainingConfig):
+    loss: MarginRankingLoss = field(default_factory=MarginRankingLoss)
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        if self.data.margin.scale is MarginScale.none and self.loss.margin_scale != MarginRankingLoss().margin_scale:
+            rule = "loss.margin_scale scales the margins of data.margin.scale, which is none"
+            raise ConfigError(f"{rule}, got {self.loss.margin_scale}")
+
+
+@dataclass(slots=True)
+class DPOConfig(TrainingConfig):
+    loss: DPOLoss = field(default_factory=DPOLoss)
+
+
+@dataclass(slots=True)
+class ORPOConfig(TrainingConfig):
+    loss: ORPOLoss = field(default_factory=ORPOLoss)
+
+
+@dataclass(slots=True)
+class ScorerConfig:
+    """What scores a reply: a reward model, or a Python function of (prompts, replies)."""
+
+    path: str | None = field(default=None, metadata=INPUT)
+    function: str | None = None
+    """Dotted path of a function (list of prompts as messages, list of replies as text) -> list of floats."""
+
+    def __post_init__(self) -> None:
+        rule = "exactly one of reward.path and reward.function must be set"
+        require((self.path is None) != (self.function is None), rule, (self.path, self.function))
+
+
+@dataclass(slots=True)
+class CriticConfig:
+    path: str | None = field(default=None, metadata=INPUT)
+    """A model with a scalar head. Null: the reward model; where a function scores, the actor's body and a new head."""
+    learning_rate: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, "critic.learning_rate must be > 0", self.learning_rate)
+
+
+@dataclass(slots=True)
+class KLConfig:
+    weight: float = 0.05
+    """beta of the per-token penalty in the reward, r_t = -beta * KL_t."""
+    estimator: KLEstimator = KLEstimator.k1
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, "kl.weight must be >= 0", self.weight)
+
+
+@dataclass(slots=True)
+class AdvantageConfig:
+    gamma: float = 1.0
+    lam: float = 0.95
+    whiten: bool = True
+
+    def __post_init__(self) -> None:
+        require(0 <= self.gamma <= 1, "advantage.gamma must be in [0, 1]", self.gamma)
+        require(0 <= self.lam <= 1, "advantage.lam must be in [0, 1]", self.lam)
+
+
+@dataclass(slots=True)
+class InnerConfig:
+    """How often, and in how many pieces, one iteration's experience is learned from."""
+
+    epochs: int = 4
+    mini_batches: int = 1
+    replies: int = 1
+    """Replies sampled for each prompt."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs > 0, "ppo.epochs must be > 0", self.epochs)
+        require(self.mini_batches > 0, "ppo.mini_batches must be > 0", self.mini_batches)
+        require(self.replies > 0, "ppo.replies must be > 0", self.replies)
+
+
+@dataclass(slots=True)
+class PPOLosses:
+    policy: PolicyLoss = field(default_factory=PolicyLoss)
+    value: ValueLoss = field(default_factory=ValueLoss)
+
+
+@dataclass(slots=True)
+class PPOConfig(TrainingConfig):
+    loss: PPOLosses = field(default_factory=PPOLosses)
+    ppo: InnerConfig = field(default_factory=InnerConfig)
+    reward: ScorerConfig = MISSING
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    kl: KLConfig = field(default_factory=KLConfig)
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    missing_eos_penalty: float = 0.0
+    """Taken off the score of a reply that was cut before its end."""
+    gold: str | None = None
+    """Dotted path of a function that is logged beside the learned reward and never learned from."""
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        require(self.missing_eos_penalty >= 0, "missing_eos_penalty must be >= 0", self.missing_eos_penalty)
+        rule = f"ppo.mini_batches must be <= batch.size ({self.batch.size})"
+        require(self.ppo.mini_batches <= self.batch.size, rule, self.ppo.mini_batches)
+
+
+@dataclass(slots=True)
+class RejectionConfig(RunConfig):
+    model: ModelConfig = MISSING
+    data: DataConfig = MISSING
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    reward: ScorerConfig = MISSING
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    samples: int = 8
+    """Replies sampled for each prompt (K of Llama 2, section 3.2.3)."""
+    select: Selection = Selection.best
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        require(self.samples > 1, "samples must be > 1", self.samples)
+
+
+@dataclass(slots=True)
+class EvaluateConfig(RunConfig):
+    runs: dict[str, str] = field(default_factory=dict, metadata=INPUT)
+    """name -> a run's folder (its `model/` is evaluated, its `metrics.jsonl` drawn), or a model's folder."""
+    baseline: str = MISSING
+    """The name of the run that the others are compared with."""
+    curves: dict[str, str] = field(default_factory=dict, metadata=INPUT)
+    """Further runs whose curves the report draws, such as the reward model's."""
+    data: DataConfig = MISSING
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    reward: str | None = field(default=None, metadata=INPUT)
+    """A reward model: the learned score of each reply, its accuracy on `pairs`, and the judge of best-of-n."""
+    pairs: DataConfig | None = None
+    """Held-out pairs for the reward model's accuracy."""
+    gold: str | None = None
+    """Dotted path of a function that scores replies exactly."""
+    best_of: int = 0
+    """n > 1 adds a method: the reward model's pick among n replies of the baseline."""
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        require(bool(self.runs), "runs must name at least one run", self.runs)
+        require(self.baseline in self.runs, f"baseline must be one of {sorted(self.runs)}", self.baseline)
+        require(self.best_of == 0 or self.best_of > 1, "best_of must be 0 (off) or > 1", self.best_of)
+        require(self.best_of == 0 or self.reward is not None, "best_of needs reward", self.reward)
+        require(self.gold is not None or self.reward is not None, "one of gold and reward must be set", None)
+
+
+@dataclass(slots=True)
+class StageConfig:
+    name: str = MISSING
+    recipe: str = MISSING
+    set: dict[str, Any] = field(default_factory=dict)
+    """Overrides of the recipe's keys; a value that starts with `@name/` is a path in the folder of an earlier stage."""
+
+
+@dataclass(slots=True)
+class PipelineConfig(RunConfig):
+    output_dir: str = "runs/${hydra:job.config_name}"
+    """Not dated: run again, a pipeline goes on where it stopped and skips the stages that have not changed."""
+    stages: list[StageConfig] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        names = [stage.name for stage in self.stages]
+        require(bool(names), "stages must name at least one stage", names)
+        require(len(set(names)) == len(names), "stages must have different names", names)
+
+
+TASKS: dict[str, type[RunConfig]] = {
+    "sft": SFTConfig,
+    "reward": RewardConfig,
+    "dpo": DPOConfig,
+    "orpo": ORPOConfig,
+    "ppo": PPOConfig,
+    "rejection": RejectionConfig,
+    "evaluate": EvaluateConfig,
+    "pipeline": PipelineConfig,
+}
