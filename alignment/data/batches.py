@@ -1,0 +1,86 @@
+"""The batch planner: which examples make a step, and how a step is cut into micro-batches.
+
+A step's set is a pure function of (seed, step): the data are shuffled anew for each pass, the passes are laid end to
+end, and step k takes the k-th slice. So one integer is the whole data position.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from alignment.config.parts import BatchConfig, TrainConfig
+from alignment.data.pack import Batch, laid_out_length, pack
+from alignment.data.tokenize import Example
+
+
+@dataclass(slots=True)
+class Batches:
+    """Examples and how to batch them."""
+
+    examples: list[Example]
+    config: BatchConfig
+    seed: int
+    pad_id: int
+
+    def step(self, index: int) -> list[Batch]:
+        """The micro-batches of optimizer step `index` (from 0)."""
+        return packed(self.examples, self.step_rows(index), self.config, self.pad_id)
+
+    def step_rows(self, index: int) -> list[int]:
+        """The examples of optimizer step `index`, in the order of the shuffled passes."""
+        first = index * self.config.size
+        return [self._row(place) for place in range(first, first + self.config.size)]
+
+    def once(self) -> list[Batch]:
+        """Every example once, in micro-batches."""
+        return packed(self.examples, range(len(self.examples)), self.config, self.pad_id)
+
+    def rows_of(self, num_steps: int) -> list[int]:
+        """The examples that the first `num_steps` steps touch, each once."""
+        places = min(num_steps * self.config.size, len(self.examples))
+        return sorted(self._row(place) for place in range(places))
+
+    def num_steps(self, train: TrainConfig) -> int:
+        """Steps of the whole run: `train.max_steps`, or what `train.epochs` passes make (the last step is full too)."""
+        if train.max_steps is not None:
+            return train.max_steps
+        assert train.epochs is not None
+        return max(1, int(np.ceil(train.epochs * len(self.examples) / self.config.size)))
+
+    def _row(self, place: int) -> int:
+        epoch, index = divmod(place, len(self.examples))
+        return int(shuffled(len(self.examples), self.seed, epoch)[index])
+
+
+def packed(examples: Sequence[Example], rows: Iterable[int], config: BatchConfig, pad_id: int) -> list[Batch]:
+    """The examples at `rows`, cut into micro-batches and packed; each batch remembers its rows."""
+    chosen = list(rows)
+    lengths = [laid_out_length(examples[row]) for row in chosen]
+    return [
+        pack([examples[chosen[i]] for i in piece], [chosen[i] for i in piece], layout=config.layout, pad_id=pad_id)
+        for piece in cut(lengths, config.max_tokens)
+    ]
+
+
+@lru_cache(maxsize=4)
+def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of `range(count)`, a pure function of its arguments."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def cut(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices in micro-batches of similar length, each of at most `max_tokens` when padded to its longest.
+
+    One item that is longer than the budget makes a micro-batch of its own.
+    """
+    pieces: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if pieces and longest * (len(pieces[-1]) + 1) <= max_tokens:
+            pieces[-1].append(index)
+        else:
+            pieces.append([index])
+            longest = lengths[index]
+    return pieces

@@ -1,0 +1,26 @@
+"""What PPO learns from: replies, what was thought of them when they were made, and what they were worth."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from alignment.data.pack import Batch
+
+
+@dataclass(slots=True)
+class Experience:
+    """A micro-batch of replies, complete when born. T reply tokens, reply by reply, as in `batch.targets`."""
+
+    batch: Batch
+    old_logprobs: Tensor  # [T] nats, log pi_old(a_t | s_t)
+    values: Tensor  # [T], V_old(s_t)
+    advantages: Tensor  # [T], A_t, whitened over the whole iteration where configured
+    returns: Tensor  # [T], A_t + V_old(s_t) before whitening
+
+    @property
+    def num_tokens(self) -> int:
+        return self.batch.num_tokens
+
+    def to(self, device: torch.device) -> "Experience":
+        return Experience(*(getattr(self, field.name).to(device) for field in fields(self)))

@@ -1,0 +1,83 @@
+"""A split of the data to examples: read, parse, render, encode. What was skipped or cut is counted and said."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.parts import ConfigError, DataConfig, SourceConfig
+from alignment.config.vocabulary import BadRow, Format, Need
+from alignment.data.formats import parse
+from alignment.data.margins import margin_from
+from alignment.data.read import read_rows
+from alignment.data.records import DataError, Record, Source
+from alignment.data.tokenize import Example, Limits, Truncation, encode
+from alignment.terminal import progress
+from alignment.world import demonstrations, pairs, prompts
+
+WORLD = {Need.demonstrations: demonstrations, Need.pairs: pairs, Need.prompts: prompts}
+WORLD_SEED = 0
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A split, row by row, and what happened on the way."""
+
+    records: list[Record]
+    examples: list[Example]
+    skipped: list[DataError]
+    truncation: Truncation
+
+    def said(self, name: str) -> str:
+        """One line for the terminal."""
+        parts = [f"{name}: {len(self.examples)} rows"]
+        if self.skipped:
+            parts.append(f"{len(self.skipped)} bad rows skipped (first: {self.skipped[0]})")
+        for what, count in (("prompts", self.truncation.prompts), ("completions", self.truncation.completions)):
+            if count:
+                parts.append(f"{count} {what} truncated")
+        return ", ".join(parts)
+
+
+def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, need: Need) -> Loaded | None:
+    """The split `train` or `eval`; None where the config names none.
+
+    Raises:
+        ConfigError: the split has no usable row.
+        DataError: a bad row, under `data.on_bad_row=error`; names file and line.
+    """
+    source = {"train": config.train, "eval": config.eval}[name]
+    rows = _rows(name, source, config.format, need)
+    if rows is None:
+        return None
+    loaded = Loaded([], [], [], Truncation())
+    limits = Limits(config.max_length, config.max_prompt_length)
+    margin_of = partial(margin_from, scale=config.margin.scale, custom=config.margin.custom)
+    for at, row in progress(list(rows), f"reading {name}"):
+        try:
+            record = parse(row, at, config.format, need, margin_of)
+            example = encode(record, tokenizer, limits, loaded.truncation)
+        except DataError as error:
+            if config.on_bad_row is BadRow.error:
+                raise
+            loaded.skipped.append(error)
+            continue
+        loaded.records.append(record)
+        loaded.examples.append(example)
+    if not loaded.examples:
+        raise ConfigError(f"data.{name}.path must have at least one good row, got {source.path!r}")
+    return loaded
+
+
+def _rows(
+    name: str, source: SourceConfig, format: Format, need: Need
+) -> Iterator[tuple[Source, Mapping[str, Any]]] | None:
+    if format is Format.world:
+        if source.limit is None:
+            return None
+        made = WORLD[need](source.limit, WORLD_SEED, name)
+        return ((Source(f"world/{name}", line), row) for line, row in enumerate(made, start=1))
+    return None if source.path is None else islice(read_rows(source.path), source.limit)

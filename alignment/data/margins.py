@@ -1,0 +1,76 @@
+"""How much better a chosen reply is: the one place where a rating becomes a margin."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from alignment.config.vocabulary import MarginScale
+from alignment.data.records import DataError, Source
+
+LEVELS = ("significantly_better", "better", "slightly_better", "negligibly_better", "unsure")
+# Llama 2 (Touvron et al. 2307.09288), table 27; its fourth level is "negligibly better / unsure".
+SCALES: dict[MarginScale, dict[str, float]] = {
+    MarginScale.large: dict(zip(LEVELS, (3.0, 2.0, 1.0, 0.0, 0.0), strict=True)),
+    MarginScale.small: dict(zip(LEVELS, (1.0, 2 / 3, 1 / 3, 0.0, 0.0), strict=True)),
+}
+
+
+def margin_from(
+    row: Mapping[str, Any], source: Source, *, scale: MarginScale, custom: Mapping[str, float] | None = None
+) -> float | None:
+    """The margin of a pair, m(r) in equation 2 of Llama 2; None exactly for `MarginScale.none`.
+
+    Args:
+        row: carries `rating` for small, large and custom; `chosen_score` and `rejected_score` for score; `margin`
+            for given. Ratings are compared without regard to capitals, spaces, hyphens and underscores, and
+            "negligibly_better / unsure" counts as each of its halves, which must agree.
+        custom: rating -> margin, for `MarginScale.custom` and for no other.
+
+    Raises:
+        DataError: what the scale asks for is missing, unknown, not a finite number, or negative. A margin is never
+            filled in.
+        ValueError: `custom` is missing, or given to another scale.
+    """
+    if bool(custom) != (scale is MarginScale.custom):
+        raise ValueError(f"a map of ratings goes with the margin scale custom, got {custom!r} with {scale.value}")
+    match scale:
+        case MarginScale.none:
+            return None
+        case MarginScale.given:
+            margin = _number(row, "margin", source)
+        case MarginScale.score:
+            margin = _number(row, "chosen_score", source) - _number(row, "rejected_score", source)
+        case _:
+            margin = _from_rating(row, source, custom or SCALES[scale])
+    if margin < 0:
+        raise DataError(source, f"the margin of a chosen reply must be >= 0, got {margin:g}")
+    return margin
+
+
+def _from_rating(row: Mapping[str, Any], source: Source, scale: Mapping[str, float]) -> float:
+    rating = str(_present(row, "rating", source))
+    margins = {level: margin for name, margin in scale.items() for level in _levels(name)}
+    named = {margins.get(level) for level in _levels(rating)}
+    margin = named.pop()
+    if named or margin is None:
+        raise DataError(source, f"rating must be one of {', '.join(scale)}, got {rating!r}")
+    return float(margin)
+
+
+def _levels(rating: str) -> list[str]:
+    """The spelling of LEVELS; a rating may name two at once, "negligibly better / unsure"."""
+    return ["_".join(re.split(r"[\s_-]+", part.strip().lower())) for part in rating.split("/")]
+
+
+def _number(row: Mapping[str, Any], key: str, source: Source) -> float:
+    value = _present(row, key, source)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(source, f"{key} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def _present(row: Mapping[str, Any], key: str, source: Source) -> Any:
+    if row.get(key) is None:
+        raise DataError(source, f"a margin was asked for, but field `{key}` is missing")
+    return row[key]

@@ -1,0 +1,200 @@
+"""The one batch type: a prompt and its n completions, laid out once.
+
+    [prompt | completion 1 | ... | completion n]
+
+Position ids restart at the end of the prompt in each branch, and a token attends to its own prompt and its own branch
+only, so each completion sees exactly what it would see alone. Groups share rows where they fit.
+
+Shapes: R rows, L row length, G groups (prompts), C = G * n completions, T completion tokens in the batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignment.config.vocabulary import Layout
+from alignment.data.tokenize import Example
+
+PADDING = -1  # the group of a token that is nobody's
+
+
+@dataclass(slots=True)
+class Batch:
+    """Packed rows and where to read them. All index tensors point into the rows laid end to end, [R * L]."""
+
+    input_ids: Tensor  # [R, L] long
+    position_ids: Tensor  # [R, L] long; restarts after the prompt in each branch
+    groups: Tensor  # [R, L] long; which prompt a token belongs to, PADDING for none
+    branches: Tensor  # [R, L] long; 0 the prompt, k the k-th completion
+    positions: Tensor  # [T] long; the hidden state that predicts each completion token, one token before it
+    targets: Tensor  # [T] long; the completion tokens, completion by completion
+    lengths: Tensor  # [C] long; tokens of each completion; sums to T
+    last: Tensor  # [C] long; each completion's last real token
+    prompt_positions: Tensor  # [U] long; the hidden states that predict the prompts' tokens (all but their first)
+    prompt_targets: Tensor  # [U] long
+    prompt_lengths: Tensor  # [G] long; predicted tokens of each prompt; sums to U
+    rows: Tensor  # [G] long; the example of each prompt
+    margins: Tensor | None  # [G] float32; rating margins, where the data asks for them
+    shared: bool  # several branches or groups in a row: the attention needs the branch mask
+
+    @property
+    def replies(self) -> int:
+        """n, completions of each prompt."""
+        return len(self.lengths) // len(self.rows)
+
+    @property
+    def num_tokens(self) -> int:
+        """T, the completion tokens."""
+        return len(self.targets)
+
+    def to(self, device: torch.device) -> "Batch":
+        parts = (getattr(self, field.name) for field in fields(self))
+        moved: list[Any] = [part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in parts]
+        return Batch(*moved)
+
+    def sum_by_completion(self, values: Tensor) -> Tensor:
+        """[T] -> [C], the sum over each completion's tokens."""
+        return _segment_sums(values, self.lengths)
+
+    def sum_by_prompt(self, values: Tensor) -> Tensor:
+        """[U] -> [G], the sum over each prompt's predicted tokens."""
+        return _segment_sums(values, self.prompt_lengths)
+
+    def completion_mask(self) -> Tensor:
+        """[C, max length] bool, True on a completion's tokens, which come first."""
+        steps = torch.arange(int(self.lengths.max()), device=self.lengths.device)
+        return steps < self.lengths[:, None]
+
+    def by_completion(self, values: Tensor) -> Tensor:
+        """[T] -> [C, max length], zeros after each completion's end."""
+        mask = self.completion_mask()
+        table = values.new_zeros(mask.shape)
+        table[mask] = values
+        return table
+
+
+def _segment_sums(values: Tensor, lengths: Tensor) -> Tensor:
+    """Sums of consecutive runs of the given lengths; empty runs are 0."""
+    segment = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    return values.new_zeros(len(lengths)).index_add(0, segment, values)
+
+
+def laid_out_length(example: Example) -> int:
+    """Tokens that an example takes in the shared layout."""
+    return len(example.prompt_ids) + sum(len(ids) for ids in example.completion_ids)
+
+
+def pack(examples: Sequence[Example], rows: Sequence[int], *, layout: Layout, pad_id: int) -> Batch:
+    """Lay examples out as one batch.
+
+    Args:
+        examples: each with the same number of completions, none of them empty.
+        rows: what to call each example (its index in the data set).
+        layout: `shared` lays a prompt out once; `separate` gives each completion its own copy and its own row.
+        pad_id: fills the ends of rows; never read by attention or by a read-out.
+    """
+    if len({len(example.completion_ids) for example in examples}) != 1:
+        raise ValueError("examples of one batch must have the same number of completions")
+    builder = _Builder(pad_id)
+    if layout is Layout.shared:
+        capacity = max(laid_out_length(example) for example in examples)
+        places = _first_fit([laid_out_length(example) for example in examples], capacity)
+        placed = [[(row, example.completion_ids)] for row, example in zip(places, examples, strict=True)]
+    else:
+        count = len(examples[0].completion_ids)
+        placed = [
+            [(index * count + branch, (ids,)) for branch, ids in enumerate(example.completion_ids)]
+            for index, example in enumerate(examples)
+        ]
+    for example, copies in zip(examples, placed, strict=True):
+        for copy, (row, completions) in enumerate(copies):
+            builder.add(row, example.prompt_ids, completions, read_prompt=copy == 0)
+    return builder.finish(examples, rows, shared=layout is Layout.shared)
+
+
+def _first_fit(lengths: Sequence[int], capacity: int) -> list[int]:
+    """The row of each item: longest first, each into the first row with room for it."""
+    room: list[int] = []
+    places = [0] * len(lengths)
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((r for r, free in enumerate(room) if free >= lengths[index]), len(room))
+        if row == len(room):
+            room.append(capacity)
+        room[row] -= lengths[index]
+        places[index] = row
+    return places
+
+
+class _Builder:
+    """Rows under construction; read-outs are noted as (row, column) and flattened when the row length is known."""
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+        self.tokens: dict[int, list[tuple[np.ndarray, np.ndarray, int, int]]] = {}
+        self.used: dict[int, int] = {}
+        self.reads: list[tuple[int, np.ndarray]] = []
+        self.targets: list[np.ndarray] = []
+        self.last: list[tuple[int, int]] = []
+        self.prompt_reads: list[tuple[int, np.ndarray]] = []
+        self.prompt_targets: list[np.ndarray] = []
+        self.num_groups = 0
+
+    def add(self, row: int, prompt: np.ndarray, completions: Sequence[np.ndarray], *, read_prompt: bool) -> None:
+        group, self.num_groups = self.num_groups, self.num_groups + 1
+        start = self._write(row, prompt, np.arange(len(prompt)), group, 0)
+        if read_prompt:
+            self.prompt_reads.append((row, np.arange(start, start + len(prompt) - 1)))
+            self.prompt_targets.append(prompt[1:])
+        prompt_end = start + len(prompt) - 1
+        for branch, ids in enumerate(completions, start=1):
+            begin = self._write(row, ids, len(prompt) + np.arange(len(ids)), group, branch)
+            self.reads.append((row, np.concatenate(([prompt_end], np.arange(begin, begin + len(ids) - 1)))))
+            self.targets.append(ids)
+            self.last.append((row, begin + len(ids) - 1))
+
+    def _write(self, row: int, ids: np.ndarray, positions: np.ndarray, group: int, branch: int) -> int:
+        start = self.used.get(row, 0)
+        self.tokens.setdefault(row, []).append((ids, positions, group, branch))
+        self.used[row] = start + len(ids)
+        return start
+
+    def finish(self, examples: Sequence[Example], rows: Sequence[int], *, shared: bool) -> Batch:
+        num_rows, length = max(self.used) + 1, max(self.used.values())
+        table = np.zeros((4, num_rows, length), dtype=np.int64)
+        table[0], table[2] = self.pad_id, PADDING
+        for row, pieces in self.tokens.items():
+            start = 0
+            for ids, positions, group, branch in pieces:
+                end = start + len(ids)
+                table[:2, row, start:end] = ids, positions
+                table[2, row, start:end], table[3, row, start:end] = group, branch
+                start = end
+        flat = [row * length + columns for row, columns in self.reads]
+        prompt_flat = [row * length + columns for row, columns in self.prompt_reads]
+        margins = [example.margin for example in examples]
+        has_margins = margins[0] is not None
+        input_ids, position_ids, groups, branches = torch.from_numpy(table).unbind(0)
+        return Batch(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            groups=groups,
+            branches=branches,
+            positions=_joined(flat),
+            targets=_joined(self.targets),
+            lengths=torch.tensor([len(ids) for ids in self.targets]),
+            last=torch.tensor([row * length + column for row, column in self.last]),
+            prompt_positions=_joined(prompt_flat),
+            prompt_targets=_joined(self.prompt_targets),
+            prompt_lengths=torch.tensor([len(ids) for ids in self.prompt_targets]),
+            rows=torch.tensor(list(rows)),
+            margins=torch.tensor(margins, dtype=torch.float32) if has_margins else None,
+            shared=shared,
+        )
+
+
+def _joined(pieces: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(pieces).astype(np.int64))

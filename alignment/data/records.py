@@ -1,0 +1,42 @@
+"""What every data format becomes: a prompt and the replies to it."""
+
+from dataclasses import dataclass
+
+Message = dict[str, str]
+"""One turn: `role`, one of system, user, assistant, and `content`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a row stands; numbers count from 1."""
+
+    file: str
+    line: int
+    """Line of a file with one object per line; element of a JSON list; row of a table."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class DataError(ValueError):
+    """A row that cannot be used: `file:line: what is wrong`."""
+
+    def __init__(self, source: Source, what: str) -> None:
+        super().__init__(source, what)
+        self.source = source
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A prompt that ends with a user's turn, and 0, 1 or 2 replies to it, none of them blank."""
+
+    prompt: list[Message]
+    completions: tuple[str, ...]
+    """() a prompt alone, (completion,) a demonstration, (chosen, rejected) a pair."""
+    margin: float | None
+    """How much better the chosen reply is, >= 0. None: the pairs carry no margins, or this is no pair."""
+    source: Source

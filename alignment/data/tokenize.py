@@ -1,0 +1,91 @@
+"""Records to token ids. Truncation happens here and nowhere else."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from alignment.data.chat import render
+from alignment.data.records import DataError, Record, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most tokens of a prompt with one of its completions, and of the prompt."""
+
+    max_length: int
+    max_prompt_length: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_prompt_length < self.max_length:
+            rule = f"max_prompt_length must be in [1, max_length = {self.max_length})"
+            raise ValueError(f"{rule}, got {self.max_prompt_length}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A record in tokens. P and C_k are the lengths of the prompt and of the k-th completion."""
+
+    prompt_ids: np.ndarray  # [P] int32; what generation is given
+    completion_ids: tuple[np.ndarray, ...]  # each [C_k] int32, C_k >= 1
+    margin: float | None
+    source: Source
+    finished: tuple[bool, ...]  # per completion: True if it ends with its EOS, False if it was cut
+
+
+@dataclass(slots=True)
+class Truncation:
+    """How much was cut so far."""
+
+    prompts: int = 0
+    """Prompts that lost their beginning."""
+    completions: int = 0
+    """Completions that lost their end."""
+
+
+def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, truncation: Truncation) -> Example:
+    """The tokens of a record, as the tokenizer's chat template lays it out.
+
+    The prompt is tokenized as it will be for generation, on its own. A completion's tokens are those of prompt and
+    completion together, less the prompt's, so that no break between tokens is invented; where a token spans the border
+    the completion is tokenized alone. A completion ends with exactly one EOS: the template's, and nothing the
+    template writes after it, or else one is appended. Prompts too long lose their beginning; completions too long
+    lose their end, EOS included; both are added to `truncation`.
+
+    Raises:
+        DataError: a reply holds the EOS token in its text, or the template refuses the dialogue.
+        ValueError: the tokenizer has no EOS token.
+    """
+    if tokenizer.eos_token is None:
+        raise ValueError("the tokenizer must have an eos_token: without one no reply has an end")
+    if any(tokenizer.eos_token in text for text in record.completions):
+        raise DataError(record.source, f"a reply holds the end-of-text token {tokenizer.eos_token!r}")
+    prompt_text, completion_texts = render(record, tokenizer)
+    whole_prompt = _ids(tokenizer, prompt_text)
+    prompt = whole_prompt[-limits.max_prompt_length :]
+    room = limits.max_length - len(prompt)
+    completions = [_completion_ids(tokenizer, prompt_text, whole_prompt, text) for text in completion_texts]
+    finished = tuple(len(ids) <= room for ids in completions)
+    truncation.prompts += len(prompt) < len(whole_prompt)
+    truncation.completions += finished.count(False)
+    return Example(
+        prompt_ids=np.array(prompt, dtype=np.int32),
+        completion_ids=tuple(np.array(ids[:room], dtype=np.int32) for ids in completions),
+        margin=record.margin,
+        source=record.source,
+        finished=finished,
+    )
+
+
+def _completion_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt_text: str, prompt: list[int], completion_text: str
+) -> list[int]:
+    joint = _ids(tokenizer, prompt_text + completion_text)
+    fits = joint[: len(prompt)] == prompt
+    ids = joint[len(prompt) :] if fits else _ids(tokenizer, completion_text)
+    eos = tokenizer.eos_token_id
+    return ids[: ids.index(eos) + 1] if eos in ids else [*ids, eos]
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

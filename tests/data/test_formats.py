@@ -1,0 +1,198 @@
+import copy
+from typing import Any
+
+import pytest
+
+from alignment.config.vocabulary import Format, Need
+from alignment.data.formats import parse
+from alignment.data.records import DataError, Record, Source
+
+AT = Source("rows.jsonl", 9)
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def system(text: str) -> dict[str, str]:
+    return {"role": "system", "content": text}
+
+
+def human(text: str) -> dict[str, str]:
+    return {"from": "human", "value": text}
+
+
+def gpt(text: str) -> dict[str, str]:
+    return {"from": "gpt", "value": text}
+
+
+def record(row: dict[str, Any], format: str, need: str) -> Record:
+    return parse(row, AT, Format(format), Need(need), lambda row, source: 1.5)
+
+
+Q, Q2 = user("q"), user("q2")
+DIALOGUE = [Q, assistant("a"), Q2]
+HH = "\n\nHuman: q\n\nAssistant:  a\n\nHuman: q2\n\nAssistant: "
+
+DEMONSTRATIONS = {
+    "native": ("native", {"prompt": "q", "completion": " a "}, [Q], " a "),
+    "native, turns": ("native", {"prompt": DIALOGUE, "completion": [assistant("b")]}, DIALOGUE, "b"),
+    "native, a pair": ("native", {"prompt": "q", "chosen": "a", "rejected": " "}, [Q], "a"),
+    "world": ("world", {"prompt": "q", "completion": "a"}, [Q], "a"),
+    "hh": ("hh", {"chosen": HH + "b"}, DIALOGUE, "b"),
+    "alpaca": ("alpaca", {"instruction": "q", "input": "", "output": "a"}, [Q], "a"),
+    "alpaca, input": ("alpaca", {"instruction": "q", "input": "x", "output": "a"}, [user("q\n\nx")], "a"),
+    "alpaca, before": (
+        "alpaca",
+        {"instruction": "q2", "output": "b", "system": "s", "history": [["q", "a"]]},
+        [system("s"), *DIALOGUE],
+        "b",
+    ),
+    "sharegpt": ("sharegpt", {"conversations": [human("q"), gpt("a"), human("q2"), gpt("b")]}, DIALOGUE, "b"),
+    "sharegpt, system": ("sharegpt", {"system": "s", "conversations": [human("q"), gpt("a")]}, [system("s"), Q], "a"),
+    "sharegpt, no system": ("sharegpt", {"system": "", "conversations": [human("q"), gpt("a")]}, [Q], "a"),
+    "messages": ("messages", {"messages": [system("s"), Q, assistant("a")]}, [system("s"), Q], "a"),
+    "messages, label": ("messages", {"messages": [Q, assistant("a")], "label": True}, [Q], "a"),
+}
+
+
+@pytest.mark.parametrize("name", DEMONSTRATIONS)
+def test_a_demonstration(name: str) -> None:
+    format, row, prompt, reply = DEMONSTRATIONS[name]
+    assert record(row, format, "demonstrations") == Record(prompt, (reply,), None, AT)
+    assert record(row, format, "prompts") == Record(prompt, (), None, AT)
+
+
+PAIRS = {
+    "native": ("native", {"prompt": "q", "chosen": "a", "rejected": "b"}, [Q]),
+    "native, turns": ("native", {"prompt": [Q], "chosen": [assistant("a")], "rejected": [assistant("b")]}, [Q]),
+    "native, dialogues": ("native", {"chosen": [Q, assistant("a")], "rejected": [Q, assistant("b")]}, [Q]),
+    "native, both": ("native", {"prompt": "q", "chosen": [Q, assistant("a")], "rejected": [Q, assistant("b")]}, [Q]),
+    "native, in {from, value}": ("native", {"prompt": [human("q")], "chosen": [gpt("a")], "rejected": "b"}, [Q]),
+    "native, null": ("native", {"prompt": "q", "completion": None, "chosen": "a", "rejected": "b"}, [Q]),
+    "hh": ("hh", {"chosen": HH + "a", "rejected": HH + "b\n"}, DIALOGUE),
+    "alpaca": ("alpaca", {"instruction": "q", "chosen": "a", "rejected": "b"}, [Q]),
+    "sharegpt": ("sharegpt", {"conversations": [human("q")], "chosen": gpt("a"), "rejected": gpt("b")}, [Q]),
+    "messages": ("messages", {"messages": DIALOGUE, "chosen": assistant("a"), "rejected": "b"}, DIALOGUE),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_pair(name: str) -> None:
+    format, row, prompt = PAIRS[name]
+    before = copy.deepcopy(row)
+    assert record(row, format, "pairs") == Record(prompt, ("a", "b"), 1.5, AT)
+    assert record(row, format, "demonstrations") == Record(prompt, ("a",), None, AT)
+    assert record(row, format, "prompts") == Record(prompt, (), None, AT)
+    assert row == before
+
+
+PROMPTS = {
+    "native": ("native", {"prompt": "q"}, [Q]),
+    "native, turns": ("native", {"prompt": DIALOGUE}, DIALOGUE),
+    "sharegpt": ("sharegpt", {"conversations": [human("q"), gpt("a"), human("q2")]}, DIALOGUE),
+    "messages": ("messages", {"messages": DIALOGUE}, DIALOGUE),
+    "alpaca": ("alpaca", {"instruction": "q", "input": "  "}, [Q]),
+    "replies do not matter": ("native", {"prompt": "q", "chosen": "", "rejected": ""}, [Q]),
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_prompt(name: str) -> None:
+    format, row, prompt = PROMPTS[name]
+    assert record(row, format, "prompts") == Record(prompt, (), None, AT)
+
+
+def test_the_margin_is_asked_of_the_row_and_its_place() -> None:
+    row = {"prompt": "q", "chosen": "a", "rejected": "b", "rating": "better"}
+    asked = []
+    parse(row, AT, Format.native, Need.pairs, lambda *seen: asked.append(seen))
+    assert asked == [(row, AT)]
+
+
+ORDER = "roles out of order: a prompt must be [system], user, assistant, ..., user, got "
+BAD = [
+    ("native", "pairs", {"prompt": "q", "completion": "a"}, "field `chosen` is missing: a pair needs "),
+    ("native", "pairs", {"prompt": "q", "chosen": "a"}, "field `rejected` is missing: a pair needs "),
+    ("native", "pairs", {"prompt": "q", "chosen": "a", "rejected": None}, "field `rejected` is missing: "),
+    ("native", "pairs", {"chosen": "a", "rejected": "b"}, "field `prompt` is missing"),
+    ("native", "pairs", {"prompt": "q", "chosen": "a", "rejected": " \n"}, "rejected: the reply is empty"),
+    ("native", "pairs", {"prompt": "q", "chosen": "a", "rejected": " a\n"}, "chosen and rejected are the same reply"),
+    ("native", "pairs", {"prompt": "q", "chosen": 3, "rejected": "a"}, "field `chosen` must be text, got int"),
+    ("native", "pairs", {"prompt": " ", "chosen": "a", "rejected": "b"}, "chosen: turn 1 (user) is empty"),
+    (
+        "native",
+        "pairs",
+        {"chosen": [*DIALOGUE, assistant("a")], "rejected": [Q, assistant("x"), Q2, assistant("b")]},
+        "chosen and rejected answer different prompts: turn 2 differs",
+    ),
+    (
+        "native",
+        "pairs",
+        {"chosen": [*DIALOGUE, assistant("a")], "rejected": [Q, assistant("b")]},
+        "chosen and rejected answer different prompts: turn 2 differs",
+    ),
+    ("native", "demonstrations", {"prompt": "q"}, "there is no reply to learn: "),
+    ("native", "demonstrations", {"prompt": "q", "completion": ""}, "completion: the reply is empty"),
+    ("native", "demonstrations", {"prompt": "q", "completion": []}, "completion: the dialogue must end with the as"),
+    ("native", "demonstrations", {"completion": [assistant("a")]}, f"completion: {ORDER}no turns"),
+    ("native", "prompts", {"completion": "a"}, "field `prompt` is missing"),
+    ("native", "prompts", {"text": "a"}, "there is no prompt: the row has none of the fields of its format"),
+    ("native", "prompts", {"prompt": []}, f"prompt: {ORDER}no turns"),
+    ("native", "prompts", {"prompt": [system("s")]}, f"prompt: {ORDER}system"),
+    ("native", "prompts", {"prompt": [Q, Q2]}, f"prompt: {ORDER}user, user"),
+    ("native", "prompts", {"prompt": [Q, assistant("a")]}, f"prompt: {ORDER}user, assistant"),
+    ("native", "prompts", {"prompt": [assistant("a"), Q]}, f"prompt: {ORDER}assistant, user"),
+    ("native", "prompts", {"prompt": [Q, assistant(" "), Q2]}, "prompt: turn 2 (assistant) is empty"),
+    ("native", "prompts", {"prompt": [{"role": "tool", "content": "x"}]}, "prompt[0]: the role must be one of "),
+    ("native", "prompts", {"prompt": [Q, {"role": "assistant"}]}, "prompt[1]: the content must be text, got NoneType"),
+    ("native", "prompts", {"prompt": ["q"]}, "field `prompt` must be a list of turns, got ['q']"),
+    ("hh", "pairs", {"chosen": HH + "a"}, "field `rejected` is missing: "),
+    ("hh", "pairs", {"chosen": HH, "rejected": HH + "b"}, "chosen: the reply is empty"),
+    ("hh", "pairs", {"chosen": "hi", "rejected": HH}, r"field `chosen` must begin with \n\nHuman:, got 'hi'"),
+    ("hh", "pairs", {"chosen": "x" + HH, "rejected": HH}, r"field `chosen` must begin with \n\nHuman:, got 'x\n"),
+    (
+        "hh",
+        "pairs",
+        {"chosen": HH + "a\n\nHuman: c", "rejected": HH + "b"},
+        "chosen: the dialogue must end with the as",
+    ),
+    (
+        "hh",
+        "pairs",
+        {"chosen": HH + "a", "rejected": HH + "b\n\nAssistant: c"},
+        f"rejected: {ORDER}user, assistant, user, assistant",
+    ),
+    ("alpaca", "demonstrations", {"input": "x", "output": "a"}, "field `instruction` is missing"),
+    ("alpaca", "demonstrations", {"instruction": "", "input": "", "output": "a"}, "completion: turn 1 (user) is empty"),
+    ("alpaca", "prompts", {"instruction": "q", "history": [["q"]]}, "field `history` must be a list of [instruction, "),
+    ("alpaca", "prompts", {"instruction": "q", "history": "x"}, "field `history` must be a list of [instruction, "),
+    ("sharegpt", "demonstrations", {"messages": [Q, assistant("a")]}, "field `conversations` is missing"),
+    ("sharegpt", "demonstrations", {"conversations": [human("q")]}, "there is no reply to learn: "),
+    ("sharegpt", "pairs", {"conversations": [human("q"), gpt("a")]}, "field `chosen` is missing: "),
+    (
+        "sharegpt",
+        "pairs",
+        {"conversations": [human("q"), gpt("a")], "chosen": gpt("b"), "rejected": gpt("c")},
+        f"chosen: {ORDER}user, assistant",
+    ),
+    (
+        "sharegpt",
+        "pairs",
+        {"conversations": [human("q")], "chosen": {"from": "observation", "value": "x"}, "rejected": gpt("a")},
+        "chosen: the role must be one of system, user, human, assistant, gpt, got 'observation'",
+    ),
+    ("messages", "demonstrations", {"messages": []}, "field `messages` is empty"),
+    ("messages", "demonstrations", {"messages": [Q, assistant("a")], "label": False}, "label is false: "),
+]
+
+
+@pytest.mark.parametrize(("format", "need", "row", "what"), BAD)
+def test_a_bad_row(format: str, need: str, row: dict[str, Any], what: str) -> None:
+    with pytest.raises(DataError) as caught:
+        record(row, format, need)
+    assert str(caught.value).startswith(f"rows.jsonl:9: {what}")

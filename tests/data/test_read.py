@@ -1,0 +1,105 @@
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from alignment.data.read import read_rows
+from alignment.data.records import DataError
+
+ROWS = [{"prompt": "größer?", "completion": "ja\u2028nein"}, {"prompt": "2", "completion": "b"}]
+LINES = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS).encode()
+
+
+def written(folder: Path, name: str, data: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.jsonl.gz", "rows.json.gz"])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_one_object_per_line(tmp_path: Path, name: str, start: bytes) -> None:
+    path = written(tmp_path, name, start + LINES)
+    assert [(str(source), row) for source, row in read_rows(path)] == [
+        (f"{path}:1", ROWS[0]),
+        (f"{path}:2", ROWS[1]),
+    ]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.json.gz"])
+def test_a_list_is_numbered_by_element(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, name, b"\n" + json.dumps(ROWS, indent=2).encode())
+    assert [(source.line, row) for source, row in read_rows(path)] == [(1, ROWS[0]), (2, ROWS[1])]
+
+
+def test_blank_lines_are_passed_over_and_counted(tmp_path: Path) -> None:
+    path = written(tmp_path, "rows.jsonl", b'\n{"a": 1}\n  \n\n{"a": 2}\n')
+    assert [(source.line, row["a"]) for source, row in read_rows(path)] == [(2, 1), (5, 2)]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    rows = [{"messages": [{"role": "user", "content": "hi"}], "margin": 1.5}, {"messages": [], "margin": None}]
+    Dataset.from_list(rows).to_parquet(str(path))
+    assert [(source.line, row) for source, row in read_rows(path)] == [(1, rows[0]), (2, rows[1])]
+
+
+def test_a_folder_saved_by_datasets(tmp_path: Path) -> None:
+    Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
+    assert [(source.line, row) for source, row in read_rows(tmp_path / "saved")] == [(1, ROWS[0]), (2, ROWS[1])]
+
+
+def test_a_folder_of_splits_asks_for_one(tmp_path: Path) -> None:
+    data = Dataset.from_list(ROWS)
+    DatasetDict({"train": data, "test": data}).save_to_disk(str(tmp_path))
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path}: holds several splits") + ".*: train, test$"):
+        read_rows(tmp_path)
+    assert [row for _, row in read_rows(tmp_path / "test")] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "line", "what"),
+    [
+        ("a.jsonl", b'{"a": 1}\n\n{"a": }\n', 3, "malformed JSON: Expecting value (column 7)"),
+        ("a.jsonl.gz", b'{"a": 1}\n{"a"', 2, "malformed JSON: Expecting ':' delimiter (column 5)"),
+        ("a.json", b'[\n{"a": 1},\n{"a": 2,}\n]', 3, "malformed JSON: "),
+        ("a.json", b'[{"a": 1}, 3]', 2, "a row must be a JSON object, got int"),
+        ("a.jsonl", b'{"a": 1}\n["a"]', 2, "a row must be a JSON object, got list"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}', 2, "not UTF-8: "),
+    ],
+)
+def test_a_broken_row_is_named_when_it_is_reached(tmp_path: Path, name: str, data: bytes, line: int, what: str) -> None:
+    path = written(tmp_path, name, data)
+    with pytest.raises(DataError, match=re.escape(f"{path}:{line}: {what}")):
+        list(read_rows(path))
+
+
+def test_rows_before_a_broken_one_are_given(tmp_path: Path) -> None:
+    rows = read_rows(written(tmp_path, "a.jsonl", b'{"a": 1}\n{'))
+    assert next(rows)[1] == {"a": 1}
+    with pytest.raises(DataError):
+        next(rows)
+
+
+@pytest.mark.parametrize("data", [b"{}\n{}\n", gzip.compress(LINES)[:-6]], ids=["no stream", "cut off"])
+def test_broken_gzip(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=rf"{re.escape(str(path))}:\d: broken gzip data: "):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet.gz", "rows.gz"])
+def test_other_kinds_of_file_are_refused_at_once(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / name}: a data file must end in .jsonl, .json, ")):
+        read_rows(written(tmp_path, name, b"{}"))
+
+
+def test_a_missing_file_and_a_foreign_folder_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"gone\.jsonl: no such file or folder$"):
+        read_rows(tmp_path / "gone.jsonl")
+    with pytest.raises(ValueError, match=r"a data folder must be one that `Dataset\.save_to_disk` wrote$"):
+        read_rows(tmp_path)

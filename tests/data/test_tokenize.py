@@ -1,0 +1,172 @@
+import re
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.vocabulary import Format, Need
+from alignment.data.chat import render
+from alignment.data.formats import parse
+from alignment.data.read import read_rows
+from alignment.data.records import DataError, Record, Source
+from alignment.data.tokenize import Example, Limits, Truncation, encode
+
+AT = Source("rows.jsonl", 4)
+WIDE = Limits(max_length=100_000, max_prompt_length=50_000)
+DIALOGUE = [
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": "hello there"},
+    {"role": "user", "content": "how are you?"},
+]
+
+
+def encoded(completions: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, limits: Limits = WIDE) -> Example:
+    return encode(Record(DIALOGUE, completions, None, AT), tokenizer, limits, Truncation())
+
+
+def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def no_margin(row: object, source: object) -> None:
+    return None
+
+
+REAL = [
+    ("hh_harmless.test.jsonl.gz", Format.hh, Need.pairs),
+    ("alpaca_en_demo.json.gz", Format.alpaca, Need.demonstrations),
+    ("dpo_zh_demo.json.gz", Format.sharegpt, Need.pairs),
+    ("kto_en_demo.json.gz", Format.messages, Need.prompts),
+]
+
+
+@pytest.mark.parametrize(("name", "format", "need"), REAL)
+@pytest.mark.parametrize("which", ["llama2", "chatml"])
+def test_real_rows_are_tokenized_as_one_text(
+    shared: Path, name: str, format: Format, need: Need, which: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer = request.getfixturevalue(which)
+    for source, row in islice(read_rows(shared / "data" / name), 40):
+        record = parse(row, source, format, need, no_margin)
+        example = encode(record, tokenizer, WIDE, Truncation())
+        prompt, replies = render(record, tokenizer)
+        assert example.prompt_ids.tolist() == ids_of(tokenizer, prompt)
+        assert len(example.completion_ids) == len(replies) == len(record.completions)
+        for ids, reply in zip(example.completion_ids, replies, strict=True):
+            whole = [*example.prompt_ids, *ids]
+            text = prompt + reply.removesuffix("\n" if which == "chatml" else "")
+            assert whole == ids_of(tokenizer, text)
+            assert tokenizer.decode(whole) == text
+            assert ids.tolist().count(tokenizer.eos_token_id) == 1
+            assert ids[-1] == tokenizer.eos_token_id
+
+
+def test_llama_2_token_by_token(llama2: PreTrainedTokenizerBase) -> None:
+    example = encode(Record(DIALOGUE[:1], ("hi there", "hello"), 2 / 3, AT), llama2, WIDE, Truncation())
+    assert llama2.convert_ids_to_tokens(example.prompt_ids.tolist()) == [
+        *("<s>", "<0x0A>", "<0x0A>", "H", "uman", ":", "▁hello", "<0x0A>", "<0x0A>", "Ass", "istant", ":"),
+    ]
+    chosen, rejected = (llama2.convert_ids_to_tokens(ids.tolist()) for ids in example.completion_ids)
+    assert (chosen, rejected) == (["▁hi", "▁there", "</s>"], ["▁hello", "</s>"])
+    assert (example.margin, example.source, example.finished) == (2 / 3, AT, (True, True))
+    assert {ids.dtype for ids in (example.prompt_ids, *example.completion_ids)} == {np.dtype(np.int32)}
+
+
+def test_the_prompt_is_the_same_with_and_without_replies(llama2: PreTrainedTokenizerBase) -> None:
+    prompts = [encoded(replies, llama2).prompt_ids.tolist() for replies in ((), ("fine",), ("fine", "no"))]
+    assert prompts[0] == prompts[1] == prompts[2]
+
+
+def test_a_token_across_the_border_leaves_the_prompt_whole(chatml: PreTrainedTokenizerBase) -> None:
+    example = encoded(("\n\nhello",), chatml)
+    prompt, (reply,) = render(Record(DIALOGUE, ("\n\nhello",), None, AT), chatml)
+    joint = ids_of(chatml, prompt + reply)
+    assert joint[: len(example.prompt_ids)] != example.prompt_ids.tolist()  # "\n\n" is one token
+    assert example.prompt_ids.tolist() == ids_of(chatml, prompt)
+    assert chatml.decode([*example.prompt_ids, *example.completion_ids[0]]) == prompt + reply.removesuffix("\n")
+
+
+@pytest.mark.parametrize("limits", [WIDE, Limits(max_length=20, max_prompt_length=3)], ids=["whole", "cut prompt"])
+def test_no_space_is_invented_where_a_reply_begins(llama2: PreTrainedTokenizerBase, limits: Limits) -> None:
+    llama2.chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    llama2.chat_template += "{% if add_generation_prompt %}[assistant]{% endif %}"
+    ids = encoded(("there",), llama2, limits).completion_ids[0]
+    assert llama2.convert_ids_to_tokens(ids.tolist()) == ["there", "</s>"]  # "▁there" on its own
+
+
+def test_what_the_template_writes_after_the_eos_is_left_out(chatml: PreTrainedTokenizerBase) -> None:
+    ids = encoded(("fine.",), chatml).completion_ids[0]
+    assert chatml.decode(ids) == "fine.<|im_end|>"
+
+
+def test_an_eos_is_appended_where_the_template_has_none(chatml: PreTrainedTokenizerBase) -> None:
+    chatml.chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    chatml.chat_template += "{% if add_generation_prompt %}[assistant]{% endif %}"
+    example = encoded(("fine.", "no"), chatml)
+    assert [chatml.decode(ids) for ids in example.completion_ids] == ["fine.<|im_end|>", "no<|im_end|>"]
+    assert example.finished == (True, True)
+
+
+@pytest.mark.parametrize("pad", ["<|im_end|>", "<pad>", None])
+def test_the_pad_token_changes_nothing(chatml: PreTrainedTokenizerBase, pad: str | None) -> None:
+    before = encoded(("fine.", "no"), chatml)
+    chatml.pad_token = pad
+    after = encoded(("fine.", "no"), chatml)
+    assert after.prompt_ids.tolist() == before.prompt_ids.tolist()
+    assert [ids.tolist() for ids in after.completion_ids] == [ids.tolist() for ids in before.completion_ids]
+    assert after.finished == before.finished == (True, True)
+
+
+def test_prompts_lose_their_beginning_and_completions_their_end(chatml: PreTrainedTokenizerBase) -> None:
+    whole = encoded(("hello there, how are you?", "hello"), chatml)
+    prompt, (chosen, rejected) = whole.prompt_ids.tolist(), [ids.tolist() for ids in whole.completion_ids]
+    room = len(rejected)
+    assert len(chosen) > room
+    limits = Limits(max_length=10 + room, max_prompt_length=10)
+    truncation = Truncation(prompts=5, completions=7)
+    record = Record(DIALOGUE, ("hello there, how are you?", "hello"), None, AT)
+    cut = encode(record, chatml, limits, truncation)
+    assert cut.prompt_ids.tolist() == prompt[-10:]
+    assert [ids.tolist() for ids in cut.completion_ids] == [chosen[:room], rejected]
+    assert chatml.eos_token_id not in cut.completion_ids[0]
+    assert cut.finished == (False, True)
+    assert truncation == Truncation(prompts=6, completions=8)
+
+
+@pytest.mark.parametrize("spare", [0, -1])
+def test_only_the_eos_is_lost_where_one_token_is_too_many(chatml: PreTrainedTokenizerBase, spare: int) -> None:
+    whole = encoded(("hello",), chatml)
+    size, completion = len(whole.prompt_ids), whole.completion_ids[0].tolist()
+    truncation = Truncation()
+    limits = Limits(max_length=size + len(completion) + spare, max_prompt_length=size)
+    cut = encode(Record(DIALOGUE, ("hello",), None, AT), chatml, limits, truncation)
+    assert cut.prompt_ids.tolist() == whole.prompt_ids.tolist()
+    assert cut.completion_ids[0].tolist() == completion[: len(completion) + spare]
+    assert (cut.finished, truncation) == ((spare == 0,), Truncation(0, -spare))
+
+
+def test_a_short_prompt_leaves_its_room_to_the_completion(chatml: PreTrainedTokenizerBase) -> None:
+    size = len(encoded((), chatml).prompt_ids)
+    long = encoded(("hello there " * 50,), chatml, Limits(max_length=size + 60, max_prompt_length=size + 40))
+    assert len(long.completion_ids[0]) == 60
+
+
+@pytest.mark.parametrize(("longest", "prompt"), [(8, 8), (8, 0), (8, 9)])
+def test_limits_leave_room_for_a_token_of_each(longest: int, prompt: int) -> None:
+    rule = rf"^max_prompt_length must be in \[1, max_length = {longest}\), got {prompt}$"
+    with pytest.raises(ValueError, match=rule):
+        Limits(max_length=longest, max_prompt_length=prompt)
+
+
+def test_a_reply_that_holds_an_eos_is_a_bad_row(chatml: PreTrainedTokenizerBase) -> None:
+    what = "rows.jsonl:4: a reply holds the end-of-text token '<|im_end|>'"
+    with pytest.raises(DataError, match=f"^{re.escape(what)}$"):
+        encoded(("fine", "stop <|im_end|> go"), chatml)
+
+
+def test_a_tokenizer_without_an_eos_is_refused(chatml: PreTrainedTokenizerBase) -> None:
+    chatml.eos_token = None
+    with pytest.raises(ValueError, match=r"^the tokenizer must have an eos_token"):
+        encoded(("fine",), chatml)
