@@ -1,0 +1,1 @@
+"""Devices, precision and processes: nothing above this room knows of them."""

@@ -1,0 +1,102 @@
+"""The engine: the only thing that knows of devices, precision and sharding.
+
+This one is plain torch in one process, on a CPU or a GPU.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from alignment.config.parts import DistributedConfig
+from alignment.config.vocabulary import Precision
+from alignment.distributed.world import pick_device
+
+
+class Engine(Protocol):
+    """What the training step needs of a model that may be anywhere."""
+
+    model: nn.Module
+    device: torch.device
+
+    def backward(self, loss: Tensor) -> None: ...
+
+    def step(self) -> Tensor:
+        """Clip, update, zero the gradients; returns the gradient's norm before clipping, a scalar on the device."""
+        ...
+
+    def learning_rate(self) -> float: ...
+
+    def precision(self) -> Any:
+        """A context in which forwards run in the configured precision."""
+        ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class TorchEngine:
+    """One process: float32 weights, forward and backward in float32 or under bfloat16 autocast."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        *,
+        config: DistributedConfig,
+        max_grad_norm: float,
+    ) -> None:
+        self.device = pick_device(config.device)
+        self.model = model.to(self.device)
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.max_grad_norm = max_grad_norm
+        self._precision = config.precision
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self) -> Tensor:
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def learning_rate(self) -> float:
+        return float(self.scheduler.get_last_lr()[0])
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        with autocast(self.device, self._precision):
+            yield
+
+    def state(self) -> dict[str, Any]:
+        trained = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+        return {
+            "model": trained,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if parameters.keys() != state["model"].keys():
+            different = sorted(parameters.keys() ^ state["model"].keys())
+            raise ValueError(f"the checkpoint's weights are not this model's: {different[0]} is in one of them only")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(state["model"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is Precision.bfloat16)

@@ -1,0 +1,1 @@
+"""Transformers models, the branch mask that packed rows need, and the three read-outs."""

@@ -1,0 +1,61 @@
+"""LoRA through peft: adapters put into a model in place, switched off for the reference, merged for export."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from peft import LoraConfig as PeftLoraConfig
+from peft import inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from alignment.config.parts import LoraConfig
+
+
+def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
+    """Freeze the weights and put LoRA layers into them (arXiv:2106.09685); a scalar head stays trained in full."""
+    hf.requires_grad_(False)
+    everything = config.targets == ["all-linear"]
+    peft_config = PeftLoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear" if everything else config.targets,
+        exclude_modules=["score"],
+    )
+    inject_adapter_in_model(peft_config, hf)
+    head = hf._modules.get("score")
+    if head is not None:
+        head.requires_grad_(True)
+    if hf.is_gradient_checkpointing:
+        hf.enable_input_require_grads()
+
+
+def lora_layers(hf: PreTrainedModel) -> list[LoraLayer]:
+    return [module for module in hf.modules() if isinstance(module, LoraLayer)]
+
+
+@contextmanager
+def adapter_off(hf: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model is its base: the reference of a LoRA policy."""
+    layers = lora_layers(hf)
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def merged_state(hf: PreTrainedModel) -> dict[str, Tensor]:
+    """The state dict of the model with its adapter added into the weights; the model itself is left as it is."""
+    state = {
+        name.replace(".base_layer.", "."): tensor for name, tensor in hf.state_dict().items() if ".lora_" not in name
+    }
+    for name, module in hf.named_modules():
+        if isinstance(module, LoraLinear):
+            for adapter in module.active_adapters:
+                state[f"{name}.weight"] = state[f"{name}.weight"] + module.get_delta_weight(adapter)
+    return state

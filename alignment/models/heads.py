@@ -1,0 +1,92 @@
+"""The two kinds of model that train: a language model and a model with a scalar head.
+
+Each is a module whose forward does the whole read-out, so that an engine that shards weights sees every use of them.
+A [tokens, vocabulary] tensor larger than a chunk never exists: logits are made chunk by chunk and made again in the
+backward pass.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from alignment.config.parts import ConfigError
+from alignment.data.pack import Batch
+from alignment.models.attention import attention_mask
+
+CHUNK = 1024  # read-out positions whose logits exist at the same time
+
+
+def trunk_output(hf: PreTrainedModel, batch: Batch) -> Tensor:
+    """[R * L, H], the last hidden states of a batch's rows laid end to end."""
+    mask = attention_mask(batch, hf.config, hf.dtype)
+    body = hf.base_model
+    output = body(batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False)
+    return output.last_hidden_state.flatten(0, 1)
+
+
+class LanguageModel(nn.Module):
+    """A causal language model."""
+
+    def __init__(self, hf: PreTrainedModel) -> None:
+        super().__init__()
+        self.hf = hf
+
+    def forward(
+        self, batch: Batch, positions: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probs (nats, float32) of `targets` [T] at `positions` [T]; on request the entropy (nats) there, [T].
+
+        The entropy carries no gradient.
+        """
+        hidden = trunk_output(self.hf, batch)[positions]
+        pieces = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+        read = [checkpoint(self._read, h, t, temperature, entropy, use_reentrant=False) for h, t in pieces]
+        logprobs, entropies = zip(*read, strict=True)
+        return torch.cat(logprobs), torch.cat(entropies) if entropy else None
+
+    def _read(self, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        logits = self.logits(hidden).float() / temperature
+        normalizer = logits.logsumexp(-1)
+        logprobs = logits.gather(-1, targets[:, None])[:, 0] - normalizer
+        if not entropy:
+            return logprobs, None
+        with torch.no_grad():
+            return logprobs, normalizer - (logits.softmax(-1) * logits).sum(-1)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., H] -> [..., V], with the scales and the soft cap that some families put on their logits."""
+        head: nn.Module = self.hf.get_output_embeddings()
+        logits = head(hidden)
+        settings = self.hf.config.to_dict()
+        if settings.get("logits_scaling") is not None:  # Granite
+            logits = logits / settings["logits_scaling"]
+        if settings.get("logit_scale") is not None:  # Cohere
+            logits = logits * settings["logit_scale"]
+        cap = settings.get("final_logit_softcapping")  # Gemma 2
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def scalar_head(hf: PreTrainedModel) -> nn.Linear:
+    """The head that transformers' models for sequence classification call `score`.
+
+    Raises:
+        ConfigError: the architecture calls it otherwise, or has none.
+    """
+    head = hf._modules.get("score")
+    if not isinstance(head, nn.Linear):
+        raise ConfigError(f"model.path must have a scalar head named `score`, got a {type(hf).__name__}")
+    return head
+
+
+class ScalarModel(nn.Module):
+    """A transformer body with a head of one number: a reward model or a critic."""
+
+    def __init__(self, hf: PreTrainedModel) -> None:
+        super().__init__()
+        self.hf = hf
+
+    def forward(self, batch: Batch, positions: Tensor) -> Tensor:
+        """[T] float32, the scalar head at `positions` [T]."""
+        hidden = trunk_output(self.hf, batch)[positions]
+        return scalar_head(self.hf)(hidden)[:, 0].float()
