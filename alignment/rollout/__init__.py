@@ -1,0 +1,1 @@
+"""Replies: sampled, scored, made into experience, or selected."""

@@ -1,0 +1,101 @@
+"""What a reply is worth: a reward model's score, or a function's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.parts import BatchConfig, ConfigError, DistributedConfig, ModelConfig
+from alignment.config.tasks import ScorerConfig
+from alignment.data.batches import packed
+from alignment.data.records import Message
+from alignment.distributed.engine import autocast
+from alignment.distributed.world import pick_device
+from alignment.models.heads import ScalarModel
+from alignment.models.load import freeze, load_scalar_model, load_tokenizer
+from alignment.models.readout import sequence_scores
+from alignment.rollout.samples import Samples
+
+ScoreFunction = Callable[[list[list[Message]], list[str]], list[float]]
+
+
+class Scorer(Protocol):
+    def score(self, samples: Samples) -> Tensor:
+        """[G, n] float32 on the CPU."""
+        ...
+
+
+@dataclass(slots=True)
+class FunctionScorer:
+    """A Python function of (prompts, replies)."""
+
+    function: ScoreFunction
+
+    def score(self, samples: Samples) -> Tensor:
+        scores = self.function(samples.repeated_prompts(), samples.texts())
+        return torch.tensor(scores, dtype=torch.float32).view(len(samples.prompts), -1)
+
+
+@dataclass(slots=True)
+class RewardModelScorer:
+    """The scalar head on each reply's last real token."""
+
+    model: ScalarModel
+    batch: BatchConfig
+    distributed: DistributedConfig
+    pad_id: int
+
+    @torch.no_grad()
+    def score(self, samples: Samples) -> Tensor:
+        device = pick_device(self.distributed.device)
+        table = torch.empty(len(samples.examples), len(samples.replies[0]))
+        for batch in packed(samples.examples, range(len(samples.examples)), self.batch, self.pad_id):
+            with autocast(device, self.distributed.precision):
+                scores = sequence_scores(self.model, batch.to(device))
+            table[batch.rows] = scores.view(len(batch.rows), -1).cpu()
+        return table
+
+
+def build_scorer(
+    config: ScorerConfig, tokenizer: PreTrainedTokenizerBase, batch: BatchConfig, distributed: DistributedConfig
+) -> FunctionScorer | RewardModelScorer:
+    if config.path is None:
+        assert config.function is not None
+        return FunctionScorer(load_function(config.function, "reward.function"))
+    return reward_model_scorer(config.path, tokenizer, batch, distributed)
+
+
+def reward_model_scorer(
+    path: str, tokenizer: PreTrainedTokenizerBase, batch: BatchConfig, distributed: DistributedConfig
+) -> RewardModelScorer:
+    """A frozen reward model that reads the policy's token ids.
+
+    Raises:
+        ConfigError: its tokenizer is another than the policy's.
+    """
+    settings = ModelConfig(path=path)
+    if load_tokenizer(settings).get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(f"reward.path must have the policy's tokenizer, got another one in {path!r}")
+    model = load_scalar_model(settings, tokenizer).to(pick_device(distributed.device))
+    freeze(model)
+    return RewardModelScorer(model, batch, distributed, tokenizer.pad_token_id)
+
+
+def load_function(path: str, key: str) -> ScoreFunction:
+    """The function at a dotted path.
+
+    Raises:
+        ConfigError: there is none; names the key.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        function = vars(import_module(module))[name]
+    except (ImportError, KeyError, ValueError) as error:
+        raise ConfigError(f"{key} must be the dotted path of a function, got {path!r} ({error})") from error
+    if not callable(function):
+        raise ConfigError(f"{key} must be the dotted path of a function, got {path!r}")
+    return function

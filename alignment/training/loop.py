@@ -1,0 +1,49 @@
+"""The loop of SFT, reward, DPO and ORPO: steps, evaluations, log, checkpoints."""
+
+from pathlib import Path
+
+from alignment.config.tasks import TrainingConfig
+from alignment.data.batches import Batches
+from alignment.distributed.engine import Engine
+from alignment.training.checkpoint import Checkpoints
+from alignment.training.log import MetricsLog
+from alignment.training.objectives import Objective
+from alignment.training.step import Metrics, added_metrics, evaluate_step, to_floats, train_step
+
+
+def fit(
+    engine: Engine,
+    objective: Objective,
+    evaluation: Objective,
+    *,
+    train: Batches,
+    held_out: Batches | None,
+    config: TrainingConfig,
+    folder: Path,
+) -> None:
+    """Train for the configured steps, from the newest checkpoint on.
+
+    `evaluation` is the objective on `held_out` (DPO's has a reference table of its own); its metrics are logged as
+    `eval/*` every `train.eval_every` steps and after the last.
+    """
+    num_steps = train.num_steps(config.train)
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, {"model": engine})
+    done = checkpoints.restore()
+    pending: Metrics = {}
+    with MetricsLog(folder, config, num_steps=num_steps, done=done) as log:
+        for step in range(done + 1, num_steps + 1):
+            learning_rate = engine.learning_rate()
+            pending = added_metrics(pending, train_step(engine, objective, train.step(step - 1)))
+            evaluated: dict[str, float] = {}
+            if held_out is not None and is_due(step, config.train.eval_every, num_steps):
+                metrics = to_floats(evaluate_step(engine, evaluation, held_out.once()))
+                evaluated = {f"eval/{name}": value for name, value in metrics.items()}
+            if evaluated or is_due(step, config.log.every, num_steps):
+                log.write(step, {**to_floats(pending), "lr": learning_rate, **evaluated})
+                pending = {}
+            checkpoints.save_if_due(step)
+
+
+def is_due(step: int, every: int, num_steps: int) -> bool:
+    """Every `every` steps (0: never) and after the last."""
+    return step == num_steps or (every > 0 and step % every == 0)

@@ -1,0 +1,153 @@
+"""The seam between models and losses: (model, batch) -> LossOutput, and what the loss is a mean over.
+
+`count` is known before the forward, so that a step can divide each micro-batch's sum by the GLOBAL count at once.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from alignment.data.experience import Experience
+from alignment.data.pack import Batch
+from alignment.losses import (
+    CrossEntropyLoss,
+    DPOLoss,
+    LossOutput,
+    MarginRankingLoss,
+    Mean,
+    ORPOLoss,
+    ORPONll,
+    PolicyLoss,
+    ValueLoss,
+)
+from alignment.models.readout import (
+    prompt_and_completion_logprobs,
+    sequence_scores,
+    token_logprobs,
+    token_logprobs_and_entropy,
+    token_values,
+)
+
+
+class Movable(Protocol):
+    """What a micro-batch must be able to do."""
+
+    def to(self, device: torch.device) -> Self: ...
+
+
+Unit = TypeVar("Unit", bound=Movable, contravariant=True)
+
+
+class Objective(Protocol[Unit]):
+    """What `train_step` minimises. `Unit` is what one micro-batch is: a Batch, or PPO's Experience."""
+
+    def __call__(self, model: nn.Module, batch: Unit) -> LossOutput: ...
+
+    def count(self, batch: Unit) -> int:
+        """What `loss.count` will be for this batch."""
+        ...
+
+
+@dataclass(slots=True)
+class SFT:
+    """-log pi(y | x), mean over completion tokens."""
+
+    loss: CrossEntropyLoss
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        logprobs = token_logprobs(model, batch)
+        return self.loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool))
+
+    def count(self, batch: Batch) -> int:
+        return batch.num_tokens
+
+
+@dataclass(slots=True)
+class RewardRanking:
+    """Margin ranking of the scores of two completions."""
+
+    loss: MarginRankingLoss
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        chosen, rejected = sequence_scores(model, batch).view(-1, 2).unbind(1)
+        return self.loss(chosen, rejected, batch.margins)
+
+    def count(self, batch: Batch) -> int:
+        return len(batch.rows)
+
+
+@dataclass(slots=True)
+class DPO:
+    """Preference of the policy over its reference, whose log-probs are a table: [examples, 2], chosen and rejected."""
+
+    loss: DPOLoss
+    reference: Tensor
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        logprobs = batch.sum_by_completion(token_logprobs(model, batch))
+        chosen, rejected = logprobs.view(-1, 2).unbind(1)
+        ref_chosen, ref_rejected = self.reference[batch.rows].unbind(1)
+        return self.loss(chosen, rejected, ref_chosen, ref_rejected)
+
+    def count(self, batch: Batch) -> int:
+        return len(batch.rows)
+
+
+@dataclass(slots=True)
+class ORPO:
+    """Odds ratio of the mean log-probs, and the chosen side's negative log-likelihood."""
+
+    loss: ORPOLoss
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        if self.loss.nll is ORPONll.completion:
+            chosen, rejected = self._pairs(batch, batch.sum_by_completion(token_logprobs(model, batch)))
+            return self.loss(chosen / self._lengths(batch)[0], rejected / self._lengths(batch)[1])
+        prompt, completion = prompt_and_completion_logprobs(model, batch)
+        chosen, rejected = self._pairs(batch, batch.sum_by_completion(completion))
+        chosen_length, rejected_length = self._lengths(batch)
+        chosen_nll = -(batch.sum_by_prompt(prompt) + chosen) / (batch.prompt_lengths + chosen_length)
+        return self.loss(chosen / chosen_length, rejected / rejected_length, chosen_nll)
+
+    def count(self, batch: Batch) -> int:
+        return len(batch.rows)
+
+    def _pairs(self, batch: Batch, values: Tensor) -> tuple[Tensor, Tensor]:
+        chosen, rejected = values.view(-1, 2).unbind(1)
+        return chosen, rejected
+
+    def _lengths(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self._pairs(batch, batch.lengths)
+
+
+@dataclass(slots=True)
+class Actor:
+    """PPO's clipped policy loss, mean over reply tokens, at the temperature the replies were sampled at."""
+
+    loss: PolicyLoss
+    temperature: float
+
+    def __call__(self, model: nn.Module, batch: Experience) -> LossOutput:
+        logprobs, entropy = token_logprobs_and_entropy(model, batch.batch, temperature=self.temperature)
+        output = self.loss(logprobs, batch.old_logprobs, batch.advantages, torch.ones_like(logprobs, dtype=torch.bool))
+        return LossOutput(output.loss, {**output.metrics, "entropy": Mean.of(entropy)})
+
+    def count(self, batch: Experience) -> int:
+        return batch.num_tokens
+
+
+@dataclass(slots=True)
+class Critic:
+    """PPO's clipped value loss, mean over reply tokens."""
+
+    loss: ValueLoss
+
+    def __call__(self, model: nn.Module, batch: Experience) -> LossOutput:
+        values = token_values(model, batch.batch)
+        return self.loss(values, batch.values, batch.returns, torch.ones_like(values, dtype=torch.bool))
+
+    def count(self, batch: Experience) -> int:
+        return batch.num_tokens
