@@ -1,0 +1,1 @@
+"""Measures of finished runs, with their uncertainty, and the one-file report that shows them."""

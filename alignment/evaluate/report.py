@@ -1,0 +1,189 @@
+"""One self-contained HTML file on a whole study: methods, reward model, training, samples, configurations."""
+
+import math
+from html import escape
+from pathlib import Path
+
+from alignment.evaluate import page
+from alignment.evaluate.curves import MAX_POINTS, num_unplottable, policy_overview, reward_against_kl, training_curves
+from alignment.evaluate.metrics import Interval, accuracy_by_margin, calibration, pair_accuracy
+from alignment.evaluate.plots import DotPanel, Style, calibration_plot, comparison, styles
+from alignment.evaluate.results import Evaluation, MethodResult, RewardModelResult, TrainingRun
+from alignment.evaluate.table import MethodRow, columns, compare, judge, mark
+
+NUM_SAMPLES = 5
+_LINES = f"Faint: as logged, or averages of neighbours beyond {MAX_POINTS} points. Bold: averages over longer spans."
+
+
+def write_report(evaluation: Evaluation, path: Path) -> None:
+    """Writes the report to `path`: no scripts, nothing loaded from elsewhere, equal bytes for equal input."""
+    path.write_text(report(evaluation), encoding="utf-8")
+
+
+def report(evaluation: Evaluation) -> str:
+    """The HTML of the report."""
+    looks = styles([method.name for method in evaluation.methods] + [run.name for run in evaluation.runs])
+    rows = compare(evaluation)
+    title = f"{len(rows)} method{'s' if len(rows) > 1 else ''} on {len(evaluation.prompts)} held-out prompts"
+    parts = [
+        f"<header><h1>{escape(title)}</h1>{_findings(evaluation, rows)}{page.facts(evaluation.facts)}</header>",
+        _methods(evaluation, rows, looks),
+    ]
+    if evaluation.reward_model is not None:
+        parts.append(_reward_model(evaluation.reward_model))
+    if evaluation.runs:
+        parts.append(page.section("Training", *(_run(run, looks[run.name]) for run in evaluation.runs)))
+    parts.append(_samples(evaluation, looks))
+    if evaluation.runs:
+        configs = (
+            page.collapsed(f"{run.name} ({run.task})", f"<pre>{escape(run.config)}</pre>") for run in evaluation.runs
+        )
+        parts.append(page.section("Resolved configurations", *configs))
+    return page.document(title, "\n".join(parts))
+
+
+def _findings(evaluation: Evaluation, rows: list[MethodRow]) -> str:
+    """What the intervals say, in a sentence or two."""
+    score = judge(evaluation)
+    if score is None or len(rows) == 1:
+        return ""
+    differences = {row.name: row.gold_difference if score == "gold score" else row.reward_difference for row in rows}
+    named = {name: difference for name, difference in differences.items() if difference is not None}
+    higher = [name for name, difference in named.items() if difference.low > 0]
+    lower = [name for name, difference in named.items() if difference.high < 0]
+    unclear = [name for name, difference in named.items() if not difference.excludes_zero]
+    groups = (("higher with", higher), ("lower with", lower), ("not told apart from it with", unclear))
+    clauses = "; ".join(f"{words} {page.listed(names)}" for words, names in groups if names)
+    sentences = [f"Against {page.listed([evaluation.baseline])}, the {score} is {clauses}."] if clauses else []
+    if exploited := [row.name for row in rows if _is_exploiting(row)]:
+        sentences.append(
+            f"Over-optimised: the learned reward rose while the gold score fell with {page.listed(exploited)}."
+        )
+    return f"<p>{' '.join(sentences)}</p>"
+
+
+def _is_exploiting(row: MethodRow) -> bool:
+    reward, gold = row.reward_difference, row.gold_difference
+    return reward is not None and gold is not None and reward.low > 0 and gold.high < 0
+
+
+def _methods(evaluation: Evaluation, rows: list[MethodRow], looks: dict[str, Style]) -> str:
+    shown = columns(evaluation, rows)
+    texts = [column.texts() for column in shown]
+    body = []
+    for index, row in enumerate(rows):
+        baseline = "<small>baseline</small>" if row.name == evaluation.baseline else ""
+        cells = [f"<td>{page.dot(looks[row.name].colour)}{escape(row.name)}{baseline}</td>"]
+        for column, text in zip(shown, texts, strict=True):
+            value = column.cells[index]
+            html = _mark(value) if column.is_difference and isinstance(value, Interval) else ""
+            cells.append(page.cell(*text[index], html=html))
+        body.append(cells)
+    headings = [page.heading_cell("Method")] + [page.heading_cell(column.title, column.unit) for column in shown]
+    words = [
+        f"In brackets: 95% confidence interval over the {len(evaluation.prompts)} prompts.",
+        "It is a percentile bootstrap, and Wilson's for win rates.",
+        "Differences are paired by prompt. No correction is made for the number of comparisons.",
+    ]
+    if (score := judge(evaluation)) is not None:
+        words.append(f"A win is a higher {score} on the same prompt; a tie counts one half.")
+    if score == "learned reward":
+        words.append(
+            "Methods trained on the learned reward are expected to raise it: that alone is no evidence of quality."
+        )
+    caption = "Means with 95% confidence intervals. Dashed: the baseline's mean."
+    return page.section(
+        "Methods",
+        page.table(headings, body),
+        page.note(" ".join(words)),
+        page.figure(comparison([row.name for row in rows], evaluation.baseline, looks, _dot_panels(rows)), caption),
+    )
+
+
+def _mark(difference: Interval) -> str:
+    kind = "" if not difference.excludes_zero else " up" if difference.low > 0 else " down"
+    return f'<span class="mark{kind}">{escape(mark(difference))}</span>'
+
+
+def _dot_panels(rows: list[MethodRow]) -> list[DotPanel]:
+    panels = [
+        DotPanel("Gold score", [row.gold for row in rows]),
+        DotPanel("Learned reward", [row.reward for row in rows]),
+        DotPanel("KL to baseline (nats/reply)", [row.kl for row in rows]),
+        DotPanel("Reply length (tokens)", [row.length for row in rows]),
+    ]
+    return [panel for panel in panels if any(interval is not None for interval in panel.intervals)]
+
+
+def _reward_model(result: RewardModelResult) -> str:
+    scores = result.chosen_scores, result.rejected_scores
+    parts = [("all pairs", pair_accuracy(*scores))]
+    if result.margins is not None:
+        buckets = accuracy_by_margin(*scores, result.margins)
+        parts = [(_span(row.low, row.high), row.accuracy) for row in buckets] + parts
+    body = [
+        [
+            page.cell(name),
+            page.cell(str(accuracy.n)),
+            page.cell(f"{100 * accuracy.mean:.1f}", f"[{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"),
+        ]
+        for name, accuracy in parts
+    ]
+    headings = [page.heading_cell("Margin"), page.heading_cell("Pairs"), page.heading_cell("Accuracy", "%")]
+    caption = (
+        "Dots: bins of pairs, with Wilson's 95% interval. Below the dashed line the model is surer than it should be."
+    )
+    return page.section(
+        "Reward model",
+        page.note("Accuracy: the share of held-out pairs whose chosen reply scores above the rejected one."),
+        page.beside(
+            page.table(headings, body, narrow=True), page.figure(calibration_plot(calibration(*scores)), caption)
+        ),
+    )
+
+
+def _run(run: TrainingRun, look: Style) -> str:
+    task = f"<small>{escape(run.task)}</small>" if run.task != run.name else ""
+    html = [f"<h3>{page.dot(look.colour)}{escape(run.name)}{task}</h3>"]
+    if (svg := policy_overview(run, look)) is not None:
+        html.append(page.figure(svg, "Means over each step's replies. " + _LINES))
+    if (svg := reward_against_kl(run, look)) is not None:
+        html.append(
+            page.figure(svg, "Faint: steps. Line: the course of training, averaged over 20 equal spans of steps.")
+        )
+    if (svg := training_curves(run, look)) is not None:
+        html.append(page.figure(svg, _LINES + " Dots: held-out data."))
+    if len(html) == 1:
+        html.append(page.note("No curves: the run logged no known metric."))
+    if count := num_unplottable(run):
+        html.append(page.note(f"{count} logged values were infinite or undefined and are not drawn."))
+    return "\n".join(html)
+
+
+def _samples(evaluation: Evaluation, looks: dict[str, Style]) -> str:
+    count = min(NUM_SAMPLES, len(evaluation.prompts))
+    chosen = [index * len(evaluation.prompts) // count for index in range(count)]
+    num_columns = math.ceil(len(evaluation.methods) / math.ceil(len(evaluation.methods) / 4))  # equally full rows
+    html = [page.note("Prompts at even distances through the held-out set, not picked by hand.")]
+    for index in chosen:
+        replies = "".join(_reply(method, index, looks[method.name]) for method in evaluation.methods)
+        prompt = f'<div class="prompt">{escape(evaluation.prompts[index])}</div>'
+        side_by_side = f'<div class="replies" style="--columns: {num_columns}">{replies}</div>'
+        html.append(f'<div class="sample">{prompt}{side_by_side}</div>')
+    return page.section("Samples", *html)
+
+
+def _reply(method: MethodResult, index: int, look: Style) -> str:
+    figures = [f"{method.lengths[index]} tokens"]
+    if method.reward is not None:
+        figures.insert(0, f"reward {method.reward[index]:.2f}")
+    if method.gold is not None:
+        figures.insert(0, f"gold {method.gold[index]:.2f}")
+    text = escape(method.replies[index]) or "<em>(empty)</em>"
+    head = f"<h4>{page.dot(look.colour)}{escape(method.name)}</h4>"
+    details = " · ".join(figure.replace(" ", "&nbsp;") for figure in figures)
+    return f'<div class="reply">{head}<div class="note">{details}</div><div class="text">{text}</div></div>'
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
