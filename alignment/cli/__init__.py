@@ -1,0 +1,1 @@
+"""The command `alignment`, and the only door to Hydra."""

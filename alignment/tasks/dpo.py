@@ -1,0 +1,25 @@
+"""Direct preference optimisation (arXiv:2305.18290). The reference is the policy before its first step."""
+
+from pathlib import Path
+
+from alignment.config.tasks import DPOConfig
+from alignment.config.vocabulary import Need
+from alignment.models.load import load_language_model, save_model
+from alignment.tasks.prepare import build_engine, model_folder, prepare
+from alignment.training.loop import fit
+from alignment.training.objectives import DPO
+from alignment.training.reference import reference_logprobs
+
+
+def run(config: DPOConfig, folder: Path) -> None:
+    prepared = prepare(config, Need.pairs)
+    train, held_out = prepared.train, prepared.held_out
+    model = load_language_model(config.model, prepared.tokenizer)
+    num_steps = train.num_steps(config.train)
+    engine = build_engine(model, config, num_steps=num_steps)
+    objective = evaluation = DPO(config.loss, reference_logprobs(engine, train, train.rows_of(num_steps)))
+    if held_out is not None:
+        everything = range(len(held_out.examples))
+        evaluation = DPO(config.loss, reference_logprobs(engine, held_out, everything))
+    fit(engine, objective, evaluation, train=train, held_out=held_out, config=config, folder=folder)
+    save_model(model, prepared.tokenizer, model_folder(folder))

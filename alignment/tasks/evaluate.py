@@ -1,0 +1,175 @@
+"""Models side by side on held-out prompts: gold score, learned reward, KL to the baseline; a table and a report."""
+
+import json
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.parts import ConfigError, ModelConfig
+from alignment.config.tasks import EvaluateConfig
+from alignment.config.vocabulary import Need
+from alignment.data.batches import Batches, packed
+from alignment.data.load import Loaded, load_split
+from alignment.distributed.engine import autocast
+from alignment.distributed.world import pick_device
+from alignment.evaluate.report import write_report
+from alignment.evaluate.results import Evaluation, MethodResult, RewardModelResult, TrainingRun
+from alignment.evaluate.table import summary, terminal_table
+from alignment.models.heads import LanguageModel
+from alignment.models.load import freeze, load_language_model, load_tokenizer
+from alignment.models.readout import sequence_scores, token_logprobs
+from alignment.rollout.samples import Samples, sample
+from alignment.rollout.score import RewardModelScorer, load_function, reward_model_scorer
+from alignment.rollout.select import best_of
+from alignment.tasks.prepare import model_folder, prepare_tokenizer
+from alignment.terminal import console, progress, say
+
+
+def run(config: EvaluateConfig, folder: Path) -> None:
+    tokenizer = prepare_tokenizer(_model_config(config.runs[config.baseline]))
+    prompts = load_split("eval", config.data, tokenizer, Need.prompts)
+    if prompts is None:
+        raise ConfigError("data.eval is required: the prompts to reply to, got none")
+    scorer = None
+    if config.reward is not None:
+        scorer = reward_model_scorer(config.reward, tokenizer, config.batch, config.distributed)
+    comparison = Comparison(config, tokenizer, prompts, scorer)
+    evaluation = Evaluation(
+        prompts=[record.prompt[-1]["content"] for record in prompts.records],
+        methods=comparison.methods(),
+        baseline=config.baseline,
+        reward_model=None if scorer is None else _accuracy(config, scorer, tokenizer),
+        runs=[
+            run for name, path in {**config.runs, **config.curves}.items() for run in _training_run(name, Path(path))
+        ],
+        facts=_facts(config, len(prompts.records)),
+    )
+    console.print(terminal_table(evaluation))
+    (folder / "summary.json").write_text(json.dumps(summary(evaluation), indent=2))
+    write_report(evaluation, folder / "report.html")
+    say(f"report: {folder / 'report.html'}")
+
+
+class Comparison:
+    """Each run's replies to the same prompts, drawn with the same seed."""
+
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Loaded,
+        scorer: RewardModelScorer | None,
+    ) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.prompts = prompts
+        self.scorer = scorer
+        self.gold = load_function(config.gold, "gold") if config.gold is not None else None
+        self.device = pick_device(config.distributed.device)
+        self.baseline = self._load(config.runs[config.baseline])
+
+    def methods(self) -> list[MethodResult]:
+        results = []
+        for name, path in self.config.runs.items():
+            model = self.baseline if name == self.config.baseline else self._load(path)
+            samples = self._reply(model, name, replies=1)
+            kl = self._logprobs(model, samples) - self._logprobs(self.baseline, samples)
+            results.append(self._result(name, samples, kl.tolist()))
+        if self.config.best_of:
+            assert self.scorer is not None
+            samples = self._reply(self.baseline, f"best of {self.config.best_of}", replies=self.config.best_of)
+            picked = best_of(samples, self.scorer.score(samples))
+            results.append(self._result(f"best of {self.config.best_of}", picked, None))
+        return results
+
+    def _load(self, path: str) -> LanguageModel:
+        settings = _model_config(path)
+        if load_tokenizer(settings).get_vocab() != self.tokenizer.get_vocab():
+            raise ConfigError(f"runs must share the baseline's tokenizer, got another one in {path!r}")
+        model = load_language_model(settings, self.tokenizer).to(self.device)
+        freeze(model)
+        return model
+
+    def _reply(self, model: LanguageModel, name: str, *, replies: int) -> Samples:
+        return sample(
+            model,
+            self.tokenizer,
+            self.prompts.records,
+            self.prompts.examples,
+            config=self.config.generation,
+            replies=replies,
+            seed=self.config.seed,
+            describe=name,
+        )
+
+    @torch.no_grad()
+    def _logprobs(self, model: LanguageModel, samples: Samples) -> torch.Tensor:
+        """[G], the summed log-prob (nats) of each prompt's one reply."""
+        table = torch.empty(len(samples.examples))
+        batches = packed(samples.examples, range(len(samples.examples)), self.config.batch, self.tokenizer.pad_token_id)
+        for batch in batches:
+            batch = batch.to(self.device)
+            with autocast(self.device, self.config.distributed.precision):
+                logprobs = token_logprobs(model, batch, temperature=self.config.generation.temperature)
+            table[batch.rows.cpu()] = batch.sum_by_completion(logprobs).cpu()
+        return table
+
+    def _result(self, name: str, samples: Samples, kl: list[float] | None) -> MethodResult:
+        return MethodResult(
+            name=name,
+            gold=None if self.gold is None else self.gold(samples.prompts, samples.texts()),
+            reward=None if self.scorer is None else self.scorer.score(samples)[:, 0].tolist(),
+            kl=kl,
+            lengths=[len(reply.ids) for replies in samples.replies for reply in replies],
+            replies=samples.texts(),
+        )
+
+
+@torch.no_grad()
+def _accuracy(
+    config: EvaluateConfig, scorer: RewardModelScorer, tokenizer: PreTrainedTokenizerBase
+) -> RewardModelResult | None:
+    """The reward model's scores of held-out pairs, in the order of the data."""
+    if config.pairs is None:
+        return None
+    pairs = load_split("eval", config.pairs, tokenizer, Need.pairs)
+    if pairs is None:
+        raise ConfigError("pairs.eval is required where pairs are given, got none")
+    device = pick_device(config.distributed.device)
+    table = torch.empty(len(pairs.examples), 2)
+    batches = Batches(pairs.examples, config.batch, config.seed, tokenizer.pad_token_id).once()
+    for batch in progress(batches, "reward model"):
+        table[batch.rows] = sequence_scores(scorer.model, batch.to(device)).view(-1, 2).cpu()
+    margins = [example.margin for example in pairs.examples]
+    known = [margin for margin in margins if margin is not None]
+    return RewardModelResult(table[:, 0].tolist(), table[:, 1].tolist(), known if known else None)
+
+
+def _model_config(path: str) -> ModelConfig:
+    """A run's folder holds its model in `model/`; a model's folder is one itself."""
+    inside = model_folder(Path(path))
+    return ModelConfig(path=str(inside if inside.is_dir() else path))
+
+
+def _training_run(name: str, folder: Path) -> list[TrainingRun]:
+    """The curves of a run's folder; nothing for a bare model."""
+    metrics = folder / "metrics.jsonl"
+    if not metrics.is_file():
+        return []
+    config = (folder / "config.yaml").read_text()
+    task = config.partition("task: ")[2].partition("\n")[0]
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return [TrainingRun(name, task, rows, config)]
+
+
+def _facts(config: EvaluateConfig, num_prompts: int) -> dict[str, str]:
+    packages = ("torch", "transformers", "trl", "peft")
+    return {
+        "date": date.today().isoformat(),
+        "held-out prompts": str(num_prompts),
+        "sampling": f"temperature {config.generation.temperature}, seed {config.seed}",
+        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
+    }

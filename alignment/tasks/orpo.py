@@ -1,0 +1,20 @@
+"""Odds ratio preference optimisation (arXiv:2403.07691): no reference model."""
+
+from pathlib import Path
+
+from alignment.config.tasks import ORPOConfig
+from alignment.config.vocabulary import Need
+from alignment.models.load import load_language_model, save_model
+from alignment.tasks.prepare import build_engine, model_folder, prepare
+from alignment.training.loop import fit
+from alignment.training.objectives import ORPO
+
+
+def run(config: ORPOConfig, folder: Path) -> None:
+    prepared = prepare(config, Need.pairs)
+    train, held_out = prepared.train, prepared.held_out
+    model = load_language_model(config.model, prepared.tokenizer)
+    engine = build_engine(model, config, num_steps=train.num_steps(config.train))
+    objective = ORPO(config.loss)
+    fit(engine, objective, objective, train=train, held_out=held_out, config=config, folder=folder)
+    save_model(model, prepared.tokenizer, model_folder(folder))

@@ -1,0 +1,68 @@
+"""A pipeline: named stages, one after the other, that may use each other's folders.
+
+All stages are composed and checked before the first one starts. Run again, it skips what has not changed.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from alignment.config.inputs import check_path, input_paths
+from alignment.config.parts import ConfigError
+from alignment.config.tasks import STAGE, PipelineConfig, RunConfig, StageConfig
+from alignment.tasks.run import belongs_to, execute, fingerprint, is_finished
+from alignment.terminal import console, say
+
+Compose = Callable[[str, dict[str, Any]], RunConfig]
+"""(recipe, overrides by dotted key) -> the checked config; the command line brings it, which alone knows Hydra."""
+
+
+def run(config: PipelineConfig, compose: Compose) -> None:
+    """Raises:
+    ConfigError: a stage's config is wrong, it refers to no earlier stage, or a file it reads is missing.
+    """
+    stages = [(stage, _composed(stage, config, compose)) for stage in config.stages]
+    for number, (stage, stage_config) in enumerate(stages, start=1):
+        console.rule(f"{number}/{len(stages)} {stage.name} ({stage.recipe})")
+        folder = Path(stage_config.output_dir)
+        if is_finished(folder, fingerprint(stage_config)):
+            say("unchanged, skipped")
+            continue
+        _make_room(folder, fingerprint(stage_config))
+        execute(stage_config)
+
+
+def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> RunConfig:
+    earlier = [other.name for other in config.stages[: config.stages.index(stage)]]
+    try:
+        inside = {"output_dir": f"{config.output_dir}/{stage.name}", "seed": config.seed}
+        overrides = {key: _resolved(key, value, earlier, config.output_dir) for key, value in stage.set.items()}
+        composed = compose(stage.recipe, inside | overrides)
+        if isinstance(composed, PipelineConfig):
+            raise ConfigError(f"recipe must not be a pipeline itself, got {stage.recipe!r}")
+        for key, path in input_paths(composed):
+            if not Path(path).is_relative_to(config.output_dir):
+                check_path(key, path)
+    except ConfigError as error:
+        raise ConfigError(f"stage {stage.name}: {error}") from error
+    return composed
+
+
+def _resolved(key: str, value: Any, earlier: list[str], output_dir: str) -> Any:
+    """`@sft/model` -> the path of `model` in the folder of the stage `sft`."""
+    if not isinstance(value, str) or not value.startswith(STAGE):
+        return value
+    name = value.removeprefix(STAGE).partition("/")[0]
+    if name not in earlier:
+        known = ", ".join(earlier) or "there is none"
+        raise ConfigError(f"{key} must refer to an earlier stage ({known}), got {value!r}")
+    return f"{output_dir}/{value.removeprefix(STAGE)}"
+
+
+def _make_room(folder: Path, mark: str) -> None:
+    """Put a folder aside that holds another config's run; an interrupted run of this config stays and goes on."""
+    if not folder.exists() or belongs_to(folder, mark):
+        return
+    aside = next(path for n in range(1, 10_000) if not (path := folder.with_name(f"{folder.name}.old-{n}")).exists())
+    folder.rename(aside)
+    say(f"changed since it was run; the old one is kept in {aside}")

@@ -1,0 +1,75 @@
+"""What the tasks that train a model begin and end with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.parts import ConfigError, DataConfig, ModelConfig
+from alignment.config.tasks import TrainingConfig
+from alignment.config.vocabulary import Format, Need
+from alignment.data.batches import Batches
+from alignment.data.chat import ensure_template
+from alignment.data.load import Loaded, load_split
+from alignment.distributed.engine import TorchEngine
+from alignment.models.load import load_tokenizer
+from alignment.terminal import say
+from alignment.training.optim import build_optimizer
+
+
+@dataclass(slots=True)
+class Prepared:
+    """Tokenizer and data, before any weights are loaded: the user's mistakes are found here."""
+
+    tokenizer: PreTrainedTokenizerBase
+    train: Batches
+    held_out: Batches | None
+
+
+def prepare(config: TrainingConfig, need: Need) -> Prepared:
+    tokenizer = prepare_tokenizer(config.model)
+    train = required_split("train", config.data, tokenizer, need)
+    held_out = said(load_split("eval", config.data, tokenizer, need), "eval")
+
+    def batches(data: Loaded) -> Batches:
+        return Batches(data.examples, config.batch, config.seed, tokenizer.pad_token_id)
+
+    return Prepared(tokenizer, batches(train), None if held_out is None else batches(held_out))
+
+
+def prepare_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a chat template whatever its folder says; a template that is ours is said."""
+    tokenizer = load_tokenizer(model)
+    sentence = ensure_template(tokenizer)
+    if sentence is not None:
+        say(sentence)
+    return tokenizer
+
+
+def required_split(name: str, data: DataConfig, tokenizer: PreTrainedTokenizerBase, need: Need) -> Loaded:
+    loaded = said(load_split(name, data, tokenizer, need), name)
+    if loaded is None:
+        key = "limit" if data.format is Format.world else "path"
+        raise ConfigError(f"data.{name}.{key} is required for data.format={data.format.value}, got None")
+    return loaded
+
+
+def said(loaded: Loaded | None, name: str) -> Loaded | None:
+    if loaded is not None:
+        say(loaded.said(name))
+    return loaded
+
+
+def build_engine(
+    model: nn.Module, config: TrainingConfig, *, num_steps: int, learning_rate: float | None = None
+) -> TorchEngine:
+    """`num_steps` of the schedule; the learning rate is `train.learning_rate` unless another is given."""
+    learning_rate = config.train.learning_rate if learning_rate is None else learning_rate
+    optimizer, scheduler = build_optimizer(model, config.train, num_steps=num_steps, learning_rate=learning_rate)
+    return TorchEngine(model, optimizer, scheduler, config=config.distributed, max_grad_norm=config.train.max_grad_norm)
+
+
+def model_folder(folder: Path) -> Path:
+    """Where a run leaves its model, in Hugging Face form."""
+    return folder / "model"

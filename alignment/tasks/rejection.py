@@ -1,0 +1,47 @@
+"""Rejection sampling (Llama 2, section 3.2.3): K replies a prompt, the reward model's pick becomes training data."""
+
+import json
+from pathlib import Path
+
+from alignment.config.tasks import RejectionConfig
+from alignment.config.vocabulary import Need
+from alignment.distributed.world import pick_device
+from alignment.models.load import load_language_model
+from alignment.rollout.samples import sample
+from alignment.rollout.score import build_scorer
+from alignment.rollout.select import select
+from alignment.tasks.prepare import prepare_tokenizer, required_split
+from alignment.terminal import say
+
+
+def run(config: RejectionConfig, folder: Path) -> None:
+    tokenizer = prepare_tokenizer(config.model)
+    prompts = required_split("train", config.data, tokenizer, Need.prompts)
+    scorer = build_scorer(config.reward, tokenizer, config.batch, config.distributed)
+    policy = load_language_model(config.model, tokenizer).to(pick_device(config.distributed.device))
+    samples = sample(
+        policy,
+        tokenizer,
+        prompts.records,
+        prompts.examples,
+        config=config.generation,
+        replies=config.samples,
+        seed=config.seed,
+        describe=f"{config.samples} replies a prompt",
+    )
+    scores = scorer.score(samples)
+    rows = select(samples, scores, config.select)
+    with (folder / "selected.jsonl").open("w") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    summary = {
+        "step": 1,
+        "reward": scores.mean().item(),
+        "reward/best": scores.amax(1).mean().item(),
+        "reward/worst": scores.amin(1).mean().item(),
+        "rows": len(rows),
+    }
+    (folder / "metrics.jsonl").write_text(json.dumps(summary) + "\n")
+    say(
+        f"{len(rows)} of {len(samples.prompts)} prompts gave a row; mean reward {summary['reward']:.3f}, "
+        f"of the best of {config.samples} {summary['reward/best']:.3f}"
+    )

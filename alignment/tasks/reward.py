@@ -1,0 +1,23 @@
+"""A reward model by ranking pairs, with Llama 2's margins where the data are graded."""
+
+from pathlib import Path
+
+from alignment.config.tasks import RewardConfig
+from alignment.config.vocabulary import MarginScale, Need
+from alignment.models.load import load_scalar_model, save_model
+from alignment.tasks.prepare import build_engine, model_folder, prepare
+from alignment.terminal import say
+from alignment.training.loop import fit
+from alignment.training.objectives import RewardRanking
+
+
+def run(config: RewardConfig, folder: Path) -> None:
+    if config.data.margin.scale is MarginScale.none:
+        say("data.margin.scale=none: the plain ranking loss, without margins")
+    prepared = prepare(config, Need.pairs)
+    train, held_out = prepared.train, prepared.held_out
+    model = load_scalar_model(config.model, prepared.tokenizer)
+    engine = build_engine(model, config, num_steps=train.num_steps(config.train))
+    objective = RewardRanking(config.loss)
+    fit(engine, objective, objective, train=train, held_out=held_out, config=config, folder=folder)
+    save_model(model, prepared.tokenizer, model_folder(folder))

@@ -1,0 +1,96 @@
+"""A run and its folder: written once, finished once.
+
+A folder holds `config.yaml`, `metrics.jsonl`, `checkpoints/`, `model/`, and `finished.json` when all is done. The
+fingerprint in it is of the config and of the files that the run read; the same command on an unfinished folder goes on
+from the newest checkpoint, on a finished one it has nothing to do.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from alignment.config.inputs import check_inputs, input_paths
+from alignment.config.parts import ConfigError
+from alignment.config.tasks import TASKS, PipelineConfig, RunConfig
+from alignment.tasks import dpo, evaluate, orpo, ppo, rejection, reward, sft
+from alignment.terminal import say
+from alignment.training.checkpoint import seed_everything
+
+RUN: dict[str, Callable[[Any, Path], None]] = {
+    "sft": sft.run,
+    "reward": reward.run,
+    "dpo": dpo.run,
+    "orpo": orpo.run,
+    "ppo": ppo.run,
+    "rejection": rejection.run,
+    "evaluate": evaluate.run,
+}
+
+
+def task_name(config: RunConfig) -> str:
+    return next(name for name, root in TASKS.items() if type(config) is root)
+
+
+def execute(config: RunConfig) -> None:
+    """Run one task in its folder.
+
+    Raises:
+        ConfigError: an input is missing, or the folder holds a run of another config.
+    """
+    assert not isinstance(config, PipelineConfig)
+    check_inputs(config)
+    folder = Path(config.output_dir)
+    mark = fingerprint(config)
+    if is_finished(folder, mark):
+        say(f"{folder}: finished already, nothing to do (another output_dir runs it again)")
+        return
+    start(folder, config, mark)
+    seed_everything(config.seed)
+    RUN[task_name(config)](config, folder)
+    finish(folder, mark)
+
+
+def start(folder: Path, config: RunConfig, mark: str) -> None:
+    """Claim the folder and write the resolved config into it."""
+    if not belongs_to(folder, mark):
+        raise ConfigError(f"output_dir holds a run of another config or other inputs, got {str(folder)!r}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(f"task: {task_name(config)}\n{OmegaConf.to_yaml(OmegaConf.structured(config))}")
+    (folder / "started.json").write_text(json.dumps({"fingerprint": mark}))
+
+
+def belongs_to(folder: Path, mark: str) -> bool:
+    """No run has claimed the folder, or one with this fingerprint has."""
+    claim = folder / "started.json"
+    return not claim.exists() or json.loads(claim.read_text())["fingerprint"] == mark
+
+
+def finish(folder: Path, mark: str) -> None:
+    (folder / "finished.json").write_text(json.dumps({"fingerprint": mark}))
+
+
+def is_finished(folder: Path, mark: str) -> bool:
+    path = folder / "finished.json"
+    return path.exists() and json.loads(path.read_text())["fingerprint"] == mark
+
+
+def fingerprint(config: RunConfig) -> str:
+    """Of the config, but for where it writes and how it is watched, and of the state of every file it reads."""
+    settings = {name: value for name, value in asdict(config).items() if name not in ("output_dir", "log")}
+    inputs = {key: _state(Path(path)) for key, path in input_paths(config)}
+    return hashlib.sha256(json.dumps([settings, inputs], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _state(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each file of an input; of a run's folder, its finish stands for all of it."""
+    finished = path / "finished.json"
+    if finished.exists():
+        files = [finished]
+    else:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [(str(file.relative_to(path.parent)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

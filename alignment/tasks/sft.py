@@ -1,0 +1,20 @@
+"""Supervised fine-tuning on demonstrations, or on the chosen side of pairs."""
+
+from pathlib import Path
+
+from alignment.config.tasks import SFTConfig
+from alignment.config.vocabulary import Need
+from alignment.models.load import load_language_model, save_model
+from alignment.tasks.prepare import build_engine, model_folder, prepare
+from alignment.training.loop import fit
+from alignment.training.objectives import SFT
+
+
+def run(config: SFTConfig, folder: Path) -> None:
+    prepared = prepare(config, Need.demonstrations)
+    train, held_out = prepared.train, prepared.held_out
+    model = load_language_model(config.model, prepared.tokenizer)
+    engine = build_engine(model, config, num_steps=train.num_steps(config.train))
+    objective = SFT(config.loss)
+    fit(engine, objective, objective, train=train, held_out=held_out, config=config, folder=folder)
+    save_model(model, prepared.tokenizer, model_folder(folder))
