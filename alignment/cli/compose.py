@@ -1,42 +1,165 @@
-"""From YAML and overrides to a checked dataclass: recipes are found, composed and closed here."""
+"""From YAML and overrides to a checked dataclass: Hydra composes, this module closes."""
 
 import json
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf
 
+from alignment.cli.explain import COMPOSE_ERRORS, explain
+from alignment.cli.recipes import shipped
 from alignment.config.parts import ConfigError
 from alignment.config.tasks import TASKS, RunConfig
 
-PLAIN = re.compile(r"[\w./@-]+")  # a string that Hydra's override grammar takes without quotes
+VERSION_BASE = "1.3"
+SETTINGS = (  # the run's folder is ours, written by tasks/run.py; Hydra keeps its hands off it
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=${output_dir}",
+    "hydra.sweep.subdir=.",
+    "hydra.output_subdir=null",
+    "hydra/job_logging=none",
+)
+PLAIN = re.compile(r"[A-Za-z_/@][\w./@-]*")  # a string that Hydra's override grammar takes without quotes,
+RESERVED = ("null", "true", "false", "inf", "nan")  # unless it is one of its words
 
 
-def shipped(name: str) -> Path:
-    """`conf` and `recipes`: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).parents[1]
-    packaged = package / f"_{name}"
-    return packaged if packaged.is_dir() else package.parent / name
+class SearchPath(SearchPathPlugin):
+    """The user's folders, the shipped presets (Hydra's own `main`), the shipped recipes, in this order."""
 
-
-class Recipes(SearchPathPlugin):
-    """Puts the shipped recipes on Hydra's search path, behind the user's own folder."""
+    own: ClassVar[list[Path]] = []
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append(provider="recipes", path=f"file://{shipped('recipes')}")
+        for folder in self.own:
+            search_path.prepend("own", f"file://{folder}", anchor="main")
+        search_path.append("recipes", f"file://{shipped('recipes')}")
 
 
-def register() -> None:
-    """Tell Hydra of the recipes and of the task schemas, which a recipe names as `task: dpo`."""
-    Plugins.instance().register(Recipes)
+def register(own: list[Path]) -> None:
+    """Tell Hydra where to look, and of the task schemas, which a recipe names as `task: dpo`."""
+    warnings.filterwarnings("ignore", message=".*Defaults list is missing `_self_`")  # it is last then, as one expects
+    SearchPath.own = own
+    Plugins.instance().register(SearchPath)
     for name, root in TASKS.items():
-        ConfigStore.instance().store(group="task", name=name, node=root, package="_global_")
+        ConfigStore.instance().store(group="task", name=name, node=schema(root), package="_global_")
+
+
+@contextmanager
+def composing(own: list[Path]) -> Iterator[None]:
+    """Where `single`, `swept` and `compose` work: Hydra set up with the user's folders before the shipped ones."""
+    register(own)
+    with initialize_config_dir(str(shipped("conf")), version_base=VERSION_BASE):
+        yield
+
+
+def single(recipe: str, overrides: list[str]) -> DictConfig:
+    """The composed config of one job."""
+    return hydra_compose(recipe, [*SETTINGS, *chosen(recipe, overrides)], return_hydra_config=True)
+
+
+def swept(recipe: str, overrides: list[str]) -> list[DictConfig]:
+    """The composed config of each job of a sweep by Hydra's own sweeper; none where another one makes them up."""
+    hydra = current_hydra()
+    whole = hydra.compose_config(recipe, [*SETTINGS, *chosen(recipe, overrides)], run_mode=RunMode.MULTIRUN)
+    if whole.hydra.runtime.choices["hydra/sweeper"] != "basic":
+        return []
+    params = [f"{key}={values}" for key, values in (whole.hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create(hydra.config_loader).parse_overrides([*params, *whole.hydra.overrides.task])
+    return [
+        hydra.config_loader.load_sweep_config(whole, list(job))
+        for batch in BasicSweeper.split_arguments(parsed, None)
+        for job in batch
+    ]
+
+
+def chosen(recipe: str, overrides: list[str]) -> list[str]:
+    """The overrides, with the + that Hydra wants where a preset is of a group that the recipe's defaults lack."""
+    groups = set(current_hydra().config_loader.get_group_options("", ObjectType.GROUP))
+    if not groups & {override.partition("=")[0] for override in overrides}:
+        return overrides
+    lacking = groups - set(hydra_compose(recipe, [], return_hydra_config=True).hydra.runtime.choices)
+    return [f"+{override}" if override.partition("=")[0] in lacking else override for override in overrides]
+
+
+def is_sweep(recipe: str, overrides: list[str]) -> bool:
+    """Whether the recipe itself asks for a sweep, as a launcher's preset does."""
+    return current_hydra().get_mode(recipe, chosen(recipe, overrides)) is RunMode.MULTIRUN
+
+
+def current_hydra() -> Hydra:
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    return hydra
+
+
+def compose(recipe: str, overrides: dict[str, Any]) -> RunConfig:
+    """A recipe with overrides by dotted key, from within a run.
+
+    Raises:
+        ConfigError: whatever is wrong with it, in one line.
+    """
+    try:
+        words = [f"{key}={written(value)}" for key, value in overrides.items()]
+        return resolve(hydra_compose(recipe, chosen(recipe, words)))
+    except COMPOSE_ERRORS as error:
+        raise ConfigError(explain(error)) from error
+
+
+def written(value: Any) -> str:
+    """A value in Hydra's override grammar, whose mappings have bare keys."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {written(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(written, value)) + "]"
+    if not isinstance(value, str):
+        return str(value) if isinstance(value, float) else json.dumps(value)
+    if PLAIN.fullmatch(value) and value.lower() not in RESERVED:
+        return value
+    quotable = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    return '"' + re.sub(r"(\\+)\Z", r"\1\1", quotable) + '"'
+
+
+def schema(root: type[RunConfig]) -> DictConfig:
+    """The typed tree of a task: parts without a default in place, mappings open for the names that a user gives."""
+    tree = OmegaConf.structured(root)
+    for field in fields(root):
+        if OmegaConf.is_missing(tree, field.name) and is_dataclass(field.type):
+            tree[field.name] = OmegaConf.structured(field.type)
+    _open_mappings(tree)
+    return tree
+
+
+def _open_mappings(tree: DictConfig) -> None:
+    for _, node in parts(tree):
+        if OmegaConf.get_type(node) is dict:
+            OmegaConf.set_struct(node, False)
+        else:
+            _open_mappings(node)
+
+
+def parts(tree: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """(name, node) of every mapping in it that is set."""
+    for name in tree:
+        node = None if OmegaConf.is_missing(tree, name) else tree._get_node(name)
+        if isinstance(node, DictConfig) and not node._is_none():
+            yield str(name), node
 
 
 def resolve(composed: DictConfig) -> RunConfig:
@@ -48,39 +171,35 @@ def resolve(composed: DictConfig) -> RunConfig:
         ConfigError: a required value is missing, or a value breaks a rule.
         OmegaConfBaseException: an unknown key, a wrong type.
     """
-    root = OmegaConf.get_type(composed)
-    if root not in TASKS.values():
+    root = next((root for root in TASKS.values() if OmegaConf.get_type(composed) is root), None)
+    if root is None:
         raise ConfigError(f"a recipe's defaults must name its task, one of {', '.join(TASKS)}, got none")
-    given = {
-        str(key): value
-        for key, value in cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True)).items()
-        if key != "hydra"
-    }
-    closed = OmegaConf.merge(OmegaConf.structured(root), given)
+    if "hydra" in composed:
+        HydraConfig.instance().set_config(composed)
+    given = {key: _plain(composed, key) for key in map(str, composed) if key != "hydra"}
+    closed = cast(DictConfig, OmegaConf.merge(schema(root), given))
     missing = sorted(OmegaConf.missing_keys(closed))
     if missing:
         raise ConfigError(f"{missing[0]} is required, got nothing")
+    return cast(RunConfig, _built(closed, ""))
+
+
+def _plain(tree: DictConfig, key: str) -> Any:
+    """A value with its interpolations filled in."""
+    value = MISSING if OmegaConf.is_missing(tree, key) else tree[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _built(tree: DictConfig, key: str) -> Any:
+    """The dataclasses of a tree, from the leaves to the root, so that a broken rule is told with its full key."""
+    for name, node in parts(tree):
+        if is_dataclass(OmegaConf.get_type(node)):
+            _built(node, f"{key}.{name}".lstrip("."))
     try:
-        return cast(RunConfig, OmegaConf.to_object(closed))
+        return OmegaConf.to_object(tree)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def compose(recipe: str, overrides: dict[str, Any]) -> RunConfig:
-    """A recipe with overrides by dotted key, from within a run."""
-    return resolve(hydra_compose(recipe, [f"{key}={_written(value)}" for key, value in overrides.items()]))
-
-
-def _written(value: Any) -> str:
-    """A value in Hydra's override grammar."""
-    return value if isinstance(value, str) and PLAIN.fullmatch(value) else json.dumps(value)
-
-
-def recipes(folders: list[Path]) -> dict[str, Path]:
-    """name -> file of every recipe in these folders."""
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
-
-
-def first_comment(path: Path) -> str:
-    """What a recipe says of itself in its first line."""
-    return path.read_text().splitlines()[0].removeprefix("#").strip()
+        message = str(error)
+        if not key or f"{key}." in message:
+            raise ConfigError(message) from error
+        separator = "." if message.split()[0] in tree else ": "
+        raise ConfigError(f"{key}{separator}{message}") from error

@@ -1,127 +1,133 @@
-"""alignment VERB: `run RECIPE [overrides and flags]`, `recipes`."""
+"""alignment VERB: `run RECIPE [key=value ...] [flags]`, `recipes`. Hydra and torch are imported by `run` only."""
 
 import argparse
-import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
-from hydra import main as hydra_main
-from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-
-from alignment.cli.compose import compose, first_comment, recipes, register, resolve, shipped
-from alignment.cli.errors import explain, nearest
-from alignment.config.parts import ConfigError
-from alignment.config.tasks import PipelineConfig, RunConfig
+from alignment.cli.errors import USER_ERROR, fail, nearest
+from alignment.cli.recipes import first_comment, recipes, shipped
 
 USAGE = """usage: alignment VERB ...
 
-  alignment run RECIPE [key=value ...] [flags]   run a recipe; the run's folder is output_dir
-      RECIPE          a shipped recipe's name, or the path of your own .yaml
-      key=value       anything of the config: alignment run tiny_dpo loss.beta=0.2 train.max_steps=50
-      --help          the presets and the whole config of this recipe
-      --cfg job       print the composed config and stop
-      -m              sweep: alignment run tiny_dpo -m loss.beta=0.1,0.2
-      --config-dir D  look for recipes and presets in D first
-  alignment recipes                              the recipes, one line each
+  alignment recipes                    the recipes, one line each
+  alignment run RECIPE                 run one; what it makes is in its output_dir
+  alignment run RECIPE key=value ...   with other settings: alignment run tiny_dpo loss.beta=0.2 train.max_steps=50
+  alignment run RECIPE --help          its presets, and every key with its value in this recipe
   alignment --version
+
+RECIPE is the name of a shipped recipe, or the path of your own .yaml. Flags of `run`, anywhere behind it:
+
+  --cfg job          print the composed config and stop; --resolve fills in its ${...}
+  -m, --multirun     sweep: alignment run tiny_dpo -m loss.beta=0.1,0.2
+  --config-dir DIR   look for recipes and presets in DIR before the shipped ones (`recipes` takes it too)
 """
 VERBS = ("run", "recipes")
-USER_ERROR = 2
-HYDRA_SETTINGS = (  # the run's folder is ours, written by tasks/run.py; Hydra keeps its hands off it
-    "hydra.run.dir=.",
-    "hydra.sweep.dir=${output_dir}",
-    "hydra.sweep.subdir=.",
-    "hydra.output_subdir=null",
-    "hydra/job_logging=none",
-)
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; `alignment --help` shows what there is")
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, end="")
-        sys.exit(0 if arguments else USER_ERROR)
+    try:
+        dispatch(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("alignment: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def dispatch(arguments: list[str]) -> None:
+    if not arguments:
+        print(USAGE, end="", file=sys.stderr)
+        sys.exit(USER_ERROR)
     verb, *rest = arguments
-    if verb == "--version":
+    if verb in ("-h", "--help"):
+        print(USAGE, end="")
+    elif verb == "--version":
         print(version("preference-alignment"))
     elif verb == "recipes":
         list_recipes(rest)
     elif verb == "run":
         run(rest)
     else:
-        fail(f"no such verb {verb!r}{nearest(verb, list(VERBS))}; `alignment --help` lists them")
+        fail(f"no such verb {verb!r}{nearest(verb, VERBS)}; `alignment --help` lists them")
 
 
 def list_recipes(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="alignment recipes")
-    parser.add_argument("--config-dir", type=Path, action="append", default=[], help="a folder of your own recipes")
-    folders = [*parser.parse_args(arguments).config_dir, shipped("recipes")]
-    found = recipes(folders)
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--help", "-h", action="store_true")
+    given = parser.parse_args(arguments)
+    if given.help:
+        print(USAGE, end="")
+        return
+    found = recipes([*_own_folders(given.config_dir), shipped("recipes")])
     width = max(map(len, found))
-    for name, path in found.items():
-        print(f"{name:<{width}}  {first_comment(path)}")
+    for name in sorted(found):
+        print(f"{name:<{width}}  {first_comment(found[name])}".rstrip())
 
 
 def run(arguments: list[str]) -> None:
-    """Hydra's own command line, with the recipe in front and overrides and flags in any order."""
-    if arguments and arguments[0] in ("-h", "--help"):
+    """The recipe is the first word that is no flag; overrides and flags come in any order."""
+    given = _run_parser().parse_intermixed_args(arguments)
+    if not given.words and given.help:
         print(USAGE, end="")
-        sys.exit(0)
-    if not arguments or arguments[0].startswith("-") or "=" in arguments[0]:
+        return
+    if not given.words or "=" in given.words[0] or given.words[0].startswith("~"):
         fail("run needs a recipe: alignment run RECIPE [key=value ...]; `alignment recipes` lists them")
-    recipe, *rest = arguments
-    if recipe.endswith((".yaml", ".yml")):
-        path = Path(recipe)
-        if not path.is_file():
-            fail(f"no recipe file {recipe!r}")
-        recipe, rest = path.stem, ["--config-dir", str(path.parent), *rest]
-    overrides = get_args_parser().parse_known_intermixed_args(rest)[0].overrides
-    flags = [argument for argument in rest if argument not in overrides]
-    sys.argv = [sys.argv[0], "--config-name", recipe, *flags, *overrides, *HYDRA_SETTINGS]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed over many lines
-    register()
-    try:
-        hydra_main(version_base="1.3", config_path=str(shipped("conf")), config_name=recipe)(run_composed)()
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(f"{recipe}: {explain(error)}")
+    if given.resolve and given.cfg is None:
+        fail("--resolve goes with --cfg")
+    recipe, *overrides = given.words
+    recipe, folders = _found(recipe, _own_folders(given.config_dir))
+
+    from alignment.cli.run import print_config, print_help, run_recipe
+
+    if given.help:
+        print_help(recipe, overrides, folders)
+    elif given.cfg is not None:
+        print_config(recipe, overrides, folders, cfg=given.cfg, resolve=given.resolve, package=given.package)
+    else:
+        run_recipe(recipe, overrides, folders, sweep=given.multirun)
 
 
-def run_composed(composed: DictConfig) -> None:
-    """One job: resolve, then run. A user's mistake ends here in one line, anything else with its traceback."""
-    recipe = HydraConfig.get().job.config_name
-    try:
-        start(resolve(composed))
-    except ConfigError as error:
-        fail(f"{recipe}: {error}")
-    except OmegaConfBaseException as error:
-        fail(f"{recipe}: {explain(error)}")
+def _run_parser() -> Parser:
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--package", "-p")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--help", "-h", action="store_true")
+    what.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+    what.add_argument("--multirun", "-m", action="store_true")
+    return parser
 
 
-def start(config: RunConfig) -> None:
-    """Imports the tasks only now: a mistake in a config is told before torch is loaded."""
-    from alignment.data.records import DataError
-    from alignment.tasks import pipeline
-    from alignment.tasks.run import execute
-
-    hydra_config = HydraConfig.get()
-    if hydra_config.mode is RunMode.MULTIRUN:
-        config.output_dir = f"{config.output_dir}/{hydra_config.job.num}"
-    try:
-        if isinstance(config, PipelineConfig):
-            pipeline.run(config, compose)
-        else:
-            execute(config)
-    except DataError as error:
-        raise ConfigError(str(error)) from error
+def _found(recipe: str, own: list[Path]) -> tuple[str, list[Path]]:
+    """A recipe's name, and the user's folders to look in: `own`, and that of the recipe where a path is given."""
+    if not recipe.endswith((".yaml", ".yml")):
+        known = recipes([*own, shipped("recipes")])
+        if recipe not in known:
+            fail(f"no recipe {recipe!r}{nearest(recipe, known)}; `alignment recipes` lists them")
+        return recipe, own
+    path = Path(recipe)
+    if not path.is_file():
+        near = nearest(path.name, (file.name for file in path.parent.glob("*.yaml")))
+        fail(f"no recipe file {recipe!r}{near}")
+    if path.suffix != ".yaml":
+        fail(f"a recipe's file must end in .yaml, got {recipe!r}")
+    return path.stem, [path.parent.resolve(), *own]
 
 
-def fail(message: str) -> NoReturn:
-    print(f"alignment: {message}", file=sys.stderr)
-    sys.exit(USER_ERROR)
+def _own_folders(folder: str | None) -> list[Path]:
+    if folder is None:
+        return []
+    if not Path(folder).is_dir():
+        fail(f"--config-dir must be a folder, got {folder!r}")
+    return [Path(folder).resolve()]

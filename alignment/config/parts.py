@@ -13,13 +13,18 @@ from alignment.config.vocabulary import (
     Precision,
     Resume,
     Schedule,
+    Tracker,
 )
 
 INPUT = {"input": True}  # marks a field as a file or folder that the run reads
 
 
-class ConfigError(ValueError):
-    """The user's mistake in a config: one line, key, rule and value."""
+class UserError(ValueError):
+    """A mistake that its user can mend: told in one line, without a traceback, exit code 2."""
+
+
+class ConfigError(UserError):
+    """A mistake in a config: key, rule and value."""
 
 
 def require(holds: bool, rule: str, value: object) -> None:
@@ -68,7 +73,7 @@ class SourceConfig:
     """Take the first rows only; in the embedded world, how many rows to make."""
 
     def __post_init__(self) -> None:
-        require(self.limit is None or self.limit > 0, "data.*.limit must be > 0", self.limit)
+        require(self.limit is None or self.limit > 0, "limit must be > 0", self.limit)
 
 
 @dataclass(slots=True)
@@ -101,6 +106,13 @@ class DataConfig:
             for name, source in (("train", self.train), ("eval", self.eval)):
                 rule = f"data.{name}.path needs its data.format (data.format=world makes its own rows)"
                 require(source.path is None, rule, source.path)
+
+
+def require_rows(data: DataConfig, name: str) -> None:
+    """Raise `ConfigError` where the split `name`, `train` or `eval`, has no source."""
+    source = {"train": data.train, "eval": data.eval}[name]
+    key, value = ("limit", source.limit) if data.format is Format.world else ("path", source.path)
+    require(value is not None, f"data.{name}.{key} is required for data.format={data.format.value}", value)
 
 
 @dataclass(slots=True)
@@ -161,8 +173,8 @@ class CheckpointConfig:
 @dataclass(slots=True)
 class LogConfig:
     every: int = 1
-    trackers: list[str] = field(default_factory=list)
-    """Names known to accelerate.tracking: tensorboard, wandb, mflow, trackio, ... beside metrics.jsonl."""
+    trackers: list[Tracker] = field(default_factory=list)
+    """Where else the metrics go, beside metrics.jsonl: [tensorboard, wandb]. Each needs its own package."""
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -186,8 +198,8 @@ class GenerationConfig:
     """Replies generated at the same time."""
 
     def __post_init__(self) -> None:
-        require(self.max_new_tokens > 0, "max_new_tokens must be > 0", self.max_new_tokens)
-        require(self.temperature > 0, "temperature must be > 0", self.temperature)
-        require(self.top_k >= 0, "top_k must be >= 0 (0: off)", self.top_k)
-        require(0 < self.top_p <= 1, "top_p must be in (0, 1]", self.top_p)
-        require(self.batch_size > 0, "generation batch_size must be > 0", self.batch_size)
+        require(self.max_new_tokens > 0, "generation.max_new_tokens must be > 0", self.max_new_tokens)
+        require(self.temperature > 0, "generation.temperature must be > 0", self.temperature)
+        require(self.top_k >= 0, "generation.top_k must be >= 0 (0: off)", self.top_k)
+        require(0 < self.top_p <= 1, "generation.top_p must be in (0, 1]", self.top_p)
+        require(self.batch_size > 0, "generation.batch_size must be > 0", self.batch_size)

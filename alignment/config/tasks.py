@@ -15,11 +15,14 @@ from alignment.config.parts import (
     GenerationConfig,
     LogConfig,
     ModelConfig,
+    SourceConfig,
     TrainConfig,
     require,
+    require_rows,
 )
+from alignment.config.ppo import AdvantageConfig, CriticConfig, InnerConfig, KLConfig, PPOLosses, ScorerConfig
 from alignment.config.vocabulary import MarginScale, Selection
-from alignment.losses import CrossEntropyLoss, DPOLoss, KLEstimator, MarginRankingLoss, ORPOLoss, PolicyLoss, ValueLoss
+from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss
 
 STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
 
@@ -47,6 +50,10 @@ class TrainingConfig(RunConfig):
     train: TrainConfig = MISSING
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        require_rows(self.data, "train")
+
 
 @dataclass(slots=True)
 class SFTConfig(TrainingConfig):
@@ -65,78 +72,25 @@ class RewardConfig(TrainingConfig):
 
 
 @dataclass(slots=True)
+class ReferenceConfig:
+    cache: bool = True
+    """Keep the reference's log-probs beside the data and read them when weights, data and tokenizer are the same."""
+    folder: str | None = None
+    """Where. Null: `.reference` beside the data; where that cannot be written, the user's cache folder."""
+
+    def __post_init__(self) -> None:
+        require(self.cache or self.folder is None, "reference.folder needs reference.cache=true", self.folder)
+
+
+@dataclass(slots=True)
 class DPOConfig(TrainingConfig):
     loss: DPOLoss = field(default_factory=DPOLoss)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
 
 
 @dataclass(slots=True)
 class ORPOConfig(TrainingConfig):
     loss: ORPOLoss = field(default_factory=ORPOLoss)
-
-
-@dataclass(slots=True)
-class ScorerConfig:
-    """What scores a reply: a reward model, or a Python function of (prompts, replies)."""
-
-    path: str | None = field(default=None, metadata=INPUT)
-    function: str | None = None
-    """Dotted path of a function (list of prompts as messages, list of replies as text) -> list of floats."""
-
-    def __post_init__(self) -> None:
-        rule = "exactly one of reward.path and reward.function must be set"
-        require((self.path is None) != (self.function is None), rule, (self.path, self.function))
-
-
-@dataclass(slots=True)
-class CriticConfig:
-    path: str | None = field(default=None, metadata=INPUT)
-    """A model with a scalar head. Null: the reward model; where a function scores, the actor's body and a new head."""
-    learning_rate: float = 1e-5
-
-    def __post_init__(self) -> None:
-        require(self.learning_rate > 0, "critic.learning_rate must be > 0", self.learning_rate)
-
-
-@dataclass(slots=True)
-class KLConfig:
-    weight: float = 0.05
-    """beta of the per-token penalty in the reward, r_t = -beta * KL_t."""
-    estimator: KLEstimator = KLEstimator.k1
-
-    def __post_init__(self) -> None:
-        require(self.weight >= 0, "kl.weight must be >= 0", self.weight)
-
-
-@dataclass(slots=True)
-class AdvantageConfig:
-    gamma: float = 1.0
-    lam: float = 0.95
-    whiten: bool = True
-
-    def __post_init__(self) -> None:
-        require(0 <= self.gamma <= 1, "advantage.gamma must be in [0, 1]", self.gamma)
-        require(0 <= self.lam <= 1, "advantage.lam must be in [0, 1]", self.lam)
-
-
-@dataclass(slots=True)
-class InnerConfig:
-    """How often, and in how many pieces, one iteration's experience is learned from."""
-
-    epochs: int = 4
-    mini_batches: int = 1
-    replies: int = 1
-    """Replies sampled for each prompt."""
-
-    def __post_init__(self) -> None:
-        require(self.epochs > 0, "ppo.epochs must be > 0", self.epochs)
-        require(self.mini_batches > 0, "ppo.mini_batches must be > 0", self.mini_batches)
-        require(self.replies > 0, "ppo.replies must be > 0", self.replies)
-
-
-@dataclass(slots=True)
-class PPOLosses:
-    policy: PolicyLoss = field(default_factory=PolicyLoss)
-    value: ValueLoss = field(default_factory=ValueLoss)
 
 
 @dataclass(slots=True)
@@ -156,6 +110,8 @@ class PPOConfig(TrainingConfig):
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
         require(self.missing_eos_penalty >= 0, "missing_eos_penalty must be >= 0", self.missing_eos_penalty)
+        rule = "model.lora.dropout must be 0 for PPO: with it the ratio is not 1 before the first step"
+        require(self.model.lora.dropout == 0, rule, self.model.lora.dropout)
         rule = f"ppo.mini_batches must be <= batch.size ({self.batch.size})"
         require(self.ppo.mini_batches <= self.batch.size, rule, self.ppo.mini_batches)
 
@@ -173,6 +129,7 @@ class RejectionConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
+        require_rows(self.data, "train")
         require(self.samples > 1, "samples must be > 1", self.samples)
 
 
@@ -188,8 +145,8 @@ class EvaluateConfig(RunConfig):
     batch: BatchConfig = field(default_factory=BatchConfig)
     reward: str | None = field(default=None, metadata=INPUT)
     """A reward model: the learned score of each reply, its accuracy on `pairs`, and the judge of best-of-n."""
-    pairs: DataConfig | None = None
-    """Held-out pairs for the reward model's accuracy."""
+    pairs: DataConfig = field(default_factory=DataConfig)
+    """Held-out pairs (`pairs.eval`) for the reward model's accuracy."""
     gold: str | None = None
     """Dotted path of a function that scores replies exactly."""
     best_of: int = 0
@@ -198,10 +155,13 @@ class EvaluateConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
+        require_rows(self.data, "eval")
         require(bool(self.runs), "runs must name at least one run", self.runs)
         require(self.baseline in self.runs, f"baseline must be one of {sorted(self.runs)}", self.baseline)
         require(self.best_of == 0 or self.best_of > 1, "best_of must be 0 (off) or > 1", self.best_of)
         require(self.best_of == 0 or self.reward is not None, "best_of needs reward", self.reward)
+        asked = self.pairs.eval != SourceConfig()
+        require(not asked or self.reward is not None, "pairs.eval needs reward, the model it is for", self.reward)
         require(self.gold is not None or self.reward is not None, "one of gold and reward must be set", None)
 
 

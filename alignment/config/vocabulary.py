@@ -35,6 +35,20 @@ class Resume(str, Enum):
     never = "never"
 
 
+class Tracker(str, Enum):
+    """What accelerate.tracking can write to; each needs its own package."""
+
+    aim = "aim"
+    clearml = "clearml"
+    comet_ml = "comet_ml"
+    dvclive = "dvclive"
+    mlflow = "mlflow"
+    swanlab = "swanlab"
+    tensorboard = "tensorboard"
+    trackio = "trackio"
+    wandb = "wandb"
+
+
 class Selection(str, Enum):
     best = "best"
     best_and_worst = "best_and_worst"

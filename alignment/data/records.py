@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from alignment.config.parts import UserError
+
 Message = dict[str, str]
 """One turn: `role`, one of system, user, assistant, and `content`."""
 
@@ -18,7 +20,7 @@ class Source:
         return f"{self.file}:{self.line}"
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A row that cannot be used: `file:line: what is wrong`."""
 
     def __init__(self, source: Source, what: str) -> None:

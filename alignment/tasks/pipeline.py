@@ -10,7 +10,7 @@ from typing import Any
 from alignment.config.inputs import check_path, input_paths
 from alignment.config.parts import ConfigError
 from alignment.config.tasks import STAGE, PipelineConfig, RunConfig, StageConfig
-from alignment.tasks.run import belongs_to, execute, fingerprint, is_finished
+from alignment.tasks.run import belongs_to, execute, fingerprint, is_finished, write_config
 from alignment.terminal import console, say
 
 Compose = Callable[[str, dict[str, Any]], RunConfig]
@@ -22,6 +22,7 @@ def run(config: PipelineConfig, compose: Compose) -> None:
     ConfigError: a stage's config is wrong, it refers to no earlier stage, or a file it reads is missing.
     """
     stages = [(stage, _composed(stage, config, compose)) for stage in config.stages]
+    write_config(Path(config.output_dir), config)
     for number, (stage, stage_config) in enumerate(stages, start=1):
         console.rule(f"{number}/{len(stages)} {stage.name} ({stage.recipe})")
         folder = Path(stage_config.output_dir)
@@ -49,7 +50,9 @@ def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> R
 
 
 def _resolved(key: str, value: Any, earlier: list[str], output_dir: str) -> Any:
-    """`@sft/model` -> the path of `model` in the folder of the stage `sft`."""
+    """`@sft/model` -> the path of `model` in the folder of the stage `sft`, also within a mapping."""
+    if isinstance(value, dict):
+        return {name: _resolved(f"{key}.{name}", inner, earlier, output_dir) for name, inner in value.items()}
     if not isinstance(value, str) or not value.startswith(STAGE):
         return value
     name = value.removeprefix(STAGE).partition("/")[0]

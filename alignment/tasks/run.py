@@ -7,6 +7,7 @@ from the newest checkpoint, on a finished one it has nothing to do.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from alignment.config.inputs import check_inputs, input_paths
-from alignment.config.parts import ConfigError
+from alignment.config.parts import ConfigError, UserError
 from alignment.config.tasks import TASKS, PipelineConfig, RunConfig
 from alignment.tasks import dpo, evaluate, orpo, ppo, rejection, reward, sft
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
 
+UNMARKED = ("output_dir", "log", "checkpoint")
 RUN: dict[str, Callable[[Any, Path], None]] = {
     "sft": sft.run,
     "reward": reward.run,
@@ -51,7 +53,11 @@ def execute(config: RunConfig) -> None:
         return
     start(folder, config, mark)
     seed_everything(config.seed)
-    RUN[task_name(config)](config, folder)
+    try:
+        RUN[task_name(config)](config, folder)
+    except UserError:
+        give_up(folder)
+        raise
     finish(folder, mark)
 
 
@@ -59,9 +65,29 @@ def start(folder: Path, config: RunConfig, mark: str) -> None:
     """Claim the folder and write the resolved config into it."""
     if not belongs_to(folder, mark):
         raise ConfigError(f"output_dir holds a run of another config or other inputs, got {str(folder)!r}")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(f"task: {task_name(config)}\n{OmegaConf.to_yaml(OmegaConf.structured(config))}")
+    write_config(folder, config)
     (folder / "started.json").write_text(json.dumps({"fingerprint": mark}))
+
+
+def write_config(folder: Path, config: RunConfig) -> None:
+    """The resolved config, as a recipe: `alignment run FOLDER/config.yaml` runs it again."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir must be a folder that can be made ({error.strerror}), got {str(folder)!r}"
+        ) from error
+    task = f"defaults:\n  - task: {task_name(config)}\n  - _self_\n\n"
+    text = task + OmegaConf.to_yaml(OmegaConf.structured(config))
+    path = folder / "config.yaml"
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def give_up(folder: Path) -> None:
+    """Leave nothing behind of a run that a user's mistake ended before it had done anything."""
+    if {path.name for path in folder.iterdir()} <= {"config.yaml", "started.json"}:
+        shutil.rmtree(folder)
 
 
 def belongs_to(folder: Path, mark: str) -> bool:
@@ -80,8 +106,8 @@ def is_finished(folder: Path, mark: str) -> bool:
 
 
 def fingerprint(config: RunConfig) -> str:
-    """Of the config, but for where it writes and how it is watched, and of the state of every file it reads."""
-    settings = {name: value for name, value in asdict(config).items() if name not in ("output_dir", "log")}
+    """Of the config, but for what does not change its outcome, and of the state of every file it reads."""
+    settings = {name: value for name, value in asdict(config).items() if name not in UNMARKED}
     inputs = {key: _state(Path(path)) for key, path in input_paths(config)}
     return hashlib.sha256(json.dumps([settings, inputs], sort_keys=True, default=str).encode()).hexdigest()
 

@@ -1,0 +1,113 @@
+"""The verb `run`: every config of the command is composed and checked, then the first job starts."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from hydra import main as hydra_main
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from alignment.cli.compose import (
+    SETTINGS,
+    VERSION_BASE,
+    chosen,
+    compose,
+    composing,
+    is_sweep,
+    resolve,
+    single,
+    swept,
+)
+from alignment.cli.errors import fail
+from alignment.cli.explain import COMPOSE_ERRORS, explain
+from alignment.cli.help import page
+from alignment.cli.recipes import shipped
+from alignment.config.inputs import check_inputs
+from alignment.config.parts import UserError
+from alignment.config.tasks import PipelineConfig, RunConfig
+
+
+def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: bool) -> None:
+    """`own`: the user's folders of recipes and presets."""
+    with composing(own):
+        try:
+            jobs, sweep = _jobs(recipe, overrides, sweep=sweep)
+            configs = [resolve(job) for job in jobs]
+            for config in configs:
+                check_inputs(config)
+            overrides = chosen(recipe, overrides)
+        except COMPOSE_ERRORS as error:
+            fail(f"{recipe}: {explain(error)}")
+        if not sweep:
+            start(recipe, configs[0])
+    if sweep:
+        _call_hydra(recipe, ["--multirun"], overrides)
+
+
+def _jobs(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[DictConfig], bool]:
+    """The composed jobs, and whether they are a sweep: by -m, or because the recipe says so."""
+    if not sweep:
+        try:
+            job = single(recipe, overrides)
+        except HydraException:
+            if not is_sweep(recipe, overrides):
+                raise
+        else:
+            if job.hydra.mode is not RunMode.MULTIRUN:
+                return [job], False
+    return swept(recipe, overrides), True
+
+
+def print_config(
+    recipe: str, overrides: list[str], own: list[Path], *, cfg: str, resolve: bool, package: str | None
+) -> None:
+    flags = ["--cfg", cfg, *(["--resolve"] if resolve else []), *(["--package", package] if package else [])]
+    try:
+        with composing(own):
+            overrides = chosen(recipe, overrides)
+        _call_hydra(recipe, flags, overrides)
+    except COMPOSE_ERRORS as error:
+        fail(f"{recipe}: {explain(error)}")
+
+
+def print_help(recipe: str, overrides: list[str], own: list[Path]) -> None:
+    with composing(own):
+        try:
+            print(page(recipe, single(recipe, overrides), [*own, shipped("recipes"), shipped("conf")]))
+        except COMPOSE_ERRORS as error:
+            fail(f"{recipe}: {explain(error)}")
+
+
+def _call_hydra(recipe: str, flags: list[str], overrides: list[str]) -> None:
+    """Hydra's own command line, for what it does best: sweeps, launchers, printing."""
+    sys.argv = [sys.argv[0], "--config-name", recipe, *flags, *SETTINGS, *overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed over many lines
+    hydra_main(version_base=VERSION_BASE, config_path=str(shipped("conf")), config_name=recipe)(run_job)()
+
+
+def run_job(composed: DictConfig) -> None:
+    """One job of a sweep, in a folder of its own within the sweep's; on a cluster this runs on the node."""
+    job = HydraConfig.get().job
+    config = resolve(composed)
+    start(str(job.config_name), replace(config, output_dir=f"{config.output_dir}/{job.num}"))
+
+
+def start(recipe: str, config: RunConfig) -> None:
+    """A user's mistake that only shows in the data or the models ends here in one line, anything else in a traceback.
+
+    The tasks are imported only now: a mistake in a config is told before transformers is loaded.
+    """
+    from alignment.tasks import pipeline
+    from alignment.tasks.run import execute
+
+    try:
+        if isinstance(config, PipelineConfig):
+            pipeline.run(config, compose)
+        else:
+            execute(config)
+    except UserError as error:
+        fail(f"{recipe}: {error}")

@@ -1,0 +1,62 @@
+"""The command in this process: as fast as a function, and every line it would print."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from alignment.cli.main import main
+
+
+@dataclass
+class Ended:
+    """How a command ended; a warning counts as a line on stderr."""
+
+    code: int
+    out: str
+    err: list[str]
+
+
+@pytest.fixture
+def alignment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ended]]:
+    """`alignment("run", "tiny_sft")` in the empty folder `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    handlers = list(logging.root.handlers)
+
+    def call(*words: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["alignment", *words])
+        capsys.readouterr()
+        code = 0
+        with warnings.catch_warnings(record=True) as warned:
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code
+            finally:
+                GlobalHydra.instance().clear()
+        said = capsys.readouterr()
+        return Ended(code, said.out, said.err.splitlines() + [str(warning.message) for warning in warned])
+
+    yield call
+    logging.root.handlers = handlers
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Callable[[str, str], str]:
+    """`own("mine", "...")` writes the user's recipe `mine.yaml` and returns its path."""
+
+    def write(name: str, text: str) -> str:
+        folder = tmp_path / "own"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.yaml").write_text(text)
+        return f"own/{name}.yaml"
+
+    return write

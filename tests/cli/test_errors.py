@@ -1,0 +1,236 @@
+"""A mistake is one line on stderr with key, rule, value and nearest name, exit code 2, and nothing is started."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from alignment.config.tasks import TASKS
+
+MINE = "# mine\ndefaults:\n  - task: sft\n  - model: tiny\n  - data: world\n  - _self_\n"
+
+COMMANDS = {
+    "no command": ("", "usage: alignment VERB"),
+    "verb": ("rn tiny_dpo", r"no such verb 'rn' \(did you mean 'run'\?\)"),
+    "no recipe": ("run", "run needs a recipe"),
+    "override for a recipe": ("run loss.beta=1", "run needs a recipe"),
+    "recipe": ("run tiny_rewad", r"no recipe 'tiny_rewad' \(did you mean 'tiny_reward'\?\)"),
+    "recipe's file": ("run own/mine.yaml", "no recipe file 'own/mine.yaml'"),
+    "folder": ("run tiny_dpo --config-dir nowhere", "--config-dir must be a folder, got 'nowhere'"),
+    "flag": ("run tiny_dpo --foo", "unrecognized arguments: --foo"),
+    "flag's value": ("run tiny_dpo --cfg jobb", "invalid choice: 'jobb'"),
+    "two flags": ("run tiny_dpo --cfg job -m", "not allowed with"),
+    "resolve alone": ("run tiny_dpo --resolve", "--resolve goes with --cfg"),
+    "flag of recipes": ("recipes --foo", "unrecognized arguments: --foo"),
+    "top key": ("run tiny_dpo sead=1", r"tiny_dpo: no such key 'sead' \(did you mean 'seed'\?\)"),
+    "nested key": ("run tiny_dpo loss.betaa=1", r"no such key 'loss.betaa' \(did you mean 'beta'\?\)"),
+    "deep key": ("run tiny_dpo model.lora.rnk=1", r"no such key 'model.lora.rnk' \(did you mean 'rank'\?\)"),
+    "far key": ("run tiny_dpo loss.gamma=1", "no such key 'loss.gamma'; valid here: beta, label_smoothing, variant"),
+    "+key": ("run tiny_dpo +loss.gamma=1", "no such key 'loss.gamma'; valid here: beta, label_smoothing, variant"),
+    "+top key": ("run tiny_dpo +sead=1", r"no such key 'sead' \(did you mean 'seed'\?\)"),
+    "++key": ("run tiny_dpo ++train.max_step=1", r"no such key 'train.max_step' \(did you mean 'max_steps'\?\)"),
+    "~key": ("run tiny_dpo ~loss.beta", "loss.beta can be set, not removed"),
+    "~unknown key": ("run tiny_dpo ~loss.betaa", "no such key to remove: 'loss.betaa'"),
+    "another task's key": ("run tiny_sft kl.weight=1", "no such key 'kl'"),
+    "whole number": ("run tiny_dpo train.max_steps=abc", "train.max_steps must be a whole number, got 'abc'"),
+    "fraction": ("run tiny_dpo train.max_steps=1.5", "train.max_steps must be a whole number, got '1.5'"),
+    "number": ("run tiny_dpo loss.beta=big", "loss.beta must be a number, got 'big'"),
+    "bool": ("run tiny_dpo log.progress=maybe", "log.progress must be true or false, got 'maybe'"),
+    "list": ("run tiny_dpo train.betas=0.9", "train.betas must be a list, got 0.9"),
+    "group": ("run tiny_dpo loss=1", "loss holds keys of its own, got 1"),
+    "null": ("run tiny_dpo seed=null", "seed must have a value, got null"),
+    "enum": ("run tiny_dpo loss.variant=sigmod", r"one of sigmoid, ipo, hinge, robust, got 'sigmod' \(did you mean 's"),
+    "nested enum": ("run tiny_dpo distributed.precision=fp8", "one of float32, bfloat16, got 'fp8'"),
+    "tracker": (
+        "run tiny_dpo log.trackers=[tensorbord]",
+        r"log.trackers\[0\] must be .* \(did you mean 'tensorboard'\?\)",
+    ),
+    "missing file": (
+        "run tiny_dpo data=native data.train.path=rows.jsonl",
+        "data.train.path: no such file or folder, got 'rows.jsonl'",
+    ),
+    "missing model": (
+        "run tiny_dpo model=pretrained model.path=gone",
+        "model.path: no such file or folder, got 'gone'",
+    ),
+    "missing run": (
+        "run tiny_evaluate runs={a:gone} baseline=a",
+        "tiny_evaluate: runs.a: no such file or folder, got 'gone'",
+    ),
+    "no path": ("run tiny_dpo model=pretrained", "model.path must name a folder, .*got None"),
+    "no data": ("run tiny_dpo data=native", "data.train.path is required for data.format=native, got None"),
+    "required": ("run tiny_evaluate", "baseline is required, got nothing"),
+    "model preset": ("run tiny_dpo model=tinyy", r"model must be one of .*, got 'tinyy' \(did you mean 'tiny'\?\)"),
+    "data preset": ("run tiny_dpo data=hh_rlfh", r"data must be one of .*, got 'hh_rlfh' \(did you mean 'hh_rlhf'\?\)"),
+    "null preset": ("run tiny_dpo model=null", "a group must be given the name of a preset"),
+    "group typo": ("run tiny_dpo modell=tiny", r"no such key 'modell' \(did you mean 'model'\?\)"),
+    "no value": ("run tiny_dpo loss.beta", "cannot read the override 'loss.beta': it must be key=value"),
+    "open bracket": ("run tiny_dpo loss.beta=[1", r"cannot read the override 'loss.beta=\[1'"),
+    "interpolation": ("run tiny_dpo seed=${sead}", "seed: Interpolation key 'sead' not found"),
+    "sweep without -m": ("run tiny_dpo loss.beta=0.1,0.2", "'loss.beta=0.1,0.2' is a sweep: it needs -m"),
+    "sweep's 2nd job": ("run tiny_dpo -m loss.beta=0.1,-1", "loss.beta must be > 0 and finite, got -1.0"),
+    "sweep's 3rd job": ("run tiny_dpo -m seed=1,2 loss.variant=ipo,ippo", r"got 'ippo' \(did you mean 'ipo'\?\)"),
+    "sweep's file": (
+        "run tiny_dpo -m model=tiny,pretrained model.path=a",
+        "model.path: no such file or folder, got 'a'",
+    ),
+    "sweep of no list": ("run tiny_dpo -m loss.beta=interval(0,1)", "does not support sweep type"),
+    "--cfg": ("run tiny_dpo --cfg job loss.betaa=1", r"no such key 'loss.betaa' \(did you mean 'beta'\?\)"),
+    "--help": ("run tiny_dpo --help model=tinyy", r"model must be one of .* \(did you mean 'tiny'\?\)"),
+}
+
+RULES = {  # dataclass: a command that breaks a rule of it
+    "RunConfig": ("tiny_dpo seed=-1", "seed must be >= 0, got -1"),
+    "TrainingConfig": (
+        "tiny_dpo data.train.limit=null",
+        "data.train.limit is required for data.format=world, got None",
+    ),
+    "ModelConfig": ("tiny_dpo model.init=null", "model.init must have a value, got null"),
+    "LoraConfig": ("tiny_dpo model.lora.dropout=1", r"model.lora.dropout must be in \[0, 1\), got 1.0"),
+    "DataConfig": ("tiny_dpo data.max_prompt_length=128", "data.max_prompt_length must be in .*, got 128"),
+    "SourceConfig": ("tiny_dpo data.eval.limit=0", "data.eval.limit must be > 0, got 0"),
+    "MarginConfig": ("tiny_reward data.margin.scale=custom", "data.margin.custom goes with .*, got {}"),
+    "BatchConfig": ("tiny_dpo batch.size=0", "batch.size must be > 0, got 0"),
+    "TrainConfig": ("tiny_dpo train.epochs=1", "exactly one of train.max_steps and train.epochs must be set, got"),
+    "CheckpointConfig": ("tiny_dpo checkpoint.keep=0", "checkpoint.keep must be > 0, got 0"),
+    "LogConfig": ("tiny_dpo log.every=0", "log.every must be > 0, got 0"),
+    "GenerationConfig": ("tiny_ppo generation.top_p=1.1", r"generation.top_p must be in \(0, 1\], got 1.1"),
+    "RewardConfig": ("tiny_reward data=world loss.margin_scale=2", "loss.margin_scale .* which is none, got 2.0"),
+    "ScorerConfig": ("tiny_ppo reward.path=.", "exactly one of reward.path and reward.function must be set, got"),
+    "CriticConfig": ("tiny_ppo critic.learning_rate=0", "critic.learning_rate must be > 0, got 0.0"),
+    "KLConfig": ("tiny_ppo kl.weight=-0.1", "kl.weight must be >= 0, got -0.1"),
+    "AdvantageConfig": ("tiny_ppo advantage.lam=1.5", r"advantage.lam must be in \[0, 1\], got 1.5"),
+    "InnerConfig": ("tiny_ppo ppo.epochs=0", "ppo.epochs must be > 0, got 0"),
+    "PPOConfig": ("tiny_ppo ppo.mini_batches=65", r"ppo.mini_batches must be <= batch.size \(64\), got 65"),
+    "RejectionConfig": ("tiny_rejection samples=1", "samples must be > 1, got 1"),
+    "EvaluateConfig": ("tiny_evaluate runs={a:.} baseline=b", r"baseline must be one of \['a'\], got 'b'"),
+    "PipelineConfig": ("tiny_pipeline stages=[]", r"stages must name at least one stage, got \[\]"),
+    "DPOLoss": ("tiny_dpo loss.label_smoothing=0.7", r"loss.label_smoothing must be in \[0, 0.5\), got 0.7"),
+    "ReferenceConfig": (
+        "tiny_dpo reference.cache=false reference.folder=here",
+        "reference.folder needs reference.cache=true, got 'here'",
+    ),
+    "ORPOLoss": ("tiny_orpo loss.weight=-1", "loss.weight must be .*, got -1.0"),
+    "MarginRankingLoss": ("tiny_reward loss.center=-1", "loss.center must be .*, got -1.0"),
+    "PolicyLoss": ("tiny_ppo loss.policy.clip=-1", r"loss.policy.clip must be in \(0, 1\), got -1.0"),
+    "ValueLoss": ("tiny_ppo loss.value.clip=-1", "loss.value.clip must be .*, got -1.0"),
+}
+
+RECIPES = {  # a recipe of the user's
+    "key": (MINE + "losss: {}\n", r"mine: no such key 'losss' \(did you mean 'loss'\?\)"),
+    "nested key": (
+        MINE + "train: {max_step: 3}\n",
+        r"mine: no such key 'train.max_step' \(did you mean 'max_steps'\?\)",
+    ),
+    "dotted key": (MINE + "train.max_steps: 3\n", "no such key 'train.max_steps'"),
+    "target": (MINE + "train: {_target_: os.getcwd}\n", "no such key 'train._target_'"),
+    "type": (MINE + "train: {max_steps: ten}\n", "train.max_steps must be a whole number, got 'ten'"),
+    "no task": ("seed: 1\n", "mine: a recipe's defaults must name its task, one of sft, reward, .*, got none"),
+    "empty": ("", "mine: a recipe's defaults must name its task"),
+    "list": ("- task: sft\n", "mine: a recipe must hold keys and values, got a list"),
+    "task": ("defaults:\n  - task: sftt\n", r"task must be one of .*, got 'sftt' \(did you mean 'sft'\?\)"),
+    "preset": ("defaults:\n  - task: sft\n  - model: tinyy\n", r"model must be one of .* \(did you mean 'tiny'\?\)"),
+    "group": ("defaults:\n  - task: sft\n  - modell: tiny\n", "no group 'modell'"),
+    "no defaults": ("defaults: 3\n", "defaults must be a list"),
+    "bracket": (MINE + "train: {max_steps: 3\nseed: 1\n", r"own/mine.yaml:8: not YAML: expected ',' or '}'"),
+    "tab": (MINE + "train:\n\tmax_steps: 3\n", r"own/mine.yaml:8: not YAML: found character '\\t'"),
+    "twice": (MINE + "seed: 1\nseed: 2\n", "own/mine.yaml:8: not YAML: found duplicate key seed"),
+    "no step": (MINE, r"exactly one of train.max_steps and train.epochs must be set, got \(None, None\)"),
+    "no _self_": ("defaults:\n  - task: sft\nseed: -1\n", "model.path must name a folder"),
+}
+
+SFT = "{name: a, recipe: tiny_sft}"
+STAGES = {  # of a user's pipeline
+    "later": (
+        "{name: a, recipe: tiny_dpo, set: {model.path: '@b/model'}}, {name: b, recipe: tiny_sft}",
+        r"stage a: model.path must refer to an earlier stage \(there is none\), got '@b/model'",
+    ),
+    "itself": (
+        SFT + ", {name: b, recipe: tiny_dpo, set: {model.path: '@b/model'}}",
+        r"stage b: model.path must refer to an earlier stage \(a\), got '@b/model'",
+    ),
+    "key": (
+        SFT + ", {name: b, recipe: tiny_dpo, set: {loss.betaa: 1}}",
+        r"stage b: no such key 'loss.betaa' \(did you mean 'beta'\?\)",
+    ),
+    "value": (
+        SFT + ", {name: b, recipe: tiny_dpo, set: {loss.beta: -1}}",
+        "stage b: loss.beta must be > 0 and finite, got -1.0",
+    ),
+    "recipe": (
+        SFT + ", {name: b, recipe: tiny_rewad}",
+        r"stage b: no recipe 'tiny_rewad' \(did you mean 'tiny_reward'\?\)",
+    ),
+    "file": (
+        SFT + ", {name: b, recipe: tiny_sft, set: {data: native, data.train.path: gone}}",
+        "stage b: data.train.path: no such file or folder, got 'gone'",
+    ),
+    "names": (
+        SFT + ", {name: a, recipe: tiny_dpo}",
+        r"stages must have different names, got \['a', 'a'\]",
+    ),
+    "no recipe": ("{name: a}", "recipe is required, got nothing"),
+    "stage's key": ("{name: a, recipe: tiny_sft, sett: {}}", r"no such key 'sett' \(did you mean 'set'\?\)"),
+    "pipeline": (
+        "{name: a, recipe: tiny_pipeline}",
+        "stage a: recipe must not be a pipeline itself, got 'tiny_pipeline'",
+    ),
+}
+
+
+def refused(command: Callable[..., Any], words: list[str], pattern: str, folder: Path) -> None:
+    """The command says one line that matches, ends with 2 and leaves the folder as it was."""
+    before = set(folder.rglob("*"))
+    ended = command(*words)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert re.search(pattern, "\n".join(ended.err)), ended.err
+    if words:
+        assert len(ended.err) == 1 and ended.err[0].startswith("alignment: "), ended.err
+    assert set(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_command(case: str, alignment: Callable[..., Any], tmp_path: Path) -> None:
+    words, pattern = COMMANDS[case]
+    refused(alignment, words.split(), pattern, tmp_path)
+
+
+@pytest.mark.parametrize("case", RULES)
+def test_value_out_of_range(case: str, alignment: Callable[..., Any], tmp_path: Path) -> None:
+    words, pattern = RULES[case]
+    refused(alignment, ["run", *words.split()], pattern, tmp_path)
+
+
+def dataclasses_of(root: type) -> Iterator[type]:
+    """The dataclass, those it inherits from, and those of its fields."""
+    yield from (base for base in root.__mro__ if is_dataclass(base))
+    for hint in get_type_hints(root).values():
+        for part in (hint, *get_args(hint)):
+            if is_dataclass(part):
+                yield from dataclasses_of(part)
+
+
+def test_every_dataclass_with_rules_is_in_the_table() -> None:
+    found = {part for root in TASKS.values() for part in dataclasses_of(root)}
+    assert {part.__name__ for part in found if "__post_init__" in vars(part)} == set(RULES)
+
+
+@pytest.mark.parametrize("case", RECIPES)
+def test_recipe_of_the_user(
+    case: str, alignment: Callable[..., Any], own: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    text, pattern = RECIPES[case]
+    refused(alignment, ["run", own("mine", text)], pattern, tmp_path)
+
+
+@pytest.mark.parametrize("case", STAGES)
+def test_pipeline_is_checked_before_its_first_stage(
+    case: str, alignment: Callable[..., Any], own: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    stages, pattern = STAGES[case]
+    text = f"# mine\ndefaults:\n  - task: pipeline\n  - _self_\nstages: [{stages}]\n"
+    refused(alignment, ["run", own("mine", text)], pattern, tmp_path)

@@ -1,0 +1,197 @@
+"""What the command says of itself, and where it finds recipes."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from alignment.cli.help import field_docs
+from alignment.config.parts import TrainConfig
+
+MINE = "# My own\ndefaults:\n  - task: sft\n  - model: tiny\n  - data: world\n  - _self_\ntrain: {max_steps: 7}\n"
+REPOSITORY = Path(__file__).parents[2]
+
+
+def shipped_recipe(name: str) -> dict[str, Any]:
+    return yaml.safe_load((REPOSITORY / "recipes" / f"{name}.yaml").read_text())
+
+
+def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["run", "--help"], ["recipes", "-h"]])
+def test_help_names_every_verb_and_flag(words: list[str], alignment: Callable[..., Any]) -> None:
+    ended = alignment(*words)
+    assert ended.code == 0 and ended.err == []
+    for word in ("alignment run RECIPE", "alignment recipes", "--cfg job", "-m", "--config-dir", "--version", "--help"):
+        assert word in ended.out
+
+
+def test_version(alignment: Callable[..., Any]) -> None:
+    assert alignment("--version").out == version("preference-alignment") + "\n"
+
+
+def test_recipes_are_listed_one_line_each_with_their_first_comment(alignment: Callable[..., Any]) -> None:
+    ended = alignment("recipes")
+    files = sorted((REPOSITORY / "recipes").glob("*.yaml"))
+    lines = ended.out.splitlines()
+    assert ended.code == 0 and len(lines) == len(files)
+    for line, file in zip(lines, files, strict=True):
+        name, about = line.split(maxsplit=1)
+        assert name == file.stem
+        assert file.read_text().startswith(f"# {about}\n")
+
+
+def test_own_recipes_are_listed_and_shadow_shipped_ones(alignment: Callable[..., Any], own: Callable[..., str]) -> None:
+    own("mine", MINE)
+    own("tiny_sft", MINE)
+    own("bare", "seed: 1\n")
+    lines = dict((line + " ").split(" ", 1) for line in alignment("recipes", "--config-dir", "own").out.splitlines())
+    assert lines["mine"].strip() == "My own"
+    assert lines["tiny_sft"].strip() == "My own"
+    assert lines["bare"].strip() == ""
+    assert "tiny_dpo" in lines
+
+
+def test_help_of_a_recipe_shows_presets_and_keys(alignment: Callable[..., Any]) -> None:
+    ended = alignment("run", "tiny_dpo", "loss.beta=0.25", "--help")
+    assert ended.code == 0 and ended.err == []
+    lines = ended.out.splitlines()
+    about = (REPOSITORY / "recipes" / "tiny_dpo.yaml").read_text().splitlines()[0].removeprefix("# ")
+    assert lines[0] == f"tiny_dpo: {about}"
+    for group in ("model", "data", "distributed"):
+        for file in (REPOSITORY / "conf" / group).glob("*.yaml"):
+            about = file.read_text().splitlines()[0].removeprefix("# ")
+            assert [line for line in lines if f" {group}={file.stem} " in line and line.endswith(about)]
+    assert any(line.startswith("* model=tiny ") for line in lines)
+    assert any(line.strip() == "loss.beta=0.25" for line in lines)
+    assert any(
+        line.strip().startswith("train.schedule=") and "One of cosine, linear, constant." in line for line in lines
+    )
+    assert "hydra" not in ended.out.replace("${hydra:job.config_name}", "")
+
+
+def test_help_of_an_own_recipe(alignment: Callable[..., Any], own: Callable[..., str]) -> None:
+    ended = alignment("run", own("mine", MINE), "--help")
+    assert ended.out.startswith("mine: My own\n")
+    assert "  train.max_steps=7 " in ended.out
+
+
+def test_field_docs_are_the_strings_under_the_fields() -> None:
+    docs = field_docs(TrainConfig)
+    assert docs["eval_every"] == "Steps between evaluations; 0: only after the last step."
+    assert "learning_rate" not in docs
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--cfg", "job", "tiny_dpo", "loss.beta=0.25", "seed=3"],
+        ["tiny_dpo", "loss.beta=0.25", "--cfg", "job", "seed=3"],
+        ["tiny_dpo", "--cfg", "job", "loss.beta=0.25", "seed=3"],
+        ["tiny_dpo", "loss.beta=0.25", "seed=3", "-c", "job"],
+    ],
+)
+def test_cfg_prints_the_config_wherever_it_stands(words: list[str], alignment: Callable[..., Any]) -> None:
+    ended = alignment("run", *words)
+    assert ended.code == 0 and ended.err == []
+    printed = yaml.safe_load(ended.out)
+    assert printed["loss"]["beta"] == 0.25
+    assert printed["seed"] == 3
+    assert printed["train"]["max_steps"] == shipped_recipe("tiny_dpo")["train"]["max_steps"]
+
+
+def test_cfg_resolves_and_picks_a_package(alignment: Callable[..., Any]) -> None:
+    out = alignment("run", "tiny_dpo", "--cfg", "job", "--resolve").out
+    assert yaml.safe_load(out)["output_dir"].startswith("runs/tiny_dpo/20")
+    out = alignment("run", "tiny_dpo", "--cfg", "job", "--package", "loss", "loss.beta=0.25").out
+    assert "beta: 0.25" in out and "train" not in out
+
+
+def test_a_path_runs_that_file_even_where_a_shipped_recipe_has_its_name(
+    alignment: Callable[..., Any], own: Callable[..., str]
+) -> None:
+    for words in ([own("tiny_sft", MINE)], ["tiny_sft", "--config-dir", "own"], [own("mine", MINE)]):
+        printed = yaml.safe_load(alignment("run", *words, "--cfg", "job").out)
+        assert printed["train"]["max_steps"] == 7
+
+
+def test_own_presets(alignment: Callable[..., Any], own: Callable[..., str], tmp_path: Path) -> None:
+    own("mine", MINE)
+    (tmp_path / "presets" / "model").mkdir(parents=True)
+    (tmp_path / "presets" / "model" / "small.yaml").write_text("# Small\ninit: {model_type: gpt2}\n")
+    folders = ["--config-dir", "presets"]
+    for recipe in ("tiny_sft", "own/mine.yaml"):
+        printed = yaml.safe_load(alignment("run", recipe, *folders, "model=small", "--cfg", "job").out)
+        assert printed["model"]["init"] == {"model_type": "gpt2"}
+    assert "model=small                               Small" in alignment("run", "tiny_sft", *folders, "-h").out
+
+
+@pytest.mark.parametrize("words", [["tiny_sft"], ["own/mine.yaml"]])
+def test_a_group_that_the_recipe_does_not_name(
+    words: list[str], alignment: Callable[..., Any], own: Callable[..., str]
+) -> None:
+    own("mine", MINE)
+    ended = alignment("run", *words, "distributed=gpu", "--cfg", "job")
+    assert ended.code == 0, ended.err
+    assert yaml.safe_load(ended.out)["distributed"] == {"device": "cuda", "precision": "bfloat16"}
+    assert "* distributed=gpu" in alignment("run", *words, "distributed=gpu", "--help").out
+
+
+def test_an_own_recipe_may_build_on_a_shipped_one(alignment: Callable[..., Any], own: Callable[..., str]) -> None:
+    recipe = own("mine", "# Mine\ndefaults:\n  - tiny_sft\n  - _self_\nseed: 5\n")
+    printed = yaml.safe_load(alignment("run", recipe, "--cfg", "job").out)
+    assert printed["seed"] == 5
+    assert printed["train"]["max_steps"] == shipped_recipe("tiny_sft")["train"]["max_steps"]
+
+
+def test_python_m_alignment_is_the_command(tmp_path: Path) -> None:
+    ended = python("-m", "alignment", "run", "tiny_dpo", "loss.beta=-1", folder=tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "alignment: tiny_dpo: loss.beta must be > 0 and finite, got -1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "unloaded"),
+    [
+        (["recipes"], ["torch", "hydra"]),
+        (["--help"], ["torch", "hydra"]),
+        (["run", "tiny_dppo"], ["torch", "hydra"]),
+        (["run", "tiny_dpo", "loss.beta=-1"], ["transformers", "trl"]),
+        (["run", "tiny_dpo", "--help"], ["transformers", "trl"]),
+    ],
+)
+def test_what_needs_no_model_loads_no_heavy_library(words: list[str], unloaded: list[str], tmp_path: Path) -> None:
+    code = f"""
+import sys
+from alignment.cli.main import main
+sys.argv = ["alignment", *{words}]
+try:
+    main()
+except SystemExit:
+    pass
+print([name for name in {unloaded} if name in sys.modules], file=sys.stderr)
+"""
+    assert python("-c", code, folder=tmp_path).stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_interrupted(tmp_path: Path) -> None:
+    words = ["-m", "alignment", "run", "tiny_sft", "train.max_steps=100000", "output_dir=out"]
+    with subprocess.Popen(
+        [sys.executable, "-u", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout is not None and command.stderr is not None
+        assert command.stdout.readline().startswith("train: ")
+        command.send_signal(signal.SIGINT)
+        stderr = command.stderr.read()
+        assert command.wait(timeout=60) == 130
+    assert stderr == "alignment: interrupted\n"

@@ -1,0 +1,214 @@
+"""A run and its folder, through the command: made once, finished once, resumed, refused, swept, chained."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from alignment.training import loop
+
+SMALL = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "data.train.limit=64", "data.eval.limit=8"]
+RUN = ["run", "tiny_sft", *SMALL, "batch.size=8"]
+TWO = [*RUN, "train.max_steps=2"]
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_time(folder: Path) -> list[dict[str, float]]:
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows(folder)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder / "model").state_dict()
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def state(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_run_leaves_config_metrics_and_model(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    ended = alignment(*TWO, "output_dir=out", "seed=3")
+    assert ended.code == 0 and ended.err == []
+    out = tmp_path / "out"
+    expected = {"config.yaml", "metrics.jsonl", "model", "started.json", "finished.json"}
+    assert {path.name for path in out.iterdir()} == expected
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert (config["seed"], config["train"]["max_steps"], config["batch"]["size"]) == (3, 2, 8)
+    assert [row["step"] for row in rows(out)] == [1, 2]
+    assert all(isinstance(row["loss"], float) for row in rows(out))
+    assert "eval/loss" in rows(out)[-1]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(out / "model"), AutoTokenizer.from_pretrained(out / "model")
+    assert model.config.hidden_size == 32
+    assert model.get_input_embeddings().num_embeddings >= len(tokenizer)
+    assert tokenizer.chat_template
+
+
+def test_the_folder_of_a_run_is_named_by_recipe_and_time(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    assert alignment(*TWO, "train.max_steps=1").code == 0
+    (folder,) = (tmp_path / "runs" / "tiny_sft").iterdir()
+    assert len(folder.name) == len("2025-01-31_23-59-59")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["output_dir"] == f"runs/tiny_sft/{folder.name}"
+
+
+def test_the_same_command_again_has_nothing_to_do(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    alignment(*TWO, "output_dir=out")
+    before = state(tmp_path)
+    ended = alignment(*TWO, "output_dir=out")
+    assert ended.code == 0
+    assert "finished already" in ended.out
+    assert state(tmp_path) == before
+
+
+def test_another_config_in_the_same_folder_is_refused(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    alignment(*TWO, "output_dir=out")
+    before = state(tmp_path)
+    ended = alignment(*TWO, "output_dir=out", "seed=1")
+    assert ended.code == 2
+    assert ended.err == ["alignment: tiny_sft: output_dir holds a run of another config or other inputs, got 'out'"]
+    assert state(tmp_path) == before
+
+
+def test_one_seed_makes_one_run_and_another_seed_another(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        alignment(*TWO, f"output_dir={name}", f"seed={seed}")
+    assert without_time(tmp_path / "a") == without_time(tmp_path / "b") != without_time(tmp_path / "c")
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint(
+    alignment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*RUN, "train.max_steps=5", "checkpoint.every=2"]
+    alignment(*words, "output_dir=whole")
+    train_step, steps = loop.train_step, []
+
+    def counted(*arguments: Any) -> Any:
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        steps.append(1)
+        return train_step(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", counted)
+        ended = alignment(*words, "output_dir=cut")
+    assert (ended.code, ended.err) == (130, ["alignment: interrupted"])
+    assert [row["step"] for row in rows(tmp_path / "cut")] == [1, 2, 3]
+    steps.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", counted)
+        assert alignment(*words, "output_dir=cut").code == 0
+    assert len(steps) == 3  # steps 3, 4 and 5
+    assert without_time(tmp_path / "cut") == without_time(tmp_path / "whole")
+    assert same_weights(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_sweep_makes_a_folder_for_each_value(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    ended = alignment(*RUN, "-m", "train.max_steps=1,2", "output_dir=sweep")
+    assert ended.code == 0 and ended.err == []
+    for number, steps in (("0", 1), ("1", 2)):
+        folder = tmp_path / "sweep" / number
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert (config["train"]["max_steps"], config["output_dir"]) == (steps, f"sweep/{number}")
+        assert len(rows(folder)) == steps
+        assert (folder / "finished.json").exists()
+
+
+def test_a_sweep_in_the_default_folder_has_one_date(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    assert alignment(*RUN, "--multirun", "train.max_steps=1,2").code == 0
+    (folder,) = (tmp_path / "runs" / "tiny_sft").iterdir()
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"0", "1"}
+
+
+def test_a_recipe_may_be_a_sweep_itself(alignment: Callable[..., Any], own: Callable[..., str], tmp_path: Path) -> None:
+    text = "# S\ndefaults: [tiny_sft, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {train.max_steps: '1,%s'}}}\n"
+    bad = alignment("run", own("sweep", text % "0"), *SMALL, "output_dir=out")
+    assert (bad.code, bad.err) == (2, ["alignment: sweep: train.max_steps must be > 0, got 0"])
+    assert not (tmp_path / "out").exists()
+    assert alignment("run", own("sweep", text % "2"), *SMALL, "output_dir=out").code == 0
+    assert [len(rows(tmp_path / "out" / number)) for number in ("0", "1")] == [1, 2]
+    ended = alignment("run", "own/sweep.yaml", *SMALL, "seed=1,-2", "output_dir=more")
+    assert (ended.code, ended.err) == (2, ["alignment: sweep: seed must be >= 0, got -2"])
+    assert not (tmp_path / "more").exists()
+
+
+def test_tensorboard_writes_events(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    ended = alignment(*TWO, "output_dir=out", "log.trackers=[tensorboard]")
+    assert ended.code == 0, ended.err
+    assert list((tmp_path / "out").rglob("events.out.tfevents.*"))
+
+
+PIPELINE = """# Two stages
+defaults:
+  - task: pipeline
+  - _self_
+stages:
+  - name: sft
+    recipe: tiny_sft
+    set: {small, train.max_steps: 1}
+  - name: dpo
+    recipe: tiny_dpo
+    set: {small, model.path: "@sft/model", train.max_steps: 1, reference.cache: false}
+""".replace("small", "data.train.limit: 16, data.eval.limit: 4, batch.size: 4")
+
+
+def test_a_pipeline_runs_what_has_changed_and_keeps_what_was(
+    alignment: Callable[..., Any], own: Callable[..., str], tmp_path: Path
+) -> None:
+    words = ["run", own("two", PIPELINE)]
+    assert alignment(*words).code == 0
+    out = tmp_path / "runs" / "two"
+    assert {path.name for path in out.iterdir()} >= {"sft", "dpo"}
+    assert yaml.safe_load((out / "dpo" / "config.yaml").read_text())["model"]["path"] == "runs/two/sft/model"
+
+    before = state(tmp_path)
+    ended = alignment(*words)
+    assert ended.code == 0 and ended.out.count("unchanged, skipped") == 2
+    assert state(tmp_path) == before
+
+    own("two", PIPELINE.replace("train.max_steps: 1, ref", "train.max_steps: 2, ref"))
+    ended = alignment(*words)
+    assert ended.code == 0 and ended.out.count("unchanged, skipped") == 1
+    assert {path.name for path in out.iterdir()} >= {"sft", "dpo", "dpo.old-1"}
+    assert [len(rows(out / name)) for name in ("sft", "dpo", "dpo.old-1")] == [1, 2, 1]
+
+    own("two", PIPELINE.replace("sft\n    set: {", "sft\n    set: {seed: 9, "))
+    ended = alignment(*words)
+    assert ended.code == 0 and "unchanged, skipped" not in ended.out  # the second stage reads what the first one wrote
+    assert {path.name for path in out.iterdir()} >= {"sft.old-1", "dpo.old-1", "dpo.old-2"}
+
+
+def test_a_bad_row_is_one_line_with_file_and_line(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n{"prompt": "Hi"}\n')
+    words = ["model=tiny", "data=native", "data.train.path=rows.jsonl", "train.max_steps=1"]
+    ended = alignment("run", "tiny_sft", *words)
+    assert ended.code == 2
+    assert len(ended.err) == 1 and ended.err[0].startswith("alignment: tiny_sft: rows.jsonl:2: "), ended.err
+
+
+def test_a_mistake_in_the_data_leaves_no_claim_on_the_folder(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    data, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    good = '{"prompt": "a", "chosen": "b c", "rejected": "d"}\n'
+    data.write_text(good + '{"prompt": "a", "chosen": "b"}\n')
+    words = ["run", "tiny_dpo", "data=native", f"data.train.path={data}", "batch.size=1", "train.max_steps=1"]
+    ended = alignment(*words, f"output_dir={out}", "reference.cache=false")
+    assert (ended.code, ended.err.count("\n")) == (2, 0)
+    assert f"{data}:2: " in ended.err
+    assert not out.exists()
+    data.write_text(good)
+    assert alignment(*words, f"output_dir={out}", "reference.cache=false").code == 0
+    assert alignment("run", str(out / "config.yaml")).code == 0, "its config is a recipe; the run is finished"

@@ -1,0 +1,160 @@
+"""Every preset and every recipe: it composes, says what it is, and states differences only."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from omegaconf import OmegaConf
+
+from alignment.cli.compose import composing, current_hydra, resolve, schema, single, written
+from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig
+from alignment.config.tasks import TASKS, RunConfig
+from alignment.config.vocabulary import Tracker
+from alignment.tasks.run import RUN, start
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPES = {path.stem: path for path in sorted((REPOSITORY / "recipes").glob("*.yaml"))}
+PRESETS = {f"{path.parent.name}={path.stem}": path for path in sorted((REPOSITORY / "conf").glob("*/*.yaml"))}
+GROUPS = {"model": ModelConfig, "data": DataConfig, "distributed": DistributedConfig}
+REQUIRED = {"tiny_evaluate": ["runs={a: somewhere}", "baseline=a"]}  # what only the user knows
+PRESET_NEEDS = {"model": ["model.path=somewhere"], "data": ["data.train.path=somewhere"], "distributed": []}
+NO_PATH = ("data=world", "data=world_graded", "model=tiny")
+
+
+def composed(recipe: str, *overrides: str, own: list[Path] | None = None) -> RunConfig:
+    with composing(own or []):
+        return resolve(single(recipe, [*REQUIRED.get(recipe, []), *overrides]))
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def plain(config: object) -> dict[str, Any]:
+    """The values of a config, as YAML would have them."""
+    return dict(leaves(yaml.safe_load(OmegaConf.to_yaml(OmegaConf.structured(config)))))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_composes(recipe: str) -> None:
+    task = next(entry["task"] for entry in yaml.safe_load(RECIPES[recipe].read_text())["defaults"] if "task" in entry)
+    assert type(composed(recipe)) is TASKS[task]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_composes(preset: str) -> None:
+    group = preset.partition("=")[0]
+    needs = [] if preset in NO_PATH else PRESET_NEEDS[group]
+    config = composed("tiny_sft", preset, *needs)
+    stated = yaml.safe_load(PRESETS[preset].read_text()) or {}
+    values = plain(config)
+    for key, value in leaves({key: value for key, value in stated.items() if key != "defaults"}):
+        if value != "???":
+            assert values[f"{group}.{key}"] == value
+
+
+@pytest.mark.parametrize("path", [*RECIPES.values(), *PRESETS.values()], ids=[*RECIPES, *PRESETS])
+def test_file_says_what_it_is_and_names_no_python(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith("# ") and len(text.splitlines()[0]) > 10
+    assert "_target_" not in text
+    assert "@package" not in text
+
+
+def test_every_group_has_a_dataclass() -> None:
+    assert {preset.partition("=")[0] for preset in PRESETS} == set(GROUPS)
+    assert set(TASKS) == {*RUN, "pipeline"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_states_real_keys_and_differences_only(preset: str) -> None:
+    stated = yaml.safe_load(PRESETS[preset].read_text()) or {}
+    root = GROUPS[preset.partition("=")[0]]
+    tree = OmegaConf.structured(root)
+    same = []
+    for key, value in leaves({key: value for key, value in stated.items() if key != "defaults"}):
+        owner = root
+        for name in key.split("."):
+            hints = get_type_hints(owner) if is_dataclass(owner) else {name: Any}
+            assert name in hints, f"{key} is no key of {root.__name__}"
+            owner = next((part for part in (hints[name], *get_args(hints[name])) if is_dataclass(part)), dict)
+        default = OmegaConf.to_container(tree, enum_to_str=True)
+        for name in key.split("."):
+            default = default.get(name) if isinstance(default, dict) else None
+        if default == value:
+            same.append(f"{key}: {value}")
+    assert same == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_states_differences_only(recipe: str, tmp_path: Path) -> None:
+    """Against the same recipe without its own values: its task's defaults and its presets."""
+    stated = yaml.safe_load(RECIPES[recipe].read_text())
+    (tmp_path / "bare.yaml").write_text(yaml.safe_dump({"defaults": stated.pop("defaults")}))
+    with composing([tmp_path]):
+        bare = dict(leaves(OmegaConf.to_container(single("bare", []), resolve=False, enum_to_str=True)))
+    same = [f"{key}: {value}" for key, value in leaves(stated) if key in bare and bare[key] == value]
+    assert same == []
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "tiny_pipeline"])
+def test_config_of_a_run_composes_back(recipe: str, tmp_path: Path) -> None:
+    config = composed(recipe, "seed=7", f"output_dir={tmp_path}", "log.trackers=[tensorboard]")
+    start(tmp_path, config, "mark")
+    assert composed("config", own=[tmp_path]) == config
+
+
+def test_config_of_a_pipeline_composes_back(tmp_path: Path) -> None:
+    config = composed("tiny_pipeline")
+    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    (tmp_path / "again.yaml").write_text(f"defaults:\n  - task: pipeline\n  - _self_\n{text}")
+    assert composed("again", own=[tmp_path]) == config
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_schema_is_closed_but_for_the_users_own_names(task: str) -> None:
+    tree = schema(TASKS[task])
+    OmegaConf.set_struct(tree, True)
+    with pytest.raises(Exception, match="not in"):
+        OmegaConf.update(tree, "anything", 1)
+    if "model" in tree:
+        OmegaConf.update(tree, "model.init.anything", 1)
+        with pytest.raises(Exception, match="not in"):
+            OmegaConf.update(tree, "model.anything", 1)
+
+
+PLAIN = ["plain", "a/b.c-d@e", "two words", "naïve ✓", "a#b", "~", "", " ", "tab\tbed"]
+SIGNS = ["it's", 'say "no"', "a,b", "k=v", "[x]", "{x: y}", "a: b", "(x)", "back\\slash", 'odd\\"end\\', "C:\\new"]
+LOOKALIKES = ["null", "true", "12", "1e3", "inf"]
+VALUES = [None, True, False, 3, -1, 0.1, 1e-8, float("inf"), [], {}, [1, "a b", None], {"a": {"b": [1.5, "x,y"]}}]
+
+
+@pytest.mark.parametrize("value", [*PLAIN, *SIGNS, *LOOKALIKES, *VALUES], ids=repr)
+def test_written_value_is_read_back_by_hydra(value: object) -> None:
+    with composing([]):
+        tree = current_hydra().compose_config("tiny_sft", [f"+model.init.probe={written(value)}"], run_mode=None)
+    assert OmegaConf.to_container(tree.model.init)["probe"] == value
+
+
+def test_trackers_are_those_of_accelerate() -> None:
+    assert {tracker.value for tracker in Tracker} == set(LOGGER_TYPE_TO_CLASS)
+
+
+def test_two_composed_configs_share_nothing(tmp_path: Path) -> None:
+    one, other = composed("tiny_sft"), composed("tiny_sft")
+    one.model.init["hidden_size"] = 1  # type: ignore[attr-defined]
+    assert asdict(other) != asdict(one)
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None] | None:
+    monkeypatch.chdir(tmp_path)
+    return None

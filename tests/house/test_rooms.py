@@ -1,0 +1,183 @@
+"""Rooms by what they may touch, and the few rules of the house that a program can check."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGE = REPOSITORY / "alignment"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+TEXTS = [
+    path
+    for pattern in ("*.md", "*.toml", "alignment/**/*.py", "tests/**/*.py", "scripts/*", "conf/**/*", "recipes/*")
+    for path in sorted(REPOSITORY.glob(pattern))
+    if path.is_file()
+]
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 250, 60
+
+LIBRARY = {"data", "distributed", "models"}
+ROOMS = {  # room: the rooms it may import, beside itself and those that everybody may
+    "terminal": set(),
+    "losses": set(),
+    "world": set(),
+    "config": {"losses"},
+    "data": {"config", "world"},
+    "distributed": {"config"},
+    "models": {"config", "data", "world"},
+    "training": {"config", "losses", *LIBRARY},
+    "rollout": {"config", "losses", *LIBRARY},
+    "evaluate": {"config", "losses", *LIBRARY},
+    "tasks": {"config", "losses", "world", "training", "rollout", "evaluate", *LIBRARY},
+    "cli": {"config", "tasks"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+EVERYBODYS = {"terminal"}
+DOORS = {  # library: the only rooms or modules that may import it
+    "hydra": ["alignment.cli"],
+    "yaml": ["alignment.cli"],
+    "omegaconf": ["alignment.cli", "alignment.config", "alignment.tasks.run"],
+    "deepspeed": ["alignment.distributed.deepspeed"],
+    "trl": ["alignment.data.chat"],
+    "accelerate": ["alignment.training.log"],
+    "peft": ["alignment.models.adapters"],
+    "datasets": ["alignment.data.read"],
+    "matplotlib": ["alignment.evaluate"],
+    "rich": ["alignment.terminal", "alignment.training.log", "alignment.evaluate.table"],
+}
+ONLY = {"losses": {"torch"}, "world": set(), "terminal": {"rich"}}  # rooms that import no other library
+
+
+@dataclass(frozen=True)
+class Import:
+    path: Path
+    line: int
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(REPOSITORY)}:{self.line} imports {self.module}"
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+
+
+def room_of(module: str) -> str:
+    return [*module.split("."), "__init__"][1]
+
+
+def imports() -> Iterator[Import]:
+    """Every import of the package's source, those within functions too."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (Import(path, node.lineno, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}:{node.lineno}: relative import"
+                assert node.module is not None
+                if node.module == "alignment":
+                    yield from (Import(path, node.lineno, f"alignment.{alias.name}") for alias in node.names)
+                else:
+                    yield Import(path, node.lineno, node.module)
+
+
+def test_every_room_is_known() -> None:
+    assert {room_of(module_of(path)) for path in SOURCES} == set(ROOMS)
+
+
+def test_rooms_import_only_what_is_below_them() -> None:
+    wrong = []
+    for each in imports():
+        if each.module.split(".")[0] == "alignment":
+            room, other = room_of(module_of(each.path)), room_of(each.module)
+            if other not in {room, *ROOMS[room], *EVERYBODYS}:
+                wrong.append(str(each))
+    assert wrong == []
+
+
+def test_heavy_libraries_have_few_doors() -> None:
+    wrong = []
+    for each in imports():
+        doors = DOORS.get(each.module.split(".")[0])
+        if doors is not None and not any(f"{module_of(each.path)}.".startswith(f"{door}.") for door in doors):
+            wrong.append(str(each))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("room", ONLY)
+def test_rooms_useful_to_anybody_need_little(room: str) -> None:
+    libraries = {each.module.split(".")[0]: str(each) for each in imports() if room_of(module_of(each.path)) == room}
+    foreign = set(libraries) - sys.stdlib_module_names - {"alignment"}
+    assert foreign <= ONLY[room], [libraries[name] for name in foreign]
+
+
+def nodes(kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> Iterator[tuple[str, ast.AST]]:
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, kind):
+                yield f"{path.relative_to(REPOSITORY)}:{getattr(node, 'lineno', 0)}", node
+
+
+def test_no_typo_can_become_a_default() -> None:
+    """No getattr with a default, no hasattr."""
+    wrong = []
+    for place, node in nodes(ast.Call):
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name == "hasattr" or (name == "getattr" and len(node.args) + len(node.keywords) > 2):
+            wrong.append(f"{place} {name}")
+    assert wrong == []
+
+
+def test_no_error_is_swallowed() -> None:
+    """No bare except, no `except Exception`."""
+    broad = {"Exception", "BaseException"}
+    wrong = []
+    for place, node in nodes(ast.ExceptHandler):
+        kinds = [] if node.type is None else [part.id for part in ast.walk(node.type) if isinstance(part, ast.Name)]
+        if not kinds or broad & set(kinds):
+            wrong.append(place)
+    assert wrong == []
+
+
+def test_no_wildcard_and_no_target() -> None:
+    stars = [place for place, node in nodes(ast.ImportFrom) if any(alias.name == "*" for alias in node.names)]
+    targets = [str(path) for path in SOURCES if "_target_" in path.read_text()]
+    assert stars == [] and targets == []
+
+
+def test_files_and_functions_are_short() -> None:
+    files = {str(path.relative_to(REPOSITORY)): len(path.read_text().splitlines()) for path in SOURCES}
+    functions = {
+        f"{place} {node.name}": node.end_lineno - node.lineno + 1
+        for place, node in nodes((ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    assert {name: count for name, count in files.items() if count > MAX_FILE_LINES} == {}
+    assert {name: count for name, count in functions.items() if count > MAX_FUNCTION_LINES} == {}
+
+
+def test_every_module_says_what_it_is_and_none_is_a_drawer() -> None:
+    assert [str(path) for path in SOURCES if ast.get_docstring(ast.parse(path.read_text())) is None] == []
+    assert [str(path) for path in SOURCES if path.stem in ("utils", "helpers", "common", "misc")] == []
+
+
+def test_cuda_is_touched_only_where_devices_are_known() -> None:
+    places = [place for place, node in nodes(ast.Attribute) if ast.unparse(node).startswith("torch.cuda")]
+    allowed = ("alignment/distributed/", "alignment/training/checkpoint.py")  # a checkpoint holds the GPU's generator
+    assert [place for place in places if not place.startswith(allowed)] == []
+
+
+def test_no_text_names_a_place_on_somebodys_machine() -> None:
+    homes = re.compile(r"(?<![\w.])/(?:home|Users|root|work|mnt|tmp)/\w+")
+    wrong = [
+        f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()}"
+        for path in TEXTS
+        if path.suffix in (".md", ".toml", ".py", ".sh", ".yaml", "")
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1)
+        if homes.search(line)
+    ]
+    assert wrong == []
