@@ -1,28 +1,113 @@
-"""The log-probs of a frozen reference, computed once before the first step: no second model stays in memory."""
+"""The log-probs of a frozen reference, computed once before the first step: no second model stays in memory.
 
+They are kept beside the data under a name made of everything they depend on: the reference's weights, the precision,
+and the token ids, which hold tokenizer, template, data and truncation. Later epochs, seeds and sweeps read them.
+"""
+
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
-from torch import Tensor
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from alignment.config.tasks import DPOConfig, ReferenceConfig
 from alignment.data.batches import Batches, packed
+from alignment.data.tokenize import Example
 from alignment.distributed.engine import Engine
 from alignment.models.readout import token_logprobs
-from alignment.terminal import progress
+from alignment.terminal import progress, say
+
+
+def reference_logprobs(engine: Engine, batches: Batches, rows: Iterable[int], *, cache: Path | None = None) -> Tensor:
+    """[examples, 2] float32: summed log-probs (nats) of chosen and rejected under the engine's model as it is now.
+
+    Rows that `cache` holds are read, the others computed and added to it. Examples outside `rows` may be NaN, so that
+    a use of one cannot pass unseen.
+    """
+    wanted = torch.tensor(list(rows))
+    table = torch.full((len(batches.examples), 2), torch.nan)
+    if cache is not None:
+        table = _read(cache, table)
+    missing = wanted[table[wanted].isnan().any(1)].tolist()
+    if missing:
+        _compute(engine, batches, missing, table)
+        if cache is not None:
+            _write(cache, table)
+    return table.to(engine.device)
+
+
+def cache_file(model: nn.Module, examples: list[Example], config: DPOConfig, data: str | None) -> Path | None:
+    """Where the table of these examples is kept; None where `reference.cache` is off.
+
+    Args:
+        data: the file that the examples come from; None for the embedded world.
+    """
+    if not config.reference.cache:
+        return None
+    name = fingerprint(model, examples, config.distributed.precision.value)
+    return cache_folder(config.reference, data) / f"{name}.safetensors"
 
 
 @torch.no_grad()
-def reference_logprobs(engine: Engine, batches: Batches, rows: Iterable[int]) -> Tensor:
-    """[examples, 2] float32: summed log-probs (nats) of chosen and rejected under the engine's model as it is now.
-
-    Examples outside `rows` are NaN, so that a use of one cannot pass unseen.
-    """
-    table = torch.full((len(batches.examples), 2), torch.nan)
+def _compute(engine: Engine, batches: Batches, rows: list[int], table: Tensor) -> None:
     engine.model.eval()
-    pieces = packed(batches.examples, rows, batches.config, batches.pad_id)
-    for batch in progress(pieces, "reference"):
+    for batch in progress(packed(batches.examples, rows, batches.config, batches.pad_id), "reference"):
+        batch = batch.to(engine.device)
         with engine.precision():
-            logprobs = token_logprobs(engine.model, batch.to(engine.device))
-        sums = batch.to(engine.device).sum_by_completion(logprobs)
-        table[batch.rows] = sums.view(-1, 2).cpu()
-    return table.to(engine.device)
+            logprobs = token_logprobs(engine.model, batch)
+        table[batch.rows.cpu()] = batch.sum_by_completion(logprobs).view(-1, 2).cpu()
+
+
+def fingerprint(model: nn.Module, examples: list[Example], precision: str) -> str:
+    """A name for (weights, precision, token ids): another of any of them is another name."""
+    digest = xxhash.xxh3_128(precision.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if ".lora_" in name:  # a fresh adapter is random and adds nothing
+            continue
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
+    for example in examples:
+        for ids in (example.prompt_ids, *example.completion_ids):
+            digest.update(len(ids).to_bytes(4, "little"))
+            digest.update(ids.data)
+    return digest.hexdigest()
+
+
+def cache_folder(config: ReferenceConfig, data: str | None) -> Path:
+    """`reference.folder`, else `.reference` beside the data, else, where that cannot be written, the user's cache."""
+    if config.folder is not None:
+        return Path(config.folder)
+    if data is not None and os.access(Path(data).parent, os.W_OK):
+        return Path(data).parent / ".reference"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alignment" / "reference"
+
+
+def _read(path: Path, empty: Tensor) -> Tensor:
+    """The cached table; an empty one where there is none, or where what is there cannot be read, which is said."""
+    if not path.exists():
+        return empty
+    try:
+        with safe_open(path, framework="pt") as file:
+            table, recorded = file.get_tensor("logprobs"), (file.metadata() or {})["checksum"]
+        if table.shape != empty.shape or checksum(table) != recorded:
+            raise ValueError("its checksum is another")
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        say(f"{path}: the reference cache is damaged and is computed again ({error})")
+        return empty
+    return table
+
+
+def checksum(table: Tensor) -> str:
+    return xxhash.xxh3_128(table.numpy().data).hexdigest()
+
+
+def _write(path: Path, table: Tensor) -> None:
+    """Beside and renamed: a reader finds the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}")
+    save_file({"logprobs": table}, beside, metadata={"checksum": checksum(table)})
+    beside.replace(path)
