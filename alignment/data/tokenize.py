@@ -49,11 +49,12 @@ def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, t
     The prompt is tokenized as it will be for generation, on its own. A completion's tokens are those of prompt and
     completion together, less the prompt's, so that no break between tokens is invented; where a token spans the border
     the completion is tokenized alone. A completion ends with exactly one EOS: the template's, and nothing the
-    template writes after it, or else one is appended. Prompts too long lose their beginning; completions too long
-    lose their end, EOS included; both are added to `truncation`.
+    template writes after it, or else one is appended. Prompts too long lose their beginning, but for a BOS;
+    completions too long lose their end, EOS included; both are added to `truncation`.
 
     Raises:
-        DataError: a reply holds the EOS token in its text, or the template refuses the dialogue.
+        DataError: a reply holds the EOS token in its text, the two of a pair do not differ within the limits, or the
+            template refuses the dialogue.
         ValueError: the tokenizer has no EOS token.
     """
     if tokenizer.eos_token is None:
@@ -62,19 +63,30 @@ def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, t
         raise DataError(record.source, f"a reply holds the end-of-text token {tokenizer.eos_token!r}")
     prompt_text, completion_texts = render(record, tokenizer)
     whole_prompt = _ids(tokenizer, prompt_text)
-    prompt = whole_prompt[-limits.max_prompt_length :]
+    prompt = _shortened(whole_prompt, limits.max_prompt_length, tokenizer.bos_token_id)
     room = limits.max_length - len(prompt)
     completions = [_completion_ids(tokenizer, prompt_text, whole_prompt, text) for text in completion_texts]
     finished = tuple(len(ids) <= room for ids in completions)
+    kept = [ids[:room] for ids in completions]
+    if len(kept) == 2 and kept[0] == kept[1]:
+        raise DataError(record.source, f"chosen and rejected are the same within data.max_length = {limits.max_length}")
     truncation.prompts += len(prompt) < len(whole_prompt)
     truncation.completions += finished.count(False)
     return Example(
         prompt_ids=np.array(prompt, dtype=np.int32),
-        completion_ids=tuple(np.array(ids[:room], dtype=np.int32) for ids in completions),
+        completion_ids=tuple(np.array(ids, dtype=np.int32) for ids in kept),
         margin=record.margin,
         source=record.source,
         finished=finished,
     )
+
+
+def _shortened(prompt: list[int], limit: int, bos: int | None) -> list[int]:
+    """The end of a prompt, behind the BOS that it began with: models that have one are lost without it."""
+    if len(prompt) <= limit:
+        return prompt
+    keeps_bos = prompt[0] == bos and limit > 1
+    return [prompt[0], *prompt[-(limit - 1) :]] if keeps_bos else prompt[-limit:]
 
 
 def _completion_ids(

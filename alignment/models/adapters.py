@@ -7,7 +7,7 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from alignment.config.parts import LoraConfig
@@ -16,16 +16,16 @@ from alignment.config.parts import LoraConfig
 def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
     """Freeze the weights and put LoRA layers into them (arXiv:2106.09685); a scalar head stays trained in full."""
     hf.requires_grad_(False)
+    head = hf._modules.get("score")
     everything = config.targets == ["all-linear"]
     peft_config = PeftLoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules="all-linear" if everything else config.targets,
-        exclude_modules=["score"],
+        exclude_modules=None if head is None else ["score"],
     )
     inject_adapter_in_model(peft_config, hf)
-    head = hf._modules.get("score")
     if head is not None:
         head.requires_grad_(True)
     if hf.is_gradient_checkpointing:
@@ -49,7 +49,7 @@ def adapter_off(hf: PreTrainedModel) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def merged_state(hf: PreTrainedModel) -> dict[str, Tensor]:
+def merged_state(hf: nn.Module) -> dict[str, Tensor]:
     """The state dict of the model with its adapter added into the weights; the model itself is left as it is."""
     state = {
         name.replace(".base_layer.", "."): tensor for name, tensor in hf.state_dict().items() if ".lora_" not in name

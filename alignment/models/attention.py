@@ -4,10 +4,13 @@ A query sees a key that is not after it, of the same group, and in the prompt or
 window the distance is that of the position ids, which is the distance within the branch's own text.
 """
 
+import inspect
+
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from alignment.config.parts import ConfigError
 from alignment.data.pack import PADDING, Batch
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -47,6 +50,21 @@ def attention_mask(batch: Batch, config: PreTrainedConfig, dtype: torch.dtype) -
     return _in_form(branch_mask(batch, window if kinds == {SLIDING} else None), config, dtype)
 
 
+def check_branches(hf: PreTrainedModel) -> None:
+    """What the shared layout asks of an architecture: it is told its positions, and its mask says all that is seen.
+
+    Recurrent layers see whatever stands before them; attention of an architecture's own making may measure distance in
+    the row (ALiBi, GPT-Neo's local layers) or read the mask in a form of its own.
+
+    Raises:
+        ConfigError: the architecture does not promise that.
+    """
+    is_told = "position_ids" in inspect.signature(hf.base_model.forward).parameters
+    if not is_told or hf._is_stateful or not hf._supports_attention_backend:
+        name = type(hf).__name__
+        raise ConfigError(f"batch.layout must be separate for this architecture, got 'shared' for {name}")
+
+
 def sliding_window(config: PreTrainedConfig) -> int | None:
     """The window of a model's sliding layers, in tokens; None for a model that has none."""
     settings = config.to_dict()
@@ -68,9 +86,8 @@ def layer_kinds(config: PreTrainedConfig) -> list[str]:
         return [FULL if sliding_window(config) is None else SLIDING]
     unknown = set(declared) - {FULL, SLIDING}
     if unknown:
-        raise ValueError(
-            f"batch.layout=shared cannot serve layers of kind {sorted(unknown)[0]!r}: use batch.layout=separate"
-        )
+        rule = f"batch.layout must be separate for layers of kind {sorted(unknown)[0]!r}"
+        raise ConfigError(f"{rule}, got 'shared'")
     return list(declared)
 
 

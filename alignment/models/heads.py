@@ -12,14 +12,16 @@ from transformers import PreTrainedModel
 
 from alignment.config.parts import ConfigError
 from alignment.data.pack import Batch
-from alignment.models.attention import attention_mask
+from alignment.models.attention import attention_mask, check_branches
 
 CHUNK = 1024  # read-out positions whose logits exist at the same time
 
 
 def trunk_output(hf: PreTrainedModel, batch: Batch) -> Tensor:
     """[R * L, H], the last hidden states of a batch's rows laid end to end."""
-    mask = attention_mask(batch, hf.config, hf.dtype)
+    if batch.shared:
+        check_branches(hf)
+    mask = attention_mask(batch, hf.config.get_text_config(), hf.dtype)
     body = hf.base_model
     output = body(batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False)
     return output.last_hidden_state.flatten(0, 1)
@@ -58,7 +60,7 @@ class LanguageModel(nn.Module):
         """[..., H] -> [..., V], with the scales and the soft cap that some families put on their logits."""
         head: nn.Module = self.hf.get_output_embeddings()
         logits = head(hidden)
-        settings = self.hf.config.to_dict()
+        settings = self.hf.config.get_text_config().to_dict()
         if settings.get("logits_scaling") is not None:  # Granite
             logits = logits / settings["logits_scaling"]
         if settings.get("logit_scale") is not None:  # Cohere

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -16,7 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
+from alignment.config.parts import ConfigError, LoraConfig, ModelConfig, require
 from alignment.models.adapters import add_adapter, lora_layers, merged_state
 from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
 from alignment.world import tokenizer_path
@@ -39,7 +41,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.tokenizer: no tokenizer in {folder!r}: {_first_line(error)}") from error
+        raise ConfigError(f"model.tokenizer: no tokenizer in {folder!r}: {_one_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"model.tokenizer must have an end-of-sequence token to learn, got {folder!r}")
     if tokenizer.pad_token_id is None:
@@ -56,6 +58,7 @@ def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
         else _from_init(AutoModelForCausalLM, config, tokenizer)
     )
     _check_vocabulary(hf, tokenizer)
+    _check_logits(LanguageModel(hf))
     return LanguageModel(_prepared(hf, config))
 
 
@@ -77,7 +80,7 @@ def load_critic(
     if path is not None or config.path is not None:
         return load_scalar_model(replace(config, path=path or config.path), tokenizer)
     critic = load_scalar_model(replace(config, lora=LoraConfig()), tokenizer)
-    critic.hf.base_model.load_state_dict(policy.hf.base_model.state_dict())
+    critic.hf.base_model.load_state_dict(merged_state(policy.hf.base_model))
     return critic
 
 
@@ -99,14 +102,17 @@ def _from_folder(auto: Any, config: ModelConfig, **settings: Any) -> PreTrainedM
             dtype=torch.float32,
             attn_implementation=config.attention.value,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are found below, by name
             **settings,
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path: no model in {config.path!r}: {_first_line(error)}") from error
-    lacking = sorted({*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])} - {"score.weight"})
+        where = f"model.path {config.path!r} with model.attention={config.attention.value}"
+        raise ConfigError(f"{where}: no model ({_one_line(error)})") from error
+    made_anew = set() if _is_scalar_folder(config.path) else {"score.weight"}
+    lacking = sorted({*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])} - made_anew)
     if lacking:
         raise ConfigError(
-            f"model.path must hold all weights of {type(hf).__name__}, got no {lacking[0]} in {config.path!r}"
+            f"model.path must hold all weights of this {type(hf).__name__}, got no {lacking[0]} in {config.path!r}"
         )
     return hf
 
@@ -118,22 +124,31 @@ def _from_init(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBas
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    fields = {**ids, **config.init, **settings}
+    kind = config.init["model_type"]
+    require(kind in CONFIG_MAPPING, "model.init.model_type must be one that transformers knows", kind)
     try:
-        hf_config = AutoConfig.for_model(**fields)
-    except ValueError as error:
-        raise ConfigError(f"model.init.model_type: {_first_line(error)}, got {config.init['model_type']!r}") from error
+        hf_config = AutoConfig.for_model(**{**ids, **config.init, **settings})
+    except (ValueError, StrictDataclassError) as error:
+        raise ConfigError(f"model.init: {_one_line(error)}, got {config.init}") from error
     unknown = sorted(set(config.init) - set(type(hf_config)().to_dict()) - {"model_type"})
     if unknown:
-        raise ConfigError(f"model.init.{unknown[0]} is not a field of {type(hf_config).__name__}, got {config.init}")
-    return auto.from_config(hf_config, attn_implementation=config.attention.value, dtype=torch.float32)
+        raise ConfigError(
+            f"model.init.{unknown[0]} is not a field of {type(hf_config).__name__}, got {config.init[unknown[0]]!r}"
+        )
+    try:
+        return auto.from_config(hf_config, attn_implementation=config.attention.value, dtype=torch.float32)
+    except ValueError as error:
+        raise ConfigError(f"model.init with model.attention={config.attention.value}: {_one_line(error)}") from error
 
 
 def _prepared(hf: PreTrainedModel, config: ModelConfig) -> PreTrainedModel:
-    """Dropout off (a policy whose log-probs change between two forwards has no ratio), checkpointing, adapter."""
+    """Noise off (a policy whose log-probs change between two forwards has no ratio), checkpointing, adapter."""
     for module in hf.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        for name, value in vars(module).items():  # the rates that attention, experts and layers keep as numbers
+            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+                setattr(module, name, 0.0)
     if config.gradient_checkpointing:
         hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.lora.rank:
@@ -147,6 +162,25 @@ def _check_vocabulary(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
         raise ConfigError(f"model.tokenizer has {len(tokenizer)} pieces and the model embeds only {size}")
 
 
+@torch.no_grad()
+def _check_logits(model: LanguageModel) -> None:
+    """Two texts of two tokens: our logits are the architecture's, and its first token does not see its second.
+
+    Raises:
+        ConfigError: more than a head, or other scales than ours, stands between hidden states and logits; or it does.
+    """
+    hf, ids = model.hf, torch.tensor([[0, 1], [0, 2]])
+    was_training = hf.training
+    hf.eval()
+    theirs = hf(input_ids=ids, use_cache=False).logits
+    ours = model.logits(hf.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    hf.train(was_training)
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
+        raise ConfigError(f"model: the logits of {type(hf).__name__} are not made as this package makes them")
+    if not torch.allclose(theirs[0, 0], theirs[1, 0], rtol=1e-3, atol=1e-4):
+        raise ConfigError(f"model must see only what is before each token, got {type(hf).__name__}, which sees all")
+
+
 def _is_scalar_folder(path: str | None) -> bool:
     if path is None:
         return False
@@ -154,5 +188,6 @@ def _is_scalar_folder(path: str | None) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in architectures)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."

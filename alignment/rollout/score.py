@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import BatchConfig, ConfigError, DistributedConfig, ModelConfig
+from alignment.config.parts import BatchConfig, ConfigError, DistributedConfig, ModelConfig, require
 from alignment.config.tasks import ScorerConfig
 from alignment.data.batches import packed
 from alignment.data.records import Message
@@ -36,7 +36,9 @@ class FunctionScorer:
     function: ScoreFunction
 
     def score(self, samples: Samples) -> Tensor:
-        scores = self.function(samples.repeated_prompts(), samples.texts())
+        texts = samples.texts()
+        scores = self.function(samples.repeated_prompts(), texts)
+        require(len(scores) == len(texts), f"reward.function must give {len(texts)} replies a score each", len(scores))
         return torch.tensor(scores, dtype=torch.float32).view(len(samples.prompts), -1)
 
 
@@ -94,7 +96,7 @@ def load_function(path: str, key: str) -> ScoreFunction:
     module, _, name = path.rpartition(".")
     try:
         function = vars(import_module(module))[name]
-    except (ImportError, KeyError, ValueError) as error:
+    except (ImportError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{key} must be the dotted path of a function, got {path!r} ({error})") from error
     if not callable(function):
         raise ConfigError(f"{key} must be the dotted path of a function, got {path!r}")

@@ -13,7 +13,7 @@ def select(samples: Samples, scores: Tensor, selection: Selection) -> list[dict[
     """Rows of the native format: `completion` and its `score`, or `chosen` and `rejected` with both scores.
 
     Replies cut before their end, and empty ones, are not candidates; a prompt left with too few candidates, or with
-    equal best and worst, gives no row.
+    best and worst of equal score or text, gives no row.
     """
     rows = []
     for prompt, replies, row in zip(samples.prompts, samples.replies, scores.tolist(), strict=True):
@@ -26,7 +26,7 @@ def select(samples: Samples, scores: Tensor, selection: Selection) -> list[dict[
         (best_score, best), (worst_score, worst) = ranked[0], ranked[-1]
         if selection is Selection.best:
             rows.append({"prompt": prompt, "completion": best, "score": best_score})
-        elif best != worst:
+        elif best_score > worst_score and best != worst:
             scored = {"chosen_score": best_score, "rejected_score": worst_score}
             rows.append({"prompt": prompt, "chosen": best, "rejected": worst, **scored})
     return rows

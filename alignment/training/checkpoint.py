@@ -24,9 +24,14 @@ class Checkpoints:
         self.engines = engines
 
     def restore(self) -> int:
-        """Load the newest checkpoint, if there is one to resume from; returns the steps it had done."""
+        """Load the newest checkpoint, if there is one to resume from; returns the steps it had done.
+
+        A run that never resumes clears away what an earlier one left: those would count as newer than its own.
+        """
+        if self.config.resume is Resume.never:
+            shutil.rmtree(self.folder, ignore_errors=True)
         saved = self._saved()
-        if self.config.resume is Resume.never or not saved:
+        if not saved:
             return 0
         state = torch.load(saved[-1] / "state.pt", map_location="cpu", weights_only=True)
         for name, engine in self.engines.items():

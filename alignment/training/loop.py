@@ -38,7 +38,9 @@ def fit(
             if held_out is not None and is_due(step, config.train.eval_every, num_steps):
                 metrics = to_floats(evaluate_step(engine, evaluation, held_out.once()))
                 evaluated = {f"eval/{name}": value for name, value in metrics.items()}
-            if evaluated or is_due(step, config.log.every, num_steps):
+            # What is pending is not in a checkpoint: a row must end where a resumed run would begin.
+            is_saved = is_due(step, config.checkpoint.every, num_steps)
+            if evaluated or is_saved or is_due(step, config.log.every, num_steps):
                 log.write(step, {**to_floats(pending), "lr": learning_rate, **evaluated})
                 pending = {}
             checkpoints.save_if_due(step)

@@ -170,3 +170,19 @@ def test_a_tokenizer_without_an_eos_is_refused(chatml: PreTrainedTokenizerBase) 
     chatml.eos_token = None
     with pytest.raises(ValueError, match=r"^the tokenizer must have an eos_token"):
         encoded(("fine",), chatml)
+
+
+def test_a_shortened_prompt_keeps_the_bos_it_began_with(llama2: PreTrainedTokenizerBase) -> None:
+    whole = encoded((), llama2).prompt_ids.tolist()
+    assert whole[0] == llama2.bos_token_id
+    cut = encoded((), llama2, Limits(max_length=20, max_prompt_length=8)).prompt_ids.tolist()
+    assert cut == [whole[0], *whole[-7:]]
+
+
+def test_replies_that_differ_only_beyond_the_limit_are_twins(chatml: PreTrainedTokenizerBase) -> None:
+    size = len(encoded((), chatml).prompt_ids)
+    replies = ("hello there", "hello there fine")
+    same = len(ids_of(chatml, "hello there"))
+    with pytest.raises(DataError, match=r"^rows.jsonl:4: chosen and rejected are the same within data.max_length = "):
+        encoded(replies, chatml, Limits(max_length=size + same, max_prompt_length=size))
+    assert len(encoded(replies, chatml, Limits(max_length=size + same + 1, max_prompt_length=size)).completion_ids) == 2

@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+
+from alignment.config.parts import BatchConfig, TrainConfig
+from alignment.config.vocabulary import Layout
+from alignment.data.batches import Batches, cut, packed, shuffled
+from alignment.data.pack import laid_out_length
+from alignment.data.records import Source
+from alignment.data.tokenize import Example
+
+LENGTHS = [9, 3, 7, 4, 12, 5, 3, 8, 6, 10, 4]  # of prompt and completion together
+
+
+def examples(lengths: list[int]) -> list[Example]:
+    completion = np.array([1, 2], dtype=np.int32)
+    return [
+        Example(np.arange(n - 2, dtype=np.int32), (completion,), None, Source("rows.jsonl", i), (True,))
+        for i, n in enumerate(lengths, start=1)
+    ]
+
+
+def batches(size: int = 4, seed: int = 0, max_tokens: int = 24, layout: Layout = Layout.shared) -> Batches:
+    config = BatchConfig(size=size, max_tokens=max_tokens, layout=layout)
+    return Batches(examples(LENGTHS), config, seed, pad_id=0)
+
+
+def test_cut_by_hand() -> None:
+    # Longest first: 9 + 7 (18 padded), 5 + 4 + 3 (15), 3 would make 20 of 19.
+    assert cut([3, 9, 4, 7, 5, 3], 19) == [[1, 3], [4, 2, 0], [5]]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 12, 24, 31, 1000])
+def test_cut_keeps_the_budget_and_every_index_once(max_tokens: int) -> None:
+    pieces = cut(LENGTHS, max_tokens)
+    assert sorted(index for piece in pieces for index in piece) == list(range(len(LENGTHS)))
+    for piece in pieces:
+        padded = max(LENGTHS[index] for index in piece) * len(piece)
+        assert padded <= max_tokens or len(piece) == 1
+
+
+def test_what_is_longer_than_the_budget_stands_alone() -> None:
+    assert cut([50, 2, 2], 4) == [[0], [1, 2]]
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_no_packed_micro_batch_is_larger_than_the_budget(layout: Layout) -> None:
+    for batch in batches(max_tokens=24, layout=layout).once():
+        assert batch.input_ids.numel() <= 24
+
+
+def test_packed_batches_remember_their_rows() -> None:
+    data = batches()
+    pieces = packed(data.examples, [5, 2, 9], data.config, pad_id=0)
+    assert sorted(row for batch in pieces for row in batch.rows.tolist()) == [2, 5, 9]
+    for batch in pieces:
+        lengths = [len(data.examples[row].prompt_ids) - 1 for row in batch.rows.tolist()]
+        assert batch.prompt_lengths.tolist() == lengths
+
+
+def test_a_step_is_a_pure_function_of_seed_and_step() -> None:
+    forward = [batches(seed=3).step_rows(step) for step in range(12)]
+    data = batches(seed=3)
+    np.random.seed(0)
+    assert [data.step_rows(step) for step in reversed(range(12))] == forward[::-1]
+    assert [batches(seed=4).step_rows(step) for step in range(12)] != forward
+
+
+@pytest.mark.parametrize("size", [1, 4, 11, 25])
+def test_every_epoch_is_a_permutation(size: int) -> None:
+    """Passes are laid end to end: a step may end one pass and begin the next."""
+    data, count = batches(size=size), len(LENGTHS)
+    stream = [row for step in range(-(-3 * count // size)) for row in data.step_rows(step)]
+    epochs = [stream[k * count : (k + 1) * count] for k in range(3)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(count))] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_step_packs_its_rows() -> None:
+    data = batches()
+    for step in range(4):
+        assert sorted(row for batch in data.step(step) for row in batch.rows.tolist()) == sorted(data.step_rows(step))
+
+
+def test_once_is_every_example_once() -> None:
+    assert sorted(row for batch in batches().once() for row in batch.rows.tolist()) == list(range(len(LENGTHS)))
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 7])
+def test_rows_of_are_those_the_steps_touch(num_steps: int) -> None:
+    data = batches()
+    touched = {row for step in range(num_steps) for row in data.step_rows(step)}
+    assert data.rows_of(num_steps) == sorted(touched)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 3), (2, 6), (0.5, 2), (0.01, 1), (4, 11)])
+def test_steps_of_so_many_passes(epochs: float, steps: int) -> None:
+    assert batches(size=4).num_steps(TrainConfig(epochs=epochs)) == steps
+
+
+def test_max_steps_is_the_number_of_steps() -> None:
+    assert batches().num_steps(TrainConfig(max_steps=5)) == 5
+
+
+def test_shuffled_is_pure_and_changes_with_seed_and_epoch() -> None:
+    first = shuffled(50, 1, 2).tolist()
+    shuffled.cache_clear()
+    assert shuffled(50, 1, 2).tolist() == first
+    assert sorted(first) == list(range(50))
+    assert shuffled(50, 1, 3).tolist() != first != shuffled(50, 2, 2).tolist()
+
+
+def test_lengths_count_a_shared_prompt_once() -> None:
+    pair = Example(np.arange(5), (np.arange(3), np.arange(4)), None, Source("rows.jsonl", 1), (True, True))
+    assert laid_out_length(pair) == 12

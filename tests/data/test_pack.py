@@ -1,0 +1,134 @@
+"""Rows by hand. Prompt 10 11 12, completions 20 21 and 30; prompt 40 41, completions 50 and 60 61 (C = 4)."""
+
+import numpy as np
+import pytest
+import torch
+
+from alignment.config.vocabulary import Layout
+from alignment.data.pack import PADDING, Batch, laid_out_length, pack
+from alignment.data.records import Source
+from alignment.data.tokenize import Example
+
+
+def example(prompt: list[int], *completions: list[int], margin: float | None = None) -> Example:
+    return Example(
+        prompt_ids=np.array(prompt, dtype=np.int32),
+        completion_ids=tuple(np.array(ids, dtype=np.int32) for ids in completions),
+        margin=margin,
+        source=Source("rows.jsonl", 1),
+        finished=(True,) * len(completions),
+    )
+
+
+FIRST = example([10, 11, 12], [20, 21], [30], margin=3.0)
+SECOND = example([40, 41], [50], [60, 61], margin=0.0)
+
+
+def packed(*examples: Example, layout: Layout = Layout.shared, pad_id: int = 9) -> Batch:
+    return pack(examples, range(len(examples)), layout=layout, pad_id=pad_id)
+
+
+def test_shared_layout_by_hand() -> None:
+    batch = packed(FIRST, SECOND)
+    assert batch.input_ids.tolist() == [[10, 11, 12, 20, 21, 30], [40, 41, 50, 60, 61, 9]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3], [0, 1, 2, 2, 3, 0]]
+    assert batch.groups.tolist() == [[0] * 6, [1] * 5 + [PADDING]]
+    assert batch.branches.tolist() == [[0, 0, 0, 1, 1, 2], [0, 0, 1, 2, 2, 0]]
+    assert batch.positions.tolist() == [2, 3, 2, 7, 7, 9]
+    assert batch.targets.tolist() == [20, 21, 30, 50, 60, 61]
+    assert batch.lengths.tolist() == [2, 1, 1, 2]
+    assert batch.last.tolist() == [4, 5, 8, 10]
+    assert batch.prompt_positions.tolist() == [0, 1, 6]
+    assert batch.prompt_targets.tolist() == [11, 12, 41]
+    assert batch.prompt_lengths.tolist() == [2, 1]
+    assert batch.shared
+
+
+def test_separate_layout_by_hand() -> None:
+    batch = packed(FIRST, SECOND, layout=Layout.separate)
+    assert batch.input_ids.tolist() == [
+        [10, 11, 12, 20, 21],
+        [10, 11, 12, 30, 9],
+        [40, 41, 50, 9, 9],
+        [40, 41, 60, 61, 9],
+    ]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 0], [0, 1, 2, 0, 0], [0, 1, 2, 3, 0]]
+    assert (batch.groups != PADDING).sum(1).tolist() == [5, 4, 3, 4]
+    assert batch.positions.tolist() == [2, 3, 7, 11, 16, 17]
+    assert batch.targets.tolist() == [20, 21, 30, 50, 60, 61]
+    assert batch.last.tolist() == [4, 8, 12, 18]
+    assert batch.prompt_positions.tolist() == [0, 1, 10]
+    assert batch.prompt_targets.tolist() == [11, 12, 41]
+    assert not batch.shared
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_examples_rows_and_margins(layout: Layout) -> None:
+    batch = pack([SECOND, FIRST], [7, 3], layout=layout, pad_id=0)
+    assert batch.rows.tolist() == [7, 3]
+    assert batch.margins is not None and batch.margins.tolist() == [0.0, 3.0]
+    assert batch.margins.dtype == torch.float32
+    assert (batch.replies, batch.num_tokens) == (2, 6)
+    for name in ("input_ids", "position_ids", "positions", "targets", "last", "lengths", "prompt_positions", "rows"):
+        assert getattr(batch, name).dtype == torch.long
+
+
+def test_no_margins_where_the_data_carry_none() -> None:
+    assert packed(example([1, 2], [3])).margins is None
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+@pytest.mark.parametrize("pad_id", [0, 21, 61])
+def test_each_position_is_the_token_before_its_target(layout: Layout, pad_id: int) -> None:
+    """The token that predicts is the branch's previous one, or the prompt's last; whatever the pad's id."""
+    batch = packed(FIRST, SECOND, example([70], [71, 72], [73], margin=1.0), layout=layout, pad_id=pad_id)
+    ids = batch.input_ids.flatten()
+    assert ids[batch.positions].tolist() == [12, 20, 12, 41, 41, 60, 70, 71, 70]
+    assert ids[batch.last].tolist() == [21, 30, 50, 61, 72, 73]
+    assert ids[batch.prompt_positions].tolist() == [10, 11, 40]
+    assert batch.prompt_lengths.tolist() == [2, 1, 0]
+
+
+def test_short_examples_share_a_row_first_fit() -> None:
+    # Lengths 6, 2, 4, 3, 5 in rows of 6, longest first: 6 | 5 | 4 + 2 | 3.
+    batch = packed(*(example([i * 10], list(range(i * 10 + 1, i * 10 + n))) for i, n in enumerate([6, 2, 4, 3, 5], 1)))
+    assert batch.input_ids.tolist() == [
+        [10, 11, 12, 13, 14, 15],
+        [50, 51, 52, 53, 54, 9],
+        [20, 21, 30, 31, 32, 33],
+        [40, 41, 42, 9, 9, 9],
+    ]
+    assert batch.groups[2].tolist() == [1, 1, 2, 2, 2, 2]
+    assert batch.position_ids[2].tolist() == [0, 1, 0, 1, 2, 3]
+    assert batch.targets.tolist() == [11, 12, 13, 14, 15, 21, 31, 32, 33, 41, 42, 51, 52, 53, 54]
+
+
+def test_sums_and_tables_of_completions() -> None:
+    batch = packed(FIRST, SECOND)
+    values = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    assert batch.sum_by_completion(values).tolist() == [3.0, 4.0, 8.0, 48.0]
+    assert batch.completion_mask().tolist() == [[True, True], [True, False], [True, False], [True, True]]
+    assert batch.by_completion(values).tolist() == [[1.0, 2.0], [4.0, 0.0], [8.0, 0.0], [16.0, 32.0]]
+    assert batch.sum_by_prompt(torch.tensor([1.0, 2.0, 4.0])).tolist() == [3.0, 4.0]
+
+
+def test_a_prompt_of_one_token_predicts_none_of_its_own() -> None:
+    batch = packed(example([1], [2, 3]), example([4, 5], [6]))
+    assert batch.sum_by_prompt(torch.tensor([7.0])).tolist() == [0.0, 7.0]
+
+
+def test_laid_out_length() -> None:
+    assert laid_out_length(FIRST) == 6
+
+
+def test_one_batch_has_one_number_of_completions() -> None:
+    with pytest.raises(ValueError, match="same number of completions"):
+        packed(FIRST, example([1], [2]))
+
+
+def test_to_moves_and_keeps_everything() -> None:
+    batch = packed(FIRST, SECOND)
+    moved = batch.to(torch.device("meta"))
+    assert moved.input_ids.device.type == moved.prompt_targets.device.type == "meta"
+    assert moved.margins is not None and moved.margins.device.type == "meta"
+    assert moved.shared

@@ -1,0 +1,161 @@
+"""LoRA: nothing at first, off is the base, merged is on."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from alignment.config.parts import LoraConfig, ModelConfig
+from alignment.config.vocabulary import Layout
+from alignment.data.pack import Batch, pack
+from alignment.data.records import Source
+from alignment.data.tokenize import Example
+from alignment.models.adapters import adapter_off, lora_layers
+from alignment.models.load import load_language_model, load_scalar_model, save_model
+from alignment.models.readout import sequence_scores, token_logprobs
+from alignment.models.roles import AdapterOff, FrozenCopy, reference_of
+
+GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
+PROMPT, REPLY = [5, 6, 7, 8], [9, 10, 2]
+
+
+@pytest.fixture
+def batch() -> Batch:
+    row = Example(np.array(PROMPT), (np.array(REPLY),), None, Source("rows.jsonl", 1), (True,))
+    return pack([row], [0], layout=Layout.shared, pad_id=0)
+
+
+@pytest.fixture(params=["llama, tied", "llama", "gpt2"])
+def init(request: pytest.FixtureRequest, tiny_init: dict[str, Any]) -> dict[str, Any]:
+    return {"llama, tied": tiny_init | {"tie_word_embeddings": True}, "llama": tiny_init, "gpt2": GPT2}[request.param]
+
+
+def seeded(load: Any, init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, **lora: Any) -> Any:
+    torch.manual_seed(0)
+    model = load(ModelConfig(init=init, lora=LoraConfig(**lora)), tokenizer)
+    return model
+
+
+def stir(model: nn.Module) -> None:
+    """Give the adapter weights that do something."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+@torch.no_grad()
+def logprobs(model: nn.Module, batch: Batch) -> Tensor:
+    return token_logprobs(model, batch)
+
+
+def test_a_new_adapter_changes_nothing(init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, batch: Batch) -> None:
+    base, lora = seeded(load_language_model, init, tokenizer), seeded(load_language_model, init, tokenizer, rank=4)
+    torch.testing.assert_close(logprobs(lora, batch), logprobs(base, batch))
+
+
+def test_only_the_adapter_trains(init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, batch: Batch) -> None:
+    model = seeded(load_language_model, init, tokenizer, rank=4)
+    token_logprobs(model, batch).sum().backward()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained and all(".lora_" in name for name in trained)
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == trained
+
+
+def test_adapter_off_is_the_base(init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, batch: Batch) -> None:
+    base, lora = seeded(load_language_model, init, tokenizer), seeded(load_language_model, init, tokenizer, rank=4)
+    stir(lora)
+    on = logprobs(lora, batch)
+    assert (on - logprobs(base, batch)).abs().max() > 0.01
+    with adapter_off(lora.hf):
+        torch.testing.assert_close(logprobs(lora, batch), logprobs(base, batch))
+    assert torch.equal(logprobs(lora, batch), on)
+    assert all(p.requires_grad == (".lora_" in name) for name, p in lora.named_parameters())
+
+
+def test_the_reference_of_an_adapter_is_its_base(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, batch: Batch
+) -> None:
+    policy = seeded(load_language_model, tiny_init, tokenizer, rank=4)
+    before = logprobs(policy, batch)
+    reference = reference_of(policy)
+    assert isinstance(reference, AdapterOff)
+    stir(policy)
+    assert torch.equal(reference.logprobs(batch, 1.0), before)
+
+
+def test_the_reference_of_a_whole_model_is_a_frozen_copy(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, batch: Batch
+) -> None:
+    policy = seeded(load_language_model, tiny_init, tokenizer)
+    before = logprobs(policy, batch)
+    reference = reference_of(policy)
+    assert isinstance(reference, FrozenCopy)
+    assert not any(p.requires_grad for p in reference.model.parameters())
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.1)
+    assert torch.equal(reference.logprobs(batch, 1.0), before)
+    assert not torch.equal(logprobs(policy, batch), before)
+    assert not torch.equal(reference.logprobs(batch, 0.5), before)
+
+
+def test_saved_model_is_the_base_with_its_adapter_added(
+    init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, batch: Batch, tmp_path: Path
+) -> None:
+    model = seeded(load_language_model, init, tokenizer, rank=4)
+    stir(model)
+    on = logprobs(model, batch)
+    save_model(model, tokenizer, tmp_path)
+    assert torch.equal(logprobs(model, batch), on)  # saving does not touch the model
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert not lora_layers(plain)
+    ids = torch.tensor([PROMPT + REPLY])
+    want = plain(ids).logits[0, 3:-1].log_softmax(-1).gather(-1, ids[0, 4:, None])[:, 0]
+    torch.testing.assert_close(on, want, rtol=1e-5, atol=1e-5)
+    again = load_language_model(ModelConfig(path=str(tmp_path)), tokenizer)
+    torch.testing.assert_close(logprobs(again, batch), on, rtol=1e-5, atol=1e-5)
+
+
+def test_a_scalar_head_is_trained_in_full_beside_the_adapter(
+    init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, batch: Batch, tmp_path: Path
+) -> None:
+    model = seeded(load_scalar_model, init, tokenizer, rank=4)
+    assert {name for name, p in model.named_parameters() if p.requires_grad and ".lora_" not in name} == {
+        "hf.score.weight"
+    }
+    stir(model)
+    with torch.no_grad():
+        on = sequence_scores(model, batch)
+    save_model(model, tokenizer, tmp_path)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(plain(torch.tensor([PROMPT + REPLY])).logits[:, 0], on, rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_checkpointing_reaches_the_adapter(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, batch: Batch
+) -> None:
+    """With all weights frozen, checkpointed layers would see no input that needs a gradient."""
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        config = ModelConfig(init=tiny_init, lora=LoraConfig(rank=4), gradient_checkpointing=checkpointing)
+        model = load_language_model(config, tokenizer).train()
+        stir(model)
+        token_logprobs(model, batch).sum().backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient)
+
+
+def test_targets_name_the_modules(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
+    model = seeded(load_language_model, tiny_init, tokenizer, rank=4, targets=["q_proj", "v_proj"])
+    assert len(lora_layers(model.hf)) == 4  # of two layers
+    everything = seeded(load_language_model, tiny_init, tokenizer, rank=4)
+    assert len(lora_layers(everything.hf)) == 14  # seven a layer, and not the head of the vocabulary

@@ -1,0 +1,169 @@
+"""Logits in chunks, temperature, entropy; what a training forward may not change."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.parts import ConfigError, ModelConfig
+from alignment.config.vocabulary import Layout, Precision
+from alignment.data.pack import Batch, pack
+from alignment.data.records import Source
+from alignment.data.tokenize import Example
+from alignment.distributed.engine import autocast
+from alignment.models import heads
+from alignment.models.heads import LanguageModel
+from alignment.models.load import load_language_model, load_scalar_model
+from alignment.models.readout import sequence_scores, token_logprobs, token_logprobs_and_entropy
+
+
+@pytest.fixture
+def model(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
+    torch.manual_seed(0)
+    return load_language_model(ModelConfig(init=tiny_init), tokenizer)
+
+
+@pytest.fixture
+def batch() -> Batch:
+    rng = np.random.default_rng(0)
+    shapes = [(6, 5, 9), (3, 4, 2), (8, 6, 3)]
+    drawn = [[rng.integers(3, 2000, n).astype(np.int32) for n in shape] for shape in shapes]
+    rows = [Example(ids[0], tuple(ids[1:]), None, Source("rows.jsonl", 1), (True, True)) for ids in drawn]
+    return pack(rows, range(3), layout=Layout.shared, pad_id=0)
+
+
+def gradients(model: torch.nn.Module, values: Tensor) -> dict[str, Tensor]:
+    model.zero_grad(set_to_none=True)
+    values.square().sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def logits(model: LanguageModel, batch: Batch) -> Tensor:
+    """[T, V] float64: what each completion token was drawn from, made without our head."""
+    hidden = heads.trunk_output(model.hf, batch)[batch.positions]
+    weight: Any = model.hf.get_output_embeddings()
+    return (hidden @ weight.weight.T).double()
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 29, 30])
+def test_chunks_change_nothing(model: LanguageModel, batch: Batch, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert batch.num_tokens == 29
+    whole = token_logprobs(model, batch)
+    want = gradients(model, whole)
+    monkeypatch.setattr(heads, "CHUNK", chunk)
+    cut = token_logprobs(model, batch)
+    torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-6)
+    for name, gradient in gradients(model, cut).items():
+        torch.testing.assert_close(gradient, want[name], rtol=1e-5, atol=1e-5 * want[name].abs().max().item())
+
+
+def test_no_logits_larger_than_a_chunk_exist(
+    model: LanguageModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in the forward nor, made again, in the backward pass; and they are made again."""
+    monkeypatch.setattr(heads, "CHUNK", 8)
+    sizes: list[int] = []
+    head = model.hf.get_output_embeddings()
+    head.register_forward_hook(lambda _module, _args, output: sizes.append(len(output)))
+    logprobs = token_logprobs(model, batch)
+    assert sizes == [8, 8, 8, 5]
+    logprobs.sum().backward()
+    assert sorted(sizes) == sorted([8, 8, 8, 5] * 2)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_temperature_divides_the_logits(model: LanguageModel, batch: Batch, temperature: float) -> None:
+    want = (logits(model, batch) / temperature).log_softmax(-1).gather(-1, batch.targets[:, None])[:, 0]
+    got = token_logprobs(model, batch, temperature=temperature)
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_entropy(model: LanguageModel, batch: Batch, temperature: float) -> None:
+    logprobs, entropy = token_logprobs_and_entropy(model, batch, temperature=temperature)
+    log_p = (logits(model, batch) / temperature).log_softmax(-1)
+    torch.testing.assert_close(entropy.double(), -(log_p.exp() * log_p).sum(-1), rtol=1e-5, atol=1e-5)
+    assert not entropy.requires_grad
+    torch.testing.assert_close(logprobs, token_logprobs(model, batch, temperature=temperature))
+
+
+def test_entropy_of_equal_logits_is_log_of_the_vocabulary(model: LanguageModel, batch: Batch) -> None:
+    torch.nn.init.zeros_(model.hf.get_output_embeddings().weight)
+    _, entropy = token_logprobs_and_entropy(model, batch)
+    torch.testing.assert_close(entropy, torch.full_like(entropy, np.log(2048)))
+
+
+def test_gradient_checkpointing_changes_nothing(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, model: LanguageModel, batch: Batch
+) -> None:
+    again = load_language_model(ModelConfig(init=tiny_init, gradient_checkpointing=True), tokenizer)
+    again.load_state_dict(model.state_dict())
+    again.train()
+    calls: list[int] = []
+    layer: Any = again.hf.base_model.layers[0].self_attn
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    want = gradients(model.train(), token_logprobs(model, batch))
+    got = gradients(again, token_logprobs(again, batch))
+    assert len(calls) == 2  # it did checkpoint
+    assert got.keys() == want.keys()
+    for name, gradient in got.items():
+        torch.testing.assert_close(gradient, want[name], rtol=1e-6, atol=1e-6)
+
+
+def test_bfloat16_is_near(model: LanguageModel, batch: Batch) -> None:
+    exact = token_logprobs(model, batch)
+    want = gradients(model, exact)
+    with autocast(torch.device("cpu"), Precision.bfloat16):
+        rough = token_logprobs(model, batch)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.3)
+    got = gradients(model, rough)
+    flat = [torch.cat([g.flatten() for g in grads.values()]) for grads in (got, want)]
+    assert torch.cosine_similarity(*flat, dim=0) > 0.99
+    assert all(gradient.dtype == torch.float32 for gradient in got.values())
+
+
+NOISY = [
+    ({"attention_dropout": 0.5}, {}),
+    ({}, {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 4, "resid_pdrop": 0.5, "attn_pdrop": 0.5}),
+    ({}, {"model_type": "opt", "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 1, "num_attention_heads": 4,
+          "word_embed_proj_dim": 32, "dropout": 0.5}),
+    ({}, {"model_type": "mixtral", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+          "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4, "router_jitter_noise": 0.5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("added", "other"), NOISY)
+def test_two_training_forwards_are_the_same(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, batch: Batch, added: dict, other: dict
+) -> None:
+    """Whatever a model's config says of dropout: PPO's ratio must be 1 before the first step."""
+    for load, read_out in ((load_language_model, token_logprobs), (load_scalar_model, sequence_scores)):
+        model = load(ModelConfig(init=other or {**tiny_init, **added}), tokenizer).train()
+        assert torch.equal(read_out(model, batch), read_out(model, batch))
+
+
+def test_a_model_without_a_scalar_head_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    with pytest.raises(ConfigError, match=r"scalar head named `score`, got a Bert"):
+        load_scalar_model(ModelConfig(init={"model_type": "bert", **sizes}), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("init", "why"),
+    [
+        ({"model_type": "bert"}, "logits of BertLMHeadModel"),  # a layer between body and head
+        ({"model_type": "hyperclovax", "num_key_value_heads": 4, "logits_scaling": 3.0}, "logits of HyperCLOVAX"),
+        ({"model_type": "bert-generation"}, "sees all"),  # an encoder
+    ],
+)
+def test_logits_that_are_not_ours_to_make_are_refused(
+    tokenizer: PreTrainedTokenizerBase, init: dict[str, Any], why: str
+) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    with pytest.raises(ConfigError, match=why):
+        load_language_model(ModelConfig(init={**sizes, **init}), tokenizer)

@@ -1,0 +1,244 @@
+"""What PPO learns from, complete when born; and its first inner step, where the policy is still the one that acted."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.parts import (
+    BatchConfig,
+    DataConfig,
+    DistributedConfig,
+    GenerationConfig,
+    LoraConfig,
+    ModelConfig,
+    SourceConfig,
+    TrainConfig,
+)
+from alignment.config.tasks import AdvantageConfig, CriticConfig, InnerConfig, KLConfig, PPOConfig, ScorerConfig
+from alignment.config.vocabulary import Device, Format, Layout, Precision
+from alignment.data.experience import Experience
+from alignment.distributed.engine import TorchEngine
+from alignment.losses import KLEstimator, kl_estimate
+from alignment.models.load import load_critic, load_language_model
+from alignment.models.readout import token_logprobs
+from alignment.models.roles import reference_of
+from alignment.rollout.experience import Roles, make_experience
+from alignment.rollout.samples import Samples
+from alignment.training.objectives import Actor, Critic
+from alignment.training.optim import build_optimizer
+from alignment.training.ppo import learn
+from alignment.training.step import to_floats, train_step
+
+SamplesOf = Callable[[list[list[str]]], Samples]
+TEXTS = [["a", "bbb"], ["CCCCCC", "d"], ["ee", "fffff"], ["g", "h"], ["iiii", "jj"]]
+SCORES = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 2.0], [0.0, 1.0], [4.0, -3.0]])
+
+
+def ppo_config(tiny_init: dict[str, Any], **parts: Any) -> PPOConfig:
+    settings: dict[str, Any] = {
+        "model": ModelConfig(init=tiny_init),
+        "data": DataConfig(format=Format.world, train=SourceConfig(limit=5)),
+        "batch": BatchConfig(size=5, max_tokens=40),
+        "train": TrainConfig(max_steps=1, learning_rate=0.01),
+        "reward": ScorerConfig(function="alignment.world.gold"),
+        "critic": CriticConfig(learning_rate=0.01),
+        "ppo": InnerConfig(epochs=2, mini_batches=2, replies=2),
+        "kl": KLConfig(weight=0.3),
+        "advantage": AdvantageConfig(gamma=1.0, lam=0.95),
+        "generation": GenerationConfig(temperature=0.8),
+        "distributed": DistributedConfig(device=Device.cpu),
+    }
+    return PPOConfig(**settings | parts)
+
+
+def build_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Roles:
+    torch.manual_seed(0)
+    policy = load_language_model(config.model, tokenizer)
+    reference = reference_of(policy)
+    critic = load_critic(None, config.model, policy, tokenizer)
+
+    def engine(model: Any) -> TorchEngine:
+        optimizer, scheduler = build_optimizer(model, config.train, num_steps=4, learning_rate=0.01)
+        return TorchEngine(model, optimizer, scheduler, config=config.distributed, max_grad_norm=1.0)
+
+    return Roles(engine(policy), engine(critic), reference)
+
+
+def move(roles: Roles) -> None:
+    """Take the policy away from its reference."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in roles.actor.model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+
+
+def made(roles: Roles, samples: Samples, config: PPOConfig, seed: int = 0) -> tuple[list[list[Experience]], Any]:
+    return make_experience(roles, samples, SCORES, config, pad_id=0, seed=seed)
+
+
+def of_replies(mini_batches: list[list[Experience]], name: str) -> dict[tuple[int, int], Tensor]:
+    """(prompt, reply) -> the tokens' old_logprobs, values, advantages or returns."""
+    found = {}
+    for experience in (piece for mini_batch in mini_batches for piece in mini_batch):
+        pieces = getattr(experience, name).split(experience.batch.lengths.tolist())
+        keys = [(row, k) for row in experience.batch.rows.tolist() for k in range(2)]
+        assert not found.keys() & set(keys)
+        found |= dict(zip(keys, pieces, strict=True))
+    return found
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "bfloat16": {"distributed": DistributedConfig(device=Device.cpu, precision=Precision.bfloat16)},
+    "separate rows": {"batch": BatchConfig(size=5, max_tokens=40, layout=Layout.separate)},
+    "adapter": {"lora": LoraConfig(rank=4)},
+    "checkpointed": {"gradient_checkpointing": True},
+    "dropout in the model's config": {"attention_dropout": 0.5},
+}
+
+
+def variant(tiny_init: dict[str, Any], name: str) -> PPOConfig:
+    parts = dict(VARIANTS[name])
+    init = tiny_init | {"attention_dropout": parts.pop("attention_dropout", 0.0)}
+    of_model = {key: parts.pop(key) for key in ("lora", "gradient_checkpointing") if key in parts}
+    return ppo_config(init, model=ModelConfig(init=init, **of_model), **parts)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_first_inner_step_has_ratio_one_and_no_kl(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf, name: str, mode: str
+) -> None:
+    """Bit for bit, in whatever mode generation left the models; and the first iteration is at its reference."""
+    config = variant(tiny_init, name)
+    roles = build_roles(config, tokenizer)
+    for engine in (roles.actor, roles.critic):
+        engine.model.train(mode == "train")
+    mini_batches, metrics = made(roles, samples_of(TEXTS), config)
+    assert metrics["kl"].total.item() == 0.0 and metrics["kl"].count.item() == 10
+    assert len(mini_batches) == 2 and sum(map(len, mini_batches)) > 2
+    actor, critic = Actor(config.loss.policy, 0.8), Critic(config.loss.value)
+    roles.actor.model.train()
+    roles.critic.model.train()
+    for experience in (piece for mini_batch in mini_batches for piece in mini_batch):
+        with roles.actor.precision():
+            now = token_logprobs(roles.actor.model, experience.batch, temperature=0.8)
+            output = actor(roles.actor.model, experience)
+        assert torch.equal(now, experience.old_logprobs)
+        assert output.metrics["policy/ratio"].total.item() == experience.num_tokens
+        assert output.metrics["policy/clip_fraction"].total.item() == 0
+        assert output.metrics["policy/approx_kl"].total.item() == 0
+        with roles.critic.precision():
+            value = critic(roles.critic.model, experience)
+        assert value.metrics["value/drift"].total.item() == value.metrics["value/clip_fraction"].total.item() == 0
+
+
+@pytest.mark.parametrize("estimator", list(KLEstimator))
+def test_returns_add_up_to_the_score_less_its_kl(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf, estimator: KLEstimator
+) -> None:
+    """With gamma = lam = 1 the return of a token is the sum of the rewards from it on."""
+    advantage = AdvantageConfig(gamma=1.0, lam=1.0, whiten=False)
+    config = ppo_config(tiny_init, advantage=advantage, kl=KLConfig(weight=0.3, estimator=estimator))
+    roles = build_roles(config, tokenizer)
+    move(roles)
+    mini_batches, metrics = made(roles, samples_of(TEXTS), config)
+    returns, kls = of_replies(mini_batches, "returns"), {}
+    log_ratios = []
+    for experience in (piece for mini_batch in mini_batches for piece in mini_batch):
+        reference = roles.reference.logprobs(experience.batch, 0.8)
+        kl = kl_estimate(experience.old_logprobs, reference, estimator).split(experience.batch.lengths.tolist())
+        keys = [(row, k) for row in experience.batch.rows.tolist() for k in range(2)]
+        kls |= dict(zip(keys, kl, strict=True))
+        log_ratios.append(experience.batch.sum_by_completion(experience.old_logprobs - reference))
+        torch.testing.assert_close(experience.advantages + experience.values, experience.returns)
+    assert len(returns) == 10
+    for (row, k), found in returns.items():
+        left = kls[row, k].flip(0).cumsum(0).flip(0)  # of this token and those after it
+        torch.testing.assert_close(found, SCORES[row, k] - 0.3 * left, rtol=1e-5, atol=1e-5)
+        assert left.abs().max() > 1e-3
+    assert metrics["kl"].mean().item() == pytest.approx(torch.cat(log_ratios).mean().item(), rel=1e-5)
+    lengths = [len(ids) for example in samples_of(TEXTS).examples for ids in example.completion_ids]
+    assert metrics["length"].mean().item() == pytest.approx(sum(lengths) / 10)
+
+
+def test_advantages_by_hand(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf
+) -> None:
+    """At the reference the only reward is the score, at the last token: A_t = sum (gamma lam)^k delta_{t+k}."""
+    config = ppo_config(tiny_init, advantage=AdvantageConfig(gamma=0.9, lam=0.7, whiten=False))
+    roles = build_roles(config, tokenizer)
+    mini_batches, _ = made(roles, samples_of(TEXTS), config)
+    values, advantages = of_replies(mini_batches, "values"), of_replies(mini_batches, "advantages")
+    for (row, k), found in advantages.items():
+        value = [*values[row, k].tolist(), 0.0]
+        rewards = [0.0] * (len(value) - 2) + [SCORES[row, k].item()]
+        deltas = [r + 0.9 * value[t + 1] - value[t] for t, r in enumerate(rewards)]
+        want = [sum((0.9 * 0.7) ** (s - t) * deltas[s] for s in range(t, len(deltas))) for t in range(len(deltas))]
+        assert found.tolist() == pytest.approx(want, rel=1e-4, abs=1e-5)
+
+
+def test_whitening_is_over_the_whole_iteration(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf
+) -> None:
+    config = ppo_config(tiny_init)
+    raw = ppo_config(tiny_init, advantage=AdvantageConfig(gamma=1.0, lam=0.95, whiten=False))
+    roles = build_roles(config, tokenizer)
+    white, _ = made(roles, samples_of(TEXTS), config)
+    plain, _ = made(roles, samples_of(TEXTS), raw)
+    everything = torch.cat(list(of_replies(white, "advantages").values()))
+    assert everything.mean().item() == pytest.approx(0.0, abs=1e-5)
+    assert everything.std().item() == pytest.approx(1.0, rel=1e-4)
+    before = torch.cat(list(of_replies(plain, "advantages").values()))
+    torch.testing.assert_close(everything, (before - before.mean()) / before.std(), rtol=1e-4, atol=1e-5)
+    assert all(abs(torch.cat([e.advantages for e in mini_batch]).mean().item()) > 1e-3 for mini_batch in white)
+    for key, returns in of_replies(white, "returns").items():
+        torch.testing.assert_close(returns, of_replies(plain, "returns")[key])
+
+
+def test_mini_batches_share_out_the_prompts(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf
+) -> None:
+    config = ppo_config(tiny_init, ppo=InnerConfig(epochs=1, mini_batches=3, replies=2))
+    roles = build_roles(config, tokenizer)
+
+    def rows(seed: int) -> list[list[int]]:
+        mini_batches, _ = made(roles, samples_of(TEXTS), config, seed)
+        return [sorted(row for e in mini_batch for row in e.batch.rows.tolist()) for mini_batch in mini_batches]
+
+    assert sorted(row for mini_batch in rows(0) for row in mini_batch) == [0, 1, 2, 3, 4]
+    assert sorted(map(len, rows(0))) == [1, 2, 2]
+    assert rows(0) == rows(0)
+    assert len({str(rows(seed)) for seed in range(5)}) > 1
+
+
+def test_learning_steps_and_names(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf
+) -> None:
+    """epochs * mini_batches steps of each; the loss of the critic goes down; nothing is called by two names."""
+    config = ppo_config(tiny_init, ppo=InnerConfig(epochs=8, mini_batches=2, replies=2))
+    roles = build_roles(config, tokenizer)
+    mini_batches, _ = made(roles, samples_of(TEXTS), config)
+    metrics = learn(roles.actor, roles.critic, mini_batches, config, seed=0)
+    assert metrics["grad_norm"].count.item() == metrics["value/grad_norm"].count.item() == 16
+    tokens = sum(len(ids) for example in samples_of(TEXTS).examples for ids in example.completion_ids)
+    assert metrics["loss"].count.item() == metrics["value/loss"].count.item() == 8 * tokens
+    again = learn(roles.actor, roles.critic, mini_batches, config, seed=1)
+    assert to_floats(again)["value/error"] < to_floats(metrics)["value/error"]
+    assert to_floats(metrics)["policy/ratio"] != 1.0
+
+
+def test_first_policy_gradient_is_that_of_the_advantages(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf
+) -> None:
+    """At ratio 1 the clipped loss is minus the mean advantage, which whitening over all mini-batches makes 0."""
+    config = ppo_config(tiny_init, ppo=InnerConfig(epochs=1, mini_batches=1, replies=2))
+    roles = build_roles(config, tokenizer)
+    mini_batches, _ = made(roles, samples_of(TEXTS), config)
+    metrics = train_step(roles.actor, Actor(config.loss.policy, 0.8), mini_batches[0])
+    assert to_floats(metrics)["loss"] == pytest.approx(0.0, abs=1e-6)
+    assert to_floats(metrics)["grad_norm"] > 1e-2
