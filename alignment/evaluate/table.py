@@ -43,9 +43,13 @@ class Column:
 
     title: str
     unit: str
+    short: str
+    """The heading in a terminal, two short lines."""
     cells: list[Interval | float | None]
     scale: float = 1.0
     is_difference: bool = False
+    is_score: bool = False
+    """What methods are judged by: shown with its interval even where there is little room."""
 
     def texts(self) -> list[tuple[str, str]]:
         """(figure, interval) of each cell, all to the same number of decimals."""
@@ -88,18 +92,20 @@ def columns(evaluation: Evaluation, rows: list[MethodRow]) -> list[Column]:
     score, base = judge(evaluation), evaluation.baseline
     by_gold = score == "gold score"
     every = [
-        Column("Gold score", "mean", [row.gold for row in rows]),
-        Column("Learned reward", "mean", [row.reward for row in rows]),
+        Column("Gold score", "mean", "gold\nscore", [row.gold for row in rows], is_score=True),
+        Column("Learned reward", "mean", "learned\nreward", [row.reward for row in rows], is_score=True),
         Column(
             f"Difference in {score}",
             f"from {base}",
+            f"{score}\n- {base}",
             [row.gold_difference if by_gold else row.reward_difference for row in rows],
             is_difference=True,
+            is_score=True,
         ),
-        Column("Win rate", f"% against {base}", [row.win_rate for row in rows], scale=100),
-        Column(f"KL to {base}", "nats per reply", [row.kl for row in rows]),
-        Column("Reply length", "tokens", [row.length for row in rows]),
-        Column("Distinct bigrams", "% of all", [row.distinct_2 for row in rows], scale=100),
+        Column("Win rate", f"% against {base}", "win\n%", [row.win_rate for row in rows], scale=100),
+        Column(f"KL to {base}", "nats per reply", "KL\nnats", [row.kl for row in rows]),
+        Column("Reply length", "tokens", "length\ntokens", [row.length for row in rows]),
+        Column("Distinct bigrams", "% of all", "distinct\n2-grams %", [row.distinct_2 for row in rows], scale=100),
     ]
     return [column for column in every if any(cell is not None for cell in column.cells)]
 
@@ -112,7 +118,7 @@ def mark(difference: Interval) -> str:
 
 
 def terminal_table(evaluation: Evaluation) -> Table:
-    """The comparison for a terminal: each figure with its 95% interval beneath."""
+    """The comparison in 80 columns: scores with their 95% interval beneath; the report has the others' too."""
     rows = compare(evaluation)
     table = Table(
         box=SIMPLE_HEAD,
@@ -124,12 +130,12 @@ def terminal_table(evaluation: Evaluation) -> Table:
     table.add_column("Method")
     shown = columns(evaluation, rows)
     for column in shown:
-        table.add_column(Text(f"{column.title}\n{column.unit}"), justify="right")
+        table.add_column(Text(column.short), justify="right")
     texts = [column.texts() for column in shown]
     for index, row in enumerate(rows):
         cells = [Text(row.name + ("\nbaseline" if row.name == evaluation.baseline else ""))]
         for column, text in zip(shown, texts, strict=True):
-            cell, lines = column.cells[index], [part for part in text[index] if part]
+            cell, lines = column.cells[index], [part for part in text[index] if part][: 2 if column.is_score else 1]
             if column.is_difference and isinstance(cell, Interval):
                 lines.append(mark(cell))
             cells.append(Text("\n".join(lines)))

@@ -1,0 +1,54 @@
+"""Each tiny recipe on its own, through the installed command, for a few steps."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALL = ["data.train.limit=96", "data.eval.limit=16", "log.progress=false"]
+COMMAND = str(Path(sys.executable).with_name("alignment"))
+STEPS = ["train.max_steps=3", "train.eval_every=2"]
+
+
+def run(*words: str) -> str:
+    ran = subprocess.run([COMMAND, "run", *words], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("task", ["sft", "reward", "dpo", "orpo", "ppo"])
+def test_training_recipe(task, tmp_path):
+    run(f"tiny_{task}", *SMALL, *STEPS, f"output_dir={tmp_path}")
+    logged = rows(tmp_path)
+    assert [row["step"] for row in logged] == [1, 2, 3]
+    assert all("loss" in row and "lr" in row for row in logged)
+    assert [any(name.startswith("eval/") for name in row) for row in logged] == [False, True, True]
+    assert (tmp_path / "config.yaml").is_file()
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_preference_methods_share_their_metric_names(tmp_path):
+    shared = {"rewards/chosen", "rewards/rejected", "rewards/margin", "rewards/accuracy", "loss", "lr", "grad_norm"}
+    for task in ("reward", "dpo", "orpo"):
+        run(f"tiny_{task}", *SMALL, "train.max_steps=1", f"output_dir={tmp_path / task}")
+        assert shared <= rows(tmp_path / task)[0].keys()
+
+
+def test_rejection_then_evaluate(tmp_path):
+    run("tiny_sft", *SMALL, "train.max_steps=40", "data.train.limit=1000", f"output_dir={tmp_path / 'sft'}")
+    model = f"model.path={tmp_path / 'sft' / 'model'}"
+    run("tiny_rejection", model, "data.train.limit=16", "samples=4", f"output_dir={tmp_path / 'picked'}")
+    picked = [json.loads(line) for line in (tmp_path / "picked" / "selected.jsonl").read_text().splitlines()]
+    assert all(row["prompt"] and row["completion"] for row in picked)
+
+    runs = f"runs={{first: {tmp_path / 'sft'}, second: {tmp_path / 'sft' / 'model'}}}"
+    run("tiny_evaluate", runs, "baseline=first", "data.eval.limit=16", f"output_dir={tmp_path / 'compared'}")
+    first, second = json.loads((tmp_path / "compared" / "summary.json").read_text())["methods"]
+    assert first["gold"] == second["gold"]
+    assert (tmp_path / "compared" / "report.html").is_file()
