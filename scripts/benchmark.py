@@ -28,7 +28,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, SourceConfig, TrainConfig
-from alignment.config.vocabulary import BadRow, Format, Need
+from alignment.config.vocabulary import BadRow, Format, Layout, Need
 from alignment.data.batches import Batches
 from alignment.data.chat import ensure_template
 from alignment.data.load import Loaded, load_split
@@ -146,7 +146,7 @@ def our_step(
     train = TrainConfig(max_steps=10_000, learning_rate=1e-6)
     optimizer, scheduler = build_optimizer(model, train, num_steps=10_000, learning_rate=1e-6)
     engine = TorchEngine(model, optimizer, scheduler, config=DistributedConfig(), max_grad_norm=1.0)
-    batches = InOrder(loaded.examples, BatchConfig(size=SIZE), 0, tokenizer.pad_token_id)
+    batches = InOrder(loaded.examples, BatchConfig(size=SIZE, layout=Layout.shared), 0, tokenizer.pad_token_id)
     if method.startswith("dpo"):
         frozen = TorchEngine(deepcopy(model), optimizer, scheduler, config=DistributedConfig(), max_grad_norm=1.0)
         cached = reference_logprobs(frozen, batches, range(len(loaded.examples))) if "cached" in method else None

@@ -121,7 +121,7 @@ class BatchConfig:
     """Pairs, demonstrations or prompts a step, over all processes."""
     max_tokens: int = 8192
     """Tokens of one micro-batch, padding included. The gradient does not depend on it."""
-    layout: Layout = Layout.shared
+    layout: Layout = Layout.auto
 
     def __post_init__(self) -> None:
         require(self.size > 0, "batch.size must be > 0", self.size)

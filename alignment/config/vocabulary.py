@@ -9,8 +9,14 @@ class Attention(str, Enum):
 
 
 class Layout(str, Enum):
+    """How a prompt and its completions are laid out."""
+
+    auto = "auto"
+    """shared where the model reads a batch alike both ways, else separate, which is said."""
     shared = "shared"
+    """The prompt once, its completions as branches behind it, several prompts in a row."""
     separate = "separate"
+    """Each completion behind a copy of its prompt, in a row of its own."""
 
 
 class Schedule(str, Enum):

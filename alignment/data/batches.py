@@ -57,7 +57,7 @@ class Batches:
 def packed(examples: Sequence[Example], rows: Iterable[int], config: BatchConfig, pad_id: int) -> list[Batch]:
     """The examples at `rows`, cut into micro-batches and packed; each batch remembers its rows."""
     chosen = list(rows)
-    lengths = [laid_out_length(examples[row]) for row in chosen]
+    lengths = [laid_out_length(examples[row], config.layout) for row in chosen]
     return [
         pack([examples[chosen[i]] for i in piece], [chosen[i] for i in piece], layout=config.layout, pad_id=pad_id)
         for piece in cut(lengths, config.max_tokens)

@@ -83,9 +83,12 @@ def _segment_sums(values: Tensor, lengths: Tensor) -> Tensor:
     return values.new_zeros(len(lengths)).index_add(0, segment, values)
 
 
-def laid_out_length(example: Example) -> int:
-    """Tokens that an example takes in the shared layout."""
-    return len(example.prompt_ids) + sum(len(ids) for ids in example.completion_ids)
+def laid_out_length(example: Example, layout: Layout) -> int:
+    """Tokens that an example takes, the padding between its own rows included."""
+    lengths = [len(ids) for ids in example.completion_ids]
+    if layout is Layout.separate:
+        return len(lengths) * (len(example.prompt_ids) + max(lengths))
+    return len(example.prompt_ids) + sum(lengths)
 
 
 def pack(examples: Sequence[Example], rows: Sequence[int], *, layout: Layout, pad_id: int) -> Batch:
@@ -97,12 +100,14 @@ def pack(examples: Sequence[Example], rows: Sequence[int], *, layout: Layout, pa
         layout: `shared` lays a prompt out once; `separate` gives each completion its own copy and its own row.
         pad_id: fills the ends of rows; never read by attention or by a read-out.
     """
+    if layout is Layout.auto:
+        raise ValueError("a layout must be settled before anything is packed: see models/layout.py")
     if len({len(example.completion_ids) for example in examples}) != 1:
         raise ValueError("examples of one batch must have the same number of completions")
     builder = _Builder(pad_id)
     if layout is Layout.shared:
-        capacity = max(laid_out_length(example) for example in examples)
-        places = _first_fit([laid_out_length(example) for example in examples], capacity)
+        lengths = [laid_out_length(example, layout) for example in examples]
+        places = _first_fit(lengths, capacity=max(lengths))
         placed = [[(row, example.completion_ids)] for row, example in zip(places, examples, strict=True)]
     else:
         count = len(examples[0].completion_ids)

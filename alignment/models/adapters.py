@@ -28,7 +28,7 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
     inject_adapter_in_model(peft_config, hf)
     if head is not None:
         head.requires_grad_(True)
-    if hf.is_gradient_checkpointing:
+    if hf.is_activation_checkpointing:
         hf.enable_input_require_grads()
 
 

@@ -150,7 +150,7 @@ def _prepared(hf: PreTrainedModel, config: ModelConfig) -> PreTrainedModel:
             if isinstance(value, float) and ("drop" in name or "jitter" in name):
                 setattr(module, name, 0.0)
     if config.gradient_checkpointing:
-        hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        hf.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.lora.rank:
         add_adapter(hf, config.lora)
     return hf

@@ -1,7 +1,7 @@
 """What a reply is worth: a reward model's score, or a function's."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from alignment.data.records import Message
 from alignment.distributed.engine import autocast
 from alignment.distributed.world import pick_device
 from alignment.models.heads import ScalarModel
+from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_scalar_model, load_tokenizer
 from alignment.models.readout import sequence_scores
 from alignment.rollout.samples import Samples
@@ -84,6 +85,7 @@ def reward_model_scorer(
         raise ConfigError(f"reward.path must have the policy's tokenizer, got another one in {path!r}")
     model = load_scalar_model(settings, tokenizer).to(pick_device(distributed.device))
     freeze(model)
+    batch = replace(batch, layout=settle_layout(model, batch.layout))
     return RewardModelScorer(model, batch, distributed, tokenizer.pad_token_id)
 
 

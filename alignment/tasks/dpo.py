@@ -13,8 +13,8 @@ from alignment.training.reference import cache_file, reference_logprobs
 
 def run(config: DPOConfig, folder: Path) -> None:
     prepared = prepare(config, Need.pairs)
-    train, held_out = prepared.train, prepared.held_out
     model = load_language_model(config.model, prepared.tokenizer)
+    train, held_out = prepared.batches(model)
     num_steps = train.num_steps(config.train)
     engine = build_engine(model, config, num_steps=num_steps)
     cache = cache_file(model, train.examples, config, config.data.train.path)

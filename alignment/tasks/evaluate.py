@@ -1,6 +1,7 @@
 """Models side by side on held-out prompts: gold score, learned reward, KL to the baseline; a table and a report."""
 
 import json
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from alignment.evaluate.report import write_report
 from alignment.evaluate.results import Evaluation, MethodResult, RewardModelResult, TrainingRun
 from alignment.evaluate.table import summary, terminal_table
 from alignment.models.heads import LanguageModel
+from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_language_model, load_tokenizer
 from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.rollout.samples import Samples, sample
@@ -109,7 +111,9 @@ class Comparison:
     def _logprobs(self, model: LanguageModel, samples: Samples) -> torch.Tensor:
         """[G], the summed log-prob (nats) of each prompt's one reply."""
         table = torch.empty(len(samples.examples))
-        batches = packed(samples.examples, range(len(samples.examples)), self.config.batch, self.tokenizer.pad_token_id)
+        batch_config = replace(self.config.batch, layout=settle_layout(model, self.config.batch.layout))
+        rows = range(len(samples.examples))
+        batches = packed(samples.examples, rows, batch_config, self.tokenizer.pad_token_id)
         for batch in batches:
             batch = batch.to(self.device)
             with autocast(self.device, self.config.distributed.precision):
@@ -138,7 +142,7 @@ def _accuracy(
         return None
     device = pick_device(config.distributed.device)
     table = torch.empty(len(pairs.examples), 2)
-    batches = Batches(pairs.examples, config.batch, config.seed, tokenizer.pad_token_id).once()
+    batches = Batches(pairs.examples, scorer.batch, config.seed, tokenizer.pad_token_id).once()
     for batch in progress(batches, "reward model"):
         table[batch.rows] = sequence_scores(scorer.model, batch.to(device)).view(-1, 2).cpu()
     margins = [example.margin for example in pairs.examples]

@@ -3,7 +3,7 @@
 repeat:  replies ~ actor;  scores;  experience;  learn
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from alignment.data.batches import Batches
 from alignment.data.load import Loaded, load_split
 from alignment.losses import Mean
 from alignment.models.heads import LanguageModel
+from alignment.models.layout import settle_layout
 from alignment.models.load import load_critic, load_language_model, save_model
 from alignment.models.roles import reference_of
 from alignment.rollout.experience import Roles, make_experience
@@ -45,6 +46,7 @@ def run(config: PPOConfig, folder: Path) -> None:
     inner_steps = iterations * config.ppo.epochs * config.ppo.mini_batches
 
     policy = load_language_model(config.model, tokenizer)
+    config = replace(config, batch=replace(config.batch, layout=settle_layout(policy, config.batch.layout)))
     reference = reference_of(policy)
     value = load_critic(config.critic.path or config.reward.path, config.model, policy, tokenizer)
     actor = build_engine(policy, config, num_steps=inner_steps)

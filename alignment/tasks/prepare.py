@@ -1,6 +1,6 @@
 """What the tasks that train a model begin and end with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -13,6 +13,8 @@ from alignment.data.batches import Batches
 from alignment.data.chat import ensure_template
 from alignment.data.load import Loaded, load_split
 from alignment.distributed.engine import TorchEngine
+from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.layout import settle_layout
 from alignment.models.load import load_tokenizer
 from alignment.terminal import say
 from alignment.training.optim import build_optimizer
@@ -23,19 +25,23 @@ class Prepared:
     """Tokenizer and data, before any weights are loaded: the user's mistakes are found here."""
 
     tokenizer: PreTrainedTokenizerBase
-    train: Batches
-    held_out: Batches | None
+    train: Loaded
+    held_out: Loaded | None
+    config: TrainingConfig
+
+    def batches(self, model: LanguageModel | ScalarModel) -> tuple[Batches, Batches | None]:
+        """Training and held-out data in the layout that this model takes."""
+        batch = replace(self.config.batch, layout=settle_layout(model, self.config.batch.layout))
+        seed, pad_id = self.config.seed, self.tokenizer.pad_token_id
+        train = Batches(self.train.examples, batch, seed, pad_id)
+        return train, None if self.held_out is None else Batches(self.held_out.examples, batch, seed, pad_id)
 
 
 def prepare(config: TrainingConfig, need: Need) -> Prepared:
     tokenizer = prepare_tokenizer(config.model)
     train = required_split("train", config.data, tokenizer, need)
     held_out = said(load_split("eval", config.data, tokenizer, need), "eval")
-
-    def batches(data: Loaded) -> Batches:
-        return Batches(data.examples, config.batch, config.seed, tokenizer.pad_token_id)
-
-    return Prepared(tokenizer, batches(train), None if held_out is None else batches(held_out))
+    return Prepared(tokenizer, train, held_out, config)
 
 
 def prepare_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:

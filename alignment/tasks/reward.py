@@ -15,8 +15,8 @@ def run(config: RewardConfig, folder: Path) -> None:
     if config.data.margin.scale is MarginScale.none:
         say("data.margin.scale=none: the plain ranking loss, without margins")
     prepared = prepare(config, Need.pairs)
-    train, held_out = prepared.train, prepared.held_out
     model = load_scalar_model(config.model, prepared.tokenizer)
+    train, held_out = prepared.batches(model)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
     objective = RewardRanking(config.loss)
     fit(engine, objective, objective, train=train, held_out=held_out, config=config, folder=folder)

@@ -12,8 +12,8 @@ from alignment.training.objectives import SFT
 
 def run(config: SFTConfig, folder: Path) -> None:
     prepared = prepare(config, Need.demonstrations)
-    train, held_out = prepared.train, prepared.held_out
     model = load_language_model(config.model, prepared.tokenizer)
+    train, held_out = prepared.batches(model)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
     objective = SFT(config.loss)
     fit(engine, objective, objective, train=train, held_out=held_out, config=config, folder=folder)

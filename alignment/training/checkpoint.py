@@ -22,6 +22,7 @@ class Checkpoints:
         self.folder = folder
         self.config = config
         self.engines = engines
+        folder.mkdir(parents=True, exist_ok=True)
 
     def restore(self) -> int:
         """Load the newest checkpoint, if there is one to resume from; returns the steps it had done.

@@ -130,7 +130,7 @@ def assert_same(got: tuple[Tensor, dict[str, Tensor]], want: tuple[Tensor, dict[
         assert error < TOLERANCE, f"{name} differs by {error:.1e}"
 
 
-@pytest.mark.parametrize("layout", list(Layout))
+@pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
 @pytest.mark.parametrize(("name", "attention"), CASES)
 def test_token_logprobs(tokenizer: PreTrainedTokenizerBase, name: str, attention: Attention, layout: Layout) -> None:
     torch.manual_seed(0)
@@ -140,7 +140,7 @@ def test_token_logprobs(tokenizer: PreTrainedTokenizerBase, name: str, attention
     assert_same(with_gradients(model, token_logprobs(model, in_layout(layout))), want)
 
 
-@pytest.mark.parametrize("layout", list(Layout))
+@pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
 @pytest.mark.parametrize(("name", "attention"), [case for case in CASES if case[0] not in ("granite", "cohere")])
 def test_values_and_scores(tokenizer: PreTrainedTokenizerBase, name: str, attention: Attention, layout: Layout) -> None:
     torch.manual_seed(0)
@@ -151,7 +151,7 @@ def test_values_and_scores(tokenizer: PreTrainedTokenizerBase, name: str, attent
         assert_same(with_gradients(model, read_out(model, batch)), want)
 
 
-@pytest.mark.parametrize("layout", list(Layout))
+@pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
 def test_prompt_logprobs(tokenizer: PreTrainedTokenizerBase, layout: Layout) -> None:
     torch.manual_seed(0)
     model = load_language_model(config("llama", Attention.sdpa), tokenizer)
@@ -166,7 +166,7 @@ def test_prompt_logprobs(tokenizer: PreTrainedTokenizerBase, layout: Layout) -> 
         torch.testing.assert_close(completion, token_logprobs(model, batch), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("layout", list(Layout))
+@pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
 @pytest.mark.parametrize("pad_id", [0, 2, 50])
 def test_score_is_read_at_the_last_real_token_whatever_the_pad(
     tokenizer: PreTrainedTokenizerBase, layout: Layout, pad_id: int

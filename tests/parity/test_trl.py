@@ -21,7 +21,7 @@ from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, MarginConfig, ModelConfig, SourceConfig
-from alignment.config.vocabulary import Device, Format, MarginScale, Need
+from alignment.config.vocabulary import Device, Format, Layout, MarginScale, Need
 from alignment.data.batches import Batches
 from alignment.data.load import Loaded, load_split
 from alignment.distributed.engine import TorchEngine
@@ -132,7 +132,7 @@ def assert_same(ours: tuple[float, dict[str, Tensor]], theirs: tuple[float, dict
 
 
 def batches_of(loaded: Loaded) -> Batches:
-    return Batches(loaded.examples, BatchConfig(size=PAIRS, max_tokens=200), 0, pad_id=0)
+    return Batches(loaded.examples, BatchConfig(size=PAIRS, max_tokens=200, layout=Layout.shared), 0, pad_id=0)
 
 
 def build(load: Callable[..., Any], tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> Any:

@@ -1,6 +1,7 @@
 """The main job, whole, through the installed command: every method beats the SFT model by its learning."""
 
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -53,8 +54,7 @@ def test_the_report_stands_alone(folder):
     html = (folder / "evaluate" / "report.html").read_text()
     HTMLParser().feed(html)
     assert html.count("<svg") > 10
-    assert "http://" not in html.replace("http://www.w3.org", "")
-    assert "<script" not in html
+    assert not re.search(r"""(src|href)=["']?(https?:)?//|url\(["']?http|@import|<script""", html)
 
 
 def test_run_again_nothing_is_done_twice(folder):

@@ -42,7 +42,7 @@ def ppo_config(tiny_init: dict[str, Any], **parts: Any) -> PPOConfig:
     settings: dict[str, Any] = {
         "model": ModelConfig(init=tiny_init),
         "data": DataConfig(format=Format.world, train=SourceConfig(limit=5)),
-        "batch": BatchConfig(size=5, max_tokens=40),
+        "batch": BatchConfig(size=5, max_tokens=40, layout=Layout.shared),
         "train": TrainConfig(max_steps=1, learning_rate=0.01),
         "reward": ScorerConfig(function="alignment.world.gold"),
         "critic": CriticConfig(learning_rate=0.01),

@@ -57,7 +57,7 @@ def test_no_function_at_that_path(path: str) -> None:
         load_function(path, "reward.function")
 
 
-@pytest.mark.parametrize("layout", list(Layout))
+@pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
 def test_reward_model_scores_each_reply_as_it_would_alone(
     reward_folder: Path, tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf, layout: Layout
 ) -> None:

@@ -20,7 +20,7 @@ from alignment.config.parts import (
     TrainConfig,
 )
 from alignment.config.tasks import SFTConfig
-from alignment.config.vocabulary import Device, Format, Need
+from alignment.config.vocabulary import Device, Format, Layout, Need
 from alignment.data.batches import Batches
 from alignment.data.load import load_split
 from alignment.distributed.engine import TorchEngine
@@ -44,7 +44,7 @@ def config(tiny_init: dict[str, Any], folder: Path, *, log_every: int = 1, seed:
         data=DataConfig(
             format=Format.world, train=SourceConfig(limit=20), eval=SourceConfig(limit=5), max_prompt_length=64
         ),
-        batch=BatchConfig(size=6, max_tokens=300),
+        batch=BatchConfig(size=6, max_tokens=300, layout=Layout.shared),
         train=TrainConfig(max_steps=STEPS, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, eval_every=3),
         checkpoint=CheckpointConfig(every=2),
         log=LogConfig(every=log_every, progress=False),
@@ -143,7 +143,7 @@ def test_reference_table_holds_the_model_s_sums(
 ) -> None:
     """One row an example by its index, NaN where it was not asked for."""
     engine = descent()
-    batches = Batches(pairs, BatchConfig(size=2, max_tokens=60), 0, 0)
+    batches = Batches(pairs, BatchConfig(size=2, max_tokens=60, layout=Layout.shared), 0, 0)
     table = reference_logprobs(engine, batches, [1, 2, 4])
     assert table.isnan().all(1).tolist() == [True, False, False, True, False, True]
     for row in (1, 2, 4):

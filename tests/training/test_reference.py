@@ -7,7 +7,7 @@ import torch
 
 from alignment.config.parts import BatchConfig, DistributedConfig
 from alignment.config.tasks import ReferenceConfig
-from alignment.config.vocabulary import Device
+from alignment.config.vocabulary import Device, Layout
 from alignment.data.batches import Batches
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
@@ -24,7 +24,9 @@ def pair(seed: int) -> Example:
 
 @pytest.fixture
 def batches() -> Batches:
-    return Batches([pair(seed) for seed in range(6)], BatchConfig(size=2, max_tokens=40), 0, pad_id=0)
+    return Batches(
+        [pair(seed) for seed in range(6)], BatchConfig(size=2, max_tokens=40, layout=Layout.shared), 0, pad_id=0
+    )
 
 
 @pytest.fixture

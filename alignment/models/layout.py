@@ -1,0 +1,73 @@
+"""Which layout a model can take: asked of the model itself, by comparing one batch both ways."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignment.config.parts import ConfigError
+from alignment.config.vocabulary import Layout
+from alignment.data.pack import Batch, pack
+from alignment.data.records import Source
+from alignment.data.tokenize import Example
+from alignment.models.attention import check_branches
+from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.readout import token_logprobs, token_values
+from alignment.terminal import say
+
+TOLERANCE = 1e-3  # relative; float32 rounding is a thousand times smaller, a wrong mask a hundred times larger
+
+
+def settle_layout(model: LanguageModel | ScalarModel, asked: Layout) -> Layout:
+    """`shared` or `separate`. `auto` takes `shared` where the model reads a small batch alike both ways, and says so
+    where it does not.
+
+    Raises:
+        ConfigError: `shared` is asked for and the model cannot take it.
+    """
+    if asked is Layout.separate:
+        return Layout.separate
+    problem = _problem(model)
+    if problem is None:
+        return Layout.shared
+    if asked is Layout.shared:
+        raise ConfigError(f"batch.layout must be separate or auto for this model ({problem}), got 'shared'")
+    say(f"batch.layout: separate ({problem})")
+    return Layout.separate
+
+
+def _problem(model: LanguageModel | ScalarModel) -> str | None:
+    """Why the shared layout is not for this model; None where it is."""
+    try:
+        check_branches(model.hf)
+        shared, separate = (_read(model, _probe(model, layout)) for layout in (Layout.shared, Layout.separate))
+    except ConfigError as error:
+        return str(error)
+    difference = (shared - separate).abs().max() / separate.abs().max().clamp(min=1e-6)
+    if difference < TOLERANCE:
+        return None
+    return f"{type(model.hf).__name__} reads a batch in the shared layout differently, by {difference:.1e}"
+
+
+def _probe(model: LanguageModel | ScalarModel, layout: Layout) -> Batch:
+    """Two prompts with two completions each, in one row where the layout shares rows."""
+    rng = np.random.default_rng(0)
+    vocabulary = model.hf.config.get_text_config().vocab_size
+
+    def ids(length: int) -> np.ndarray:
+        return rng.integers(0, vocabulary, length).astype(np.int32)
+
+    examples = [
+        Example(ids(prompt), (ids(first), ids(second)), None, Source("probe", 1), (True, True))
+        for prompt, first, second in ((7, 5, 6), (3, 2, 3))
+    ]
+    device = next(model.parameters()).device
+    return pack(examples, [0, 1], layout=layout, pad_id=0).to(device)
+
+
+@torch.no_grad()
+def _read(model: LanguageModel | ScalarModel, batch: Batch) -> Tensor:
+    was_training = model.training
+    model.eval()
+    read = token_logprobs(model, batch) if isinstance(model, LanguageModel) else token_values(model, batch)
+    model.train(was_training)
+    return read

@@ -1,0 +1,56 @@
+"""`batch.layout=auto` asks the model, and never chooses wrongly in silence."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.parts import ConfigError, ModelConfig
+from alignment.config.vocabulary import Attention, Layout
+from alignment.models.heads import LanguageModel
+from alignment.models.layout import settle_layout
+from alignment.models.load import load_language_model, load_scalar_model
+
+# ALiBi counts distances in the row, whatever the positions say; its architecture takes no position ids.
+BLOOM = {"model_type": "bloom", "hidden_size": 32, "n_layer": 2, "n_head": 4}
+
+
+@pytest.mark.parametrize("load", [load_language_model, load_scalar_model])
+@pytest.mark.parametrize("asked", [Layout.auto, Layout.shared])
+def test_a_llama_takes_the_shared_layout(
+    load: Any, asked: Layout, tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, capsys: Any
+) -> None:
+    model = load(ModelConfig(init=tiny_init), tokenizer)
+    model.train()
+    assert settle_layout(model, asked) is Layout.shared
+    assert model.training
+    assert capsys.readouterr().out == ""
+
+
+def test_an_architecture_without_positions_gets_rows_of_its_own(
+    tokenizer: PreTrainedTokenizerBase, capsys: Any
+) -> None:
+    model = load_language_model(ModelConfig(init=BLOOM, attention=Attention.eager), tokenizer)
+    assert settle_layout(model, Layout.auto) is Layout.separate
+    assert capsys.readouterr().out.count("batch.layout: separate (") == 1
+    with pytest.raises(ConfigError, match=r"^batch.layout must be separate or auto .* got 'shared'$"):
+        settle_layout(model, Layout.shared)
+    assert settle_layout(model, Layout.separate) is Layout.separate
+
+
+def test_a_model_that_ignores_its_positions_is_found_by_its_numbers(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, capsys: Any
+) -> None:
+    """It promises everything, and reads the row's order all the same."""
+    model = load_language_model(ModelConfig(init=tiny_init), tokenizer)
+    rotary = model.hf.model.rotary_emb
+    told = rotary.forward
+
+    def ignoring(hidden: torch.Tensor, position_ids: torch.Tensor) -> Any:
+        return told(hidden, torch.arange(position_ids.shape[1]).expand_as(position_ids))
+
+    rotary.forward = ignoring
+    assert isinstance(model, LanguageModel)
+    assert settle_layout(model, Layout.auto) is Layout.separate
+    assert "in the shared layout differently" in capsys.readouterr().out.replace("\n", " ")
