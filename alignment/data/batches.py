@@ -23,10 +23,15 @@ class Batches:
     config: BatchConfig
     seed: int
     pad_id: int
+    rank: int = 0
+    num_ranks: int = 1
 
     def step(self, index: int) -> list[Batch]:
-        """The micro-batches of optimizer step `index` (from 0)."""
-        return packed(self.examples, self.step_rows(index), self.config, self.pad_id)
+        """This rank's micro-batches of optimizer step `index` (from 0); the ranks' together are the step's examples."""
+        rows = self.step_rows(index)
+        lengths = [laid_out_length(self.examples[row], self.config.layout) for row in rows]
+        pieces = deal(cut(lengths, self.config.max_tokens), lengths, self.num_ranks)[self.rank]
+        return [self._pack([rows[i] for i in piece]) for piece in pieces]
 
     def step_rows(self, index: int) -> list[int]:
         """The examples of optimizer step `index`, in the order of the shuffled passes."""
@@ -48,6 +53,10 @@ class Batches:
             return train.max_steps
         assert train.epochs is not None
         return max(1, int(np.ceil(train.epochs * len(self.examples) / self.config.size)))
+
+    def _pack(self, rows: list[int]) -> Batch:
+        examples = [self.examples[row] for row in rows]
+        return pack(examples, rows, layout=self.config.layout, pad_id=self.pad_id)
 
     def _row(self, place: int) -> int:
         epoch, index = divmod(place, len(self.examples))
@@ -84,3 +93,27 @@ def cut(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
             pieces.append([index])
             longest = lengths[index]
     return pieces
+
+
+def deal(pieces: list[list[int]], lengths: Sequence[int], num_ranks: int) -> list[list[list[int]]]:
+    """The micro-batches of each rank: equally many, since every rank must take part in every backward pass, and of
+    about equally many tokens. The fullest are halved until they can be dealt evenly.
+
+    Raises:
+        ValueError: there are not enough items to give every rank as many.
+    """
+    pieces = [list(piece) for piece in pieces]
+    while len(pieces) % num_ranks:
+        fullest = max(range(len(pieces)), key=lambda p: len(pieces[p]))
+        piece = pieces.pop(fullest)
+        if len(piece) == 1:
+            raise ValueError(f"batch.size must be a multiple of the {num_ranks} processes, got {len(lengths)}")
+        pieces += [piece[: len(piece) // 2], piece[len(piece) // 2 :]]
+    dealt: list[list[list[int]]] = [[] for _ in range(num_ranks)]
+    tokens = [0] * num_ranks
+    for piece in sorted(pieces, key=lambda piece: -sum(lengths[i] for i in piece)):
+        open_ranks = [rank for rank in range(num_ranks) if len(dealt[rank]) < len(pieces) // num_ranks]
+        lightest = min(open_ranks, key=lambda rank: tokens[rank])
+        dealt[lightest].append(piece)
+        tokens[lightest] += sum(lengths[i] for i in piece)
+    return dealt

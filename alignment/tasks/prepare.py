@@ -12,6 +12,7 @@ from alignment.config.vocabulary import Format, Need
 from alignment.data.batches import Batches
 from alignment.data.chat import ensure_template
 from alignment.data.load import Loaded, load_split
+from alignment.distributed import world
 from alignment.distributed.engine import TorchEngine
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.layout import settle_layout
@@ -33,7 +34,7 @@ class Prepared:
         """Training and held-out data in the layout that this model takes."""
         batch = replace(self.config.batch, layout=settle_layout(model, self.config.batch.layout))
         seed, pad_id = self.config.seed, self.tokenizer.pad_token_id
-        train = Batches(self.train.examples, batch, seed, pad_id)
+        train = Batches(self.train.examples, batch, seed, pad_id, world.rank(), world.size())
         return train, None if self.held_out is None else Batches(self.held_out.examples, batch, seed, pad_id)
 
 

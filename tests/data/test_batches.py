@@ -3,7 +3,7 @@ import pytest
 
 from alignment.config.parts import BatchConfig, TrainConfig
 from alignment.config.vocabulary import Layout
-from alignment.data.batches import Batches, cut, packed, shuffled
+from alignment.data.batches import Batches, cut, deal, packed, shuffled
 from alignment.data.pack import laid_out_length
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
@@ -112,3 +112,33 @@ def test_shuffled_is_pure_and_changes_with_seed_and_epoch() -> None:
 def test_lengths_count_a_shared_prompt_once() -> None:
     pair = Example(np.arange(5), (np.arange(3), np.arange(4)), None, Source("rows.jsonl", 1), (True, True))
     assert laid_out_length(pair, Layout.shared) == 12
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("max_tokens", [30, 100, 10_000])
+def test_deal_gives_every_rank_as_many_micro_batches_and_every_item_once(num_ranks, max_tokens):
+    lengths = [int(n) for n in np.random.default_rng(max_tokens).integers(5, 30, 24)]
+    dealt = deal(cut(lengths, max_tokens), lengths, num_ranks)
+    assert len({len(pieces) for pieces in dealt}) == 1
+    assert sorted(i for pieces in dealt for piece in pieces for i in piece) == list(range(24))
+    assert all(len(piece) * max(lengths[i] for i in piece) <= max_tokens for pieces in dealt for piece in pieces)
+    if max_tokens == 30:
+        tokens = [sum(lengths[i] for piece in pieces for i in piece) for pieces in dealt]
+        assert max(tokens) - min(tokens) <= max(lengths)
+
+
+def test_deal_refuses_what_cannot_be_even():
+    with pytest.raises(ValueError, match=r"^batch.size must be a multiple of the 3 processes, got 4$"):
+        deal([[0], [1], [2], [3]], [5, 5, 5, 5], 3)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_the_ranks_steps_together_are_the_step(num_ranks):
+    rng = np.random.default_rng(3)
+    rows = examples([int(n) for n in rng.integers(3, 18, 20)])
+    config = BatchConfig(size=6, max_tokens=60, layout=Layout.shared)
+    whole = Batches(rows, config, 5, 0)
+    parts = [Batches(rows, config, 5, 0, rank, num_ranks) for rank in range(num_ranks)]
+    for step in range(4):
+        dealt = [batch.rows.tolist() for part in parts for batch in part.step(step)]
+        assert sorted(row for part in dealt for row in part) == sorted(whole.step_rows(step))
