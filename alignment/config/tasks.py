@@ -112,6 +112,9 @@ class PPOConfig(TrainingConfig):
         require(self.missing_eos_penalty >= 0, "missing_eos_penalty must be >= 0", self.missing_eos_penalty)
         rule = "model.lora.dropout must be 0 for PPO: with it the ratio is not 1 before the first step"
         require(self.model.lora.dropout == 0, rule, self.model.lora.dropout)
+        full = self.generation.top_k == 0 and self.generation.top_p == 1
+        rule = "generation.top_k and top_p must be 0 and 1 for PPO, whose log-probs are of the whole distribution"
+        require(full, rule, (self.generation.top_k, self.generation.top_p))
         rule = f"ppo.mini_batches must be <= batch.size ({self.batch.size})"
         require(self.ppo.mini_batches <= self.batch.size, rule, self.ppo.mini_batches)
 

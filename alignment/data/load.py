@@ -13,10 +13,10 @@ from alignment.config.vocabulary import BadRow, Format, Need
 from alignment.data.formats import parse
 from alignment.data.margins import margin_from
 from alignment.data.read import read_rows
-from alignment.data.records import DataError, Record, Source
+from alignment.data.records import DataError, MarginError, Record, Source
 from alignment.data.tokenize import Example, Limits, Truncation, encode
 from alignment.terminal import progress
-from alignment.world import demonstrations, pairs, prompts
+from alignment.world import WorldError, demonstrations, pairs, prompts
 
 WORLD = {Need.demonstrations: demonstrations, Need.pairs: pairs, Need.prompts: prompts}
 WORLD_SEED = 0
@@ -47,7 +47,8 @@ def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
 
     Raises:
         ConfigError: the split has no usable row.
-        DataError: a bad row, under `data.on_bad_row=error`; names file and line.
+        DataError: a bad row, under `data.on_bad_row=error`; names file and line. A margin that is asked for and missing
+            is one under `skip` too.
     """
     source = {"train": config.train, "eval": config.eval}[name]
     rows = _rows(name, source, config.format, need)
@@ -61,7 +62,7 @@ def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
             record = parse(row, at, config.format, need, margin_of)
             example = encode(record, tokenizer, limits, loaded.truncation)
         except DataError as error:
-            if config.on_bad_row is BadRow.error:
+            if config.on_bad_row is BadRow.error or isinstance(error, MarginError):
                 raise
             loaded.skipped.append(error)
             continue
@@ -78,6 +79,9 @@ def _rows(
     if format is Format.world:
         if source.limit is None:
             return None
-        made = WORLD[need](source.limit, WORLD_SEED, name)
+        try:
+            made = WORLD[need](source.limit, WORLD_SEED, name)
+        except WorldError as error:
+            raise ConfigError(f"data.{name}.limit: {error}, got {source.limit}") from error
         return ((Source(f"world/{name}", line), row) for line, row in enumerate(made, start=1))
     return None if source.path is None else islice(read_rows(source.path), source.limit)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignment.config.vocabulary import MarginScale
-from alignment.data.records import DataError, Source
+from alignment.data.records import MarginError, Source
 
 LEVELS = ("significantly_better", "better", "slightly_better", "negligibly_better", "unsure")
 # Llama 2 (Touvron et al. 2307.09288), table 27; its fourth level is "negligibly better / unsure".
@@ -28,7 +28,7 @@ def margin_from(
         custom: rating -> margin, for `MarginScale.custom` and for no other.
 
     Raises:
-        DataError: what the scale asks for is missing, unknown, not a finite number, or negative. A margin is never
+        MarginError: what the scale asks for is missing, unknown, not a finite number, or negative. A margin is never
             filled in.
         ValueError: `custom` is missing, or given to another scale.
     """
@@ -44,7 +44,7 @@ def margin_from(
         case _:
             margin = _from_rating(row, source, custom or SCALES[scale])
     if margin < 0:
-        raise DataError(source, f"the margin of a chosen reply must be >= 0, got {margin:g}")
+        raise MarginError(source, f"the margin of a chosen reply must be >= 0, got {margin:g}")
     return margin
 
 
@@ -54,7 +54,7 @@ def _from_rating(row: Mapping[str, Any], source: Source, scale: Mapping[str, flo
     named = {margins.get(level) for level in _levels(rating)}
     margin = named.pop()
     if named or margin is None:
-        raise DataError(source, f"rating must be one of {', '.join(scale)}, got {rating!r}")
+        raise MarginError(source, f"rating must be one of {', '.join(scale)}, got {rating!r}")
     return float(margin)
 
 
@@ -66,11 +66,11 @@ def _levels(rating: str) -> list[str]:
 def _number(row: Mapping[str, Any], key: str, source: Source) -> float:
     value = _present(row, key, source)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(source, f"{key} must be a finite number, got {value!r}")
+        raise MarginError(source, f"{key} must be a finite number, got {value!r}")
     return float(value)
 
 
 def _present(row: Mapping[str, Any], key: str, source: Source) -> Any:
     if row.get(key) is None:
-        raise DataError(source, f"a margin was asked for, but field `{key}` is missing")
+        raise MarginError(source, f"a margin was asked for, but field `{key}` is missing")
     return row[key]

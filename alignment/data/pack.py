@@ -71,16 +71,20 @@ class Batch:
 
     def by_completion(self, values: Tensor) -> Tensor:
         """[T] -> [C, max length], zeros after each completion's end."""
-        mask = self.completion_mask()
-        table = values.new_zeros(mask.shape)
-        table[mask] = values
-        return table
+        return _table(values, self.lengths)
+
+
+def _table(values: Tensor, lengths: Tensor) -> Tensor:
+    """[sum of lengths] -> [runs, longest], zeros after each run's end."""
+    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    table = values.new_zeros(mask.shape)
+    table[mask] = values
+    return table
 
 
 def _segment_sums(values: Tensor, lengths: Tensor) -> Tensor:
     """Sums of consecutive runs of the given lengths; empty runs are 0."""
-    segment = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-    return values.new_zeros(len(lengths)).index_add(0, segment, values)
+    return _table(values, lengths).sum(1)  # not index_add, whose order on a GPU differs from run to run
 
 
 def laid_out_length(example: Example, layout: Layout) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import DatasetDict, load_dataset, load_from_disk
 
+from alignment.config.parts import UserError
 from alignment.data.records import DataError, Source
 
 Row = dict[str, Any]
@@ -22,14 +23,14 @@ def read_rows(path: str | Path) -> Iterator[tuple[Source, Row]]:
             .parquet; or a folder written by `Dataset.save_to_disk`. Blank lines are passed over, and counted.
 
     Raises:
-        ValueError: there is no such file, or it is of no such kind; raised before the first row.
+        UserError: there is no such file, or it is of no such kind; raised before the first row.
         DataError: a row is not a JSON object, or not UTF-8, or the gzip stream is broken; raised when it is reached.
     """
     path = Path(path)
     if path.is_dir():
         return _table(path, _saved(path))
     if not path.exists():
-        raise ValueError(f"{path}: no such file or folder")
+        raise UserError(f"{path}: no such file or folder")
     match Path(path.name.removesuffix(".gz")).suffix:
         case ".jsonl":
             return _objects(_lines(path))
@@ -37,7 +38,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[Source, Row]]:
             return _elements(path) if _is_list(path) else _objects(_lines(path))
         case ".parquet" if path.suffix == ".parquet":
             return _table(path, load_dataset("parquet", data_files=str(path), split="train", streaming=True))
-    raise ValueError(f"{path}: a data file must end in .jsonl, .json, .jsonl.gz, .json.gz or .parquet")
+    raise UserError(f"{path}: a data file must end in .jsonl, .json, .jsonl.gz, .json.gz or .parquet")
 
 
 def _lines(path: Path) -> Iterator[tuple[Source, str]]:
@@ -89,9 +90,9 @@ def _saved(path: Path) -> Iterable[Any]:
     try:
         saved = load_from_disk(str(path))
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: a data folder must be one that `Dataset.save_to_disk` wrote") from error
+        raise UserError(f"{path}: a data folder must be one that `Dataset.save_to_disk` wrote") from error
     if isinstance(saved, DatasetDict):
-        raise ValueError(f"{path}: holds several splits, name the folder of one of them: {', '.join(saved)}")
+        raise UserError(f"{path}: holds several splits, name the folder of one of them: {', '.join(saved)}")
     return saved
 
 

@@ -32,6 +32,10 @@ class DataError(UserError):
         return f"{self.source}: {self.what}"
 
 
+class MarginError(DataError):
+    """A margin that is asked for and missing or unknown: never skipped, for a file without ratings would vanish."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A prompt that ends with a user's turn, and 0, 1 or 2 replies to it, none of them blank."""

@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from alignment.config.parts import ConfigError
 from alignment.config.vocabulary import Device
 
 
@@ -30,10 +31,10 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 def pick_device(device: Device) -> torch.device:
     """Raises:
-    ValueError: a GPU is asked for and there is none.
+    ConfigError: a GPU is asked for and there is none.
     """
     if device is Device.auto:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device is Device.cuda and not torch.cuda.is_available():
-        raise ValueError("distributed.device must be cpu or auto where torch sees no GPU, got 'cuda'")
+        raise ConfigError("distributed.device must be cpu or auto where torch sees no GPU, got 'cuda'")
     return torch.device(device.value)

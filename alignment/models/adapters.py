@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from alignment.config.parts import LoraConfig
+from alignment.config.parts import ConfigError, LoraConfig
 
 
 def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
@@ -25,11 +25,24 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
         target_modules="all-linear" if everything else config.targets,
         exclude_modules=None if head is None else ["score"],
     )
-    inject_adapter_in_model(peft_config, hf)
+    try:
+        inject_adapter_in_model(peft_config, hf)
+    except ValueError as error:
+        raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}, got {config.targets}") from error
+    _check_layers(hf)
     if head is not None:
         head.requires_grad_(True)
     if hf.is_activation_checkpointing:
         hf.enable_input_require_grads()
+
+
+def _check_layers(hf: PreTrainedModel) -> None:
+    """Only what can be merged for export: linear layers, and none whose weight is another module's too."""
+    tied = hf.config.get_text_config().tie_word_embeddings and isinstance(hf.get_output_embeddings(), LoraLayer)
+    strange = sorted({type(layer).__name__ for layer in lora_layers(hf) if not isinstance(layer, LoraLinear)})
+    if tied or strange:
+        kind = strange[0] if strange else "the head, tied to the embeddings"
+        raise ConfigError(f"model.lora.targets must be linear layers with a weight of their own, got {kind}")
 
 
 def lora_layers(hf: PreTrainedModel) -> list[LoraLayer]:
@@ -56,6 +69,6 @@ def merged_state(hf: nn.Module) -> dict[str, Tensor]:
     }
     for name, module in hf.named_modules():
         if isinstance(module, LoraLinear):
-            for adapter in module.active_adapters:
-                state[f"{name}.weight"] = state[f"{name}.weight"] + module.get_delta_weight(adapter)
+            for adapter in module.active_adapters:  # on the CPU: a second copy of the weights may not fit on the GPU
+                state[f"{name}.weight"] = state[f"{name}.weight"].cpu() + module.get_delta_weight(adapter).cpu()
     return state

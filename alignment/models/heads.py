@@ -7,6 +7,7 @@ backward pass.
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -14,7 +15,7 @@ from alignment.config.parts import ConfigError
 from alignment.data.pack import Batch
 from alignment.models.attention import attention_mask, check_branches
 
-CHUNK = 1024  # read-out positions whose logits exist at the same time
+CHUNK = 2**25  # logits that exist at the same time: 128 MiB of float32
 
 
 def trunk_output(hf: PreTrainedModel, batch: Batch) -> Tensor:
@@ -42,19 +43,24 @@ class LanguageModel(nn.Module):
         The entropy carries no gradient.
         """
         hidden = trunk_output(self.hf, batch)[positions]
-        pieces = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+        size = max(1, CHUNK // self.hf.config.get_text_config().vocab_size)
+        if len(targets) <= size:  # what exists once need not be made twice
+            return self._read(hidden, targets, temperature, entropy)
+        pieces = zip(hidden.split(size), targets.split(size), strict=True)
         read = [checkpoint(self._read, h, t, temperature, entropy, use_reentrant=False) for h, t in pieces]
         logprobs, entropies = zip(*read, strict=True)
         return torch.cat(logprobs), torch.cat(entropies) if entropy else None
 
     def _read(self, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
-        logits = self.logits(hidden).float() / temperature
-        normalizer = logits.logsumexp(-1)
-        logprobs = logits.gather(-1, targets[:, None])[:, 0] - normalizer
+        logits = self.logits(hidden).float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        logprobs = -cross_entropy(logits, targets, reduction="none")
         if not entropy:
             return logprobs, None
         with torch.no_grad():
-            return logprobs, normalizer - (logits.softmax(-1) * logits).sum(-1)
+            everywhere = logits.log_softmax(-1)
+            return logprobs, -(everywhere.exp() * everywhere).sum(-1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., V], with the scales and the soft cap that some families put on their logits."""
@@ -91,4 +97,6 @@ class ScalarModel(nn.Module):
     def forward(self, batch: Batch, positions: Tensor) -> Tensor:
         """[T] float32, the scalar head at `positions` [T]."""
         hidden = trunk_output(self.hf, batch)[positions]
-        return scalar_head(self.hf)(hidden)[:, 0].float()
+        with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 would round scores to ties
+            head = scalar_head(self.hf)
+            return head(hidden.to(head.weight.dtype))[:, 0].float()

@@ -26,7 +26,8 @@ from alignment.world import tokenizer_path
 transformers_logging.disable_progress_bar()  # weights of a file at a time are not progress that anybody follows
 transformers_logging.set_verbosity_error()  # what a folder lacks is asked for, and told, in _from_folder
 
-PAD_NAMES = ("<pad>", "<|pad|>", "<|finetune_right_pad_id|>", "<unk>")  # what models without a pad token offer for it
+PAD_NAMES = ("<pad>", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<unk>")
+"""What a tokenizer that names no pad token may have for it."""
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:

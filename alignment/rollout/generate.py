@@ -47,7 +47,10 @@ def generate(
     sampled: list[list[Reply]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng(), _generation_config(model.hf, tokenizer, config, replies) as settings:
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        _generation_config(model.hf, tokenizer, config, replies) as settings,
+    ):
         torch.manual_seed(seed)
         for piece in pieces if describe is None else progress(pieces, describe):
             ids, mask = _left_padded([prompts[i] for i in piece], tokenizer.pad_token_id)

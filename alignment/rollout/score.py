@@ -1,8 +1,11 @@
 """What a reply is worth: a reward model's score, or a function's."""
 
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -40,6 +43,8 @@ class FunctionScorer:
         texts = samples.texts()
         scores = self.function(samples.repeated_prompts(), texts)
         require(len(scores) == len(texts), f"reward.function must give {len(texts)} replies a score each", len(scores))
+        broken = [score for score in scores if not math.isfinite(score)]
+        require(not broken, "reward.function must give finite scores", broken[:1])
         return torch.tensor(scores, dtype=torch.float32).view(len(samples.prompts), -1)
 
 
@@ -95,6 +100,8 @@ def load_function(path: str, key: str) -> ScoreFunction:
     Raises:
         ConfigError: there is none; names the key.
     """
+    if str(Path.cwd()) not in sys.path:  # a command does not look beside itself as `python -m` does
+        sys.path.insert(0, str(Path.cwd()))
     module, _, name = path.rpartition(".")
     try:
         function = vars(import_module(module))[name]

@@ -26,15 +26,15 @@ from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.rollout.samples import Samples, sample
 from alignment.rollout.score import RewardModelScorer, load_function, reward_model_scorer
 from alignment.rollout.select import best_of
-from alignment.tasks.prepare import model_folder, prepare_tokenizer
+from alignment.tasks.prepare import model_folder, prepare_tokenizer, said
 from alignment.terminal import console, progress, say
 
 
 def run(config: EvaluateConfig, folder: Path) -> None:
     tokenizer = prepare_tokenizer(_model_config(config.runs[config.baseline]))
-    prompts = load_split("eval", config.data, tokenizer, Need.prompts)
-    if prompts is None:
-        raise ConfigError("data.eval is required: the prompts to reply to, got none")
+    prompts = said(load_split("eval", config.data, tokenizer, Need.prompts), "eval")
+    if prompts is None or len(prompts.records) < 2:
+        raise ConfigError(f"data.eval must give at least 2 prompts to reply to, got {prompts and len(prompts.records)}")
     scorer = None
     if config.reward is not None:
         scorer = reward_model_scorer(config.reward, tokenizer, config.batch, config.distributed)
@@ -78,8 +78,10 @@ class Comparison:
         for name, path in self.config.runs.items():
             model = self.baseline if name == self.config.baseline else self._load(path)
             samples = self._reply(model, name, replies=1)
-            kl = self._logprobs(model, samples) - self._logprobs(self.baseline, samples)
-            results.append(self._result(name, samples, kl.tolist()))
+            kl = None
+            if self.config.generation.top_k == 0 and self.config.generation.top_p == 1:  # else of another distribution
+                kl = (self._logprobs(model, samples) - self._logprobs(self.baseline, samples)).tolist()
+            results.append(self._result(name, samples, kl))
         if self.config.best_of:
             assert self.scorer is not None
             samples = self._reply(self.baseline, f"best of {self.config.best_of}", replies=self.config.best_of)
@@ -96,16 +98,17 @@ class Comparison:
         return model
 
     def _reply(self, model: LanguageModel, name: str, *, replies: int) -> Samples:
-        return sample(
-            model,
-            self.tokenizer,
-            self.prompts.records,
-            self.prompts.examples,
-            config=self.config.generation,
-            replies=replies,
-            seed=self.config.seed,
-            describe=name,
-        )
+        with autocast(self.device, self.config.distributed.precision):
+            return sample(
+                model,
+                self.tokenizer,
+                self.prompts.records,
+                self.prompts.examples,
+                config=self.config.generation,
+                replies=replies,
+                seed=self.config.seed,
+                describe=name,
+            )
 
     @torch.no_grad()
     def _logprobs(self, model: LanguageModel, samples: Samples) -> torch.Tensor:
@@ -137,14 +140,16 @@ def _accuracy(
     config: EvaluateConfig, scorer: RewardModelScorer, tokenizer: PreTrainedTokenizerBase
 ) -> RewardModelResult | None:
     """The reward model's scores of held-out pairs, in the order of the data."""
-    pairs = load_split("eval", config.pairs, tokenizer, Need.pairs)
+    pairs = said(load_split("eval", config.pairs, tokenizer, Need.pairs), "pairs")
     if pairs is None:
         return None
     device = pick_device(config.distributed.device)
     table = torch.empty(len(pairs.examples), 2)
     batches = Batches(pairs.examples, scorer.batch, config.seed, tokenizer.pad_token_id).once()
     for batch in progress(batches, "reward model"):
-        table[batch.rows] = sequence_scores(scorer.model, batch.to(device)).view(-1, 2).cpu()
+        with autocast(device, config.distributed.precision):
+            scores = sequence_scores(scorer.model, batch.to(device))
+        table[batch.rows] = scores.view(-1, 2).cpu()
     margins = [example.margin for example in pairs.examples]
     known = [margin for margin in margins if margin is not None]
     return RewardModelResult(table[:, 0].tolist(), table[:, 1].tolist(), known if known else None)

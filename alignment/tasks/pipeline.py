@@ -4,6 +4,7 @@ All stages are composed and checked before the first one starts. Run again, it s
 """
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def run(config: PipelineConfig, compose: Compose) -> None:
 def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> RunConfig:
     earlier = [other.name for other in config.stages[: config.stages.index(stage)]]
     try:
-        inside = {"output_dir": f"{config.output_dir}/{stage.name}", "seed": config.seed}
+        inside = {"output_dir": f"{config.output_dir}/{stage.name}", "seed": config.seed, **_passed_on(config)}
         overrides = {key: _resolved(key, value, earlier, config.output_dir) for key, value in stage.set.items()}
         composed = compose(stage.recipe, inside | overrides)
         if isinstance(composed, PipelineConfig):
@@ -47,6 +48,16 @@ def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> R
     except ConfigError as error:
         raise ConfigError(f"stage {stage.name}: {error}") from error
     return composed
+
+
+def _passed_on(config: PipelineConfig) -> dict[str, Any]:
+    """What the pipeline's own `distributed` and `log` say beyond the defaults; a stage's `set` has the last word."""
+    return {
+        f"{part}.{field.name}": getattr(asked, field.name)
+        for part, asked in (("distributed", config.distributed), ("log", config.log))
+        for field in fields(asked)
+        if getattr(asked, field.name) != getattr(type(asked)(), field.name)
+    }
 
 
 def _resolved(key: str, value: Any, earlier: list[str], output_dir: str) -> Any:

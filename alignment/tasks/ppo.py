@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.tasks import PPOConfig
-from alignment.config.vocabulary import Need
+from alignment.config.vocabulary import Layout, Need
 from alignment.data.batches import Batches
 from alignment.data.load import Loaded, load_split
 from alignment.losses import Mean
@@ -27,7 +27,7 @@ from alignment.training.checkpoint import Checkpoints
 from alignment.training.log import MetricsLog
 from alignment.training.loop import is_due
 from alignment.training.ppo import learn
-from alignment.training.step import Metrics, to_floats
+from alignment.training.step import Metrics, added_metrics, to_floats
 
 EVAL_SEED = 2**31  # held-out replies are drawn with the same seed at every evaluation
 
@@ -46,9 +46,11 @@ def run(config: PPOConfig, folder: Path) -> None:
     inner_steps = iterations * config.ppo.epochs * config.ppo.mini_batches
 
     policy = load_language_model(config.model, tokenizer)
-    config = replace(config, batch=replace(config.batch, layout=settle_layout(policy, config.batch.layout)))
     reference = reference_of(policy)
     value = load_critic(config.critic.path or config.reward.path, config.model, policy, tokenizer)
+    layouts = [settle_layout(model, config.batch.layout) for model in (policy, value)]
+    layout = Layout.separate if Layout.separate in layouts else Layout.shared  # one batch serves both
+    config = replace(config, batch=replace(config.batch, layout=layout))
     actor = build_engine(policy, config, num_steps=inner_steps)
     critic = build_engine(value, config, num_steps=inner_steps, learning_rate=config.critic.learning_rate)
     reference.to(actor.device)
@@ -56,23 +58,30 @@ def run(config: PPOConfig, folder: Path) -> None:
 
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, {"actor": actor, "critic": critic})
     done = checkpoints.restore()
+    pending: Metrics = {}
     with MetricsLog(folder, config, num_steps=iterations, done=done) as log:
         for step in range(done + 1, iterations + 1):
             seed = config.seed * 1_000_003 + step
             rows = prompts.step_rows(step - 1)
-            replies = draw(policy, tokenizer, train, rows, config, seed=seed)
+            with actor.precision():
+                replies = draw(policy, tokenizer, train, rows, config, seed=seed)
             scores, judged = judge(replies)
             mini_batches, experienced = make_experience(
                 roles, replies, scores, config, pad_id=tokenizer.pad_token_id, seed=seed
             )
             learning_rate = actor.learning_rate()
             learned = learn(actor, critic, mini_batches, config, seed=seed)
-            row = to_floats({**learned, **experienced, **judged}) | {"lr": learning_rate}
+            pending = added_metrics(pending, {**learned, **experienced, **judged})
+            watched: dict[str, float] = {}
             if held_out is not None and is_due(step, config.train.eval_every, iterations):
                 everything = range(len(held_out.examples))
-                _, watched = judge(draw(policy, tokenizer, held_out, everything, config, seed=EVAL_SEED, replies=1))
-                row |= {f"eval/{name}": number for name, number in to_floats(watched).items()}
-            log.write(step, row)
+                with actor.precision():
+                    replies = draw(policy, tokenizer, held_out, everything, config, seed=EVAL_SEED, replies=1)
+                watched = {f"eval/{name}": number for name, number in to_floats(judge(replies)[1]).items()}
+            saves = is_due(step, config.checkpoint.every, iterations)
+            if watched or saves or is_due(step, config.log.every, iterations):
+                log.write(step, {**to_floats(pending), "lr": learning_rate, **watched})
+                pending = {}
             checkpoints.save_if_due(step)
     save_model(policy, tokenizer, model_folder(folder))
 

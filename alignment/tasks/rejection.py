@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+from alignment.config.parts import UserError
 from alignment.config.tasks import RejectionConfig
 from alignment.config.vocabulary import Need
+from alignment.distributed.engine import autocast
 from alignment.distributed.world import pick_device
 from alignment.models.load import load_language_model
 from alignment.rollout.samples import sample
@@ -18,19 +20,25 @@ def run(config: RejectionConfig, folder: Path) -> None:
     tokenizer = prepare_tokenizer(config.model)
     prompts = required_split("train", config.data, tokenizer, Need.prompts)
     scorer = build_scorer(config.reward, tokenizer, config.batch, config.distributed)
-    policy = load_language_model(config.model, tokenizer).to(pick_device(config.distributed.device))
-    samples = sample(
-        policy,
-        tokenizer,
-        prompts.records,
-        prompts.examples,
-        config=config.generation,
-        replies=config.samples,
-        seed=config.seed,
-        describe=f"{config.samples} replies a prompt",
-    )
+    device = pick_device(config.distributed.device)
+    policy = load_language_model(config.model, tokenizer).to(device)
+    with autocast(device, config.distributed.precision):
+        samples = sample(
+            policy,
+            tokenizer,
+            prompts.records,
+            prompts.examples,
+            config=config.generation,
+            replies=config.samples,
+            seed=config.seed,
+            describe=f"{config.samples} replies a prompt",
+        )
     scores = scorer.score(samples)
     rows = select(samples, scores, config.select)
+    if not rows:
+        raise UserError(
+            f"no prompt gave a row: none of {config.samples} replies ended within max_new_tokens, or all tied"
+        )
     with (folder / "selected.jsonl").open("w") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     summary = {

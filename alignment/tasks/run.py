@@ -7,9 +7,11 @@ from the newest checkpoint, on a finished one it has nothing to do.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ from omegaconf import OmegaConf
 from alignment.config.inputs import check_inputs, input_paths
 from alignment.config.parts import ConfigError, UserError
 from alignment.config.tasks import TASKS, PipelineConfig, RunConfig
+from alignment.distributed.world import pick_device
 from alignment.tasks import dpo, evaluate, orpo, ppo, rejection, reward, sft
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
+from alignment.training.log import check_trackers
 
-UNMARKED = ("output_dir", "log", "checkpoint")
+UNMARKED = ("output_dir", "log", "checkpoint", "reference")
 RUN: dict[str, Callable[[Any, Path], None]] = {
     "sft": sft.run,
     "reward": reward.run,
@@ -46,6 +50,10 @@ def execute(config: RunConfig) -> None:
     """
     assert not isinstance(config, PipelineConfig)
     check_inputs(config)
+    check_trackers(config.log.trackers)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError(f"a run is one process so far, got WORLD_SIZE={os.environ['WORLD_SIZE']}")
+    pick_device(config.distributed.device)
     folder = Path(config.output_dir)
     mark = fingerprint(config)
     if is_finished(folder, mark):
@@ -66,7 +74,7 @@ def start(folder: Path, config: RunConfig, mark: str) -> None:
     if not belongs_to(folder, mark):
         raise ConfigError(f"output_dir holds a run of another config or other inputs, got {str(folder)!r}")
     write_config(folder, config)
-    (folder / "started.json").write_text(json.dumps({"fingerprint": mark}))
+    _write_mark(folder / "started.json", mark)
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
@@ -86,7 +94,8 @@ def write_config(folder: Path, config: RunConfig) -> None:
 
 def give_up(folder: Path) -> None:
     """Leave nothing behind of a run that a user's mistake ended before it had done anything."""
-    if {path.name for path in folder.iterdir()} <= {"config.yaml", "started.json"}:
+    left = {path.name for path in folder.iterdir()}
+    if left <= {"config.yaml", "started.json", "checkpoints"} and not any(folder.glob("checkpoints/*")):
         shutil.rmtree(folder)
 
 
@@ -97,7 +106,13 @@ def belongs_to(folder: Path, mark: str) -> bool:
 
 
 def finish(folder: Path, mark: str) -> None:
-    (folder / "finished.json").write_text(json.dumps({"fingerprint": mark}))
+    _write_mark(folder / "finished.json", mark)
+
+
+def _write_mark(path: Path, mark: str) -> None:
+    beside = path.with_suffix(".partial")
+    beside.write_text(json.dumps({"fingerprint": mark}))
+    beside.replace(path)
 
 
 def is_finished(folder: Path, mark: str) -> bool:
@@ -106,10 +121,12 @@ def is_finished(folder: Path, mark: str) -> bool:
 
 
 def fingerprint(config: RunConfig) -> str:
-    """Of the config, but for what does not change its outcome, and of the state of every file it reads."""
+    """Of the package, the config, but for what does not change its outcome, and the state of every file it reads."""
     settings = {name: value for name, value in asdict(config).items() if name not in UNMARKED}
     inputs = {key: _state(Path(path)) for key, path in input_paths(config)}
-    return hashlib.sha256(json.dumps([settings, inputs], sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([version("preference-alignment"), settings, inputs], sort_keys=True, default=str).encode()
+    ).hexdigest()
 
 
 def _state(path: Path) -> list[tuple[str, int, int]]:

@@ -13,6 +13,7 @@ import torch
 from alignment.config.parts import CheckpointConfig
 from alignment.config.vocabulary import Resume
 from alignment.distributed.engine import Engine
+from alignment.terminal import say
 
 
 class Checkpoints:
@@ -38,6 +39,7 @@ class Checkpoints:
         for name, engine in self.engines.items():
             engine.load_state(state["engines"][name])
         set_rng_state(state["rng"])
+        say(f"going on from {saved[-1]}")
         return int(state["step"])
 
     def save_if_due(self, step: int) -> None:

@@ -1,16 +1,18 @@
 """The log of a run: `metrics.jsonl`, one JSON object a step, the trackers asked for, and the progress bar."""
 
 import json
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from alignment.config.parts import ConfigError
+from alignment.config.parts import ConfigError, UserError
 from alignment.config.tasks import TrainingConfig
 from alignment.distributed.world import is_main
 from alignment.terminal import console
@@ -48,11 +50,16 @@ class MetricsLog:
     def _keep_until(self, step: int) -> None:
         if not is_main() or not self.path.exists():
             return
-        rows = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        self.path.write_text("".join(f"{row}\n" for row in rows))
+        whole = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        kept = self.path.with_suffix(".partial")  # a kill may have torn the last line, or come now
+        kept.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+        kept.replace(self.path)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """One row. `time/*` is what differs between two runs of one seed."""
+        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(f"step {step}: {broken[0]} is {metrics[broken[0]]}; the last checkpoint, if any, is kept")
         now = time.perf_counter()
         row = {"step": step, **metrics, "time/step_s": round(now - self.last, 4)}
         self.last = now
@@ -66,21 +73,21 @@ class MetricsLog:
         self.progress.update(self.bar, completed=step, description=shown)
 
 
-def _tracker(kind: str, folder: Path) -> GeneralTracker:
+def check_trackers(kinds: Sequence[str]) -> None:
     """Raises:
-    ConfigError: no tracker of that name, or its package is not installed.
+    ConfigError: the package of a tracker is not installed.
     """
-    if kind not in LOGGER_TYPE_TO_CLASS:
-        raise ConfigError(f"log.trackers must be among {sorted(LOGGER_TYPE_TO_CLASS)}, got {kind!r}")
+    installed = [str(kind.value) for kind in get_available_trackers()]
+    for kind in kinds:
+        if kind not in installed:
+            raise ConfigError(f"log.trackers: its package must be installed (here: {installed}), got {kind!r}")
+
+
+def _tracker(kind: str, folder: Path) -> GeneralTracker:
     tracker_class = LOGGER_TYPE_TO_CLASS[kind]
-    try:
-        if tracker_class.requires_logging_directory:
-            tracker = tracker_class(folder.name, str(folder))
-        else:
-            tracker = tracker_class(folder.name)
-        tracker.start()
-    except ImportError as error:
-        raise ConfigError(f"log.trackers: the package of {kind!r} is not installed ({error})") from error
+    place = [str(folder)] if tracker_class.requires_logging_directory else []
+    tracker = tracker_class(folder.name, *place)
+    tracker.start()
     return tracker
 
 

@@ -12,12 +12,13 @@ import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignment.config.tasks import DPOConfig, ReferenceConfig
 from alignment.data.batches import Batches, packed
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import Engine
+from alignment.models.heads import LanguageModel
 from alignment.models.readout import token_logprobs
 from alignment.terminal import progress, say
 
@@ -40,7 +41,7 @@ def reference_logprobs(engine: Engine, batches: Batches, rows: Iterable[int], *,
     return table.to(engine.device)
 
 
-def cache_file(model: nn.Module, examples: list[Example], config: DPOConfig, data: str | None) -> Path | None:
+def cache_file(model: LanguageModel, examples: list[Example], config: DPOConfig, data: str | None) -> Path | None:
     """Where the table of these examples is kept; None where `reference.cache` is off.
 
     Args:
@@ -62,9 +63,10 @@ def _compute(engine: Engine, batches: Batches, rows: list[int], table: Tensor) -
         table[batch.rows.cpu()] = batch.sum_by_completion(logprobs).view(-1, 2).cpu()
 
 
-def fingerprint(model: nn.Module, examples: list[Example], precision: str) -> str:
+def fingerprint(model: LanguageModel, examples: list[Example], precision: str) -> str:
     """A name for (weights, precision, token ids): another of any of them is another name."""
     digest = xxhash.xxh3_128(precision.encode())
+    digest.update(model.hf.config.to_json_string(use_diff=False).encode())  # heads, RoPE and the library's version
     for name, tensor in sorted(model.state_dict().items()):
         if ".lora_" in name:  # a fresh adapter is random and adds nothing
             continue
@@ -107,7 +109,10 @@ def checksum(table: Tensor) -> str:
 
 def _write(path: Path, table: Tensor) -> None:
     """Beside and renamed: a reader finds the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(f".{os.getpid()}")
-    save_file({"logprobs": table}, beside, metadata={"checksum": checksum(table)})
-    beside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"logprobs": table}, beside, metadata={"checksum": checksum(table)})
+        beside.replace(path)
+    except (OSError, SafetensorError) as error:
+        say(f"{path}: the reference cache cannot be written, the next run computes it again ({error})")

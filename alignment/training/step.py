@@ -58,6 +58,9 @@ def added_metrics(metrics: Metrics, more: Metrics) -> Metrics:
 def to_floats(metrics: Metrics) -> dict[str, float]:
     """Means over all ranks, one number each. A metric that counted nothing is left out."""
     names = sorted(metrics)
-    sums = torch.stack([torch.stack([metrics[n].total.double(), metrics[n].count.double()]) for n in names])
+    devices = [metrics[name].total.device for name in names]
+    device = next((device for device in devices if device.type != "cpu"), devices[0])  # some are counted on the CPU
+    pairs = [torch.stack([metrics[n].total.double().to(device), metrics[n].count.double().to(device)]) for n in names]
+    sums = torch.stack(pairs)
     totals = sum_over_ranks(sums).tolist()
     return {name: total / count for name, (total, count) in zip(names, totals, strict=True) if count > 0}

@@ -53,7 +53,7 @@ def test_chunks_change_nothing(model: LanguageModel, batch: Batch, chunk: int, m
     assert batch.num_tokens == 29
     whole = token_logprobs(model, batch)
     want = gradients(model, whole)
-    monkeypatch.setattr(heads, "CHUNK", chunk)
+    monkeypatch.setattr(heads, "CHUNK", chunk * model.hf.config.vocab_size)
     cut = token_logprobs(model, batch)
     torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-6)
     for name, gradient in gradients(model, cut).items():
@@ -64,7 +64,7 @@ def test_no_logits_larger_than_a_chunk_exist(
     model: LanguageModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither in the forward nor, made again, in the backward pass; and they are made again."""
-    monkeypatch.setattr(heads, "CHUNK", 8)
+    monkeypatch.setattr(heads, "CHUNK", 8 * model.hf.config.vocab_size)
     sizes: list[int] = []
     head = model.hf.get_output_embeddings()
     head.register_forward_hook(lambda _module, _args, output: sizes.append(len(output)))

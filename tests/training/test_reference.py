@@ -76,6 +76,10 @@ def test_another_input_is_another_name(engine, batches):
     assert fingerprint(engine.model, examples[::-1], "float32") != name
     longer = replace(examples[0], prompt_ids=np.append(examples[0].prompt_ids, np.int32(7)))
     assert fingerprint(engine.model, [longer, *examples[1:]], "float32") != name
+    engine.model.hf.config.rope_theta = 5.0
+    other = fingerprint(engine.model, examples, "float32")
+    assert other != name, "the same weights read with other settings"
+    name = other
     with torch.no_grad():
         engine.model.hf.model.norm.weight[0] += 1e-3
     assert fingerprint(engine.model, examples, "float32") != name

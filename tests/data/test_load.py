@@ -1,0 +1,40 @@
+import pytest
+
+from alignment.config.parts import ConfigError, DataConfig, MarginConfig, SourceConfig
+from alignment.config.vocabulary import BadRow, Format, MarginScale, Need
+from alignment.data.load import load_split
+from alignment.data.records import MarginError
+
+GOOD = '{"prompt": "a", "chosen": "b c", "rejected": "d", "rating": "better"}\n'
+
+
+def config(path, margin: MarginScale = MarginScale.none) -> DataConfig:
+    return DataConfig(train=SourceConfig(str(path)), on_bad_row=BadRow.skip, margin=MarginConfig(scale=margin))
+
+
+def test_bad_rows_are_skipped_counted_and_said(tokenizer, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(GOOD + '{"prompt": "a", "chosen": "b"}\n' + GOOD)
+    loaded = load_split("train", config(path), tokenizer, Need.pairs)
+    assert (len(loaded.examples), len(loaded.skipped)) == (2, 1)
+    assert f"1 bad rows skipped (first: {path}:2: " in loaded.said("train")
+
+
+def test_a_missing_margin_is_never_skipped(tokenizer, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(GOOD + '{"prompt": "a", "chosen": "b c", "rejected": "d"}\n')
+    with pytest.raises(MarginError, match=r"rows.jsonl:2: "):
+        load_split("train", config(path, MarginScale.large), tokenizer, Need.pairs)
+
+
+def test_a_file_without_a_good_row_is_refused(tokenizer, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a"}\n')
+    with pytest.raises(ConfigError, match=r"^data.train.path must have at least one good row"):
+        load_split("train", config(path), tokenizer, Need.pairs)
+
+
+def test_more_held_out_prompts_than_the_world_has_is_a_config_error(tokenizer):
+    world = DataConfig(format=Format.world, eval=SourceConfig(limit=1_000_000), max_length=99, max_prompt_length=50)
+    with pytest.raises(ConfigError, match=r"^data.eval.limit: .* got 1000000$"):
+        load_split("eval", world, tokenizer, Need.prompts)

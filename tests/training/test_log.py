@@ -1,0 +1,49 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from alignment.config.parts import ConfigError, LogConfig, UserError
+from alignment.config.tasks import SFTConfig
+from alignment.losses import Mean
+from alignment.training.log import MetricsLog, check_trackers
+from alignment.training.step import to_floats
+
+
+def open_log(folder: Path, done: int) -> MetricsLog:
+    config = object.__new__(SFTConfig)
+    config.log = LogConfig(progress=False)
+    return MetricsLog(folder, config, num_steps=9, done=done)
+
+
+def steps(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_log_forgets_what_is_written_again_and_a_torn_line(tmp_path: Path) -> None:
+    with open_log(tmp_path, 0) as log:
+        for step in range(1, 5):
+            log.write(step, {"loss": 1.0 / step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    with open_log(tmp_path, 2) as log:
+        log.write(3, {"loss": 0.5})
+    assert steps(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_none_stops_the_run(tmp_path: Path, value: float) -> None:
+    with open_log(tmp_path, 0) as log, pytest.raises(UserError, match=r"^step 3: grad_norm is (nan|inf); "):
+        log.write(3, {"loss": 1.0, "grad_norm": value})
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_the_run() -> None:
+    check_trackers(["tensorboard"])
+    with pytest.raises(ConfigError, match=r"^log.trackers: its package must be installed .* got 'comet_ml'$"):
+        check_trackers(["comet_ml"])
+
+
+def test_a_metric_that_counted_nothing_is_left_out() -> None:
+    metrics = {"a": Mean(torch.tensor(6.0), torch.tensor(4)), "b": Mean(torch.tensor(1.0), torch.tensor(0))}
+    assert to_floats(metrics) == {"a": 1.5}
