@@ -10,6 +10,7 @@ from alignment.config.vocabulary import (
     Format,
     Layout,
     MarginScale,
+    Offload,
     Precision,
     Resume,
     Schedule,
@@ -186,6 +187,32 @@ class DistributedConfig:
     device: Device = Device.auto
     precision: Precision = Precision.float32
     """bfloat16: float32 weights and optimizer, forward and backward under autocast."""
+    zero: int | None = None
+    """DeepSpeed's ZeRO stage, 0 to 3: what the processes share out. Null: plain torch, in one process."""
+    offload_optimizer: Offload = Offload.none
+    """Where optimizer states and their float32 weights are kept: cpu needs zero >= 1, nvme zero=3."""
+    offload_param: Offload = Offload.none
+    """Where weights are kept while no layer uses them: needs zero=3."""
+    nvme_path: str | None = None
+    """A folder on a fast local disk, for an offload to nvme."""
+    deepspeed_config: str | None = field(default=None, metadata=INPUT)
+    """Further settings in DeepSpeed's own JSON; one that says otherwise than a key of ours is an error."""
+    timeout_minutes: float = 30.0
+    """A collective that takes longer ends the run."""
+
+    def __post_init__(self) -> None:
+        require(self.zero in (None, 0, 1, 2, 3), "distributed.zero must be null, 0, 1, 2 or 3", self.zero)
+        rule = "distributed.deepspeed_config needs distributed.zero"
+        require(self.deepspeed_config is None or self.zero is not None, rule, self.deepspeed_config)
+        least = {Offload.none: 0, Offload.cpu: 1, Offload.nvme: 3}[self.offload_optimizer]
+        rule = f"distributed.offload_optimizer={self.offload_optimizer.value} needs distributed.zero >= {least}"
+        require((self.zero or 0) >= least, rule, self.zero)
+        rule = f"distributed.offload_param={self.offload_param.value} needs distributed.zero=3"
+        require(self.offload_param is Offload.none or self.zero == 3, rule, self.zero)
+        uses_nvme = Offload.nvme in (self.offload_optimizer, self.offload_param)
+        rule = "distributed.nvme_path goes with an offload to nvme"
+        require(uses_nvme == (self.nvme_path is not None), rule, self.nvme_path)
+        require(self.timeout_minutes > 0, "distributed.timeout_minutes must be > 0", self.timeout_minutes)
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from alignment.config.launch import LaunchConfig
 from alignment.config.parts import (
     INPUT,
     BatchConfig,
@@ -34,10 +35,13 @@ class RunConfig:
     output_dir: str = "runs/${hydra:job.config_name}/${now:%Y-%m-%d_%H-%M-%S}"
     seed: int = 0
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed must be >= 0", self.seed)
+        rule = "distributed.zero must be set for launch.processes > 1 (distributed=zero1, zero2 or zero3)"
+        require(self.launch.processes == 1 or self.distributed.zero is not None, rule, self.distributed.zero)
 
 
 @dataclass(slots=True)
@@ -53,6 +57,8 @@ class TrainingConfig(RunConfig):
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         require_rows(self.data, "train")
+        rule = f"batch.size must be a multiple of launch.processes ({self.launch.processes})"
+        require(self.batch.size % self.launch.processes == 0, rule, self.batch.size)
 
 
 @dataclass(slots=True)

@@ -39,8 +39,25 @@ class Batches:
         return [self._row(place) for place in range(first, first + self.config.size)]
 
     def once(self) -> list[Batch]:
-        """Every example once, in micro-batches."""
-        return packed(self.examples, range(len(self.examples)), self.config, self.pad_id)
+        """This rank's micro-batches of a pass over every example; the ranks' together hold each once."""
+        return self.share(range(len(self.examples)))[0]
+
+    def spare(self) -> list[Batch]:
+        """What this rank runs behind `once` and does not count: a batch, where others have one more than it has.
+
+        Ranks that share weights out must run equally many forwards.
+        """
+        return self.share(range(len(self.examples)))[1]
+
+    def share(self, rows: Iterable[int]) -> tuple[list[Batch], list[Batch]]:
+        """This rank's micro-batches of the examples at `rows`, and its spare ones."""
+        chosen = list(rows)
+        lengths = [laid_out_length(self.examples[row], self.config.layout) for row in chosen]
+        pieces = evened(cut(lengths, self.config.max_tokens), self.num_ranks)
+        mine = pieces[self.rank :: self.num_ranks]
+        spare = pieces[:1] * (-(-len(pieces) // self.num_ranks) - len(mine))
+        mine_packed, spare_packed = ([self._pack([chosen[i] for i in p]) for p in part] for part in (mine, spare))
+        return mine_packed, spare_packed
 
     def rows_of(self, num_steps: int) -> list[int]:
         """The examples that the first `num_steps` steps touch, each once."""
@@ -95,20 +112,28 @@ def cut(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return pieces
 
 
+def evened(pieces: list[list[int]], num_ranks: int) -> list[list[int]]:
+    """The pieces, the fullest halved until there are as many for each rank, or none is left that can be halved."""
+    pieces = [list(piece) for piece in pieces]
+    while len(pieces) % num_ranks:
+        fullest = max(range(len(pieces)), key=lambda p: len(pieces[p]))
+        if len(pieces[fullest]) == 1:
+            break
+        piece = pieces.pop(fullest)
+        pieces += [piece[: len(piece) // 2], piece[len(piece) // 2 :]]
+    return pieces
+
+
 def deal(pieces: list[list[int]], lengths: Sequence[int], num_ranks: int) -> list[list[list[int]]]:
     """The micro-batches of each rank: equally many, since every rank must take part in every backward pass, and of
-    about equally many tokens. The fullest are halved until they can be dealt evenly.
+    about equally many tokens.
 
     Raises:
         ValueError: there are not enough items to give every rank as many.
     """
-    pieces = [list(piece) for piece in pieces]
-    while len(pieces) % num_ranks:
-        fullest = max(range(len(pieces)), key=lambda p: len(pieces[p]))
-        piece = pieces.pop(fullest)
-        if len(piece) == 1:
-            raise ValueError(f"batch.size must be a multiple of the {num_ranks} processes, got {len(lengths)}")
-        pieces += [piece[: len(piece) // 2], piece[len(piece) // 2 :]]
+    pieces = evened(pieces, num_ranks)
+    if len(pieces) % num_ranks:
+        raise ValueError(f"batch.size must be a multiple of the {num_ranks} processes, got {len(lengths)}")
     dealt: list[list[list[int]]] = [[] for _ in range(num_ranks)]
     tokens = [0] * num_ranks
     for piece in sorted(pieces, key=lambda piece: -sum(lengths[i] for i in piece)):
