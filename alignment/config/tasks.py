@@ -44,6 +44,12 @@ class RunConfig:
         require(self.launch.processes == 1 or self.distributed.zero is not None, rule, self.distributed.zero)
 
 
+def require_one_process(config: RunConfig) -> None:
+    """Raise `ConfigError` where a task that runs in one process is asked for many, or for what many share out."""
+    rule = "distributed.zero must be null for this task, which runs in one process"
+    require(config.distributed.zero is None, rule, config.distributed.zero)
+
+
 @dataclass(slots=True)
 class TrainingConfig(RunConfig):
     """What every run that trains a model has."""
@@ -115,6 +121,7 @@ class PPOConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
+        require_one_process(self)
         require(self.missing_eos_penalty >= 0, "missing_eos_penalty must be >= 0", self.missing_eos_penalty)
         rule = "model.lora.dropout must be 0 for PPO: with it the ratio is not 1 before the first step"
         require(self.model.lora.dropout == 0, rule, self.model.lora.dropout)
@@ -138,6 +145,7 @@ class RejectionConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
+        require_one_process(self)
         require_rows(self.data, "train")
         require(self.samples > 1, "samples must be > 1", self.samples)
 
@@ -164,6 +172,7 @@ class EvaluateConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
+        require_one_process(self)
         require_rows(self.data, "eval")
         require(bool(self.runs), "runs must name at least one run", self.runs)
         require(self.baseline in self.runs, f"baseline must be one of {sorted(self.runs)}", self.baseline)

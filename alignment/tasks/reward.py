@@ -4,8 +4,8 @@ from pathlib import Path
 
 from alignment.config.tasks import RewardConfig
 from alignment.config.vocabulary import MarginScale, Need
-from alignment.models.load import load_scalar_model, save_model
-from alignment.tasks.prepare import build_engine, model_folder, prepare
+from alignment.models.load import load_scalar_model
+from alignment.tasks.prepare import build_engine, prepare, save_trained
 from alignment.terminal import say
 from alignment.training.loop import fit
 from alignment.training.objectives import RewardRanking
@@ -20,4 +20,4 @@ def run(config: RewardConfig, folder: Path) -> None:
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
     objective = RewardRanking(config.loss)
     fit(engine, objective, objective, train=train, held_out=held_out, config=config, folder=folder)
-    save_model(model, prepared.tokenizer, model_folder(folder))
+    save_trained(engine, model, prepared.tokenizer, folder)

@@ -5,6 +5,7 @@ from pathlib import Path
 from alignment.config.tasks import TrainingConfig
 from alignment.data.batches import Batches
 from alignment.distributed.engine import Engine
+from alignment.distributed.world import at_step
 from alignment.training.checkpoint import Checkpoints
 from alignment.training.log import MetricsLog
 from alignment.training.objectives import Objective
@@ -32,18 +33,19 @@ def fit(
     pending: Metrics = {}
     with MetricsLog(folder, config, num_steps=num_steps, done=done) as log:
         for step in range(done + 1, num_steps + 1):
-            learning_rate = engine.learning_rate()
-            pending = added_metrics(pending, train_step(engine, objective, train.step(step - 1)))
-            evaluated: dict[str, float] = {}
-            if held_out is not None and is_due(step, config.train.eval_every, num_steps):
-                metrics = to_floats(evaluate_step(engine, evaluation, held_out.once()))
-                evaluated = {f"eval/{name}": value for name, value in metrics.items()}
-            # What is pending is not in a checkpoint: a row must end where a resumed run would begin.
-            is_saved = is_due(step, config.checkpoint.every, num_steps)
-            if evaluated or is_saved or is_due(step, config.log.every, num_steps):
-                log.write(step, {**to_floats(pending), "lr": learning_rate, **evaluated})
-                pending = {}
-            checkpoints.save_if_due(step)
+            with at_step(step):
+                learning_rate = engine.learning_rate()
+                pending = added_metrics(pending, train_step(engine, objective, train.step(step - 1)))
+                evaluated: dict[str, float] = {}
+                if held_out is not None and is_due(step, config.train.eval_every, num_steps):
+                    metrics = to_floats(evaluate_step(engine, evaluation, held_out.once(), held_out.spare()))
+                    evaluated = {f"eval/{name}": value for name, value in metrics.items()}
+                # What is pending is not in a checkpoint: a row must end where a resumed run would begin.
+                is_saved = is_due(step, config.checkpoint.every, num_steps)
+                if evaluated or is_saved or is_due(step, config.log.every, num_steps):
+                    log.write(step, {**to_floats(pending), "lr": learning_rate, **evaluated})
+                    pending = {}
+                checkpoints.save_if_due(step)
 
 
 def is_due(step: int, every: int, num_steps: int) -> bool:

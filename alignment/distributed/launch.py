@@ -1,0 +1,131 @@
+"""A run in several processes on this machine, through torch.distributed's launcher; and what a process tells it."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from ctypes import CDLL
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType, TracebackType
+from typing import Any
+
+import psutil
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from alignment.config.parts import UserError
+
+OWN = "ALIGNMENT_LAUNCHED"  # set in the processes that `launch` starts: it says how they ended
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # set by torch's launcher for each process
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # a run may want to save first: its processes decide
+TAIL = 20  # lines of a process's stderr that are shown where it could not say what happened
+PR_SET_PDEATHSIG = 1
+
+
+class RankFailedError(Exception):
+    """A process of the run failed: the text is of the one that failed first, `code` is the command's exit code."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def launch(arguments: list[str], processes: int) -> None:
+    """Run `python ARGUMENTS` in as many processes, which find their ranks in the environment; returns when all are done.
+
+    One that fails ends all of them. SIGTERM, SIGUSR1 and SIGUSR2 are passed on to them. Rank 0 has the terminal, what
+    the others print is shown where they fail without a word.
+
+    Raises:
+        UserError: a process ended with one.
+        RankFailedError: a process failed otherwise.
+        KeyboardInterrupt: the user has interrupted the run.
+    """
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what it has to say is said below, once
+    os.environ[OWN] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    former = {number: signal.signal(number, _forward) for number in FORWARDED}
+    with TemporaryDirectory() as folder:
+        others = dict.fromkeys(range(1, processes), Std.ALL)
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            logs_specs=DefaultLogsSpecs(log_dir=folder, redirects=others),
+            run_id=str(os.getpid()),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
+        )
+        try:
+            elastic_launch(config, sys.executable)(*arguments)
+        except ChildFailedError as error:
+            _raise(error, Path(folder))
+        except SignalException as error:
+            raise KeyboardInterrupt from error
+        finally:
+            del os.environ[OWN]
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+
+def _forward(number: int, frame: FrameType | None) -> None:
+    for child in psutil.Process().children():
+        child.send_signal(number)
+
+
+def _raise(error: ChildFailedError, logs: Path) -> None:
+    """As the process that failed first says; one that was killed could not say, and the others only lost it."""
+    failures = error.failures
+    rank = min(failures, key=lambda rank: (_told(failures[rank]).get("time_ns", 0), rank))
+    failure, told = failures[rank], _told(failures[rank])
+    if told.get("is_user_error"):
+        raise UserError(told["text"]) from error
+    code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+    if told:
+        raise RankFailedError(f"rank {rank}:\n{told['text']}", code) from error
+    said = [line for path in logs.rglob(f"{rank}/stderr.log") for line in path.read_text().splitlines()[-TAIL:]]
+    end = f"rank {rank} was ended by {failure.signal_name()}" if failure.exitcode < 0 else f"rank {rank} failed"
+    raise RankFailedError("\n".join([*said, end]), code) from error
+
+
+def _told(failure: ProcessFailure) -> dict[str, Any]:
+    message = failure.error_file_data["message"]
+    return dict(message["extraInfo"]) if isinstance(message, dict) else {}
+
+
+def is_told(error: BaseException, *, is_user_error: bool) -> bool:
+    """Leave word of this process's error with the launcher. Whether it will be shown, so that this process need not:
+    by our launcher; by torchrun, in its own way, for all ranks but the main one."""
+    path = os.environ.get(ERROR_FILE)
+    if path is None:
+        return False
+    text = str(error) if is_user_error else "".join(traceback.format_exception(error))
+    now = time.time_ns()
+    extra = {"py_callstack": text, "timestamp": str(now // 10**9), "time_ns": now}
+    told = {"message": str(error), "extraInfo": {**extra, "text": text.rstrip(), "is_user_error": is_user_error}}
+    Path(path).write_text(json.dumps({"message": told}))
+    return OWN in os.environ or (is_user_error and os.environ.get("RANK") != "0")
+
+
+def settle_in() -> None:
+    """What a process that a launcher started does first: errors go to the launcher, and it does not outlive ours."""
+    if ERROR_FILE not in os.environ:
+        return
+    sys.excepthook = _hook
+    if OWN in os.environ:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the launcher says that the run was interrupted
+        if sys.platform == "linux":
+            CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not is_told(error, is_user_error=False):
+        sys.__excepthook__(kind, error, trace)
