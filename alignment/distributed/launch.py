@@ -19,6 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alignment.config.parts import UserError
+from alignment.distributed.world import is_lost
 
 OWN = "ALIGNMENT_LAUNCHED"  # set in the processes that `launch` starts: it says how they ended
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # set by torch's launcher for each process
@@ -28,7 +29,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class RankFailedError(Exception):
-    """A process of the run failed: the text is of the one that failed first, `code` is the command's exit code."""
+    """A process of the run failed, the first of them says how. `code`: what the command ends with."""
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
@@ -36,7 +37,7 @@ class RankFailedError(Exception):
 
 
 def launch(arguments: list[str], processes: int) -> None:
-    """Run `python ARGUMENTS` in as many processes, which find their ranks in the environment; returns when all are done.
+    """Run `python ARGUMENTS` in as many processes, which find their ranks in the environment, until all are done.
 
     One that fails ends all of them. SIGTERM, SIGUSR1 and SIGUSR2 are passed on to them. Rank 0 has the terminal, what
     the others print is shown where they fail without a word.
@@ -82,9 +83,8 @@ def _forward(number: int, frame: FrameType | None) -> None:
 
 
 def _raise(error: ChildFailedError, logs: Path) -> None:
-    """As the process that failed first says; one that was killed could not say, and the others only lost it."""
     failures = error.failures
-    rank = min(failures, key=lambda rank: (_told(failures[rank]).get("time_ns", 0), rank))
+    rank = min(failures, key=lambda rank: _guilt(failures[rank]))
     failure, told = failures[rank], _told(failures[rank])
     if told.get("is_user_error"):
         raise UserError(told["text"]) from error
@@ -94,6 +94,15 @@ def _raise(error: ChildFailedError, logs: Path) -> None:
     said = [line for path in logs.rglob(f"{rank}/stderr.log") for line in path.read_text().splitlines()[-TAIL:]]
     end = f"rank {rank} was ended by {failure.signal_name()}" if failure.exitcode < 0 else f"rank {rank} failed"
     raise RankFailedError("\n".join([*said, end]), code) from error
+
+
+def _guilt(failure: ProcessFailure) -> tuple[int, int]:
+    """Sorts the failures, their cause first: what a process says of itself, before one that was killed and could not
+    say, before those that only lost another, before those that the launcher ended for it."""
+    told = _told(failure)
+    if told:
+        return (2 if told["is_lost"] else 0), told["time_ns"]
+    return (3 if failure.exitcode == -signal.SIGTERM else 1), 0
 
 
 def _told(failure: ProcessFailure) -> dict[str, Any]:
@@ -109,9 +118,9 @@ def is_told(error: BaseException, *, is_user_error: bool) -> bool:
         return False
     text = str(error) if is_user_error else "".join(traceback.format_exception(error))
     now = time.time_ns()
-    extra = {"py_callstack": text, "timestamp": str(now // 10**9), "time_ns": now}
-    told = {"message": str(error), "extraInfo": {**extra, "text": text.rstrip(), "is_user_error": is_user_error}}
-    Path(path).write_text(json.dumps({"message": told}))
+    extra: dict[str, Any] = {"py_callstack": text, "timestamp": str(now // 10**9), "time_ns": now}
+    extra |= {"text": text.rstrip(), "is_user_error": is_user_error, "is_lost": is_lost(error)}
+    Path(path).write_text(json.dumps({"message": {"message": str(error), "extraInfo": extra}}))
     return OWN in os.environ or (is_user_error and os.environ.get("RANK") != "0")
 
 

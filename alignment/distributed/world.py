@@ -125,14 +125,16 @@ def at_step(step: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if size() == 1 or not _is_lost(error):
+        if size() == 1 or not is_lost(error):
             raise
         where = f"rank {rank()} of {size()}, step {step}"
         raise LostRankError(f"{where}: a collective did not finish ({str(error).splitlines()[0]})") from error
 
 
-def _is_lost(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistBackendError) or any(word in str(error).lower() for word in LOST)
+def is_lost(error: BaseException) -> bool:
+    """Whether a collective has failed, most often because another process is gone."""
+    is_said = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in LOST)
+    return is_said or isinstance(error, (LostRankError, dist.DistBackendError))
 
 
 def pick_device(device: Device) -> torch.device:
