@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from alignment.cli.errors import USER_ERROR, fail, nearest
 from alignment.cli.recipes import first_comment, recipes, shipped
+from alignment.process import belong_to_launcher
 
 USAGE = """usage: alignment VERB ...
 
@@ -35,6 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
+    belong_to_launcher()
     try:
         dispatch(sys.argv[1:])
     except KeyboardInterrupt:

@@ -204,6 +204,8 @@ class PipelineConfig(RunConfig):
         require(len(set(names)) == len(names), "stages must have different names", names)
 
 
+ONE_PROCESS = (PPOConfig, RejectionConfig, EvaluateConfig)
+
 TASKS: dict[str, type[RunConfig]] = {
     "sft": SFTConfig,
     "reward": RewardConfig,

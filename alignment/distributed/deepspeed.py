@@ -162,8 +162,8 @@ class FrozenEngine:
         model.requires_grad_(False)
         model.eval()
         self.device = world.pick_device(config.device)
+        self.module = model
         self._config = config
-        self._module = model
         self._offload: Any = None
         if not sharded:
             self.model = model.to(self.device)
@@ -185,7 +185,7 @@ class FrozenEngine:
         if self._offload is None:
             yield
             return
-        with whole(self._module, self._offload):
+        with whole(self.module, self._offload):
             yield
 
 

@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 import traceback
-from ctypes import CDLL
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType, TracebackType
@@ -20,12 +19,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alignment.config.parts import UserError
 from alignment.distributed.world import is_lost
+from alignment.process import LAUNCHED_BY, is_ours
 
-OWN = "ALIGNMENT_LAUNCHED"  # set in the processes that `launch` starts: it says how they ended
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # set by torch's launcher for each process
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # a run may want to save first: its processes decide
+TALKERS = ("torch.distributed", "torch.distributed.elastic.agent.server.api")
 TAIL = 20  # lines of a process's stderr that are shown where it could not say what happened
-PR_SET_PDEATHSIG = 1
 
 
 class RankFailedError(Exception):
@@ -47,8 +46,9 @@ def launch(arguments: list[str], processes: int) -> None:
         RankFailedError: a process failed otherwise.
         KeyboardInterrupt: the user has interrupted the run.
     """
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what it has to say is said below, once
-    os.environ[OWN] = "1"
+    for talker in TALKERS:  # what they have to say is said below, once
+        logging.getLogger(talker).setLevel(logging.CRITICAL)
+    os.environ[LAUNCHED_BY] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     former = {number: signal.signal(number, _forward) for number in FORWARDED}
     with TemporaryDirectory() as folder:
@@ -72,7 +72,7 @@ def launch(arguments: list[str], processes: int) -> None:
         except SignalException as error:
             raise KeyboardInterrupt from error
         finally:
-            del os.environ[OWN]
+            del os.environ[LAUNCHED_BY]
             for number, handler in former.items():
                 signal.signal(number, handler)
 
@@ -121,18 +121,13 @@ def is_told(error: BaseException, *, is_user_error: bool) -> bool:
     extra: dict[str, Any] = {"py_callstack": text, "timestamp": str(now // 10**9), "time_ns": now}
     extra |= {"text": text.rstrip(), "is_user_error": is_user_error, "is_lost": is_lost(error)}
     Path(path).write_text(json.dumps({"message": {"message": str(error), "extraInfo": extra}}))
-    return OWN in os.environ or (is_user_error and os.environ.get("RANK") != "0")
+    return is_ours() or (is_user_error and os.environ.get("RANK") != "0")
 
 
-def settle_in() -> None:
-    """What a process that a launcher started does first: errors go to the launcher, and it does not outlive ours."""
-    if ERROR_FILE not in os.environ:
-        return
-    sys.excepthook = _hook
-    if OWN in os.environ:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the launcher says that the run was interrupted
-        if sys.platform == "linux":
-            CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def tell_launcher() -> None:
+    """From here on an error that ends this process is left with the launcher that started it, if one did."""
+    if ERROR_FILE in os.environ:
+        sys.excepthook = _hook
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -21,7 +21,7 @@ from alignment.config.inputs import check_inputs, input_paths
 from alignment.config.parts import ConfigError, UserError, require
 from alignment.config.tasks import TASKS, PipelineConfig, RunConfig, TrainingConfig
 from alignment.distributed import world
-from alignment.distributed.launch import RankFailedError, is_told, launch, settle_in
+from alignment.distributed.launch import RankFailedError, is_told, launch, tell_launcher
 from alignment.distributed.settings import deepspeed_settings
 from alignment.distributed.world import leave
 from alignment.tasks import dpo, evaluate, orpo, ppo, rejection, reward, sft
@@ -62,7 +62,7 @@ def execute(config: RunConfig) -> None:
     if config.launch.processes > 1 and not world.is_launched():
         in_processes(config)
         return
-    settle_in()
+    tell_launcher()
     world.init(config.distributed)
     config = replace(config, output_dir=world.from_main(config.output_dir))  # which may hold the time
     folder = Path(config.output_dir)

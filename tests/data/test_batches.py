@@ -142,3 +142,15 @@ def test_the_ranks_steps_together_are_the_step(num_ranks):
     for step in range(4):
         dealt = [batch.rows.tolist() for part in parts for batch in part.step(step)]
         assert sorted(row for part in dealt for row in part) == sorted(whole.step_rows(step))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize(("count", "max_tokens"), [(20, 60), (20, 10_000), (5, 1), (1, 60), (2, 60)])
+def test_a_pass_is_shared_out_and_every_rank_runs_as_many_micro_batches(num_ranks, count, max_tokens):
+    rows = examples([int(n) for n in np.random.default_rng(count).integers(3, 18, count)])
+    config = BatchConfig(size=6, max_tokens=max_tokens, layout=Layout.shared)
+    parts = [Batches(rows, config, 0, 0, rank, num_ranks) for rank in range(num_ranks)]
+    assert sorted(row for part in parts for batch in part.once() for row in batch.rows.tolist()) == list(range(count))
+    assert len({len(part.once()) + len(part.spare()) for part in parts}) == 1
+    if count >= 5 and max_tokens > 60:
+        assert not any(part.spare() for part in parts), "halved rather than run twice"

@@ -5,6 +5,7 @@ python ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT
 
 import json
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ import numpy as np
 import torch
 
 from alignment.config.parts import BatchConfig, DistributedConfig, LoraConfig, ModelConfig, TrainConfig
-from alignment.config.vocabulary import Device, Layout
+from alignment.config.vocabulary import Device, Layout, Offload, Precision
 from alignment.data.batches import Batches
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
 from alignment.distributed import world
-from alignment.distributed.deepspeed import DeepSpeedEngine
+from alignment.distributed.deepspeed import DeepSpeedEngine, FrozenEngine
 from alignment.distributed.engine import Engine, TorchEngine
 from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss
 from alignment.models.load import load_language_model, load_scalar_model, load_tokenizer
+from alignment.models.readout import token_logprobs
 from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
 from alignment.training.optim import build_optimizer
 from alignment.training.reference import reference_logprobs
@@ -39,7 +41,7 @@ INIT = {
 }
 TRAIN = TrainConfig(max_steps=STEPS, learning_rate=3e-3, warmup_steps=2, weight_decay=0.1, max_grad_norm=0.5)
 BATCH = BatchConfig(size=6, max_tokens=48, layout=Layout.shared)
-METHODS = ("sft", "reward", "dpo", "orpo", "lora")
+METHODS = ("sft", "reward", "dpo", "orpo", "lora", "bfloat16")  # lora: DPO of adapters; bfloat16: SFT
 
 
 def examples(num_completions: int) -> list[Example]:
@@ -54,12 +56,20 @@ def examples(num_completions: int) -> list[Example]:
     return rows
 
 
-def config_of(stage: str, folder: Path) -> DistributedConfig:
+def config_of(stage: str, folder: Path, precision: Precision = Precision.float32) -> DistributedConfig:
     if stage == "none":
-        return DistributedConfig(device=Device.cpu)
-    settings = folder / "deepspeed.json"
+        return DistributedConfig(device=Device.cpu, precision=precision)
+    settings = folder / f"deepspeed-{world.num_launched()}.json"
     settings.write_text('{"zero_optimization": {"stage3_param_persistence_threshold": 0}}')  # nothing stays whole
-    return DistributedConfig(device=Device.cpu, zero=int(stage), deepspeed_config=str(settings))
+    zero, offload = (3, Offload.cpu) if stage == "offload" else (int(stage), Offload.none)
+    return DistributedConfig(
+        device=Device.cpu,
+        precision=precision,
+        zero=zero,
+        offload_optimizer=offload,
+        offload_param=offload,
+        deepspeed_config=str(settings),
+    )
 
 
 def build(method: str, config: DistributedConfig) -> tuple[Engine, Any]:
@@ -77,14 +87,19 @@ def build(method: str, config: DistributedConfig) -> tuple[Engine, Any]:
 def objective_of(method: str, engine: Engine, batches: Batches) -> Objective[Any]:
     if method in ("dpo", "lora"):
         return DPO(DPOLoss(beta=0.3), reference_logprobs(engine, batches, range(len(batches.examples))))
-    return {"sft": SFT(CrossEntropyLoss()), "reward": RewardRanking(MarginRankingLoss()), "orpo": ORPO(ORPOLoss())}[
-        method
-    ]
+    if method == "reward":
+        return RewardRanking(MarginRankingLoss())
+    return ORPO(ORPOLoss()) if method == "orpo" else SFT(CrossEntropyLoss())
+
+
+def batches_of(method: str) -> Batches:
+    rows = examples(1 if method in ("sft", "bfloat16") else 2)
+    return Batches(rows, BATCH, 0, 0, world.rank(), world.size())
 
 
 def run(method: str, config: DistributedConfig) -> dict[str, list[float]]:
     engine, _ = build(method, config)
-    batches = Batches(examples(1 if method == "sft" else 2), BATCH, 0, 0, world.rank(), world.size())
+    batches = batches_of(method)
     objective = objective_of(method, engine, batches)
     steps = [to_floats(train_step(engine, objective, batches.step(index))) for index in range(STEPS)]
     seen = {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
@@ -94,7 +109,7 @@ def run(method: str, config: DistributedConfig) -> dict[str, list[float]]:
 
 def resumed(method: str, config: DistributedConfig) -> bool:
     """Whether four steps, and two steps, a fresh engine and two more, are the same bit for bit."""
-    batches = Batches(examples(1 if method == "sft" else 2), BATCH, 0, 0, world.rank(), world.size())
+    batches = batches_of(method)
     unbroken, _ = build(method, config)
     objective = objective_of(method, unbroken, batches)
     taken = [train_step(unbroken, objective, batches.step(index)) for index in range(2)]
@@ -115,6 +130,42 @@ def resumed(method: str, config: DistributedConfig) -> bool:
         return same and all(torch.equal(a, b) for a, b in zip(weights, other.model.parameters(), strict=True))
 
 
+@torch.no_grad()
+def roles(config: DistributedConfig) -> dict[str, float]:
+    """How far four roles under ZeRO 3 are from one plain model: each forward alike, gathered weights, generation."""
+    actor, policy = build("dpo", config)
+    critic, _ = build("reward", config)
+    torch.manual_seed(0)
+    model_config = ModelConfig(init=INIT)
+    plain = load_language_model(model_config, load_tokenizer(model_config))
+    plain.eval()
+    sharded = FrozenEngine(deepcopy(plain), config=config, sharded=True)
+    copied = FrozenEngine(deepcopy(plain), config=config, sharded=False)
+    batch = batches_of("dpo").step(0)[0]
+    wanted = token_logprobs(plain, batch)
+
+    def far(model: Any) -> float:
+        return (token_logprobs(model, batch) - wanted).abs().max().item()
+
+    found = {"actor": far(actor.model), "module": far(policy), "sharded": far(sharded.model), "copy": far(copied.model)}
+    found["kept"] = float(sum(p.numel() for p in policy.parameters()))
+    for name, engine, module in (("actor", actor, policy), ("sharded", sharded, sharded.module)):
+        with engine.gathered():
+            for _ in range(1 + world.rank()):  # nobody waits for anybody
+                found[f"{name}, gathered"] = far(module)
+            ids = torch.randint(3, 100, (2, 5))
+            settings = {"max_new_tokens": 4 + world.rank(), "do_sample": False, "pad_token_id": 0}
+            same = torch.equal(module.hf.generate(ids, **settings), plain.hf.generate(ids, **settings))
+            found[f"{name}, generates"] = float(not same)
+    found["actor, again"] = far(actor.model)
+    with torch.enable_grad():
+        for engine, method in ((actor, "dpo"), (critic, "reward")):
+            batches = batches_of(method)
+            train_step(engine, objective_of(method, engine, batches), batches.step(0))
+    found["sharded, still"] = far(sharded.model)
+    return found
+
+
 def main() -> None:
     torch.set_num_threads(1)
     out, stages = Path(sys.argv[1]), sys.argv[2:]
@@ -123,11 +174,12 @@ def main() -> None:
         config = config_of(stage, out.parent)
         world.init(config)
         for method in METHODS:
-            results[f"{method}/{stage}"] = run(method, config)
-            print(method, stage, results[f"{method}/{stage}"], flush=True)
+            kind = config_of(stage, out.parent, Precision.bfloat16) if method == "bfloat16" else config
+            results[f"{method}/{stage}"] = run(method, kind)
         if stage != "none":
             results[f"resumed/{stage}"] = all(world.gather(resumed("sft", config)))
-            print("resumed", stage, results[f"resumed/{stage}"], flush=True)
+    if world.size() > 1:
+        results["roles"] = world.gather(roles(config_of("3", out.parent)))
     if world.is_main():
         out.write_text(json.dumps(results))
     world.leave()

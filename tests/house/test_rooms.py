@@ -23,6 +23,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 250, 60
 LIBRARY = {"data", "distributed", "models"}
 ROOMS = {  # room: the rooms it may import, beside itself and those that everybody may
     "terminal": set(),
+    "process": set(),
     "losses": set(),
     "world": set(),
     "config": {"losses"},
@@ -37,7 +38,7 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "__main__": {"cli"},
     "__init__": set(),
 }
-EVERYBODYS = {"terminal"}
+EVERYBODYS = {"terminal", "process"}
 DOORS = {  # library: the only rooms or modules that may import it
     "hydra": ["alignment.cli"],
     "yaml": ["alignment.cli"],
@@ -50,7 +51,12 @@ DOORS = {  # library: the only rooms or modules that may import it
     "matplotlib": ["alignment.evaluate"],
     "rich": ["alignment.terminal", "alignment.training.log", "alignment.evaluate.table"],
 }
-ONLY = {"losses": {"torch"}, "world": set(), "terminal": {"rich"}}  # rooms that import no other library
+ONLY = {  # rooms that import no other library
+    "losses": {"torch"},
+    "world": set(),
+    "terminal": {"rich"},
+    "process": set(),
+}
 
 
 @dataclass(frozen=True)
