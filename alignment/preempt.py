@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from alignment.process import is_ours
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
 
@@ -36,13 +38,15 @@ _notice = _Notice()
 def listening() -> Iterator[None]:
     """SIGTERM and SIGUSR1 are requests to stop in here; the handlers that were there before come back afterwards.
 
-    Signals reach the main thread only: in another one, nothing is changed.
+    Signals reach the main thread only: in another one, nothing is changed. A process of our own launcher is asked with
+    SIGUSR1: SIGTERM ends it, as torch's launcher means it when another rank has failed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _release()
-    before = {number: signal.signal(number, _hear) for number in SIGNALS}
+    heard = SIGNALS[1:] if is_ours() else SIGNALS
+    before = {number: signal.signal(number, _hear) for number in heard}
     try:
         yield
     finally:
@@ -72,6 +76,8 @@ def asked() -> bool:
 
 
 def said() -> str:
+    if is_ours():  # the launcher has passed on another signal than it was sent
+        return "stopped by a signal"
     return f"stopped by {_notice.signal or 'a signal to another process'}"
 
 

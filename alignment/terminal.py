@@ -1,5 +1,6 @@
-"""Where people watch: the one console, and the bar that long work shows."""
+"""Where people watch: the one console, and the bar that long work shows. Of many processes only the first has them."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -8,7 +9,7 @@ from rich.progress import track
 
 Item = TypeVar("Item")
 
-console = Console()
+console = Console(quiet=os.environ.get("RANK", "0") != "0")
 
 
 def progress(items: Sequence[Item], description: str) -> Iterator[Item]:

@@ -27,7 +27,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from alignment.cli.explain import COMPOSE_ERRORS, explain
 from alignment.cli.recipes import shipped
 from alignment.config.parts import ConfigError
-from alignment.config.tasks import TASKS, RunConfig
+from alignment.config.run import RunConfig
+from alignment.config.tasks import TASKS
 
 VERSION_BASE = "1.3"
 SETTINGS = (  # the run's folder is ours, written by tasks/run.py; Hydra keeps its hands off it

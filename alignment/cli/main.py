@@ -12,6 +12,7 @@ from typing import NoReturn
 from alignment import preempt
 from alignment.cli.errors import USER_ERROR, fail, nearest
 from alignment.cli.recipes import first_comment, recipes, shipped
+from alignment.process import belong_to_launcher
 
 USAGE = """usage: alignment VERB ...
 
@@ -41,6 +42,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
+    belong_to_launcher()
     with preempt.listening():
         try:
             dispatch(sys.argv[1:])

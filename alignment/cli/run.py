@@ -22,14 +22,15 @@ from alignment.cli.compose import (
     single,
     swept,
 )
-from alignment.cli.errors import fail
+from alignment.cli.errors import USER_ERROR, fail
 from alignment.cli.explain import COMPOSE_ERRORS, explain
 from alignment.cli.help import page
 from alignment.cli.recipes import shipped
 from alignment.config.inputs import check_inputs
 from alignment.config.parts import UserError
-from alignment.config.tasks import PipelineConfig, RunConfig
-from alignment.preempt import Preempted
+from alignment.config.run import RunConfig
+from alignment.config.tasks import PipelineConfig
+from alignment.preempt import EXIT_CODE, Preempted
 
 
 def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: bool) -> None:
@@ -44,7 +45,7 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
         except COMPOSE_ERRORS as error:
             fail(f"{recipe}: {explain(error)}")
         if not sweep:
-            start(recipe, configs[0])
+            start(recipe, configs[0], is_last=True)
     if sweep:
         _call_hydra(recipe, ["--multirun"], overrides)
 
@@ -113,22 +114,31 @@ def run_job(composed: DictConfig) -> None:
     start(str(job.config_name), replace(config, output_dir=f"{config.output_dir}/{job.num}"))
 
 
-def start(recipe: str, config: RunConfig) -> None:
+def start(recipe: str, config: RunConfig, *, is_last: bool = False) -> None:
     """A user's mistake that only shows in the data or the models ends here in one line, anything else in a traceback.
 
     The tasks are imported only now: a mistake in a config is told before transformers is loaded.
     """
     from alignment.tasks import pipeline
-    from alignment.tasks.run import execute
+    from alignment.tasks.run import RankFailedError, execute, is_told, leave
 
     try:
         if isinstance(config, PipelineConfig):
             pipeline.run(config, compose)
         else:
             execute(config)
+        if is_last:
+            leave()
     except UserError as error:
+        if is_told(error, is_user_error=True):
+            sys.exit(USER_ERROR)
         fail(f"{recipe}: {error}")
     except Preempted as stop:
+        if is_told(stop, is_user_error=True):  # the command that launched this process goes on from here
+            sys.exit(EXIT_CODE)
         written = Path(config.output_dir) / "config.yaml"  # the recipe's own name may lead to another folder next time
         how = f"alignment run {written}" if written.exists() else "the same command"
         raise Preempted(f"{recipe}: {stop}; to go on: {how}") from None
+    except RankFailedError as error:
+        print(f"alignment: {recipe}: {error}", file=sys.stderr)
+        sys.exit(error.code)

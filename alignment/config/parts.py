@@ -8,9 +8,9 @@ from alignment.config.vocabulary import (
     BadRow,
     Device,
     Format,
-    Generation,
     Layout,
     MarginScale,
+    Offload,
     OnNonFinite,
     Precision,
     Resume,
@@ -194,52 +194,29 @@ class DistributedConfig:
     device: Device = Device.auto
     precision: Precision = Precision.float32
     """bfloat16: float32 weights and optimizer, forward and backward under autocast."""
-
-
-@dataclass(slots=True)
-class VLLMConfig:
-    """Where `vllm serve` listens; it is started apart, on GPUs of its own."""
-
-    host: str = "localhost"
-    port: int = 8000
-    group_port: int = 51216
-    """Where the weights go over: the port of the NCCL group that this process and the server form."""
-    timeout_s: float = 300.0
-    """How long to wait for the server to be up."""
-
-    def __post_init__(self) -> None:
-        for name, port in (("port", self.port), ("group_port", self.group_port)):
-            require(0 < port < 2**16, f"generation.vllm.{name} must be in [1, 65535]", port)
-        require(self.timeout_s >= 0, "generation.vllm.timeout_s must be >= 0", self.timeout_s)
-
-
-@dataclass(slots=True)
-class GenerationConfig:
-    max_new_tokens: int = 256
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_new_tokens: int = 0
-    """No end token before these many."""
-    stop: list[str] = field(default_factory=list)
-    """Strings that end a reply: its tokens keep the string, its text is cut before it."""
-    batch_size: int = 256
-    """Replies generated at the same time. Samples do not depend on it."""
-    engine: Generation = Generation.transformers
-    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    zero: int | None = None
+    """DeepSpeed's ZeRO stage, 0 to 3: what the processes share out. Null: plain torch, in one process."""
+    offload_optimizer: Offload = Offload.none
+    """Where optimizer states and their float32 weights are kept: cpu needs zero >= 1, nvme zero=3."""
+    offload_param: Offload = Offload.none
+    """Where weights are kept while no layer uses them: needs zero=3."""
+    nvme_path: str | None = None
+    """A folder on a fast local disk, for an offload to nvme."""
+    deepspeed_config: str | None = field(default=None, metadata=INPUT)
+    """Further settings in DeepSpeed's own JSON; one that says otherwise than a key of ours is an error."""
+    timeout_minutes: float = 30.0
+    """A collective that takes longer ends the run."""
 
     def __post_init__(self) -> None:
-        require(self.max_new_tokens > 0, "generation.max_new_tokens must be > 0", self.max_new_tokens)
-        require(self.temperature > 0, "generation.temperature must be > 0", self.temperature)
-        require(self.top_k >= 0, "generation.top_k must be >= 0 (0: off)", self.top_k)
-        require(0 < self.top_p <= 1, "generation.top_p must be in (0, 1]", self.top_p)
-        rule = "generation.min_new_tokens must be in [0, generation.max_new_tokens]"
-        require(0 <= self.min_new_tokens <= self.max_new_tokens, rule, self.min_new_tokens)
-        require(all(self.stop), "generation.stop must not hold an empty string", self.stop)
-        require(self.batch_size > 0, "generation.batch_size must be > 0", self.batch_size)
-        is_vllm = self.engine is Generation.vllm
-        require(is_vllm or self.vllm == VLLMConfig(), "generation.vllm needs generation.engine=vllm", self.vllm)
-        rule = (
-            "generation.min_new_tokens must be 0 with generation.stop under vLLM, which would hold back the strings too"
-        )
-        require(not (is_vllm and self.stop and self.min_new_tokens), rule, self.min_new_tokens)
+        require(self.zero in (None, 0, 1, 2, 3), "distributed.zero must be null, 0, 1, 2 or 3", self.zero)
+        rule = "distributed.deepspeed_config needs distributed.zero"
+        require(self.deepspeed_config is None or self.zero is not None, rule, self.deepspeed_config)
+        least = {Offload.none: 0, Offload.cpu: 1, Offload.nvme: 3}[self.offload_optimizer]
+        rule = f"distributed.offload_optimizer={self.offload_optimizer.value} needs distributed.zero >= {least}"
+        require((self.zero or 0) >= least, rule, self.zero)
+        rule = f"distributed.offload_param={self.offload_param.value} needs distributed.zero=3"
+        require(self.offload_param is Offload.none or self.zero == 3, rule, self.zero)
+        uses_nvme = Offload.nvme in (self.offload_optimizer, self.offload_param)
+        rule = "distributed.nvme_path goes with an offload to nvme"
+        require(uses_nvme == (self.nvme_path is not None), rule, self.nvme_path)
+        require(self.timeout_minutes > 0, "distributed.timeout_minutes must be > 0", self.timeout_minutes)

@@ -1,23 +1,19 @@
 """One root config per task."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
 from alignment.config.alarm import AlarmConfig
+from alignment.config.generation import GenerationConfig
 from alignment.config.parts import (
     INPUT,
     BatchConfig,
-    CheckpointConfig,
     ConfigError,
     DataConfig,
-    DistributedConfig,
-    GenerationConfig,
-    LogConfig,
     ModelConfig,
     SourceConfig,
-    TrainConfig,
     require,
 )
 from alignment.config.ppo import (
@@ -32,42 +28,11 @@ from alignment.config.ppo import (
     ScorerConfig,
 )
 from alignment.config.rules import require_device, require_rows
-from alignment.config.vocabulary import KLControl, MarginScale, Selection, Share
+from alignment.config.run import RunConfig, TrainingConfig, require_one_process
+from alignment.config.vocabulary import Generation, KLControl, MarginScale, Selection, Share
 from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss
 
 STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
-
-
-@dataclass(slots=True)
-class RunConfig:
-    """What every run has."""
-
-    output_dir: str = "runs/${hydra:job.config_name}/${now:%Y-%m-%d_%H-%M-%S}"
-    seed: int = 0
-    distributed: DistributedConfig = field(default_factory=DistributedConfig)
-    log: LogConfig = field(default_factory=LogConfig)
-
-    def __post_init__(self) -> None:
-        require(self.seed >= 0, "seed must be >= 0", self.seed)
-        replies = isinstance(self, (PPOConfig, RejectionConfig, EvaluateConfig))
-        rule = "log.samples must be 0 but for ppo, rejection and evaluate, the tasks that reply to prompts"
-        require(replies or self.log.samples == 0, rule, self.log.samples)
-
-
-@dataclass(slots=True)
-class TrainingConfig(RunConfig):
-    """What every run that trains a model has."""
-
-    model: ModelConfig = MISSING
-    data: DataConfig = MISSING
-    batch: BatchConfig = field(default_factory=BatchConfig)
-    train: TrainConfig = MISSING
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-
-    def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
-        require_rows(self.data, "train")
-        require_device(self.model, self.distributed)
 
 
 @dataclass(slots=True)
@@ -110,6 +75,7 @@ class ORPOConfig(TrainingConfig):
 
 @dataclass(slots=True)
 class PPOConfig(TrainingConfig):
+    replies: ClassVar[bool] = True
     loss: PPOLosses = field(default_factory=PPOLosses)
     ppo: InnerConfig = field(default_factory=InnerConfig)
     reward: RewardShapingConfig = MISSING
@@ -129,6 +95,7 @@ class PPOConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
+        self._check_processes()
         both = self.gold is not None and self.gold_model is not None
         require(not both, "at most one of gold and gold_model must be set", (self.gold, self.gold_model))
         require(self.missing_eos_penalty >= 0, "missing_eos_penalty must be >= 0", self.missing_eos_penalty)
@@ -152,9 +119,27 @@ class PPOConfig(TrainingConfig):
         rule = "batch.size * ppo.replies must be > 1 with reward.whiten or reward.combine=llama2"
         require(replies > 1 or not self.reward.whitens, rule, replies)
 
+    def _check_processes(self) -> None:
+        zero = self.distributed.zero
+        rule = "distributed.zero must be null with roles.share=lora, whose roles are one model"
+        require(self.roles.share is not Share.lora or zero is None, rule, zero)
+        rule = "distributed.zero must be null with generation.engine=vllm, which is told the weights of one process"
+        require(self.generation.engine is not Generation.vllm or zero is None, rule, zero)
+        require(self.ppo.ema is None or zero != 3, "ppo.ema must be null with distributed.zero=3", self.ppo.ema)
+        require(not self.roles.offload or zero != 3, "roles.offload must be false with distributed.zero=3", True)
+
+    def check_shares(self, processes: int) -> None:
+        TrainingConfig.check_shares(self, processes)
+        least = self.ppo.mini_batches * processes
+        rule = f"batch.size must be a multiple of ppo.mini_batches times the number of processes ({least})"
+        require(processes == 1 or self.batch.size % least == 0, rule, self.batch.size)
+        rule = f"ptx.size must be a multiple of the number of processes ({processes})"
+        require(self.ptx.weight == 0 or self.ptx.size % processes == 0, rule, self.ptx.size)
+
 
 @dataclass(slots=True)
 class RejectionConfig(RunConfig):
+    replies: ClassVar[bool] = True
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -173,6 +158,7 @@ class RejectionConfig(RunConfig):
 
 @dataclass(slots=True)
 class EvaluateConfig(RunConfig):
+    replies: ClassVar[bool] = True
     runs: dict[str, str] = field(default_factory=dict, metadata=INPUT)
     """name -> a run's folder (its `model/` is evaluated, its `metrics.jsonl` drawn), or a model's folder."""
     baseline: str = MISSING
@@ -193,6 +179,7 @@ class EvaluateConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
+        require_one_process(self)
         require_rows(self.data, "eval")
         require(bool(self.runs), "runs must name at least one run", self.runs)
         require(self.baseline in self.runs, f"baseline must be one of {sorted(self.runs)}", self.baseline)
@@ -223,6 +210,8 @@ class PipelineConfig(RunConfig):
         require(bool(names), "stages must name at least one stage", names)
         require(len(set(names)) == len(names), "stages must have different names", names)
 
+
+ONE_PROCESS = (EvaluateConfig,)
 
 TASKS: dict[str, type[RunConfig]] = {
     "sft": SFTConfig,

@@ -40,6 +40,12 @@ class Precision(str, Enum):
     bfloat16 = "bfloat16"
 
 
+class Offload(str, Enum):
+    none = "none"
+    cpu = "cpu"
+    nvme = "nvme"
+
+
 class Resume(str, Enum):
     auto = "auto"
     never = "never"

@@ -29,10 +29,7 @@ class Batches:
 
     def step(self, index: int) -> list[Batch]:
         """This rank's micro-batches of optimizer step `index` (from 0); the ranks' together are the step's examples."""
-        rows = self.step_rows(index)
-        lengths = [laid_out_length(self.examples[row], self.config.layout) for row in rows]
-        pieces = deal(cut(lengths, self.config.max_tokens, self.config.layout), lengths, self.num_ranks)[self.rank]
-        return [self._pack([rows[i] for i in piece]) for piece in pieces]
+        return dealt(self.examples, self.step_rows(index), self.config, self.pad_id, self.rank, self.num_ranks)
 
     def step_rows(self, index: int) -> list[int]:
         """The examples of optimizer step `index`, in the order of the shuffled passes."""
@@ -40,8 +37,19 @@ class Batches:
         return [self._row(place) for place in range(first, first + self.config.size)]
 
     def once(self) -> list[Batch]:
-        """Every example once, in micro-batches."""
-        return packed(self.examples, range(len(self.examples)), self.config, self.pad_id)
+        """This rank's micro-batches of a pass over every example; the ranks' together hold each once."""
+        return self.share(range(len(self.examples)))[0]
+
+    def spare(self) -> list[Batch]:
+        """What this rank runs behind `once` and does not count: a batch, where others have one more than it has.
+
+        Ranks that share weights out must run equally many forwards.
+        """
+        return self.share(range(len(self.examples)))[1]
+
+    def share(self, rows: Iterable[int]) -> tuple[list[Batch], list[Batch]]:
+        """This rank's micro-batches of the examples at `rows`, and its spare ones."""
+        return shared_out(self.examples, rows, self.config, self.pad_id, self.rank, self.num_ranks)
 
     def rows_of(self, num_steps: int) -> list[int]:
         """The examples that the first `num_steps` steps touch, each once."""
@@ -55,23 +63,43 @@ class Batches:
         assert train.epochs is not None
         return max(1, int(np.ceil(train.epochs * len(self.examples) / self.config.size)))
 
-    def _pack(self, rows: list[int]) -> Batch:
-        examples = [self.examples[row] for row in rows]
-        return pack(examples, rows, layout=self.config.layout, pad_id=self.pad_id)
-
     def _row(self, place: int) -> int:
         epoch, index = divmod(place, len(self.examples))
         return int(shuffled(len(self.examples), self.seed, epoch)[index])
 
 
-def packed(examples: Sequence[Example], rows: Iterable[int], config: BatchConfig, pad_id: int) -> list[Batch]:
-    """The examples at `rows`, cut into micro-batches and packed; each batch remembers its rows."""
+def dealt(
+    examples: Sequence[Example], rows: Iterable[int], config: BatchConfig, pad_id: int, rank: int, num_ranks: int
+) -> list[Batch]:
+    """This rank's micro-batches of what is learned from: equally many on each, so that all take part in every backward
+    pass, and about equally many tokens. Each batch remembers its rows.
+
+    Raises:
+        ValueError: there are not enough rows to give every rank as many micro-batches.
+    """
     chosen = list(rows)
     lengths = [laid_out_length(examples[row], config.layout) for row in chosen]
-    return [
-        pack([examples[chosen[i]] for i in piece], [chosen[i] for i in piece], layout=config.layout, pad_id=pad_id)
-        for piece in cut(lengths, config.max_tokens, config.layout)
-    ]
+    pieces = deal(cut(lengths, config.max_tokens, config.layout), lengths, num_ranks)[rank]
+    return [_packed(examples, [chosen[i] for i in piece], config, pad_id) for piece in pieces]
+
+
+def shared_out(
+    examples: Sequence[Example], rows: Iterable[int], config: BatchConfig, pad_id: int, rank: int, num_ranks: int
+) -> tuple[list[Batch], list[Batch]]:
+    """This rank's micro-batches of what is only looked at, and its spare ones, with which all run equally many."""
+    chosen = list(rows)
+    lengths = [laid_out_length(examples[row], config.layout) for row in chosen]
+    pieces = evened(cut(lengths, config.max_tokens, config.layout), num_ranks)
+    mine = pieces[rank::num_ranks]
+    spare = pieces[:1] * (-(-len(pieces) // num_ranks) - len(mine))
+    mine_packed, spare_packed = (
+        [_packed(examples, [chosen[i] for i in piece], config, pad_id) for piece in part] for part in (mine, spare)
+    )
+    return mine_packed, spare_packed
+
+
+def _packed(examples: Sequence[Example], rows: list[int], config: BatchConfig, pad_id: int) -> Batch:
+    return pack([examples[row] for row in rows], rows, layout=config.layout, pad_id=pad_id)
 
 
 @lru_cache(maxsize=4)
@@ -116,20 +144,28 @@ def _similar(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> l
     return pieces
 
 
+def evened(pieces: list[list[int]], num_ranks: int) -> list[list[int]]:
+    """The pieces, the fullest halved until there are as many for each rank, or none is left that can be halved."""
+    pieces = [list(piece) for piece in pieces]
+    while len(pieces) % num_ranks:
+        fullest = max(range(len(pieces)), key=lambda p: len(pieces[p]))
+        if len(pieces[fullest]) == 1:
+            break
+        piece = pieces.pop(fullest)
+        pieces += [piece[: len(piece) // 2], piece[len(piece) // 2 :]]
+    return pieces
+
+
 def deal(pieces: list[list[int]], lengths: Sequence[int], num_ranks: int) -> list[list[list[int]]]:
     """The micro-batches of each rank: equally many, since every rank must take part in every backward pass, and of
-    about equally many tokens. The fullest are halved until they can be dealt evenly.
+    about equally many tokens.
 
     Raises:
         ValueError: there are not enough items to give every rank as many.
     """
-    pieces = [list(piece) for piece in pieces]
-    while len(pieces) % num_ranks:
-        fullest = max(range(len(pieces)), key=lambda p: len(pieces[p]))
-        piece = pieces.pop(fullest)
-        if len(piece) == 1:
-            raise ValueError(f"batch.size must be a multiple of the {num_ranks} processes, got {len(lengths)}")
-        pieces += [piece[: len(piece) // 2], piece[len(piece) // 2 :]]
+    pieces = evened(pieces, num_ranks)
+    if len(pieces) % num_ranks:
+        raise ValueError(f"batch.size must be a multiple of the {num_ranks} processes, got {len(lengths)}")
     dealt: list[list[list[int]]] = [[] for _ in range(num_ranks)]
     tokens = [0] * num_ranks
     for piece in sorted(pieces, key=lambda piece: -sum(lengths[i] for i in piece)):

@@ -1,10 +1,10 @@
 """The engine: the only thing that knows of devices, precision and sharding.
 
-This one is plain torch in one process, on a CPU or a GPU.
+The one here is plain torch in one process, on a CPU or a GPU; distributed/deepspeed.py has the one of many.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -36,6 +36,11 @@ class Engine(Protocol):
 
     def precision(self) -> Any:
         """A context in which forwards run in the configured precision."""
+        ...
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """A context in which the whole weights are in the module, for generation and for saving. All processes enter
+        and leave it; inside, each runs as many forwards without gradients as it likes."""
         ...
 
     def state(self) -> dict[str, Any]: ...
@@ -82,6 +87,10 @@ class TorchEngine:
     def precision(self) -> Iterator[None]:
         with autocast(self.device, self._precision):
             yield
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        yield
 
     def state(self) -> dict[str, Any]:
         return {

@@ -1,15 +1,66 @@
-"""The processes of a run: who am I, and how do sums cross them."""
+"""The processes of a run: who am I, how do sums cross them, and what happens when one of them is gone."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alignment.config.parts import ConfigError
+from alignment.config.parts import ConfigError, DistributedConfig
 from alignment.config.vocabulary import Device
 
 Value = TypeVar("Value")
+
+LOST = ("timed out", "connection closed", "connection reset", "broken pipe", "connection refused")  # as gloo says it
+
+
+class LostRankError(RuntimeError):
+    """A collective did not finish: a process is gone, or does something else than the others."""
+
+
+def num_launched() -> int:
+    """How many processes a launcher (ours, torchrun) started this one among; 1 where none did."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_launched() -> bool:
+    """Whether a launcher started this process and told it its rank."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def init(config: DistributedConfig) -> None:
+    """Join the other processes, as RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say: gloo between CPUs,
+    nccl between GPUs. DeepSpeed wants a group of one process too. Called again, it does nothing.
+
+    Raises:
+        ConfigError: there are several processes and the config asks for the engine of one.
+    """
+    if dist.is_initialized():
+        return
+    if config.zero is None:
+        if num_launched() > 1:
+            rule = "distributed.zero must be set for several processes (distributed=zero1, zero2 or zero3)"
+            raise ConfigError(f"{rule}, got None for {num_launched()} of them")
+        return
+    device = pick_device(config.device)
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    timeout = timedelta(minutes=config.timeout_minutes)
+    if not is_launched():
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group(backend, timeout=timeout)
+
+
+def leave() -> None:
+    """End the group, so that no process waits for one that has finished."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -22,6 +73,12 @@ def size() -> int:
 
 def is_main() -> bool:
     return rank() == 0
+
+
+def barrier() -> None:
+    """Returns when every process has come here."""
+    if size() > 1:
+        dist.barrier()
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
@@ -51,6 +108,44 @@ def any_over_ranks(*flags: bool) -> list[bool]:
         return list(flags)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     return (sum_over_ranks(torch.tensor(flags, dtype=torch.int32, device=device)) > 0).tolist()
+
+
+def from_main(value: Value) -> Value:
+    """The main process's small object, on all of them."""
+    if size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def tensor_from_main(value: Tensor) -> Tensor:
+    """The main process's tensor, on all of them; they all bring one of its shape, on the engine's device."""
+    if size() > 1:
+        dist.broadcast(value, src=0)
+    return value
+
+
+@contextmanager
+def at_step(step: int) -> Iterator[None]:
+    """Inside, a collective that hangs (`distributed.timeout_minutes`) or loses a process is an error that says where.
+
+    Raises:
+        LostRankError: names this rank and the step.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if size() == 1 or not is_lost(error):
+            raise
+        where = f"rank {rank()} of {size()}, step {step}"
+        raise LostRankError(f"{where}: a collective did not finish ({str(error).splitlines()[0]})") from error
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether a collective has failed, most often because another process is gone."""
+    is_said = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in LOST)
+    return is_said or isinstance(error, (LostRankError, dist.DistBackendError))
 
 
 def pick_device(device: Device) -> torch.device:

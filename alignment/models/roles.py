@@ -25,7 +25,7 @@ from alignment.models.readout import token_logprobs
 class FrozenCopy:
     """A copy of the policy as it was."""
 
-    model: LanguageModel
+    model: nn.Module  # a LanguageModel, or what shares its weights out
 
     @torch.no_grad()
     def logprobs(self, batch: Batch, temperature: float) -> Tensor:

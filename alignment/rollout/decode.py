@@ -28,7 +28,7 @@ from transformers import (
 from transformers import GenerationConfig as HFGenerationConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from alignment.config.parts import GenerationConfig
+from alignment.config.generation import GenerationConfig
 
 GOES_ON = 0.75  # share of a call's rows still live below which the next call goes on with those alone
 

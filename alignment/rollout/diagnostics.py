@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignment.distributed.gather import gathered
 from alignment.losses import Mean
 from alignment.rollout.samples import Samples
 
@@ -21,13 +20,13 @@ _CONSTANT = 1e-12  # a variance below this share of the mean square is rounding
 
 
 def diagnostics(samples: Samples, rewards: Tensor) -> dict[str, Mean]:
-    """`distinct_1`, `_2`, `_3` over the replies of all processes, and the moments that `derived` reads.
+    """`distinct_1`, `_2`, `_3` over all replies, and the moments that `derived` reads.
 
     rewards: [G, n], the learned score of each reply, without penalties: with them, length is paid for by intention.
     """
     replies = [reply for row in samples.replies for reply in row]
     # The token that ended a reply is no choice of words: it is the same in all of them.
-    bodies = gathered([reply.ids[:-1] if reply.finished else reply.ids for reply in replies])
+    bodies = [reply.ids[:-1] if reply.finished else reply.ids for reply in replies]
     lengths = torch.tensor([len(reply.ids) for reply in replies], dtype=torch.float64)
     return {
         **{f"distinct_{n}": distinct_ngrams(bodies, n) for n in NGRAMS},

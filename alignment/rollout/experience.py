@@ -31,11 +31,11 @@ from torch import Tensor
 
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import KLPlace
-from alignment.data.batches import packed
+from alignment.data.batches import dealt
 from alignment.data.experience import Experience
 from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine
-from alignment.distributed.world import sum_over_ranks
+from alignment.distributed.world import rank, size, sum_over_ranks
 from alignment.losses import Mean, advantages_and_returns, kl_estimate, token_rewards, whiten
 from alignment.models.readout import token_logprobs, token_values
 from alignment.models.roles import Reference
@@ -55,7 +55,9 @@ class Roles:
 def make_experience(
     roles: Roles, samples: Samples, scores: Tensor, config: PPOConfig, *, kl_weight: float, pad_id: int, seed: int
 ) -> tuple[list[list[Experience]], dict[str, Mean]]:
-    """`ppo.mini_batches` mini-batches, each a list of micro-batches, and the iteration's metrics.
+    """`ppo.mini_batches` mini-batches, each a list of this process's micro-batches, and the iteration's metrics.
+
+    The mini-batches are drawn from the samples of all processes, and each is then dealt out among them.
 
     Log-probs and values come from the packed forwards that learning will repeat on the very same batches, so the first
     inner step has ratio exactly 1. `scores` [G, n]: what each reply is worth, penalties included. `kl_weight`: beta of
@@ -68,7 +70,7 @@ def make_experience(
     mini_batches = [
         [
             _experience(roles, batch, scores, config, kl_weight=in_reward)
-            for batch in packed(samples.examples, rows, config.batch, pad_id)
+            for batch in dealt(samples.examples, rows, config.batch, pad_id, rank(), size())
         ]
         for rows in np.array_split(order, config.ppo.mini_batches)
     ]

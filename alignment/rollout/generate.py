@@ -10,7 +10,8 @@ import torch
 from transformers import GenerationConfig as HFGenerationConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria
 
-from alignment.config.parts import ConfigError, GenerationConfig
+from alignment.config.generation import GenerationConfig
+from alignment.config.parts import ConfigError
 from alignment.models.heads import LanguageModel
 from alignment.rollout.decode import Rules, decode, uniforms
 from alignment.terminal import progress

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError, require
 from alignment.config.tasks import PPOConfig
+from alignment.distributed.world import from_main, is_main
 from alignment.rollout.samples import Samples
 from alignment.rollout.score import ScoreFunction, Scorer, load_function, reward_model_scorer
 
@@ -26,7 +27,7 @@ class GoldFunction:
             ConfigError: the function gives another number of scores than it was given replies, or no finite ones.
         """
         texts = samples.texts()
-        scores = self.function(samples.repeated_prompts(), texts)
+        scores = from_main(self.function(samples.repeated_prompts(), texts) if is_main() else [])
         require(len(scores) == len(texts), f"gold must give {len(texts)} replies a score each", len(scores))
         broken = [score for score in scores if not math.isfinite(score)]
         require(not broken, "gold must give finite scores", broken[:1])

@@ -17,7 +17,7 @@ from alignment.config.parts import BatchConfig, DistributedConfig
 from alignment.config.ppo import ScorerConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Combine
-from alignment.distributed.world import pick_device, sum_over_ranks
+from alignment.distributed.world import pick_device
 from alignment.losses import (
     clipped,
     normalized,
@@ -28,7 +28,7 @@ from alignment.losses import (
 )
 from alignment.models.statistics import RewardStatistics, read_statistics
 from alignment.rollout.samples import Samples
-from alignment.rollout.score import Scorer, build_scorer
+from alignment.rollout.score import RewardModelScorer, Scorer, build_scorer
 
 SAFETY_TAG = "safety"
 
@@ -63,6 +63,14 @@ class Reward:
 
     scorers: dict[str, OneOf]
     config: ScorerConfig
+
+    def models(self) -> list[RewardModelScorer]:
+        """The scorers that are models."""
+        return [one.scorer for one in self.scorers.values() if isinstance(one.scorer, RewardModelScorer)]
+
+    def share_out(self, distributed: DistributedConfig) -> None:
+        for scorer in self.models():
+            scorer.share_out(distributed)
 
     def scores(self, samples: Samples) -> Scores:
         raw: dict[str, Tensor] = {}
@@ -102,7 +110,8 @@ def build_reward(
 
 
 def shaped(combined: Tensor, samples: Samples, config: PPOConfig) -> Tensor:
-    """[G, n] combined scores of an iteration's replies to [G, n] float32, what PPO learns from."""
+    """[G, n] combined scores of an iteration's replies, those of all processes, to [G, n] float32, what PPO learns
+    from."""
     reward = config.reward
     scores = combined.to(pick_device(config.distributed.device))
     if reward.clip is not None:
@@ -111,7 +120,7 @@ def shaped(combined: Tensor, samples: Samples, config: PPOConfig) -> Tensor:
         everywhere = torch.ones_like(scores, dtype=torch.bool)
         # R = WHITEN(LOGIT(R_c)), 2307.09288, takes the mean off; elsewhere it says how good the policy is, and stays.
         zero_mean = reward.combine is Combine.llama2
-        scores = whiten(scores, everywhere, zero_mean=zero_mean, across=sum_over_ranks)
+        scores = whiten(scores, everywhere, zero_mean=zero_mean)
     finished = torch.tensor([[reply.finished for reply in row] for row in samples.replies], device=scores.device)
     scores = without_missing_eos(scores, finished, penalty=config.missing_eos_penalty)
     if reward.length_penalty:

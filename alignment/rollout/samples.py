@@ -1,17 +1,17 @@
 """Prompts and what a policy replied to them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import DistributedConfig, GenerationConfig
+from alignment.config.generation import GenerationConfig
+from alignment.config.parts import DistributedConfig
 from alignment.config.vocabulary import Generation
 from alignment.data.records import Message, Record
 from alignment.data.tokenize import Example
-from alignment.distributed.world import pick_device
+from alignment.distributed.world import gathered, pick_device, rank, size
 from alignment.losses import Mean
 from alignment.models.heads import LanguageModel
 from alignment.rollout.generate import Generator, Reply, TransformersGenerator
@@ -39,6 +39,18 @@ class Samples:
         """The replies' tokens over those that were computed for them."""
         tokens = sum(len(reply.ids) for replies in self.replies for reply in replies)
         return Mean(torch.tensor(float(tokens)), torch.tensor(self.computed))
+
+    def joined(self) -> "Samples":
+        """Those of all processes together, on each of them, where each has replied to its `places_of` the prompts."""
+        parts = gathered(self)
+        total = sum(len(part.prompts) for part in parts)
+        order = [(parts[place % len(parts)], place // len(parts)) for place in range(total)]
+        return Samples(
+            [part.prompts[at] for part, at in order],
+            [part.examples[at] for part, at in order],
+            [part.replies[at] for part, at in order],
+            sum(part.computed for part in parts),
+        )
 
     def first(self, count: int) -> "Samples":
         """The first prompts alone."""
@@ -69,22 +81,28 @@ def build_generator(
     return TransformersGenerator(model, tokenizer, config)
 
 
+def places_of(count: int) -> range:
+    """Which of `count` prompts this process replies to."""
+    return range(rank(), count, size())
+
+
 def sample(
     generator: Generator,
     records: list[Record],
     examples: list[Example],
     *,
-    keys: Sequence[int],
     replies: int,
     seed: int,
     describe: str | None = None,
 ) -> Samples:
     """Reply to the prompts of `examples`; whatever completions they bring are not looked at.
 
-    `keys`: the prompts' places in the whole batch, of which these may be a part; draws depend on nothing else in it.
+    Each process replies to its share and all get all. A draw depends on the prompt's place, not on who makes it.
     """
+    mine = places_of(len(examples))
+    records, examples = [records[place] for place in mine], [examples[place] for place in mine]
     prompts = [example.prompt_ids for example in examples]
-    generated = generator.generate(prompts, keys=keys, replies=replies, seed=seed, describe=describe)
+    generated = generator.generate(prompts, keys=mine, replies=replies, seed=seed, describe=describe)
     answered = [
         Example(
             prompt_ids=example.prompt_ids,
@@ -96,4 +114,4 @@ def sample(
         )
         for example, row in zip(examples, generated.replies, strict=True)
     ]
-    return Samples([record.prompt for record in records], answered, generated.replies, generated.computed)
+    return Samples([record.prompt for record in records], answered, generated.replies, generated.computed).joined()

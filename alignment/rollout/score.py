@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import BatchConfig, ConfigError, DistributedConfig, ModelConfig, require
 from alignment.config.ppo import OneScorerConfig, ScorerConfig
-from alignment.data.batches import packed
+from alignment.data.batches import shared_out
 from alignment.data.records import Message
 from alignment.distributed.engine import autocast
-from alignment.distributed.world import pick_device
+from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.world import from_main, is_main, pick_device, rank, size, sum_over_ranks
 from alignment.models.heads import ScalarModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_scalar_model, load_tokenizer
@@ -41,8 +42,9 @@ class FunctionScorer:
     key: str = "reward.function"
 
     def score(self, samples: Samples) -> Tensor:
+        """Asked by the main process alone, of all replies at once: what it answers is everybody's."""
         texts = samples.texts()
-        scores = self.function(samples.repeated_prompts(), texts)
+        scores = from_main(self.function(samples.repeated_prompts(), texts) if is_main() else [])
         require(len(scores) == len(texts), f"{self.key} must give {len(texts)} replies a score each", len(scores))
         broken = [score for score in scores if not math.isfinite(score)]
         require(not broken, f"{self.key} must give finite scores", broken[:1])
@@ -53,21 +55,30 @@ class FunctionScorer:
 class RewardModelScorer:
     """The scalar head on each reply's last real token."""
 
-    model: ScalarModel
+    model: nn.Module  # a ScalarModel, or what shares its weights out
     batch: BatchConfig
     distributed: DistributedConfig
     pad_id: int
 
+    def share_out(self, distributed: DistributedConfig) -> None:
+        """Under ZeRO 3: among the processes, layer by layer."""
+        self.model = FrozenEngine(self.model, config=distributed, sharded=True).model
+
     @torch.no_grad()
     def score(self, samples: Samples) -> Tensor:
+        """All processes together, each a share of the replies."""
         device = pick_device(self.distributed.device)
-        self.model.to(device)  # it may have been sent to rest on the CPU
-        table = torch.empty(len(samples.examples), len(samples.replies[0]))
-        for batch in packed(samples.examples, range(len(samples.examples)), self.batch, self.pad_id):
+        if isinstance(self.model, ScalarModel):
+            self.model.to(device)  # it may have been sent to rest on the CPU
+        everything = range(len(samples.examples))
+        mine, spare = shared_out(samples.examples, everything, self.batch, self.pad_id, rank(), size())
+        table = torch.zeros(len(samples.examples), len(samples.replies[0]), device=device)
+        for index, batch in enumerate([*mine, *spare]):
             with autocast(device, self.distributed.precision):
                 scores = sequence_scores(self.model, batch.to(device))
-            table[batch.rows] = scores.view(len(batch.rows), -1).cpu()
-        return table
+            if index < len(mine):
+                table[batch.rows] = scores.view(len(batch.rows), -1)
+        return sum_over_ranks(table).cpu()
 
 
 def build_scorer(

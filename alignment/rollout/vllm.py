@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, GenerationConfig, VLLMConfig
+from alignment.config.generation import GenerationConfig, VLLMConfig
+from alignment.config.parts import ConfigError
 from alignment.models.adapters import merged_state
 from alignment.models.heads import LanguageModel
 from alignment.rollout.generate import Generated, Reply, end_ids, reply_of

@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from alignment.config.parts import DistributedConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Layout, Share
+from alignment.distributed.frozen import FrozenEngine
 from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
 from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_critic, load_language_model
@@ -31,13 +32,15 @@ class Cast:
 
     def rest(self, home: torch.device) -> None:
         """Send the frozen models home until they are asked again."""
-        for model in self._frozen():
+        copies = [self.reference.model] if isinstance(self.reference, FrozenCopy) else []
+        for model in (*copies, *(scorer.model for scorer in self.reward.models())):
             model.to(home)
 
-    def _frozen(self) -> list[nn.Module]:
-        scorers = [one.scorer for one in self.reward.scorers.values()]
-        copies = [self.reference.model] if isinstance(self.reference, FrozenCopy) else []
-        return [*copies, *(scorer.model for scorer in scorers if isinstance(scorer, RewardModelScorer))]
+    def share_out(self, distributed: DistributedConfig) -> None:
+        """The frozen models too, under ZeRO 3: among the processes, layer by layer."""
+        self.reward.share_out(distributed)
+        if isinstance(self.reference, FrozenCopy):
+            self.reference.model = FrozenEngine(self.reference.model, config=distributed, sharded=True).model
 
 
 def cast(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Cast:

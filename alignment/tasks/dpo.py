@@ -4,8 +4,8 @@ from pathlib import Path
 
 from alignment.config.tasks import DPOConfig
 from alignment.config.vocabulary import Need
-from alignment.models.load import load_language_model, save_model
-from alignment.tasks.prepare import build_engine, model_folder, prepare
+from alignment.models.load import load_language_model
+from alignment.tasks.prepare import build_engine, model_folder, prepare, save_trained
 from alignment.training.loop import fit
 from alignment.training.objectives import DPO
 from alignment.training.reference import cache_file, reference_logprobs
@@ -17,11 +17,13 @@ def run(config: DPOConfig, folder: Path) -> None:
     train, held_out = prepared.batches(model)
     num_steps = train.num_steps(config.train)
     engine = build_engine(model, config, num_steps=num_steps)
-    cache = cache_file(model, train.examples, config, config.data.train.path)
+    with engine.gathered():
+        cache = cache_file(model, train.examples, config, config.data.train.path)
     objective = evaluation = DPO(config.loss, reference_logprobs(engine, train, train.rows_of(num_steps), cache=cache))
     if held_out is not None:
-        cache = cache_file(model, held_out.examples, config, config.data.eval.path)
+        with engine.gathered():
+            cache = cache_file(model, held_out.examples, config, config.data.eval.path)
         everything = range(len(held_out.examples))
         evaluation = DPO(config.loss, reference_logprobs(engine, held_out, everything, cache=cache))
     fit(engine, objective, evaluation, train=train, held_out=held_out, config=config, folder=folder)
-    save_model(model, prepared.tokenizer, model_folder(folder))
+    save_trained(engine, model, prepared.tokenizer, model_folder(folder))

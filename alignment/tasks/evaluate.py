@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from alignment.config.parts import ConfigError, ModelConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.config.vocabulary import Need
-from alignment.data.batches import Batches, packed
+from alignment.data.batches import Batches, shared_out
 from alignment.data.load import Loaded, load_split
 from alignment.distributed.engine import autocast
 from alignment.distributed.world import pick_device
@@ -109,7 +109,6 @@ class Comparison:
                 build_generator(model, self.tokenizer, self.config.generation, self.config.distributed),
                 self.prompts.records,
                 self.prompts.examples,
-                keys=range(len(self.prompts.examples)),
                 replies=replies,
                 seed=self.config.seed,
                 describe=name,
@@ -121,7 +120,7 @@ class Comparison:
         table = torch.empty(len(samples.examples))
         batch_config = replace(self.config.batch, layout=settle_layout(model, self.config.batch.layout))
         rows = range(len(samples.examples))
-        batches = packed(samples.examples, rows, batch_config, self.tokenizer.pad_token_id)
+        batches, _ = shared_out(samples.examples, rows, batch_config, self.tokenizer.pad_token_id, 0, 1)
         for batch in batches:
             batch = batch.to(self.device)
             with autocast(self.device, self.config.distributed.precision):

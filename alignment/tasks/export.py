@@ -8,7 +8,8 @@ import torch
 
 from alignment.config.inputs import check_path, input_paths
 from alignment.config.parts import ConfigError
-from alignment.config.tasks import PPOConfig, RewardConfig, RunConfig, TrainingConfig
+from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.tasks import PPOConfig, RewardConfig
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.tasks.prepare import prepare_tokenizer
 from alignment.terminal import say

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from alignment.config.tasks import ORPOConfig
 from alignment.config.vocabulary import Need
-from alignment.models.load import load_language_model, save_model
-from alignment.tasks.prepare import build_engine, model_folder, prepare
+from alignment.models.load import load_language_model
+from alignment.tasks.prepare import build_engine, model_folder, prepare, save_trained
 from alignment.training.loop import fit
 from alignment.training.objectives import ORPO
 
@@ -17,4 +17,4 @@ def run(config: ORPOConfig, folder: Path) -> None:
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
     objective = ORPO(config.loss)
     fit(engine, objective, objective, train=train, held_out=held_out, config=config, folder=folder)
-    save_model(model, prepared.tokenizer, model_folder(folder))
+    save_trained(engine, model, prepared.tokenizer, model_folder(folder))

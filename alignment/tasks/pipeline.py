@@ -10,10 +10,15 @@ from typing import Any
 
 from alignment.config.inputs import check_path, input_paths
 from alignment.config.parts import ConfigError
-from alignment.config.tasks import STAGE, PipelineConfig, RunConfig, StageConfig
+from alignment.config.run import RunConfig
+from alignment.config.tasks import ONE_PROCESS, STAGE, PipelineConfig, StageConfig
 from alignment.tasks.run import belongs_to, execute, fingerprint, is_finished, write_config
 from alignment.terminal import console, say
 
+OF_MANY = {  # not passed on to a stage that runs in one process
+    "launch.processes",
+    *(f"distributed.{key}" for key in ("zero", "offload_optimizer", "offload_param", "nvme_path", "deepspeed_config")),
+}
 Compose = Callable[[str, dict[str, Any]], RunConfig]
 """(recipe, overrides by dotted key) -> the checked config; the command line brings it, which alone knows Hydra."""
 
@@ -37,9 +42,12 @@ def run(config: PipelineConfig, compose: Compose) -> None:
 def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> RunConfig:
     earlier = [other.name for other in config.stages[: config.stages.index(stage)]]
     try:
-        inside = {"output_dir": f"{config.output_dir}/{stage.name}", "seed": config.seed, **_passed_on(config)}
         overrides = {key: _resolved(key, value, earlier, config.output_dir) for key, value in stage.set.items()}
-        composed = compose(stage.recipe, inside | overrides)
+        inside = {"output_dir": f"{config.output_dir}/{stage.name}", "seed": config.seed}
+        passed_on = _passed_on(config)
+        if OF_MANY & passed_on.keys() and isinstance(compose(stage.recipe, inside | overrides), ONE_PROCESS):
+            passed_on = {key: value for key, value in passed_on.items() if key not in OF_MANY}
+        composed = compose(stage.recipe, inside | passed_on | overrides)
         if isinstance(composed, PipelineConfig):
             raise ConfigError(f"recipe must not be a pipeline itself, got {stage.recipe!r}")
         for key, path in input_paths(composed):
@@ -51,10 +59,11 @@ def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> R
 
 
 def _passed_on(config: PipelineConfig) -> dict[str, Any]:
-    """What the pipeline's own `distributed` and `log` say beyond the defaults; a stage's `set` has the last word."""
+    """What the pipeline's own `distributed`, `launch` and `log` say beyond the defaults; a stage's `set` has the last
+    word."""
     return {
         f"{part}.{field.name}": getattr(asked, field.name)
-        for part, asked in (("distributed", config.distributed), ("log", config.log))
+        for part, asked in (("distributed", config.distributed), ("launch", config.launch), ("log", config.log))
         for field in fields(asked)
         if getattr(asked, field.name) != getattr(type(asked)(), field.name)
     }

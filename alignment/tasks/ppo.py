@@ -15,16 +15,16 @@ from alignment.config.vocabulary import Need
 from alignment.data.batches import Batches
 from alignment.data.experience import Experience
 from alignment.data.load import Loaded, load_split
-from alignment.models.load import save_model
 from alignment.rollout.diagnostics import derived
 from alignment.rollout.experience import Roles, make_experience
 from alignment.rollout.generate import Generator
 from alignment.rollout.gold import build_gold
 from alignment.rollout.reward import shaped
 from alignment.rollout.samples import Samples, build_generator, sample
+from alignment.rollout.score import RewardModelScorer
 from alignment.tasks.cast import Cast, cast
 from alignment.tasks.judge import Judge
-from alignment.tasks.prepare import build_engine, model_folder, prepare_tokenizer, required_split, said
+from alignment.tasks.prepare import build_engine, model_folder, prepare_tokenizer, required_split, said, save_trained
 from alignment.tasks.tools import Ptx, Tools, inner_steps, ptx_of, tools_of
 from alignment.training.checkpoint import Checkpoints, Stateful
 from alignment.training.log import MetricsLog
@@ -39,7 +39,7 @@ EVAL_SEED = 2**31  # held-out replies are drawn with the same seed at every eval
 def run(config: PPOConfig, folder: Path) -> str | None:
     """Returns why the run ended before its last iteration, where `kl.limit` had it end."""
     stage = set_up(config, folder)
-    config, policy = stage.config, stage.players.policy
+    config = stage.config
     actor, critic, tools = stage.roles.actor, stage.roles.critic, stage.tools
     iterations = stage.prompts.num_steps(config.train)
     parts: dict[str, Stateful] = {"actor": actor, "critic": critic, **tools.parts()}
@@ -55,7 +55,7 @@ def run(config: PPOConfig, folder: Path) -> str | None:
                 log.write(step, derived(tools.pending.take()))
                 tools.alarm.say_summary(folder / "checkpoints")
                 return tools.best.stop(step, now["kl"], model_folder(folder))
-            tools.best.keep_if_best(step, now["reward"], lambda new: save_model(policy, stage.tokenizer, new))
+            tools.best.keep_if_best(step, now["reward"], stage.save)
             learning_rate = actor.learning_rate()
             measured |= learn(
                 actor,
@@ -80,8 +80,8 @@ def run(config: PPOConfig, folder: Path) -> str | None:
             checkpoints.save_if_due(step)
     if tools.average is not None:
         with tools.average.in_place():
-            save_model(policy, stage.tokenizer, folder / "model_ema")
-    save_model(policy, stage.tokenizer, model_folder(folder))
+            stage.save(folder / "model_ema")
+    stage.save(model_folder(folder))
     tools.alarm.say_summary(folder / "checkpoints")
     return None
 
@@ -102,6 +102,10 @@ class Stage:
     ptx: Ptx | None
     tools: Tools
 
+    def save(self, folder: Path) -> None:
+        """The policy as it is now."""
+        save_trained(self.roles.actor, self.players.policy, self.tokenizer, folder)
+
 
 def set_up(config: PPOConfig, folder: Path) -> Stage:
     """Data first, models then: the user's mistakes are found before anything is computed."""
@@ -116,6 +120,10 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
     num_steps = prompts.num_steps(config.train) * inner_steps(config)
     actor = build_engine(players.policy, config, num_steps=num_steps)
     critic = build_engine(players.value, config, num_steps=num_steps, learning_rate=config.critic.learning_rate)
+    if config.distributed.zero == 3:
+        players.share_out(config.distributed)
+        if isinstance(gold, RewardModelScorer):
+            gold.share_out(config.distributed)
     return Stage(
         config,
         tokenizer,
@@ -134,12 +142,12 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
 def experience(stage: Stage, step: int, shown: SamplesLog) -> tuple[Metrics, list[list[Experience]]]:
     """One iteration's replies, scored and turned into what is learned from; and what was measured on the way."""
     config, actor, seed = stage.config, stage.roles.actor, seed_of(stage.config, step)
-    home = torch.device("cpu") if config.roles.offload else actor.device
-    with actor.precision():
+    with actor.gathered(), actor.precision():
         replies = draw(stage, stage.train, stage.prompts.step_rows(step - 1), seed=seed, replies=config.ppo.replies)
     scores, judged = stage.judge(replies)
     shown.write(step, "train", stage.judge.table(replies, scores, config.log.samples))
-    stage.roles.reference.to(actor.device)
+    if config.roles.offload:
+        stage.roles.reference.to(actor.device)
     mini_batches, experienced = make_experience(
         stage.roles,
         replies,
@@ -149,7 +157,8 @@ def experience(stage: Stage, step: int, shown: SamplesLog) -> tuple[Metrics, lis
         pad_id=stage.tokenizer.pad_token_id,
         seed=seed,
     )
-    stage.players.rest(home)
+    if config.roles.offload:
+        stage.players.rest(torch.device("cpu"))
     judged["generation/live_fraction"] = replies.live_fraction()
     return {**experienced, **judged}, mini_batches
 
@@ -159,7 +168,7 @@ def evaluated(stage: Stage, step: int, shown: SamplesLog) -> dict[str, float]:
     if stage.held_out is None:
         return {}
     everything = list(range(len(stage.held_out.examples)))
-    with stage.roles.actor.precision():
+    with stage.roles.actor.gathered(), stage.roles.actor.precision():
         replies = draw(stage, stage.held_out, everything, seed=EVAL_SEED, replies=1)
     scores, judged = stage.judge(replies)
     shown.write(step, "eval", stage.judge.table(replies, scores, stage.config.log.samples))
@@ -172,7 +181,6 @@ def draw(stage: Stage, data: Loaded, rows: list[int], *, seed: int, replies: int
         stage.generator,
         [data.records[row] for row in rows],
         [data.examples[row] for row in rows],
-        keys=range(len(rows)),
         replies=replies,
         seed=seed,
     )

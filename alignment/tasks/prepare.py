@@ -6,16 +6,17 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError, DataConfig, ModelConfig
-from alignment.config.tasks import TrainingConfig
+from alignment.config.run import TrainingConfig
 from alignment.config.vocabulary import Format, Need
 from alignment.data.batches import Batches
 from alignment.data.chat import ensure_template
 from alignment.data.load import Loaded, load_split
 from alignment.distributed import world
-from alignment.distributed.engine import TorchEngine
+from alignment.distributed.deepspeed import DeepSpeedEngine
+from alignment.distributed.engine import Engine, TorchEngine
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.layout import settle_layout
-from alignment.models.load import load_tokenizer
+from alignment.models.load import load_tokenizer, save_model
 from alignment.terminal import say
 from alignment.training.optim import build_optimizer
 
@@ -34,7 +35,9 @@ class Prepared:
         batch = replace(self.config.batch, layout=settle_layout(model, self.config.batch.layout))
         seed, pad_id = self.config.seed, self.tokenizer.pad_token_id
         train = Batches(self.train.examples, batch, seed, pad_id, world.rank(), world.size())
-        return train, None if self.held_out is None else Batches(self.held_out.examples, batch, seed, pad_id)
+        if self.held_out is None:
+            return train, None
+        return train, Batches(self.held_out.examples, batch, seed, pad_id, world.rank(), world.size())
 
 
 def prepare(config: TrainingConfig, need: Need) -> Prepared:
@@ -69,11 +72,21 @@ def said(loaded: Loaded | None, name: str) -> Loaded | None:
 
 def build_engine(
     model: LanguageModel | ScalarModel, config: TrainingConfig, *, num_steps: int, learning_rate: float | None = None
-) -> TorchEngine:
+) -> Engine:
     """`num_steps` of the schedule; the learning rate is `train.learning_rate` unless another is given."""
     learning_rate = config.train.learning_rate if learning_rate is None else learning_rate
     optimizer, scheduler = build_optimizer(model, config.train, num_steps=num_steps, learning_rate=learning_rate)
-    return TorchEngine(model, optimizer, scheduler, config=config.distributed, max_grad_norm=config.train.max_grad_norm)
+    kind = TorchEngine if config.distributed.zero is None else DeepSpeedEngine
+    return kind(model, optimizer, scheduler, config=config.distributed, max_grad_norm=config.train.max_grad_norm)
+
+
+def save_trained(
+    engine: Engine, model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """A model as it is now, in Hugging Face form. All processes call it and the main one writes."""
+    with engine.gathered():
+        if world.is_main():
+            save_model(model, tokenizer, folder)
 
 
 def model_folder(folder: Path) -> Path:

@@ -7,7 +7,7 @@ from alignment.config.parts import UserError
 from alignment.config.tasks import RejectionConfig
 from alignment.config.vocabulary import Need
 from alignment.distributed.engine import autocast
-from alignment.distributed.world import pick_device
+from alignment.distributed.world import is_main, pick_device
 from alignment.models.load import load_language_model
 from alignment.rollout.reward import build_reward
 from alignment.rollout.samples import build_generator, sample
@@ -21,6 +21,8 @@ def run(config: RejectionConfig, folder: Path) -> None:
     tokenizer = prepare_tokenizer(config.model)
     prompts = required_split("train", config.data, tokenizer, Need.prompts)
     reward = build_reward(config.reward, tokenizer, config.batch, config.distributed)
+    if config.distributed.zero == 3:
+        reward.share_out(config.distributed)
     device = pick_device(config.distributed.device)
     policy = load_language_model(config.model, tokenizer).to(device)
     with autocast(device, config.distributed.precision):
@@ -28,7 +30,6 @@ def run(config: RejectionConfig, folder: Path) -> None:
             build_generator(policy, tokenizer, config.generation, config.distributed),
             prompts.records,
             prompts.examples,
-            keys=range(len(prompts.examples)),
             replies=config.samples,
             seed=config.seed,
             describe=f"{config.samples} replies a prompt",
@@ -41,8 +42,9 @@ def run(config: RejectionConfig, folder: Path) -> None:
         raise UserError(
             f"no prompt gave a row: none of {config.samples} replies ended within max_new_tokens, or all tied"
         )
-    with (folder / "selected.jsonl").open("w") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if is_main():
+        with (folder / "selected.jsonl").open("w") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     summary = {
         "step": 1,
         "reward": scores.mean().item(),
@@ -50,7 +52,8 @@ def run(config: RejectionConfig, folder: Path) -> None:
         "reward/worst": scores.amin(1).mean().item(),
         "rows": len(rows),
     }
-    (folder / "metrics.jsonl").write_text(json.dumps(summary) + "\n")
+    if is_main():
+        (folder / "metrics.jsonl").write_text(json.dumps(summary) + "\n")
     say(
         f"{len(rows)} of {len(samples.prompts)} prompts gave a row; mean reward {summary['reward']:.3f}, "
         f"of the best of {config.samples} {summary['reward/best']:.3f}"

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from alignment.config.tasks import RewardConfig
 from alignment.config.vocabulary import MarginScale, Need
-from alignment.models.load import load_scalar_model, save_model
+from alignment.distributed.world import is_main
+from alignment.models.load import load_scalar_model
 from alignment.models.statistics import write_statistics
-from alignment.tasks.prepare import build_engine, model_folder, prepare
+from alignment.tasks.prepare import build_engine, model_folder, prepare, save_trained
 from alignment.terminal import say
 from alignment.training.loop import fit
 from alignment.training.objectives import RewardRanking
@@ -22,5 +23,7 @@ def run(config: RewardConfig, folder: Path) -> None:
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
     objective = RewardRanking(config.loss)
     fit(engine, objective, objective, train=train, held_out=held_out, config=config, folder=folder)
-    save_model(model, prepared.tokenizer, model_folder(folder))
-    write_statistics(reward_statistics(engine, train, held_out), model_folder(folder))
+    save_trained(engine, model, prepared.tokenizer, model_folder(folder))
+    statistics = reward_statistics(engine, train, held_out)
+    if is_main():
+        write_statistics(statistics, model_folder(folder))

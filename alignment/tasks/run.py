@@ -7,27 +7,33 @@ from the newest checkpoint, on a finished one it has nothing to do.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from alignment import preempt
 from alignment.config.inputs import check_inputs, input_paths
-from alignment.config.parts import ConfigError, UserError
-from alignment.config.tasks import TASKS, PipelineConfig, RunConfig
-from alignment.distributed.world import pick_device
+from alignment.config.parts import ConfigError, UserError, require
+from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.tasks import TASKS, PipelineConfig
+from alignment.distributed import world
+from alignment.distributed.launch import RankFailedError, is_told, launch, tell_launcher
+from alignment.distributed.settings import deepspeed_settings
+from alignment.distributed.world import leave
 from alignment.tasks import dpo, evaluate, orpo, ppo, rejection, reward, sft
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
 from alignment.training.log import check_trackers
 
-UNMARKED = ("output_dir", "log", "checkpoint", "reference")
+__all__ = ["RankFailedError", "execute", "is_told", "leave"]  # what the command line needs of a run
+
+UNMARKED = ("output_dir", "log", "checkpoint", "reference", "launch")
 RUN: dict[str, Callable[[Any, Path], str | None]] = {  # a task may return why it stopped early
     "sft": sft.run,
     "reward": reward.run,
@@ -44,11 +50,12 @@ def task_name(config: RunConfig) -> str:
 
 
 def execute(config: RunConfig) -> None:
-    """Run one task in its folder.
+    """Run one task in its folder, in this process or in the several that the config asks for.
 
     Raises:
         ConfigError: an input is missing, or the folder holds a run of another config.
         Preempted: the run was asked to stop; run again, it goes on.
+        RankFailedError: one of several processes failed.
     """
     with preempt.one_run():
         _execute(config)
@@ -58,22 +65,58 @@ def _execute(config: RunConfig) -> None:
     assert not isinstance(config, PipelineConfig)
     check_inputs(config)
     check_trackers(config.log.trackers)
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ConfigError(f"a run is one process so far, got WORLD_SIZE={os.environ['WORLD_SIZE']}")
-    pick_device(config.distributed.device)
+    world.pick_device(config.distributed.device)
+    check_processes(config)
+    if config.launch.processes > 1 and not world.is_launched():
+        in_processes(config)
+        return
+    tell_launcher()
+    world.init(config.distributed)
+    config = replace(config, output_dir=world.from_main(config.output_dir))  # which may hold the time
     folder = Path(config.output_dir)
     mark = fingerprint(config)
-    if is_finished(folder, mark):
+    if world.from_main(is_finished(folder, mark)):
         say(f"{folder}: finished already, nothing to do (another output_dir runs it again)")
         return
-    start(folder, config, mark)
+    if world.is_main():
+        start(folder, config, mark)
+    world.barrier()
     seed_everything(config.seed)
     try:
         stopped = RUN[task_name(config)](config, folder)
     except UserError:
-        give_up(folder)
+        if world.is_main():
+            give_up(folder)
         raise
-    finish(folder, mark, stopped)
+    world.barrier()
+    if world.is_main():
+        finish(folder, mark, stopped)
+
+
+def check_processes(config: RunConfig) -> None:
+    """Raises:
+    ConfigError: the config does not suit the number of processes, or DeepSpeed's own settings it names do not suit it.
+    """
+    launched, asked = world.num_launched(), config.launch.processes
+    if world.is_launched():
+        rule = f"launch.processes must be 1, or the {launched} processes that were started for it"
+        require(asked in (1, launched), rule, asked)
+    if isinstance(config, TrainingConfig):
+        config.check_shares(max(launched, asked))
+        if config.distributed.zero is not None:
+            deepspeed_settings(config.distributed, max_grad_norm=config.train.max_grad_norm)
+
+
+def in_processes(config: RunConfig) -> None:
+    """The run in `launch.processes` processes, each of which is given the config as it is resolved here."""
+    with TemporaryDirectory() as folder:
+        recipe = Path(folder) / "config.yaml"
+        recipe.write_text(as_recipe(config))
+        try:
+            launch(["-m", "alignment", "run", str(recipe)], config.launch.processes)
+        except UserError:
+            give_up(Path(config.output_dir))
+            raise
 
 
 def start(folder: Path, config: RunConfig, mark: str) -> None:
@@ -92,15 +135,21 @@ def write_config(folder: Path, config: RunConfig) -> None:
         raise ConfigError(
             f"output_dir must be a folder that can be made ({error.strerror}), got {str(folder)!r}"
         ) from error
-    task = f"defaults:\n  - task: {task_name(config)}\n  - _self_\n\n"
-    text = task + OmegaConf.to_yaml(OmegaConf.structured(config))
+    text = as_recipe(config)
     path = folder / "config.yaml"
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
 
 
+def as_recipe(config: RunConfig) -> str:
+    task = f"defaults:\n  - task: {task_name(config)}\n  - _self_\n\n"
+    return task + OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
 def give_up(folder: Path) -> None:
     """Leave nothing behind of a run that a user's mistake ended before it had done anything."""
+    if not folder.exists():
+        return
     left = {path.name for path in folder.iterdir()}
     if left <= {"config.yaml", "started.json", "checkpoints"} and not any(folder.glob("checkpoints/*")):
         shutil.rmtree(folder)

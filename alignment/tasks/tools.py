@@ -6,6 +6,7 @@ from pathlib import Path
 from alignment.config.tasks import PPOConfig
 from alignment.data.batches import Batches
 from alignment.data.load import Loaded
+from alignment.distributed.world import rank, size
 from alignment.losses import CrossEntropyLoss
 from alignment.models.heads import LanguageModel
 from alignment.training.alarm import Alarm
@@ -71,5 +72,6 @@ class Ptx:
 
 
 def ptx_of(texts: Loaded, config: PPOConfig, pad_id: int) -> Ptx:
-    batches = Batches(texts.examples, replace(config.batch, size=config.ptx.size), config.seed, pad_id)
+    batch = replace(config.batch, size=config.ptx.size)
+    batches = Batches(texts.examples, batch, config.seed, pad_id, rank(), size())
     return Ptx(batches, config.ptx.weight, inner_steps(config))

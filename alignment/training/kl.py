@@ -7,6 +7,7 @@ from typing import Any
 
 from alignment.config.ppo import KLConfig
 from alignment.config.vocabulary import KLControl
+from alignment.distributed.world import barrier, is_main
 from alignment.losses import adaptive_kl_weight
 from alignment.terminal import say
 from alignment.training.manifest import sync_folder
@@ -59,7 +60,10 @@ class BestModel:
         self.held_out = reward
 
     def keep_if_best(self, step: int, reward: float, write: Callable[[Path], None]) -> None:
-        """Iteration `step` is within the limit: `write` its weights into the folder it is given, if they are best."""
+        """Iteration `step` is within the limit: `write` its weights into the folder it is given, if they are best.
+
+        All processes call it and `write`, which gathers; the main one has the folder.
+        """
         score = (False, reward) if self.held_out is None else (True, self.held_out)
         if self.limit is not None and score > self.score:
             self.step, self.score = step, score
@@ -85,15 +89,22 @@ class BestModel:
 
 
 def _copy(folder: Path, new: Path) -> None:
-    shutil.copytree(folder, new, dirs_exist_ok=True)
+    if is_main():
+        shutil.copytree(folder, new, dirs_exist_ok=True)
 
 
 def write_beside_and_rename(folder: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder under another name, then give it its own: it is there whole or not at all."""
+    """Fill a folder under another name, then give it its own: it is there whole or not at all.
+
+    All processes call it and `write`; the main one makes and names the folder.
+    """
     beside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    if is_main():
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
     write(beside)
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
-    sync_folder(folder.parent)
+    if is_main():
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.rename(folder)
+        sync_folder(folder.parent)
+    barrier()

@@ -13,7 +13,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_availa
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from alignment.config.parts import ConfigError, UserError
-from alignment.config.tasks import TrainingConfig
+from alignment.config.run import TrainingConfig
 from alignment.distributed.world import is_main
 from alignment.terminal import console
 

@@ -3,9 +3,10 @@
 from functools import partial
 from pathlib import Path
 
-from alignment.config.tasks import TrainingConfig
+from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches
 from alignment.distributed.engine import Engine
+from alignment.distributed.world import at_step
 from alignment.training.checkpoint import Checkpoints, Stateful
 from alignment.training.log import MetricsLog
 from alignment.training.nonfinite import NonFinite
@@ -36,15 +37,16 @@ def fit(
     done = checkpoints.restore()
     with MetricsLog(folder, config, num_steps=num_steps, done=done) as log:
         for step in range(done + 1, num_steps + 1):
-            learning_rate = engine.learning_rate()
-            pending.add(train_step(engine, objective, train.step(step - 1), partial(nonfinite.meet, step)))
-            evaluated: dict[str, float] = {}
-            if held_out is not None and is_due(step, config.train.eval_every, num_steps):
-                metrics = to_floats(evaluate_step(engine, evaluation, held_out.once()))
-                evaluated = {f"eval/{name}": value for name, value in metrics.items()}
-            if evaluated or is_due(step, config.log.every, num_steps):
-                log.write(step, {**pending.take(), "lr": learning_rate, **nonfinite.metrics(), **evaluated})
-            checkpoints.save_if_due(step)
+            with at_step(step):
+                learning_rate = engine.learning_rate()
+                pending.add(train_step(engine, objective, train.step(step - 1), partial(nonfinite.meet, step)))
+                evaluated: dict[str, float] = {}
+                if held_out is not None and is_due(step, config.train.eval_every, num_steps):
+                    metrics = to_floats(evaluate_step(engine, evaluation, held_out.once(), held_out.spare()))
+                    evaluated = {f"eval/{name}": value for name, value in metrics.items()}
+                if evaluated or is_due(step, config.log.every, num_steps):
+                    log.write(step, {**pending.take(), "lr": learning_rate, **nonfinite.metrics(), **evaluated})
+                checkpoints.save_if_due(step)
 
 
 def is_due(step: int, every: int, num_steps: int) -> bool:

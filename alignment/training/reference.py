@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from alignment.config.tasks import DPOConfig, ReferenceConfig
-from alignment.data.batches import Batches, packed
+from alignment.data.batches import Batches
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import Engine
+from alignment.distributed.world import is_main, sum_over_ranks, tensor_from_main
 from alignment.models.heads import LanguageModel
 from alignment.models.readout import token_logprobs
 from alignment.terminal import progress, say
@@ -26,17 +27,17 @@ from alignment.terminal import progress, say
 def reference_logprobs(engine: Engine, batches: Batches, rows: Iterable[int], *, cache: Path | None = None) -> Tensor:
     """[examples, 2] float32: summed log-probs (nats) of chosen and rejected under the engine's model as it is now.
 
-    Rows that `cache` holds are read, the others computed and added to it. Examples outside `rows` may be NaN, so that
-    a use of one cannot pass unseen.
+    Rows that `cache` holds are read, the others computed, each by one of the processes, and added to it; the main
+    process alone reads and writes. Examples outside `rows` may be NaN, so that a use of one cannot pass unseen.
     """
     wanted = torch.tensor(list(rows))
     table = torch.full((len(batches.examples), 2), torch.nan)
     if cache is not None:
-        table = _read(cache, table)
+        table = tensor_from_main((_read(cache, table) if is_main() else table).to(engine.device)).cpu()
     missing = wanted[table[wanted].isnan().any(1)].tolist()
     if missing:
-        _compute(engine, batches, missing, table)
-        if cache is not None:
+        table[missing] = _computed(engine, batches, missing)[missing]
+        if cache is not None and is_main():
             _write(cache, table)
     return table.to(engine.device)
 
@@ -54,13 +55,18 @@ def cache_file(model: LanguageModel, examples: list[Example], config: DPOConfig,
 
 
 @torch.no_grad()
-def _compute(engine: Engine, batches: Batches, rows: list[int], table: Tensor) -> None:
+def _computed(engine: Engine, batches: Batches, rows: list[int]) -> Tensor:
+    """[examples, 2], zero outside `rows`; every process gets what all of them have computed."""
+    table = torch.zeros(len(batches.examples), 2, device=engine.device)
     engine.model.eval()
-    for batch in progress(packed(batches.examples, rows, batches.config, batches.pad_id), "reference"):
+    mine, spare = batches.share(rows)
+    for index, batch in enumerate(progress([*mine, *spare], "reference")):
         batch = batch.to(engine.device)
         with engine.precision():
             logprobs = token_logprobs(engine.model, batch)
-        table[batch.rows.cpu()] = batch.sum_by_completion(logprobs).view(-1, 2).cpu()
+        if index < len(mine):
+            table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, 2)
+    return sum_over_ranks(table).cpu()
 
 
 def fingerprint(model: LanguageModel, examples: list[Example], precision: str) -> str:

@@ -21,12 +21,14 @@ def reward_statistics(engine: Engine, train: Batches, held_out: Batches | None) 
     Where there are no held-out pairs, of those that the first steps trained on: it knows them, so their deviation is
     somewhat larger than that of new ones.
     """
-    batches = _first(train) if held_out is None else held_out.once()
+    mine, spare = (_first(train), []) if held_out is None else (held_out.once(), held_out.spare())
     engine.model.eval()
-    scores = []
-    for batch in batches:
+    scores = [torch.zeros(0, device=engine.device)]
+    for index, batch in enumerate([*mine, *spare]):
         with engine.precision():
-            scores.append(sequence_scores(engine.model, batch.to(engine.device)))
+            of_batch = sequence_scores(engine.model, batch.to(engine.device))
+        if index < len(mine):
+            scores.append(of_batch)
     mean, variance, count = moments(torch.cat(scores), across=sum_over_ranks)
     return RewardStatistics(mean.item(), variance.sqrt().item(), count, "train" if held_out is None else "eval")
 

@@ -78,15 +78,30 @@ def _accumulate(
 
 
 @torch.no_grad()
-def evaluate_step(engine: Engine, objective: Objective[Unit], micro_batches: Sequence[Unit]) -> Metrics:
-    """The objective's metrics over micro-batches, with nothing learned."""
+def evaluate_step(
+    engine: Engine, objective: Objective[Unit], micro_batches: Sequence[Unit], spare: Sequence[Unit] = ()
+) -> Metrics:
+    """The objective's metrics over micro-batches, with nothing learned.
+
+    Args:
+        spare: run behind them, for the sake of ranks that have more, and not counted.
+    """
     engine.model.eval()
     metrics: Metrics = {}
-    for batch in micro_batches:
+    for index, batch in enumerate([*micro_batches, *spare]):
         with engine.precision():
             output = objective(engine.model, batch.to(engine.device))
-        metrics = added(metrics, output)
+        metrics = added(metrics, output if index < len(micro_batches) else uncounted(output))
     return metrics
+
+
+def uncounted(output: LossOutput) -> LossOutput:
+    """The same metrics, over nothing."""
+    return LossOutput(empty(output.loss), {name: empty(metric) for name, metric in output.metrics.items()})
+
+
+def empty(mean: Mean) -> Mean:
+    return Mean(torch.zeros_like(mean.total), torch.zeros_like(mean.count))
 
 
 def added(metrics: Metrics, output: LossOutput) -> Metrics:

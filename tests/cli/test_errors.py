@@ -101,6 +101,8 @@ RULES = {  # dataclass: a command that breaks a rule of it
         "tiny_dpo data.train.limit=null",
         "data.train.limit is required for data.format=world, got None",
     ),
+    "DistributedConfig": ("tiny_dpo distributed.zero=4", "distributed.zero must be null, 0, 1, 2 or 3, got 4"),
+    "LaunchConfig": ("tiny_dpo launch.processes=0", "launch.processes must be > 0, got 0"),
     "ModelConfig": ("tiny_dpo model.init=null", "model.init must have a value, got null"),
     "LoraConfig": ("tiny_dpo model.lora.dropout=1", r"model.lora.dropout must be in \[0, 1\), got 1.0"),
     "DataConfig": ("tiny_dpo data.max_prompt_length=128", "data.max_prompt_length must be in .*, got 128"),

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from alignment.cli.compose import composing, current_hydra, resolve, schema, single, written
 from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig
-from alignment.config.tasks import TASKS, RunConfig
+from alignment.config.run import RunConfig
+from alignment.config.tasks import TASKS
 from alignment.config.vocabulary import Tracker
 from alignment.tasks.run import RUN, start
 

@@ -3,7 +3,7 @@ import pytest
 
 from alignment.config.parts import BatchConfig, TrainConfig
 from alignment.config.vocabulary import Layout
-from alignment.data.batches import Batches, cut, deal, packed, shuffled
+from alignment.data.batches import Batches, cut, deal, dealt, shuffled
 from alignment.data.pack import laid_out_length
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
@@ -55,7 +55,7 @@ def test_no_packed_micro_batch_is_larger_than_the_budget(layout: Layout) -> None
 
 def test_packed_batches_remember_their_rows() -> None:
     data = batches()
-    pieces = packed(data.examples, [5, 2, 9], data.config, pad_id=0)
+    pieces = dealt(data.examples, [5, 2, 9], data.config, 0, 0, 1)
     assert sorted(row for batch in pieces for row in batch.rows.tolist()) == [2, 5, 9]
     for batch in pieces:
         lengths = [len(data.examples[row].prompt_ids) - 1 for row in batch.rows.tolist()]
@@ -147,3 +147,15 @@ def test_the_ranks_steps_together_are_the_step(num_ranks):
     for step in range(4):
         dealt = [batch.rows.tolist() for part in parts for batch in part.step(step)]
         assert sorted(row for part in dealt for row in part) == sorted(whole.step_rows(step))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize(("count", "max_tokens"), [(20, 60), (20, 10_000), (5, 1), (1, 60), (2, 60)])
+def test_a_pass_is_shared_out_and_every_rank_runs_as_many_micro_batches(num_ranks, count, max_tokens):
+    rows = examples([int(n) for n in np.random.default_rng(count).integers(3, 18, count)])
+    config = BatchConfig(size=6, max_tokens=max_tokens, layout=Layout.shared)
+    parts = [Batches(rows, config, 0, 0, rank, num_ranks) for rank in range(num_ranks)]
+    assert sorted(row for part in parts for batch in part.once() for row in batch.rows.tolist()) == list(range(count))
+    assert len({len(part.once()) + len(part.spare()) for part in parts}) == 1
+    if count >= 5 and max_tokens > 60:
+        assert not any(part.spare() for part in parts), "halved rather than run twice"

@@ -24,6 +24,7 @@ LIBRARY = {"data", "distributed", "models"}
 ROOMS = {  # room: the rooms it may import, beside itself and those that everybody may
     "terminal": set(),
     "preempt": set(),
+    "process": set(),
     "losses": set(),
     "world": set(),
     "config": {"losses"},
@@ -38,7 +39,7 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "__main__": {"cli"},
     "__init__": set(),
 }
-EVERYBODYS = {"terminal", "preempt"}
+EVERYBODYS = {"terminal", "preempt", "process"}
 DOORS = {  # library: the only rooms or modules that may import it
     "hydra": ["alignment.cli"],
     "yaml": ["alignment.cli"],
@@ -51,8 +52,13 @@ DOORS = {  # library: the only rooms or modules that may import it
     "matplotlib": ["alignment.evaluate"],
     "rich": ["alignment.terminal", "alignment.training.log", "alignment.evaluate.table"],
 }
-# rooms that import no other library
-ONLY = {"losses": {"torch"}, "world": set(), "terminal": {"rich"}, "preempt": set()}
+ONLY = {  # rooms that import no other library
+    "losses": {"torch"},
+    "world": set(),
+    "terminal": {"rich"},
+    "preempt": set(),
+    "process": set(),
+}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import GenerationConfig, ModelConfig
+from alignment.config.generation import GenerationConfig
+from alignment.config.parts import ModelConfig
 from alignment.config.vocabulary import Attention
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model

@@ -106,7 +106,7 @@ import numpy as np, torch, torch.distributed as dist
 from alignment.data.records import Source
 from alignment.rollout.diagnostics import derived, diagnostics
 from alignment.rollout.generate import Reply
-from alignment.rollout.samples import Samples
+from alignment.rollout.samples import Samples, places_of
 from alignment.training.step import to_floats
 
 rank, size, store = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -114,8 +114,9 @@ dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_
 rng = np.random.default_rng(0)
 rows = [[Reply(rng.integers(0, 9, rng.integers(1, 20)).astype(np.int32), bool(rng.integers(2)), "")] for _ in range(7)]
 rewards = torch.tensor(rng.normal(0, 1, (7, 1)))
-mine = slice(0, 7) if size == 1 else (slice(0, 5), slice(5, 7))[rank]
-found = diagnostics(Samples([[]] * len(rows[mine]), [], rows[mine]), rewards[mine])
+mine = places_of(7)
+samples = Samples([[] for _ in mine], [None for _ in mine], [rows[place] for place in mine]).joined()
+found = diagnostics(samples, rewards)
 print(json.dumps(derived(to_floats(found))))
 dist.destroy_process_group()
 """

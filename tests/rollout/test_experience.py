@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from alignment.config.generation import GenerationConfig
 from alignment.config.parts import (
     BatchConfig,
     DataConfig,
     DistributedConfig,
-    GenerationConfig,
     LoraConfig,
     ModelConfig,
     SourceConfig,

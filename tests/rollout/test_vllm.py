@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl.generation.vllm_client import VLLMClient
 
-from alignment.config.parts import ConfigError, GenerationConfig, LoraConfig, ModelConfig, VLLMConfig
+from alignment.config.generation import GenerationConfig, VLLMConfig
+from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
 from alignment.config.vocabulary import Generation
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model

@@ -14,13 +14,16 @@ from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, S
 from alignment.config.ppo import RewardShapingConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Device, Format
+from alignment.data.records import Source
+from alignment.data.tokenize import Example
 from alignment.distributed.world import sum_over_ranks
 from alignment.losses import whiten
 from alignment.rollout.experience import _whiten_together
 from alignment.rollout.generate import Reply
 from alignment.rollout.reward import shaped
-from alignment.rollout.samples import Samples
+from alignment.rollout.samples import Samples, places_of
 
+NOTHING = Example(np.arange(1), (np.arange(1),), None, Source("", 0), (True,))
 CUTS = {1: [(0, 40)], 2: [(0, 13), (13, 40)]}  # the values of each process; a ragged share
 CONFIG = PPOConfig(
     model=ModelConfig(init={"model_type": "llama"}),
@@ -45,14 +48,17 @@ class Piece:
 
 def whitened(start: int, end: int) -> dict[str, torch.Tensor]:
     """This process's share of 40 values, through each place that whitens."""
-    values = (3 + 5 * torch.randn(40, generator=torch.Generator().manual_seed(0)))[start:end]
+    everything = 3 + 5 * torch.randn(40, generator=torch.Generator().manual_seed(0))
+    values = everything[start:end]
     pieces = [Piece(part) for part in values.split(5)]
     _whiten_together(pieces)  # type: ignore[arg-type]
-    replies = [[Reply(np.arange(4), place % 3 > 0, "")] for place in range(start, end)]
+    mine = places_of(40)
+    replies = [[Reply(np.arange(4), place % 3 > 0, "")] for place in mine]
+    samples = Samples([[] for _ in mine], [NOTHING for _ in mine], replies).joined()
     return {
         "loss": whiten(values, values > 0, across=sum_over_ranks),
         "advantages": torch.cat([piece.advantages for piece in pieces]),
-        "scores": shaped(values[:, None], Samples([], [], replies), CONFIG),
+        "scores": shaped(everything[:, None], samples, CONFIG),
     }
 
 
@@ -62,10 +68,13 @@ def test_two_processes_whiten_as_one(tmp_path: Path) -> None:
     ended = [SimpleNamespace(error=process.communicate()[1], code=process.returncode) for process in processes]
     assert [each.code for each in ended] == [0, 0], ended[0].error + ended[1].error
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for name, alone in whitened(*CUTS[1][0]).items():
-        torch.testing.assert_close(torch.cat([part[name] for part in parts]), alone, rtol=1e-6, atol=1e-6)
-    apart = [whitened(*cut)["scores"] for cut in CUTS[2]]
-    assert (torch.cat(apart) - torch.cat([part["scores"] for part in parts])).abs().max() > 0.1
+    alone = whitened(*CUTS[1][0])
+    for name in ("loss", "advantages"):  # each process has those of its own tokens
+        torch.testing.assert_close(torch.cat([part[name] for part in parts]), alone[name], rtol=1e-6, atol=1e-6)
+    for part in parts:  # and the scores of all replies
+        torch.testing.assert_close(part["scores"], alone["scores"], rtol=1e-6, atol=1e-6)
+    apart = torch.cat([whitened(*cut)["advantages"] for cut in CUTS[2]])
+    assert (apart - alone["advantages"]).abs().max() > 0.1
 
 
 if __name__ == "__main__":

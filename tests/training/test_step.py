@@ -181,3 +181,14 @@ def test_experience_moves_whole(demonstrations: list[Example]) -> None:
     moved = unit.to(torch.device("meta"))
     assert moved.batch.input_ids.device.type == "meta"
     assert all(getattr(moved, field.name).device.type == "meta" for field in fields(moved) if field.name != "batch")
+
+
+def test_spare_batches_are_run_and_not_counted(descent, demonstrations):
+    engine, objective = descent(), SFT(CrossEntropyLoss())
+    batches = [pack([row], [i], layout=Layout.shared, pad_id=0) for i, row in enumerate(demonstrations[:3])]
+    alone = evaluate_step(engine, objective, batches[:2])
+    with_spare = evaluate_step(engine, objective, batches[:2], batches[2:])
+    assert with_spare.keys() == alone.keys()
+    assert all(torch.equal(with_spare[name].total, alone[name].total) for name in alone)
+    only_spare = evaluate_step(engine, objective, [], batches[2:])
+    assert only_spare.keys() == alone.keys() and all(mean.count == 0 for mean in only_spare.values())

@@ -1,0 +1,55 @@
+"""How replies are generated, and by whom."""
+
+from dataclasses import dataclass, field
+
+from alignment.config.parts import require
+from alignment.config.vocabulary import Generation
+
+
+@dataclass(slots=True)
+class VLLMConfig:
+    """Where `vllm serve` listens; it is started apart, on GPUs of its own."""
+
+    host: str = "localhost"
+    port: int = 8000
+    group_port: int = 51216
+    """Where the weights go over: the port of the NCCL group that this process and the server form."""
+    timeout_s: float = 300.0
+    """How long to wait for the server to be up."""
+
+    def __post_init__(self) -> None:
+        for name, port in (("port", self.port), ("group_port", self.group_port)):
+            require(0 < port < 2**16, f"generation.vllm.{name} must be in [1, 65535]", port)
+        require(self.timeout_s >= 0, "generation.vllm.timeout_s must be >= 0", self.timeout_s)
+
+
+@dataclass(slots=True)
+class GenerationConfig:
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_new_tokens: int = 0
+    """No end token before these many."""
+    stop: list[str] = field(default_factory=list)
+    """Strings that end a reply: its tokens keep the string, its text is cut before it."""
+    batch_size: int = 256
+    """Replies generated at the same time. Samples do not depend on it."""
+    engine: Generation = Generation.transformers
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+
+    def __post_init__(self) -> None:
+        require(self.max_new_tokens > 0, "generation.max_new_tokens must be > 0", self.max_new_tokens)
+        require(self.temperature > 0, "generation.temperature must be > 0", self.temperature)
+        require(self.top_k >= 0, "generation.top_k must be >= 0 (0: off)", self.top_k)
+        require(0 < self.top_p <= 1, "generation.top_p must be in (0, 1]", self.top_p)
+        rule = "generation.min_new_tokens must be in [0, generation.max_new_tokens]"
+        require(0 <= self.min_new_tokens <= self.max_new_tokens, rule, self.min_new_tokens)
+        require(all(self.stop), "generation.stop must not hold an empty string", self.stop)
+        require(self.batch_size > 0, "generation.batch_size must be > 0", self.batch_size)
+        is_vllm = self.engine is Generation.vllm
+        require(is_vllm or self.vllm == VLLMConfig(), "generation.vllm needs generation.engine=vllm", self.vllm)
+        rule = (
+            "generation.min_new_tokens must be 0 with generation.stop under vLLM, which would hold back the strings too"
+        )
+        require(not (is_vllm and self.stop and self.min_new_tokens), rule, self.min_new_tokens)

@@ -1,0 +1,69 @@
+"""What every run has, and every run that trains."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from omegaconf import MISSING
+
+from alignment.config.launch import LaunchConfig
+from alignment.config.parts import (
+    BatchConfig,
+    CheckpointConfig,
+    DataConfig,
+    DistributedConfig,
+    LogConfig,
+    ModelConfig,
+    TrainConfig,
+    require,
+)
+from alignment.config.rules import require_device, require_rows
+
+
+@dataclass(slots=True)
+class RunConfig:
+    """What every run has."""
+
+    replies: ClassVar[bool] = False
+    """Whether the task replies to prompts."""
+    output_dir: str = "runs/${hydra:job.config_name}/${now:%Y-%m-%d_%H-%M-%S}"
+    seed: int = 0
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed must be >= 0", self.seed)
+        rule = "log.samples must be 0 but for ppo, rejection and evaluate, the tasks that reply to prompts"
+        require(self.replies or self.log.samples == 0, rule, self.log.samples)
+        rule = "distributed.zero must be set for launch.processes > 1 (distributed=zero1, zero2 or zero3)"
+        require(self.launch.processes == 1 or self.distributed.zero is not None, rule, self.distributed.zero)
+
+
+def require_one_process(config: RunConfig) -> None:
+    """Raise `ConfigError` where a task that runs in one process is asked for many, or for what many share out."""
+    rule = "distributed.zero must be null for this task, which runs in one process"
+    require(config.distributed.zero is None, rule, config.distributed.zero)
+
+
+@dataclass(slots=True)
+class TrainingConfig(RunConfig):
+    """What every run that trains a model has."""
+
+    model: ModelConfig = MISSING
+    data: DataConfig = MISSING
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    train: TrainConfig = MISSING
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        require_rows(self.data, "train")
+        require_device(self.model, self.distributed)
+        self.check_shares(self.launch.processes)
+
+    def check_shares(self, processes: int) -> None:
+        """Raises:
+        ConfigError: what a step learns from cannot be dealt out evenly.
+        """
+        rule = f"batch.size must be a multiple of the number of processes ({processes})"
+        require(self.batch.size % processes == 0, rule, self.batch.size)

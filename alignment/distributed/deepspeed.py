@@ -1,0 +1,217 @@
+"""DeepSpeed's ZeRO (arXiv:1910.02054) behind the engine's protocol; the only door to deepspeed.
+
+Stage 0 shares out nothing but the data, 1 the optimizer's states, 2 the gradients too, 3 the weights as well.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from alignment.config.parts import DistributedConfig, UserError
+from alignment.config.vocabulary import Offload
+from alignment.distributed import world
+from alignment.distributed.engine import autocast
+from alignment.distributed.settings import deepspeed_settings
+
+
+class DeepSpeedEngine:
+    """One model, its optimizer and its schedule, on all processes; there may be several engines at once.
+
+    Weights, master weights and optimizer are float32, forward and backward in float32 or under bfloat16 autocast, as in
+    the engine of one process. `model` is DeepSpeed's wrapping of the module; a forward without gradients may as well go
+    through the module itself. Under ZeRO 3 every forward is a collective: all processes run equally many.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        *,
+        config: DistributedConfig,
+        max_grad_norm: float,
+    ) -> None:
+        settings = deepspeed_settings(config, max_grad_norm=max_grad_norm)
+        deepspeed, self.device = ready(config)
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.max_grad_norm = max_grad_norm
+        self._config = config
+        self._module = model
+        self._norm = torch.zeros((), device=self.device)
+        self._update = True
+        if config.zero == 0:  # DeepSpeed clips here without telling the norm; this runs when gradients are summed
+            optimizer.register_step_pre_hook(self._clip)
+        self.model, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+        self._zero = self.model.optimizer
+
+    def backward(self, loss: Tensor) -> None:
+        """DeepSpeed takes the mean over processes, and a step's loss is their sum."""
+        self.model.backward(loss * world.size())
+
+    def step(self, *, update: bool = True) -> Tensor:
+        """The norm is infinite where ZeRO has dropped the gradients before it was known."""
+        self._update = update
+        with nullcontext() if update or self._config.zero == 0 else _dropped(self._zero):
+            self.model.step()
+        norm = self._norm
+        if self._config.zero != 0:
+            norm = torch.as_tensor(self.model.get_global_grad_norm(), device=self.device).detach()
+        if update and norm.isfinite():
+            self.scheduler.step()
+        return norm
+
+    def _clip(self, optimizer: Optimizer, *_: Any) -> None:
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        self._norm = nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
+        if not (self._update and self._norm.isfinite()):
+            for p in trained:
+                p.grad = None  # the optimizer passes over a weight without one
+
+    def learning_rate(self) -> float:
+        return float(self.scheduler.get_last_lr()[0])
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        with autocast(self.device, self._config.precision):
+            yield
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Inside, the module's weights are whole on every process, to be read and not to be changed: gathered once, for
+        as many forwards without gradients as one likes, each process on its own. All processes enter and leave it.
+        """
+        if self._config.zero != 3:
+            yield
+            return
+        with whole(self._module, self._zero.parameter_offload):
+            yield
+
+    def state(self) -> dict[str, Any]:
+        """What this process holds of it: plain tensors, numbers, strings, lists and dicts.
+
+        Raises:
+            UserError: the optimizer's states are offloaded to nvme, where they cannot be read from here.
+        """
+        if self._config.offload_optimizer is Offload.nvme:
+            raise UserError("checkpoint.every must be 0 with distributed.offload_optimizer=nvme")
+        return {**self._place(), **self._shard(), "scheduler": self.scheduler.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Raises:
+        UserError: the state is of another ZeRO stage, number of processes or rank.
+        """
+        place = self._place()
+        saved = {name: state[name] for name in place}
+        if saved != place:
+            raise UserError(f"the checkpoint is of {_said(saved)}, and this process is {_said(place)}")
+        self._load_shard(state)
+        self.scheduler.load_state_dict(state["scheduler"])
+
+    def _place(self) -> dict[str, int]:
+        assert self._config.zero is not None
+        return {"zero": self._config.zero, "processes": world.size(), "rank": world.rank()}
+
+    def _shard(self) -> dict[str, Any]:
+        if self._config.zero == 0:
+            return {"weights": [p.detach() for p in self._trained()], "optimizer": self.optimizer.state_dict()}
+        if self._config.zero == 3:
+            with _filled(self._zero):
+                optimizer = self.optimizer.state_dict()
+            return {
+                "weights": [flat.detach() for flat in self._zero.fp32_partitioned_groups_flat],
+                "optimizer": optimizer,
+            }
+        weights = [flat.detach() for flat in self._zero.single_partition_of_fp32_groups]
+        return {"weights": weights, "optimizer": self.optimizer.state_dict()}
+
+    @torch.no_grad()
+    def _load_shard(self, state: dict[str, Any]) -> None:
+        if self._config.zero == 0:
+            _copy(state["weights"], self._trained())
+            self.optimizer.load_state_dict(state["optimizer"])
+        elif self._config.zero == 3:
+            self._zero._partition_all_parameters()
+            with _filled(self._zero):
+                self.optimizer.load_state_dict(state["optimizer"])
+            _copy(state["weights"], self._zero.fp32_partitioned_groups_flat)
+            for index in range(len(self._zero.fp16_groups)):
+                self._zero._reassign_or_swap_out_partitioned_parameters(index)
+            self._zero._post_step(set())  # small weights stay whole everywhere: they are gathered again
+        else:
+            _copy(state["weights"], self._zero.single_partition_of_fp32_groups)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self._zero.update_lp_params()
+
+    def _trained(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+@contextmanager
+def whole(module: nn.Module, offload: Any) -> Iterator[None]:
+    """`gathered`, for a module that ZeRO 3 shards through `offload`. Its hooks are off: they would share out again."""
+    import deepspeed
+
+    offload.partition_all_parameters()
+    with deepspeed.zero.GatheredParameters(list(module.parameters())):
+        for hook in [*offload.forward_hooks, *offload.backward_hooks]:
+            hook.remove()
+        offload.forward_hooks, offload.backward_hooks = [], []
+        try:
+            yield
+        finally:
+            offload._register_deepspeed_module(module)
+
+
+def ready(config: DistributedConfig) -> tuple[ModuleType, torch.device]:
+    """deepspeed, told which device it is for before it looks itself, and quiet; and that device."""
+    device = world.pick_device(config.device)
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel("ERROR")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")  # its old calls
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a build in C++, for inference on CPUs
+    world.init(config)
+    return deepspeed, device
+
+
+@contextmanager
+def _dropped(zero: Any) -> Iterator[None]:
+    """Inside, ZeRO finds the norm of the gradients infinite, and leaves the step out as after an overflow."""
+    infinite = torch.tensor(float("inf"))
+    zero.scaled_global_norm = lambda: infinite  # stages 1 and 2
+    zero._get_norm_groups = lambda: [infinite]  # stage 3
+    try:
+        yield
+    finally:
+        del zero.scaled_global_norm, zero._get_norm_groups
+
+
+@contextmanager
+def _filled(zero: Any) -> Iterator[None]:
+    """Inside, the optimizer's groups name their weights, which ZeRO 3 fills in only while it steps."""
+    zero._set_fp32_optimizer_param_groups()
+    try:
+        yield
+    finally:
+        zero._clear_fp32_optimizer_param_groups()
+
+
+def _copy(saved: list[Tensor], own: list[Tensor]) -> None:
+    if [tensor.shape for tensor in saved] != [tensor.shape for tensor in own]:
+        raise UserError("the checkpoint's weights are not this model's: their shapes differ")
+    for source, target in zip(saved, own, strict=True):
+        target.data.copy_(source)
+
+
+def _said(place: dict[str, int]) -> str:
+    return f"rank {place['rank']} of {place['processes']} under distributed.zero={place['zero']}"

@@ -1,0 +1,56 @@
+"""Roles that do not train, whole on every process or shared out among them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from alignment.config.parts import DistributedConfig, UserError
+from alignment.distributed import world
+from alignment.distributed.deepspeed import ready, whole
+from alignment.distributed.engine import autocast
+from alignment.distributed.settings import deepspeed_settings
+
+
+class FrozenEngine:
+    """A role that does not train (reference, reward): forwards without gradients, through `model`.
+
+    Under ZeRO 3 it may be sharded: its weights are shared out among the processes and each layer is gathered when it is
+    used, so that every forward is a collective. Otherwise each process keeps a whole copy, which waits for nobody.
+    """
+
+    def __init__(self, model: nn.Module, *, config: DistributedConfig, sharded: bool) -> None:
+        """Raises:
+        UserError: `sharded` is asked for without ZeRO 3.
+        """
+        if sharded and config.zero != 3:
+            raise UserError(f"a frozen role is sharded only under distributed.zero=3, got {config.zero}")
+        model.requires_grad_(False)
+        model.eval()
+        self.device = world.pick_device(config.device)
+        self.module = model
+        self._config = config
+        self._offload: Any = None
+        if not sharded:
+            self.model = model.to(self.device)
+            return
+        settings = deepspeed_settings(config, max_grad_norm=float("inf"))
+        settings["zero_optimization"].pop("offload_optimizer", None)
+        deepspeed, self.device = ready(config)
+        self.model, *_ = deepspeed.initialize(model=model, config=settings)
+        self._offload = self.model.optimizer
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        with autocast(self.device, self._config.precision):
+            yield
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """As an engine's: for many forwards in a row."""
+        if self._offload is None:
+            yield
+            return
+        with whole(self.module, self._offload):
+            yield

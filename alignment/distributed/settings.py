@@ -1,0 +1,100 @@
+"""What DeepSpeed is told: our config in its words, and the user's own JSON merged into it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from alignment.config.parts import ConfigError, DistributedConfig
+from alignment.config.vocabulary import Offload, Precision
+
+AUTO = "auto"  # transformers' word for "as the trainer says"
+OURS = {  # what is decided elsewhere -> the key that decides it
+    "zero_optimization.stage": "distributed.zero",
+    "zero_optimization.offload_optimizer.device": "distributed.offload_optimizer",
+    "zero_optimization.offload_optimizer.nvme_path": "distributed.nvme_path",
+    "zero_optimization.offload_param.device": "distributed.offload_param",
+    "zero_optimization.offload_param.nvme_path": "distributed.nvme_path",
+    "torch_autocast.enabled": "distributed.precision",
+    "torch_autocast.dtype": "distributed.precision",
+    "bf16.enabled": "distributed.precision",
+    "fp16.enabled": "distributed.precision",
+    "gradient_clipping": "train.max_grad_norm",
+    "train_batch_size": "batch.size",
+    "train_micro_batch_size_per_gpu": "batch.max_tokens",
+    "gradient_accumulation_steps": "batch.max_tokens",
+    "managed_gradient_accumulation": "batch.max_tokens",
+    "gradient_allreduce_op": "batch.size",
+    "prescale_gradients": "batch.size",
+    "gradient_predivide_factor": "batch.size",
+    "optimizer": "train",
+    "scheduler": "train.schedule",
+}
+
+
+def deepspeed_settings(config: DistributedConfig, *, max_grad_norm: float) -> dict[str, Any]:
+    """DeepSpeed's settings for an engine.
+
+    Raises:
+        ConfigError: `distributed.deepspeed_config` is no JSON, or says otherwise than a key of ours; names both keys.
+    """
+    assert config.zero is not None
+    ours = _ours(config, max_grad_norm)
+    if config.deepspeed_config is None:
+        return ours
+    return _merged(ours, _read(config.deepspeed_config), "")
+
+
+def _ours(config: DistributedConfig, max_grad_norm: float) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.zero}
+    for name, offload in (("offload_optimizer", config.offload_optimizer), ("offload_param", config.offload_param)):
+        if offload is not Offload.none:
+            zero[name] = {"device": offload.value}
+            if offload is Offload.nvme:
+                zero[name]["nvme_path"] = config.nvme_path
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # it only counts samples with it; ours differ from step to step
+        "managed_gradient_accumulation": False,  # a step ends where we say so, after however many micro-batches
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        # Under ZeRO 0 the engine clips on its own, for the norm's sake.
+        "gradient_clipping": 0.0 if max_grad_norm == float("inf") or config.zero == 0 else max_grad_norm,
+    }
+    if config.precision is Precision.bfloat16:
+        # No module's gradients cross the ranks in bfloat16: precision means the same on any number of processes.
+        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    return settings
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"distributed.deepspeed_config must be a JSON file ({error}), got {path!r}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"distributed.deepspeed_config must hold keys and values, got {path!r}")
+    return raw
+
+
+def _merged(ours: dict[str, Any], raw: dict[str, Any], prefix: str) -> dict[str, Any]:
+    merged = dict(ours)
+    for key, value in raw.items():
+        name = f"{prefix}{key}"
+        if value == AUTO:
+            continue
+        if name in OURS:
+            _check(name, value, ours.get(key))
+        elif isinstance(value, dict):
+            merged[key] = _merged(ours.get(key, {}), value, f"{name}.")
+        else:
+            merged[key] = value
+    return merged
+
+
+def _check(name: str, value: Any, ours: Any) -> None:
+    is_off = value in (False, None, "none") and ours is None
+    if value != ours and not is_off:
+        raise ConfigError(
+            f"distributed.deepspeed_config: its {name} is for {OURS[name]} to say, which makes it "
+            f"{ours!r}, got {value!r}"
+        )

@@ -1,0 +1,222 @@
+"""What one process of the invariance test does: ten steps of every method under the ZeRO stages asked for.
+
+python ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain engine.
+"""
+
+import json
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alignment.config.parts import BatchConfig, DistributedConfig, LoraConfig, ModelConfig, TrainConfig
+from alignment.config.vocabulary import Device, Layout, Offload, Precision
+from alignment.data.batches import Batches
+from alignment.data.records import Source
+from alignment.data.tokenize import Example
+from alignment.distributed import world
+from alignment.distributed.deepspeed import DeepSpeedEngine
+from alignment.distributed.engine import Engine, TorchEngine
+from alignment.distributed.frozen import FrozenEngine
+from alignment.losses import CrossEntropyLoss, DPOLoss, LossOutput, MarginRankingLoss, Mean, ORPOLoss
+from alignment.models.load import load_language_model, load_scalar_model, load_tokenizer
+from alignment.models.readout import token_logprobs
+from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
+from alignment.training.optim import build_optimizer
+from alignment.training.reference import reference_logprobs
+from alignment.training.step import evaluate_step, to_floats, train_step
+
+STEPS = 10
+INIT = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+}
+TRAIN = TrainConfig(max_steps=STEPS, learning_rate=3e-3, warmup_steps=2, weight_decay=0.1, max_grad_norm=0.5)
+BATCH = BatchConfig(size=6, max_tokens=48, layout=Layout.shared)
+METHODS = ("sft", "reward", "dpo", "orpo", "lora", "bfloat16")  # lora: DPO of adapters; bfloat16: SFT
+
+
+def examples(num_completions: int) -> list[Example]:
+    """Rows of very different lengths, so that a mean of means would show."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(11):
+        prompt, *completions = (rng.integers(3, 2000, n).astype(np.int32) for n in rng.integers(1, 14, 3))
+        margin = float(rng.integers(0, 4))
+        taken = tuple(completions[:num_completions])
+        rows.append(Example(prompt, taken, margin, Source("rows.jsonl", 1), (True,) * num_completions))
+    return rows
+
+
+def config_of(stage: str, folder: Path, precision: Precision = Precision.float32) -> DistributedConfig:
+    if stage == "none":
+        return DistributedConfig(device=Device.cpu, precision=precision)
+    settings = folder / f"deepspeed-{world.num_launched()}.json"
+    settings.write_text('{"zero_optimization": {"stage3_param_persistence_threshold": 0}}')  # nothing stays whole
+    zero, offload = (3, Offload.cpu) if stage == "offload" else (int(stage), Offload.none)
+    return DistributedConfig(
+        device=Device.cpu,
+        precision=precision,
+        zero=zero,
+        offload_optimizer=offload,
+        offload_param=offload,
+        deepspeed_config=str(settings),
+    )
+
+
+def build(method: str, config: DistributedConfig) -> tuple[Engine, Any]:
+    torch.manual_seed(0)
+    lora = LoraConfig(rank=4) if method == "lora" else LoraConfig()
+    model_config = ModelConfig(init=INIT, lora=lora, gradient_checkpointing=method in ("orpo", "lora"))
+    tokenizer = load_tokenizer(model_config)
+    load = load_scalar_model if method == "reward" else load_language_model
+    model = load(model_config, tokenizer)
+    optimizer, scheduler = build_optimizer(model, TRAIN, num_steps=STEPS, learning_rate=TRAIN.learning_rate)
+    kind = TorchEngine if config.zero is None else DeepSpeedEngine
+    return kind(model, optimizer, scheduler, config=config, max_grad_norm=TRAIN.max_grad_norm), model
+
+
+def objective_of(method: str, engine: Engine, batches: Batches) -> Objective[Any]:
+    if method in ("dpo", "lora"):
+        return DPO(DPOLoss(beta=0.3), reference_logprobs(engine, batches, range(len(batches.examples))))
+    if method == "reward":
+        return RewardRanking(MarginRankingLoss())
+    return ORPO(ORPOLoss()) if method == "orpo" else SFT(CrossEntropyLoss())
+
+
+def batches_of(method: str) -> Batches:
+    rows = examples(1 if method in ("sft", "bfloat16") else 2)
+    return Batches(rows, BATCH, 0, 0, world.rank(), world.size())
+
+
+def run(method: str, config: DistributedConfig) -> dict[str, list[float]]:
+    engine, _ = build(method, config)
+    batches = batches_of(method)
+    objective = objective_of(method, engine, batches)
+    steps = [to_floats(train_step(engine, objective, batches.step(index))) for index in range(STEPS)]
+    seen = {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
+    evaluated = to_floats(evaluate_step(engine, objective, batches.once(), batches.spare()))
+    return {**seen, "eval": [evaluated["loss"]]}
+
+
+def resumed(method: str, config: DistributedConfig) -> bool:
+    """Whether four steps, and two steps, a fresh engine and two more, are the same bit for bit."""
+    batches = batches_of(method)
+    unbroken, _ = build(method, config)
+    objective = objective_of(method, unbroken, batches)
+    taken = [train_step(unbroken, objective, batches.step(index)) for index in range(2)]
+    saved = Path(sys.argv[1]).parent / f"rank-{world.rank()}.pt"
+    torch.save(unbroken.state(), saved)
+    taken += [train_step(unbroken, objective, batches.step(index)) for index in range(2, 4)]
+    other, _ = build(method, config)
+    other.load_state(torch.load(saved, weights_only=True))
+    again = [train_step(other, objective, batches.step(index)) for index in range(2, 4)]
+    same = all(
+        torch.equal(old[name].total, new[name].total)
+        for old, new in zip(taken[2:], again, strict=True)
+        for name in ("loss", "grad_norm")
+    )
+    with unbroken.gathered():
+        weights = [p.detach().clone() for p in unbroken.model.parameters()]
+    with other.gathered():
+        return same and all(torch.equal(a, b) for a, b in zip(weights, other.model.parameters(), strict=True))
+
+
+class Spoilt:
+    """An objective whose loss is infinite, with a gradient that is not, or whose loss is right and its gradient NaN."""
+
+    def __init__(self, inner: Objective[Any], *, loss: bool) -> None:
+        self.inner, self.loss, self.count = inner, loss, inner.count
+
+    def __call__(self, model: Any, batch: Any) -> LossOutput:
+        output = self.inner(model, batch)
+        total = output.loss.total
+        spoilt = total + torch.inf if self.loss else total + (total - total.detach()).square().sqrt()
+        return LossOutput(Mean(spoilt, output.loss.count), output.metrics)
+
+
+def left_out(config: DistributedConfig) -> bool:
+    """Whether two steps with two spoilt ones between them are two steps, bit for bit."""
+    batches = batches_of("sft")
+    losses: list[list[float]] = []
+    for spoil in (False, True):
+        engine, _ = build("sft", config)
+        objective, met = objective_of("sft", engine, batches), []
+        first = train_step(engine, objective, batches.step(0))
+        for loss in (True, False) if spoil else ():
+            train_step(engine, Spoilt(objective, loss=loss), batches.step(1), met.append)
+        assert len(met) == 2 * spoil and all(np.isfinite(broken.loss) != (at == 0) for at, broken in enumerate(met))
+        second = train_step(engine, objective, batches.step(2))
+        third = train_step(engine, objective, batches.step(3))
+        losses.append([step[name].total.item() for step in (first, second, third) for name in ("loss", "grad_norm")])
+        losses[-1].append(engine.learning_rate())
+    return losses[0] == losses[1]
+
+
+@torch.no_grad()
+def roles(config: DistributedConfig) -> dict[str, float]:
+    """How far four roles under ZeRO 3 are from one plain model: each forward alike, gathered weights, generation."""
+    actor, policy = build("dpo", config)
+    critic, _ = build("reward", config)
+    torch.manual_seed(0)
+    model_config = ModelConfig(init=INIT)
+    plain = load_language_model(model_config, load_tokenizer(model_config))
+    plain.eval()
+    sharded = FrozenEngine(deepcopy(plain), config=config, sharded=True)
+    copied = FrozenEngine(deepcopy(plain), config=config, sharded=False)
+    batch = batches_of("dpo").step(0)[0]
+    wanted = token_logprobs(plain, batch)
+
+    def far(model: Any) -> float:
+        return (token_logprobs(model, batch) - wanted).abs().max().item()
+
+    found = {"actor": far(actor.model), "module": far(policy), "sharded": far(sharded.model), "copy": far(copied.model)}
+    found["kept"] = float(sum(p.numel() for p in policy.parameters()))
+    for name, engine, module in (("actor", actor, policy), ("sharded", sharded, sharded.module)):
+        with engine.gathered():
+            for _ in range(1 + world.rank()):  # nobody waits for anybody
+                found[f"{name}, gathered"] = far(module)
+            ids = torch.randint(3, 100, (2, 5))
+            settings = {"max_new_tokens": 4 + world.rank(), "do_sample": False, "pad_token_id": 0}
+            same = torch.equal(module.hf.generate(ids, **settings), plain.hf.generate(ids, **settings))
+            found[f"{name}, generates"] = float(not same)
+    found["actor, again"] = far(actor.model)
+    with torch.enable_grad():
+        for engine, method in ((actor, "dpo"), (critic, "reward")):
+            batches = batches_of(method)
+            train_step(engine, objective_of(method, engine, batches), batches.step(0))
+    found["sharded, still"] = far(sharded.model)
+    return found
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    out, stages = Path(sys.argv[1]), sys.argv[2:]
+    results: dict[str, Any] = {}
+    for stage in stages:
+        config = config_of(stage, out.parent)
+        world.init(config)
+        for method in METHODS:
+            kind = config_of(stage, out.parent, Precision.bfloat16) if method == "bfloat16" else config
+            results[f"{method}/{stage}"] = run(method, kind)
+        if stage != "none":
+            results[f"left out/{stage}"] = all(world.gathered(left_out(config)))
+            results[f"resumed/{stage}"] = all(world.gathered(resumed("sft", config)))
+    if world.size() > 1:
+        results["roles"] = world.gathered(roles(config_of("3", out.parent)))
+    if world.is_main():
+        out.write_text(json.dumps(results))
+    world.leave()
+
+
+if __name__ == "__main__":
+    main()

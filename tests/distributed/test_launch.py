@@ -1,0 +1,130 @@
+"""`launch.processes` and torchrun, through the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from alignment.cli.compose import compose, composing, resolve, single
+from alignment.config.tasks import DPOConfig, EvaluateConfig, PipelineConfig, PPOConfig, SFTConfig
+from alignment.tasks.pipeline import _composed
+
+SMALL = [
+    *("tiny_dpo", "model.init.hidden_size=32", "model.init.intermediate_size=48", "distributed.device=cpu"),
+    *("data.train.limit=40", "data.eval.limit=7", "batch.size=8", "batch.max_tokens=400", "output_dir=run"),
+]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, environment: Callable[..., dict[str, str]]) -> Run:
+    def call(*words: str, launcher: tuple[str, ...] = (), **settings: str) -> "subprocess.CompletedProcess[str]":
+        broken = str(Path(__file__).with_name("broken")) if settings else ""
+        env = environment(PYTHONPATH=broken, XDG_CACHE_HOME=str(tmp_path), **settings)
+        command = [sys.executable, "-m", *launcher, "alignment", "run", *SMALL, *words]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+
+    return call
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_end_as_one(run: Run, tmp_path: Path) -> None:
+    """The same numbers, told once, and one model that loads."""
+    ended = run("train.max_steps=4", "launch.processes=2", "distributed=zero3")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("train: 40 rows") == 1
+    assert (tmp_path / "run" / "finished.json").exists()
+    shared = losses(tmp_path)
+    (tmp_path / "run").rename(tmp_path / "shared")
+    again = run("train.max_steps=4", "reference.cache=false")
+    assert again.returncode == 0, again.stderr
+    assert len(shared) == 4 and losses(tmp_path) == pytest.approx(shared, abs=1e-5)
+    sizes = [(tmp_path / name / "model" / "model.safetensors").stat().st_size for name in ("run", "shared")]
+    assert sizes[0] == sizes[1]
+
+
+def test_torchrun_works_too(run: Run, tmp_path: Path) -> None:
+    torchrun = ("torch.distributed.run", "--nproc-per-node=2", "-m")
+    ended = run("train.max_steps=2", "distributed=zero1", launcher=torchrun)
+    assert ended.returncode == 0, ended.stderr
+    assert len(losses(tmp_path)) == 2
+
+
+def test_the_rank_that_fails_is_shown_last_and_once(run: Run) -> None:
+    ended = run("train.max_steps=6", "launch.processes=2", "distributed=zero2", BROKEN_RANK="1", BROKEN_HOW="raises")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[0] == "alignment: tiny_dpo: rank 1:"
+    assert ended.stderr.splitlines()[-1] == "RuntimeError: the third step of this rank"
+    assert ended.stderr.count("Traceback") == 1
+
+
+def test_a_killed_rank_ends_all(run: Run) -> None:
+    ended = run("train.max_steps=6", "launch.processes=2", "distributed=zero2", BROKEN_RANK="1", BROKEN_HOW="killed")
+    assert ended.returncode == 128 + signal.SIGKILL
+    assert ended.stderr.splitlines()[-1] == "alignment: tiny_dpo: rank 1 was ended by SIGKILL"
+
+
+def test_a_hang_is_an_error_with_rank_and_step(run: Run) -> None:
+    words = ("launch.processes=2", "distributed=zero2", "distributed.timeout_minutes=0.1")
+    ended = run("train.max_steps=6", *words, BROKEN_RANK="1", BROKEN_HOW="hangs")
+    assert ended.returncode == 1
+    assert "rank 0 of 2, step 3: a collective did not finish" in ended.stderr.splitlines()[-1]
+
+
+def test_a_users_mistake_is_one_line_for_all_ranks(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": 3}\n')
+    data = ("data=native", "data.train.path=rows.jsonl", "data.train.limit=null", "data.eval.limit=null")
+    ended = run("train.max_steps=2", "launch.processes=2", "distributed=zero2", *data)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == [
+        "alignment: tiny_dpo: rows.jsonl:1: field `prompt` must be a list of turns, got 3"
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["launch.processes=2"], "distributed.zero must be set for launch.processes > 1"),
+        (["launch.processes=3", "distributed=zero1"], "batch.size must be a multiple of the number of processes (3)"),
+    ],
+)
+def test_what_cannot_run_in_many_is_told_before_it_starts(run: Run, words: list[str], said: str) -> None:
+    ended = run("train.max_steps=2", *words)
+    assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1
+    assert said in ended.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the processes are not told that their parent is gone")
+def test_no_process_outlives_the_command(tmp_path: Path, environment: Callable[..., dict[str, str]]) -> None:
+    words = ["train.max_steps=100000", "launch.processes=2", "distributed=zero1"]
+    command = [sys.executable, "-m", "alignment", "run", *SMALL, *words]
+    started = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    children = psutil.Process(started.pid).children()
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert len(children) == 2 and alive == []
+
+
+def test_a_pipeline_passes_processes_on_to_the_stages_that_can_share() -> None:
+    with composing([]):
+        config = resolve(single("tiny_pipeline", ["distributed=zero1", "launch.processes=2"]))
+        assert isinstance(config, PipelineConfig)
+        stages = [_composed(stage, config, compose) for stage in config.stages]
+    processes = {type(stage): (stage.launch.processes, stage.distributed.zero) for stage in stages}
+    assert processes[SFTConfig] == processes[DPOConfig] == (2, 1)
+    assert processes[PPOConfig] == (2, 1) and processes[EvaluateConfig] == (1, None)

@@ -1,0 +1,67 @@
+"""One process == two processes == ZeRO 0 == 1 == 2 == 3, ten steps of every method, and what is restored goes on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FEW, MANY = ("none", "3"), ("0", "1", "2", "3", "offload")
+METHODS = ("sft", "reward", "dpo", "orpo", "lora")
+TOLERANCE = 1e-5
+
+
+def results(run_ranks: Callable[..., None], folder: Path, stages: tuple[str, ...], processes: int) -> dict[str, Any]:
+    out = folder / f"{processes}.json"
+    run_ranks(Path(__file__).with_name("ranks.py"), [str(out), *stages], processes=processes)
+    return json.loads(out.read_text())
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> dict[str, Any]:
+    return results(run_ranks, tmp_path_factory.mktemp("one"), FEW, 1)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> dict[str, Any]:
+    return results(run_ranks, tmp_path_factory.mktemp("two"), MANY, 2)
+
+
+@pytest.mark.parametrize("stage", MANY)
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_are_one(method: str, stage: str, one: dict[str, Any], two: dict[str, Any]) -> None:
+    plain, shared = one[f"{method}/none"], two[f"{method}/{stage}"]
+    assert len(plain["loss"]) == 10 and max(plain["grad_norm"]) > 0.5  # it was clipped
+    assert shared["loss"] == pytest.approx(plain["loss"], rel=TOLERANCE, abs=TOLERANCE)
+    assert shared["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-4, abs=TOLERANCE)
+    assert shared["eval"] == pytest.approx(plain["eval"], rel=TOLERANCE, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "bfloat16"])
+def test_deepspeed_in_one_process_is_torch(method: str, one: dict[str, Any]) -> None:
+    assert one[f"{method}/3"]["loss"] == pytest.approx(one[f"{method}/none"]["loss"], rel=TOLERANCE, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("stage", MANY)
+def test_bfloat16_rounds_as_in_one_process(stage: str, one: dict[str, Any], two: dict[str, Any]) -> None:
+    plain = one["bfloat16/none"]["loss"]
+    assert plain != one["sft/none"]["loss"]
+    assert two[f"bfloat16/{stage}"]["loss"] == pytest.approx(plain, rel=0.02)
+
+
+@pytest.mark.parametrize("stage", MANY)
+def test_restored_is_uninterrupted_bit_for_bit(stage: str, two: dict[str, Any]) -> None:
+    assert two[f"resumed/{stage}"] is True
+
+
+@pytest.mark.parametrize("stage", MANY)
+def test_a_step_without_a_number_is_left_out_whole(stage: str, two: dict[str, Any]) -> None:
+    """Weights, moments and schedule go on as if it had not been; all ranks agree."""
+    assert two[f"left out/{stage}"] is True
+
+
+def test_roles_under_zero_3_read_as_one_plain_model(two: dict[str, Any]) -> None:
+    for found in two["roles"]:
+        assert found.pop("kept") == 0  # between forwards no process has the weights
+        assert found == pytest.approx(dict.fromkeys(found, 0.0), abs=1e-6)

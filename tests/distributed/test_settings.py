@@ -1,0 +1,91 @@
+"""What DeepSpeed is told, and a JSON of the user's merged into it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.config.parts import ConfigError, DistributedConfig
+from alignment.config.vocabulary import Offload, Precision
+from alignment.distributed.settings import deepspeed_settings
+
+
+def settings(folder: Path, raw: dict[str, Any], **config: Any) -> dict[str, Any]:
+    path = folder / "ds.json"
+    path.write_text(json.dumps(raw))
+    whole = DistributedConfig(**{"zero": 2, "deepspeed_config": str(path), **config})
+    return deepspeed_settings(whole, max_grad_norm=0.5)
+
+
+def test_further_settings_are_merged_and_auto_is_ours(tmp_path: Path) -> None:
+    raw = {
+        "zero_optimization": {"stage": 2, "reduce_bucket_size": 7},
+        "gradient_clipping": "auto",
+        "fp16": {"enabled": False},
+        "comms_logger": {"enabled": True},
+    }
+    merged = settings(tmp_path, raw)
+    assert merged["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 7}
+    assert merged["gradient_clipping"] == 0.5
+    assert merged["comms_logger"] == {"enabled": True}
+
+
+@pytest.mark.parametrize(
+    ("raw", "theirs", "ours"),
+    [
+        ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage", "distributed.zero"),
+        ({"gradient_clipping": 1.0}, "gradient_clipping", "train.max_grad_norm"),
+        ({"bf16": {"enabled": True}}, "bf16.enabled", "distributed.precision"),
+        ({"train_batch_size": 64}, "train_batch_size", "batch.size"),
+        ({"optimizer": {"type": "AdamW"}}, "optimizer", "train"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+            "zero_optimization.offload_optimizer.device",
+            "distributed.offload_optimizer",
+        ),
+    ],
+)
+def test_conflict_names_both_keys(tmp_path: Path, raw: dict[str, Any], theirs: str, ours: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        settings(tmp_path, raw)
+    assert f" {theirs} " in str(error.value) and f" {ours} " in str(error.value)
+
+
+def test_offload_and_precision_are_passed_on(tmp_path: Path) -> None:
+    config = {"zero": 3, "offload_optimizer": Offload.cpu, "offload_param": Offload.nvme, "nvme_path": "fast"}
+    told = settings(tmp_path, {}, precision=Precision.bfloat16, **config)
+    assert told["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+    assert told["zero_optimization"]["offload_param"] == {"device": "nvme", "nvme_path": "fast"}
+    assert told["torch_autocast"]["dtype"] == "bfloat16"
+    assert "bf16" not in told
+
+
+def test_no_clipping_is_said_as_deepspeed_says_it() -> None:
+    assert deepspeed_settings(DistributedConfig(zero=1), max_grad_norm=float("inf"))["gradient_clipping"] == 0
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_what_is_no_json_object_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ds.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"^distributed\.deepspeed_config must"):
+        deepspeed_settings(DistributedConfig(zero=1, deepspeed_config=str(tmp_path / "ds.json")), max_grad_norm=1.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"zero": 4}, "zero"),
+        ({"offload_optimizer": Offload.cpu}, "offload_optimizer"),
+        ({"zero": 0, "offload_optimizer": Offload.cpu}, "offload_optimizer"),
+        ({"zero": 2, "offload_optimizer": Offload.nvme, "nvme_path": "x"}, "offload_optimizer"),
+        ({"zero": 2, "offload_param": Offload.cpu}, "offload_param"),
+        ({"zero": 3, "offload_param": Offload.nvme}, "nvme_path"),
+        ({"zero": 3, "nvme_path": "x"}, "nvme_path"),
+        ({"deepspeed_config": "x"}, "deepspeed_config"),
+        ({"timeout_minutes": 0.0}, "timeout_minutes"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_key(config: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^distributed\.{key}"):
+        DistributedConfig(**config)
