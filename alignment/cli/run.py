@@ -26,19 +26,20 @@ from alignment.cli.errors import fail
 from alignment.cli.explain import COMPOSE_ERRORS, explain
 from alignment.cli.help import page
 from alignment.cli.recipes import shipped
+from alignment.config.cluster import require_scheduler
 from alignment.config.inputs import check_inputs
 from alignment.config.parts import UserError
 from alignment.config.tasks import PipelineConfig, RunConfig
+from alignment.config.vocabulary import Scheduler
 
 
 def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: bool) -> None:
     """`own`: the user's folders of recipes and presets."""
     with composing(own):
         try:
-            jobs, sweep = _jobs(recipe, overrides, sweep=sweep)
-            configs = [resolve(job) for job in jobs]
+            configs, sweep = checked(recipe, overrides, sweep=sweep)
             for config in configs:
-                check_inputs(config)
+                require_scheduler(config.cluster, Scheduler.local)
             overrides = chosen(recipe, overrides)
         except COMPOSE_ERRORS as error:
             fail(f"{recipe}: {explain(error)}")
@@ -46,6 +47,15 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
             start(recipe, configs[0])
     if sweep:
         _call_hydra(recipe, ["--multirun"], overrides)
+
+
+def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[RunConfig], bool]:
+    """The config of each job, its inputs found, and whether the jobs are a sweep. Works within `composing`."""
+    jobs, sweep = _jobs(recipe, overrides, sweep=sweep)
+    configs = [resolve(job) for job in jobs]
+    for config in configs:
+        check_inputs(config)
+    return configs, sweep
 
 
 def _jobs(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[DictConfig], bool]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from alignment.config.cluster import ClusterConfig
 from alignment.config.parts import (
     INPUT,
     BatchConfig,
@@ -35,6 +36,7 @@ class RunConfig:
     seed: int = 0
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed must be >= 0", self.seed)

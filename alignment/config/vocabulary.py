@@ -36,6 +36,11 @@ class Precision(str, Enum):
     bfloat16 = "bfloat16"
 
 
+class Scheduler(str, Enum):
+    local = "local"
+    slurm = "slurm"
+
+
 class Resume(str, Enum):
     auto = "auto"
     never = "never"

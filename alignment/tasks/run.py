@@ -26,7 +26,8 @@ from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
 from alignment.training.log import check_trackers
 
-UNMARKED = ("output_dir", "log", "checkpoint", "reference")
+UNMARKED = ("output_dir", "log", "checkpoint", "reference", "cluster")
+SUBMITTED = {"job.sbatch", "submitted.json", "logs"}
 RUN: dict[str, Callable[[Any, Path], None]] = {
     "sft": sft.run,
     "reward": reward.run,
@@ -93,10 +94,17 @@ def write_config(folder: Path, config: RunConfig) -> None:
 
 
 def give_up(folder: Path) -> None:
-    """Leave nothing behind of a run that a user's mistake ended before it had done anything."""
+    """Leave nothing behind of a run that a user's mistake ended before it had done anything.
+
+    What a submission to a cluster wrote stays, for the mistake is told in its log; the claim on the folder goes.
+    """
     left = {path.name for path in folder.iterdir()}
-    if left <= {"config.yaml", "started.json", "checkpoints"} and not any(folder.glob("checkpoints/*")):
-        shutil.rmtree(folder)
+    own = {"config.yaml", "started.json", "checkpoints"}
+    if left <= own | SUBMITTED and not any(folder.glob("checkpoints/*")):
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        (folder / "started.json").unlink()
+        if left <= own:
+            shutil.rmtree(folder)
 
 
 def belongs_to(folder: Path, mark: str) -> bool:
