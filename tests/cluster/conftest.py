@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -58,15 +59,15 @@ def scripts() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a running cluster."""
+def base() -> Iterator[Path]:
+    """The folder of a running cluster; everybody may look into it, for munge insists on that."""
     found = scripts()
     if found is None:
         pytest.skip("no slurm/up.sh, which starts a cluster, in ALIGNMENT_SLURM or in ../shared")
     missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name) is None]
     if missing:
         pytest.skip(f"Slurm is not installed: no {missing[0]} in PATH")
-    folder = tmp_path_factory.mktemp("slurm")
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     try:
         started = subprocess.run([found / "up.sh", folder], capture_output=True, text=True, timeout=60)
         if started.returncode:
@@ -74,6 +75,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run([found / "down.sh", folder], capture_output=True, timeout=60)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import REPOSITORY, Cluster
-
+REPOSITORY = Path(__file__).parents[2]
 TINY = ["model.init.hidden_size=32", "model.init.intermediate_size=48"]
 SMALL = {"data.train.limit": 16, "data.eval.limit": 4, "batch.size": 4, "train.max_steps": 2, "log.progress": False}
 RUN = [*TINY, *(f"{key}={str(value).lower()}" for key, value in SMALL.items())]
@@ -28,7 +27,7 @@ def program(folder: Path, text: str) -> str:
     return f"cluster.command='{sys.executable} program.py'"
 
 
-def test_a_run_finishes_as_it_does_here(cluster: Cluster) -> None:
+def test_a_run_finishes_as_it_does_here(cluster: Any) -> None:
     words = ["tiny_dpo", *RUN]
     said = cluster.submit(*words, "output_dir=out")
     state = cluster.wait("out")
@@ -44,7 +43,7 @@ def test_a_run_finishes_as_it_does_here(cluster: Cluster) -> None:
     assert "train: 16 rows" in cluster.log("out")
 
 
-def test_what_is_edited_while_the_job_waits_changes_nothing(cluster: Cluster) -> None:
+def test_what_is_edited_while_the_job_waits_changes_nothing(cluster: Any) -> None:
     recipe = cluster.folder / "mine.yaml"
     recipe.write_text("# Mine\ndefaults: [tiny_sft, preset@model.lora: small, _self_]\nseed: 5\n")
     preset = cluster.folder / "preset" / "small.yaml"
@@ -62,7 +61,7 @@ def test_what_is_edited_while_the_job_waits_changes_nothing(cluster: Cluster) ->
     assert len(rows(cluster.folder / "out")) == 2
 
 
-def test_a_partition_that_is_not_there(cluster: Cluster) -> None:
+def test_a_partition_that_is_not_there(cluster: Any) -> None:
     ended = cluster.command("submit", "tiny_sft", *RUN, "cluster=slurm", "cluster.partition=nope", "output_dir=out")
     message = "invalid partition specified: nope; Batch job submission failed: Invalid partition name specified"
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -70,7 +69,7 @@ def test_a_partition_that_is_not_there(cluster: Cluster) -> None:
     assert list(cluster.folder.iterdir()) == []
 
 
-def test_an_array_of_three(cluster: Cluster) -> None:
+def test_an_array_of_three(cluster: Any) -> None:
     cluster.submit("tiny_sft", "-m", *RUN, "seed=4,5,6", "output_dir=sweep")
     for number, seed in enumerate((4, 5, 6)):
         assert cluster.wait(f"sweep/{number}").state == "COMPLETED", cluster.log(f"sweep/{number}")
@@ -96,7 +95,7 @@ def pipeline(folder: Path, **changed: object) -> None:
     (folder / "few.yaml").write_text("# Few\n" + yaml.safe_dump({**whole, "stages": stages}))
 
 
-def test_a_pipeline_of_jobs_that_wait_for_each_other(cluster: Cluster) -> None:
+def test_a_pipeline_of_jobs_that_wait_for_each_other(cluster: Any) -> None:
     pipeline(cluster.folder)
     cluster.submit("few.yaml", "output_dir=out")
     assert cluster.wait("out/evaluate").state == "COMPLETED", cluster.command("status", "out").stdout
@@ -104,7 +103,7 @@ def test_a_pipeline_of_jobs_that_wait_for_each_other(cluster: Cluster) -> None:
     assert (cluster.folder / "out" / "evaluate" / "report.html").is_file()
 
 
-def test_after_a_stage_that_fails_none_starts(cluster: Cluster) -> None:
+def test_after_a_stage_that_fails_none_starts(cluster: Any) -> None:
     pipeline(cluster.folder, sft={"cluster.command": "false"})
     cluster.submit("few.yaml", "output_dir=out")
     assert [cluster.wait(f"out/{name}").state for name in ("sft", "reward", "ppo", "evaluate")] == [
@@ -125,7 +124,7 @@ time.sleep(600)
 """
 
 
-def test_a_failed_rank_ends_all_and_the_job_is_failed(cluster: Cluster) -> None:
+def test_a_failed_rank_ends_all_and_the_job_is_failed(cluster: Any) -> None:
     words = ["cluster.nodes=2", "cluster.tasks_per_node=2", program(cluster.folder, FAILING)]
     cluster.submit("tiny_sft", *RUN, *words, "output_dir=out")
     state = cluster.wait("out")
@@ -145,7 +144,7 @@ dist.destroy_process_group()
 """
 
 
-def test_the_processes_of_two_nodes_find_each_other(cluster: Cluster) -> None:
+def test_the_processes_of_two_nodes_find_each_other(cluster: Any) -> None:
     words = ["cluster.nodes=2", "cluster.environment={TEXT: 'two words'}", "cluster.setup=['export SET=up']"]
     cluster.submit("tiny_sft", *RUN, *words, program(cluster.folder, GROUP), "output_dir=out")
     assert cluster.wait("out").state == "COMPLETED", cluster.log("out")
@@ -172,7 +171,7 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("words", [["--signal=USR1"], ["--signal=TERM"], ["--signal=TERM", "--full"]], ids=" ".join)
-def test_a_signal_reaches_the_program_which_requeues_its_job(cluster: Cluster, words: list[str]) -> None:
+def test_a_signal_reaches_the_program_which_requeues_its_job(cluster: Any, words: list[str]) -> None:
     """`--full` also signals the shell of the script, as a preemption may."""
     cluster.submit("tiny_sft", *RUN, program(cluster.folder, REQUEUED), "output_dir=out")
     cluster.wait("out", until=lambda state: (cluster.folder / "ready").exists())
@@ -193,7 +192,7 @@ MULTIPROCESS = pytest.mark.skipif(
 
 @MULTIPROCESS
 @pytest.mark.parametrize("recipe", ["tiny_dpo", "tiny_ppo"])
-def test_two_nodes_compute_what_one_process_does(cluster: Cluster, recipe: str) -> None:
+def test_two_nodes_compute_what_one_process_does(cluster: Any, recipe: str) -> None:
     few = ["generation.max_new_tokens=4"] if recipe == "tiny_ppo" else []
     cluster.submit(recipe, *RUN, *few, "cluster.nodes=2", "output_dir=out")
     assert cluster.wait("out").state == "COMPLETED", cluster.log("out")
@@ -203,7 +202,7 @@ def test_two_nodes_compute_what_one_process_does(cluster: Cluster, recipe: str) 
 
 
 @MULTIPROCESS
-def test_a_run_that_is_signalled_requeues_itself_and_ends_as_if_unbroken(cluster: Cluster) -> None:
+def test_a_run_that_is_signalled_requeues_itself_and_ends_as_if_unbroken(cluster: Any) -> None:
     words = ["tiny_sft", *RUN, "train.max_steps=2000", "checkpoint.keep=1"]
     cluster.submit(*words, "cluster.nodes=2", "output_dir=out")
     log = cluster.folder / "out" / "metrics.jsonl"
