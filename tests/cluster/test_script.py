@@ -1,5 +1,6 @@
 """The script of a job, against scripts written by hand, and bash's own reading of it."""
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -177,12 +178,28 @@ def test_bash_can_read_it(cluster: ClusterConfig) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+def with_fake_slurm(folder: Path, srun: str) -> dict[str, str]:
+    """The environment of a job whose srun does this."""
+    for name, body in (("srun", srun), ("scontrol", "echo one; echo two")):
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+
+
 def test_the_exit_code_of_srun_is_the_scripts(tmp_path: Path) -> None:
-    (tmp_path / "srun").write_text("#!/bin/bash\nexit 75\n")
-    (tmp_path / "scontrol").write_text("#!/bin/bash\necho one; echo two\n")
-    for program in ("srun", "scontrol"):
-        (tmp_path / program).chmod(0o755)
-    path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
-    assert subprocess.run(["bash"], input=SMALL, text=True, env=path).returncode == 75
+    environment = with_fake_slurm(tmp_path, "exit 75")
+    assert subprocess.run(["bash"], input=SMALL, text=True, env=environment).returncode == 75
     failing = SMALL.replace("pipefail\n", "pipefail\nfalse\n", 1)
-    assert subprocess.run(["bash"], input=failing, text=True, env=path).returncode == 1
+    assert subprocess.run(["bash"], input=failing, text=True, env=environment).returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_shell_leaves_the_processes_their_time(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "job.sbatch").write_text(SMALL)
+    environment = with_fake_slurm(tmp_path, "echo started; sleep 0.5; echo saved")
+    words = ["bash", str(tmp_path / "job.sbatch")]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout is not None and shell.stdout.readline() == "started\n"
+        shell.send_signal(number)
+        assert shell.stdout.read() == "saved\n"
+    assert shell.returncode == 0
