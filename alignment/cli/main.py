@@ -1,4 +1,4 @@
-"""alignment VERB: `run RECIPE [key=value ...] [flags]`, `export RUN`, `recipes`.
+"""alignment VERB: `run` and `submit RECIPE [key=value ...] [flags]`, `status`, `logs` and `export RUN`, `recipes`.
 
 Hydra and torch are imported by the verbs that need them only.
 """
@@ -20,17 +20,21 @@ USAGE = """usage: alignment VERB ...
   alignment run RECIPE                 run one; what it makes is in its output_dir
   alignment run RECIPE key=value ...   with other settings: alignment run tiny_dpo loss.beta=0.2 train.max_steps=50
   alignment run RECIPE --help          its presets, and every key with its value in this recipe
+  alignment submit RECIPE cluster=slurm key=value ...    hand it to Slurm; --dry-run shows the script
+  alignment status RUN                 how far it is; RUN is an output_dir, of a sweep or a pipeline too
+  alignment logs RUN                   its newest log; -f goes on, --rank N shows one process
   alignment export RUN                 a run's newest checkpoint in Hugging Face form; RUN is its output_dir
                                        (--step N: of that step; --out FOLDER: not in RUN/exported/step-N)
   alignment --version
 
-RECIPE is the name of a shipped recipe, or the path of your own .yaml. Flags of `run`, anywhere behind it:
+RECIPE is the name of a shipped recipe, or the path of your own .yaml. Flags of `run` and `submit`, anywhere
+behind it:
 
   --cfg job          print the composed config and stop; --resolve fills in its ${...}
   -m, --multirun     sweep: alignment run tiny_dpo -m loss.beta=0.1,0.2
   --config-dir DIR   look for recipes and presets in DIR before the shipped ones (`recipes` takes it too)
 """
-VERBS = ("run", "export", "recipes")
+VERBS = ("run", "submit", "status", "logs", "export", "recipes")
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -66,8 +70,12 @@ def dispatch(arguments: list[str]) -> None:
         print(version("preference-alignment"))
     elif verb == "recipes":
         list_recipes(rest)
-    elif verb == "run":
-        run(rest)
+    elif verb in ("run", "submit"):
+        run(verb, rest)
+    elif verb == "status":
+        show_status(rest)
+    elif verb == "logs":
+        show_logs(rest)
     elif verb == "export":
         export(rest)
     else:
@@ -88,27 +96,30 @@ def list_recipes(arguments: list[str]) -> None:
         print(f"{name:<{width}}  {first_comment(found[name])}".rstrip())
 
 
-def run(arguments: list[str]) -> None:
-    """The recipe is the first word that is no flag; overrides and flags come in any order."""
-    given = _run_parser().parse_intermixed_args(arguments)
+def run(verb: str, arguments: list[str]) -> None:
+    """`run` or `submit`: the recipe is the first word that is no flag; overrides and flags come in any order."""
+    given = _run_parser(verb).parse_intermixed_args(arguments)
     if not given.words and given.help:
         print(USAGE, end="")
         return
     if not given.words or "=" in given.words[0] or given.words[0].startswith("~"):
-        fail("run needs a recipe: alignment run RECIPE [key=value ...]; `alignment recipes` lists them")
+        fail(f"{verb} needs a recipe: alignment {verb} RECIPE [key=value ...]; `alignment recipes` lists them")
     if given.resolve and given.cfg is None:
         fail("--resolve goes with --cfg")
     recipe, *overrides = given.words
     recipe, folders = _found(recipe, _own_folders(given.config_dir))
 
     from alignment.cli.run import print_config, print_help, run_recipe
+    from alignment.cli.submit import submit_recipe
 
     if given.help:
         print_help(recipe, overrides, folders)
     elif given.cfg is not None:
         print_config(recipe, overrides, folders, cfg=given.cfg, resolve=given.resolve, package=given.package)
-    else:
+    elif verb == "run":
         run_recipe(recipe, overrides, folders, sweep=given.multirun)
+    else:
+        submit_recipe(recipe, overrides, folders, sweep=given.multirun, dry_run=given.dry_run)
 
 
 def export(arguments: list[str]) -> None:
@@ -132,7 +143,50 @@ def export(arguments: list[str]) -> None:
     export_run(folder, step=given.step, out=given.out)
 
 
-def _run_parser() -> Parser:
+def show_status(arguments: list[str]) -> None:
+    given = _folder_parser().parse_args(arguments)
+    if given.help:
+        print(USAGE, end="")
+        return
+    folder = _existing("status", given.folder)
+
+    from alignment.cli.status import print_status
+
+    print_status(folder)
+
+
+def show_logs(arguments: list[str]) -> None:
+    parser = _folder_parser()
+    parser.add_argument("--follow", "-f", action="store_true")
+    parser.add_argument("--rank", type=int)
+    given = parser.parse_args(arguments)
+    if given.help:
+        print(USAGE, end="")
+        return
+    folder = _existing("logs", given.folder)
+
+    from alignment.cli.logs import print_log
+
+    print_log(folder, rank=given.rank, follow=given.follow)
+
+
+def _folder_parser() -> Parser:
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("folder", nargs="?")
+    parser.add_argument("--help", "-h", action="store_true")
+    return parser
+
+
+def _existing(verb: str, folder: str | None) -> Path:
+    if folder is None:
+        fail(f"{verb} needs a run's folder: alignment {verb} OUTPUT_DIR")
+    if not Path(folder).is_dir():
+        near = nearest(Path(folder).name, (path.name for path in Path(folder).parent.glob("*")))
+        fail(f"no such folder {folder!r}{near}")
+    return Path(folder)
+
+
+def _run_parser(verb: str) -> Parser:
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--config-dir", "-cd")
@@ -142,6 +196,8 @@ def _run_parser() -> Parser:
     what.add_argument("--help", "-h", action="store_true")
     what.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     what.add_argument("--multirun", "-m", action="store_true")
+    if verb == "submit":
+        parser.add_argument("--dry-run", action="store_true")
     return parser
 
 

@@ -26,10 +26,12 @@ from alignment.cli.errors import USER_ERROR, fail
 from alignment.cli.explain import COMPOSE_ERRORS, explain
 from alignment.cli.help import page
 from alignment.cli.recipes import shipped
+from alignment.config.cluster import require_scheduler
 from alignment.config.inputs import check_inputs
 from alignment.config.parts import UserError
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
+from alignment.config.vocabulary import Scheduler
 from alignment.preempt import EXIT_CODE, Preempted
 
 
@@ -37,10 +39,9 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
     """`own`: the user's folders of recipes and presets."""
     with composing(own):
         try:
-            jobs, sweep = _jobs(recipe, overrides, sweep=sweep)
-            configs = [resolve(job) for job in jobs]
+            configs, sweep = checked(recipe, overrides, sweep=sweep)
             for config in configs:
-                check_inputs(config)
+                require_scheduler(config.cluster, Scheduler.local)
             overrides = chosen(recipe, overrides)
         except COMPOSE_ERRORS as error:
             fail(f"{recipe}: {explain(error)}")
@@ -48,6 +49,15 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
             start(recipe, configs[0], is_last=True)
     if sweep:
         _call_hydra(recipe, ["--multirun"], overrides)
+
+
+def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[RunConfig], bool]:
+    """The config of each job, its inputs found, and whether the jobs are a sweep. Works within `composing`."""
+    jobs, sweep = _jobs(recipe, overrides, sweep=sweep)
+    configs = [resolve(job) for job in jobs]
+    for config in configs:
+        check_inputs(config)
+    return configs, sweep
 
 
 def _jobs(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[DictConfig], bool]:

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
+from alignment.config.cluster import ClusterConfig
 from alignment.config.launch import LaunchConfig
 from alignment.config.parts import (
     BatchConfig,
@@ -17,6 +18,7 @@ from alignment.config.parts import (
     require,
 )
 from alignment.config.rules import require_device, require_rows
+from alignment.config.vocabulary import Scheduler
 
 
 @dataclass(slots=True)
@@ -30,6 +32,7 @@ class RunConfig:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed must be >= 0", self.seed)
@@ -37,6 +40,15 @@ class RunConfig:
         require(self.replies or self.log.samples == 0, rule, self.log.samples)
         rule = "distributed.zero must be set for launch.processes > 1 (distributed=zero1, zero2 or zero3)"
         require(self.launch.processes == 1 or self.distributed.zero is not None, rule, self.distributed.zero)
+        tasks = self.cluster.num_tasks()
+        rule = f"distributed.zero must be set for the {tasks} processes of cluster (distributed=zero1, zero2 or zero3)"
+        require(tasks == 1 or self.distributed.zero is not None, rule, self.distributed.zero)
+        rule = "launch.processes must be 1 with cluster=slurm, whose tasks are the processes"
+        require(self.launch.processes == 1 or self.cluster.scheduler is Scheduler.local, rule, self.launch.processes)
+
+    def processes(self) -> int:
+        """How many the config asks for."""
+        return max(self.launch.processes, self.cluster.num_tasks())
 
 
 def require_one_process(config: RunConfig) -> None:
@@ -59,7 +71,7 @@ class TrainingConfig(RunConfig):
         RunConfig.__post_init__(self)
         require_rows(self.data, "train")
         require_device(self.model, self.distributed)
-        self.check_shares(self.launch.processes)
+        self.check_shares(self.processes())
 
     def check_shares(self, processes: int) -> None:
         """Raises:

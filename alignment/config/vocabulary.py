@@ -46,6 +46,11 @@ class Offload(str, Enum):
     nvme = "nvme"
 
 
+class Scheduler(str, Enum):
+    local = "local"
+    slurm = "slurm"
+
+
 class Resume(str, Enum):
     auto = "auto"
     never = "never"

@@ -3,20 +3,23 @@
 All stages are composed and checked before the first one starts. Run again, it skips what has not changed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from alignment.config.cluster import require_scheduler
 from alignment.config.inputs import check_path, input_paths
 from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig
 from alignment.config.tasks import ONE_PROCESS, STAGE, PipelineConfig, StageConfig
+from alignment.config.vocabulary import Scheduler
 from alignment.tasks.run import belongs_to, execute, fingerprint, is_finished, write_config
 from alignment.terminal import console, say
 
 OF_MANY = {  # not passed on to a stage that runs in one process
-    "launch.processes",
+    *("launch.processes", "cluster.nodes", "cluster.tasks_per_node"),
     *(f"distributed.{key}" for key in ("zero", "offload_optimizer", "offload_param", "nvme_path", "deepspeed_config")),
 }
 Compose = Callable[[str, dict[str, Any]], RunConfig]
@@ -27,7 +30,10 @@ def run(config: PipelineConfig, compose: Compose) -> None:
     """Raises:
     ConfigError: a stage's config is wrong, it refers to no earlier stage, or a file it reads is missing.
     """
-    stages = [(stage, _composed(stage, config, compose)) for stage in config.stages]
+    stages = composed_stages(config, compose)
+    for stage, stage_config in stages:
+        with _named(stage):
+            require_scheduler(stage_config.cluster, Scheduler.local)
     write_config(Path(config.output_dir), config)
     for number, (stage, stage_config) in enumerate(stages, start=1):
         console.rule(f"{number}/{len(stages)} {stage.name} ({stage.recipe})")
@@ -35,35 +41,60 @@ def run(config: PipelineConfig, compose: Compose) -> None:
         if is_finished(folder, fingerprint(stage_config)):
             say("unchanged, skipped")
             continue
-        _make_room(folder, fingerprint(stage_config))
+        if not belongs_to(folder, fingerprint(stage_config)):
+            put_aside(folder)
         execute(stage_config)
+
+
+def composed_stages(config: PipelineConfig, compose: Compose) -> list[tuple[StageConfig, RunConfig]]:
+    """Each stage with its checked config, whose references to earlier stages are paths.
+
+    Raises:
+        ConfigError: as `run`.
+    """
+    return [(stage, _composed(stage, config, compose)) for stage in config.stages]
 
 
 def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> RunConfig:
     earlier = [other.name for other in config.stages[: config.stages.index(stage)]]
-    try:
+    with _named(stage):
         overrides = {key: _resolved(key, value, earlier, config.output_dir) for key, value in stage.set.items()}
         inside = {"output_dir": f"{config.output_dir}/{stage.name}", "seed": config.seed}
         passed_on = _passed_on(config)
         if OF_MANY & passed_on.keys() and isinstance(compose(stage.recipe, inside | overrides), ONE_PROCESS):
             passed_on = {key: value for key, value in passed_on.items() if key not in OF_MANY}
+            if "cluster.gpus_per_node" in passed_on:
+                passed_on["cluster.gpus_per_node"] = 1
         composed = compose(stage.recipe, inside | passed_on | overrides)
         if isinstance(composed, PipelineConfig):
             raise ConfigError(f"recipe must not be a pipeline itself, got {stage.recipe!r}")
         for key, path in input_paths(composed):
             if not Path(path).is_relative_to(config.output_dir):
                 check_path(key, path)
-    except ConfigError as error:
-        raise ConfigError(f"stage {stage.name}: {error}") from error
     return composed
 
 
+@contextmanager
+def _named(stage: StageConfig) -> Iterator[None]:
+    """A mistake in a stage's config is told with the stage's name."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"stage {stage.name}: {error}") from error
+
+
 def _passed_on(config: PipelineConfig) -> dict[str, Any]:
-    """What the pipeline's own `distributed`, `launch` and `log` say beyond the defaults; a stage's `set` has the last
-    word."""
+    """What the pipeline's own `distributed`, `launch`, `log` and `cluster` say beyond the defaults; a stage's `set` has
+    the last word."""
+    parts: dict[str, Any] = {
+        "distributed": config.distributed,
+        "launch": config.launch,
+        "log": config.log,
+        "cluster": config.cluster,
+    }
     return {
         f"{part}.{field.name}": getattr(asked, field.name)
-        for part, asked in (("distributed", config.distributed), ("launch", config.launch), ("log", config.log))
+        for part, asked in parts.items()
         for field in fields(asked)
         if getattr(asked, field.name) != getattr(type(asked)(), field.name)
     }
@@ -82,10 +113,9 @@ def _resolved(key: str, value: Any, earlier: list[str], output_dir: str) -> Any:
     return f"{output_dir}/{value.removeprefix(STAGE)}"
 
 
-def _make_room(folder: Path, mark: str) -> None:
-    """Put a folder aside that holds another config's run; an interrupted run of this config stays and goes on."""
-    if not folder.exists() or belongs_to(folder, mark):
-        return
+def put_aside(folder: Path) -> Path:
+    """Give a folder that holds another config's run another name, which is returned."""
     aside = next(path for n in range(1, 10_000) if not (path := folder.with_name(f"{folder.name}.old-{n}")).exists())
     folder.rename(aside)
     say(f"changed since it was run; the old one is kept in {aside}")
+    return aside

@@ -33,7 +33,8 @@ from alignment.training.log import check_trackers
 
 __all__ = ["RankFailedError", "execute", "is_told", "leave"]  # what the command line needs of a run
 
-UNMARKED = ("output_dir", "log", "checkpoint", "reference", "launch")
+UNMARKED = ("output_dir", "log", "checkpoint", "reference", "launch", "cluster")
+SUBMITTED = {"job.sbatch", "submitted.json", "logs"}
 RUN: dict[str, Callable[[Any, Path], str | None]] = {  # a task may return why it stopped early
     "sft": sft.run,
     "reward": reward.run,
@@ -147,12 +148,19 @@ def as_recipe(config: RunConfig) -> str:
 
 
 def give_up(folder: Path) -> None:
-    """Leave nothing behind of a run that a user's mistake ended before it had done anything."""
+    """Leave nothing behind of a run that a user's mistake ended before it had done anything.
+
+    What a submission to a cluster wrote stays, for the mistake is told in its log; the claim on the folder goes.
+    """
     if not folder.exists():
         return
     left = {path.name for path in folder.iterdir()}
-    if left <= {"config.yaml", "started.json", "checkpoints"} and not any(folder.glob("checkpoints/*")):
-        shutil.rmtree(folder)
+    own = {"config.yaml", "started.json", "checkpoints"}
+    if left <= own | SUBMITTED and not any(folder.glob("checkpoints/*")):
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        (folder / "started.json").unlink(missing_ok=True)
+        if left <= own:
+            shutil.rmtree(folder)
 
 
 def belongs_to(folder: Path, mark: str) -> bool:

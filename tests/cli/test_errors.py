@@ -92,6 +92,35 @@ COMMANDS = {
     ),
     "sweep of no list": ("run tiny_dpo -m loss.beta=interval(0,1)", "does not support sweep type"),
     "--cfg": ("run tiny_dpo --cfg job loss.betaa=1", r"no such key 'loss.betaa' \(did you mean 'beta'\?\)"),
+    "cluster for run": ("run tiny_dpo cluster=slurm", "cluster must be local for `alignment run` .*, got 'slurm'"),
+    "cluster in a sweep": ("run tiny_dpo -m cluster=local,slurm", "cluster must be local for `alignment run`"),
+    "submit without a recipe": ("submit cluster=slurm", "submit needs a recipe"),
+    "submit without a cluster": ("submit tiny_dpo", "cluster must be slurm for .*: add cluster=slurm, got 'local'"),
+    "submit's key": (
+        "submit tiny_dpo cluster=slurm loss.betaa=1",
+        r"no such key 'loss.betaa' \(did you mean 'beta'\?\)",
+    ),
+    "submit's value": ("submit tiny_dpo cluster=slurm loss.beta=-1", "loss.beta must be > 0 and finite, got -1.0"),
+    "submit's file": (
+        "submit tiny_dpo cluster=slurm model=pretrained model.path=gone",
+        "model.path: no such file or folder, got 'gone'",
+    ),
+    "submit's cluster": ("submit tiny_dpo cluster=slrm", r"cluster must be one of local, slurm, got 'slrm' \(did"),
+    "submit's sweep without -m": ("submit tiny_dpo cluster=slurm loss.beta=0.1,0.2", "is a sweep: it needs -m"),
+    "sweep of clusters": (
+        "submit tiny_dpo -m cluster=slurm cluster.nodes=1,2 distributed=zero1",
+        "cluster must be the same in all jobs of a sweep",
+    ),
+    "sweep of folders": (
+        "submit tiny_dpo -m cluster=slurm output_dir=a,b",
+        "output_dir must be the same in all jobs of a sweep, which have subfolders, got 'b'",
+    ),
+    "sweep of pipelines": ("submit tiny_pipeline -m cluster=slurm seed=1,2", "a sweep or a pipeline, got a sweep of"),
+    "dry run of run": ("run tiny_dpo --dry-run", "unrecognized arguments: --dry-run"),
+    "status": ("status", "status needs a run's folder: alignment status OUTPUT_DIR"),
+    "logs": ("logs --rank 1", "logs needs a run's folder: alignment logs OUTPUT_DIR"),
+    "status of nothing": ("status gone", "no such folder 'gone'"),
+    "status of an empty folder": ("status .", r"RUN must hold a run, a sweep or a pipeline, got '\.'"),
     "--help": ("run tiny_dpo --help model=tinyy", r"model must be one of .* \(did you mean 'tiny'\?\)"),
 }
 
@@ -112,6 +141,7 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "TrainConfig": ("tiny_dpo train.epochs=1", "exactly one of train.max_steps and train.epochs must be set, got"),
     "CheckpointConfig": ("tiny_dpo checkpoint.keep=0", "checkpoint.keep must be > 0, got 0"),
     "LogConfig": ("tiny_dpo log.every=0", "log.every must be > 0, got 0"),
+    "ClusterConfig": ("tiny_dpo cluster=slurm cluster.nodes=0", "cluster.nodes must be > 0, got 0"),
     "GenerationConfig": ("tiny_ppo generation.top_p=1.1", r"generation.top_p must be in \(0, 1\], got 1.1"),
     "VLLMConfig": ("tiny_ppo generation.vllm.port=0", r"generation.vllm.port must be in \[1, 65535\], got 0"),
     "RewardConfig": ("tiny_reward data=world loss.margin_scale=2", "loss.margin_scale .* which is none, got 2.0"),
@@ -164,6 +194,29 @@ RECIPES = {  # a recipe of the user's
     "no _self_": ("defaults:\n  - task: sft\nseed: -1\n", "model.path must name a folder"),
 }
 
+CLUSTER = {  # overrides of cluster=slurm
+    "nodes alone": ("cluster=local cluster.nodes=2", "cluster.nodes needs cluster=slurm, got 2"),
+    "list alone": ("cluster=local cluster.modules=[cuda]", r"cluster.modules needs cluster=slurm, got \['cuda'\]"),
+    "tasks": ("cluster.tasks_per_node=0", "cluster.tasks_per_node must be > 0, got 0"),
+    "gpus": ("cluster.gpus_per_node=-1", "cluster.gpus_per_node must be >= 0, got -1"),
+    "time": ("cluster.time=43200", r"cluster.time must be .*MM:SS \(in YAML in quotes\), got '43200'"),
+    "memory": ("cluster.mem=64GB", "cluster.mem must be a number with K, M, G or T behind it, got '64GB'"),
+    "signal": ("cluster.signal_before_end=-1", r"cluster.signal_before_end must be in \[0, 65535\], got -1"),
+    "two lines": ("cluster.partition='a\n#SBATCH --qos=b'", "cluster.partition must be one line without double quotes"),
+    "nothing": ("cluster.partition=''", "cluster.partition must be one line without double quotes, got ''"),
+    "containers": (
+        "cluster.container=a.sqsh cluster.prefix=b",
+        r"one of cluster.container and cluster.prefix may be set, got \('a.sqsh', 'b'\)",
+    ),
+    "mounts": ("cluster.container_mounts=[a:b]", r"container_mounts needs cluster.container, got \['a:b'\]"),
+    "variable": ("cluster.environment={a-b: 1}", "cluster.environment must have the names of variables, got 'a-b'"),
+    "rank": ("cluster.environment.RANK=1", "cluster.environment must not set RANK, .*: the script does, got 'RANK'"),
+    "option": ("cluster.extra=[exclusive]", "cluster.extra must hold options as --name or --name=value.*'exclusive'"),
+    "option with a key": ("cluster.extra=['--nodes=4']", "must not hold what has a key of its own, got '--nodes=4'"),
+    "option of the script": ("cluster.extra=['--array=1-4']", "must not hold what the script sets, got '--array=1-4'"),
+    "key": ("cluster.node=2", r"no such key 'cluster.node' \(did you mean 'nodes'\?\)"),
+}
+
 SFT = "{name: a, recipe: tiny_sft}"
 STAGES = {  # of a user's pipeline
     "later": (
@@ -196,6 +249,10 @@ STAGES = {  # of a user's pipeline
     ),
     "no recipe": ("{name: a}", "recipe is required, got nothing"),
     "stage's key": ("{name: a, recipe: tiny_sft, sett: {}}", r"no such key 'sett' \(did you mean 'set'\?\)"),
+    "cluster": (
+        "{name: a, recipe: tiny_sft, set: {cluster: slurm}}",
+        "stage a: cluster must be local for `alignment run` .*, got 'slurm'",
+    ),
     "pipeline": (
         "{name: a, recipe: tiny_pipeline}",
         "stage a: recipe must not be a pipeline itself, got 'tiny_pipeline'",
@@ -225,6 +282,13 @@ def test_command(case: str, alignment: Callable[..., Any], tmp_path: Path) -> No
 def test_value_out_of_range(case: str, alignment: Callable[..., Any], tmp_path: Path) -> None:
     words, pattern = RULES[case]
     refused(alignment, ["run", *words.split()], pattern, tmp_path)
+
+
+@pytest.mark.parametrize("case", CLUSTER)
+def test_cluster(case: str, alignment: Callable[..., Any], tmp_path: Path) -> None:
+    words, pattern = CLUSTER[case]
+    chosen = [] if words.startswith("cluster=") else ["cluster=slurm"]
+    refused(alignment, ["submit", "tiny_dpo", *chosen, *re.split(" (?=cluster)", words)], pattern, tmp_path)
 
 
 def dataclasses_of(root: type) -> Iterator[type]:

@@ -27,11 +27,15 @@ def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["run", "--help"], ["recipes", "-h"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["-h"], ["run", "--help"], ["recipes", "-h"], ["submit", "-h"], ["status", "-h"], ["logs", "--help"]],
+)
 def test_help_names_every_verb_and_flag(words: list[str], alignment: Callable[..., Any]) -> None:
     ended = alignment(*words)
     assert ended.code == 0 and ended.err == []
-    for word in ("alignment run RECIPE", "alignment recipes", "--cfg job", "-m", "--config-dir", "--version", "--help"):
+    verbs = ("alignment run RECIPE", "alignment recipes", "alignment submit", "alignment status", "alignment logs")
+    for word in (*verbs, "--dry-run", "--cfg job", "-m", "--config-dir", "--version", "--help"):
         assert word in ended.out
 
 
@@ -67,7 +71,7 @@ def test_help_of_a_recipe_shows_presets_and_keys(alignment: Callable[..., Any]) 
     lines = ended.out.splitlines()
     about = (REPOSITORY / "recipes" / "tiny_dpo.yaml").read_text().splitlines()[0].removeprefix("# ")
     assert lines[0] == f"tiny_dpo: {about}"
-    for group in ("model", "data", "distributed"):
+    for group in ("model", "data", "distributed", "cluster"):
         for file in (REPOSITORY / "conf" / group).glob("*.yaml"):
             about = file.read_text().splitlines()[0].removeprefix("# ")
             assert [line for line in lines if f" {group}={file.stem} " in line and line.endswith(about)]
@@ -168,6 +172,8 @@ def test_python_m_alignment_is_the_command(tmp_path: Path) -> None:
         (["run", "tiny_dppo"], ["torch", "hydra"]),
         (["run", "tiny_dpo", "loss.beta=-1"], ["transformers", "trl"]),
         (["run", "tiny_dpo", "--help"], ["transformers", "trl"]),
+        (["submit", "tiny_dpo", "cluster=slurm", "--dry-run"], ["transformers", "trl"]),
+        (["status", "gone"], ["torch", "hydra"]),
     ],
 )
 def test_what_needs_no_model_loads_no_heavy_library(words: list[str], unloaded: list[str], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from omegaconf import OmegaConf
 
 from alignment.cli.compose import composing, current_hydra, resolve, schema, single, written
+from alignment.config.cluster import ClusterConfig
 from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig
 from alignment.config.run import RunConfig
 from alignment.config.tasks import TASKS
@@ -20,9 +21,14 @@ from alignment.tasks.run import RUN, start
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((REPOSITORY / "recipes").glob("*.yaml"))}
 PRESETS = {f"{path.parent.name}={path.stem}": path for path in sorted((REPOSITORY / "conf").glob("*/*.yaml"))}
-GROUPS = {"model": ModelConfig, "data": DataConfig, "distributed": DistributedConfig}
+GROUPS = {"model": ModelConfig, "data": DataConfig, "distributed": DistributedConfig, "cluster": ClusterConfig}
 REQUIRED = {"tiny_evaluate": ["runs={a: somewhere}", "baseline=a"]}  # what only the user knows
-PRESET_NEEDS = {"model": ["model.path=somewhere"], "data": ["data.train.path=somewhere"], "distributed": []}
+PRESET_NEEDS = {
+    "model": ["model.path=somewhere"],
+    "data": ["data.train.path=somewhere"],
+    "distributed": [],
+    "cluster": [],
+}
 PIPELINES = [
     name for name, path in RECIPES.items() if {"task": "pipeline"} in yaml.safe_load(path.read_text())["defaults"]
 ]

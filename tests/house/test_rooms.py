@@ -28,6 +28,7 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "losses": set(),
     "world": set(),
     "config": {"losses"},
+    "cluster": {"config"},  # Slurm's words and commands: text and subprocesses, no model and no data
     "data": {"config", "world"},
     "distributed": {"config"},
     "models": {"config", "data", "world"},
@@ -35,7 +36,7 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "rollout": {"config", "losses", *LIBRARY},
     "evaluate": {"config", "losses", *LIBRARY},
     "tasks": {"config", "losses", "world", "training", "rollout", "evaluate", *LIBRARY},
-    "cli": {"config", "tasks"},
+    "cli": {"config", "cluster", "tasks"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -1,0 +1,144 @@
+"""The verb `status`: how far a run is, from its folder and, where it was submitted, from Slurm."""
+
+import json
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alignment.cli.errors import fail
+from alignment.cluster import slurm
+from alignment.cluster.folder import CONFIG, job_of
+from alignment.config.parts import UserError
+
+HEAD = ("", "state", "job", "step", "loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Of one run."""
+
+    folder: Path
+    job: str | None
+    known: slurm.JobState | None
+    """What Slurm says of the job; None: there is none, or it is forgotten."""
+    step: int
+    num_steps: int | None
+    metrics: dict[str, float]
+    """Of the newest row."""
+    is_started: bool
+    is_finished: bool
+    written: float | None
+    """When the newest row was written, in seconds since the epoch."""
+    trouble: str = ""
+    """Why Slurm could not be asked."""
+
+    def state(self) -> str:
+        """Slurm's word with its reason; without it, what the files show."""
+        if self.known is not None:
+            return f"{self.known.state} ({self.known.reason})" if self.known.reason else self.known.state
+        if self.is_finished:
+            return "finished"
+        return "not finished" if self.is_started else "not started"
+
+    def steps(self) -> str:
+        if not self.step:
+            return "-"
+        return str(self.step) if self.num_steps is None else f"{self.step} of {self.num_steps}"
+
+
+def print_status(folder: Path) -> None:
+    runs = runs_in(folder)
+    if not runs:
+        fail(f"RUN must hold a run, a sweep or a pipeline, got {str(folder)!r}")
+    found = [read_status(run) for run in runs]
+    for line in dict.fromkeys(status.trouble for status in found if status.trouble):
+        print(f"Slurm cannot be asked, so this is from the files only: {line}")
+    print("\n".join(_one(found[0]) if runs == [folder] else _table(found)))
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folder itself where it is a run's; the stages of a pipeline, the runs of a sweep, in their order."""
+    if (folder / CONFIG).exists():
+        stages = _settings(folder).get("stages")
+        return [folder] if stages is None else [folder / stage["name"] for stage in stages]
+    found = [path.parent for path in folder.glob(f"*/{CONFIG}")]
+    return sorted(found, key=lambda path: (len(path.name), path.name))  # 10 comes after 9
+
+
+def read_status(folder: Path) -> Status:
+    job, known, trouble = job_of(folder), None, ""
+    if job is not None:
+        try:
+            known = slurm.find(job)
+        except UserError as error:
+            trouble = str(error)
+    log = folder / "metrics.jsonl"
+    row = _newest_row(log)
+    return Status(
+        folder=folder,
+        job=job,
+        known=known,
+        step=row.pop("step", 0),
+        num_steps=_settings(folder).get("train", {}).get("max_steps"),
+        metrics=row,
+        is_started=(folder / "started.json").exists(),
+        is_finished=(folder / "finished.json").exists(),
+        written=log.stat().st_mtime if log.exists() else None,
+        trouble=trouble,
+    )
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    return yaml.safe_load(path.read_text()) if path.exists() else {}
+
+
+def _newest_row(log: Path) -> dict[str, Any]:
+    """The last whole line: the run may be writing the next one."""
+    whole = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
+    return json.loads(whole[-1]) if whole else {}
+
+
+def _one(status: Status) -> Iterator[str]:
+    yield str(status.folder)
+    yield f"  state     {status.state()}"
+    if status.known is not None:
+        yield f"  job       {status.job}{''.join(f', {word}' for word in _of_the_job(status.known))}"
+    elif status.job is not None:
+        yield f"  job       {status.job}, which Slurm does not know any more"
+    yield f"  step      {status.steps()}"
+    if status.written is not None:
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in status.metrics.items())
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.written))
+        yield f"  metrics   {shown}  (written {when})"
+    yield f"  finished  {'yes' if status.is_finished else 'no'}"
+    if status.known is not None and status.known.state in slurm.ENDED_BADLY:
+        yield f"  why: alignment logs {shlex.quote(str(status.folder))}"
+
+
+def _of_the_job(known: slurm.JobState) -> Iterator[str]:
+    if known.nodes:
+        yield f"on {known.nodes}"
+    if known.run_time:
+        yield f"for {known.run_time}" + (f" of {known.time_limit}" if known.time_limit else "")
+    if known.restarts:
+        yield f"requeued {known.restarts} time{'s' if known.restarts > 1 else ''}"
+    if known.is_over():
+        yield f"exit code {known.exit_code}"
+
+
+def _table(found: list[Status]) -> Iterator[str]:
+    rows = [HEAD]
+    for status in found:
+        loss = f"{status.metrics['loss']:.4g}" if "loss" in status.metrics else "-"
+        rows.append((status.folder.name, status.state(), status.job or "-", status.steps(), loss))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+    num_finished = sum(status.is_finished for status in found)
+    yield f"{num_finished} of {len(found)} finished"

@@ -1,0 +1,51 @@
+"""The verb `submit`: the config is composed and checked as by `run`, frozen, and a job for it handed to sbatch."""
+
+from pathlib import Path
+
+from alignment.cli.compose import compose, composing
+from alignment.cli.errors import fail
+from alignment.cli.explain import COMPOSE_ERRORS, explain
+from alignment.cli.plan import Planned, plan_pipeline, plan_run, plan_sweep
+from alignment.cli.run import checked
+from alignment.cluster.folder import SCRIPT
+from alignment.config.parts import UserError
+from alignment.config.run import RunConfig
+from alignment.config.tasks import PipelineConfig
+
+
+def submit_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: bool, dry_run: bool) -> None:
+    """`own`: the user's folders of recipes and presets."""
+    with composing(own):
+        try:
+            configs, sweep = checked(recipe, overrides, sweep=sweep)
+            planned = _plan(recipe, configs, sweep=sweep)
+        except COMPOSE_ERRORS as error:
+            fail(f"{recipe}: {explain(error)}")
+    if dry_run:
+        _show(planned)
+        return
+    from alignment.cli.handover import hand_over
+
+    try:
+        hand_over(planned, whole=configs[0])
+    except UserError as error:
+        fail(f"{recipe}: {error}")
+
+
+def _plan(recipe: str, configs: list[RunConfig], *, sweep: bool) -> list[Planned]:
+    if sweep:
+        return plan_sweep(recipe, configs)
+    if not isinstance(configs[0], PipelineConfig):
+        return plan_run(recipe, configs[0])
+    from alignment.tasks.pipeline import composed_stages
+
+    return plan_pipeline(recipe, composed_stages(configs[0], compose))
+
+
+def _show(planned: list[Planned]) -> None:
+    """A single script as it is, so that it can be redirected; of several each with its file and what it waits for."""
+    for job in planned:
+        if len(planned) > 1:
+            after = ", ".join(str(other.folder) for other in job.after)
+            print(f"==> {job.folder / SCRIPT}{f', after {after}' if after else ''} <==")
+        print(job.script)

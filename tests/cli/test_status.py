@@ -1,0 +1,182 @@
+"""`status` and `logs`: of a run here, and of one that was submitted."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.cli import logs
+from alignment.cli.status import runs_in
+from alignment.cluster.folder import write_record
+
+SMALL = ["data.train.limit=16", "data.eval.limit=4", "batch.size=4"]
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """`slurm("JobState=RUNNING ...")`: what scontrol says of any job."""
+    folder = tmp_path.parent / f"{tmp_path.name}-slurm"
+    folder.mkdir()
+    (folder / "scontrol").write_text('#!/bin/bash\n. "${0%/*}/said"\n')
+    (folder / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def say(text: str) -> None:
+        (folder / "new").write_text(f"echo '{text}'\n")
+        (folder / "new").replace(folder / "said")
+
+    return say
+
+
+def run_folder(folder: Path, *, steps: int = 0, finished: bool = False, max_steps: int = 5, job: str = "") -> Path:
+    (folder / "logs").mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"defaults: [{{task: sft}}, _self_]\ntrain: {{max_steps: {max_steps}}}\n")
+    if steps:
+        (folder / "started.json").write_text("{}")
+        rows = [json.dumps({"step": step, "loss": 1 / step, "lr": 0.1}) for step in range(1, steps + 1)]
+        (folder / "metrics.jsonl").write_text("\n".join(rows) + '\n{"step": 99, "lo')
+    if finished:
+        (folder / "finished.json").write_text("{}")
+    if job:
+        write_record(folder, job)
+    return folder
+
+
+def test_a_run_here(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    assert alignment("run", "tiny_sft", *SMALL, "train.max_steps=2", "output_dir=out").code == 0
+    ended = alignment("status", "out")
+    assert (ended.code, ended.err) == (0, [])
+    row = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
+    lines = ended.out.splitlines()
+    assert lines[:3] == ["out", "  state     finished", "  step      2 of 2"]
+    assert f"  loss {row['loss']:.4g}  " in lines[3] and f"  eval/loss {row['eval/loss']:.4g}  " in lines[3]
+    assert lines[4:] == ["  finished  yes"]
+    ended = alignment("logs", "out")
+    message = "alignment: out: no log, for it was not submitted: `alignment run` prints to its terminal"
+    assert (ended.code, ended.out, ended.err) == (2, "", [message])
+
+
+def test_an_unfinished_run_and_a_torn_row(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    run_folder(tmp_path / "out", steps=3)
+    lines = alignment("status", "out").out.splitlines()
+    assert lines[1:3] == ["  state     not finished", "  step      3 of 5"]
+    assert lines[3].startswith("  metrics   loss 0.3333  lr 0.1  (written 20")
+    assert lines[4] == "  finished  no"
+    run_folder(tmp_path / "new")
+    assert alignment("status", "new").out.splitlines()[1:] == [
+        "  state     not started",
+        "  step      -",
+        "  finished  no",
+    ]
+
+
+def test_a_submitted_run(alignment: Callable[..., Any], tmp_path: Path, slurm: Callable[[str], None]) -> None:
+    run_folder(tmp_path / "out", steps=3, job="12")
+    slurm("JobState=RUNNING Reason=None Restarts=2 NodeList=a[1-2] RunTime=00:01:00 TimeLimit=01:00:00")
+    lines = alignment("status", "out").out.splitlines()
+    assert lines[1:3] == [
+        "  state     RUNNING",
+        "  job       12, on a[1-2], for 00:01:00 of 01:00:00, requeued 2 times",
+    ]
+    slurm("JobState=FAILED Reason=NonZeroExitCode ExitCode=3:0")
+    lines = alignment("status", "out").out.splitlines()
+    assert lines[1:3] == ["  state     FAILED (NonZeroExitCode)", "  job       12, exit code 3:0"]
+    assert lines[-1] == "  why: alignment logs out"
+
+
+def test_a_job_that_slurm_forgot_or_cannot_be_asked_for(
+    alignment: Callable[..., Any], tmp_path: Path, slurm: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_folder(tmp_path / "out", steps=3, finished=True, job="12")
+    slurm("'; echo Invalid job id specified >&2; exit 1 #")
+    lines = alignment("status", "out").out.splitlines()
+    assert lines[1:3] == ["  state     finished", "  job       12, which Slurm does not know any more"]
+    monkeypatch.setenv("PATH", "")
+    lines = alignment("status", "out").out.splitlines()
+    assert lines[0].startswith("Slurm cannot be asked, so this is from the files only: scontrol is not in PATH")
+    assert lines[2] == "  state     finished"
+
+
+def test_a_sweep_and_a_pipeline_are_tables(
+    alignment: Callable[..., Any], tmp_path: Path, slurm: Callable[[str], None]
+) -> None:
+    for number in range(11):
+        run_folder(tmp_path / "sweep" / str(number), steps=number, job=f"7_{number}")
+    slurm("JobState=PENDING Reason=Priority")
+    lines = alignment("status", "sweep").out.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == [str(number) for number in range(11)]
+    assert lines[0].split() == ["state", "job", "step", "loss"]
+    assert lines[3].split() == ["2", "PENDING", "(Priority)", "7_2", "2", "of", "5", "0.5"]
+    assert lines[-1] == "0 of 11 finished"
+
+    run_folder(tmp_path / "pipe" / "b", steps=5, finished=True)
+    (tmp_path / "pipe" / "config.yaml").write_text("stages: [{name: b}, {name: a}]\n")
+    lines = alignment("status", "pipe").out.splitlines()
+    assert lines[1].split() == ["b", "finished", "-", "5", "of", "5", "0.2"]
+    assert lines[2].split() == ["a", "not", "started", "-", "-", "-"]
+    assert lines[3] == "1 of 2 finished"
+    assert runs_in(tmp_path / "pipe") == [tmp_path / "pipe" / "b", tmp_path / "pipe" / "a"]
+
+
+def labelled(folder: Path) -> Path:
+    (folder / "job.sbatch").write_text("srun --kill-on-bad-exit=1 --label bash\n")
+    log = folder / "logs" / "12.log"
+    log.write_text(" 1: one\n10: ten\n 1: \n 1: two\nsrun: error\n")
+    return log
+
+
+def test_the_log_of_all_processes_or_of_one(
+    alignment: Callable[..., Any], tmp_path: Path, slurm: Callable[[str], None]
+) -> None:
+    log = labelled(run_folder(tmp_path / "out", job="12"))
+    assert alignment("logs", "out").out == log.read_text()
+    assert alignment("logs", "out", "--rank", "1").out == "one\n\ntwo\n"
+    assert alignment("logs", "out", "--rank", "10").out == "ten\n"
+    ended = alignment("logs", "out", "--rank", "3")
+    assert (ended.code, ended.err) == (2, ["alignment: no line of rank 3 in out/logs/12.log"])
+    (tmp_path / "out" / "job.sbatch").write_text("srun bash\n")
+    assert alignment("logs", "out", "--rank", "0").out == log.read_text()
+    ended = alignment("logs", "out", "--rank", "1")
+    assert (ended.code, ended.err) == (2, ["alignment: --rank must be 0, for the job has one process, got 1"])
+
+
+def test_the_newest_log_of_a_sweep(alignment: Callable[..., Any], tmp_path: Path, slurm: Callable[[str], None]) -> None:
+    for number in range(2):
+        run_folder(tmp_path / "sweep" / str(number), job=f"7_{number}")
+    slurm("JobState=PENDING Reason=Priority")
+    ended = alignment("logs", "sweep")
+    assert (ended.code, ended.err) == (2, ["alignment: sweep: no log so far: job 7_0 is PENDING"])
+    for number in (1, 0):
+        (tmp_path / "sweep" / str(number) / "logs" / f"7_{number}.log").write_text(f"{number}\n")
+        time.sleep(0.01)
+    assert alignment("logs", "sweep").out == "0\n"
+
+
+def test_following_ends_with_the_job(
+    alignment: Callable[..., Any], tmp_path: Path, slurm: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "POLL_S", 0.01)
+    log = run_folder(tmp_path / "out", job="12") / "logs" / "12.log"
+    slurm("JobState=PENDING Reason=Priority")
+
+    def job() -> None:
+        time.sleep(0.2)
+        slurm("JobState=RUNNING")
+        with log.open("w", buffering=1) as file:
+            for number in range(3):
+                file.write(f"line {number}")
+                time.sleep(0.05)
+                file.write("\n")
+            file.write("end")
+        slurm("JobState=COMPLETED")
+
+    writer = threading.Thread(target=job)
+    writer.start()
+    ended = alignment("logs", "out", "-f")
+    writer.join()
+    assert (ended.code, ended.out) == (0, "line 0\nline 1\nline 2\nend")
+    assert ended.err[0] == "alignment: job 12 is PENDING (Priority), waiting for its log"
