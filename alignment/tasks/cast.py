@@ -29,6 +29,10 @@ class Cast:
         layouts = [settle_layout(model, asked) for model in (self.policy, self.value)]
         return Layout.separate if Layout.separate in layouts else Layout.shared
 
+    def models(self) -> list[nn.Module]:
+        """All models that play, some of which may share their weights."""
+        return [self.policy, self.value, *self._frozen()]
+
     def rest(self, home: torch.device) -> None:
         """Send the frozen models home until they are asked again."""
         for model in self._frozen():
