@@ -179,7 +179,7 @@ class InnerConfig:
         require(self.epochs > 0, "ppo.epochs must be > 0", self.epochs)
         require(self.mini_batches > 0, "ppo.mini_batches must be > 0", self.mini_batches)
         require(self.replies > 0, "ppo.replies must be > 0", self.replies)
-        require(self.max_kl is None or self.max_kl > 0, "ppo.max_kl must be > 0", self.max_kl)
+        require(self.max_kl is None or self.max_kl > 0, "ppo.max_kl must be > 0, or null to never stop", self.max_kl)
         require(self.ema is None or 0 < self.ema < 1, "ppo.ema must be in (0, 1)", self.ema)
 
 
@@ -190,9 +190,9 @@ class PtxConfig:
     weight: float = 0.0
     """gamma, of the mean log-likelihood per token; 0: none. (The paper's 27.8 is of a sum over a text.)"""
     size: int = 64
-    """Demonstrations a step."""
+    """Texts or demonstrations a step."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Where they are: `ptx.data.train`."""
+    """Where they are: `ptx.data.train`; texts as in pre-training with `ptx.data.format=text`."""
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, "ptx.weight must be >= 0", self.weight)

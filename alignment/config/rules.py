@@ -1,5 +1,8 @@
 """Rules that hold between parts of a config."""
 
+import math
+
+from alignment.config.generation import GenerationConfig
 from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, require
 from alignment.config.vocabulary import Attention, Device, Format
 
@@ -16,3 +19,17 @@ def require_device(model: ModelConfig, distributed: DistributedConfig) -> None:
     if model.attention is Attention.flex_attention:
         rule = "model.attention=flex_attention needs distributed.device=cuda"
         require(distributed.device is Device.cuda, rule, distributed.device.value)
+
+
+def require_temperatures(temperatures: list[float], samples: int, generation: GenerationConfig) -> None:
+    """As many replies at each, which takes the place of generation.temperature."""
+    positive = all(0 < each < math.inf for each in temperatures)
+    require(
+        positive and len(set(temperatures)) == len(temperatures),
+        "temperatures must be > 0, and each another",
+        temperatures,
+    )
+    rule = f"samples must be a multiple of the number of temperatures ({len(temperatures)})"
+    require(samples % len(temperatures) == 0, rule, samples)
+    rule = "generation.temperature must be left at 1 with temperatures, which take its place"
+    require(generation.temperature == 1, rule, generation.temperature)

@@ -27,7 +27,7 @@ from alignment.config.ppo import (
     RolesConfig,
     ScorerConfig,
 )
-from alignment.config.rules import require_device, require_rows
+from alignment.config.rules import require_device, require_rows, require_temperatures
 from alignment.config.run import RunConfig, TrainingConfig, require_one_process
 from alignment.config.vocabulary import Generation, KLControl, MarginScale, Selection, Share
 from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss
@@ -147,6 +147,8 @@ class RejectionConfig(RunConfig):
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     samples: int = 8
     """Replies sampled for each prompt (K of Llama 2, section 3.2.3)."""
+    temperatures: list[float] = field(default_factory=list)
+    """As many of the K at each of these, in place of generation.temperature."""
     select: Selection = Selection.best
 
     def __post_init__(self) -> None:
@@ -154,6 +156,8 @@ class RejectionConfig(RunConfig):
         require_rows(self.data, "train")
         require_device(self.model, self.distributed)
         require(self.samples > 1, "samples must be > 1", self.samples)
+        if self.temperatures:
+            require_temperatures(self.temperatures, self.samples, self.generation)
 
 
 @dataclass(slots=True)

@@ -128,6 +128,8 @@ class Format(str, Enum):
     """conversations of {from, value}, with chosen and rejected turns where they are pairs."""
     messages = "messages"
     """messages of {role, content}, the last of which is the reply."""
+    text = "text"
+    """text, whole, without turns or template, as in pre-training; for sft and ptx.data."""
     world = "world"
     """The embedded world's own rows, native in layout."""
 

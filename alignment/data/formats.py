@@ -24,6 +24,8 @@ def parse(row: Mapping[str, Any], source: Source, format: Format, need: Need, ma
             replies of a pair are the same or answer different prompts; a demonstration is labelled undesirable.
     """
     fields = Row({key: value for key, value in row.items() if value is not None}, source)
+    if format is Format.text:
+        return _text(fields)
     dialogues = LAYOUTS[format](fields)
     match need:
         case Need.prompts:
@@ -34,6 +36,13 @@ def parse(row: Mapping[str, Any], source: Source, format: Format, need: Need, ma
         case Need.pairs:
             prompt, chosen, rejected = _pair(fields, dialogues)
             return Record(prompt, (chosen, rejected), margin_of(row, source), source)
+
+
+def _text(row: Row) -> Record:
+    text = row.text("text")
+    if not text.strip():
+        raise row.error("text: it is empty")
+    return Record([], (text,), None, row.source)
 
 
 def _any_prompt(row: Row, dialogues: Dialogues) -> list[Message]:

@@ -51,6 +51,8 @@ def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
             is one under `skip` too.
     """
     source = {"train": config.train, "eval": config.eval}[name]
+    if config.format is Format.text and need is not Need.demonstrations:
+        raise ConfigError(f"data.format=text has texts alone, for sft and ptx.data, got a task that needs {need.value}")
     rows = _rows(name, source, config.format, need)
     if rows is None:
         return None

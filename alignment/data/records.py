@@ -41,6 +41,7 @@ class Record:
     """A prompt that ends with a user's turn, and 0, 1 or 2 replies to it, none of them blank."""
 
     prompt: list[Message]
+    """[]: there is none, and the one completion is a plain text."""
     completions: tuple[str, ...]
     """() a prompt alone, (completion,) a demonstration, (chosen, rejected) a pair."""
     margin: float | None

@@ -51,7 +51,8 @@ def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, t
     completion together, less the prompt's, so that no break between tokens is invented; where a token spans the border
     the completion is tokenized alone. A completion ends with exactly one EOS: the template's, and nothing the
     template writes after it, or else one is appended. Prompts too long lose their beginning, but for a BOS;
-    completions too long lose their end, EOS included; both are added to `truncation`.
+    completions too long lose their end, EOS included; both are added to `truncation`. A plain text, without a prompt,
+    follows the token that begins a document, BOS or else EOS.
 
     Raises:
         DataError: a reply holds the EOS token in its text, the two of a pair do not differ within the limits, or the
@@ -62,11 +63,16 @@ def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, t
         raise ValueError("the tokenizer must have an eos_token: without one no reply has an end")
     if any(tokenizer.eos_token in text for text in record.completions):
         raise DataError(record.source, f"a reply holds the end-of-text token {tokenizer.eos_token!r}")
-    prompt_text, completion_texts = render(record, tokenizer)
-    whole_prompt = _ids(tokenizer, prompt_text)
+    if record.prompt:
+        prompt_text, completion_texts = render(record, tokenizer)
+        whole_prompt = _ids(tokenizer, prompt_text)
+        completions = [_completion_ids(tokenizer, prompt_text, whole_prompt, text) for text in completion_texts]
+    else:
+        begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        whole_prompt = [end if begin is None else begin]
+        completions = [[*_ids(tokenizer, text), end] for text in record.completions]
     prompt = _shortened(whole_prompt, limits.max_prompt_length, tokenizer.bos_token_id)
     room = limits.max_length - len(prompt)
-    completions = [_completion_ids(tokenizer, prompt_text, whole_prompt, text) for text in completion_texts]
     finished = tuple(len(ids) <= room for ids in completions)
     kept = [ids[:room] for ids in completions]
     if len(kept) == 2 and kept[0] == kept[1]:

@@ -58,7 +58,9 @@ def _check_layers(hf: PreTrainedModel) -> None:
 def add_another(hf: PreTrainedModel, name: str, rank: int, alpha: int) -> None:
     """A second adapter, which is nothing until it is trained or loaded, beside the first and on the same layers."""
     layers = [key for key, module in hf.named_modules() if isinstance(module, LoraLayer)]
+    before = vars(hf).pop("peft_config")  # found there, it has peft warn of several adapters, which are what is wanted
     inject_adapter_in_model(PeftLoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), hf, adapter_name=name)
+    vars(hf)["peft_config"] = before | vars(hf)["peft_config"]
 
 
 def use_adapter(hf: PreTrainedModel, name: str) -> None:

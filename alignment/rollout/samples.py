@@ -1,6 +1,7 @@
 """Prompts and what a policy replied to them."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,6 +69,20 @@ class Samples:
                 for row, value in zip(rows, column, strict=True):
                     row[name] = value
         return rows
+
+
+def side_by_side(parts: Sequence[Samples]) -> Samples:
+    """The replies of all parts to the same prompts, part by part."""
+    examples = [
+        replace(
+            same[0],
+            completion_ids=tuple(ids for example in same for ids in example.completion_ids),
+            finished=tuple(each for example in same for each in example.finished),
+        )
+        for same in zip(*(part.examples for part in parts), strict=True)
+    ]
+    replies = [[reply for row in rows for reply in row] for rows in zip(*(part.replies for part in parts), strict=True)]
+    return Samples(parts[0].prompts, examples, replies, sum(part.computed for part in parts))
 
 
 def build_generator(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import DistributedConfig
@@ -30,11 +31,17 @@ class Cast:
         layouts = [settle_layout(model, asked) for model in (self.policy, self.value)]
         return Layout.separate if Layout.separate in layouts else Layout.shared
 
+    def models(self) -> list[nn.Module]:
+        """All models that play, some of which may share their weights."""
+        return [self.policy, self.value, *self._copies(), *(scorer.model for scorer in self.reward.models())]
+
     def rest(self, home: torch.device) -> None:
         """Send the frozen models home until they are asked again."""
-        copies = [self.reference.model] if isinstance(self.reference, FrozenCopy) else []
-        for model in (*copies, *(scorer.model for scorer in self.reward.models())):
+        for model in (*self._copies(), *(scorer.model for scorer in self.reward.models())):
             model.to(home)
+
+    def _copies(self) -> list[nn.Module]:
+        return [self.reference.model] if isinstance(self.reference, FrozenCopy) else []
 
     def share_out(self, distributed: DistributedConfig) -> None:
         """The frozen models too, under ZeRO 3: among the processes, layer by layer."""

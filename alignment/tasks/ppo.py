@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from alignment.config.parts import require
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Need
 from alignment.data.batches import Batches
@@ -24,8 +25,10 @@ from alignment.rollout.samples import Samples, build_generator, sample
 from alignment.rollout.score import RewardModelScorer
 from alignment.tasks.cast import Cast, cast
 from alignment.tasks.judge import Judge
+from alignment.tasks.memory import held
 from alignment.tasks.prepare import build_engine, model_folder, prepare_tokenizer, required_split, said, save_trained
 from alignment.tasks.tools import Ptx, Tools, inner_steps, ptx_of, tools_of
+from alignment.terminal import say
 from alignment.training.checkpoint import Checkpoints, Stateful
 from alignment.training.log import MetricsLog
 from alignment.training.loop import is_due
@@ -54,9 +57,10 @@ def run(config: PPOConfig, folder: Path) -> str | None:
                 tools.pending.add(measured)
                 log.write(step, derived(tools.pending.take()))
                 tools.alarm.say_summary(folder / "checkpoints")
+                stage.save_average(folder)
                 return tools.best.stop(step, now["kl"], model_folder(folder))
             tools.best.keep_if_best(step, now["reward"], stage.save)
-            learning_rate = actor.learning_rate()
+            learning_rate, actor_learns = actor.learning_rate(), step > config.critic.warmup
             measured |= learn(
                 actor,
                 critic,
@@ -64,11 +68,12 @@ def run(config: PPOConfig, folder: Path) -> str | None:
                 config,
                 kl_weight=tools.controller.weight,
                 seed=seed_of(config, step),
-                actor_learns=step > config.critic.warmup,
+                actor_learns=actor_learns,
                 ptx=None if stage.ptx is None else partial(stage.ptx.term, step),
                 on_nonfinite=partial(tools.nonfinite.meet, step),
             )
-            tools.controller.update(now["kl"], config.batch.size * config.ppo.replies)
+            if actor_learns:  # a KL that is zero because nothing has been learned yet asks for no smaller weight
+                tools.controller.update(now["kl"], config.batch.size * config.ppo.replies)
             if tools.average is not None:
                 tools.average.update()
             tools.pending.add(measured | tools.alarm.watch(step, to_floats(measured)))
@@ -78,9 +83,7 @@ def run(config: PPOConfig, folder: Path) -> str | None:
                 row = {**derived(tools.pending.take()), "lr": learning_rate}
                 log.write(step, {**row, **tools.nonfinite.metrics(), **watched})
             checkpoints.save_if_due(step)
-    if tools.average is not None:
-        with tools.average.in_place():
-            stage.save(folder / "model_ema")
+    stage.save_average(folder)
     stage.save(model_folder(folder))
     tools.alarm.say_summary(folder / "checkpoints")
     return None
@@ -106,6 +109,12 @@ class Stage:
         """The policy as it is now."""
         save_trained(self.roles.actor, self.players.policy, self.tokenizer, folder)
 
+    def save_average(self, folder: Path) -> None:
+        """The moving average, where there is one, as a model of its own."""
+        if self.tools.average is not None:
+            with self.tools.average.in_place():
+                self.save(folder / "model_ema")
+
 
 def set_up(config: PPOConfig, folder: Path) -> Stage:
     """Data first, models then: the user's mistakes are found before anything is computed."""
@@ -117,9 +126,14 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
     players = cast(config, tokenizer)
     config = replace(config, batch=replace(config.batch, layout=players.layout(config.batch.layout)))
     prompts = Batches(train.examples, config.batch, config.seed, tokenizer.pad_token_id)
-    num_steps = prompts.num_steps(config.train) * inner_steps(config)
-    actor = build_engine(players.policy, config, num_steps=num_steps)
-    critic = build_engine(players.value, config, num_steps=num_steps, learning_rate=config.critic.learning_rate)
+    iterations, warmup, inner = prompts.num_steps(config.train), config.critic.warmup, inner_steps(config)
+    require(warmup < iterations, f"critic.warmup must be < the run's {iterations} iterations", warmup)
+    trained = [list(role.trained().values()) for role in (players.policy, players.value)]
+    average, zero = config.ppo.ema is not None, config.distributed.zero
+    say(held(players.models(), trained, average=average, zero=zero).said())
+    actor = build_engine(players.policy, config, num_steps=(iterations - warmup) * inner)
+    rate = config.critic.learning_rate
+    critic = build_engine(players.value, config, num_steps=iterations * inner, learning_rate=rate)
     if config.distributed.zero == 3:
         players.share_out(config.distributed)
         if isinstance(gold, RewardModelScorer):

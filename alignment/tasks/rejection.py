@@ -1,17 +1,23 @@
 """Rejection sampling (Llama 2, section 3.2.3): K replies a prompt, the reward model's pick becomes training data."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from alignment.config.parts import UserError
 from alignment.config.tasks import RejectionConfig
 from alignment.config.vocabulary import Need
+from alignment.data.load import Loaded
 from alignment.distributed.engine import autocast
 from alignment.distributed.world import is_main, pick_device
 from alignment.models.load import load_language_model
+from alignment.rollout.generate import TransformersGenerator
 from alignment.rollout.reward import build_reward
-from alignment.rollout.samples import build_generator, sample
+from alignment.rollout.samples import Samples, build_generator, sample, side_by_side
 from alignment.rollout.select import select
+from alignment.rollout.vllm import VLLMGenerator
 from alignment.tasks.prepare import prepare_tokenizer, required_split
 from alignment.terminal import say
 from alignment.training.samples_log import SamplesLog
@@ -25,18 +31,14 @@ def run(config: RejectionConfig, folder: Path) -> None:
         reward.share_out(config.distributed)
     device = pick_device(config.distributed.device)
     policy = load_language_model(config.model, tokenizer).to(device)
+    generator = build_generator(policy, tokenizer, config.generation, config.distributed)
     with autocast(device, config.distributed.precision):
-        samples = sample(
-            build_generator(policy, tokenizer, config.generation, config.distributed),
-            prompts.records,
-            prompts.examples,
-            replies=config.samples,
-            seed=config.seed,
-            describe=f"{config.samples} replies a prompt",
-        )
+        samples = draw(generator, prompts, config)
     scores = reward.score(samples)
     shown = samples.first(config.log.samples)
-    SamplesLog(folder, done=0).write(1, "train", shown.table(score=scores[: config.log.samples].flatten().tolist()))
+    at = temperature_of_each(config) * len(shown.prompts) if config.temperatures else None
+    table = shown.table(score=scores[: config.log.samples].flatten().tolist(), temperature=at)
+    SamplesLog(folder, done=0).write(1, "train", table)
     rows = select(samples, scores, config.select)
     if not rows:
         raise UserError(
@@ -50,6 +52,7 @@ def run(config: RejectionConfig, folder: Path) -> None:
         "reward": scores.mean().item(),
         "reward/best": scores.amax(1).mean().item(),
         "reward/worst": scores.amin(1).mean().item(),
+        **by_temperature(scores, config),
         "rows": len(rows),
     }
     if is_main():
@@ -58,3 +61,39 @@ def run(config: RejectionConfig, folder: Path) -> None:
         f"{len(rows)} of {len(samples.prompts)} prompts gave a row; mean reward {summary['reward']:.3f}, "
         f"of the best of {config.samples} {summary['reward/best']:.3f}"
     )
+
+
+def temperature_of_each(config: RejectionConfig) -> list[float]:
+    """[K], of a prompt's replies."""
+    temperatures = config.temperatures or [config.generation.temperature]
+    return [each for each in temperatures for _ in range(config.samples // len(temperatures))]
+
+
+def draw(generator: TransformersGenerator | VLLMGenerator, prompts: Loaded, config: RejectionConfig) -> Samples:
+    """K replies a prompt, as many at each temperature."""
+    temperatures = config.temperatures or [config.generation.temperature]
+    parts = [
+        sample(
+            replace(generator, config=replace(config.generation, temperature=temperature)),
+            prompts.records,
+            prompts.examples,
+            replies=config.samples // len(temperatures),
+            seed=config.seed + (number << 32),  # the same draws at two temperatures would make much the same replies
+            describe=f"{config.samples // len(temperatures)} replies a prompt at temperature {temperature:g}",
+        )
+        for number, temperature in enumerate(temperatures)
+    ]
+    return side_by_side(parts)
+
+
+def by_temperature(scores: Tensor, config: RejectionConfig) -> dict[str, float]:
+    """Of each temperature, where several are given: the mean reward, and the share of prompts whose best it made."""
+    if not config.temperatures:
+        return {}
+    n = config.samples // len(config.temperatures)
+    best = scores.argmax(1) // n
+    found = {}
+    for number, (temperature, part) in enumerate(zip(config.temperatures, scores.split(n, dim=1), strict=True)):
+        found[f"reward/temperature_{temperature:g}"] = part.mean().item()
+        found[f"best/temperature_{temperature:g}"] = (best == number).double().mean().item()
+    return found

@@ -16,6 +16,7 @@ from alignment.training.kl import BestModel
 TINY = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "log.progress=false", "seed=3"]
 SMALL = [*TINY, "data.train.limit=32", "data.eval.limit=8", "batch.size=8", "generation.max_new_tokens=10"]
 RUN = ["run", "tiny_ppo", *SMALL, "train.learning_rate=1.0e-3"]
+NO_KL = ["kl.controller=fixed", "kl.target=null", "kl.weight=0"]
 ADAPTIVE = ["kl.controller=adaptive", "kl.target=0.5", "kl.horizon=32", "checkpoint.every=2"]
 
 
@@ -71,7 +72,7 @@ def test_the_limit_ends_the_run_with_the_best_model_before_it(
     (tmp_path / "rule_of_length.py").write_text(
         "def rule(prompts, replies):\n    return [float(len(r)) for r in replies]\n"
     )
-    free = [*RUN, "kl.weight=0", "reward.function=rule_of_length.rule"]
+    free = [*RUN, *NO_KL, "reward.function=rule_of_length.rule"]
     assert alignment(*free, "train.max_steps=6", "output_dir=free").code == 0
     kls = [row["kl"] for row in rows(tmp_path / "free")]
     limit, at = max(kls[:3]) * 1.01, next(step for step, kl in enumerate(kls, start=1) if kl > max(kls[:3]) * 1.01)
@@ -107,7 +108,7 @@ def test_an_interrupted_run_does_not_forget_its_best(
         "import itertools\ncalls = itertools.count()\n"
         "def rule(prompts, replies):\n    return [-float(next(calls))] * len(replies)\n"
     )
-    words = [*RUN, "reward.function=rule_that_falls.rule", "train.max_steps=5", "checkpoint.every=2", "kl.weight=0"]
+    words = [*RUN, *NO_KL, "reward.function=rule_that_falls.rule", "train.max_steps=5", "checkpoint.every=2"]
     with monkeypatch.context() as patched:
         interrupt_after(patched, 2)
         assert alignment(*words, "kl.limit=1000", "output_dir=out").code == 130

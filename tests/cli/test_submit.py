@@ -105,8 +105,7 @@ def test_the_cluster_is_no_part_of_what_a_run_computes(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     with composing([]):
         one, other, third = (
-            resolve(single("tiny_sft", words))
-            for words in ([], ["cluster=slurm", "cluster.mem=1G"], ["seed=1"])
+            resolve(single("tiny_sft", words)) for words in ([], ["cluster=slurm", "cluster.mem=1G"], ["seed=1"])
         )
     assert other.cluster != ClusterConfig()
     assert fingerprint(one) == fingerprint(other) != fingerprint(third)

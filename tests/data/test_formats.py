@@ -91,6 +91,13 @@ def test_a_pair(name: str) -> None:
     assert row == before
 
 
+def test_a_plain_text_has_no_prompt() -> None:
+    assert record({"text": " once\n"}, "text", "demonstrations") == Record([], (" once\n",), None, AT)
+    for row, message in (({"prompt": "a"}, "field `text` is missing"), ({"text": " \n"}, "text: it is empty")):
+        with pytest.raises(DataError, match=f"^{AT}: {message}"):
+            record(row, "text", "demonstrations")
+
+
 PROMPTS = {
     "native": ("native", {"prompt": "q"}, [Q]),
     "native, turns": ("native", {"prompt": DIALOGUE}, DIALOGUE),

@@ -34,6 +34,16 @@ def test_a_file_without_a_good_row_is_refused(tokenizer, tmp_path):
         load_split("train", config(path), tokenizer, Need.pairs)
 
 
+@pytest.mark.parametrize("need", [Need.prompts, Need.pairs])
+def test_plain_texts_are_demonstrations_alone(tokenizer, tmp_path, need):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "once upon a time"}\n')
+    texts = DataConfig(format=Format.text, train=SourceConfig(str(path)))
+    assert len(load_split("train", texts, tokenizer, Need.demonstrations).examples) == 1
+    with pytest.raises(ConfigError, match=rf"^data.format=text has texts alone, .* needs {need.value}$"):
+        load_split("train", texts, tokenizer, need)
+
+
 def test_more_held_out_prompts_than_the_world_has_is_a_config_error(tokenizer):
     world = DataConfig(format=Format.world, eval=SourceConfig(limit=1_000_000), max_length=99, max_prompt_length=50)
     with pytest.raises(ConfigError, match=r"^data.eval.limit: .* got 1000000$"):

@@ -191,3 +191,18 @@ def test_replies_that_differ_only_beyond_the_limit_are_twins(chatml: PreTrainedT
 def test_tags_stay_with_the_tokens(chatml: PreTrainedTokenizerBase) -> None:
     record = Record(DIALOGUE, (), None, AT, ("safety",))
     assert encode(record, chatml, WIDE, Truncation()).tags == ("safety",)
+
+
+@pytest.mark.parametrize("which", ["tokenizer", "chatml"])
+def test_a_plain_text_is_predicted_whole(which: str, request: pytest.FixtureRequest) -> None:
+    """From the token that begins a document: the BOS; a tokenizer without one has its EOS between documents."""
+    tokenizer = request.getfixturevalue(which)
+    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    text, truncation = Record([], (" hello there,\nhow are you? ",), None, AT), Truncation()
+    example = encode(text, tokenizer, WIDE, truncation)
+    assert example.prompt_ids.tolist() == [begin]
+    ids = [*ids_of(tokenizer, " hello there,\nhow are you? "), tokenizer.eos_token_id]
+    assert [piece.tolist() for piece in example.completion_ids] == [ids] and example.finished == (True,)
+    cut = encode(text, tokenizer, Limits(4, 2), truncation)
+    assert cut.completion_ids[0].tolist() == ids[:3] and cut.finished == (False,)
+    assert (truncation.prompts, truncation.completions) == (0, 1)

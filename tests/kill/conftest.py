@@ -23,9 +23,10 @@ SMALL = [
     "log.progress=false",
 ]
 STEPS = [*SMALL, "train.max_steps=5", "train.eval_every=2", "log.every=2"]
+CARRIED = ["critic.warmup=1", "ppo.ema=0.9", "kl.controller=adaptive", "kl.target=0.5", "kl.horizon=32"]
 RUNS = {
     "dpo": ["run", "tiny_dpo", *STEPS, "reference.cache=false"],
-    "ppo": ["run", "tiny_ppo", *STEPS, "ppo.epochs=2", "generation.max_new_tokens=6"],
+    "ppo": ["run", "tiny_ppo", *STEPS, "ppo.epochs=2", "generation.max_new_tokens=6", *CARRIED],
 }
 
 
@@ -130,11 +131,14 @@ def assert_same() -> Callable[[Path, Path], None]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Metrics but for the time they took, and weights, to the last bit."""
+    """Metrics but for the time they took, and weights, their average too where there is one, to the last bit."""
     assert rows(one) == rows(other)
-    first, second = (load_file(folder / "model" / "model.safetensors") for folder in (one, other))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    models = [{path.parent.name for path in folder.glob("model*/model.safetensors")} for folder in (one, other)]
+    assert models[0] == models[1] and "model" in models[0]
+    for model in models[0]:
+        first, second = (load_file(folder / model / "model.safetensors") for folder in (one, other))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def rows(folder: Path) -> list[dict[str, float]]:

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 COMMAND = str(Path(sys.executable).with_name("alignment"))
 METHODS = ["dpo", "orpo", "ppo", "rejection", "best of 8"]
@@ -48,6 +49,8 @@ def test_ppo_logs_learned_reward_gold_score_and_kl(folder):
     assert rows[0]["kl"] == 0
     assert rows[-1]["reward"] > rows[0]["reward"]
     assert rows[-1]["gold"] > rows[0]["gold"]
+    target = OmegaConf.load(folder / "ppo" / "config.yaml").kl.target
+    assert max(row["kl"] for row in rows) < target
 
 
 def test_no_alarm_is_raised_where_nobody_is_fooled(folder):
