@@ -19,7 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alignment.config.parts import UserError
 from alignment.distributed.world import is_lost
-from alignment.preempt import EXIT_CODE, SIGNALS, Preempted
+from alignment.preempt import SIGNALS, Preempted
 from alignment.process import LAUNCHED_BY, is_ours
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # set by torch's launcher for each process
@@ -87,7 +87,7 @@ def _raise(error: ChildFailedError, logs: Path) -> None:
     failures = error.failures
     rank = min(failures, key=lambda rank: _guilt(failures[rank]))
     failure, told = failures[rank], _told(failures[rank])
-    if failure.exitcode == EXIT_CODE:
+    if told.get("is_stop"):  # whatever it ended with: the launcher ends the rank that is not the first to go
         raise Preempted(told["text"]) from error
     if told.get("is_user_error"):
         raise UserError(told["text"]) from error
@@ -123,6 +123,7 @@ def is_told(error: BaseException, *, is_user_error: bool) -> bool:
     now = time.time_ns()
     extra: dict[str, Any] = {"py_callstack": text, "timestamp": str(now // 10**9), "time_ns": now}
     extra |= {"text": text.rstrip(), "is_user_error": is_user_error, "is_lost": is_lost(error)}
+    extra["is_stop"] = isinstance(error, Preempted)
     Path(path).write_text(json.dumps({"message": {"message": str(error), "extraInfo": extra}}))
     return is_ours() or (is_user_error and os.environ.get("RANK") != "0")
 

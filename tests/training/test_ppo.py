@@ -7,14 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignment.config.parts import (
-    DataConfig,
-    DistributedConfig,
-    GenerationConfig,
-    ModelConfig,
-    SourceConfig,
-    TrainConfig,
-)
+from alignment.config.generation import GenerationConfig
+from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.ppo import InnerConfig, RewardShapingConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Device, Format, Layout
