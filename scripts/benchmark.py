@@ -4,7 +4,8 @@
 
 The floor is a dense forward and backward of the same model over just the needed tokens (each prompt once, no padding,
 the head on completion tokens only). The three take turns at every step; the figures are ratios of medians. Peak memory
-is measured in processes of their own, above what each had after its imports.
+is measured in processes of their own, above what each had after its imports. PPO is measured against TRL 1.12, for
+which an environment is made: see benchmark_ppo.py.
 """
 
 import argparse
@@ -21,18 +22,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from benchmark_ppo import REPLIES, TRL, measured_ppo
+from benchmark_setting import LIMIT, PIECES, data_config, make_model, make_tokenizer
 from benchmark_trl import trl_step
+from benchmark_turns import resident
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, SourceConfig, TrainConfig
-from alignment.config.vocabulary import BadRow, Format, Layout, Need
+from alignment.config.parts import BatchConfig, DistributedConfig, TrainConfig
+from alignment.config.vocabulary import Layout, Need
 from alignment.data.batches import Batches
-from alignment.data.chat import ensure_template
 from alignment.data.load import Loaded, load_split
-from alignment.data.read import read_rows
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
 from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss, ORPONll
@@ -42,8 +43,8 @@ from alignment.training.optim import build_optimizer
 from alignment.training.reference import reference_logprobs
 from alignment.training.step import train_step
 
-METHODS = ("reward", "dpo", "dpo, reference cached", "orpo", "sft")
-SIZE, LIMIT, PIECES = 8, 1024, 8192
+METHODS = ("reward", "dpo", "dpo, reference cached", "orpo", "sft", *REPLIES)
+SIZE = 8
 Step = Callable[[int], None]
 
 
@@ -53,13 +54,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"))
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--ppo-steps", type=int, default=8, help="PPO's iterations")
+    parser.add_argument("--trl-environment", type=Path, default=Path(".venv-trl"), help=f"where {TRL} is, or is put")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--memory", nargs=2, metavar=("WHOSE", "METHOD"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory:
         print(json.dumps(peak_memory(arguments, *arguments.memory)))
         return
-    rows = [measured(method, arguments) for method in arguments.methods]
+    rows = [measured(method, arguments) for method in arguments.methods if method not in REPLIES]
+    ppo = [method for method in arguments.methods if method in REPLIES]
+    if ppo:
+        where = arguments.data, arguments.trl_environment
+        rows += measured_ppo(ppo, *where, turns=arguments.ppo_steps, warmup=arguments.warmup)
     packages = ("torch", "transformers", "trl")
     result = {"versions": {name: version(name) for name in packages}, "threads": torch.get_num_threads(), "rows": rows}
     arguments.out.write_text(json.dumps(result, indent=2))
@@ -100,43 +107,14 @@ def build(whose: str, method: str, arguments: argparse.Namespace, folder: str) -
     return trl_step(method, hf, loaded, tokenizer, folder, size=SIZE, limit=LIMIT)
 
 
-def make_tokenizer(data: Path) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of the data's own text."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), ["<pad>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=PIECES, initial_alphabet=alphabet, special_tokens=special, show_progress=False
-    )
-    bpe.train_from_iterator((row["chosen"] for _, row in read_rows(data)), trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="</s>")
-    ensure_template(tokenizer)
-    return tokenizer
-
-
 def load(data: Path, tokenizer: PreTrainedTokenizerFast, need: Need, rows: int) -> Loaded:
-    config = DataConfig(
-        format=Format.hh,
-        train=SourceConfig(str(data), rows + 50),
-        max_length=LIMIT,
-        max_prompt_length=LIMIT - 1,
-        on_bad_row=BadRow.skip,
-    )
+    config = data_config(data, rows + 50, max_prompt_length=LIMIT - 1)
     loaded = load_split("train", config, tokenizer, need)
     assert loaded is not None
     whole = [i for i, example in enumerate(loaded.examples) if all(example.finished)][:rows]  # TRL drops what is cut
     assert len(whole) == rows, f"the data give {len(whole)} rows within {LIMIT} tokens, {rows} are needed"
     kept = ([loaded.records[i] for i in whole], [loaded.examples[i] for i in whole])
     return Loaded(*kept, loaded.skipped, loaded.truncation)
-
-
-def make_model(method: str, tokenizer: PreTrainedTokenizerFast) -> Any:
-    """Four layers, 256 wide, random, the same for everybody."""
-    torch.manual_seed(0)
-    size = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
-    pad = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = LlamaConfig(vocab_size=PIECES, max_position_embeddings=2048, num_labels=1, **size, **pad)
-    return LlamaForSequenceClassification(config) if method == "reward" else LlamaForCausalLM(config)
 
 
 def our_step(
@@ -217,17 +195,11 @@ def peak_memory(arguments: argparse.Namespace, whose: str, method: str) -> float
     return resident("VmHWM") - before
 
 
-def resident(field: str) -> float:
-    """Bytes now (VmRSS) or at the most (VmHWM); getrusage's maximum would begin with the parent's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
 def show(result: dict[str, Any]) -> None:
     table = Table("method", "times as fast as TRL", "times the floor", "share of TRL's peak memory")
     for row in result["rows"]:
         ratios = (row["times_faster_than_trl"], row["times_the_floor"], row["share_of_trl_memory"])
-        table.add_row(row["method"], *(f"{ratio:.2f}" for ratio in ratios))
+        table.add_row(row["method"], *("–" if ratio is None else f"{ratio:.2f}" for ratio in ratios))
     Console().print(table, result["versions"])
 
 

@@ -18,6 +18,7 @@ from alignment.models.attention import FLEX, attention_inputs, check_branches, i
 from alignment.models.routers import router_loss
 
 CHUNK = 2**25  # logits that exist at the same time: 128 MiB of float32
+PIECE = CHUNK // 8  # of what needs no gradient: allocators reuse blocks of this size, and get greater ones page by page
 
 
 class Trunk(nn.Module):
@@ -80,13 +81,14 @@ class LanguageModel(Trunk):
     def _read(self, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
         logits = self.logits(hidden).float()
         if temperature != 1.0:
-            logits = logits / temperature
+            logits = logits.div_(
+                temperature
+            )  # no second [T, V]; nothing before it keeps its output for the backward pass
         logprobs = -cross_entropy(logits, targets, reduction="none")
         if not entropy:
             return logprobs, None
         with torch.no_grad():
-            everywhere = logits.log_softmax(-1)
-            return logprobs, -(everywhere.exp() * everywhere).sum(-1)
+            return logprobs, torch.cat([_entropy(part) for part in logits.split(max(1, PIECE // logits.shape[-1]))])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., V], with the scales and the soft cap that some families put on their logits."""
@@ -99,6 +101,12 @@ class LanguageModel(Trunk):
             logits = logits * settings["logit_scale"]
         cap = settings.get("final_logit_softcapping")  # Gemma 2
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """[T, V] -> [T], nats."""
+    everywhere = logits.log_softmax(-1)
+    return -(everywhere.exp() * everywhere).sum(-1)
 
 
 def scalar_head(hf: PreTrainedModel) -> nn.Linear:

@@ -108,6 +108,50 @@ class Ends(StoppingCriteria):
         return ended | ((~ended).sum() < self.live)
 
 
+class RoomyLayer(DynamicLayer):
+    """Keys and values in blocks with room for the whole reply: a step writes its own and copies no others."""
+
+    def __init__(self, length: int) -> None:
+        """`length`: of prompt and reply."""
+        super().__init__()
+        self.length = length
+        self.blocks: list[Tensor] | None = None  # [rows, heads, length, D], of which keys and values are the beginning
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before = self.get_seq_length()
+        after = before + key_states.shape[2]
+        if self.blocks is None:
+            self.blocks = [
+                new.new_empty(*new.shape[:2], self.length, new.shape[3]) for new in (key_states, value_states)
+            ]
+            if before:
+                self._write(slice(before), self.keys, self.values)
+        self._write(slice(before, after), key_states, value_states)
+        self.keys, self.values = (block[:, :, :after] for block in self.blocks)
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.blocks = None
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.blocks = None
+
+    def _write(self, places: slice, *states: Tensor) -> None:
+        assert self.blocks is not None
+        for block, state in zip(self.blocks, states, strict=True):
+            block[:, :, places] = state
+
+
+def _cache(hf: Any, length: int) -> DynamicCache:
+    cache = DynamicCache(config=hf.config)
+    cache.layers = [RoomyLayer(length) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
 def decode(
     hf: Any, ids: Tensor, mask: Tensor, uniforms: Tensor, rules: Rules
 ) -> tuple[list[tuple[np.ndarray, bool]], int]:
@@ -120,10 +164,9 @@ def decode(
     """
     width, splits = ids.shape[1], _splits(hf)
     repeats = len(uniforms) // len(ids)
-    cache = None
-    if splits and repeats > 1 and width > 1:
-        first = hf.generate(ids[:, :-1], attention_mask=mask[:, :-1], generation_config=rules.hf(1))
-        cache = first.past_key_values
+    cache = _cache(hf, width + uniforms.shape[1]) if splits else None
+    if cache is not None and repeats > 1 and width > 1:
+        hf.generate(ids[:, :-1], attention_mask=mask[:, :-1], generation_config=rules.hf(1), past_key_values=cache)
         cache.batch_repeat_interleave(repeats)
     ids, mask = ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
     replies: list[tuple[np.ndarray, bool]] = [(np.empty(0), False)] * len(ids)
@@ -146,7 +189,7 @@ def decode(
             replies[row] = reply
         goes_on = (ends.lengths == 0).nonzero()[:, 0] if not is_last else rows[:0]
         if len(goes_on):
-            cache = output.past_key_values
+            assert cache is not None  # without one all rows go on till the last has ended
             cache.batch_select_indices(goes_on)
             mask = torch.cat([mask, mask.new_ones(len(mask), ids.shape[1] - before)], 1)[goes_on]
             ids = ids[goes_on]

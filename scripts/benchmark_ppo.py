@@ -1,0 +1,148 @@
+"""PPO iterations side by side: ours, and those of TRL 1.12, the last with PPO, in an environment of its own.
+
+Both load the same policy and reward model (which is the critic's start, too) and draw 64 tokens for each of the same
+16 prompts; temperature, end token, KL penalty, clips, rates and four inner epochs are the same. An iteration is
+generation, scores, log-probs and values, and learning. The players are processes that take turns, iteration by
+iteration, and the figure is the ratio of replies a second, by medians. Each tells its peak memory above what it had
+after its imports.
+
+TRL draws one reply for a prompt, and this is what it is measured at, beside our four a prompt, too.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmark_setting import LIMIT, data_config, make_model, make_tokenizer
+from benchmark_turns import Player, Turns
+
+from alignment.config.parts import BatchConfig, GenerationConfig, ModelConfig, TrainConfig
+from alignment.config.ppo import CriticConfig, InnerConfig, KLConfig, RewardShapingConfig
+from alignment.config.tasks import PPOConfig
+from alignment.config.vocabulary import Need
+from alignment.data.batches import Batches
+from alignment.data.load import load_split
+from alignment.tasks.ppo import experience, seed_of, set_up
+from alignment.training.ppo import learn
+from alignment.training.samples_log import SamplesLog
+from alignment.training.step import to_floats
+
+REPLIES = {"ppo": 1, "ppo, 4 replies a prompt": 4}
+"""method -> replies that we draw for a prompt."""
+TRL, PROMPTS, TOKENS = "trl==1.12.0", 16, 64
+HERE = Path(__file__).parent
+
+
+def measured_ppo(methods: list[str], data: Path, environment: Path, *, turns: int, warmup: int) -> list[dict[str, Any]]:
+    """The methods' rows: medians of `turns` iterations after `warmup` of them."""
+    python = trl_python(environment)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write_setting(folder, data, iterations=warmup + turns)
+        players = {method: Player(sys.executable, __file__, folder, REPLIES[method]) for method in methods}
+        players[TRL] = Player(python, HERE / "benchmark_ppo_trl.py", folder)
+        taken: dict[str, list[float]] = {whose: [] for whose in players}
+        for _ in range(warmup + turns):
+            for whose, player in players.items():
+                taken[whose].append(player.play())
+        seconds = {whose: statistics.median(times[warmup:]) for whose, times in taken.items()}
+        peaks = {whose: player.peak() for whose, player in players.items()}
+    return [
+        {
+            "method": method,
+            "times_faster_than_trl": REPLIES[method] * seconds[TRL] / seconds[method],
+            "times_the_floor": None,
+            "share_of_trl_memory": peaks[method] / peaks[TRL],
+        }
+        for method in methods
+    ]
+
+
+def trl_python(environment: Path) -> Path:
+    """The interpreter of an environment with TRL 1.12 and all else as requirements.lock has it; made once."""
+    python, made = environment / "bin" / "python", environment / "installed.lock"
+    lock = (HERE.parent / "requirements.lock").read_text().splitlines()
+    pins = [line for line in lock if "==" in line and not line.startswith(("#", "trl=="))]
+    wanted = "\n".join([TRL, *pins])
+    if not made.is_file() or made.read_text() != wanted:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
+        (environment / "constraints.txt").write_text("\n".join(pins))
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        torch = next(pin for pin in pins if pin.startswith("torch=="))
+        subprocess.run([*pip, torch], check=True)  # alone and first, as in environment.sh
+        subprocess.run([*pip, "--constraint", environment / "constraints.txt", TRL], check=True)
+        made.write_text(wanted)
+    return python
+
+
+def write_setting(folder: Path, data: Path, *, iterations: int) -> None:
+    """What both sides read: the models, and for TRL the prompts of our steps and the constants of our config."""
+    tokenizer = make_tokenizer(data)
+    for kind in ("policy", "reward"):
+        make_model(kind, tokenizer).save_pretrained(folder / kind)
+        tokenizer.save_pretrained(folder / kind)
+    config = ppo_config(folder, data, replies=1, iterations=iterations)
+    (folder / "data.json").write_text(json.dumps({"data": str(data.resolve()), "iterations": iterations}))
+    loaded = load_split("train", config.data, tokenizer, Need.prompts)
+    assert loaded is not None
+    prompts = Batches(loaded.examples, config.batch, config.seed, tokenizer.pad_token_id)
+    steps = [[loaded.examples[row].prompt_ids.tolist() for row in prompts.step_rows(i)] for i in range(iterations)]
+    theirs = {
+        "response_length": config.generation.max_new_tokens,
+        "temperature": config.generation.temperature,
+        "num_ppo_epochs": config.ppo.epochs,
+        "num_mini_batches": config.ppo.mini_batches,
+        "kl_coef": config.kl.weight,
+        "kl_estimator": config.kl.estimator.value,
+        "cliprange": config.loss.policy.clip,
+        "cliprange_value": config.loss.value.clip,
+        "gamma": config.advantage.gamma,
+        "lam": config.advantage.lam,
+        "learning_rate": config.train.learning_rate,
+    }
+    (folder / "prompts.json").write_text(json.dumps({"steps": steps, "config": theirs}))
+
+
+def ppo_config(folder: Path, data: Path, *, replies: int, iterations: int) -> PPOConfig:
+    return PPOConfig(
+        model=ModelConfig(path=str(folder / "policy")),
+        data=data_config(data, PROMPTS * iterations, max_prompt_length=LIMIT - TOKENS),
+        batch=BatchConfig(size=PROMPTS),
+        train=TrainConfig(max_steps=iterations, learning_rate=1e-6),
+        reward=RewardShapingConfig(path=str(folder / "reward")),
+        critic=CriticConfig(learning_rate=1e-6),
+        ppo=InnerConfig(epochs=4, replies=replies),
+        kl=KLConfig(weight=0.05),
+        generation=GenerationConfig(max_new_tokens=TOKENS, temperature=0.7),
+    )
+
+
+def play(folder: Path, replies: int) -> None:
+    """Our side: what an iteration of the task `ppo` does."""
+    turns = Turns()
+    setting = json.loads((folder / "data.json").read_text())
+    config = ppo_config(folder, Path(setting["data"]), replies=replies, iterations=setting["iterations"])
+    stage = set_up(config, folder)
+    shown = SamplesLog(folder, done=0)
+    for step in range(1, setting["iterations"] + 1):
+        turns.wait()
+        measured, mini_batches = experience(stage, step, shown)
+        weight = stage.tools.controller.weight
+        learned = learn(
+            stage.roles.actor,
+            stage.roles.critic,
+            mini_batches,
+            stage.config,
+            kl_weight=weight,
+            seed=seed_of(config, step),
+        )
+        to_floats(measured | learned)
+    turns.wait()
+
+
+if __name__ == "__main__":
+    play(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,66 @@
+"""Processes that take turns, each in an environment of its own: whoever does not play waits for a line.
+
+Stdlib alone, so that TRL's environment can read it too.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+class Turns:
+    """The player's side. Made after its imports, before anything else is in memory."""
+
+    def __init__(self) -> None:
+        self.said = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)  # what libraries print is no answer
+        self.before = resident("VmRSS")
+
+    def wait(self) -> None:
+        """Say that the last turn is over, and wait for the next. After the last one say the peak memory, and end."""
+        print(file=self.said)
+        if not sys.stdin.readline():
+            print(json.dumps(resident("VmHWM") - self.before), file=self.said)
+            raise SystemExit
+
+
+class Player:
+    """The driver's side."""
+
+    def __init__(self, *command: object) -> None:
+        self.process = subprocess.Popen(
+            [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._answer()
+
+    def play(self) -> float:
+        """Seconds of one turn."""
+        assert self.process.stdin is not None
+        start = time.perf_counter()
+        print(file=self.process.stdin, flush=True)
+        self._answer()
+        return time.perf_counter() - start
+
+    def peak(self) -> float:
+        """End it; its peak memory in bytes, above what it had after its imports."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        peak = float(json.loads(self._answer()))
+        self.process.wait()
+        return peak
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}")
+        return line
+
+
+def resident(field: str) -> float:
+    """Bytes now (VmRSS) or at the most (VmHWM); getrusage's maximum would begin with the parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
