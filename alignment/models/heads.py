@@ -81,9 +81,7 @@ class LanguageModel(Trunk):
     def _read(self, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
         logits = self.logits(hidden).float()
         if temperature != 1.0:
-            logits = logits.div_(
-                temperature
-            )  # no second [T, V]; nothing before it keeps its output for the backward pass
+            logits = logits.div_(temperature)  # no second [T, V]: no gradient needs what was there
         logprobs = -cross_entropy(logits, targets, reduction="none")
         if not entropy:
             return logprobs, None

@@ -127,6 +127,7 @@ class RoomyLayer(DynamicLayer):
                 new.new_empty(*new.shape[:2], self.length, new.shape[3]) for new in (key_states, value_states)
             ]
             if before:
+                assert self.keys is not None and self.values is not None
                 self._write(slice(before), self.keys, self.values)
         self._write(slice(before, after), key_states, value_states)
         self.keys, self.values = (block[:, :, :after] for block in self.blocks)
