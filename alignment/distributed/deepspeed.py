@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from alignment.config.parts import DistributedConfig, UserError
 from alignment.config.vocabulary import Offload
 from alignment.distributed import world
-from alignment.distributed.engine import autocast
+from alignment.distributed.engine import autocast, counts
 from alignment.distributed.settings import deepspeed_settings
 
 
@@ -40,6 +40,7 @@ class DeepSpeedEngine:
         max_grad_norm: float,
     ) -> None:
         settings = deepspeed_settings(config, max_grad_norm=max_grad_norm)
+        self.num_weights, self.num_trained = counts(model)
         deepspeed, self.device = ready(config)
         self.optimizer = optimizer
         self.scheduler = scheduler

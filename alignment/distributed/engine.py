@@ -22,6 +22,9 @@ class Engine(Protocol):
 
     model: nn.Module
     device: torch.device
+    num_weights: int
+    """Of the whole model, wherever they are."""
+    num_trained: int
 
     def backward(self, loss: Tensor) -> None: ...
 
@@ -61,6 +64,7 @@ class TorchEngine:
         max_grad_norm: float,
     ) -> None:
         self.device = pick_device(config.device)
+        self.num_weights, self.num_trained = counts(model)
         self.model = model.to(self.device)
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -109,6 +113,12 @@ class TorchEngine:
                 parameter.copy_(state["model"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+
+
+def counts(model: nn.Module) -> tuple[int, int]:
+    """The weights of a model that is not shared out yet, and those of them that train."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

@@ -35,6 +35,7 @@ from alignment.training.loop import is_due
 from alignment.training.ppo import learn
 from alignment.training.samples_log import SamplesLog
 from alignment.training.step import Metrics, to_floats
+from alignment.training.watch import Watch
 
 EVAL_SEED = 2**31  # held-out replies are drawn with the same seed at every evaluation
 
@@ -49,7 +50,7 @@ def run(config: PPOConfig, folder: Path) -> str | None:
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, parts)
     done = checkpoints.restore()
     shown = SamplesLog(folder, done=done)
-    with MetricsLog(folder, config, num_steps=iterations, done=done) as log:
+    with MetricsLog(folder, config, stage.watch, num_steps=iterations, done=done) as log:
         for step in range(done + 1, iterations + 1):
             measured, mini_batches = experience(stage, step, shown)
             now = to_floats({"kl": measured["kl"], "reward": measured["reward"]})
@@ -61,28 +62,33 @@ def run(config: PPOConfig, folder: Path) -> str | None:
                 return tools.best.stop(step, now["kl"], model_folder(folder))
             tools.best.keep_if_best(step, now["reward"], stage.save)
             learning_rate, actor_learns = actor.learning_rate(), step > config.critic.warmup
-            measured |= learn(
-                actor,
-                critic,
-                mini_batches,
-                config,
-                kl_weight=tools.controller.weight,
-                seed=seed_of(config, step),
-                actor_learns=actor_learns,
-                ptx=None if stage.ptx is None else partial(stage.ptx.term, step),
-                on_nonfinite=partial(tools.nonfinite.meet, step),
-            )
+            with stage.watch.part("learn"):
+                measured |= learn(
+                    actor,
+                    critic,
+                    mini_batches,
+                    config,
+                    kl_weight=tools.controller.weight,
+                    seed=seed_of(config, step),
+                    actor_learns=actor_learns,
+                    ptx=None if stage.ptx is None else partial(stage.ptx.term, step),
+                    on_nonfinite=partial(tools.nonfinite.meet, step),
+                )
             if actor_learns:  # a KL that is zero because nothing has been learned yet asks for no smaller weight
                 tools.controller.update(now["kl"], config.batch.size * config.ppo.replies)
             if tools.average is not None:
                 tools.average.update()
             tools.pending.add(measured | tools.alarm.watch(step, to_floats(measured)))
-            watched = evaluated(stage, step, shown) if is_due(step, config.train.eval_every, iterations) else {}
+            watched: dict[str, float] = {}
+            if is_due(step, config.train.eval_every, iterations):
+                with stage.watch.part("eval"):
+                    watched = evaluated(stage, step, shown)
             tools.best.evaluated(watched.get("eval/reward"))
             if watched or is_due(step, config.log.every, iterations):
                 row = {**derived(tools.pending.take()), "lr": learning_rate}
                 log.write(step, {**row, **tools.nonfinite.metrics(), **watched})
-            checkpoints.save_if_due(step)
+            with stage.watch.part("save"):
+                checkpoints.save_if_due(step)
     stage.save_average(folder)
     stage.save(model_folder(folder))
     tools.alarm.say_summary(folder / "checkpoints")
@@ -104,6 +110,7 @@ class Stage:
     generator: Generator
     ptx: Ptx | None
     tools: Tools
+    watch: Watch
 
     def save(self, folder: Path) -> None:
         """The policy as it is now."""
@@ -150,27 +157,31 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
         build_generator(players.policy, tokenizer, config.generation, config.distributed),
         None if texts is None else ptx_of(texts, config, tokenizer.pad_token_id),
         tools_of(config, players.policy, prompts, folder),
+        Watch(actor.device),
     )
 
 
 def experience(stage: Stage, step: int, shown: SamplesLog) -> tuple[Metrics, list[list[Experience]]]:
     """One iteration's replies, scored and turned into what is learned from; and what was measured on the way."""
     config, actor, seed = stage.config, stage.roles.actor, seed_of(stage.config, step)
-    with actor.gathered(), actor.precision():
+    with stage.watch.part("generate"), actor.gathered(), actor.precision():
         replies = draw(stage, stage.train, stage.prompts.step_rows(step - 1), seed=seed, replies=config.ppo.replies)
-    scores, judged = stage.judge(replies)
+    with stage.watch.part("score"):
+        scores, judged = stage.judge(replies)
     shown.write(step, "train", stage.judge.table(replies, scores, config.log.samples))
     if config.roles.offload:
         stage.roles.reference.to(actor.device)
-    mini_batches, experienced = make_experience(
-        stage.roles,
-        replies,
-        shaped(scores, replies, config),
-        config,
-        kl_weight=stage.tools.controller.weight,
-        pad_id=stage.tokenizer.pad_token_id,
-        seed=seed,
-    )
+    with stage.watch.part("experience"):
+        mini_batches, experienced = make_experience(
+            stage.roles,
+            replies,
+            shaped(scores, replies, config),
+            config,
+            kl_weight=stage.tools.controller.weight,
+            pad_id=stage.tokenizer.pad_token_id,
+            seed=seed,
+        )
+    stage.watch.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
     if config.roles.offload:
         stage.players.rest(torch.device("cpu"))
     judged["generation/live_fraction"] = replies.live_fraction()

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,14 +15,16 @@ from alignment.config.parts import ConfigError, UserError
 from alignment.config.run import TrainingConfig
 from alignment.distributed.world import is_main
 from alignment.terminal import console
+from alignment.training.watch import Watch
 
+SPEED = "time/tokens_per_s"
 SHOWN = ("loss", "rewards/accuracy", "reward", "gold", "kl")  # of a step's metrics, on the progress bar
 
 
 class MetricsLog:
     """Writes a step's metrics everywhere they go. Used as a context manager around a run."""
 
-    def __init__(self, folder: Path, config: TrainingConfig, *, num_steps: int, done: int) -> None:
+    def __init__(self, folder: Path, config: TrainingConfig, watch: Watch, *, num_steps: int, done: int) -> None:
         """`done` steps are in the log already; rows after them are forgotten, for a resumed run writes them again."""
         self.path = folder / "metrics.jsonl"
         self.trackers = [_tracker(kind, folder) for kind in config.log.trackers] if is_main() else []
@@ -33,7 +34,7 @@ class MetricsLog:
         hidden = not (config.log.progress and is_main())
         self.progress = Progress(TextColumn(folder.name), *columns, console=console, disable=hidden)
         self.bar = self.progress.add_task("", total=num_steps, completed=done)
-        self.last = time.perf_counter()
+        self.watch = watch
         if is_main():
             keep_rows_until(self.path, done)
 
@@ -53,16 +54,17 @@ class MetricsLog:
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if broken:
             raise UserError(f"step {step}: {broken[0]} is {metrics[broken[0]]}; the last checkpoint, if any, is kept")
-        now = time.perf_counter()
-        row = {"step": step, **metrics, "time/step_s": round(now - self.last, 4)}
-        self.last = now
+        measured = self.watch.take()
+        row = {"step": step, **metrics, **measured}
         if not is_main():
             return
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         for tracker in self.trackers:
-            tracker.log(metrics, step=step)
+            tracker.log({**metrics, **measured}, step=step)
         shown = "  ".join(f"{name.split('/')[-1]} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
+        if SPEED in measured:
+            shown += f"  {measured[SPEED]:.3g} tokens/s"
         self.progress.update(self.bar, completed=step, description=shown)
 
 

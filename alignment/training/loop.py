@@ -12,6 +12,7 @@ from alignment.training.log import MetricsLog
 from alignment.training.nonfinite import NonFinite
 from alignment.training.objectives import Objective
 from alignment.training.step import Pending, evaluate_step, to_floats, train_step
+from alignment.training.watch import Watch, step_flops
 
 
 def fit(
@@ -35,18 +36,25 @@ def fit(
     parts: dict[str, Stateful] = {"model": engine, "pending": pending, "nonfinite": nonfinite}
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, parts)
     done = checkpoints.restore()
-    with MetricsLog(folder, config, num_steps=num_steps, done=done) as log:
+    watch = Watch(engine.device, step_flops(engine.num_weights, engine.num_trained))
+    with MetricsLog(folder, config, watch, num_steps=num_steps, done=done) as log:
         for step in range(done + 1, num_steps + 1):
             with at_step(step):
                 learning_rate = engine.learning_rate()
-                pending.add(train_step(engine, objective, train.step(step - 1), partial(nonfinite.meet, step)))
+                with watch.part("data"):
+                    micro_batches = train.step(step - 1)
+                    watch.count(micro_batches)
+                with watch.part("learn"):
+                    pending.add(train_step(engine, objective, micro_batches, partial(nonfinite.meet, step)))
                 evaluated: dict[str, float] = {}
                 if held_out is not None and is_due(step, config.train.eval_every, num_steps):
-                    metrics = to_floats(evaluate_step(engine, evaluation, held_out.once(), held_out.spare()))
+                    with watch.part("eval"):
+                        metrics = to_floats(evaluate_step(engine, evaluation, held_out.once(), held_out.spare()))
                     evaluated = {f"eval/{name}": value for name, value in metrics.items()}
                 if evaluated or is_due(step, config.log.every, num_steps):
                     log.write(step, {**pending.take(), "lr": learning_rate, **nonfinite.metrics(), **evaluated})
-                checkpoints.save_if_due(step)
+                with watch.part("save"):
+                    checkpoints.save_if_due(step)
 
 
 def is_due(step: int, every: int, num_steps: int) -> bool:

@@ -9,12 +9,13 @@ from alignment.config.tasks import SFTConfig
 from alignment.losses import Mean
 from alignment.training.log import MetricsLog, check_trackers
 from alignment.training.step import to_floats
+from alignment.training.watch import Watch
 
 
 def open_log(folder: Path, done: int) -> MetricsLog:
     config = object.__new__(SFTConfig)
     config.log = LogConfig(progress=False)
-    return MetricsLog(folder, config, num_steps=9, done=done)
+    return MetricsLog(folder, config, Watch(torch.device("cpu")), num_steps=9, done=done)
 
 
 def steps(folder: Path) -> list[int]:

@@ -1,0 +1,30 @@
+"""What a device has: the memory in use, and how fast it is at best."""
+
+import psutil
+import torch
+
+PEAK_FLOPS = {  # a second, dense bfloat16, as the data sheets have it; the first whose name is in the device's
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+}
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes of this process: the most that was allocated on its GPU since the last call, or resident beside a CPU."""
+    if device.type == "cpu":
+        return int(psutil.Process().memory_info().rss)
+    most = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return most
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """None for a device that is not in the table."""
+    if device.type == "cpu":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), None)
