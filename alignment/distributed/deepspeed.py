@@ -3,7 +3,6 @@
 Stage 0 shares out nothing but the data, 1 the optimizer's states, 2 the gradients too, 3 the weights as well.
 """
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from alignment.config.parts import DistributedConfig, UserError
 from alignment.config.vocabulary import Offload
 from alignment.distributed import world
+from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.engine import autocast, counts
 from alignment.distributed.settings import deepspeed_settings
 
@@ -175,7 +175,7 @@ def whole(module: nn.Module, offload: Any) -> Iterator[None]:
 def ready(config: DistributedConfig) -> tuple[ModuleType, torch.device]:
     """deepspeed, told which device it is for before it looks itself, and quiet; and that device."""
     device = world.pick_device(config.device)
-    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    tell_deepspeed(device)
     import deepspeed
 
     deepspeed.utils.logger.setLevel("ERROR")

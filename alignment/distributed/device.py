@@ -1,5 +1,7 @@
 """What a device has: the memory in use, and how fast it is at best."""
 
+import os
+
 import psutil
 import torch
 
@@ -11,6 +13,11 @@ PEAK_FLOPS = {  # a second, dense bfloat16, as the data sheets have it; the firs
     "A100": 312e12,
     "L40S": 362e12,
 }
+
+
+def tell_deepspeed(device: torch.device) -> None:
+    """Which device it is for, before it is imported: transformers imports it too, and it would look and say so."""
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
 
 
 def memory_in_use(device: torch.device) -> int:

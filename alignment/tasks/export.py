@@ -10,11 +10,17 @@ from alignment.config.inputs import check_path, input_paths
 from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import PPOConfig, RewardConfig
+from alignment.config.vocabulary import Device
+from alignment.distributed.device import tell_deepspeed
+from alignment.distributed.shards import whole_weights
+from alignment.distributed.world import pick_device
+from alignment.models.heads import Trunk
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.tasks.prepare import prepare_tokenizer
 from alignment.terminal import say
 from alignment.training.checkpoint import saved
 from alignment.training.manifest import Damaged, part_name, read_manifest, read_part
+from alignment.training.optim import weight_groups
 
 
 def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | None) -> Path:
@@ -25,25 +31,27 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
         out: where. None: `exported/step-N` within the run's folder.
 
     Raises:
-        ConfigError: the task trains no model, there is no such checkpoint or it is damaged, its weights are not whole
-            in one file, or `out` is there already.
+        ConfigError: the task trains no model, there is no such checkpoint or it is damaged, it is of another model, or
+            `out` is there already.
     """
     if not isinstance(config, TrainingConfig):
         raise ConfigError(f"a run of {type(config).__name__} has no checkpoints to export, got {str(folder)!r}")
+    tell_deepspeed(pick_device(Device.cpu))
     for key, path in input_paths(config.model, "model."):
         check_path(key, path)
     if config.model.lora.rank and config.model.path is None:
         rule = "an adapter's checkpoint does not hold the weights under it, so they must come from model.path"
         raise ConfigError(f"{rule}, got None")
-    step, weights = _weights(folder / "checkpoints", step, "actor" if isinstance(config, PPOConfig) else "model")
+    step, states = _states(folder / "checkpoints", step, "actor" if isinstance(config, PPOConfig) else "model")
     out = folder / "exported" / f"step-{step:08d}" if out is None else out
     if out.exists():
         raise ConfigError(f"--out must be a folder that is not there yet, got {str(out)!r}")
     tokenizer = prepare_tokenizer(config.model)
     load: Any = load_scalar_model if isinstance(config, RewardConfig) else load_language_model
     model = load(config.model, tokenizer)
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if trained.keys() != weights.keys():
+    trained = model.trained()
+    weights = _weights(states, model)
+    if {name: p.shape for name, p in trained.items()} != {name: weight.shape for name, weight in weights.items()}:
         raise ConfigError(f"model: the checkpoint holds other weights than this model trains, got {str(folder)!r}")
     with torch.no_grad():
         for name, parameter in trained.items():
@@ -56,7 +64,18 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     return out
 
 
-def _weights(folder: Path, step: int | None, part: str) -> tuple[int, dict[str, torch.Tensor]]:
+def _weights(states: list[dict[str, Any]], model: Trunk) -> dict[str, torch.Tensor]:
+    """By name: one process of plain torch saves them so, those under ZeRO each a share, which must fit."""
+    if "model" in states[0]:
+        return dict(states[0]["model"])
+    groups = weight_groups(model)
+    shapes = [[parameter.shape for parameter in group.values()] for group in groups]
+    weights = whole_weights(states, shapes)
+    return dict(zip([name for group in groups for name in group], weights, strict=False))
+
+
+def _states(folder: Path, step: int | None, part: str) -> tuple[int, list[dict[str, Any]]]:
+    """The step, and what each process had of this part."""
     found = saved(folder)
     if step is not None:
         found = [path for path in found if path.name == f"step-{step:08d}"]
@@ -67,13 +86,11 @@ def _weights(folder: Path, step: int | None, part: str) -> tuple[int, dict[str, 
     for path in reversed(found):
         try:
             manifest = read_manifest(path)
-            if manifest.world_size != 1:
-                rule = "export reads checkpoints whose weights are whole in one file (of one process)"
-                raise ConfigError(f"{rule}, got {manifest.world_size} processes in {str(path)!r}")
-            state = read_part(path / part_name(0), manifest.files[part_name(0)])
+            names = [part_name(rank) for rank in range(manifest.world_size)]
+            states = [read_part(path / name, manifest.files[name]) for name in names]
         except Damaged as error:
             why = f"{path}: {error}"
             say(f"{path} is skipped: {error}")
             continue
-        return manifest.step, state["parts"][part]["model"]
+        return manifest.step, [state["parts"][part] for state in states]
     raise ConfigError(f"no checkpoint is good: {why}")

@@ -23,6 +23,7 @@ from alignment.config.parts import ConfigError, UserError, require
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import TASKS, PipelineConfig
 from alignment.distributed import world
+from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.launch import RankFailedError, is_told, launch, tell_launcher
 from alignment.distributed.settings import deepspeed_settings
 from alignment.distributed.world import leave
@@ -66,7 +67,7 @@ def _execute(config: RunConfig) -> None:
     assert not isinstance(config, PipelineConfig)
     check_inputs(config)
     check_trackers(config.log.trackers)
-    world.pick_device(config.distributed.device)
+    tell_deepspeed(world.pick_device(config.distributed.device))
     check_processes(config)
     if config.launch.processes > 1 and not world.is_launched():
         in_processes(config)

@@ -1,5 +1,6 @@
 """AdamW and its schedule."""
 
+from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
@@ -15,14 +16,25 @@ def build_optimizer(
     model: Trunk, config: TrainConfig, *, num_steps: int, learning_rate: float
 ) -> tuple[Optimizer, LRScheduler]:
     """AdamW (arXiv:1711.05101), decay on matrices only; warm-up, then the schedule over `num_steps`."""
-    trained = list(model.trained().values())
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": list(weights.values()), "weight_decay": config.weight_decay if is_decayed(weights) else 0.0}
+        for weights in weight_groups(model)
     ]
     beta1, beta2 = config.betas
-    optimizer = AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(beta1, beta2), eps=config.eps)
+    optimizer = AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=config.eps)
     scheduler = get_scheduler(
         SCHEDULES[config.schedule], optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=num_steps
     )
     return optimizer, scheduler
+
+
+def weight_groups(model: Trunk) -> list[dict[str, Parameter]]:
+    """The trained weights by name, as the optimizer has them: matrices, which decay, and the others."""
+    trained = model.trained()
+    matrices = {name: p for name, p in trained.items() if p.ndim >= 2}
+    others = {name: p for name, p in trained.items() if p.ndim < 2}
+    return [group for group in (matrices, others) if group]
+
+
+def is_decayed(weights: dict[str, Parameter]) -> bool:
+    return all(p.ndim >= 2 for p in weights.values())

@@ -21,11 +21,12 @@ from alignment.distributed import world
 from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import Engine, TorchEngine
 from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.shards import whole_weights
 from alignment.losses import CrossEntropyLoss, DPOLoss, LossOutput, MarginRankingLoss, Mean, ORPOLoss
 from alignment.models.load import load_language_model, load_scalar_model, load_tokenizer
 from alignment.models.readout import token_logprobs
 from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
-from alignment.training.optim import build_optimizer
+from alignment.training.optim import build_optimizer, weight_groups
 from alignment.training.reference import reference_logprobs
 from alignment.training.step import evaluate_step, to_floats, train_step
 
@@ -131,6 +132,23 @@ def resumed(method: str, config: DistributedConfig) -> bool:
         return same and all(torch.equal(a, b) for a, b in zip(weights, other.model.parameters(), strict=True))
 
 
+def exported(method: str, config: DistributedConfig) -> bool:
+    """Whether the weights put together from what the ranks save are those of the model, bit for bit."""
+    batches = batches_of(method)
+    engine, model = build(method, config)
+    train_step(engine, objective_of(method, engine, batches), batches.step(0))
+    folder = Path(sys.argv[1]).parent
+    torch.save(engine.state(), folder / f"state-{world.rank()}.pt")
+    world.barrier()
+    states = [torch.load(folder / f"state-{rank}.pt", weights_only=True) for rank in range(world.size())]
+    with engine.gathered():
+        groups = [list(group.values()) for group in weight_groups(model)]
+        whole = whole_weights(states, [[p.shape for p in group] for group in groups])
+        same = [torch.equal(a, b) for a, b in zip(whole, [p for group in groups for p in group], strict=True)]
+    world.barrier()
+    return all(same)
+
+
 class Spoilt:
     """An objective whose loss is infinite, with a gradient that is not, or whose loss is right and its gradient NaN."""
 
@@ -210,6 +228,7 @@ def main() -> None:
             results[f"{method}/{stage}"] = run(method, kind)
         if stage != "none":
             results[f"left out/{stage}"] = all(world.gathered(left_out(config)))
+            results[f"exported/{stage}"] = all(world.gathered([exported(name, config) for name in ("sft", "lora")])[0])
             results[f"resumed/{stage}"] = all(world.gathered(resumed("sft", config)))
     if world.size() > 1:
         results["roles"] = world.gathered(roles(config_of("3", out.parent)))

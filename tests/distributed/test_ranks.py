@@ -56,6 +56,11 @@ def test_restored_is_uninterrupted_bit_for_bit(stage: str, two: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("stage", MANY)
+def test_what_the_ranks_save_makes_the_whole_model(stage: str, two: dict[str, Any]) -> None:
+    assert two[f"exported/{stage}"] is True
+
+
+@pytest.mark.parametrize("stage", MANY)
 def test_a_step_without_a_number_is_left_out_whole(stage: str, two: dict[str, Any]) -> None:
     """Weights, moments and schedule go on as if it had not been; all ranks agree."""
     assert two[f"left out/{stage}"] is True
