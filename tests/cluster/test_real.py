@@ -211,7 +211,7 @@ def test_two_nodes_compute_what_one_process_does(cluster: Any, recipe: str, zero
 
 
 def test_a_run_that_is_signalled_requeues_itself_and_ends_as_if_unbroken(cluster: Any) -> None:
-    words = ["tiny_sft", *RUN, "train.max_steps=300", "checkpoint.keep=1", "cluster.nodes=2", "distributed=zero2"]
+    words = ["tiny_sft", *RUN, "train.max_steps=800", "checkpoint.keep=1", "cluster.nodes=2", "distributed=zero2"]
     cluster.submit(*words, "output_dir=out")
     log = cluster.folder / "out" / "metrics.jsonl"
     cluster.wait("out", until=lambda state: log.exists() and len(log.read_text().splitlines()) > 3)
