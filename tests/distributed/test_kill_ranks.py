@@ -94,7 +94,7 @@ def test_killed_at_any_moment_it_ends_the_same(
     assert_same(tmp_path / "run", unbroken)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ["dpo", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_asked_to_stop_all_save_the_same_step_and_go_on(
     name: str, start: Start, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
