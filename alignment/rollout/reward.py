@@ -68,9 +68,9 @@ class Reward:
         """The scorers that are models."""
         return [one.scorer for one in self.scorers.values() if isinstance(one.scorer, RewardModelScorer)]
 
-    def share_out(self, distributed: DistributedConfig) -> None:
+    def share_out(self) -> None:
         for scorer in self.models():
-            scorer.share_out(distributed)
+            scorer.share_out()
 
     def scores(self, samples: Samples) -> Scores:
         raw: dict[str, Tensor] = {}

@@ -60,9 +60,9 @@ class RewardModelScorer:
     distributed: DistributedConfig
     pad_id: int
 
-    def share_out(self, distributed: DistributedConfig) -> None:
+    def share_out(self) -> None:
         """Under ZeRO 3: among the processes, layer by layer."""
-        self.model = FrozenEngine(self.model, config=distributed, sharded=True).model
+        self.model = FrozenEngine(self.model, config=self.distributed, sharded=True).model
 
     @torch.no_grad()
     def score(self, samples: Samples) -> Tensor:

@@ -45,7 +45,7 @@ class Cast:
 
     def share_out(self, distributed: DistributedConfig) -> None:
         """The frozen models too, under ZeRO 3: among the processes, layer by layer."""
-        self.reward.share_out(distributed)
+        self.reward.share_out()
         if isinstance(self.reference, FrozenCopy):
             self.reference.model = FrozenEngine(self.reference.model, config=distributed, sharded=True).model
 

@@ -10,10 +10,8 @@ from alignment.config.inputs import check_path, input_paths
 from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import PPOConfig, RewardConfig
-from alignment.config.vocabulary import Device
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.shards import whole_weights
-from alignment.distributed.world import pick_device
 from alignment.models.heads import Trunk
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.tasks.prepare import prepare_tokenizer
@@ -36,7 +34,7 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     """
     if not isinstance(config, TrainingConfig):
         raise ConfigError(f"a run of {type(config).__name__} has no checkpoints to export, got {str(folder)!r}")
-    tell_deepspeed(pick_device(Device.cpu))
+    tell_deepspeed(torch.device("cpu"))
     for key, path in input_paths(config.model, "model."):
         check_path(key, path)
     if config.model.lora.rank and config.model.path is None:
@@ -68,7 +66,7 @@ def _weights(states: list[dict[str, Any]], model: Trunk) -> dict[str, torch.Tens
     """By name: one process of plain torch saves them so, those under ZeRO each a share, which must fit."""
     if "model" in states[0]:
         return dict(states[0]["model"])
-    groups = weight_groups(model)
+    groups = [group for group in weight_groups(model) if group]
     shapes = [[parameter.shape for parameter in group.values()] for group in groups]
     weights = whole_weights(states, shapes)
     return dict(zip([name for group in groups for name in group], weights, strict=False))

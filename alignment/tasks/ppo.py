@@ -144,7 +144,7 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
     if config.distributed.zero == 3:
         players.share_out(config.distributed)
         if isinstance(gold, RewardModelScorer):
-            gold.share_out(config.distributed)
+            gold.share_out()
     return Stage(
         config,
         tokenizer,

@@ -28,7 +28,7 @@ def run(config: RejectionConfig, folder: Path) -> None:
     prompts = required_split("train", config.data, tokenizer, Need.prompts)
     reward = build_reward(config.reward, tokenizer, config.batch, config.distributed)
     if config.distributed.zero == 3:
-        reward.share_out(config.distributed)
+        reward.share_out()
     device = pick_device(config.distributed.device)
     policy = load_language_model(config.model, tokenizer).to(device)
     generator = build_generator(policy, tokenizer, config.generation, config.distributed)

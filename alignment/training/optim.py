@@ -16,9 +16,11 @@ def build_optimizer(
     model: Trunk, config: TrainConfig, *, num_steps: int, learning_rate: float
 ) -> tuple[Optimizer, LRScheduler]:
     """AdamW (arXiv:1711.05101), decay on matrices only; warm-up, then the schedule over `num_steps`."""
+    matrices, others = weight_groups(model)
     groups = [
-        {"params": list(weights.values()), "weight_decay": config.weight_decay if is_decayed(weights) else 0.0}
-        for weights in weight_groups(model)
+        {"params": list(weights.values()), "weight_decay": decay}
+        for weights, decay in ((matrices, config.weight_decay), (others, 0.0))
+        if weights
     ]
     beta1, beta2 = config.betas
     optimizer = AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=config.eps)
@@ -28,13 +30,10 @@ def build_optimizer(
     return optimizer, scheduler
 
 
-def weight_groups(model: Trunk) -> list[dict[str, Parameter]]:
-    """The trained weights by name, as the optimizer has them: matrices, which decay, and the others."""
+def weight_groups(model: Trunk) -> tuple[dict[str, Parameter], dict[str, Parameter]]:
+    """The trained weights by name, in the optimizer's order: matrices, which decay, and the others. One may be empty,
+    and is no group of the optimizer then."""
     trained = model.trained()
     matrices = {name: p for name, p in trained.items() if p.ndim >= 2}
     others = {name: p for name, p in trained.items() if p.ndim < 2}
-    return [group for group in (matrices, others) if group]
-
-
-def is_decayed(weights: dict[str, Parameter]) -> bool:
-    return all(p.ndim >= 2 for p in weights.values())
+    return matrices, others

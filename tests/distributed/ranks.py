@@ -142,7 +142,7 @@ def exported(method: str, config: DistributedConfig) -> bool:
     world.barrier()
     states = [torch.load(folder / f"state-{rank}.pt", weights_only=True) for rank in range(world.size())]
     with engine.gathered():
-        groups = [list(group.values()) for group in weight_groups(model)]
+        groups = [list(group.values()) for group in weight_groups(model) if group]
         whole = whole_weights(states, [[p.shape for p in group] for group in groups])
         same = [torch.equal(a, b) for a, b in zip(whole, [p for group in groups for p in group], strict=True)]
     world.barrier()

@@ -13,9 +13,9 @@ from alignment.config.ppo import ScorerConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Device, Format
 from alignment.models.load import load_scalar_model, save_model
-from alignment.rollout.gold import GoldFunction, build_gold
+from alignment.rollout.gold import build_gold
 from alignment.rollout.samples import Samples
-from alignment.rollout.score import reward_model_scorer
+from alignment.rollout.score import FunctionScorer, reward_model_scorer
 from alignment.world import gold
 
 SamplesOf = Callable[[list[list[str]]], Samples]
@@ -34,7 +34,7 @@ def ppo_config(tiny_init: dict[str, Any], **parts: Any) -> PPOConfig:
 
 def test_the_function_at_a_dotted_path(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
     built = build_gold(ppo_config(tiny_init, gold="alignment.world.gold"), tokenizer)
-    assert isinstance(built, GoldFunction) and built.function is gold
+    assert isinstance(built, FunctionScorer) and built.function is gold
     assert build_gold(ppo_config(tiny_init), tokenizer) is None
 
 
@@ -72,4 +72,4 @@ def test_an_error_of_the_model_names_its_key(tiny_init: dict[str, Any], tokenize
 )
 def test_the_function_is_checked(samples_of: SamplesOf, scores: list[float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        GoldFunction(lambda prompts, replies: scores).score(samples_of([["a", "b"], ["c", "d"]]))
+        FunctionScorer(lambda prompts, replies: scores, "gold").score(samples_of([["a", "b"], ["c", "d"]]))
