@@ -4,13 +4,16 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from alignment.cli.main import main
+from alignment.tasks import ppo
 
 
 @dataclass
@@ -60,3 +63,24 @@ def own(tmp_path: Path) -> Callable[[str, str], str]:
         return f"own/{name}.yaml"
 
     return write
+
+
+@pytest.fixture
+def ppo_interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """`with ppo_interrupted(n)`: PPO is interrupted, as by the user, in its iteration n + 1, before it learns."""
+
+    @contextmanager
+    def inside(steps: int) -> Iterator[None]:
+        learn, done = ppo.learn, []
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            if len(done) == steps:
+                raise KeyboardInterrupt
+            done.append(1)
+            return learn(*arguments, **named)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ppo, "learn", counted)
+            yield
+
+    return inside

@@ -10,7 +10,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment.models.statistics import FILE
-from alignment.tasks import ppo
 from alignment.training.kl import BestModel
 
 TINY = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "log.progress=false", "seed=3"]
@@ -34,25 +33,12 @@ def same(one: Path, other: Path) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def interrupt_after(patched: pytest.MonkeyPatch, steps: int) -> None:
-    learn, done = ppo.learn, []
-
-    def counted(*arguments: Any, **named: Any) -> Any:
-        if len(done) == steps:
-            raise KeyboardInterrupt
-        done.append(1)
-        return learn(*arguments, **named)
-
-    patched.setattr(ppo, "learn", counted)
-
-
 def test_an_adaptive_weight_goes_on_where_it_was(
-    alignment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alignment: Callable[..., Any], tmp_path: Path, ppo_interrupted: Callable[[int], Any]
 ) -> None:
     words = [*RUN, *ADAPTIVE, "train.max_steps=5"]
     assert alignment(*words, "output_dir=whole").code == 0
-    with monkeypatch.context() as patched:
-        interrupt_after(patched, 3)
+    with ppo_interrupted(3):
         assert alignment(*words, "output_dir=cut").code == 130
     assert alignment(*words, "output_dir=cut").code == 0
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
@@ -66,7 +52,7 @@ def test_an_adaptive_weight_goes_on_where_it_was(
 
 
 def test_the_limit_ends_the_run_with_the_best_model_before_it(
-    alignment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alignment: Callable[..., Any], tmp_path: Path, ppo_interrupted: Callable[[int], Any]
 ) -> None:
     """The model is that with which the best iteration began to learn. Interrupted, the run ends the same."""
     (tmp_path / "rule_of_length.py").write_text(
@@ -93,15 +79,17 @@ def test_the_limit_ends_the_run_with_the_best_model_before_it(
     again = alignment(*words, "output_dir=out")
     assert again.code == 0 and "finished already" in again.out
 
-    with monkeypatch.context() as patched:
-        interrupt_after(patched, at - 2)
+    with ppo_interrupted(at - 2):
         assert alignment(*words, "output_dir=cut").code == 130
     assert alignment(*words, "output_dir=cut").code == 0
     assert rows(tmp_path / "cut") == rows(out) and same(tmp_path / "cut" / "model", out / "model")
 
 
 def test_an_interrupted_run_does_not_forget_its_best(
-    alignment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alignment: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ppo_interrupted: Callable[[int], Any],
 ) -> None:
     """Every score is worse than those before it: the best iteration is the first, also for the resumed run."""
     (tmp_path / "rule_that_falls.py").write_text(
@@ -109,8 +97,7 @@ def test_an_interrupted_run_does_not_forget_its_best(
         "def rule(prompts, replies):\n    return [-float(next(calls))] * len(replies)\n"
     )
     words = [*RUN, *NO_KL, "reward.function=rule_that_falls.rule", "train.max_steps=5", "checkpoint.every=2"]
-    with monkeypatch.context() as patched:
-        interrupt_after(patched, 2)
+    with ppo_interrupted(2):
         assert alignment(*words, "kl.limit=1000", "output_dir=out").code == 130
     with monkeypatch.context() as patched:
         patched.setattr(BestModel, "exceeded", lambda best, kl: best.step > 0 and len(rows(tmp_path / "out")) == 3)

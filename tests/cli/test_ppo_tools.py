@@ -9,8 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignment.tasks import ppo
-
 TINY = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "log.progress=false", "seed=3"]
 SMALL = [*TINY, "data.train.limit=32", "data.eval.limit=8", "batch.size=8", "generation.max_new_tokens=10"]
 RUN = ["run", "tiny_ppo", *SMALL, "train.learning_rate=1.0e-3", "train.eval_every=0"]
@@ -43,20 +41,8 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def interrupt_after(patched: pytest.MonkeyPatch, steps: int) -> None:
-    learn, done = ppo.learn, []
-
-    def counted(*arguments: Any, **named: Any) -> Any:
-        if len(done) == steps:
-            raise KeyboardInterrupt
-        done.append(1)
-        return learn(*arguments, **named)
-
-    patched.setattr(ppo, "learn", counted)
-
-
 def test_with_everything_on_an_interrupted_run_ends_as_if_nothing_had_happened(
-    alignment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alignment: Callable[..., Any], tmp_path: Path, ppo_interrupted: Callable[[int], Any]
 ) -> None:
     """Twice interrupted, within the critic's warm-up and after it: log, models and all that a checkpoint holds."""
     few = [*TINY, "data.train.limit=32", "data.eval.limit=8", "batch.size=8", "train.max_steps=2"]
@@ -69,8 +55,7 @@ def test_with_everything_on_an_interrupted_run_ends_as_if_nothing_had_happened(
     words = [*RUN, *reward, *inner, *ADAPTIVE, *ptx, *KEPT, "log.every=2", "train.max_steps=7"]
     assert alignment(*words, "output_dir=whole").code == 0
     for steps in (1, 3):
-        with monkeypatch.context() as patched:
-            interrupt_after(patched, steps)
+        with ppo_interrupted(steps):
             assert alignment(*words, "output_dir=cut").code == 130
     assert alignment(*words, "output_dir=cut").code == 0
     whole, cut = tmp_path / "whole", tmp_path / "cut"

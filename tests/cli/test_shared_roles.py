@@ -10,8 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignment.tasks import ppo
-
 TINY = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "log.progress=false", "seed=3"]
 FEW = [*TINY, "data.train.limit=32", "data.eval.limit=8", "batch.size=8"]
 RUN = ["run", "tiny_ppo", *FEW, "generation.max_new_tokens=10", "train.learning_rate=1.0e-2", "model.path=sft/model"]
@@ -37,22 +35,13 @@ def stages(alignment: Callable[..., Any]) -> Callable[[str], None]:
 
 
 def test_four_roles_on_one_backbone(
-    alignment: Callable[..., Any], stages: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alignment: Callable[..., Any], stages: Callable[[str], None], tmp_path: Path, ppo_interrupted: Callable[[int], Any]
 ) -> None:
     stages("1.0e-2")
     words = [*SHARED, "train.max_steps=4", "checkpoint.every=1", "ppo.ema=0.5"]
     ended = alignment(*words, "output_dir=whole")
     assert (ended.code, ended.err) == (0, [])
-    learn, done = ppo.learn, []
-
-    def interrupted(*arguments: Any, **named: Any) -> Any:
-        if len(done) == 2:
-            raise KeyboardInterrupt
-        done.append(1)
-        return learn(*arguments, **named)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(ppo, "learn", interrupted)
+    with ppo_interrupted(2):
         assert alignment(*words, "output_dir=cut").code == 130
     ended = alignment(*words, "output_dir=cut")
     assert (ended.code, ended.err) == (0, [])
