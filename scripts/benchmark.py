@@ -34,11 +34,12 @@ from alignment.config.parts import BatchConfig, DistributedConfig, TrainConfig
 from alignment.config.vocabulary import Layout, Need
 from alignment.data.batches import Batches
 from alignment.data.load import Loaded, load_split
+from alignment.data.pack import Batch
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
 from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss, ORPONll
 from alignment.models.heads import LanguageModel, ScalarModel
-from alignment.training.objectives import DPO, ORPO, SFT, RewardRanking
+from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
 from alignment.training.optim import build_optimizer
 from alignment.training.reference import reference_logprobs
 from alignment.training.step import train_step
@@ -134,12 +135,17 @@ def our_step(
             train_step(engine, DPO(DPOLoss(), table), batches.step(index))
 
         return dpo
-    objective = {
+    objectives: dict[str, Objective[Batch]] = {
         "reward": RewardRanking(MarginRankingLoss()),
         "orpo": ORPO(ORPOLoss(nll=ORPONll.sequence)),
         "sft": SFT(CrossEntropyLoss()),
-    }[method]
-    return lambda index: train_step(engine, objective, batches.step(index)) and None
+    }
+    objective = objectives[method]
+
+    def step(index: int) -> None:
+        train_step(engine, objective, batches.step(index))
+
+    return step
 
 
 class InOrder(Batches):
@@ -151,7 +157,7 @@ class InOrder(Batches):
 
 def floor_step(method: str, hf: Any, examples: list[Example]) -> Step:
     """Dense rows of the needed tokens and nothing else."""
-    optimizer = torch.optim.AdamW(hf.parameters(), lr=1e-6)
+    optimizer = torch.optim.AdamW(hf.parameters(), lr=1e-6, fused=True)
     frozen = deepcopy(hf).requires_grad_(False) if method == "dpo" else None
 
     def step(index: int) -> None:

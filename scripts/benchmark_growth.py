@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    size = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
+    size: dict[str, Any] = {
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }
     model = LanguageModel(LlamaForCausalLM(LlamaConfig(vocab_size=PIECES, max_position_embeddings=4096, **size)))
     rows = [growth(model, prompt, n, arguments.repeats) for n in COMPLETIONS for prompt in PROMPTS]
     for row in rows:

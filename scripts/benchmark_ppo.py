@@ -20,7 +20,8 @@ from typing import Any
 from benchmark_setting import LIMIT, data_config, make_model, make_tokenizer
 from benchmark_turns import Player, Turns
 
-from alignment.config.parts import BatchConfig, GenerationConfig, ModelConfig, TrainConfig
+from alignment.config.generation import GenerationConfig
+from alignment.config.parts import BatchConfig, ModelConfig, TrainConfig
 from alignment.config.ppo import CriticConfig, InnerConfig, KLConfig, RewardShapingConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Need
@@ -71,7 +72,7 @@ def trl_python(environment: Path) -> Path:
     if not made.is_file() or made.read_text() != wanted:
         subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
         (environment / "constraints.txt").write_text("\n".join(pins))
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         torch = next(pin for pin in pins if pin.startswith("torch=="))
         subprocess.run([*pip, torch], check=True)  # alone and first, as in environment.sh
         subprocess.run([*pip, "--constraint", environment / "constraints.txt", TRL], check=True)

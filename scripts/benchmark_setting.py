@@ -32,9 +32,14 @@ def make_tokenizer(data: Path) -> PreTrainedTokenizerFast:
 def make_model(kind: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     """Four layers, 256 wide, random, the same for everybody; `kind` reward: with a scalar head."""
     torch.manual_seed(0)
-    size = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
-    pad = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = LlamaConfig(vocab_size=PIECES, max_position_embeddings=2048, num_labels=1, **size, **pad)
+    size: dict[str, Any] = {
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "num_labels": 1}
+    config = LlamaConfig(vocab_size=PIECES, max_position_embeddings=2048, **size, **ends)
     return LlamaForSequenceClassification(config) if kind == "reward" else LlamaForCausalLM(config)
 
 
