@@ -23,7 +23,7 @@ def build_optimizer(
         if weights
     ]
     beta1, beta2 = config.betas
-    optimizer = AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=config.eps)
+    optimizer = AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=config.eps, fused=True)
     scheduler = get_scheduler(
         SCHEDULES[config.schedule], optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=num_steps
     )
