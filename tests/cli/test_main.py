@@ -194,7 +194,12 @@ print([name for name in {unloaded} if name in sys.modules], file=sys.stderr)
 def test_interrupted(tmp_path: Path) -> None:
     words = ["-m", "alignment", "run", "tiny_sft", "train.max_steps=100000", "output_dir=out"]
     with subprocess.Popen(
-        [sys.executable, "-u", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-u", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background
     ) as command:
         assert command.stdout is not None and command.stderr is not None
         assert command.stdout.readline().startswith("train: ")

@@ -1,6 +1,7 @@
 """A real Slurm cluster of two nodes on this machine, started once and stopped at the end."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,8 +48,27 @@ class Cluster:
             time.sleep(0.2)
         raise AssertionError(f"{run}: {state} after {LIMIT_S} s; {self.log(run)}")
 
+    def start_requeued(self, run: str) -> None:
+        """A job that was put back waits two minutes for what is left of it to go; here, until its nodes are idle."""
+        job = job_of(self.folder / run)
+        self.wait(run, until=lambda state: state.restarts == 1 and state.state == "PENDING" and _all_idle())
+        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+
     def log(self, run: str) -> str:
+        """What the job's processes said."""
         return "".join(path.read_text() for path in sorted((self.folder / run / "logs").glob("*.log")))
+
+    def story(self, run: str) -> str:
+        """That, and what Slurm's controller and nodes said of the job: why a test failed."""
+        job, folder = job_of(self.folder / run), Path(os.environ["SLURM_CONF"]).parents[1] / "log"
+        lines = [line for path in sorted(folder.glob("slurm*.log")) for line in path.read_text().splitlines()]
+        word = re.compile(rf"\b{job}\b")
+        return "\n".join([self.log(run), *(line for line in lines if word.search(line))])
+
+
+def _all_idle() -> bool:
+    said = subprocess.run(["sinfo", "--noheader", "--Node", "--format=%T"], capture_output=True, text=True, check=True)
+    return set(said.stdout.split()) == {"idle"}
 
 
 def scripts() -> Path | None:

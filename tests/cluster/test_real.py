@@ -192,9 +192,8 @@ def test_a_signal_reaches_the_program_which_requeues_its_job(cluster: Any, case:
     job = json.loads((cluster.folder / "out" / "submitted.json").read_text())["job"]
     if command:
         subprocess.run([job if word == "JOB" else word for word in command], check=True, cwd=cluster.folder)
-    cluster.wait("out", until=lambda state: state.restarts == 1 and state.state == "PENDING")
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
-    assert cluster.wait("out").state == "COMPLETED", cluster.log("out")
+    cluster.start_requeued("out")
+    assert cluster.wait("out").state == "COMPLETED", cluster.story("out")
     assert "requeued 1 time" in cluster.command("status", "out").stdout
     log = cluster.log("out")
     assert log.startswith("starts\n") and log.endswith(f"goes on after {name}\n")
@@ -211,15 +210,14 @@ def test_two_nodes_compute_what_one_process_does(cluster: Any, recipe: str, zero
 
 
 def test_a_run_that_is_signalled_requeues_itself_and_ends_as_if_unbroken(cluster: Any) -> None:
-    words = ["tiny_sft", *RUN, "train.max_steps=800", "checkpoint.keep=1", "cluster.nodes=2", "distributed=zero2"]
+    words = ["tiny_sft", *RUN, "train.max_steps=300", "checkpoint.keep=1", "cluster.nodes=2", "distributed=zero2"]
     cluster.submit(*words, "output_dir=out")
     log = cluster.folder / "out" / "metrics.jsonl"
     cluster.wait("out", until=lambda state: log.exists() and len(log.read_text().splitlines()) > 3)
     job = json.loads((cluster.folder / "out" / "submitted.json").read_text())["job"]
     subprocess.run(["scancel", "--signal=USR1", job], check=True)
-    cluster.wait("out", until=lambda state: state.restarts == 1 and state.state == "PENDING")
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
-    assert cluster.wait("out").state == "COMPLETED", cluster.log("out")
+    cluster.start_requeued("out")
+    assert cluster.wait("out").state == "COMPLETED", cluster.story("out")
     cluster.submit(*words, "output_dir=unbroken")
     assert cluster.wait("unbroken").state == "COMPLETED"
     assert rows(cluster.folder / "out") == rows(cluster.folder / "unbroken")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 SMALL = [
     *("model.init.hidden_size=32", "model.init.intermediate_size=48", "data.train.limit=24", "data.eval.limit=4"),
-    *("batch.size=4", "batch.max_tokens=400", "checkpoint.every=1", "train.max_steps=20", "train.eval_every=5"),
+    *("batch.size=4", "batch.max_tokens=400", "checkpoint.every=1", "train.max_steps=12", "train.eval_every=5"),
     *("log.every=2", "log.progress=false", "launch.processes=2", "output_dir=run"),
 ]
 RUNS = {
@@ -83,7 +83,7 @@ def test_killed_at_any_moment_it_ends_the_same(
     unbroken = whole(name)
     draw = random.Random(f"{name} {moment}")
     running = start(name, tmp_path)
-    wait_for_steps(tmp_path, draw.randint(1, 12))
+    wait_for_steps(tmp_path, draw.randint(1, 8))
     time.sleep(draw.random() * 0.3)
     running.send_signal(signal.SIGKILL)
     running.communicate()
