@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from alignment.config.generation import GenerationConfig
 from alignment.config.parts import ModelConfig
@@ -140,3 +141,25 @@ def test_a_draw_never_takes_what_has_no_probability() -> None:
     chosen = draw(torch.zeros(4, 2, dtype=torch.long), scores)
     assert chosen.argmax(-1).tolist() == [1, 3, 3, 1]
     assert torch.isinf(chosen).sum() == 4 * 4
+
+
+def test_a_roomy_layer_holds_what_transformers_own_does_and_moves_none_of_it() -> None:
+    """Prompt, repeated for the replies, steps, rows dropped, steps; `data_ptr` is where a block begins in memory."""
+    torch.manual_seed(0)
+    layers = decode.RoomyLayer(9), DynamicLayer()
+
+    def update(rows: int, tokens: int) -> int:
+        new = torch.randn(2, rows, 3, tokens, 4)
+        (keys, values), theirs = (layer.update(*new) for layer in layers)
+        assert torch.equal(keys, theirs[0]) and torch.equal(values, theirs[1])
+        assert layers[0].get_seq_length() == layers[1].get_seq_length()
+        return keys.data_ptr()
+
+    update(2, 4)
+    for layer in layers:
+        layer.batch_repeat_interleave(3)
+    assert update(6, 1) == update(6, 1)
+    for layer in layers:
+        layer.batch_select_indices(torch.tensor([5, 0, 3]))
+    places = {update(3, 1) for _ in range(3)}
+    assert len(places) == 1 and layers[0].get_seq_length() == 9
