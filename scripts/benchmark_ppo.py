@@ -112,7 +112,7 @@ def ppo_config(folder: Path, data: Path, *, replies: int, iterations: int) -> PP
     return PPOConfig(
         model=ModelConfig(path=str(folder / "policy")),
         data=data_config(data, PROMPTS * iterations, max_prompt_length=LIMIT - TOKENS),
-        batch=BatchConfig(size=PROMPTS),
+        batch=BatchConfig(size=PROMPTS, max_tokens=4096),
         train=TrainConfig(max_steps=iterations, learning_rate=1e-6),
         reward=RewardShapingConfig(path=str(folder / "reward")),
         critic=CriticConfig(learning_rate=1e-6),
