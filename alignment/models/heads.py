@@ -7,7 +7,6 @@ backward pass.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -15,10 +14,10 @@ from alignment.config.parts import ConfigError
 from alignment.data.pack import PADDING, Batch
 from alignment.models.adapters import use_adapter
 from alignment.models.attention import FLEX, attention_inputs, check_branches, in_fixed_lengths, use_grouped_attention
+from alignment.models.logprobs import entropy_of, logprobs_of
 from alignment.models.routers import router_loss
 
 CHUNK = 2**25  # logits that exist at the same time: 128 MiB of float32
-PIECE = CHUNK // 8  # of what needs no gradient: allocators reuse blocks of this size, and get greater ones page by page
 
 
 class Trunk(nn.Module):
@@ -79,14 +78,9 @@ class LanguageModel(Trunk):
         return torch.cat(logprobs), torch.cat(entropies) if entropy else None
 
     def _read(self, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
-        logits = self.logits(hidden).float()
-        if temperature != 1.0:
-            logits = logits.div_(temperature)  # no second [T, V]: no gradient needs what was there
-        logprobs = -cross_entropy(logits, targets, reduction="none")
-        if not entropy:
-            return logprobs, None
-        with torch.no_grad():
-            return logprobs, torch.cat([_entropy(part) for part in logits.split(max(1, PIECE // logits.shape[-1]))])
+        logits = self.logits(hidden)
+        logprobs = logprobs_of(logits, targets, temperature)
+        return logprobs, entropy_of(logits, temperature) if entropy else None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., V], with the scales and the soft cap that some families put on their logits."""
@@ -99,12 +93,6 @@ class LanguageModel(Trunk):
             logits = logits * settings["logit_scale"]
         cap = settings.get("final_logit_softcapping")  # Gemma 2
         return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    """[T, V] -> [T], nats."""
-    everywhere = logits.log_softmax(-1)
-    return -(everywhere.exp() * everywhere).sum(-1)
 
 
 def scalar_head(hf: PreTrainedModel) -> nn.Linear:

@@ -1,0 +1,57 @@
+"""From logits to the log-probs of tokens, with the softmax made a few rows at a time, forward and backward.
+
+For the backward pass the logits stay as the head made them (bfloat16 under autocast): no [T, V] tensor of log-probs or
+of float32 exists beside them, and the one that the backward pass makes is the gradient.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import cross_entropy
+
+PIECE = 2**22  # logits whose softmax exists at the same time: 16 MiB of float32
+
+
+def logprobs_of(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """[T] nats, float32 at least: log softmax(logits / temperature) [T, V] at `targets` [T]."""
+    return _LogprobsOf.apply(logits, targets, temperature)
+
+
+@torch.no_grad()
+def entropy_of(logits: Tensor, temperature: float) -> Tensor:
+    """[T] nats: the entropy of softmax(logits / temperature) [T, V]; it carries no gradient."""
+    everywhere = (part.log_softmax(-1) for _, part in _pieces(logits, temperature))
+    return torch.cat([-(logprobs.exp() * logprobs).sum(-1) for logprobs in everywhere])
+
+
+class _LogprobsOf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        ctx.save_for_backward(logits, targets)
+        ctx.temperature = temperature
+        pieces = _pieces(logits, temperature)
+        return torch.cat([-cross_entropy(part, targets[rows], reduction="none") for rows, part in pieces])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """d log p(target) / d logits = (onehot(target) - p) / temperature."""
+        logits, targets = ctx.saved_tensors
+        gradients = torch.empty_like(logits)
+        for rows, part in _pieces(logits, ctx.temperature):
+            weights = gradient[rows, None] / ctx.temperature
+            probabilities = part.softmax(-1)
+            gradients[rows] = probabilities.mul_(-weights).scatter_add_(1, targets[rows, None], weights)
+        return gradients, None, None
+
+
+def _pieces(logits: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
+    """The rows of each piece, and their logits / temperature in float32 (float64 where they are)."""
+    size = max(1, PIECE // logits.shape[-1])
+    for start in range(0, max(1, len(logits)), size):  # one piece, of no rows, where there are none
+        rows = slice(start, start + size)
+        part = logits[rows].to(torch.promote_types(logits.dtype, torch.float32))
+        yield rows, part if temperature == 1.0 else part / temperature

@@ -1,0 +1,72 @@
+"""Log-probs and entropy of logits in pieces: closed form, derivatives, dtypes."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from alignment.models import logprobs
+from alignment.models.logprobs import entropy_of, logprobs_of
+
+ROWS, VOCABULARY = 7, 5
+
+
+@pytest.fixture
+def logits() -> Tensor:
+    return torch.randn(ROWS, VOCABULARY, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(3)
+
+
+@pytest.fixture
+def targets() -> Tensor:
+    return torch.tensor([0, 4, 2, 2, 1, 3, 0])
+
+
+@pytest.fixture(params=[1, 2, 3, 7, 100], autouse=True)
+def rows_a_piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logprobs, "PIECE", request.param * VOCABULARY)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_closed_form(logits: Tensor, targets: Tensor, temperature: float) -> None:
+    """log p = z / t - log sum exp(z / t); H = -sum p log p."""
+    before, scaled = logits.clone(), logits / temperature
+    want = scaled[torch.arange(ROWS), targets] - scaled.exp().sum(-1).log()
+    torch.testing.assert_close(logprobs_of(logits, targets, temperature), want, rtol=1e-12, atol=1e-14)
+    p = scaled.exp() / scaled.exp().sum(-1, keepdim=True)
+    torch.testing.assert_close(entropy_of(logits, temperature), -(p * p.log()).sum(-1), rtol=1e-12, atol=1e-14)
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_derivatives(logits: Tensor, targets: Tensor, temperature: float) -> None:
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: logprobs_of(z, targets, temperature), (logits,))
+
+
+def test_of_bfloat16_logits(logits: Tensor, targets: Tensor) -> None:
+    """Read in float32; the gradient is rounded once, to the logits' own dtype."""
+    rounded = logits.bfloat16().requires_grad_()
+    read = logprobs_of(rounded, targets, 0.7)
+    assert read.dtype == torch.float32
+    read.square().sum().backward()
+    whole = logits.bfloat16().float().requires_grad_()
+    want = torch.log_softmax(whole / 0.7, -1)[torch.arange(ROWS), targets]
+    torch.testing.assert_close(read, want)
+    want.square().sum().backward()
+    assert rounded.grad is not None and whole.grad is not None and rounded.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.grad, whole.grad.bfloat16(), rtol=2**-7, atol=1e-6)
+
+
+def test_the_gradient_can_be_taken_again(logits: Tensor, targets: Tensor) -> None:
+    """A backward pass leaves the logits as they are."""
+    logits.requires_grad_()
+    read = logprobs_of(logits, targets, 0.7).sum()
+    (first,) = torch.autograd.grad(read, logits, retain_graph=True)
+    (second,) = torch.autograd.grad(read, logits)
+    assert torch.equal(first, second) and first.any()
+
+
+def test_of_nothing() -> None:
+    nothing = torch.empty(0, VOCABULARY, requires_grad=True)
+    read = logprobs_of(nothing, torch.empty(0, dtype=torch.long), 1.0)
+    read.sum().backward()
+    assert read.shape == (0,) and nothing.grad is not None and entropy_of(nothing, 1.0).shape == (0,)
