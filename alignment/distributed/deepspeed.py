@@ -3,6 +3,7 @@
 Stage 0 shares out nothing but the data, 1 the optimizer's states, 2 the gradients too, 3 the weights as well.
 """
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -199,6 +200,7 @@ def ready(config: DistributedConfig) -> tuple[ModuleType, torch.device]:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")  # its old calls
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a build in C++, for inference on CPUs
     world.init(config)
+    os.environ.setdefault("LOCAL_RANK", "0")  # it insists, also where there is no launcher to set it
     return deepspeed, device
 
 
