@@ -3,8 +3,9 @@
 Stage 0 shares out nothing but the data, 1 the optimizer's states, 2 the gradients too, 3 the weights as well.
 """
 
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,9 @@ from alignment.config.vocabulary import Offload
 from alignment.distributed import world
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.engine import autocast, counts
+from alignment.distributed.layout import layout, trained_groups
 from alignment.distributed.settings import deepspeed_settings
+from alignment.distributed.shards import Groups, recut
 
 
 class DeepSpeedEngine:
@@ -104,22 +107,37 @@ class DeepSpeedEngine:
         """
         if self._config.offload_optimizer is Offload.nvme:
             raise UserError("checkpoint.every must be 0 with distributed.offload_optimizer=nvme")
-        return {**self._place(), **self._shard(), "scheduler": self.scheduler.state_dict()}
+        return {**self._place(), **self._layout(), **self._shard(), "scheduler": self.scheduler.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Raises:
-        UserError: the state is of another ZeRO stage, number of processes or rank.
+        UserError: the state is of another ZeRO stage, number of processes or rank, or laid out in another way.
         """
         place = self._place()
         saved = {name: state[name] for name in place}
         if saved != place:
             raise UserError(f"the checkpoint is of {_said(saved)}, and this process is {_said(place)}")
+        if any(state[name] != value for name, value in self._layout().items()):
+            why = "are not this model's, or distributed.deepspeed_config has them laid out in another way"
+            raise UserError(f"the checkpoint's weights {why}")
         self._load_shard(state)
         self.scheduler.load_state_dict(state["scheduler"])
+
+    def load_shares(self, saved: Sequence[dict[str, Any]]) -> None:
+        """As the engine's protocol says."""
+        self.load_state(recut(saved, self.state(), self._groups()))
 
     def _place(self) -> dict[str, int]:
         assert self._config.zero is not None
         return {"zero": self._config.zero, "processes": world.size(), "rank": world.rank()}
+
+    def _layout(self) -> dict[str, Any]:
+        assert self._config.zero is not None
+        return layout(self._config.zero, self._zero, self._groups())
+
+    def _groups(self) -> Groups:
+        assert self._config.zero is not None
+        return trained_groups(self._config.zero, self._zero, self.optimizer, self._module)
 
     def _shard(self) -> dict[str, Any]:
         if self._config.zero == 0:
@@ -182,6 +200,7 @@ def ready(config: DistributedConfig) -> tuple[ModuleType, torch.device]:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")  # its old calls
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a build in C++, for inference on CPUs
     world.init(config)
+    os.environ.setdefault("LOCAL_RANK", "0")  # it insists, also where there is no launcher to set it
     return deepspeed, device
 
 

@@ -3,7 +3,7 @@
 The one here is plain torch in one process, on a CPU or a GPU; distributed/deepspeed.py has the one of many.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from alignment.config.parts import DistributedConfig
 from alignment.config.vocabulary import Precision
+from alignment.distributed.shards import recut
 from alignment.distributed.world import pick_device
 
 
@@ -49,6 +50,14 @@ class Engine(Protocol):
     def state(self) -> dict[str, Any]: ...
 
     def load_state(self, state: dict[str, Any]) -> None: ...
+
+    def load_shares(self, saved: Sequence[dict[str, Any]]) -> None:
+        """Go on from what the ranks 0, 1, ... of another number of processes, or another ZeRO stage, saved.
+
+        Raises:
+            UserError: it is of another model, or does not fit this stage (`shards.recut`).
+        """
+        ...
 
 
 class TorchEngine:
@@ -113,6 +122,12 @@ class TorchEngine:
                 parameter.copy_(state["model"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+
+    def load_shares(self, saved: Sequence[dict[str, Any]]) -> None:
+        """As the protocol says."""
+        names = {id(p): name for name, p in self._trained.items()}
+        groups = [{names[id(p)]: p.shape for p in group["params"]} for group in self.optimizer.param_groups]
+        self.load_state(recut(saved, self.state(), groups))
 
 
 def counts(model: nn.Module) -> tuple[int, int]:

@@ -12,13 +12,12 @@ from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import PPOConfig, RewardConfig
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.shards import whole_weights
-from alignment.models.heads import Trunk
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.tasks.prepare import prepare_tokenizer
 from alignment.terminal import say
-from alignment.training.checkpoint import saved
-from alignment.training.manifest import Damaged, part_name, read_manifest, read_part
+from alignment.training.manifest import Damaged, check_part, map_part, part_name, read_manifest
 from alignment.training.optim import weight_groups
+from alignment.training.restore import saved
 
 
 def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | None) -> Path:
@@ -29,8 +28,8 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
         out: where. None: `exported/step-N` within the run's folder.
 
     Raises:
-        ConfigError: the task trains no model, there is no such checkpoint or it is damaged, it is of another model, or
-            `out` is there already.
+        ConfigError: the task trains no model, there is no such checkpoint or it is damaged, or `out` is there already.
+        UserError: the checkpoint is of another model.
     """
     if not isinstance(config, TrainingConfig):
         raise ConfigError(f"a run of {type(config).__name__} has no checkpoints to export, got {str(folder)!r}")
@@ -48,9 +47,8 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     load: Any = load_scalar_model if isinstance(config, RewardConfig) else load_language_model
     model = load(config.model, tokenizer)
     trained = model.trained()
-    weights = _weights(states, model)
-    if {name: p.shape for name, p in trained.items()} != {name: weight.shape for name, weight in weights.items()}:
-        raise ConfigError(f"model: the checkpoint holds other weights than this model trains, got {str(folder)!r}")
+    groups = [{name: p.shape for name, p in group.items()} for group in weight_groups(model) if group]
+    weights = whole_weights(states, groups)
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(weights[name])
@@ -60,16 +58,6 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     beside.rename(out)
     say(f"the model after step {step} is in {out}")
     return out
-
-
-def _weights(states: list[dict[str, Any]], model: Trunk) -> dict[str, torch.Tensor]:
-    """By name: one process of plain torch saves them so, those under ZeRO each a share, which must fit."""
-    if "model" in states[0]:
-        return dict(states[0]["model"])
-    groups = [group for group in weight_groups(model) if group]
-    shapes = [[parameter.shape for parameter in group.values()] for group in groups]
-    weights = whole_weights(states, shapes)
-    return dict(zip([name for group in groups for name in group], weights, strict=False))
 
 
 def _states(folder: Path, step: int | None, part: str) -> tuple[int, list[dict[str, Any]]]:
@@ -85,10 +73,11 @@ def _states(folder: Path, step: int | None, part: str) -> tuple[int, list[dict[s
         try:
             manifest = read_manifest(path)
             names = [part_name(rank) for rank in range(manifest.world_size)]
-            states = [read_part(path / name, manifest.files[name]) for name in names]
+            for name in names:
+                check_part(path / name, manifest.files[name])
         except Damaged as error:
             why = f"{path}: {error}"
             say(f"{path} is skipped: {error}")
             continue
-        return manifest.step, [state["parts"][part] for state in states]
+        return manifest.step, [map_part(path / name)["parts"][part] for name in names]
     raise ConfigError(f"no checkpoint is good: {why}")

@@ -34,7 +34,7 @@ from alignment.training.log import MetricsLog
 from alignment.training.loop import is_due
 from alignment.training.ppo import learn
 from alignment.training.samples_log import SamplesLog
-from alignment.training.step import Metrics, to_floats
+from alignment.training.step import Metrics, only_main, to_floats
 from alignment.training.watch import Watch
 
 EVAL_SEED = 2**31  # held-out replies are drawn with the same seed at every evaluation
@@ -47,7 +47,7 @@ def run(config: PPOConfig, folder: Path) -> str | None:
     actor, critic, tools = stage.roles.actor, stage.roles.critic, stage.tools
     iterations = stage.prompts.num_steps(config.train)
     parts: dict[str, Stateful] = {"actor": actor, "critic": critic, **tools.parts()}
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, parts)
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, parts, zero=config.distributed.zero)
     done = checkpoints.restore()
     shown = SamplesLog(folder, done=done)
     with MetricsLog(folder, config, stage.watch, num_steps=iterations, done=done) as log:
@@ -78,7 +78,7 @@ def run(config: PPOConfig, folder: Path) -> str | None:
                 tools.controller.update(now["kl"], config.batch.size * config.ppo.replies)
             if tools.average is not None:
                 tools.average.update()
-            tools.pending.add(measured | tools.alarm.watch(step, to_floats(measured)))
+            tools.pending.add(measured | only_main(tools.alarm.watch(step, to_floats(measured))))
             watched: dict[str, float] = {}
             if is_due(step, config.train.eval_every, iterations):
                 with stage.watch.part("eval"):
@@ -184,8 +184,8 @@ def experience(stage: Stage, step: int, shown: SamplesLog) -> tuple[Metrics, lis
     stage.watch.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
     if config.roles.offload:
         stage.players.rest(torch.device("cpu"))
-    judged["generation/live_fraction"] = replies.live_fraction()
-    return {**experienced, **judged}, mini_batches
+    judged |= {"generation/live_fraction": replies.live_fraction(), "kl/weight": experienced["kl/weight"]}
+    return {**experienced, **only_main(judged)}, mini_batches
 
 
 def evaluated(stage: Stage, step: int, shown: SamplesLog) -> dict[str, float]:

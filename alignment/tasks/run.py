@@ -35,6 +35,7 @@ from alignment.training.log import check_trackers
 __all__ = ["RankFailedError", "execute", "is_told", "leave"]  # what the command line needs of a run
 
 UNMARKED = ("output_dir", "log", "checkpoint", "reference", "launch", "cluster")
+COMPUTED = ("device", "precision")  # of `distributed`: the rest only shares the same numbers out in another way
 SUBMITTED = {"job.sbatch", "submitted.json", "logs"}
 RUN: dict[str, Callable[[Any, Path], str | None]] = {  # a task may return why it stopped early
     "sft": sft.run,
@@ -189,7 +190,8 @@ def is_finished(folder: Path, mark: str) -> bool:
 def fingerprint(config: RunConfig) -> str:
     """Of the package, the config, but for what does not change its outcome, and the state of every file it reads."""
     settings = {name: value for name, value in asdict(config).items() if name not in UNMARKED}
-    inputs = {key: _state(Path(path)) for key, path in input_paths(config)}
+    settings["distributed"] = {name: settings["distributed"][name] for name in COMPUTED}
+    inputs = {key: _state(Path(path)) for key, path in input_paths(config) if not key.startswith("distributed.")}
     return hashlib.sha256(
         json.dumps([version("preference-alignment"), settings, inputs], sort_keys=True, default=str).encode()
     ).hexdigest()

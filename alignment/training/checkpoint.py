@@ -4,28 +4,28 @@ import errno
 import random
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 
 from alignment import preempt
-from alignment.config.parts import CheckpointConfig, ConfigError, UserError
+from alignment.config.parts import CheckpointConfig, UserError
 from alignment.config.vocabulary import Resume
 from alignment.distributed.world import any_over_ranks, gathered, is_main, rank, size
 from alignment.terminal import say
 from alignment.training.manifest import (
-    Damaged,
     Manifest,
+    load_part,
+    map_part,
     part_name,
-    read_manifest,
-    read_part,
     sync_folder,
     write_manifest,
     write_part,
 )
+from alignment.training.restore import newest_good, saved
 
 Result = TypeVar("Result")
 
@@ -40,14 +40,29 @@ class Stateful(Protocol):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
+@runtime_checkable
+class Shared(Stateful, Protocol):
+    """A part of which each rank has a share of its own. Of any other, all ranks have the same."""
+
+    def load_shares(self, saved: Sequence[dict[str, Any]]) -> None:
+        """Take this rank's share of what ranks 0, 1, ... saved, which were other ones in number or in ZeRO stage."""
+        ...
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run: `step-00000100/` holds `rank-00000.pt` and so on, and `manifest.json`."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig, parts: Mapping[str, Stateful]) -> None:
-        """`parts`: everything that a run going on must find as it was; the random generators are seen to here."""
+    def __init__(
+        self, folder: Path, config: CheckpointConfig, parts: Mapping[str, Stateful], *, zero: int | None = None
+    ) -> None:
+        """`parts`: everything that a run going on must find as it was; the random generators are seen to here.
+
+        `zero`: the run's `distributed.zero`, which the engines among the parts save by.
+        """
         self.folder = folder
         self.config = config
         self.parts = parts
+        self.zero = zero
         self.saved_at = time.monotonic()
         if is_main():
             folder.mkdir(parents=True, exist_ok=True)
@@ -59,23 +74,40 @@ class Checkpoints:
         here on a request to stop waits for the end of a step.
 
         Raises:
-            ConfigError: there are checkpoints and none is good, or the newest is of another number of processes.
+            ConfigError: there are checkpoints and none is good.
         """
         if self.config.resume is Resume.never and is_main():
             shutil.rmtree(self.folder, ignore_errors=True)
-        found = self._newest()
+        found = newest_good(self.folder)
         if found is not None:
-            folder, state = found
-            if state["parts"].keys() != self.parts.keys():
-                raise ValueError(f"{folder} is of another kind of run: {sorted(state['parts'])}")
-            for name, part in self.parts.items():
-                part.load_state(state["parts"][name])
-            set_rng_state(state["rng"])
-            self._say(f"going on from {folder}")
+            self._load(*found)
         preempt.hold()
         if any_over_ranks(preempt.asked())[0]:
             raise preempt.Preempted(f"{preempt.said()} before its first step")
-        return 0 if found is None else int(found[1]["step"])
+        return 0 if found is None else found[1].step
+
+    def _load(self, folder: Path, manifest: Manifest) -> None:
+        """To as many ranks under the same stage each its own, bit for bit; to others what the saved ones had together.
+
+        What the generators are asked for from here on is LoRA's dropout alone, for rows, replies and mini-batches are
+        drawn by the seed and their own number. A run's ranks all begin with the same generators; one that there was not
+        before takes those of an earlier rank.
+        """
+        same = (manifest.world_size, manifest.zero) == (size(), self.zero)
+        if same:
+            states = [load_part(folder / part_name(rank()))]
+        else:
+            states = [map_part(folder / part_name(number)) for number in range(manifest.world_size)]
+        if states[0]["parts"].keys() != self.parts.keys():
+            raise ValueError(f"{folder} is of another kind of run: {sorted(states[0]['parts'])}")
+        for name, part in self.parts.items():
+            if isinstance(part, Shared) and not same:
+                part.load_shares([state["parts"][name] for state in states])
+            else:
+                part.load_state(states[0]["parts"][name])
+        set_rng_state(states[rank() % len(states)]["rng"])
+        if is_main():
+            say(f"going on from {folder}" + ("" if same else f" ({_by(manifest)})"))
 
     def save_if_due(self, step: int) -> None:
         """After `step` steps: save every `checkpoint.every` of them and every `checkpoint.every_minutes`.
@@ -107,7 +139,8 @@ class Checkpoints:
         try:
             _by_main(lambda: self._make_room(beside))
             files = _together(lambda: write_part(state, beside / part_name(rank())))
-            manifest = Manifest(step, size(), {part_name(number): file for number, file in enumerate(files)})
+            named = {part_name(number): file for number, file in enumerate(files)}
+            manifest = Manifest(step, size(), self.zero, named)
             _by_main(lambda: _publish(beside, folder, manifest))
         except OSError as error:
             if is_main():
@@ -124,55 +157,10 @@ class Checkpoints:
             shutil.rmtree(left)
         beside.mkdir(parents=True)
 
-    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that is as it was written, and this rank's part of it."""
-        names = gathered([path.name for path in saved(self.folder)])[0]
-        bad: list[str] = []
-        for name in reversed(names):
-            folder = self.folder / name
-            state, why = _read(folder)
-            if state is not None:
-                if is_main():
-                    for other in bad:  # out of the way, or it would count as newer than what is to come
-                        _put_aside(self.folder / other)
-                return folder, state
-            self._say(f"{folder} is skipped: {why}")
-            bad.append(name)
-        if bad:
-            rule = "checkpoint.resume=auto needs a good checkpoint (checkpoint.resume=never starts over)"
-            raise ConfigError(f"{rule}, got {len(bad)} in {str(self.folder)!r} and none is good: {why}")
-        return None
 
-    def _say(self, text: str) -> None:
-        if is_main():
-            say(text)
-
-
-def saved(folder: Path) -> list[Path]:
-    """What looks like a checkpoint, oldest first; those being written and those put aside have a suffix."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix == "")
-
-
-def _read(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """This rank's part; None where any rank finds its part damaged, and what is wrong with it.
-
-    Raises:
-        ConfigError: it is good and of another number of processes.
-    """
-    state, problem = None, ""
-    try:
-        manifest = read_manifest(folder)
-        if manifest.world_size == size():
-            state = read_part(folder / part_name(rank()), manifest.files[part_name(rank())])
-    except Damaged as error:
-        problem = str(error)
-    problems = [each for each in gathered(problem) if each]
-    if problems:
-        return None, problems[0]
-    if state is None:
-        rule = f"a run goes on with as many processes as saved {str(folder)!r}: {manifest.world_size}"
-        raise ConfigError(f"{rule} (checkpoint.resume=never starts over), got {size()}")
-    return state, ""
+def _by(manifest: Manifest) -> str:
+    processes = "1 process" if manifest.world_size == 1 else f"{manifest.world_size} processes"
+    return f"saved by {processes} under distributed.zero={'null' if manifest.zero is None else manifest.zero}"
 
 
 def _publish(beside: Path, folder: Path, manifest: Manifest) -> None:
@@ -180,12 +168,6 @@ def _publish(beside: Path, folder: Path, manifest: Manifest) -> None:
     write_manifest(beside, manifest)
     beside.rename(folder)
     sync_folder(folder.parent)
-
-
-def _put_aside(folder: Path) -> None:
-    aside = folder.with_name(folder.name + ".bad")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
 
 
 def _together(part: Callable[[], Result]) -> list[Result]:
@@ -224,8 +206,8 @@ def rng_state() -> dict[str, Any]:
 
 def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for device, generator in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):  # of GPUs in both runs
+        torch.cuda.set_rng_state(generator, device)
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     version, numbers, gauss = state["python"]

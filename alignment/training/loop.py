@@ -34,7 +34,7 @@ def fit(
     nonfinite = NonFinite(folder, config.train.on_nonfinite, train)
     pending = Pending()
     parts: dict[str, Stateful] = {"model": engine, "pending": pending, "nonfinite": nonfinite}
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, parts)
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, parts, zero=config.distributed.zero)
     done = checkpoints.restore()
     watch = Watch(engine.device, step_flops(engine.num_weights, engine.num_trained))
     with MetricsLog(folder, config, watch, num_steps=num_steps, done=done) as log:

@@ -34,6 +34,8 @@ class File:
 class Manifest:
     step: int
     world_size: int
+    zero: int | None
+    """`distributed.zero` of the run that saved it."""
     files: dict[str, File]
 
 
@@ -53,7 +55,7 @@ def write_part(state: dict[str, Any], path: Path) -> File:
     return File(hashed.size, hashed.sha256.hexdigest())
 
 
-def read_part(path: Path, written: File) -> dict[str, Any]:
+def check_part(path: Path, written: File) -> None:
     """Raises:
     Damaged: the file is missing, or is not what the manifest says.
     """
@@ -65,15 +67,24 @@ def read_part(path: Path, written: File) -> dict[str, Any]:
             sha256 = hashlib.sha256()
             while block := file.read(BLOCK):
                 sha256.update(block)
-            if sha256.hexdigest() != written.sha256:
-                raise Damaged(f"{path.name} has changed since it was written (its sha256 is another)")
-            file.seek(0)
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-            return state
+        if sha256.hexdigest() != written.sha256:
+            raise Damaged(f"{path.name} has changed since it was written (its sha256 is another)")
     except FileNotFoundError as error:
         raise Damaged(f"{path.name} is missing") from error
     except OSError as error:
         raise Damaged(f"{path.name} cannot be read ({error.strerror})") from error
+
+
+def load_part(path: Path) -> dict[str, Any]:
+    """What a process saved, on the CPU."""
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def map_part(path: Path) -> dict[str, Any]:
+    """The same, its tensors still on disk: they are read as they are used."""
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return state
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -98,8 +109,11 @@ def read_manifest(folder: Path) -> Manifest:
     recorded = content.pop("sha256", None) if isinstance(content, dict) else None
     if recorded != _digest(content):
         raise Damaged(f"{MANIFEST} has changed since it was written (its sha256 is another)")
-    files = {name: File(**file) for name, file in content["files"].items()}
-    return Manifest(content["step"], content["world_size"], files)
+    try:
+        files = {name: File(**file) for name, file in content["files"].items()}
+        return Manifest(content["step"], content["world_size"], content["zero"], files)
+    except KeyError as error:
+        raise Damaged(f"{MANIFEST} is of another version of this package: it has no {error}") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from alignment.distributed.engine import Engine
 from alignment.losses import Mean
 from alignment.training.nonfinite import Broken, stop
 from alignment.training.objectives import Actor, Critic
-from alignment.training.step import Metrics, Term, added_metrics, to_floats, train_step
+from alignment.training.step import Metrics, Term, added_metrics, only_main, to_floats, train_step
 
 CRITIC_NAMES = {"loss": "value/loss", "grad_norm": "value/grad_norm", "router_loss": "value/router_loss"}
 
@@ -54,7 +54,7 @@ def learn(
                 steps += 1
             learned = train_step(critic, value, mini_batches[index], on_nonfinite)
             metrics = added_metrics(metrics, {CRITIC_NAMES.get(name, name): m for name, m in learned.items()})
-    return metrics | {"policy/steps": Mean(torch.tensor(float(steps)), torch.tensor(1))}
+    return metrics | only_main({"policy/steps": Mean(torch.tensor(float(steps)), torch.tensor(1))})
 
 
 def _is_too_far(learned: Metrics, max_kl: float | None) -> bool:

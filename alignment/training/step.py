@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alignment.distributed.engine import Engine
-from alignment.distributed.world import sum_over_ranks
+from alignment.distributed.world import is_main, sum_over_ranks
 from alignment.losses import LossOutput, Mean
 from alignment.training.nonfinite import Broken, stop
 from alignment.training.objectives import Objective, Unit
@@ -54,8 +54,7 @@ def train_step(
     if not (loss.isfinite() and norm.isfinite()):
         on_nonfinite(Broken(type(objective).__name__, loss.item(), norm.item()))
         return {}
-    metrics["grad_norm"] = Mean(norm.detach(), torch.ones_like(norm, dtype=torch.long))
-    return metrics
+    return metrics | only_main({"grad_norm": Mean(norm.detach(), torch.ones_like(norm, dtype=torch.long))})
 
 
 def _accumulate(
@@ -104,6 +103,12 @@ def empty(mean: Mean) -> Mean:
     return Mean(torch.zeros_like(mean.total), torch.zeros_like(mean.count))
 
 
+def only_main(metrics: Metrics) -> Metrics:
+    """What every process has measured alike, counted by the main one alone: so it weighs as much in a row that a run
+    ends on another number of processes."""
+    return metrics if is_main() else {name: empty(mean) for name, mean in metrics.items()}
+
+
 def added(metrics: Metrics, output: LossOutput) -> Metrics:
     """Metrics so far plus one micro-batch's."""
     return added_metrics(metrics, {"loss": output.loss.detach(), **output.metrics})
@@ -145,3 +150,10 @@ class Pending:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.metrics = {name: Mean(total, count) for name, (total, count) in state.items()}
+
+    def load_shares(self, saved: Sequence[dict[str, Any]]) -> None:
+        """The main process goes on with what all ranks had counted, the others from zero."""
+        summed: Metrics = {}
+        for state in saved:
+            summed = added_metrics(summed, {name: Mean(total.clone(), n.clone()) for name, (total, n) in state.items()})
+        self.metrics = only_main(summed)

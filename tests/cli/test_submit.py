@@ -111,6 +111,20 @@ def test_the_cluster_is_no_part_of_what_a_run_computes(tmp_path: Path, monkeypat
     assert fingerprint(one) == fingerprint(other) != fingerprint(third)
 
 
+def test_a_run_may_go_on_shared_out_in_another_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.json").write_text("{}")
+    ways = (
+        [],
+        ["launch.processes=2", "distributed=zero2"],
+        ["distributed=zero3_offload", "distributed.timeout_minutes=5", "distributed.deepspeed_config=own.json"],
+        ["distributed.precision=bfloat16"],
+    )
+    with composing([]):
+        marks = [fingerprint(resolve(single("tiny_sft", words))) for words in ways]
+    assert marks[0] == marks[1] == marks[2] != marks[3]
+
+
 def test_a_dry_run_prints_the_script_and_does_nothing(
     alignment: Callable[..., Any], tmp_path: Path, slurm: Path
 ) -> None:

@@ -1,15 +1,30 @@
-"""Processes that the tests start: ranks with gloo between them."""
+"""Processes that the tests start: ranks with gloo between them, and whole runs of the command."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 REPOSITORY = Path(__file__).parents[2]
+SMALL = [
+    *("model.init.hidden_size=32", "model.init.intermediate_size=48", "data.train.limit=24", "data.eval.limit=4"),
+    *("batch.size=4", "batch.max_tokens=400", "checkpoint.every=1", "checkpoint.keep=12", "train.max_steps=12"),
+    *("train.eval_every=5", "log.every=2", "log.progress=false", "output_dir=run"),
+]
+RUNS = {
+    "dpo": ["tiny_dpo", *SMALL, "reference.cache=false"],
+    "ppo": ["tiny_ppo", *SMALL, "generation.max_new_tokens=6", "ppo.epochs=2"],
+}
+TWO = {"dpo": ("launch.processes=2", "distributed.zero=2"), "ppo": ("launch.processes=2", "distributed.zero=3")}
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def _environment(**more: str) -> dict[str, str]:
@@ -60,3 +75,65 @@ def run_ranks() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def environment() -> Callable[..., dict[str, str]]:
     return _environment
+
+
+@pytest.fixture(scope="session")
+def start(environment: Callable[..., dict[str, str]]) -> Start:
+    """`start("dpo", folder)` starts the run in two processes under ZeRO 2 (PPO: 3), or as the words that follow say."""
+
+    def call(name: str, folder: Path, *how: str) -> "subprocess.Popen[str]":
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "alignment", "run", *RUNS[name], *(how or TWO[name])]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=folder, env=environment(), **pipes)  # type: ignore[call-overload]
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of an unbroken run, made once. All its checkpoints are there."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            running = start(name, folder)
+            _, said = running.communicate(timeout=300)
+            assert running.returncode == 0, said
+            made[name] = folder / "run"
+        return made[name]
+
+    return make
+
+
+def _rows(folder: Path) -> list[dict[str, float]]:
+    """Of the log, without the times that things took."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def _assert_same(one: Path, other: Path) -> None:
+    assert _rows(one) == _rows(other) != []
+    first, second = _weights(one), _weights(other)
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[[Path, Path], None]:
+    """Two runs' metrics and weights, to the last bit."""
+    return _assert_same
+
+
+@pytest.fixture(scope="session")
+def rows() -> Callable[[Path], list[dict[str, Any]]]:
+    return _rows
+
+
+@pytest.fixture(scope="session")
+def weights() -> Callable[[Path], dict[str, torch.Tensor]]:
+    return _weights

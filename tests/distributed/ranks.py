@@ -1,6 +1,7 @@
 """What one process of the invariance test does: ten steps of every method under the ZeRO stages asked for.
 
-python ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain engine.
+python ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain engine. Two
+processes also go on from where the one before them, whose OUT was in the same folder, was after `LEFT` steps.
 """
 
 import json
@@ -31,6 +32,7 @@ from alignment.training.reference import reference_logprobs
 from alignment.training.step import evaluate_step, to_floats, train_step
 
 STEPS = 10
+LEFT = 4
 INIT = {
     "model_type": "llama",
     "hidden_size": 32,
@@ -99,11 +101,20 @@ def batches_of(method: str) -> Batches:
     return Batches(rows, BATCH, 0, 0, world.rank(), world.size())
 
 
-def run(method: str, config: DistributedConfig) -> dict[str, list[float]]:
+def left(stage: str, processes: int, rank: int) -> Path:
+    """What a process of a run under this stage had after `LEFT` steps of DPO."""
+    return Path(sys.argv[1]).parent / f"left-{stage}-{processes}-{rank}.pt"
+
+
+def run(method: str, stage: str, config: DistributedConfig) -> dict[str, list[float]]:
     engine, _ = build(method, config)
     batches = batches_of(method)
     objective = objective_of(method, engine, batches)
-    steps = [to_floats(train_step(engine, objective, batches.step(index))) for index in range(STEPS)]
+    steps = []
+    for index in range(STEPS):
+        if index == LEFT and method == "dpo":
+            torch.save(engine.state(), left(stage, world.size(), world.rank()))
+        steps.append(to_floats(train_step(engine, objective, batches.step(index))))
     seen = {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
     evaluated = to_floats(evaluate_step(engine, objective, batches.once(), batches.spare()))
     return {**seen, "eval": [evaluated["loss"]]}
@@ -132,6 +143,17 @@ def resumed(method: str, config: DistributedConfig) -> bool:
         return same and all(torch.equal(a, b) for a, b in zip(weights, other.model.parameters(), strict=True))
 
 
+def goes_on(stage: str, processes: int, config: DistributedConfig) -> list[float]:
+    """The losses of DPO from step `LEFT` on, by other processes than took the steps before."""
+    batches = batches_of("dpo")
+    engine, _ = build("dpo", config)
+    objective = objective_of("dpo", engine, batches)
+    saved = [torch.load(left(stage, processes, rank), weights_only=True, mmap=True) for rank in range(processes)]
+    engine.load_shares(saved)
+    steps = [to_floats(train_step(engine, objective, batches.step(index))) for index in range(LEFT, STEPS)]
+    return [step[name] for step in steps for name in ("loss", "grad_norm")]
+
+
 def exported(method: str, config: DistributedConfig) -> bool:
     """Whether the weights put together from what the ranks save are those of the model, bit for bit."""
     batches = batches_of(method)
@@ -142,9 +164,9 @@ def exported(method: str, config: DistributedConfig) -> bool:
     world.barrier()
     states = [torch.load(folder / f"state-{rank}.pt", weights_only=True) for rank in range(world.size())]
     with engine.gathered():
-        groups = [list(group.values()) for group in weight_groups(model) if group]
-        whole = whole_weights(states, [[p.shape for p in group] for group in groups])
-        same = [torch.equal(a, b) for a, b in zip(whole, [p for group in groups for p in group], strict=True)]
+        groups = [group for group in weight_groups(model) if group]
+        whole = whole_weights(states, [{name: p.shape for name, p in group.items()} for group in groups])
+        same = [torch.equal(whole[name], p) for group in groups for name, p in group.items()]
     world.barrier()
     return all(same)
 
@@ -225,11 +247,15 @@ def main() -> None:
         world.init(config)
         for method in METHODS:
             kind = config_of(stage, out.parent, Precision.bfloat16) if method == "bfloat16" else config
-            results[f"{method}/{stage}"] = run(method, kind)
+            results[f"{method}/{stage}"] = run(method, stage, kind)
         if stage != "none":
             results[f"left out/{stage}"] = all(world.gathered(left_out(config)))
             results[f"exported/{stage}"] = all(world.gathered([exported(name, config) for name in ("sft", "lora")])[0])
             results[f"resumed/{stage}"] = all(world.gathered(resumed("sft", config)))
+        if world.size() > 1:
+            before = [(other, 2) for other in stages[: stages.index(stage)]]
+            for other, processes in (("none", 1), [("3", 1), *before][-1]):
+                results[f"on/{other}/{processes}/{stage}"] = goes_on(other, processes, config)
     if world.size() > 1:
         results["roles"] = world.gathered(roles(config_of("3", out.parent)))
     if world.is_main():

@@ -19,13 +19,18 @@ def results(run_ranks: Callable[..., None], folder: Path, stages: tuple[str, ...
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> dict[str, Any]:
-    return results(run_ranks, tmp_path_factory.mktemp("one"), FEW, 1)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> dict[str, Any]:
-    return results(run_ranks, tmp_path_factory.mktemp("two"), MANY, 2)
+def one(folder: Path, run_ranks: Callable[..., None]) -> dict[str, Any]:
+    return results(run_ranks, folder, FEW, 1)
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path, one: dict[str, Any], run_ranks: Callable[..., None]) -> dict[str, Any]:
+    return results(run_ranks, folder, MANY, 2)
 
 
 @pytest.mark.parametrize("stage", MANY)
@@ -53,6 +58,18 @@ def test_bfloat16_rounds_as_in_one_process(stage: str, one: dict[str, Any], two:
 @pytest.mark.parametrize("stage", MANY)
 def test_restored_is_uninterrupted_bit_for_bit(stage: str, two: dict[str, Any]) -> None:
     assert two[f"resumed/{stage}"] is True
+
+
+@pytest.mark.parametrize("stage", MANY)
+def test_others_go_on_from_where_a_run_was(stage: str, one: dict[str, Any], two: dict[str, Any]) -> None:
+    """Two processes from one without ZeRO, and from another stage than their own."""
+    whole = [
+        number for step in zip(*(one["dpo/none"][n][4:] for n in ("loss", "grad_norm")), strict=True) for number in step
+    ]
+    found = {name: seen for name, seen in two.items() if name.startswith("on/") and name.endswith(f"/{stage}")}
+    assert len(found) == 2
+    for losses in found.values():
+        assert losses == pytest.approx(whole, rel=TOLERANCE, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("stage", MANY)

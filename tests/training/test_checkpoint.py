@@ -23,8 +23,9 @@ from alignment.distributed.engine import TorchEngine
 from alignment.losses import CrossEntropyLoss
 from alignment.training import checkpoint
 from alignment.training.checkpoint import Checkpoints, rng_state, seed_everything, set_rng_state
+from alignment.training.manifest import Manifest, _digest, part_name, write_manifest, write_part
 from alignment.training.objectives import SFT
-from alignment.training.step import train_step
+from alignment.training.step import Pending, train_step
 
 
 def names(folder: Path) -> list[str]:
@@ -166,14 +167,58 @@ def test_what_is_damaged_does_not_count_as_newer(tmp_path: Path, keep: int) -> N
     assert names(tmp_path)[-2:] == ["step-00000004", "step-00000009.bad"]
 
 
-def test_one_of_another_number_of_processes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "size", lambda: 3)
-        Checkpoints(tmp_path, CheckpointConfig(), {"counter": Counter()}).save(1)
-    rule = (
-        r"goes on with as many processes as saved '.*step-00000001': 3 \(checkpoint.resume=never starts over\), got 1$"
-    )
-    with pytest.raises(ConfigError, match=rule):
+def saved_by_three(folder: Path, step: int) -> None:
+    """As three processes under ZeRO 2 would have saved it, each with a count and a measurement of its own."""
+    beside = folder / f"step-{step:08d}"
+    beside.mkdir(parents=True)
+    files = {}
+    for rank in range(3):
+        torch.manual_seed(100 + rank)
+        parts = {"counter": {"count": step}, "pending": {"loss": [torch.tensor(2.0**rank), torch.tensor(rank + 1)]}}
+        state = {"step": step, "parts": parts, "rng": rng_state()}
+        files[part_name(rank)] = write_part(state, beside / part_name(rank))
+    write_manifest(beside, Manifest(step, 3, 2, files))
+
+
+def test_one_process_goes_on_from_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What all have alike is the first one's, what each has measured is added up."""
+    saved_by_three(tmp_path, 4)
+    counter, pending = Counter(), Pending()
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(), {"counter": counter, "pending": pending})
+    assert checkpoints.restore() == 4
+    said = f"going on from {tmp_path / 'step-00000004'} (saved by 3 processes under distributed.zero=2)"
+    assert "".join(capsys.readouterr().out.splitlines()) == said
+    assert counter.count == 4 and pending.state() == {"loss": [7.0, 6]}
+    drawn = torch.rand(3)
+    torch.manual_seed(100)
+    assert torch.equal(drawn, torch.rand(3))
+    checkpoints.save(5)
+    again = Checkpoints(tmp_path, CheckpointConfig(), {"counter": Counter(), "pending": Pending()})
+    assert again.restore() == 5
+    assert capsys.readouterr().out.splitlines()[-1].endswith("step-00000005")
+
+
+def test_a_part_of_another_process_is_looked_at_too(tmp_path: Path) -> None:
+    for step in (4, 5):
+        saved_by_three(tmp_path, step)
+    (tmp_path / "step-00000005" / "rank-00002.pt").write_bytes(b"")
+    assert Checkpoints(tmp_path, CheckpointConfig(), {"counter": Counter(), "pending": Pending()}).restore() == 4
+
+
+def test_another_stage_is_another_way_to_save(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Checkpoints(tmp_path, CheckpointConfig(), {"counter": Counter()}).save(1)
+    Checkpoints(tmp_path, CheckpointConfig(), {"counter": Counter()}, zero=0).restore()
+    said = "".join(capsys.readouterr().out.splitlines())
+    assert said.endswith("(saved by 1 process under distributed.zero=null)")
+
+
+def test_a_manifest_of_another_version_is_skipped(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, CheckpointConfig(), {"counter": Counter()}).save(1)
+    path = tmp_path / "step-00000001" / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["zero"], content["sha256"]
+    path.write_text(json.dumps({**content, "sha256": _digest(content)}))
+    with pytest.raises(ConfigError, match=r"manifest.json is of another version of this package: it has no 'zero'$"):
         Checkpoints(tmp_path, CheckpointConfig(), {"counter": Counter()}).restore()
 
 

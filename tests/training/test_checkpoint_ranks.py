@@ -1,9 +1,11 @@
 """Two processes save together, agree on what to load, and fail together."""
 
 import errno
+import io
 import os
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,12 @@ import torch
 import torch.distributed as dist
 
 from alignment import preempt
-from alignment.config.parts import CheckpointConfig, UserError
+from alignment.config.parts import CheckpointConfig, ConfigError, UserError
+from alignment.losses import Mean
 from alignment.training import checkpoint
-from alignment.training.checkpoint import Checkpoints
+from alignment.training.checkpoint import Checkpoints, rng_state
+from alignment.training.manifest import Manifest, part_name, write_manifest, write_part
+from alignment.training.step import Pending, only_main
 
 EVERY = CheckpointConfig(every=2, keep=9)
 
@@ -52,18 +57,72 @@ def save_and_restore(rank: int, folder: Path) -> None:
     assert torch.equal(torch.rand(3), drawn)
 
 
-def one_rank_s_part_is_damaged(rank: int, folder: Path) -> None:
-    """Both go back to the checkpoint that both can read."""
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
+    *((f"rank-0000{rank}.pt", Path.unlink, "is missing") for rank in range(2)),
+    *((f"rank-0000{rank}.pt", cut, "is cut short") for rank in range(2)),
+    *((f"rank-0000{rank}.pt", flip, "has changed since it was written") for rank in range(2)),
+    ("manifest.json", Path.unlink, "is missing"),
+    ("manifest.json", cut, "cannot be read"),
+    ("manifest.json", flip, ""),  # no JSON any more, or not what it was
+]
+
+
+def the_newest_is_damaged(rank: int, folder: Path) -> None:
+    """Whatever happened to whosever file, both go back to the checkpoint before, and the main one says why."""
     checkpoints = Checkpoints(folder, EVERY, {"part": Part(0.0)})
-    for step in (1, 2):
-        checkpoints.parts = {"part": Part(100.0 * step + rank)}
-        checkpoints.save(step)
+    checkpoints.parts = {"part": Part(100.0 + rank)}
+    checkpoints.save(1)
+    for name, damage, why in DAMAGE:
+        Checkpoints(folder, EVERY, {"part": Part(200.0 + rank)}).save(2)
+        if rank == 0:
+            damage(folder / "step-00000002" / name)
+        dist.barrier()
+        said = io.StringIO()
+        with redirect_stdout(said):
+            assert restored(folder) == (1, 100.0 + rank)
+        lines = "".join(said.getvalue().splitlines())
+        assert (f"step-00000002 is skipped: {name} {why}" in lines) == (rank == 0), lines
+        if rank == 0:  # who puts aside, and is the one to begin the next
+            assert sorted(path.name for path in folder.iterdir()) == ["step-00000001", "step-00000002.bad"]
     if rank == 0:
-        (folder / "step-00000002" / "rank-00001.pt").write_bytes(b"")
+        cut(folder / "step-00000001" / "rank-00001.pt")
     dist.barrier()
-    assert restored(folder) == (1, 100.0 + rank)
+    with pytest.raises(ConfigError, match=r"got 1 in .* and none is good: rank-00001.pt is cut short"):
+        restored(folder)
+
+
+def others_saved(rank: int, folder: Path) -> None:
+    """Three processes did: both go on with what is the same on all, and the main one with what was counted."""
+    if rank == 0:
+        beside = folder / "step-00000004"
+        beside.mkdir(parents=True)
+        files = {}
+        for number in range(3):
+            torch.manual_seed(100 + number)
+            parts = {"part": {"tensor": torch.tensor(7.0)}, "pending": {"loss": [torch.tensor(2.0), torch.tensor(1)]}}
+            state = {"step": 4, "parts": parts, "rng": rng_state()}
+            files[part_name(number)] = write_part(state, beside / part_name(number))
+        write_manifest(beside, Manifest(4, 3, 3, files))
     dist.barrier()
-    assert (folder / "step-00000002.bad").is_dir()
+    part, pending = Part(-1.0), Pending()
+    assert Checkpoints(folder, EVERY, {"part": part, "pending": pending}, zero=3).restore() == 4
+    assert part.tensor == 7.0 and pending.state() == {"loss": [6.0, 3] if rank == 0 else [0.0, 0]}
+    pending.add(only_main({"loss": Mean(torch.tensor(9.0), torch.tensor(1))}))
+    assert pending.take() == {"loss": 15.0 / 4}
+    drawn = torch.rand(3)
+    torch.manual_seed(100 + rank)
+    assert torch.equal(drawn, torch.rand(3))
 
 
 def one_rank_s_disk_is_full(rank: int, folder: Path) -> None:
@@ -115,7 +174,7 @@ def work(rank: int, check: Callable[[int, Path], None], folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "check",
-    [save_and_restore, one_rank_s_part_is_damaged, one_rank_s_disk_is_full, one_rank_is_asked_to_stop],
+    [save_and_restore, the_newest_is_damaged, others_saved, one_rank_s_disk_is_full, one_rank_is_asked_to_stop],
     ids=lambda check: check.__name__,
 )
 def test_two_processes(check: Callable[[int, Path], None], tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""Which checkpoint a run goes on from: the newest that is as it was written, on every process the same."""
+
+import shutil
+from pathlib import Path
+
+from alignment.config.parts import ConfigError
+from alignment.distributed.world import gathered, is_main, rank, size
+from alignment.terminal import say
+from alignment.training.manifest import Damaged, Manifest, check_part, part_name, read_manifest
+
+
+def saved(folder: Path) -> list[Path]:
+    """What looks like a checkpoint, oldest first; those being written and those put aside have a suffix."""
+    return sorted(path for path in folder.glob("step-*") if path.suffix == "")
+
+
+def newest_good(folder: Path) -> tuple[Path, Manifest] | None:
+    """The newest good checkpoint in `folder`; None where there is none at all. Those skipped are said and put aside.
+
+    Raises:
+        ConfigError: there are some, and none is good.
+    """
+    names = gathered([path.name for path in saved(folder)])[0]
+    bad: list[Path] = []
+    for name in reversed(names):
+        found, why = _checked(folder / name)
+        if found is not None:
+            if is_main():
+                for other in bad:  # out of the way, or it would count as newer than what is to come
+                    _put_aside(other)
+            return folder / name, found
+        if is_main():
+            say(f"{folder / name} is skipped: {why}")
+        bad.append(folder / name)
+    if bad:
+        rule = "checkpoint.resume=auto needs a good checkpoint (checkpoint.resume=never starts over)"
+        raise ConfigError(f"{rule}, got {len(bad)} in {str(folder)!r} and none is good: {why}")
+    return None
+
+
+def _checked(folder: Path) -> tuple[Manifest | None, str]:
+    """None where any process finds a part damaged, and what is wrong with it. Each looks at its share of the parts."""
+    manifest, problem = None, ""
+    try:
+        manifest = read_manifest(folder)
+        for number in range(rank(), manifest.world_size, size()):
+            check_part(folder / part_name(number), manifest.files[part_name(number)])
+    except Damaged as error:
+        problem = str(error)
+    problems = [each for each in gathered(problem) if each]
+    return (None, problems[0]) if problems else (manifest, "")
+
+
+def _put_aside(folder: Path) -> None:
+    aside = folder.with_name(folder.name + ".bad")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
