@@ -1,10 +1,11 @@
-"""PPO's ten iterations and rejection sampling are the same in one process, in two, and under each ZeRO stage.
+"""PPO's ten iterations, rejection sampling and an evaluation are the same in one process, in two, and under each ZeRO
+stage.
 
 Four roles: actor and critic in engines of their own, reference and reward frozen, whole or (ZeRO 3) shared out.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,34 @@ def test_rejection_writes_the_same_rows(results: tuple[Path, dict[str, Any]]) ->
         for run in ("rejection-none-1", *(f"rejection-{stage}-2" for stage in STAGES))
     }
     assert len(set(written.values())) == 1 and written["rejection-none-1"]
+
+
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The numbers and words of a JSON value, each with where it is."""
+    if not isinstance(value, dict | list):
+        yield key, value
+        return
+    for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from leaves(inner, f"{key}.{name}")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_evaluation_finds_the_same(stage: str, results: tuple[Path, dict[str, Any]]) -> None:
+    """Gold, reward and KL of every reply, best of n, the reward model's accuracy; every figure of the summary."""
+    plain, shared = (dict(leaves(results[1][f"evaluate/{which}"])) for which in ("none", stage))
+    numbers = {key: value for key, value in plain.items() if isinstance(value, float)}
+    assert {key: value for key, value in shared.items() if key not in numbers} == {
+        key: value for key, value in plain.items() if key not in numbers
+    }
+    assert {key: shared[key] for key in numbers} == pytest.approx(numbers, rel=1e-6, abs=1e-6)
+
+
+def test_the_evaluation_had_something_to_find(results: tuple[Path, dict[str, Any]]) -> None:
+    found = results[1]["evaluate/none"]
+    methods = {row["name"]: row for row in found["summary"]["methods"]}
+    assert list(methods) == ["best", "last", "first", "best of 3"] and len(found["shown"]) == 4 * 7
+    assert methods["first"]["kl"]["mean"] == 0 and abs(methods["last"]["kl"]["mean"]) > 1e-2
+    assert methods["best of 3"]["reward"]["mean"] > methods["first"]["reward"]["mean"]
+    assert len({json.dumps([row["reply"] for row in found["shown"] if row["method"] == name]) for name in methods}) > 2
+    assert found["summary"]["reward_model"]["accuracy"]["mean"] > 0
+    assert all(abs(row["gold"]) + abs(row["score"]) > 0 for row in found["shown"])
