@@ -121,8 +121,8 @@ class PPOConfig(TrainingConfig):
 
     def _check_processes(self) -> None:
         zero = self.distributed.zero
-        rule = "distributed.zero must be null with roles.share=lora, whose roles are one model"
-        require(self.roles.share is not Share.lora or zero is None, rule, zero)
+        rule = "distributed.zero must not be 3 with roles.share=lora: two engines cannot share one backbone out"
+        require(self.roles.share is not Share.lora or zero != 3, rule, zero)
         require_own_replies(self.generation, self.distributed)
         require(self.ppo.ema is None or zero != 3, "ppo.ema must be null with distributed.zero=3", self.ppo.ema)
         require(not self.roles.offload or zero != 3, "roles.offload must be false with distributed.zero=3", True)
