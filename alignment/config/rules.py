@@ -4,7 +4,7 @@ import math
 
 from alignment.config.generation import GenerationConfig
 from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, require
-from alignment.config.vocabulary import Attention, Device, Format
+from alignment.config.vocabulary import Attention, Device, Format, Generation
 
 
 def require_rows(data: DataConfig, name: str) -> None:
@@ -19,6 +19,12 @@ def require_device(model: ModelConfig, distributed: DistributedConfig) -> None:
     if model.attention is Attention.flex_attention:
         rule = "model.attention=flex_attention needs distributed.device=cuda"
         require(distributed.device is Device.cuda, rule, distributed.device.value)
+
+
+def require_own_replies(generation: GenerationConfig, distributed: DistributedConfig) -> None:
+    """Raise `ConfigError` where a server is to reply to several processes."""
+    rule = "distributed.zero must be null with generation.engine=vllm, which is told the weights of one process"
+    require(generation.engine is not Generation.vllm or distributed.zero is None, rule, distributed.zero)
 
 
 def require_temperatures(temperatures: list[float], samples: int, generation: GenerationConfig) -> None:

@@ -51,12 +51,6 @@ class RunConfig:
         return max(self.launch.processes, self.cluster.num_tasks())
 
 
-def require_one_process(config: RunConfig) -> None:
-    """Raise `ConfigError` where a task that runs in one process is asked for many, or for what many share out."""
-    rule = "distributed.zero must be null for this task, which runs in one process"
-    require(config.distributed.zero is None, rule, config.distributed.zero)
-
-
 @dataclass(slots=True)
 class TrainingConfig(RunConfig):
     """What every run that trains a model has."""

@@ -27,9 +27,9 @@ from alignment.config.ppo import (
     RolesConfig,
     ScorerConfig,
 )
-from alignment.config.rules import require_device, require_rows, require_temperatures
-from alignment.config.run import RunConfig, TrainingConfig, require_one_process
-from alignment.config.vocabulary import Generation, KLControl, MarginScale, Selection, Share
+from alignment.config.rules import require_device, require_own_replies, require_rows, require_temperatures
+from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.vocabulary import KLControl, MarginScale, Selection, Share
 from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss
 
 STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
@@ -121,10 +121,9 @@ class PPOConfig(TrainingConfig):
 
     def _check_processes(self) -> None:
         zero = self.distributed.zero
-        rule = "distributed.zero must be null with roles.share=lora, whose roles are one model"
-        require(self.roles.share is not Share.lora or zero is None, rule, zero)
-        rule = "distributed.zero must be null with generation.engine=vllm, which is told the weights of one process"
-        require(self.generation.engine is not Generation.vllm or zero is None, rule, zero)
+        rule = "distributed.zero must not be 3 with roles.share=lora: two engines cannot share one backbone out"
+        require(self.roles.share is not Share.lora or zero != 3, rule, zero)
+        require_own_replies(self.generation, self.distributed)
         require(self.ppo.ema is None or zero != 3, "ppo.ema must be null with distributed.zero=3", self.ppo.ema)
         require(not self.roles.offload or zero != 3, "roles.offload must be false with distributed.zero=3", True)
 
@@ -155,6 +154,7 @@ class RejectionConfig(RunConfig):
         RunConfig.__post_init__(self)
         require_rows(self.data, "train")
         require_device(self.model, self.distributed)
+        require_own_replies(self.generation, self.distributed)
         require(self.samples > 1, "samples must be > 1", self.samples)
         if self.temperatures:
             require_temperatures(self.temperatures, self.samples, self.generation)
@@ -183,7 +183,7 @@ class EvaluateConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
-        require_one_process(self)
+        require_own_replies(self.generation, self.distributed)
         require_rows(self.data, "eval")
         require(bool(self.runs), "runs must name at least one run", self.runs)
         require(self.baseline in self.runs, f"baseline must be one of {sorted(self.runs)}", self.baseline)
@@ -214,8 +214,6 @@ class PipelineConfig(RunConfig):
         require(bool(names), "stages must name at least one stage", names)
         require(len(set(names)) == len(names), "stages must have different names", names)
 
-
-ONE_PROCESS = (EvaluateConfig,)
 
 TASKS: dict[str, type[RunConfig]] = {
     "sft": SFTConfig,

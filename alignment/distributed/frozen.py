@@ -35,7 +35,7 @@ class FrozenEngine:
         if not sharded:
             self.model = model.to(self.device)
             return
-        settings = deepspeed_settings(config, max_grad_norm=float("inf"))
+        settings = deepspeed_settings(config, max_grad_norm=None)
         settings["zero_optimization"].pop("offload_optimizer", None)
         deepspeed, self.device = ready(config)
         self.model, *_ = deepspeed.initialize(model=model, config=settings)
@@ -45,6 +45,15 @@ class FrozenEngine:
     def precision(self) -> Iterator[None]:
         with autocast(self.device, self._config.precision):
             yield
+
+    def release(self) -> None:
+        """Give the memory of the weights back; nothing can be asked of it then. DeepSpeed itself holds on to every
+        module that it has shared out."""
+        parameter: Any
+        for parameter in self.module.parameters():
+            parameter.data = parameter.new_empty(0)
+            if self._offload is not None:
+                parameter.ds_tensor.data = parameter.ds_tensor.new_empty(0)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

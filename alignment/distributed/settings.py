@@ -31,8 +31,8 @@ OURS = {  # what is decided elsewhere -> the key that decides it
 }
 
 
-def deepspeed_settings(config: DistributedConfig, *, max_grad_norm: float) -> dict[str, Any]:
-    """DeepSpeed's settings for an engine.
+def deepspeed_settings(config: DistributedConfig, *, max_grad_norm: float | None) -> dict[str, Any]:
+    """DeepSpeed's settings for an engine; `max_grad_norm` is None where nothing trains.
 
     Raises:
         ConfigError: `distributed.deepspeed_config` is no JSON, or says otherwise than a key of ours; names both keys.
@@ -41,10 +41,13 @@ def deepspeed_settings(config: DistributedConfig, *, max_grad_norm: float) -> di
     ours = _ours(config, max_grad_norm)
     if config.deepspeed_config is None:
         return ours
-    return _merged(ours, _read(config.deepspeed_config), "")
+    raw = _read(config.deepspeed_config)
+    if max_grad_norm is None:  # what is said there is for the models that train
+        raw.pop("gradient_clipping", None)
+    return _merged(ours, raw, "")
 
 
-def _ours(config: DistributedConfig, max_grad_norm: float) -> dict[str, Any]:
+def _ours(config: DistributedConfig, max_grad_norm: float | None) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": config.zero}
     for name, offload in (("offload_optimizer", config.offload_optimizer), ("offload_param", config.offload_param)):
         if offload is not Offload.none:
@@ -58,7 +61,7 @@ def _ours(config: DistributedConfig, max_grad_norm: float) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         # Under ZeRO 0 the engine clips on its own, for the norm's sake.
-        "gradient_clipping": 0.0 if max_grad_norm == float("inf") or config.zero == 0 else max_grad_norm,
+        "gradient_clipping": 0.0 if max_grad_norm in (None, float("inf")) or config.zero == 0 else max_grad_norm,
     }
     if config.precision is Precision.bfloat16:
         # No module's gradients cross the ranks in bfloat16: precision means the same on any number of processes.

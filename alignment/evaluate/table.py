@@ -174,7 +174,7 @@ def _reward_model_summary(result: RewardModelResult) -> dict[str, Any]:
 def _row(method: MethodResult, base: MethodResult) -> MethodRow:
     other = method.name != base.name
     by_gold = base.gold is not None
-    ours, theirs = (method.gold, base.gold) if by_gold else (method.reward, base.reward)
+    ours, theirs = (method.gold, base.gold) if by_gold else (method.reward, _where_alike(method, base))
     return MethodRow(
         name=method.name,
         gold=None if method.gold is None else confidence_interval(method.gold),
@@ -186,6 +186,15 @@ def _row(method: MethodResult, base: MethodResult) -> MethodRow:
         distinct_2=distinct_n(method.replies),
         win_rate=_against(win_rate, ours, theirs) if other else None,
     )
+
+
+def _where_alike(method: MethodResult, base: MethodResult) -> list[float] | None:
+    """The baseline's learned rewards, with the method's own for a reply that is the same: a tie, which the rounding of
+    two batches would break."""
+    if method.reward is None or base.reward is None:
+        return None
+    rows = zip(method.reward, base.reward, method.replies, base.replies, strict=True)
+    return [mine if reply == other else theirs for mine, theirs, reply, other in rows]
 
 
 def _against(

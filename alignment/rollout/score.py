@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,7 @@ from alignment.config.parts import BatchConfig, ConfigError, DistributedConfig, 
 from alignment.config.ppo import OneScorerConfig, ScorerConfig
 from alignment.data.batches import shared_out
 from alignment.data.records import Message
+from alignment.data.tokenize import Example
 from alignment.distributed.engine import autocast
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.world import from_main, is_main, pick_device, rank, size, sum_over_ranks
@@ -24,6 +25,7 @@ from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_scalar_model, load_tokenizer
 from alignment.models.readout import sequence_scores
 from alignment.rollout.samples import Samples
+from alignment.terminal import progress
 
 ScoreFunction = Callable[[list[list[Message]], list[str]], list[float]]
 
@@ -42,13 +44,21 @@ class FunctionScorer:
     key: str = "reward.function"
 
     def score(self, samples: Samples) -> Tensor:
-        """Asked by the main process alone, of all replies at once: what it answers is everybody's."""
+        return torch.tensor(self.answers(samples), dtype=torch.float32).view(len(samples.prompts), -1)
+
+    def answers(self, samples: Samples) -> list[float]:
+        """[G * n], as the function gives them. Asked by the main process alone, of all replies at once: what it answers
+        is everybody's.
+
+        Raises:
+            ConfigError: it does not give each reply a finite score; names the key.
+        """
         texts = samples.texts()
         scores = from_main(self.function(samples.repeated_prompts(), texts) if is_main() else [])
         require(len(scores) == len(texts), f"{self.key} must give {len(texts)} replies a score each", len(scores))
         broken = [score for score in scores if not math.isfinite(score)]
         require(not broken, f"{self.key} must give finite scores", broken[:1])
-        return torch.tensor(scores, dtype=torch.float32).view(len(samples.prompts), -1)
+        return scores
 
 
 @dataclass(slots=True)
@@ -64,16 +74,22 @@ class RewardModelScorer:
         """Under ZeRO 3: among the processes, layer by layer."""
         self.model = FrozenEngine(self.model, config=self.distributed, sharded=True).model
 
-    @torch.no_grad()
     def score(self, samples: Samples) -> Tensor:
-        """All processes together, each a share of the replies."""
+        return self.score_examples(samples.examples)
+
+    @torch.no_grad()
+    def score_examples(self, examples: Sequence[Example], describe: str | None = None) -> Tensor:
+        """[G, n] float32 on the CPU, of n completions of each; all processes together, each a share.
+
+        `describe` names the progress bar; None shows none.
+        """
         device = pick_device(self.distributed.device)
         if isinstance(self.model, ScalarModel):
             self.model.to(device)  # it may have been sent to rest on the CPU
-        everything = range(len(samples.examples))
-        mine, spare = shared_out(samples.examples, everything, self.batch, self.pad_id, rank(), size())
-        table = torch.zeros(len(samples.examples), len(samples.replies[0]), device=device)
-        for index, batch in enumerate([*mine, *spare]):
+        mine, spare = shared_out(examples, range(len(examples)), self.batch, self.pad_id, rank(), size())
+        table = torch.zeros(len(examples), len(examples[0].completion_ids), device=device)
+        batches = [*mine, *spare]
+        for index, batch in enumerate(batches if describe is None else progress(batches, describe)):
             with autocast(device, self.distributed.precision):
                 scores = sequence_scores(self.model, batch.to(device))
             if index < len(mine):

@@ -1,7 +1,7 @@
 """Models side by side on held-out prompts: gold score, learned reward, KL to the baseline; a table and a report."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -9,26 +9,26 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, ModelConfig
+from alignment.config.parts import BatchConfig, ConfigError, ModelConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.config.vocabulary import Need
-from alignment.data.batches import Batches, shared_out
+from alignment.data.batches import shared_out
 from alignment.data.load import Loaded, load_split
-from alignment.distributed.engine import autocast
-from alignment.distributed.world import pick_device
+from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.world import is_main, pick_device, rank, size, sum_over_ranks
 from alignment.evaluate.alarms import raised
 from alignment.evaluate.report import write_report
 from alignment.evaluate.results import Evaluation, MethodResult, RewardModelResult, TrainingRun
 from alignment.evaluate.table import summary, terminal_table
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
-from alignment.models.load import freeze, load_language_model, load_tokenizer
-from alignment.models.readout import sequence_scores, token_logprobs
+from alignment.models.load import load_language_model, load_tokenizer
+from alignment.models.readout import token_logprobs
 from alignment.rollout.samples import Samples, build_generator, sample
-from alignment.rollout.score import RewardModelScorer, load_function, reward_model_scorer
+from alignment.rollout.score import FunctionScorer, RewardModelScorer, load_function, reward_model_scorer
 from alignment.rollout.select import best_of
 from alignment.tasks.prepare import model_folder, prepare_tokenizer, said
-from alignment.terminal import console, progress, say
+from alignment.terminal import console, say
 from alignment.training.samples_log import SamplesLog
 
 
@@ -40,6 +40,8 @@ def run(config: EvaluateConfig, folder: Path) -> None:
     scorer = None
     if config.reward is not None:
         scorer = reward_model_scorer(config.reward, tokenizer, config.batch, config.distributed)
+        if config.distributed.zero == 3:
+            scorer.share_out()
     comparison = Comparison(config, tokenizer, prompts, scorer, SamplesLog(folder, done=0))
     evaluation = Evaluation(
         prompts=[record.prompt[-1]["content"] for record in prompts.records],
@@ -52,15 +54,25 @@ def run(config: EvaluateConfig, folder: Path) -> None:
         facts=_facts(config, len(prompts.records)),
     )
     console.print(terminal_table(evaluation))
-    (folder / "summary.json").write_text(json.dumps(summary(evaluation), indent=2))
-    write_report(evaluation, folder / "report.html")
+    if is_main():
+        (folder / "summary.json").write_text(json.dumps(summary(evaluation), indent=2))
+        write_report(evaluation, folder / "report.html")
     for alarm in (alarm for drawn in evaluation.runs for alarm in raised(drawn)):
         say(f"ALARM {alarm.run}: {alarm.words()}")
     say(f"report: {folder / 'report.html'}")
 
 
+@dataclass(slots=True)
+class Player:
+    """A model that replies, whole on every process or (ZeRO 3) shared out among them."""
+
+    policy: LanguageModel
+    engine: FrozenEngine
+    batch: BatchConfig  # in a layout that it can read
+
+
 class Comparison:
-    """Each run's replies to the same prompts, drawn with the same seed."""
+    """Each run's replies to the same prompts, drawn with the same seed; all processes together, each a share."""
 
     def __init__(
         self,
@@ -75,19 +87,20 @@ class Comparison:
         self.prompts = prompts
         self.scorer = scorer
         self.shown = shown
-        self.gold = load_function(config.gold, "gold") if config.gold is not None else None
-        self.device = pick_device(config.distributed.device)
+        self.gold = FunctionScorer(load_function(config.gold, "gold"), "gold") if config.gold is not None else None
         self.baseline = self._load(config.runs[config.baseline])
 
     def methods(self) -> list[MethodResult]:
         results = []
         for name, path in self.config.runs.items():
-            model = self.baseline if name == self.config.baseline else self._load(path)
-            samples = self._reply(model, name, replies=1)
+            player = self.baseline if name == self.config.baseline else self._load(path)
+            samples = self._reply(player, name, replies=1)
             kl = None
             if self.config.generation.top_k == 0 and self.config.generation.top_p == 1:  # else of another distribution
-                kl = (self._logprobs(model, samples) - self._logprobs(self.baseline, samples)).tolist()
+                kl = (self._logprobs(player, samples) - self._logprobs(self.baseline, samples)).tolist()
             results.append(self._result(name, samples, kl))
+            if player is not self.baseline:
+                player.engine.release()
         if self.config.best_of:
             assert self.scorer is not None
             samples = self._reply(self.baseline, f"best of {self.config.best_of}", replies=self.config.best_of)
@@ -95,41 +108,43 @@ class Comparison:
             results.append(self._result(f"best of {self.config.best_of}", picked, None))
         return results
 
-    def _load(self, path: str) -> LanguageModel:
-        settings = _model_config(path)
+    def _load(self, path: str) -> Player:
+        settings, distributed = _model_config(path), self.config.distributed
         if load_tokenizer(settings).get_vocab() != self.tokenizer.get_vocab():
             raise ConfigError(f"runs must share the baseline's tokenizer, got another one in {path!r}")
-        model = load_language_model(settings, self.tokenizer).to(self.device)
-        freeze(model)
-        return model
+        policy = load_language_model(settings, self.tokenizer).to(pick_device(distributed.device))
+        batch = replace(self.config.batch, layout=settle_layout(policy, self.config.batch.layout))
+        return Player(policy, FrozenEngine(policy, config=distributed, sharded=distributed.zero == 3), batch)
 
-    def _reply(self, model: LanguageModel, name: str, *, replies: int) -> Samples:
-        with autocast(self.device, self.config.distributed.precision):
+    def _reply(self, player: Player, name: str, *, replies: int) -> Samples:
+        engine, config = player.engine, self.config
+        with engine.gathered(), engine.precision():
             return sample(
-                build_generator(model, self.tokenizer, self.config.generation, self.config.distributed),
+                build_generator(player.policy, self.tokenizer, config.generation, config.distributed),
                 self.prompts.records,
                 self.prompts.examples,
                 replies=replies,
-                seed=self.config.seed,
+                seed=config.seed,
                 describe=name,
             )
 
     @torch.no_grad()
-    def _logprobs(self, model: LanguageModel, samples: Samples) -> torch.Tensor:
-        """[G], the summed log-prob (nats) of each prompt's one reply."""
-        table = torch.empty(len(samples.examples))
-        batch_config = replace(self.config.batch, layout=settle_layout(model, self.config.batch.layout))
-        rows = range(len(samples.examples))
-        batches, _ = shared_out(samples.examples, rows, batch_config, self.tokenizer.pad_token_id, 0, 1)
-        for batch in batches:
-            batch = batch.to(self.device)
-            with autocast(self.device, self.config.distributed.precision):
-                logprobs = token_logprobs(model, batch, temperature=self.config.generation.temperature)
-            table[batch.rows.cpu()] = batch.sum_by_completion(logprobs).cpu()
-        return table
+    def _logprobs(self, player: Player, samples: Samples) -> torch.Tensor:
+        """[G] float64, the summed log-prob (nats) of each prompt's one reply: the difference of two such sums is small
+        beside them."""
+        engine, rows = player.engine, range(len(samples.examples))
+        mine, spare = shared_out(samples.examples, rows, player.batch, self.tokenizer.pad_token_id, rank(), size())
+        table = torch.zeros(len(rows), device=engine.device, dtype=torch.float64)
+        for index, batch in enumerate([*mine, *spare]):
+            batch = batch.to(engine.device)
+            with engine.precision():
+                logprobs = token_logprobs(engine.model, batch, temperature=self.config.generation.temperature)
+            if index < len(mine):
+                table[batch.rows] = batch.sum_by_completion(logprobs.double())
+        return sum_over_ranks(table).cpu()
 
     def _result(self, name: str, samples: Samples, kl: list[float] | None) -> MethodResult:
-        gold = None if self.gold is None else self.gold(samples.prompts, samples.texts())
+        gold = None if self.gold is None else self.gold.answers(samples)
         reward = None if self.scorer is None else self.scorer.score(samples)[:, 0].tolist()
         rows = samples.table(score=reward, gold=gold, kl=kl)[: self.config.log.samples]
         self.shown.write(1, "eval", [{"method": name, **row} for row in rows])
@@ -143,7 +158,6 @@ class Comparison:
         )
 
 
-@torch.no_grad()
 def _accuracy(
     config: EvaluateConfig, scorer: RewardModelScorer, tokenizer: PreTrainedTokenizerBase
 ) -> RewardModelResult | None:
@@ -151,13 +165,7 @@ def _accuracy(
     pairs = said(load_split("eval", config.pairs, tokenizer, Need.pairs), "pairs")
     if pairs is None:
         return None
-    device = pick_device(config.distributed.device)
-    table = torch.empty(len(pairs.examples), 2)
-    batches = Batches(pairs.examples, scorer.batch, config.seed, tokenizer.pad_token_id).once()
-    for batch in progress(batches, "reward model"):
-        with autocast(device, config.distributed.precision):
-            scores = sequence_scores(scorer.model, batch.to(device))
-        table[batch.rows] = scores.view(-1, 2).cpu()
+    table = scorer.score_examples(pairs.examples, describe="reward model")
     margins = [example.margin for example in pairs.examples]
     known = [margin for margin in margins if margin is not None]
     return RewardModelResult(table[:, 0].tolist(), table[:, 1].tolist(), known if known else None)

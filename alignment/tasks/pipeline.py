@@ -13,15 +13,11 @@ from alignment.config.cluster import require_scheduler
 from alignment.config.inputs import check_path, input_paths
 from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig
-from alignment.config.tasks import ONE_PROCESS, STAGE, PipelineConfig, StageConfig
+from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
 from alignment.config.vocabulary import Scheduler
 from alignment.tasks.run import belongs_to, execute, fingerprint, is_finished, write_config
 from alignment.terminal import console, say
 
-OF_MANY = {  # not passed on to a stage that runs in one process
-    *("launch.processes", "cluster.nodes", "cluster.tasks_per_node"),
-    *(f"distributed.{key}" for key in ("zero", "offload_optimizer", "offload_param", "nvme_path", "deepspeed_config")),
-}
 Compose = Callable[[str, dict[str, Any]], RunConfig]
 """(recipe, overrides by dotted key) -> the checked config; the command line brings it, which alone knows Hydra."""
 
@@ -60,12 +56,7 @@ def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> R
     with _named(stage):
         overrides = {key: _resolved(key, value, earlier, config.output_dir) for key, value in stage.set.items()}
         inside = {"output_dir": f"{config.output_dir}/{stage.name}", "seed": config.seed}
-        passed_on = _passed_on(config)
-        if OF_MANY & passed_on.keys() and isinstance(compose(stage.recipe, inside | overrides), ONE_PROCESS):
-            passed_on = {key: value for key, value in passed_on.items() if key not in OF_MANY}
-            if "cluster.gpus_per_node" in passed_on:
-                passed_on["cluster.gpus_per_node"] = 1
-        composed = compose(stage.recipe, inside | passed_on | overrides)
+        composed = compose(stage.recipe, inside | _passed_on(config) | overrides)
         if isinstance(composed, PipelineConfig):
             raise ConfigError(f"recipe must not be a pipeline itself, got {stage.recipe!r}")
         for key, path in input_paths(composed):

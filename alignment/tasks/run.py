@@ -104,10 +104,12 @@ def check_processes(config: RunConfig) -> None:
     if world.is_launched():
         rule = f"launch.processes must be 1, or the {launched} processes that were started for it"
         require(asked in (1, launched), rule, asked)
+    max_grad_norm = None
     if isinstance(config, TrainingConfig):
         config.check_shares(max(launched, asked))
-        if config.distributed.zero is not None:
-            deepspeed_settings(config.distributed, max_grad_norm=config.train.max_grad_norm)
+        max_grad_norm = config.train.max_grad_norm
+    if config.distributed.zero is not None:
+        deepspeed_settings(config.distributed, max_grad_norm=max_grad_norm)
 
 
 def in_processes(config: RunConfig) -> None:

@@ -1,4 +1,5 @@
-"""What one process of PPO's invariance test does: the whole task, ten iterations, under each ZeRO stage asked for.
+"""What one process of PPO's invariance test does: the whole task, ten iterations, four of it with one backbone for all
+roles, rejection sampling and an evaluation of the models that one process has made, under each ZeRO stage asked for.
 
 python ppo_ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain engine.
 """
@@ -7,16 +8,18 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from ranks import INIT, config_of
 
 from alignment.cli.compose import composing, resolve, single
-from alignment.config.parts import ModelConfig
+from alignment.config.parts import LoraConfig, ModelConfig
+from alignment.config.run import RunConfig
 from alignment.config.tasks import PPOConfig, RejectionConfig
 from alignment.distributed import world
-from alignment.models.load import load_scalar_model, load_tokenizer, save_model
-from alignment.tasks import ppo, rejection
+from alignment.models.load import load_language_model, load_scalar_model, load_tokenizer, save_model
+from alignment.tasks import evaluate, ppo, rejection
 from alignment.training.checkpoint import seed_everything
 
 SMALL = [
@@ -29,15 +32,54 @@ PPO = [
     *("reward.whiten=true", "kl.limit=100", "kl.controller=adaptive", "kl.target=2", "critic.warmup=1"),
     *("ptx.weight=0.1", "ptx.size=4", "ptx.data.format=world", "ptx.data.train.limit=20", "checkpoint.every=0"),
 ]
+SHARED = [
+    *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=1e-3", "ppo.mini_batches=2", "ppo.epochs=2"),
+    *("model.path=FOLDER/first", "model.lora.rank=4", "roles.share=lora", "checkpoint.every=0"),
+    *("reward.function=null", "reward.path=FOLDER/judge/adapter", "ppo.replies=2"),
+]
 REJECTION = ["reward.function=null", "reward.path=REWARD", "samples=3"]
+EVALUATE = [
+    *("runs={best:FOLDER/ppo-none-1/best,last:FOLDER/ppo-none-1/model,first:FOLDER/first}", "baseline=first"),
+    *("reward=REWARD", "best_of=3", "pairs={format:world,eval:{limit:9},max_length:128,max_prompt_length:64}"),
+    *("log.samples=100", "generation.temperature=0.9"),
+]
+TASKS = {
+    "ppo": ("tiny_ppo", PPO, ppo.run),
+    "shared": ("tiny_ppo", SHARED, ppo.run),  # not for ZeRO 3
+    "rejection": ("tiny_rejection", REJECTION, rejection.run),
+    "evaluate": ("tiny_evaluate", EVALUATE, evaluate.run),
+}
 
 
-def composed(recipe: str, overrides: list[str], reward: Path) -> PPOConfig | RejectionConfig:
+def composed(recipe: str, overrides: list[str], folder: Path) -> RunConfig:
     with composing([]):
-        overrides = [word.replace("REWARD", str(reward)) for word in [*SMALL, *overrides]]
-        config = resolve(single(recipe, overrides))
-    assert isinstance(config, PPOConfig | RejectionConfig)
-    return replace(config, model=ModelConfig(init=INIT))
+        overrides = [word.replace("REWARD", str(folder / "reward")) for word in [*SMALL, *overrides]]
+        config = resolve(single(recipe, [word.replace("FOLDER", str(folder)) for word in overrides]))
+    if isinstance(config, PPOConfig | RejectionConfig) and config.model.path is None:
+        return replace(config, model=ModelConfig(init=INIT))
+    return config
+
+
+def make_models(folder: Path) -> None:
+    """A policy, a reward model, and one that is an adapter on the policy's weights."""
+    settings = ModelConfig(init=INIT)
+    tokenizer = load_tokenizer(settings)
+    for seed, (name, load) in enumerate({"first": load_language_model, "reward": load_scalar_model}.items()):
+        torch.manual_seed(seed)
+        save_model(load(settings, tokenizer), tokenizer, folder / name)
+    judge = load_scalar_model(ModelConfig(path=str(folder / "first"), lora=LoraConfig(rank=4)), tokenizer)
+    for weight in judge.trained().values():
+        torch.nn.init.normal_(weight, std=0.1)
+    save_model(judge, tokenizer, folder / "judge")
+
+
+def seen(where: Path) -> dict[str, Any]:
+    """What a task has written that is compared."""
+    shown = [json.loads(row) for row in (where / "samples.jsonl").read_text().splitlines()]
+    if (where / "summary.json").exists():
+        return {"shown": shown, "summary": json.loads((where / "summary.json").read_text())}
+    rows = [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
+    return {"rows": rows, "shown": [row["reply"] for row in shown]}
 
 
 def main() -> None:
@@ -45,25 +87,22 @@ def main() -> None:
     out, stages = Path(sys.argv[1]), sys.argv[2:]
     folder = out.parent
     world.init(config_of(stages[-1], folder))
-    reward = folder / "reward"
     if world.is_main():
-        torch.manual_seed(1)
-        settings = ModelConfig(init=INIT)
-        save_model(load_scalar_model(settings, load_tokenizer(settings)), load_tokenizer(settings), reward)
+        make_models(folder)
     world.barrier()
-    results = {}
+    results: dict[str, Any] = {}
     for stage in stages:
-        for name, recipe, overrides in (("ppo", "tiny_ppo", PPO), ("rejection", "tiny_rejection", REJECTION)):
-            config = replace(composed(recipe, overrides, reward), distributed=config_of(stage, folder))
+        for name, (recipe, overrides, run) in TASKS.items():
+            if (name, stage) == ("shared", "3"):
+                continue
+            config = replace(composed(recipe, overrides, folder), distributed=config_of(stage, folder))
             where = folder / f"{name}-{stage}-{world.size()}"
             where.mkdir(exist_ok=True)
             world.barrier()
             seed_everything(config.seed)
-            ppo.run(config, where) if isinstance(config, PPOConfig) else rejection.run(config, where)
+            run(config, where)  # type: ignore[operator]
             world.barrier()
-            rows = [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
-            shown = (where / "samples.jsonl").read_text().splitlines()
-            results[f"{name}/{stage}"] = {"rows": rows, "shown": [json.loads(row)["reply"] for row in shown]}
+            results[f"{name}/{stage}"] = seen(where)
     if world.is_main():
         out.write_text(json.dumps(results))
     world.leave()

@@ -235,6 +235,10 @@ def roles(config: DistributedConfig) -> dict[str, float]:
             batches = batches_of(method)
             train_step(engine, objective_of(method, engine, batches), batches.step(0))
     found["sharded, still"] = far(sharded.model)
+    for engine in (sharded, copied):
+        engine.release()
+        kept = engine.module.parameters()
+        found["released"] = float(sum(p.numel() + ("ds_tensor" in vars(p) and p.ds_tensor.numel()) for p in kept))
     return found
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from alignment.cli.compose import compose, composing, resolve, single
-from alignment.config.tasks import DPOConfig, EvaluateConfig, PipelineConfig, PPOConfig, SFTConfig
+from alignment.config.tasks import DPOConfig, EvaluateConfig, PipelineConfig, PPOConfig, RejectionConfig, SFTConfig
 from alignment.tasks.pipeline import _composed
 
 SMALL = [
@@ -120,11 +120,11 @@ def test_no_process_outlives_the_command(tmp_path: Path, environment: Callable[.
     assert len(children) == 2 and alive == []
 
 
-def test_a_pipeline_passes_processes_on_to_the_stages_that_can_share() -> None:
+def test_a_pipeline_passes_processes_on_to_its_stages() -> None:
     with composing([]):
         config = resolve(single("tiny_pipeline", ["distributed=zero1", "launch.processes=2"]))
         assert isinstance(config, PipelineConfig)
         stages = [_composed(stage, config, compose) for stage in config.stages]
-    processes = {type(stage): (stage.launch.processes, stage.distributed.zero) for stage in stages}
-    assert processes[SFTConfig] == processes[DPOConfig] == (2, 1)
-    assert processes[PPOConfig] == (2, 1) and processes[EvaluateConfig] == (1, None)
+    kinds = {type(stage) for stage in stages}
+    assert {SFTConfig, DPOConfig, PPOConfig, RejectionConfig, EvaluateConfig} <= kinds
+    assert {(stage.launch.processes, stage.distributed.zero) for stage in stages} == {(2, 1)}

@@ -1,10 +1,11 @@
-"""PPO's ten iterations and rejection sampling are the same in one process, in two, and under each ZeRO stage.
+"""PPO's ten iterations, rejection sampling and an evaluation are the same in one process, in two, and under each ZeRO
+stage.
 
 Four roles: actor and critic in engines of their own, reference and reward frozen, whole or (ZeRO 3) shared out.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 STAGES = ("0", "1", "2", "3")
+ROWS = {"ppo": 10, "shared": 4, "rejection": 1}
 TOLERANCE = 1e-5
 LIVE = "generation/live_fraction"
 
@@ -33,21 +35,25 @@ def comparable(row: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in row.items() if not name.startswith("time/") and name != LIVE}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("task", ["ppo", "rejection"])
+@pytest.mark.parametrize(
+    ("task", "stage"), [(task, stage) for task in ROWS for stage in STAGES if (task, stage) != ("shared", "3")]
+)
 def test_two_processes_are_one(task: str, stage: str, results: tuple[Path, dict[str, Any]]) -> None:
     plain, shared = results[1][f"{task}/none"], results[1][f"{task}/{stage}"]
     assert shared["shown"] == plain["shown"] != []
-    assert len(shared["rows"]) == len(plain["rows"]) == (10 if task == "ppo" else 1)
+    assert len(shared["rows"]) == len(plain["rows"]) == ROWS[task]
     for mine, theirs in zip(shared["rows"], plain["rows"], strict=True):
         assert comparable(mine) == pytest.approx(comparable(theirs), rel=TOLERANCE, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_they_save_the_same_model(stage: str, results: tuple[Path, dict[str, Any]]) -> None:
-    for name in ("model", "best"):
+    saved = [("ppo", "model/model"), ("ppo", "best/model")]
+    if stage != "3":
+        saved.append(("shared", "model/adapter/adapter_model"))
+    for task, name in saved:
         plain, shared = (
-            load_file(results[0] / run / name / "model.safetensors") for run in ("ppo-none-1", f"ppo-{stage}-2")
+            load_file(results[0] / f"{task}-{which}" / f"{name}.safetensors") for which in ("none-1", f"{stage}-2")
         )
         assert plain.keys() == shared.keys()
         assert all(torch.allclose(plain[key], shared[key], atol=1e-4) for key in plain)
@@ -58,6 +64,8 @@ def test_the_run_learned_something_to_compare(results: tuple[Path, dict[str, Any
     assert rows[0]["policy/steps"] == 0 and rows[-1]["policy/steps"] == 4
     assert abs(rows[-1]["kl"]) > 1e-3 and rows[-1]["kl/weight"] != rows[0]["kl/weight"]
     assert {"ptx/loss", "eval/reward", "gold", "reward/model"} <= {name for row in rows for name in row}
+    first, last = (results[1]["shared/none"]["rows"][at] for at in (0, -1))
+    assert first["kl"] == 0 and abs(last["kl"]) > 1e-4 and abs(last["value/mean"] - first["value/mean"]) > 1e-3
 
 
 def test_rejection_writes_the_same_rows(results: tuple[Path, dict[str, Any]]) -> None:
@@ -66,3 +74,34 @@ def test_rejection_writes_the_same_rows(results: tuple[Path, dict[str, Any]]) ->
         for run in ("rejection-none-1", *(f"rejection-{stage}-2" for stage in STAGES))
     }
     assert len(set(written.values())) == 1 and written["rejection-none-1"]
+
+
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The numbers and words of a JSON value, each with where it is."""
+    if not isinstance(value, dict | list):
+        yield key, value
+        return
+    for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from leaves(inner, f"{key}.{name}")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_evaluation_finds_the_same(stage: str, results: tuple[Path, dict[str, Any]]) -> None:
+    """Gold, reward and KL of every reply, best of n, the reward model's accuracy; every figure of the summary."""
+    plain, shared = (dict(leaves(results[1][f"evaluate/{which}"])) for which in ("none", stage))
+    numbers = {key: value for key, value in plain.items() if isinstance(value, float)}
+    assert {key: value for key, value in shared.items() if key not in numbers} == {
+        key: value for key, value in plain.items() if key not in numbers
+    }
+    assert {key: shared[key] for key in numbers} == pytest.approx(numbers, rel=1e-6, abs=1e-6)
+
+
+def test_the_evaluation_had_something_to_find(results: tuple[Path, dict[str, Any]]) -> None:
+    found = results[1]["evaluate/none"]
+    methods = {row["name"]: row for row in found["summary"]["methods"]}
+    assert list(methods) == ["best", "last", "first", "best of 3"] and len(found["shown"]) == 4 * 7
+    assert methods["first"]["kl"]["mean"] == 0 and abs(methods["last"]["kl"]["mean"]) > 1e-2
+    assert methods["best of 3"]["reward"]["mean"] > methods["first"]["reward"]["mean"]
+    assert len({json.dumps([row["reply"] for row in found["shown"] if row["method"] == name]) for name in methods}) > 2
+    assert found["summary"]["reward_model"]["accuracy"]["mean"] > 0
+    assert all(abs(row["gold"]) + abs(row["score"]) > 0 for row in found["shown"])

@@ -52,6 +52,13 @@ def test_conflict_names_both_keys(tmp_path: Path, raw: dict[str, Any], theirs: s
     assert f" {theirs} " in str(error.value) and f" {ours} " in str(error.value)
 
 
+def test_clipping_of_models_that_train_is_nothing_to_those_that_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({"gradient_clipping": 1.0, "steps_per_print": 3}))
+    merged = deepspeed_settings(DistributedConfig(zero=3, deepspeed_config=str(path)), max_grad_norm=None)
+    assert (merged["gradient_clipping"], merged["steps_per_print"]) == (0.0, 3)
+
+
 def test_offload_and_precision_are_passed_on(tmp_path: Path) -> None:
     config = {"zero": 3, "offload_optimizer": Offload.cpu, "offload_param": Offload.nvme, "nvme_path": "fast"}
     told = settings(tmp_path, {}, precision=Precision.bfloat16, **config)

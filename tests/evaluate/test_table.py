@@ -54,6 +54,13 @@ def test_without_gold_the_columns_vanish_and_reward_decides(study):
     assert "gold" not in printed(study).lower()
 
 
+def test_the_same_reply_is_a_tie_however_its_reward_was_rounded():
+    base = MethodResult("sft", None, [1.0, 2.0, 3.0], None, [3, 4, 5], ["a", "b", "c"])
+    other = MethodResult("dpo", None, [1.0000001, 1.9999999, 4.0], None, [3, 4, 6], ["a", "b", "C"])
+    row = compare(make(prompts=["p", "q", "r"], methods=[base, other]))[1]
+    assert row.win_rate == win_rate([0.0, 0.0, 1.0], [0.0, 0.0, 0.0])
+
+
 def test_without_any_score_only_lengths_and_words_remain(study):
     for method in study.methods:
         method.gold = method.reward = method.kl = None
