@@ -113,11 +113,11 @@ class Sharded:
 def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
     """Modules and what is gathered for each: an element of a list (of layers) has all that is in it, for one part of it
     may read another's weights; any other module its own weights."""
-    if isinstance(module, nn.ModuleList):
-        yield from ((layer, list(layer.parameters())) for layer in module)
-        return
+    for child in module.children():
+        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList | nn.ModuleDict):
+            yield child, list(child.parameters())
+        else:
+            yield from _layers(child)
     own = list(module.parameters(recurse=False))
     if own:
         yield module, own
-    for child in module.children():
-        yield from _layers(child)

@@ -23,6 +23,7 @@ from alignment.models.adapters import add_adapter, lora_layers, merged_state, me
 from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
 from alignment.models.placement import WHOLE, Placement
 from alignment.models.routers import router_weight
+from alignment.models.save import write_weights
 from alignment.world import tokenizer_path
 
 transformers_logging.disable_progress_bar()  # weights of a file at a time are not progress that anybody follows
@@ -125,8 +126,7 @@ def save_model(
     has_adapter = bool(lora_layers(model.hf))
     state = merged_state(model.hf, model.placement, keep=write)
     if write:
-        model.hf.save_pretrained(folder, state_dict=state)
-    del state
+        write_weights(model.hf, state, folder)
     if has_adapter:
         save_adapter(model.hf, folder / "adapter", model.placement, write=write)
     if write:

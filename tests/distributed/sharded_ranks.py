@@ -22,6 +22,7 @@ from alignment.distributed import world
 from alignment.distributed.deepspeed import DeepSpeedEngine, ready
 from alignment.distributed.engine import Engine, TorchEngine, counts, shape_of
 from alignment.distributed.sharded import sharded
+from alignment.models import save
 from alignment.models.layout import settle_layout
 from alignment.models.load import load_language_model, load_scalar_model, load_tokenizer, save_model
 from alignment.tasks.prepare import save_trained
@@ -55,11 +56,10 @@ def write_folders(folder: Path) -> None:
         model = load(ModelConfig(init=init), tokenizer)
         save_model(model, tokenizer, folder / name)
     policy = load_language_model(ModelConfig(path=str(folder / "policy")), tokenizer)
-    for name in ("policy", *BROKEN):
-        policy.hf.bfloat16().save_pretrained(folder / name, max_shard_size="150KB" if name == "policy" else "1GB")
-        tokenizer.save_pretrained(folder / name)
     (folder / "policy" / "model.safetensors").unlink()
+    policy.hf.bfloat16().save_pretrained(folder / "policy", max_shard_size="150KB")
     for name in BROKEN:
+        save_model(policy, tokenizer, folder / name)
         file = folder / name / "model.safetensors"
         weights = load_file(file)
         weight = weights.pop("model.layers.1.mlp.up_proj.weight")
@@ -162,6 +162,7 @@ def loaded(name: str, folder: Path, config: DistributedConfig) -> dict[str, Any]
 
 def saved(name: str, folder: Path, config: DistributedConfig) -> list[list[float]]:
     """Train and save, beside what one process saves of the same weights."""
+    save.FILE_SIZE = "300KB" if name == "policy" else "50GB"
     model, engine, steps = trained(name, folder, config)
     tokenizer = load_tokenizer(ModelConfig(init=INIT))
     save_trained(engine, model, tokenizer, folder / "sharded" / name)
@@ -177,13 +178,13 @@ def saved(name: str, folder: Path, config: DistributedConfig) -> list[list[float
 def main() -> None:
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    small = config_of("3", folder)  # no weight stays whole; by default small ones do, which are all of them here
     default = DistributedConfig(device=Device.cpu, zero=3)
+    kinds = (config_of("3", folder), default, config_of("offload", folder))  # small weights stay whole by default alone
     world.init(default)
     found: dict[str, Any] = {}
     for index, name in enumerate(MODELS):
         found[f"loaded/{name}"] = world.gathered(loaded(name, folder, default))
-        found[f"steps/{name}"] = saved(name, folder, (small, default)[index % 2])
+        found[f"steps/{name}"] = saved(name, folder, kinds[index % 3])
     for name in BROKEN:
         found[f"problem/{name}"] = world.gathered(problem(name, folder, default))
     if world.is_main():
