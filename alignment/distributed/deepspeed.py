@@ -99,6 +99,13 @@ class DeepSpeedEngine:
         with whole(self._module, self._zero.parameter_offload):
             yield
 
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Small weights, which ZeRO 3 keeps whole, are shared out too until the next forward."""
+        if self._config.zero == 3:
+            self._zero.parameter_offload.partition_all_parameters()
+        yield
+
     def state(self) -> dict[str, Any]:
         """What this process holds of it: plain tensors, numbers, strings, lists and dicts.
 

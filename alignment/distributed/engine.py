@@ -43,8 +43,12 @@ class Engine(Protocol):
         ...
 
     def gathered(self) -> AbstractContextManager[None]:
-        """A context in which the whole weights are in the module, for generation and for saving. All processes enter
-        and leave it; inside, each runs as many forwards without gradients as it likes."""
+        """A context in which the whole weights are in the module, for generation. All processes enter and leave it;
+        inside, each runs as many forwards without gradients as it likes."""
+        ...
+
+    def at_rest(self) -> AbstractContextManager[None]:
+        """A context in which every weight is where the model's placement has it, to be read through that."""
         ...
 
     def state(self) -> dict[str, Any]: ...
@@ -105,6 +109,10 @@ class TorchEngine:
     def gathered(self) -> Iterator[None]:
         yield
 
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        yield
+
     def state(self) -> dict[str, Any]:
         return {
             "model": {name: p.detach() for name, p in self._trained.items()},
@@ -131,9 +139,15 @@ class TorchEngine:
 
 
 def counts(model: nn.Module) -> tuple[int, int]:
-    """The weights of a model that is not shared out yet, and those of them that train."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    """The weights of a model, wherever they are, and those of them that train."""
+    sizes = [(shape_of(p).numel(), p.requires_grad) for p in model.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
+
+
+def shape_of(weight: Tensor) -> torch.Size:
+    """Of the whole weight: what is left in its place where it is shared out is empty, and ZeRO 3 notes its shape."""
+    shape: torch.Size = vars(weight).get("ds_shape", weight.shape)
+    return shape
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

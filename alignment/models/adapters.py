@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from alignment.config.parts import ConfigError, LoraConfig
+from alignment.models.placement import WHOLE, Placement
 
 DEFAULT = "default"
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -69,8 +72,16 @@ def use_adapter(hf: PreTrainedModel, name: str) -> None:
         layer.set_adapter(name)
 
 
-def save_adapter(hf: PreTrainedModel, folder: Path) -> None:
-    """The adapter, and the scalar head if there is one, in peft's form."""
+def save_adapter(hf: PreTrainedModel, folder: Path, placement: Placement = WHOLE, *, write: bool = True) -> None:
+    """The adapter, and the scalar head if there is one, in peft's form; `write` as in `save_model`."""
+    kept = {}
+    for name, tensor in hf.state_dict(keep_vars=True).items():
+        if f".{DEFAULT}." in name or name.startswith("score."):
+            with placement.whole([tensor]):
+                if write:
+                    kept[PREFIX + name.replace(f".{DEFAULT}.", ".")] = placement.kept(tensor).contiguous()
+    if not write:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     layer = lora_layers(hf)[0]
     targets = sorted({key.rpartition(".")[2] for key, module in hf.named_modules() if isinstance(module, LoraLayer)})
@@ -83,11 +94,6 @@ def save_adapter(hf: PreTrainedModel, folder: Path) -> None:
         task_type="SEQ_CLS" if has_head else "CAUSAL_LM",
         modules_to_save=["score"] if has_head else None,
     ).save_pretrained(str(folder))
-    kept = {
-        PREFIX + name.replace(f".{DEFAULT}.", "."): tensor.contiguous()
-        for name, tensor in hf.state_dict().items()
-        if f".{DEFAULT}." in name or name.startswith("score.")
-    }
     save_file(kept, folder / WEIGHTS_FILE)
 
 
@@ -144,13 +150,39 @@ def adapter_off(hf: PreTrainedModel) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def merged_state(hf: nn.Module) -> dict[str, Tensor]:
-    """The state dict of the model with its adapter added into the weights; the model itself is left as it is."""
-    state = {
-        name.replace(".base_layer.", "."): tensor for name, tensor in hf.state_dict().items() if ".lora_" not in name
-    }
-    for name, module in hf.named_modules():
-        if isinstance(module, LoraLinear):
-            for adapter in module.active_adapters:  # on the CPU: a second copy of the weights may not fit on the GPU
-                state[f"{name}.weight"] = state[f"{name}.weight"].cpu() + module.get_delta_weight(adapter).cpu()
+@torch.no_grad()
+def merged_state(hf: nn.Module, placement: Placement = WHOLE, *, keep: bool = True) -> dict[str, Tensor]:
+    """The state dict of the model with its adapter added into the weights; the model itself is left as it is.
+
+    Args:
+        keep: False where another of the processes that share the weights is to have them: here it is empty then.
+    """
+    state: dict[str, Tensor] = {}
+    tied: dict[int, Tensor] = {}
+    for name, tensor in merged_weights(hf, placement):
+        if keep and isinstance(tensor, nn.Parameter):  # one tensor for all its names
+            state[name] = tied.setdefault(id(tensor), placement.kept(tensor))
+        elif keep:
+            state[name] = tensor
     return state
+
+
+def merged_weights(hf: nn.Module, placement: Placement = WHOLE) -> Iterator[tuple[str, Tensor]]:
+    """Each of the state dict with its adapter added, by name. One that is shared out is whole while it is the current
+    one: parameters are the model's own, what an adapter was added to is on the CPU."""
+    layers = {f"{name}.weight": module for name, module in hf.named_modules() if isinstance(module, LoraLinear)}
+    for name, tensor in hf.state_dict(keep_vars=True).items():
+        if ".lora_" in name:
+            continue
+        name = name.replace(".base_layer.", ".")
+        layer = layers.get(name)
+        with placement.whole([tensor] if layer is None else list(layer.parameters())):
+            yield name, tensor if layer is None else _merged(layer)
+
+
+def _merged(layer: LoraLinear) -> Tensor:
+    base: Any = layer.get_base_layer()
+    weight: Tensor = base.weight.detach()
+    for adapter in layer.active_adapters:  # on the CPU: a second copy of the weights may not fit on the GPU
+        weight = weight.cpu() + layer.get_delta_weight(adapter).detach().cpu()
+    return weight

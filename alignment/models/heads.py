@@ -15,6 +15,7 @@ from alignment.data.pack import PADDING, Batch
 from alignment.models.adapters import use_adapter
 from alignment.models.attention import FLEX, attention_inputs, check_branches, in_fixed_lengths, use_grouped_attention
 from alignment.models.logprobs import entropy_of, logprobs_of
+from alignment.models.placement import WHOLE, Placement
 from alignment.models.routers import router_loss
 
 CHUNK = 2**25  # logits that exist at the same time: 128 MiB of float32
@@ -23,10 +24,11 @@ CHUNK = 2**25  # logits that exist at the same time: 128 MiB of float32
 class Trunk(nn.Module):
     """A transformer, of which the body is read; the head is the subclass's."""
 
-    def __init__(self, hf: PreTrainedModel, router_weight: float = 0.0) -> None:
+    def __init__(self, hf: PreTrainedModel, router_weight: float = 0.0, placement: Placement = WHOLE) -> None:
         super().__init__()
         use_grouped_attention(hf)
         self.hf = hf
+        self.placement = placement
         self.router_weight = router_weight
         self.router_loss: Tensor | None = None  # of the last forward, weighted; a training step adds it to its loss
         self.adapter: str | None = None  # which one is this role's, where roles share a backbone

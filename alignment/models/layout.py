@@ -39,7 +39,8 @@ def _problem(model: LanguageModel | ScalarModel) -> str | None:
     """Why the shared layout is not for this model; None where it is."""
     try:
         check_branches(model.hf)
-        shared, separate = (_read(model, _probe(model, layout)) for layout in (Layout.shared, Layout.separate))
+        with model.placement.by_layer(model):
+            shared, separate = (_read(model, _probe(model, layout)) for layout in (Layout.shared, Layout.separate))
     except ConfigError as error:
         return str(error)
     difference = (shared - separate).abs().max() / separate.abs().max().clamp(min=1e-6)

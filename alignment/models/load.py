@@ -19,9 +19,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from alignment.config.parts import ConfigError, LoraConfig, ModelConfig, require
-from alignment.models.adapters import add_adapter, lora_layers, merged_state, save_adapter
+from alignment.models.adapters import add_adapter, lora_layers, merged_state, merged_weights, save_adapter
 from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
+from alignment.models.placement import WHOLE, Placement
 from alignment.models.routers import router_weight
+from alignment.models.save import write_weights
 from alignment.world import tokenizer_path
 
 transformers_logging.disable_progress_bar()  # weights of a file at a time are not progress that anybody follows
@@ -52,49 +54,83 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
-    """A causal LM from `model.path`, or a random one of `model.init`; with an adapter where one is asked for."""
+def load_language_model(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement | None = None
+) -> LanguageModel:
+    """A causal LM from `model.path`, or a random one of `model.init`; with an adapter where one is asked for.
+
+    Args:
+        placement: where its weights go as they are read. None: they are whole in this process. A random model is for
+            tests and small recipes: it is drawn whole, as one process draws it, and shared out when it is done.
+    """
+    placement = placement or WHOLE
     hf = (
-        _from_folder(AutoModelForCausalLM, config)
+        _from_folder(AutoModelForCausalLM, config, placement)
         if config.path
         else _from_init(AutoModelForCausalLM, config, tokenizer)
     )
     _check_vocabulary(hf, tokenizer)
-    _check_logits(LanguageModel(hf))
-    return LanguageModel(_prepared(hf, config), router_weight(hf.config.get_text_config(), config.router_loss))
+    with placement.by_layer(hf):
+        _check_logits(LanguageModel(hf))
+    weight = router_weight(hf.config.get_text_config(), config.router_loss)
+    return LanguageModel(_prepared(hf, config, placement), weight, placement)
 
 
-def load_scalar_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ScalarModel:
-    """A model with a scalar head: for a causal LM's folder a new one, std 1 / sqrt(H + 1) (arXiv:2403.17031)."""
+def load_scalar_model(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement | None = None
+) -> ScalarModel:
+    """A model with a scalar head: for a causal LM's folder a new one, std 1 / sqrt(H + 1) (arXiv:2403.17031).
+
+    Args:
+        placement: as in `load_language_model`.
+    """
+    placement = placement or WHOLE
     auto, one = AutoModelForSequenceClassification, {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
-    hf = _from_folder(auto, config, **one) if config.path else _from_init(auto, config, tokenizer, **one)
+    hf = _from_folder(auto, config, placement, **one) if config.path else _from_init(auto, config, tokenizer, **one)
     head = scalar_head(hf)
     if not _is_scalar_folder(config.path):
-        nn.init.normal_(head.weight, std=1 / (head.in_features + 1) ** 0.5)
+        with placement.whole([head.weight], write=True):
+            nn.init.normal_(head.weight, std=1 / (head.in_features + 1) ** 0.5)
     _check_vocabulary(hf, tokenizer)
-    return ScalarModel(_prepared(hf, config), router_weight(hf.config.get_text_config(), config.router_loss))
+    weight = router_weight(hf.config.get_text_config(), config.router_loss)
+    return ScalarModel(_prepared(hf, config, placement), weight, placement)
 
 
 def load_critic(
     path: str | None, config: ModelConfig, policy: LanguageModel, tokenizer: PreTrainedTokenizerBase
 ) -> ScalarModel:
-    """The critic: from the folder of a reward model, else the policy's own body with a new scalar head."""
+    """The critic: from the folder of a reward model, else the policy's own body with a new scalar head. Its weights are
+    where the policy's are."""
     if path is not None or config.path is not None:
-        return load_scalar_model(replace(config, path=path or config.path), tokenizer)
-    critic = load_scalar_model(replace(config, lora=LoraConfig()), tokenizer)
-    critic.hf.base_model.load_state_dict(merged_state(policy.hf.base_model))
+        return load_scalar_model(replace(config, path=path or config.path), tokenizer, policy.placement)
+    critic = load_scalar_model(replace(config, lora=LoraConfig()), tokenizer, policy.placement)
+    own = critic.hf.base_model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, weight in merged_weights(policy.hf.base_model, policy.placement):
+            with policy.placement.whole([own[name]], write=True):
+                own[name].copy_(weight)
     return critic
 
 
-def save_model(model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_model(
+    model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, write: bool = True
+) -> None:
     """Hugging Face form: config, safetensors, tokenizer and chat template. An adapter is merged into the weights, and
-    saved by itself in the folder's `adapter`, in peft's form."""
+    saved by itself in the folder's `adapter`, in peft's form.
+
+    Args:
+        write: whether it is this process that writes. All that share the model's weights call it, and one of them
+            writes: it gets them on its CPU, where they must fit, one after the other.
+    """
     model.activate()
     has_adapter = bool(lora_layers(model.hf))
-    model.hf.save_pretrained(folder, state_dict=merged_state(model.hf) if has_adapter else None)
+    state = merged_state(model.hf, model.placement, keep=write)
+    if write:
+        write_weights(model.hf, state, folder)
     if has_adapter:
-        save_adapter(model.hf, folder / "adapter")
-    tokenizer.save_pretrained(folder)
+        save_adapter(model.hf, folder / "adapter", model.placement, write=write)
+    if write:
+        tokenizer.save_pretrained(folder)
 
 
 def freeze(model: nn.Module) -> None:
@@ -102,16 +138,17 @@ def freeze(model: nn.Module) -> None:
     model.eval()
 
 
-def _from_folder(auto: Any, config: ModelConfig, **settings: Any) -> PreTrainedModel:
+def _from_folder(auto: Any, config: ModelConfig, placement: Placement, **settings: Any) -> PreTrainedModel:
     try:
-        hf, found = auto.from_pretrained(
-            config.path,
-            dtype=torch.float32,
-            attn_implementation=config.attention.value,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are found below, by name
-            **settings,
-        )
+        with placement.reading():
+            hf, found = auto.from_pretrained(
+                config.path,
+                dtype=torch.float32,
+                attn_implementation=config.attention.value,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are found below, by name
+                **settings,
+            )
     except (OSError, ValueError) as error:
         where = f"model.path {config.path!r} with model.attention={config.attention.value}"
         raise ConfigError(f"{where}: no model ({_one_line(error)})") from error
@@ -148,7 +185,7 @@ def _from_init(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBas
         raise ConfigError(f"model.init with model.attention={config.attention.value}: {_one_line(error)}") from error
 
 
-def _prepared(hf: PreTrainedModel, config: ModelConfig) -> PreTrainedModel:
+def _prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:
     """Noise off (a policy whose log-probs change between two forwards has no ratio), checkpointing, adapter."""
     for module in hf.modules():
         if isinstance(module, nn.Dropout):
@@ -160,6 +197,7 @@ def _prepared(hf: PreTrainedModel, config: ModelConfig) -> PreTrainedModel:
         hf.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.lora.rank:
         add_adapter(hf, config.lora)
+    placement.share_out(hf)
     return hf
 
 
@@ -170,14 +208,15 @@ def _check_vocabulary(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 @torch.no_grad()
-@torch.compiler.set_stance("force_eager")  # two tiny texts, on the CPU
+@torch.compiler.set_stance("force_eager")  # two tiny texts
 def _check_logits(model: LanguageModel) -> None:
     """Two texts of two tokens: our logits are the architecture's, and its first token does not see its second.
 
     Raises:
         ConfigError: more than a head, or other scales than ours, stands between hidden states and logits; or it does.
     """
-    hf, ids = model.hf, torch.tensor([[0, 1], [0, 2]])
+    hf = model.hf
+    ids = torch.tensor([[0, 1], [0, 2]], device=next(hf.parameters()).device)
     was_training = hf.training
     hf.eval()
     theirs = hf(input_ids=ids, use_cache=False).logits

@@ -4,7 +4,6 @@ The reference is a copy of the policy, or the policy's own base with its adapter
 reward are adapters on that same base, each with a head of its own: one set of weights for four roles.
 """
 
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ def reference_of(policy: LanguageModel) -> Reference:
     """The reference of a policy that has not been trained yet."""
     if lora_layers(policy.hf):
         return AdapterOff(policy)
-    copy = deepcopy(policy)
+    copy = policy.placement.copy_of(policy)
     freeze(copy)
     return FrozenCopy(copy)
 

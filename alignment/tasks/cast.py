@@ -11,6 +11,7 @@ from alignment.config.parts import DistributedConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Layout, Share
 from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.sharded import sharded
 from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
 from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_critic, load_language_model
@@ -55,7 +56,7 @@ def cast(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Cast:
     if config.roles.share is Share.lora:
         return _on_one_backbone(config, tokenizer)
     reward = build_reward(config.reward, tokenizer, config.batch, config.distributed)
-    policy = load_language_model(config.model, tokenizer)
+    policy = load_language_model(config.model, tokenizer, sharded(config.distributed))
     value = load_critic(config.critic.path or config.reward.model_path(), config.model, policy, tokenizer)
     return Cast(policy, value, reference_of(policy), reward)
 

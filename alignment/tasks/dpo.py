@@ -4,6 +4,7 @@ from pathlib import Path
 
 from alignment.config.tasks import DPOConfig
 from alignment.config.vocabulary import Need
+from alignment.distributed.sharded import sharded
 from alignment.models.load import load_language_model
 from alignment.tasks.prepare import build_engine, model_folder, prepare, save_trained
 from alignment.training.loop import fit
@@ -13,15 +14,15 @@ from alignment.training.reference import cache_file, reference_logprobs
 
 def run(config: DPOConfig, folder: Path) -> None:
     prepared = prepare(config, Need.pairs)
-    model = load_language_model(config.model, prepared.tokenizer)
+    model = load_language_model(config.model, prepared.tokenizer, sharded(config.distributed))
     train, held_out = prepared.batches(model)
     num_steps = train.num_steps(config.train)
     engine = build_engine(model, config, num_steps=num_steps)
-    with engine.gathered():
+    with engine.at_rest():
         cache = cache_file(model, train.examples, config, config.data.train.path)
     objective = evaluation = DPO(config.loss, reference_logprobs(engine, train, train.rows_of(num_steps), cache=cache))
     if held_out is not None:
-        with engine.gathered():
+        with engine.at_rest():
             cache = cache_file(model, held_out.examples, config, config.data.eval.path)
         everything = range(len(held_out.examples))
         evaluation = DPO(config.loss, reference_logprobs(engine, held_out, everything, cache=cache))

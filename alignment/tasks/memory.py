@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from alignment.distributed.engine import shape_of
 from alignment.distributed.world import size
 
 MOMENTS = 2  # that AdamW keeps of each trained weight
@@ -50,8 +51,8 @@ def held(models: Sequence[nn.Module], trained: Sequence[Sequence[Tensor]], *, av
     stage = zero or 0
     states = sum(by_role) * (MOMENTS if stage == 0 else MOMENTS + 1)
     return Held(
-        num_weights=sum(p.numel() for p in weights),
-        num_trained=sum(p.numel() for parameters in trained for p in parameters),
+        num_weights=sum(shape_of(p).numel() for p in weights),
+        num_trained=sum(shape_of(p).numel() for parameters in trained for p in parameters),
         weights=_bytes(weights) / (size() if stage == 3 else 1),
         gradients=max(by_role) / (size() if stage >= 2 else 1),
         optimizer=states / (size() if stage >= 1 else 1),
@@ -64,4 +65,4 @@ def _once(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(shape_of(tensor).numel() * tensor.element_size() for tensor in tensors)

@@ -84,9 +84,8 @@ def save_trained(
     engine: Engine, model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
     """A model as it is now, in Hugging Face form. All processes call it and the main one writes."""
-    with engine.gathered():
-        if world.is_main():
-            save_model(model, tokenizer, folder)
+    with engine.at_rest():
+        save_model(model, tokenizer, folder, write=world.is_main())
 
 
 def model_folder(folder: Path) -> Path:

@@ -7,6 +7,7 @@ from transformers import get_scheduler
 
 from alignment.config.parts import TrainConfig
 from alignment.config.vocabulary import Schedule
+from alignment.distributed.engine import shape_of
 from alignment.models.heads import Trunk
 
 SCHEDULES = {Schedule.cosine: "cosine", Schedule.linear: "linear", Schedule.constant: "constant_with_warmup"}
@@ -34,6 +35,6 @@ def weight_groups(model: Trunk) -> tuple[dict[str, Parameter], dict[str, Paramet
     """The trained weights by name, in the optimizer's order: matrices, which decay, and the others. One may be empty,
     and is no group of the optimizer then."""
     trained = model.trained()
-    matrices = {name: p for name, p in trained.items() if p.ndim >= 2}
-    others = {name: p for name, p in trained.items() if p.ndim < 2}
+    matrices = {name: p for name, p in trained.items() if len(shape_of(p)) >= 2}
+    others = {name: p for name, p in trained.items() if len(shape_of(p)) < 2}
     return matrices, others

@@ -73,11 +73,12 @@ def fingerprint(model: LanguageModel, examples: list[Example], precision: str) -
     """A name for (weights, precision, token ids): another of any of them is another name."""
     digest = xxhash.xxh3_128(precision.encode())
     digest.update(model.hf.config.to_json_string(use_diff=False).encode())  # heads, RoPE and the library's version
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         if ".lora_" in name:  # a fresh adapter is random and adds nothing
             continue
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
+        with model.placement.whole([tensor]):
+            digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
     for example in examples:
         for ids in (example.prompt_ids, *example.completion_ids):
             digest.update(len(ids).to_bytes(4, "little"))

@@ -1,0 +1,125 @@
+"""Models whose weights are shared out among the processes from the first moment on: ZeRO 3 before there is an engine.
+
+A model may be larger than what one process can hold. transformers builds it under DeepSpeed's zero.Init and fills in
+one module's weights after the other: the main process reads them, from files mapped into memory, and sends each process
+its share. What must see whole weights (checks, a new head, copies, saving) gathers those of a layer or fewer at a time.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+from alignment.config.parts import DistributedConfig
+from alignment.distributed import world
+from alignment.distributed.deepspeed import ready
+from alignment.distributed.settings import deepspeed_settings
+
+Module = TypeVar("Module", bound=nn.Module)
+
+ANOTHER_SHAPE = "size mismatch"  # as torch says it
+
+
+def sharded(config: DistributedConfig) -> "Sharded | None":
+    """The placement of models under this config; None where each process has them whole."""
+    return Sharded(config) if config.zero == 3 else None
+
+
+class Sharded:
+    """The placement of weights under ZeRO 3: a share of each in every process, and all processes call it together."""
+
+    def __init__(self, config: DistributedConfig) -> None:
+        self._config = config
+        os.environ.setdefault("LOCAL_RANK", "0")  # zero.Init wants one, and nobody sets it where there is one process
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """As `Placement.reading`. Only the main process sees a weight's shape, so it tells the others.
+
+        Raises:
+            ValueError: on all processes, a weight in the file has another shape than in the model.
+        """
+        ready(self._config)
+        problem = ""
+        settings = HfDeepSpeedConfig(self._settings())  # transformers keeps a weak reference to it
+        try:
+            yield
+        except RuntimeError as error:
+            if ANOTHER_SHAPE not in str(error):
+                raise
+            problem = str(error)
+        finally:
+            unset_hf_deepspeed_config()  # generate() would think that each of its forwards is a collective
+            del settings
+        problems = [each for each in world.gathered(problem) if each]
+        if problems:
+            raise ValueError(problems[0])
+
+    def share_out(self, module: nn.Module) -> None:
+        deepspeed, device = ready(self._config)
+        deepspeed.zero.Init(module=module.to(device), config_dict_or_path=self._settings())
+
+    def whole(self, weights: Iterable[Tensor], *, write: bool = False) -> AbstractContextManager[None]:
+        deepspeed, _ = ready(self._config)
+        gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
+            list(weights), modifier_rank=0 if write else None
+        )
+        return gathered
+
+    @contextmanager
+    def by_layer(self, module: nn.Module) -> Iterator[None]:
+        running: dict[nn.Module, AbstractContextManager[None]] = {}
+        hooks = []
+
+        def leave(layer: nn.Module, *_: Any) -> None:
+            running.pop(layer).__exit__(None, None, None)
+
+        for layer, weights in _layers(module):
+
+            def enter(layer: nn.Module, _inputs: Any, weights: list[nn.Parameter] = weights) -> None:
+                running[layer] = self.whole(weights)
+                running[layer].__enter__()
+
+            hooks += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for layer in list(running):  # of a forward that has failed
+                leave(layer)
+
+    def kept(self, weight: Tensor) -> Tensor:
+        return weight.detach().to("cpu", copy=True)
+
+    @torch.no_grad()
+    def copy_of(self, module: Module) -> Module:
+        copy = deepcopy(module)  # of a weight that is shared out, nothing but its name
+        for own, other in zip(module.parameters(), copy.parameters(), strict=True):
+            with self.whole([own]):
+                other.data = own.detach().clone()
+            vars(own)["convert_to_zero_parameters"]([other])
+        return copy
+
+    def _settings(self) -> dict[str, Any]:
+        settings = deepspeed_settings(self._config, max_grad_norm=float("inf"))
+        settings["zero_optimization"].pop("offload_optimizer", None)
+        return settings
+
+
+def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
+    """Modules and what is gathered for each: an element of a list (of layers) has all that is in it, for one part of it
+    may read another's weights; any other module its own weights."""
+    for child in module.children():
+        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList | nn.ModuleDict):
+            yield child, list(child.parameters())
+        else:
+            yield from _layers(child)
+    own = list(module.parameters(recurse=False))
+    if own:
+        yield module, own

@@ -1,0 +1,196 @@
+"""What one process of the test of sharded loading does: models from folders, shared out as they are read.
+
+python sharded_ranks.py FOLDER with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `write_folders` made FOLDER.
+"""
+
+import json
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from ranks import INIT, TRAIN, batches_of, config_of, examples, objective_of
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from alignment.config.parts import ConfigError, DistributedConfig, LoraConfig, ModelConfig
+from alignment.config.vocabulary import Device, Layout
+from alignment.distributed import world
+from alignment.distributed.deepspeed import DeepSpeedEngine, ready
+from alignment.distributed.engine import Engine, TorchEngine, counts, shape_of
+from alignment.distributed.sharded import sharded
+from alignment.models import save
+from alignment.models.layout import settle_layout
+from alignment.models.load import load_language_model, load_scalar_model, load_tokenizer, save_model
+from alignment.tasks.prepare import save_trained
+from alignment.training.optim import build_optimizer
+from alignment.training.reference import fingerprint
+from alignment.training.step import to_floats, train_step
+
+STEPS = 3
+PLAIN = DistributedConfig(device=Device.cpu)
+MIXTURE = {**INIT, "model_type": "mixtral", "num_local_experts": 4, "tie_word_embeddings": True}
+MODELS: dict[str, tuple[str, Callable[..., Any], str, LoraConfig]] = {  # its folder, loader, method and adapter
+    "policy": ("policy", load_language_model, "sft", LoraConfig()),
+    "new head": ("policy", load_scalar_model, "reward", LoraConfig()),
+    "scalar": ("reward", load_scalar_model, "reward", LoraConfig()),
+    "lora": ("policy", load_language_model, "lora", LoraConfig(rank=4)),
+    "lora, new head": ("policy", load_scalar_model, "reward", LoraConfig(rank=4)),
+    "experts": ("mixture", load_language_model, "sft", LoraConfig()),
+}
+BROKEN = ("lacking", "misshapen")
+
+
+def write_folders(folder: Path) -> None:
+    """`policy` is of several files in bfloat16, `mixture` of experts and tied, `lacking` and `misshapen` are broken."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(ModelConfig(init=INIT))
+    for name, load, init in (
+        ("policy", load_language_model, INIT),
+        ("reward", load_scalar_model, INIT),
+        ("mixture", load_language_model, MIXTURE),
+    ):
+        model = load(ModelConfig(init=init), tokenizer)
+        save_model(model, tokenizer, folder / name)
+    policy = load_language_model(ModelConfig(path=str(folder / "policy")), tokenizer)
+    (folder / "policy" / "model.safetensors").unlink()
+    policy.hf.bfloat16().save_pretrained(folder / "policy", max_shard_size="150KB")
+    for name in BROKEN:
+        save_model(policy, tokenizer, folder / name)
+        file = folder / name / "model.safetensors"
+        weights = load_file(file)
+        weight = weights.pop("model.layers.1.mlp.up_proj.weight")
+        if name == "misshapen":
+            weights["model.layers.1.mlp.up_proj.weight"] = weight[1:].clone()
+        save_file(weights, file, metadata={"format": "pt"})
+
+
+def load(name: str, folder: Path, config: DistributedConfig) -> Any:
+    torch.manual_seed(0)
+    where, loader, _, lora = MODELS[name]
+    settings = ModelConfig(path=str(folder / where), lora=lora)
+    return loader(settings, load_tokenizer(settings), sharded(config))
+
+
+def problem(name: str, folder: Path, config: DistributedConfig) -> str:
+    settings = ModelConfig(path=str(folder / name))
+    try:
+        load_language_model(settings, load_tokenizer(settings), sharded(config))
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def trained(name: str, folder: Path, config: DistributedConfig) -> tuple[Any, Engine, list[list[float]]]:
+    """A few steps: of each the loss and the gradient's norm."""
+    model, method = load(name, folder, config), MODELS[name][2]
+    optimizer, scheduler = build_optimizer(model, TRAIN, num_steps=STEPS, learning_rate=TRAIN.learning_rate)
+    kind = TorchEngine if config.zero is None else DeepSpeedEngine
+    engine = kind(model, optimizer, scheduler, config=config, max_grad_norm=TRAIN.max_grad_norm)
+    batches = batches_of(method)
+    objective = objective_of(method, engine, batches)
+    steps = [to_floats(train_step(engine, objective, batches.step(index))) for index in range(STEPS)]
+    return model, engine, [[step["loss"], step["grad_norm"]] for step in steps]
+
+
+class Watched:
+    """The most elements of shared-out weights that were whole at the same time in this process."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._weights: list[weakref.ref[nn.Parameter]] = []
+
+    def look(self) -> None:
+        alive = [weight for weight in (each() for each in self._weights) if weight is not None]
+        self.most = max(self.most, sum(weight.numel() for weight in alive))
+
+    @contextmanager
+    def watching(self) -> Iterator["Watched"]:
+        deepspeed, _ = ready(config_of("3", Path(sys.argv[1])))
+        init, gathering = deepspeed.zero.Init, deepspeed.zero.GatheredParameters
+        convert, enter = init._convert_to_deepspeed_param, gathering.__enter__
+
+        def seen(zero: Any, weight: nn.Parameter) -> None:
+            convert(zero, weight)
+            self._weights.append(weakref.ref(weight))
+            self.look()
+
+        def entered(context: Any) -> None:
+            enter(context)
+            self.look()
+
+        init._convert_to_deepspeed_param, gathering.__enter__ = seen, entered
+        try:
+            yield self
+        finally:
+            init._convert_to_deepspeed_param, gathering.__enter__ = convert, enter
+
+
+def loaded(name: str, folder: Path, config: DistributedConfig) -> dict[str, Any]:
+    """What a model shared out as it is read has in common with a plain one."""
+    with Watched().watching() as watched:
+        model = load(name, folder, config)
+        random = torch.get_rng_state()
+        layout = settle_layout(model, Layout.auto)
+    plain = load(name, folder, PLAIN)
+    same_random = torch.equal(random, torch.get_rng_state())
+    shares = [[p.numel(), vars(p)["ds_tensor"].numel() - -(-shape_of(p).numel() // 2)] for p in model.parameters()]
+    same = []
+    for own, other in zip(model.parameters(), plain.parameters(), strict=True):
+        with model.placement.whole([own]):
+            same.append(torch.equal(own, other) and own.requires_grad == other.requires_grad)
+    copy = model.placement.copy_of(model)
+    copied = []
+    for own, other in zip(copy.parameters(), plain.parameters(), strict=True):
+        with model.placement.whole([own]):
+            copied.append(torch.equal(own, other))
+    return {
+        "weights": all(same),
+        "copy": all(copied) and not any(p.numel() for p in copy.parameters()),
+        "random numbers": same_random,
+        "shares": not any(left or missing for left, missing in shares),
+        "most": watched.most == max(p.numel() for p in plain.parameters()),
+        "counts": counts(model) == counts(plain),
+        "layout": layout == settle_layout(plain, Layout.auto),
+        "names": list(dict(model.named_buffers())) == list(dict(plain.named_buffers())),
+        "fingerprint": fingerprint(model, examples(2), "") == fingerprint(plain, examples(2), ""),
+    }
+
+
+def saved(name: str, folder: Path, config: DistributedConfig) -> list[list[float]]:
+    """Train and save, beside what one process saves of the same weights."""
+    save.FILE_SIZE = "300KB" if name == "policy" else "50GB"
+    model, engine, steps = trained(name, folder, config)
+    tokenizer = load_tokenizer(ModelConfig(init=INIT))
+    save_trained(engine, model, tokenizer, folder / "sharded" / name)
+    plain = load(name, folder, PLAIN)
+    with engine.gathered():
+        for own, other in zip(model.parameters(), plain.parameters(), strict=True):
+            other.data.copy_(own)
+    if world.is_main():
+        save_model(plain, tokenizer, folder / "plain" / name)
+    return steps
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    default = DistributedConfig(device=Device.cpu, zero=3)
+    kinds = (config_of("3", folder), default, config_of("offload", folder))  # small weights stay whole by default alone
+    world.init(default)
+    found: dict[str, Any] = {}
+    for index, name in enumerate(MODELS):
+        found[f"loaded/{name}"] = world.gathered(loaded(name, folder, default))
+        found[f"steps/{name}"] = saved(name, folder, kinds[index % 3])
+    for name in BROKEN:
+        found[f"problem/{name}"] = world.gathered(problem(name, folder, default))
+    if world.is_main():
+        (folder / "found.json").write_text(json.dumps(found))
+    world.leave()
+
+
+if __name__ == "__main__":
+    main()
