@@ -65,7 +65,7 @@ def _computed(engine: Engine, batches: Batches, rows: list[int]) -> Tensor:
         with engine.precision():
             logprobs = token_logprobs(engine.model, batch)
         if index < len(mine):
-            table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, 2)
+            table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, 2).to(table.dtype)
     return sum_over_ranks(table).cpu()
 
 

@@ -49,9 +49,11 @@ class Cluster:
         raise AssertionError(f"{run}: {state} after {LIMIT_S} s; {self.log(run)}")
 
     def start_requeued(self, run: str) -> None:
-        """A job that was put back waits two minutes for what is left of it to go; here, until its nodes are idle."""
+        """A job that was put back waits two minutes; here, until what is left of it is gone. A node refuses one that
+        comes in the second in which it was killed ("Job credential revoked"), and the job is FAILED."""
         job = job_of(self.folder / run)
         self.wait(run, until=lambda state: state.restarts == 1 and state.state == "PENDING" and _all_idle())
+        time.sleep(2)
         subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
 
     def log(self, run: str) -> str:
