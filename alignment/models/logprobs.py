@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
-PIECE = 2**22  # logits whose softmax exists at the same time: 16 MiB of float32
+ROWS = 128  # whose softmax exists at the same time
 
 
 def logprobs_of(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -50,8 +50,7 @@ class _LogprobsOf(torch.autograd.Function):
 
 def _pieces(logits: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
     """The rows of each piece, and their logits / temperature in float32 (float64 where they are)."""
-    size = max(1, PIECE // logits.shape[-1])
-    for start in range(0, max(1, len(logits)), size):  # one piece, of no rows, where there are none
-        rows = slice(start, start + size)
+    for start in range(0, max(1, len(logits)), ROWS):  # one piece, of no rows, where there are none
+        rows = slice(start, start + ROWS)
         part = logits[rows].to(torch.promote_types(logits.dtype, torch.float32))
         yield rows, part if temperature == 1.0 else part / temperature

@@ -7,12 +7,12 @@ from torch import Tensor
 from alignment.models import logprobs
 from alignment.models.logprobs import entropy_of, logprobs_of
 
-ROWS, VOCABULARY = 7, 5
+NUM_ROWS, VOCABULARY = 7, 5
 
 
 @pytest.fixture
 def logits() -> Tensor:
-    return torch.randn(ROWS, VOCABULARY, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(3)
+    return torch.randn(NUM_ROWS, VOCABULARY, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(3)
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def targets() -> Tensor:
 
 @pytest.fixture(params=[1, 2, 3, 7, 100], autouse=True)
 def rows_a_piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "PIECE", request.param * VOCABULARY)
+    monkeypatch.setattr(logprobs, "ROWS", request.param)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_closed_form(logits: Tensor, targets: Tensor, temperature: float) -> None:
     """log p = z / t - log sum exp(z / t); H = -sum p log p."""
     before, scaled = logits.clone(), logits / temperature
-    want = scaled[torch.arange(ROWS), targets] - scaled.exp().sum(-1).log()
+    want = scaled[torch.arange(NUM_ROWS), targets] - scaled.exp().sum(-1).log()
     torch.testing.assert_close(logprobs_of(logits, targets, temperature), want, rtol=1e-12, atol=1e-14)
     p = scaled.exp() / scaled.exp().sum(-1, keepdim=True)
     torch.testing.assert_close(entropy_of(logits, temperature), -(p * p.log()).sum(-1), rtol=1e-12, atol=1e-14)
@@ -49,7 +49,7 @@ def test_of_bfloat16_logits(logits: Tensor, targets: Tensor) -> None:
     assert read.dtype == torch.float32
     read.square().sum().backward()
     whole = logits.bfloat16().float().requires_grad_()
-    want = torch.log_softmax(whole / 0.7, -1)[torch.arange(ROWS), targets]
+    want = torch.log_softmax(whole / 0.7, -1)[torch.arange(NUM_ROWS), targets]
     torch.testing.assert_close(read, want)
     want.square().sum().backward()
     assert rounded.grad is not None and whole.grad is not None and rounded.grad.dtype == torch.bfloat16
