@@ -66,7 +66,7 @@ class LanguageModel(Trunk):
     def forward(
         self, batch: Batch, positions: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs (nats, float32 at least) of `targets` [T] at `positions` [T]; on request the entropy (nats) there, [T].
+        """Log-probs (nats, float32 at least) of `targets` [T] at `positions` [T]; on request the entropy there, [T].
 
         The entropy carries no gradient.
         """
