@@ -48,6 +48,8 @@ class DeepSpeedEngine:
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.max_grad_norm = max_grad_norm
+        assert config.zero is not None
+        self._stage = config.zero
         self._config = config
         self._module = model
         self._norm = torch.zeros((), device=self.device)
@@ -64,10 +66,10 @@ class DeepSpeedEngine:
     def step(self, *, update: bool = True) -> Tensor:
         """The norm is infinite where ZeRO has dropped the gradients before it was known."""
         self._update = update
-        with nullcontext() if update or self._config.zero == 0 else _dropped(self._zero):
+        with nullcontext() if update or self._stage == 0 else _dropped(self._zero):
             self.model.step()
         norm = self._norm
-        if self._config.zero != 0:
+        if self._stage != 0:
             norm = torch.as_tensor(self.model.get_global_grad_norm(), device=self.device).detach()
         if update and norm.isfinite():
             self.scheduler.step()
@@ -93,7 +95,7 @@ class DeepSpeedEngine:
         """Inside, the module's weights are whole on every process, to be read and not to be changed: gathered once, for
         as many forwards without gradients as one likes, each process on its own. All processes enter and leave it.
         """
-        if self._config.zero != 3:
+        if self._stage != 3:
             yield
             return
         with whole(self._module, self._zero.parameter_offload):
@@ -102,7 +104,7 @@ class DeepSpeedEngine:
     @contextmanager
     def at_rest(self) -> Iterator[None]:
         """Small weights, which ZeRO 3 keeps whole, are shared out too until the next forward."""
-        if self._config.zero == 3:
+        if self._stage == 3:
             self._zero.parameter_offload.partition_all_parameters()
         yield
 
@@ -135,21 +137,18 @@ class DeepSpeedEngine:
         self.load_state(recut(saved, self.state(), self._groups()))
 
     def _place(self) -> dict[str, int]:
-        assert self._config.zero is not None
-        return {"zero": self._config.zero, "processes": world.size(), "rank": world.rank()}
+        return {"zero": self._stage, "processes": world.size(), "rank": world.rank()}
 
     def _layout(self) -> dict[str, Any]:
-        assert self._config.zero is not None
-        return layout(self._config.zero, self._zero, self._groups())
+        return layout(self._stage, self._zero, self._groups())
 
     def _groups(self) -> Groups:
-        assert self._config.zero is not None
-        return trained_groups(self._config.zero, self._zero, self.optimizer, self._module)
+        return trained_groups(self._stage, self._zero, self.optimizer, self._module)
 
     def _shard(self) -> dict[str, Any]:
-        if self._config.zero == 0:
+        if self._stage == 0:
             return {"weights": [p.detach() for p in self._trained()], "optimizer": self.optimizer.state_dict()}
-        if self._config.zero == 3:
+        if self._stage == 3:
             with _filled(self._zero):
                 optimizer = self.optimizer.state_dict()
             return {
@@ -161,10 +160,10 @@ class DeepSpeedEngine:
 
     @torch.no_grad()
     def _load_shard(self, state: dict[str, Any]) -> None:
-        if self._config.zero == 0:
+        if self._stage == 0:
             _copy(state["weights"], self._trained())
             self.optimizer.load_state_dict(state["optimizer"])
-        elif self._config.zero == 3:
+        elif self._stage == 3:
             self._zero._partition_all_parameters()
             with _filled(self._zero):
                 self.optimizer.load_state_dict(state["optimizer"])
