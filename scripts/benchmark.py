@@ -68,8 +68,10 @@ def main() -> None:
     if ppo:
         where = arguments.data, arguments.trl_environment
         rows += measured_ppo(ppo, *where, turns=arguments.ppo_steps, warmup=arguments.warmup)
-    packages = ("torch", "transformers", "trl")
-    result = {"versions": {name: version(name) for name in packages}, "threads": torch.get_num_threads(), "rows": rows}
+    versions = {name: version(name) for name in ("torch", "transformers", "trl")}
+    if ppo:
+        versions["trl, for ppo"] = TRL.removeprefix("trl==")
+    result = {"versions": versions, "threads": torch.get_num_threads(), "rows": rows}
     arguments.out.write_text(json.dumps(result, indent=2))
     show(result)
 

@@ -1,7 +1,7 @@
 """From logits to the log-probs of tokens, with the softmax made a few rows at a time, forward and backward.
 
-For the backward pass the logits stay as the head made them (bfloat16 under autocast): no [T, V] tensor of log-probs or
-of float32 exists beside them, and the one that the backward pass makes is the gradient.
+For the backward pass the logits stay as the head made them (bfloat16 under autocast), and it writes their gradient over
+them: they are the only [T, V] tensor there is.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,11 @@ ROWS = 128  # whose softmax exists at the same time
 
 
 def logprobs_of(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """[T] nats, float32 at least: log softmax(logits / temperature) [T, V] at `targets` [T]."""
+    """[T] nats, float32 at least: log softmax(logits / temperature) [T, V] at `targets` [T].
+
+    The backward pass takes the logits' memory for their gradient: who needs their values, reads them before. A second
+    backward pass raises RuntimeError, and so does the node that made the logits if it has kept them for its own.
+    """
     return _LogprobsOf.apply(logits, targets, temperature)
 
 
@@ -40,12 +44,11 @@ class _LogprobsOf(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """d log p(target) / d logits = (onehot(target) - p) / temperature."""
         logits, targets = ctx.saved_tensors
-        gradients = torch.empty_like(logits)
         for rows, part in _pieces(logits, ctx.temperature):
             weights = gradient[rows, None] / ctx.temperature
-            probabilities = part.softmax(-1)
-            gradients[rows] = probabilities.mul_(-weights).scatter_add_(1, targets[rows, None], weights)
-        return gradients, None, None
+            off = part.softmax(-1).scatter_add_(1, targets[rows, None], -torch.ones_like(weights))
+            torch.mul(off, -weights, out=logits[rows])
+        return logits, None, None
 
 
 def _pieces(logits: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:

@@ -38,14 +38,19 @@ def test_closed_form(logits: Tensor, targets: Tensor, temperature: float) -> Non
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_derivatives(logits: Tensor, targets: Tensor, temperature: float) -> None:
+    """The derivative of z_target / t - log sum exp(z / t) as autograd takes it, whatever comes behind it."""
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: logprobs_of(z, targets, temperature), (logits,))
+    scaled = logits / temperature
+    want = scaled[torch.arange(NUM_ROWS), targets] - scaled.exp().sum(-1).log()
+    (expected,) = torch.autograd.grad(want.square().sum(), logits)
+    (got,) = torch.autograd.grad(logprobs_of(logits * 1, targets, temperature).square().sum(), logits)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-13)
 
 
 def test_of_bfloat16_logits(logits: Tensor, targets: Tensor) -> None:
     """Read in float32; the gradient is rounded once, to the logits' own dtype."""
     rounded = logits.bfloat16().requires_grad_()
-    read = logprobs_of(rounded, targets, 0.7)
+    read = logprobs_of(rounded * 1, targets, 0.7)
     assert read.dtype == torch.float32
     read.square().sum().backward()
     whole = logits.bfloat16().float().requires_grad_()
@@ -56,17 +61,24 @@ def test_of_bfloat16_logits(logits: Tensor, targets: Tensor) -> None:
     torch.testing.assert_close(rounded.grad, whole.grad.bfloat16(), rtol=2**-7, atol=1e-6)
 
 
-def test_the_gradient_can_be_taken_again(logits: Tensor, targets: Tensor) -> None:
-    """A backward pass leaves the logits as they are."""
-    logits.requires_grad_()
-    read = logprobs_of(logits, targets, 0.7).sum()
-    (first,) = torch.autograd.grad(read, logits, retain_graph=True)
-    (second,) = torch.autograd.grad(read, logits)
-    assert torch.equal(first, second) and first.any()
+def test_the_gradient_takes_the_logits_place(logits: Tensor, targets: Tensor) -> None:
+    """So it can be taken once, and a node that had kept the logits for its own derivative says that they are gone."""
+    leaf = logits.requires_grad_()
+    made = leaf * 1
+    read = logprobs_of(made, targets, 0.7).sum()
+    seen: list[Tensor] = []
+    made.register_hook(seen.append)
+    read.backward(retain_graph=True)
+    assert seen[0].data_ptr() == made.data_ptr() and leaf.grad is not None and leaf.grad.any()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        read.backward()
+    kept = leaf.exp()  # whose derivative is itself
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        logprobs_of(kept, targets, 0.7).sum().backward()
 
 
 def test_of_nothing() -> None:
     nothing = torch.empty(0, VOCABULARY, requires_grad=True)
-    read = logprobs_of(nothing, torch.empty(0, dtype=torch.long), 1.0)
+    read = logprobs_of(nothing * 1, torch.empty(0, dtype=torch.long), 1.0)
     read.sum().backward()
     assert read.shape == (0,) and nothing.grad is not None and entropy_of(nothing, 1.0).shape == (0,)

@@ -80,9 +80,8 @@ def test_ptx_adds_its_weight_times_the_cross_entropy_of_the_other_texts(
         likelihood.append(token_logprobs(actor.model, batch).double())
     policy, pretrain = torch.cat(surrogate).mean(), torch.cat(likelihood).mean()
     parameters = list(actor.model.parameters())
-    of_policy, of_both = (
-        torch.autograd.grad(-x, parameters, retain_graph=True) for x in (policy, policy + GAMMA * pretrain)
-    )
+    of_policy, of_texts = (torch.autograd.grad(-x, parameters) for x in (policy, pretrain))
+    of_both = [one + GAMMA * other for one, other in zip(of_policy, of_texts, strict=True)]
 
     before = weights(actor)
     term = Term("ptx", SFT(CrossEntropyLoss()), texts, GAMMA)
