@@ -29,7 +29,7 @@ from alignment.config.ppo import (
 )
 from alignment.config.rules import require_device, require_own_replies, require_rows, require_temperatures
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.vocabulary import KLControl, MarginScale, Selection, Share
+from alignment.config.vocabulary import KLControl, MarginScale, Offload, Selection, Share
 from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss
 
 STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
@@ -124,7 +124,8 @@ class PPOConfig(TrainingConfig):
         rule = "distributed.zero must not be 3 with roles.share=lora: two engines cannot share one backbone out"
         require(self.roles.share is not Share.lora or zero != 3, rule, zero)
         require_own_replies(self.generation, self.distributed)
-        require(self.ppo.ema is None or zero != 3, "ppo.ema must be null with distributed.zero=3", self.ppo.ema)
+        rule = "ppo.ema must be null with distributed.offload_param=nvme"
+        require(self.ppo.ema is None or self.distributed.offload_param is not Offload.nvme, rule, self.ppo.ema)
         require(not self.roles.offload or zero != 3, "roles.offload must be false with distributed.zero=3", True)
 
     def check_shares(self, processes: int) -> None:

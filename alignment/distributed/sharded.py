@@ -97,6 +97,10 @@ class Sharded:
     def kept(self, weight: Tensor) -> Tensor:
         return weight.detach().to("cpu", copy=True)
 
+    def share(self, weight: Tensor) -> Tensor:
+        share: Tensor = vars(weight)["ds_tensor"]
+        return share.detach()
+
     @torch.no_grad()
     def copy_of(self, module: Module) -> Module:
         copy = deepcopy(module)  # of a weight that is shared out, nothing but its name

@@ -84,6 +84,17 @@ def whole_weights(saved: Sequence[State], groups: Groups) -> dict[str, Tensor]:
     }
 
 
+def piece(saved: Sequence[Tensor], shape: Size, own: Tensor, *, rank: int) -> Tensor:
+    """Like `own`, which is what process `rank` has of a weight of this shape: the elements that ranks 0, 1, ... saved.
+
+    What there is of a weight is all of it, or stage 3's piece: laid flat, padded at the end.
+    """
+    whole = saved[0] if saved[0].shape == shape else torch.cat(list(saved))
+    start = 0 if own.shape == shape else rank * own.numel()
+    mine = whole.reshape(-1)[: shape.numel()][start : start + own.numel()]
+    return torch.nn.functional.pad(mine, (0, own.numel() - len(mine))).view(own.shape)
+
+
 class Shares:
     """What the processes saved of an engine, to be read by weight, numbered in the optimizer's order."""
 

@@ -37,6 +37,10 @@ class Placement(Protocol):
         """Of a weight that is whole now, what stays so: on the CPU where weights are shared out."""
         ...
 
+    def share(self, weight: Tensor) -> Tensor:
+        """What this process has of a weight, to be read and written: all of it, or some of its elements laid flat."""
+        ...
+
     def copy_of(self, module: Module) -> Module:
         """A second one with weights of its own, as they are now and in the same places."""
         ...
@@ -57,6 +61,9 @@ class Whole:
         return nullcontext()
 
     def kept(self, weight: Tensor) -> Tensor:
+        return weight.detach()
+
+    def share(self, weight: Tensor) -> Tensor:
         return weight.detach()
 
     def copy_of(self, module: Module) -> Module:

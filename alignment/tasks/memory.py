@@ -56,7 +56,7 @@ def held(models: Sequence[nn.Module], trained: Sequence[Sequence[Tensor]], *, av
         weights=_bytes(weights) / (size() if stage == 3 else 1),
         gradients=max(by_role) / (size() if stage >= 2 else 1),
         optimizer=states / (size() if stage >= 1 else 1),
-        average=by_role[0] if average else 0,
+        average=(by_role[0] if average else 0) / (size() if stage == 3 else 1),
     )
 
 

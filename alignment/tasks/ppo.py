@@ -119,7 +119,7 @@ class Stage:
     def save_average(self, folder: Path) -> None:
         """The moving average, where there is one, as a model of its own."""
         if self.tools.average is not None:
-            with self.tools.average.in_place():
+            with self.roles.actor.at_rest(), self.tools.average.in_place():
                 self.save(folder / "model_ema")
 
 

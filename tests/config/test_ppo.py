@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from alignment.config.inputs import input_paths
-from alignment.config.parts import ConfigError, DataConfig, ModelConfig, SourceConfig, TrainConfig
+from alignment.config.parts import ConfigError, DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.ppo import KLConfig, OneScorerConfig, RewardShapingConfig, ScorerConfig
 from alignment.config.tasks import PPOConfig
-from alignment.config.vocabulary import Combine, Format, KLControl, KLPlace
+from alignment.config.vocabulary import Combine, Format, KLControl, KLPlace, Offload
 from alignment.losses import KLEstimator
 
 A, B = OneScorerConfig(path="a"), OneScorerConfig(function="b.c")
@@ -99,6 +99,18 @@ def test_one_reply_cannot_be_whitened(reward: dict[str, Any]) -> None:
     config = ppo(reward=RewardShapingConfig(**reward))
     config.batch.size = 1
     with pytest.raises(ConfigError, match=r"^batch.size \* ppo.replies must be > 1 with reward.whiten or .*, got 1"):
+        config.__post_init__()
+
+
+def test_what_zero_3_cannot_do() -> None:
+    config = ppo(reward=RewardShapingConfig(path="a"), distributed=DistributedConfig(zero=3))
+    config.roles.offload = True
+    with pytest.raises(ConfigError, match=r"^roles.offload must be false with distributed.zero=3, got True"):
+        config.__post_init__()
+    config.roles.offload, config.ppo.ema = False, 0.9
+    config.__post_init__()
+    config.distributed = DistributedConfig(zero=3, offload_param=Offload.nvme, nvme_path="fast")
+    with pytest.raises(ConfigError, match=r"^ppo.ema must be null with distributed.offload_param=nvme, got 0.9"):
         config.__post_init__()
 
 

@@ -21,7 +21,7 @@ SMALL = [
 ]
 RUNS = {
     "dpo": ["tiny_dpo", *SMALL, "reference.cache=false"],
-    "ppo": ["tiny_ppo", *SMALL, "generation.max_new_tokens=6", "ppo.epochs=2"],
+    "ppo": ["tiny_ppo", *SMALL, "generation.max_new_tokens=6", "ppo.epochs=2", "ppo.ema=0.8"],
 }
 TWO = {"dpo": ("launch.processes=2", "distributed.zero=2"), "ppo": ("launch.processes=2", "distributed.zero=3")}
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -114,7 +114,9 @@ def _rows(folder: Path) -> list[dict[str, float]]:
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
+    """Of the model, and of its moving average where it has one."""
+    files = [folder / name / "model.safetensors" for name in ("model", "model_ema")]
+    return {f"{file.parent.name} {key}": w for file in files if file.exists() for key, w in load_file(file).items()}
 
 
 def _assert_same(one: Path, other: Path) -> None:

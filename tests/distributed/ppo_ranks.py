@@ -31,6 +31,7 @@ PPO = [
     *("reward.function=null", "reward.models={model:{path:REWARD},gold:{function:alignment.world.gold}}"),
     *("reward.whiten=true", "kl.limit=100", "kl.controller=adaptive", "kl.target=2", "critic.warmup=1"),
     *("ptx.weight=0.1", "ptx.size=4", "ptx.data.format=world", "ptx.data.train.limit=20", "checkpoint.every=0"),
+    "ppo.ema=0.8",
 ]
 SHARED = [
     *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=1e-3", "ppo.mini_batches=2", "ppo.epochs=2"),

@@ -48,7 +48,7 @@ def test_two_processes_are_one(task: str, stage: str, results: tuple[Path, dict[
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_they_save_the_same_model(stage: str, results: tuple[Path, dict[str, Any]]) -> None:
-    saved = [("ppo", "model/model"), ("ppo", "best/model")]
+    saved = [("ppo", "model/model"), ("ppo", "best/model"), ("ppo", "model_ema/model")]
     if stage != "3":
         saved.append(("shared", "model/adapter/adapter_model"))
     for task, name in saved:
@@ -64,6 +64,10 @@ def test_the_run_learned_something_to_compare(results: tuple[Path, dict[str, Any
     assert rows[0]["policy/steps"] == 0 and rows[-1]["policy/steps"] == 4
     assert abs(rows[-1]["kl"]) > 1e-3 and rows[-1]["kl/weight"] != rows[0]["kl/weight"]
     assert {"ptx/loss", "eval/reward", "gold", "reward/model"} <= {name for row in rows for name in row}
+    last, average = (
+        load_file(results[0] / "ppo-none-1" / f"{name}/model.safetensors") for name in ("model", "model_ema")
+    )
+    assert all((last[key] - average[key]).abs().max() > 1e-4 for key in last)
     first, last = (results[1]["shared/none"]["rows"][at] for at in (0, -1))
     assert first["kl"] == 0 and abs(last["kl"]) > 1e-4 and abs(last["value/mean"] - first["value/mean"]) > 1e-3
 

@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 
 from alignment.config.parts import UserError
-from alignment.distributed.shards import recut, whole_weights
+from alignment.distributed.shards import piece, recut, whole_weights
 
 GROUPS = [{"a": Size((3, 5)), "b": Size((2, 2)), "c": Size((1, 7))}, {"d": Size((1,)), "e": Size((6,))}]
 NAMES = [name for group in GROUPS for name in group]
@@ -106,6 +106,22 @@ def test_from_any_to_any_is_as_if_saved_there(
 @pytest.mark.parametrize("of", PLACES, ids=str)
 def test_whole_weights(of: tuple[int | None, int]) -> None:
     assert_equal(whole_weights(states(*of), GROUPS), whole()["weights"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("to", [None, 1, 2, 5, 40])
+@pytest.mark.parametrize("of", [None, 1, 2, 5, 40])
+def test_pieces_of_one_weight(of: int | None, to: int | None, name: str) -> None:
+    """All of it, or stage 3's pieces of so many processes."""
+    weight = whole()["weights"][name]
+    saved, wanted = (
+        [weight] if processes is None else list(padded(weight.flatten(), processes).chunk(processes))
+        for processes in (of, to)
+    )
+    for rank, mine in enumerate(wanted):
+        found = piece(saved, weight.shape, torch.full_like(mine, 7.0), rank=rank)
+        first = mine.shape == weight.shape  # of one element: padding is not told from it
+        assert_equal(found, weight if first else mine)
 
 
 def test_weights_in_another_order_and_apart() -> None:
