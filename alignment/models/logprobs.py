@@ -2,6 +2,10 @@
 
 For the backward pass the logits stay as the head made them (bfloat16 under autocast), and it writes their gradient over
 them: they are the only [T, V] tensor there is.
+
+torch's chunked `linear_cross_entropy` (2.13) and Liger's fused one (0.8) do as much for a plain head. Neither is used:
+they give no entropy, make all logits twice even where they fit, and take the head's weight, which under ZeRO 3 and LoRA
+is not to be had without its module.
 """
 
 from collections.abc import Iterator
