@@ -5,7 +5,7 @@
 The floor is a dense forward and backward of the same model over just the needed tokens (each prompt once, no padding,
 the head on completion tokens only). The three take turns at every step; the figures are ratios of medians. Peak memory
 is measured in processes of their own, above what each had after its imports. PPO is measured against TRL 1.12, for
-which an environment is made: see benchmark_ppo.py.
+which an environment is made: see benchmark_ppo.py. A model of 1.1 billion weights on a GPU: see benchmark_gpu.py.
 """
 
 import argparse
@@ -23,20 +23,20 @@ from typing import Any
 
 import torch
 from benchmark_ppo import REPLIES, TRL, measured_ppo
-from benchmark_setting import LIMIT, PIECES, data_config, make_model, make_tokenizer
+from benchmark_setting import LIMIT, PIECES, TINY, Setting, data_config, make_model, make_tokenizer
 from benchmark_trl import trl_step
 from benchmark_turns import resident
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerFast
 
-from alignment.config.parts import BatchConfig, DistributedConfig, TrainConfig
+from alignment.config.parts import BatchConfig, TrainConfig
 from alignment.config.vocabulary import Layout, Need
 from alignment.data.batches import Batches
 from alignment.data.load import Loaded, load_split
 from alignment.data.pack import Batch
 from alignment.data.tokenize import Example
-from alignment.distributed.engine import TorchEngine
+from alignment.distributed.engine import TorchEngine, autocast
 from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss, ORPONll
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
@@ -45,6 +45,7 @@ from alignment.training.reference import reference_logprobs
 from alignment.training.step import train_step
 
 METHODS = ("reward", "dpo", "dpo, reference cached", "orpo", "sft", *REPLIES)
+WHOSE = ("ours", "trl", "floor")
 SIZE = 8
 Step = Callable[[int], None]
 
@@ -79,7 +80,7 @@ def main() -> None:
 def measured(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One method's medians and their ratios."""
     with TemporaryDirectory() as folder:
-        steps = {whose: build(whose, method, arguments, folder) for whose in ("ours", "trl", "floor")}
+        steps = {whose: build(whose, method, arguments, folder) for whose in WHOSE}
         times: dict[str, list[float]] = {whose: [] for whose in steps}
         for index in range(arguments.warmup + arguments.steps):
             for whose, step in steps.items():
@@ -96,17 +97,17 @@ def measured(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def build(whose: str, method: str, arguments: argparse.Namespace, folder: str) -> Step:
+def build(whose: str, method: str, arguments: argparse.Namespace, folder: str, setting: Setting = TINY) -> Step:
     """A function that takes optimizer step `index`."""
     tokenizer = make_tokenizer(arguments.data)
     need = Need.demonstrations if method == "sft" else Need.pairs
     rows = SIZE * (arguments.warmup + arguments.steps)
     loaded = load(arguments.data, tokenizer, need, rows)
-    hf = make_model(method, tokenizer)
+    hf = make_model(method, tokenizer, setting)
     if whose == "ours":
-        return our_step(method, hf, loaded, tokenizer, arguments)
+        return our_step(method, hf, loaded, tokenizer, setting)
     if whose == "floor":
-        return floor_step(method, hf, loaded.examples)
+        return floor_step(method, hf.to(setting.device.value), loaded.examples, setting)
     return trl_step(method, hf, loaded, tokenizer, folder, size=SIZE, limit=LIMIT)
 
 
@@ -120,16 +121,15 @@ def load(data: Path, tokenizer: PreTrainedTokenizerFast, need: Need, rows: int) 
     return Loaded(*kept, loaded.skipped, loaded.truncation)
 
 
-def our_step(
-    method: str, hf: Any, loaded: Loaded, tokenizer: PreTrainedTokenizerFast, arguments: argparse.Namespace
-) -> Step:
+def our_step(method: str, hf: Any, loaded: Loaded, tokenizer: PreTrainedTokenizerFast, setting: Setting) -> Step:
     model = ScalarModel(hf) if method == "reward" else LanguageModel(hf)
     train = TrainConfig(max_steps=10_000, learning_rate=1e-6)
     optimizer, scheduler = build_optimizer(model, train, num_steps=10_000, learning_rate=1e-6)
-    engine = TorchEngine(model, optimizer, scheduler, config=DistributedConfig(), max_grad_norm=1.0)
+    config = setting.distributed()
+    engine = TorchEngine(model, optimizer, scheduler, config=config, max_grad_norm=1.0)
     batches = InOrder(loaded.examples, BatchConfig(size=SIZE, layout=Layout.shared), 0, tokenizer.pad_token_id)
     if method.startswith("dpo"):
-        frozen = TorchEngine(deepcopy(model), optimizer, scheduler, config=DistributedConfig(), max_grad_norm=1.0)
+        frozen = TorchEngine(deepcopy(model), optimizer, scheduler, config=config, max_grad_norm=1.0)
         cached = reference_logprobs(frozen, batches, range(len(loaded.examples))) if "cached" in method else None
 
         def dpo(index: int) -> None:
@@ -157,7 +157,7 @@ class InOrder(Batches):
         return list(range(index * SIZE, (index + 1) * SIZE))
 
 
-def floor_step(method: str, hf: Any, examples: list[Example]) -> Step:
+def floor_step(method: str, hf: Any, examples: list[Example], setting: Setting) -> Step:
     """Dense rows of the needed tokens and nothing else."""
     optimizer = torch.optim.AdamW(hf.parameters(), lr=1e-6, fused=True)
     frozen = deepcopy(hf).requires_grad_(False) if method == "dpo" else None
@@ -167,12 +167,14 @@ def floor_step(method: str, hf: Any, examples: list[Example]) -> Step:
         completion = sum(len(ids) for example in needed for ids in example.completion_ids)
         total = completion + sum(len(example.prompt_ids) for example in needed)
         read = total if method == "orpo" else completion  # its NLL reads the prompts too
-        ids = torch.arange(total).remainder(PIECES)[None]
+        ids = torch.arange(total, device=setting.device.value).remainder(PIECES)[None]
         rows = torch.nn.functional.pad(ids, (0, -total % SIZE)).view(SIZE, -1)
-        if frozen is not None:
-            with torch.no_grad():
-                dense(frozen, method, rows, read)
-        dense(hf, method, rows, read).backward()
+        with autocast(rows.device, setting.precision):
+            if frozen is not None:
+                with torch.no_grad():
+                    dense(frozen, method, rows, read)
+            loss = dense(hf, method, rows, read)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

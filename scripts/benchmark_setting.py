@@ -1,5 +1,6 @@
 """What the benchmarks share: the data, their tokenizer, and the model."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,33 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from alignment.config.parts import DataConfig, SourceConfig
-from alignment.config.vocabulary import BadRow, Format
+from alignment.config.parts import DataConfig, DistributedConfig, SourceConfig
+from alignment.config.vocabulary import BadRow, Device, Format, Precision
 from alignment.data.chat import ensure_template
 from alignment.data.read import read_rows
 
 LIMIT, PIECES = 1024, 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A Llama's size, and where it trains."""
+
+    device: Device
+    precision: Precision
+    vocabulary: int
+    width: int
+    inner_width: int
+    layers: int
+    heads: int
+    key_heads: int
+
+    def distributed(self) -> DistributedConfig:
+        return DistributedConfig(device=self.device, precision=self.precision)
+
+
+TINY = Setting(Device.cpu, Precision.float32, PIECES, 256, 688, 4, 4, 4)
+LARGE = Setting(Device.cuda, Precision.bfloat16, 32_000, 2048, 5632, 22, 32, 4)  # as TinyLlama 1.1B
 
 
 def make_tokenizer(data: Path) -> PreTrainedTokenizerFast:
@@ -29,17 +51,20 @@ def make_tokenizer(data: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def make_model(kind: str, tokenizer: PreTrainedTokenizerFast) -> Any:
-    """Four layers, 256 wide, random, the same for everybody; `kind` reward: with a scalar head."""
+def make_model(kind: str, tokenizer: PreTrainedTokenizerFast, setting: Setting = TINY) -> Any:
+    """Random, the same for everybody; `kind` reward: with a scalar head."""
     torch.manual_seed(0)
-    size: dict[str, Any] = {
-        "hidden_size": 256,
-        "intermediate_size": 688,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-    }
-    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "num_labels": 1}
-    config = LlamaConfig(vocab_size=PIECES, max_position_embeddings=2048, **size, **ends)
+    ends: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = LlamaConfig(
+        vocab_size=setting.vocabulary,
+        hidden_size=setting.width,
+        intermediate_size=setting.inner_width,
+        num_hidden_layers=setting.layers,
+        num_attention_heads=setting.heads,
+        num_key_value_heads=setting.key_heads,
+        max_position_embeddings=2 * LIMIT,
+        **ends | {"num_labels": 1},
+    )
     return LlamaForSequenceClassification(config) if kind == "reward" else LlamaForCausalLM(config)
 
 
