@@ -90,11 +90,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.parametrize("name", ["dpo", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_a_full_disk_under_two_processes_loses_no_good_checkpoint(
-    start: Any, whole: Any, assert_same: Any, disk: Path
+    name: str, start: Any, whole: Any, assert_same: Any, disk: Path
 ) -> None:
     """There is room for the checkpoint of step 11, and for some of the one after it."""
-    unbroken = whole("dpo")
+    unbroken = whole(name)
     run = left_at(10, unbroken, disk)
     for path in (run / "checkpoints").iterdir():
         if path.name != "step-00000010":
@@ -102,13 +103,13 @@ def test_a_full_disk_under_two_processes_loses_no_good_checkpoint(
     parts = (run / "checkpoints" / "step-00000010").glob("rank-*.pt")
     room = shutil.disk_usage(disk).used + int(1.5 * sum(path.stat().st_size for path in parts))
     subprocess.run(["mount", "-o", f"remount,size={room}", str(disk)], check=True)
-    code, _, err = ended(start("dpo", disk))
+    code, _, err = ended(start(name, disk))
     (line,) = err.splitlines()
     why = "No space left on device (ENOSPC); what was saved before is kept"
-    assert code == 2 and line == f"alignment: tiny_dpo: run/checkpoints/step-00000012 cannot be written: {why}"
+    assert code == 2 and line == f"alignment: tiny_{name}: run/checkpoints/step-00000012 cannot be written: {why}"
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000010", "step-00000011"]
     subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
-    code, out, err = ended(start("dpo", disk))
+    code, out, err = ended(start(name, disk))
     assert code == 0, err
     assert going_on(out) == ["going on from run/checkpoints/step-00000011"]
     assert_same(run, unbroken)
