@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
@@ -51,14 +51,9 @@ Step = Callable[[int], None]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="pairs in the form of HH-RLHF")
-    parser.add_argument("--out", type=Path, default=Path("benchmark.json"))
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--warmup", type=int, default=3)
+    parser = parser_of(__doc__, METHODS, out=Path("benchmark.json"))
     parser.add_argument("--ppo-steps", type=int, default=8, help="PPO's iterations")
     parser.add_argument("--trl-environment", type=Path, default=Path(".venv-trl"), help=f"where {TRL} is, or is put")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--memory", nargs=2, metavar=("WHOSE", "METHOD"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory:
@@ -75,6 +70,17 @@ def main() -> None:
     result = {"versions": versions, "threads": torch.get_num_threads(), "rows": rows}
     arguments.out.write_text(json.dumps(result, indent=2))
     show(result)
+
+
+def parser_of(description: str, methods: Sequence[str], *, out: Path) -> argparse.ArgumentParser:
+    """What is asked on a CPU and on a GPU."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="pairs in the form of HH-RLHF")
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", default=list(methods), choices=methods)
+    return parser
 
 
 def measured(method: str, arguments: argparse.Namespace) -> dict[str, Any]:

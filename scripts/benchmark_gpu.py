@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from benchmark import METHODS, REPLIES, SIZE, WHOSE, build, load
+from benchmark import METHODS, REPLIES, SIZE, WHOSE, build, load, parser_of
 from benchmark_setting import LARGE, Setting, make_model, make_tokenizer
 from rich.console import Console
 from rich.table import Table
@@ -30,13 +30,8 @@ from alignment.training.watch import GB, step_flops
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="pairs in the form of HH-RLHF")
-    parser.add_argument("--out", type=Path, default=Path("benchmark_gpu.json"))
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--warmup", type=int, default=3)
     methods = [method for method in METHODS if method not in REPLIES]
-    parser.add_argument("--methods", nargs="+", default=methods, choices=methods)
+    parser = parser_of(__doc__, methods, out=Path("benchmark_gpu.json"))
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no GPU here; scripts/benchmark.py measures on a CPU")

@@ -120,8 +120,8 @@ def test_pieces_of_one_weight(of: int | None, to: int | None, name: str) -> None
     )
     for rank, mine in enumerate(wanted):
         found = piece(saved, weight.shape, torch.full_like(mine, 7.0), rank=rank)
-        first = mine.shape == weight.shape  # of one element: padding is not told from it
-        assert_equal(found, weight if first else mine)
+        is_whole = mine.shape == weight.shape  # so is a piece of one element, even where it is padding
+        assert_equal(found, weight if is_whole else mine)
 
 
 def test_weights_in_another_order_and_apart() -> None:

@@ -40,17 +40,18 @@ def test_the_moments_are_what_adamw_keeps_and_half_precision_counts_half() -> No
 
 
 @pytest.mark.parametrize(
-    ("zero", "weights", "gradients", "optimizer"),
-    [(0, 192, 48, 192), (1, 192, 48, 144), (2, 192, 24, 144), (3, 96, 24, 144)],
+    ("zero", "weights", "gradients", "optimizer", "average"),
+    [(0, 192, 48, 192, 48), (1, 192, 48, 144, 48), (2, 192, 24, 144, 48), (3, 96, 24, 144, 24)],
 )
 def test_zero_divides_by_the_number_of_processes(
-    zero: int, weights: int, gradients: int, optimizer: int, monkeypatch: pytest.MonkeyPatch
+    zero: int, weights: int, gradients: int, optimizer: int, average: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two moments and the optimizer's own copy of 24 trained weights, halved: (96 + 192) / 2 = 144."""
     monkeypatch.setattr(memory, "size", lambda: 2)
     models = [nn.Linear(3, 4, bias=False) for _ in range(4)]
-    found = held(models, [list(model.parameters()) for model in models[:2]], average=False, zero=zero)
-    assert (found.weights, found.gradients, found.optimizer) == (weights, gradients, optimizer)
+    found = held(models, [list(model.parameters()) for model in models[:2]], average=True, zero=zero)
+    held_of_each = (found.weights, found.gradients, found.optimizer, found.average)
+    assert held_of_each == (weights, gradients, optimizer, average)
     assert found.said().endswith(" MB without activations in each of 2 processes")
 
 
