@@ -3,17 +3,15 @@
     python scripts/benchmark.py --data PAIRS.jsonl.gz --out benchmark.json
 
 The floor is a dense forward and backward of the same model over just the needed tokens (each prompt once, no padding,
-the head on completion tokens only). The three take turns at every step; the figures are ratios of medians. Peak memory
-is measured in processes of their own, above what each had after its imports. PPO is measured against TRL 1.12, for
-which an environment is made: see benchmark_ppo.py. A model of 1.1 billion weights on a GPU: see benchmark_gpu.py.
+the head on the tokens that the loss reads). The three are processes of their own, for one heap would be kept warm by
+the others, and take turns at every step; the figures are ratios of medians. Peak memory is above what each had after
+its imports. PPO is measured against TRL 1.12, for which an environment is made: see benchmark_ppo.py. A model of 1.1
+billion weights on a GPU: see benchmark_gpu.py.
 """
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from importlib.metadata import version
@@ -25,7 +23,7 @@ import torch
 from benchmark_ppo import REPLIES, TRL, measured_ppo
 from benchmark_setting import LIMIT, PIECES, TINY, Setting, data_config, make_model, make_tokenizer
 from benchmark_trl import trl_step
-from benchmark_turns import resident
+from benchmark_turns import Player, Turns, play_in_turns
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerFast
@@ -44,7 +42,7 @@ from alignment.training.optim import build_optimizer
 from alignment.training.reference import reference_logprobs
 from alignment.training.step import train_step
 
-METHODS = ("reward", "dpo", "dpo, reference cached", "orpo", "sft", *REPLIES)
+METHODS = ("reward", "dpo", "dpo, reference cached", "orpo", "orpo, the paper's NLL", "sft", *REPLIES)
 WHOSE = ("ours", "trl", "floor")
 SIZE = 8
 Step = Callable[[int], None]
@@ -54,11 +52,11 @@ def main() -> None:
     parser = parser_of(__doc__, METHODS, out=Path("benchmark.json"))
     parser.add_argument("--ppo-steps", type=int, default=8, help="PPO's iterations")
     parser.add_argument("--trl-environment", type=Path, default=Path(".venv-trl"), help=f"where {TRL} is, or is put")
-    parser.add_argument("--memory", nargs=2, metavar=("WHOSE", "METHOD"), help=argparse.SUPPRESS)
+    parser.add_argument("--play", nargs=2, metavar=("WHOSE", "METHOD"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.memory:
-        print(json.dumps(peak_memory(arguments, *arguments.memory)))
-        return
+    if arguments.play:
+        whose, method = arguments.play
+        return play(whose, method, arguments)
     rows = [measured(method, arguments) for method in arguments.methods if method not in REPLIES]
     ppo = [method for method in arguments.methods if method in REPLIES]
     if ppo:
@@ -85,22 +83,27 @@ def parser_of(description: str, methods: Sequence[str], *, out: Path) -> argpars
 
 def measured(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One method's medians and their ratios."""
-    with TemporaryDirectory() as folder:
-        steps = {whose: build(whose, method, arguments, folder) for whose in WHOSE}
-        times: dict[str, list[float]] = {whose: [] for whose in steps}
-        for index in range(arguments.warmup + arguments.steps):
-            for whose, step in steps.items():
-                start = time.perf_counter()
-                step(index)
-                times[whose].append(time.perf_counter() - start)
-    medians = {whose: statistics.median(taken[arguments.warmup :]) for whose, taken in times.items()}
-    memory = {whose: memory_of(whose, method, arguments) for whose in ("ours", "trl")}
+    turns = ["--warmup", arguments.warmup, "--steps", arguments.steps]
+    command = [sys.executable, __file__, "--data", arguments.data, *turns]
+    players = {whose: Player(*command, "--play", whose, method) for whose in WHOSE}
+    seconds, peaks = play_in_turns(players, arguments.steps, warmup=arguments.warmup)
     return {
         "method": method,
-        "times_faster_than_trl": medians["trl"] / medians["ours"],
-        "times_the_floor": medians["ours"] / medians["floor"],
-        "share_of_trl_memory": memory["ours"] / memory["trl"],
+        "times_faster_than_trl": seconds["trl"] / seconds["ours"],
+        "times_the_floor": seconds["ours"] / seconds["floor"],
+        "share_of_trl_memory": peaks["ours"] / peaks["trl"],
     }
+
+
+def play(whose: str, method: str, arguments: argparse.Namespace) -> None:
+    """One contender's side: a turn is an optimizer step."""
+    turns = Turns()
+    with TemporaryDirectory() as folder:
+        step = build(whose, method, arguments, folder)
+        for index in range(arguments.warmup + arguments.steps):
+            turns.wait()
+            step(index)
+        turns.wait()
 
 
 def build(whose: str, method: str, arguments: argparse.Namespace, folder: str, setting: Setting = TINY) -> Step:
@@ -145,7 +148,8 @@ def our_step(method: str, hf: Any, loaded: Loaded, tokenizer: PreTrainedTokenize
         return dpo
     objectives: dict[str, Objective[Batch]] = {
         "reward": RewardRanking(MarginRankingLoss()),
-        "orpo": ORPO(ORPOLoss(nll=ORPONll.sequence)),
+        "orpo": ORPO(ORPOLoss(nll=ORPONll.sequence)),  # TRL's, which reads the prompt too
+        "orpo, the paper's NLL": ORPO(ORPOLoss(nll=ORPONll.completion)),
         "sft": SFT(CrossEntropyLoss()),
     }
     objective = objectives[method]
@@ -172,7 +176,7 @@ def floor_step(method: str, hf: Any, examples: list[Example], setting: Setting) 
         needed = examples[index * SIZE : (index + 1) * SIZE]
         completion = sum(len(ids) for example in needed for ids in example.completion_ids)
         total = completion + sum(len(example.prompt_ids) for example in needed)
-        read = total if method == "orpo" else completion  # its NLL reads the prompts too
+        read = total if method == "orpo" else completion
         ids = torch.arange(total, device=setting.device.value).remainder(PIECES)[None]
         rows = torch.nn.functional.pad(ids, (0, -total % SIZE)).view(SIZE, -1)
         with autocast(rows.device, setting.precision):
@@ -193,22 +197,6 @@ def dense(hf: Any, method: str, rows: torch.Tensor, read: int) -> torch.Tensor:
     if method == "reward":
         return hf.score(hidden[: 2 * SIZE]).sum()
     return torch.nn.functional.cross_entropy(hf.lm_head(hidden[:read]), rows.flatten()[:read])
-
-
-def memory_of(whose: str, method: str, arguments: argparse.Namespace) -> float:
-    """Peak bytes of a process that takes a few steps, above its bytes after the imports."""
-    command = [sys.executable, __file__, "--data", str(arguments.data), "--steps", "5", "--warmup", "0"]
-    printed = subprocess.run([*command, "--memory", whose, method], capture_output=True, text=True, check=True).stdout
-    return float(json.loads(printed.splitlines()[-1]))
-
-
-def peak_memory(arguments: argparse.Namespace, whose: str, method: str) -> float:
-    before = resident("VmRSS")
-    with TemporaryDirectory() as folder:
-        step = build(whose, method, arguments, folder)
-        for index in range(arguments.steps):
-            step(index)
-    return resident("VmHWM") - before
 
 
 def show(result: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ TRL draws one reply for a prompt, and this is what it is measured at, beside our
 """
 
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmark_setting import LIMIT, data_config, make_model, make_tokenizer
-from benchmark_turns import Player, Turns
+from benchmark_turns import Player, Turns, play_in_turns
 
 from alignment.config.generation import GenerationConfig
 from alignment.config.parts import BatchConfig, ModelConfig, TrainConfig
@@ -46,12 +45,7 @@ def measured_ppo(methods: list[str], data: Path, environment: Path, *, turns: in
         write_setting(folder, data, iterations=warmup + turns)
         players = {method: Player(sys.executable, __file__, folder, REPLIES[method]) for method in methods}
         players[TRL] = Player(python, HERE / "benchmark_ppo_trl.py", folder)
-        taken: dict[str, list[float]] = {whose: [] for whose in players}
-        for _ in range(warmup + turns):
-            for whose, player in players.items():
-                taken[whose].append(player.play())
-        seconds = {whose: statistics.median(times[warmup:]) for whose, times in taken.items()}
-        peaks = {whose: player.peak() for whose, player in players.items()}
+        seconds, peaks = play_in_turns(players, turns, warmup=warmup)
     return [
         {
             "method": method,

@@ -5,6 +5,7 @@ Stdlib alone, so that TRL's environment can read it too.
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -58,6 +59,16 @@ class Player:
         if not line:
             raise RuntimeError(f"{self.process.args!r} ended with {self.process.wait()}")
         return line
+
+
+def play_in_turns(players: dict[str, Player], turns: int, *, warmup: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Each player's median seconds of `turns` turns after `warmup` of them, and its peak memory in bytes; all end."""
+    taken: dict[str, list[float]] = {whose: [] for whose in players}
+    for _ in range(warmup + turns):
+        for whose, player in players.items():
+            taken[whose].append(player.play())
+    seconds = {whose: statistics.median(times[warmup:]) for whose, times in taken.items()}
+    return seconds, {whose: player.peak() for whose, player in players.items()}
 
 
 def resident(field: str) -> float:
