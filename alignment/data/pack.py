@@ -41,6 +41,7 @@ class Batch:
     rows: Tensor  # [G] long; the example of each prompt
     margins: Tensor | None  # [G] float32; rating margins, where the data asks for them
     group_lengths: tuple[int, ...]  # tokens of each group of the one row in the shared layout; () in the separate one
+    plain_lengths: tuple[int, ...]  # of these the prompt's and first completion's, which are one plain text; or ()
 
     @property
     def shared(self) -> bool:
@@ -126,8 +127,13 @@ def pack(examples: Sequence[Example], rows: Sequence[int], *, layout: Layout, pa
     for example, copies in zip(examples, placed, strict=True):
         for copy, (row, completions) in enumerate(copies):
             builder.add(row, example.prompt_ids, completions, read_prompt=copy == 0)
-    group_lengths = tuple(laid_out_length(e, layout) for e in examples) if layout is Layout.shared else ()
-    return builder.finish(examples, rows, group_lengths)
+    grouped = examples if layout is Layout.shared else ()
+    return builder.finish(
+        examples,
+        rows,
+        group_lengths=tuple(laid_out_length(e, layout) for e in grouped),
+        plain_lengths=tuple(len(e.prompt_ids) + len(e.completion_ids[0]) for e in grouped),
+    )
 
 
 class _Builder:
@@ -163,7 +169,14 @@ class _Builder:
         self.used[row] = start + len(ids)
         return start
 
-    def finish(self, examples: Sequence[Example], rows: Sequence[int], group_lengths: tuple[int, ...]) -> Batch:
+    def finish(
+        self,
+        examples: Sequence[Example],
+        rows: Sequence[int],
+        *,
+        group_lengths: tuple[int, ...],
+        plain_lengths: tuple[int, ...],
+    ) -> Batch:
         num_rows, length = max(self.used) + 1, max(self.used.values())
         table = np.zeros((4, num_rows, length), dtype=np.int64)
         table[0], table[2] = self.pad_id, PADDING
@@ -194,6 +207,7 @@ class _Builder:
             rows=torch.tensor(list(rows)),
             margins=torch.tensor(margins, dtype=torch.float32) if has_margins else None,
             group_lengths=group_lengths,
+            plain_lengths=plain_lengths,
         )
 
 

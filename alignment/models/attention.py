@@ -4,13 +4,14 @@ A query sees a key that is not after it, of the same group, and in the prompt or
 window the distance is that of the position ids, which is the distance within the branch's own text.
 
 Tokens of different groups never see each other, so attention goes group by group, each as long as it is: its cost is
-the sum of the groups' squares, and no row is padded. (flex_attention takes the whole row with the same rule as a block
-mask instead.)
+the sum of the groups' squares, and no row is padded. A prompt and its first completion are one plain causal text, which
+sdpa's fastest kernels take without a mask and at half that cost; in a long group only the other completions need one.
+(flex_attention takes the whole row with the same rule as a block mask instead.)
 """
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,8 +30,8 @@ GROUPED = {"sdpa": "grouped_sdpa", "eager": "grouped_eager"}
 """An attention of transformers, and the name of the same one group by group."""
 FLEX = "flex_attention"
 
-NO_MASK = torch.ones(1, 1, 1, 0, dtype=torch.bool)
-"""Each group is one plain causal text, for which sdpa needs no mask (and has its fastest kernel)."""
+LONG = 512
+"""Tokens of a group from which two calls of sdpa, one of them without a mask, take less time than one."""
 
 Mask = Tensor | BlockMask
 Sees = Callable[[Any, Any, Tensor, Tensor], Tensor]
@@ -50,38 +51,49 @@ def branch_rule(batch: Batch, window: int | None = None) -> Sees:
     return sees
 
 
-def group_masks(batch: Batch, window: int | None = None) -> Tensor:
-    """[1, 1, 1, sum of squared group lengths] bool: each group's [length, length] mask, flattened; True = sees."""
+def group_masks(batch: Batch, window: int | None = None, plain: Sequence[int] | None = None) -> Tensor:
+    """[1, 1, 1, sum over groups of (length - plain) * length] bool, flattened; True = sees.
+
+    Of each group's [length, length] mask the rows after the first `plain`, which are plain causal text; None: all rows.
+    """
     sees = branch_rule(batch, window)
     order = torch.arange(sum(batch.group_lengths), device=batch.input_ids.device)
-    masks = [sees(0, 0, span[:, None], span[None, :]).flatten() for span in order.split(list(batch.group_lengths))]
+    spans = zip(order.split(list(batch.group_lengths)), plain or [0] * len(batch.group_lengths), strict=True)
+    masks = [sees(0, 0, span[start:, None], span[None, :]).flatten() for span, start in spans]
     return torch.cat(masks)[None, None, None]
 
 
+def plain_rows(batch: Batch) -> tuple[int, ...]:
+    """How many rows of each group sdpa is given as plain causal text: all where there is one completion, the prompt's
+    and first completion's in a long group, none in a short one."""
+    lengths = zip(batch.plain_lengths, batch.group_lengths, strict=True)
+    return tuple(plain if plain == length or length >= LONG else 0 for plain, length in lengths)
+
+
 def attention_inputs(batch: Batch, config: PreTrainedConfig) -> dict[str, Any]:
-    """What the model's body takes beside token and position ids: `attention_mask`, and `group_lengths` where attention
-    goes group by group. For a model whose layers differ, one mask for each kind of layer.
+    """What the model's body takes beside token and position ids: `attention_mask`, and where attention goes group by
+    group its `group_lengths` and `plain_lengths`. For a model whose layers differ, one mask for each kind of layer.
 
     In the separate layout [R, L] bool, which every architecture takes.
     """
     if not batch.shared:
         return {"attention_mask": batch.groups != PADDING}
     is_flex = config._attn_implementation == FLEX
-    window, kinds = sliding_window(config), set(layer_kinds(config))
+    window, kinds, plain = sliding_window(config), set(layer_kinds(config)), plain_rows(batch)
 
     def make(batch: Batch, window: int | None) -> Mask:
         if is_flex:
             return _block_mask(batch, window)
-        is_plain = batch.replies == 1 and (window is None or max(batch.group_lengths) <= window)
-        if is_plain and config._attn_implementation == GROUPED["sdpa"]:
-            return NO_MASK.to(batch.input_ids.device)
-        return group_masks(batch, window)
+        is_wide = window is None or max(batch.group_lengths) <= window
+        return group_masks(batch, window, plain if is_wide and config._attn_implementation == GROUPED["sdpa"] else None)
 
     if kinds == {FULL, SLIDING}:
         mask: Mask | dict[str, Mask] = {FULL: make(batch, None), SLIDING: make(batch, window)}
     else:
         mask = make(batch, window if kinds == {SLIDING} else None)
-    return {"attention_mask": mask} if is_flex else {"attention_mask": mask, "group_lengths": batch.group_lengths}
+    if is_flex:
+        return {"attention_mask": mask}
+    return {"attention_mask": mask, "group_lengths": batch.group_lengths, "plain_lengths": plain}
 
 
 def _block_mask(batch: Batch, window: int | None) -> BlockMask:
@@ -144,6 +156,7 @@ def _by_group(
     attention_mask: Tensor | None,
     *,
     group_lengths: tuple[int, ...] | None = None,
+    plain_lengths: tuple[int, ...] = (),
     **settings: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """query, key, value: [1, heads, L, D], the row's groups end to end; attention_mask: see `group_masks`.
@@ -153,14 +166,16 @@ def _by_group(
     if group_lengths is None:
         return attend(module, query, key, value, attention_mask, **settings)
     assert attention_mask is not None
-    masks: Iterator[Tensor] | None = None
-    if attention_mask.numel():
-        masks = iter(attention_mask.flatten().split([length**2 for length in group_lengths]))
-    spans = zip(*(part.split(group_lengths, dim=2) for part in (query, key, value)), strict=True)
-    outputs = []
-    for q, k, v in spans:
-        mask = None if masks is None else next(masks).view(1, 1, q.shape[2], q.shape[2])
-        outputs.append(attend(module, q, k, v, mask, **settings)[0])
+    if attention_mask.numel() == sum(length**2 for length in group_lengths):  # this layer's mask has every row
+        plain_lengths = (0,) * len(group_lengths)
+    sizes = [(length - plain) * length for length, plain in zip(group_lengths, plain_lengths, strict=True)]
+    spans = (part.split(group_lengths, dim=2) for part in (query, key, value))
+    causal, outputs = settings | {"is_causal": True}, []
+    for q, k, v, plain, mask in zip(*spans, plain_lengths, attention_mask.flatten().split(sizes), strict=True):
+        if plain:
+            outputs.append(attend(module, q[:, :, :plain], k[:, :, :plain], v[:, :, :plain], None, **causal)[0])
+        if plain < q.shape[2]:
+            outputs.append(attend(module, q[:, :, plain:], k, v, mask.view(1, 1, -1, q.shape[2]), **settings)[0])
     return torch.cat(outputs, dim=1), None  # [1, L, heads, D]
 
 

@@ -1,4 +1,4 @@
-"""Which layout a model can take: asked of the model itself, by comparing one batch both ways."""
+"""Which layout a model can take: asked of the model itself, by comparing small batches both ways."""
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ TOLERANCE = 1e-3  # relative; float32 rounding is a thousand times smaller, a wr
 
 
 def settle_layout(model: LanguageModel | ScalarModel, asked: Layout) -> Layout:
-    """`shared` or `separate`. `auto` takes `shared` where the model reads a small batch alike both ways, and says so
+    """`shared` or `separate`. `auto` takes `shared` where the model reads small batches alike both ways, and says so
     where it does not.
 
     Raises:
@@ -40,7 +40,7 @@ def _problem(model: LanguageModel | ScalarModel) -> str | None:
     try:
         check_branches(model.hf)
         with model.placement.by_layer(model):
-            shared, separate = (_read(model, _probe(model, layout)) for layout in (Layout.shared, Layout.separate))
+            shared, separate = (_read(model, layout) for layout in (Layout.shared, Layout.separate))
     except ConfigError as error:
         return str(error)
     difference = (shared - separate).abs().max() / separate.abs().max().clamp(min=1e-6)
@@ -49,8 +49,19 @@ def _problem(model: LanguageModel | ScalarModel) -> str | None:
     return f"{type(model.hf).__name__} reads a batch in the shared layout differently, by {difference:.1e}"
 
 
-def _probe(model: LanguageModel | ScalarModel, layout: Layout) -> Batch:
-    """Two prompts with two completions each, in one row where the layout shares rows."""
+@torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # not worth a compilation
+def _read(model: LanguageModel | ScalarModel, layout: Layout) -> Tensor:
+    was_training = model.training
+    model.eval()
+    readout = token_logprobs if isinstance(model, LanguageModel) else token_values
+    read = [readout(model, _probe(model, layout, replies)) for replies in (2, 1)]  # with a mask, and plain text
+    model.train(was_training)
+    return torch.cat(read)
+
+
+def _probe(model: LanguageModel | ScalarModel, layout: Layout, replies: int) -> Batch:
+    """Two prompts with one or two completions each, in one row where the layout shares rows."""
     rng = np.random.default_rng(0)
     vocabulary = model.hf.config.get_text_config().vocab_size
 
@@ -58,18 +69,8 @@ def _probe(model: LanguageModel | ScalarModel, layout: Layout) -> Batch:
         return rng.integers(0, vocabulary, length).astype(np.int32)
 
     examples = [
-        Example(ids(prompt), (ids(first), ids(second)), None, Source("probe", 1), (True, True))
-        for prompt, first, second in ((7, 5, 6), (3, 2, 3))
+        Example(ids(prompt), tuple(map(ids, completions[:replies])), None, Source("probe", 1), (True,) * replies)
+        for prompt, *completions in ((7, 5, 6), (3, 2, 3))
     ]
     device = next(model.parameters()).device
     return pack(examples, [0, 1], layout=layout, pad_id=0).to(device)
-
-
-@torch.no_grad()
-@torch.compiler.set_stance("force_eager")  # not worth a compilation
-def _read(model: LanguageModel | ScalarModel, batch: Batch) -> Tensor:
-    was_training = model.training
-    model.eval()
-    read = token_logprobs(model, batch) if isinstance(model, LanguageModel) else token_values(model, batch)
-    model.train(was_training)
-    return read

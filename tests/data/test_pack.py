@@ -33,7 +33,7 @@ def test_shared_layout_by_hand() -> None:
     assert batch.input_ids.tolist() == [[10, 11, 12, 20, 21, 30, 40, 41, 50, 60, 61]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2, 2, 3]]
     assert batch.groups.tolist() == [[0] * 6 + [1] * 5]
-    assert batch.group_lengths == (6, 5)
+    assert (batch.group_lengths, batch.plain_lengths) == ((6, 5), (5, 3))
     assert batch.branches.tolist() == [[0, 0, 0, 1, 1, 2, 0, 0, 1, 2, 2]]
     assert batch.positions.tolist() == [2, 3, 2, 7, 7, 9]
     assert batch.targets.tolist() == [20, 21, 30, 50, 60, 61]
@@ -60,6 +60,7 @@ def test_separate_layout_by_hand() -> None:
     assert batch.last.tolist() == [4, 8, 12, 18]
     assert batch.prompt_positions.tolist() == [0, 1, 10]
     assert batch.prompt_targets.tolist() == [11, 12, 41]
+    assert (batch.group_lengths, batch.plain_lengths) == ((), ())
     assert not batch.shared
 
 

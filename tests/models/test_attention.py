@@ -12,12 +12,14 @@ from alignment.config.vocabulary import Attention, Layout
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
+from alignment.models import attention
 from alignment.models.attention import (
     attention_inputs,
     branch_rule,
     group_masks,
     in_fixed_lengths,
     layer_kinds,
+    plain_rows,
     sliding_window,
 )
 from alignment.models.heads import LanguageModel
@@ -102,6 +104,41 @@ def test_one_plain_text_a_group_needs_no_mask_of_sdpa() -> None:
     eager = config("llama")
     eager._attn_implementation = "grouped_eager"
     assert torch.equal(attention_inputs(batch, eager)["attention_mask"], group_masks(batch))
+
+
+def test_a_long_group_needs_a_mask_for_its_other_completions_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "LONG", 8)
+    batch = packed(example(3, 2, 3), example(2, 2, 1))
+    assert plain_rows(batch) == (5, 0)
+    long, short = attention_inputs(batch, config("llama"))["attention_mask"][0, 0, 0].split([3 * 8, 5 * 5])
+    assert drawn(long.view(3, 8)) == ["xxx..x..", "xxx..xx.", "xxx..xxx"]
+    assert torch.equal(short, group_masks(packed(example(2, 2, 1)))[0, 0, 0])
+    mixed = attention_inputs(batch, config("gemma2", sliding_window=3, num_hidden_layers=2))
+    assert mixed["plain_lengths"] == (5, 0)
+    assert mixed["attention_mask"]["full_attention"].numel() == 3 * 8 + 5 * 5
+    assert torch.equal(mixed["attention_mask"]["sliding_attention"], group_masks(batch, window=3))
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma3_text"])
+def test_a_long_group_reads_as_a_short_one(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Values and gradients in float64: a prompt and its first completion without a mask, or every row with one."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    kinds = {"layer_types": ["full_attention", "sliding_attention"]} if kind == "gemma3_text" else {}
+    init = {"model_type": kind, "num_key_value_heads": 1, "head_dim": 16, **sizes, **kinds}
+    init |= {} if kind == "llama" else {"sliding_window": 6}
+    model = load_language_model(ModelConfig(init=init), tokenizer).double()
+    batch = packed(example(7, 5, 6, 2), example(3, 2, 3, 1), example(1, 9, 1, 4))
+    results = []
+    for long in (1, 10, 1000):
+        monkeypatch.setattr(attention, "LONG", long)
+        model.zero_grad()
+        logprobs = token_logprobs(model, batch)
+        (logprobs * torch.arange(len(logprobs))).sum().backward()
+        results.append([logprobs.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for result in results[:2]:
+        torch.testing.assert_close(result, results[2], rtol=1e-9, atol=1e-9)
 
 
 def test_each_kind_of_layer_gets_its_mask() -> None:
