@@ -148,7 +148,7 @@ def our_step(method: str, hf: Any, loaded: Loaded, tokenizer: PreTrainedTokenize
         return dpo
     objectives: dict[str, Objective[Batch]] = {
         "reward": RewardRanking(MarginRankingLoss()),
-        "orpo": ORPO(ORPOLoss(nll=ORPONll.sequence)),  # TRL's, which reads the prompt too
+        "orpo": ORPO(ORPOLoss(nll=ORPONll.sequence)),  # TRL's
         "orpo, the paper's NLL": ORPO(ORPOLoss(nll=ORPONll.completion)),
         "sft": SFT(CrossEntropyLoss()),
     }
@@ -176,7 +176,7 @@ def floor_step(method: str, hf: Any, examples: list[Example], setting: Setting) 
         needed = examples[index * SIZE : (index + 1) * SIZE]
         completion = sum(len(ids) for example in needed for ids in example.completion_ids)
         total = completion + sum(len(example.prompt_ids) for example in needed)
-        read = total if method == "orpo" else completion
+        read = total if method == "orpo" else completion  # TRL's NLL reads the prompts too
         ids = torch.arange(total, device=setting.device.value).remainder(PIECES)[None]
         rows = torch.nn.functional.pad(ids, (0, -total % SIZE)).view(SIZE, -1)
         with autocast(rows.device, setting.precision):

@@ -59,8 +59,8 @@ def group_masks(batch: Batch, window: int | None = None, plain: Sequence[int] | 
     sees = branch_rule(batch, window)
     order = torch.arange(sum(batch.group_lengths), device=batch.input_ids.device)
     spans = zip(order.split(list(batch.group_lengths)), plain or [0] * len(batch.group_lengths), strict=True)
-    masks = [sees(0, 0, span[start:, None], span[None, :]).flatten() for span, start in spans]
-    return torch.cat(masks)[None, None, None]
+    masks = [sees(0, 0, s[start:, None], s[None, :]).flatten() for s, start in spans if start < len(s)]
+    return torch.cat([torch.ones(0, dtype=torch.bool, device=order.device), *masks])[None, None, None]
 
 
 def plain_rows(batch: Batch) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ def plain_rows(batch: Batch) -> tuple[int, ...]:
 
 def attention_inputs(batch: Batch, config: PreTrainedConfig) -> dict[str, Any]:
     """What the model's body takes beside token and position ids: `attention_mask`, and where attention goes group by
-    group its `group_lengths` and `plain_lengths`. For a model whose layers differ, one mask for each kind of layer.
+    group its `group_lengths` and `plain_rows`. For a model whose layers differ, one mask for each kind of layer.
 
     In the separate layout [R, L] bool, which every architecture takes.
     """
@@ -93,7 +93,7 @@ def attention_inputs(batch: Batch, config: PreTrainedConfig) -> dict[str, Any]:
         mask = make(batch, window if kinds == {SLIDING} else None)
     if is_flex:
         return {"attention_mask": mask}
-    return {"attention_mask": mask, "group_lengths": batch.group_lengths, "plain_lengths": plain}
+    return {"attention_mask": mask, "group_lengths": batch.group_lengths, "plain_rows": plain}
 
 
 def _block_mask(batch: Batch, window: int | None) -> BlockMask:
@@ -156,7 +156,7 @@ def _by_group(
     attention_mask: Tensor | None,
     *,
     group_lengths: tuple[int, ...] | None = None,
-    plain_lengths: tuple[int, ...] = (),
+    plain_rows: tuple[int, ...] = (),
     **settings: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """query, key, value: [1, heads, L, D], the row's groups end to end; attention_mask: see `group_masks`.
@@ -166,12 +166,12 @@ def _by_group(
     if group_lengths is None:
         return attend(module, query, key, value, attention_mask, **settings)
     assert attention_mask is not None
-    if attention_mask.numel() == sum(length**2 for length in group_lengths):  # this layer's mask has every row
-        plain_lengths = (0,) * len(group_lengths)
-    sizes = [(length - plain) * length for length, plain in zip(group_lengths, plain_lengths, strict=True)]
+    if attention_mask.numel() == sum(length**2 for length in group_lengths):  # of a window, or for eager: every row
+        plain_rows = (0,) * len(group_lengths)
+    sizes = [(length - plain) * length for length, plain in zip(group_lengths, plain_rows, strict=True)]
     spans = (part.split(group_lengths, dim=2) for part in (query, key, value))
     causal, outputs = settings | {"is_causal": True}, []
-    for q, k, v, plain, mask in zip(*spans, plain_lengths, attention_mask.flatten().split(sizes), strict=True):
+    for q, k, v, plain, mask in zip(*spans, plain_rows, attention_mask.flatten().split(sizes), strict=True):
         if plain:
             outputs.append(attend(module, q[:, :, :plain], k[:, :, :plain], v[:, :, :plain], None, **causal)[0])
         if plain < q.shape[2]:

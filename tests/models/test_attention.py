@@ -114,7 +114,7 @@ def test_a_long_group_needs_a_mask_for_its_other_completions_only(monkeypatch: p
     assert drawn(long.view(3, 8)) == ["xxx..x..", "xxx..xx.", "xxx..xxx"]
     assert torch.equal(short, group_masks(packed(example(2, 2, 1)))[0, 0, 0])
     mixed = attention_inputs(batch, config("gemma2", sliding_window=3, num_hidden_layers=2))
-    assert mixed["plain_lengths"] == (5, 0)
+    assert mixed["plain_rows"] == (5, 0)
     assert mixed["attention_mask"]["full_attention"].numel() == 3 * 8 + 5 * 5
     assert torch.equal(mixed["attention_mask"]["sliding_attention"], group_masks(batch, window=3))
 
