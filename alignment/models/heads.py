@@ -5,6 +5,8 @@ A [tokens, vocabulary] tensor larger than a chunk never exists: logits are made 
 backward pass.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -14,6 +16,7 @@ from alignment.config.parts import ConfigError
 from alignment.data.pack import PADDING, Batch
 from alignment.models.adapters import use_adapter
 from alignment.models.attention import FLEX, attention_inputs, check_branches, in_fixed_lengths, use_grouped_attention
+from alignment.models.last_layer import feed_forward_at
 from alignment.models.logprobs import entropy_of, logprobs_of
 from alignment.models.placement import WHOLE, Placement
 from alignment.models.routers import router_loss
@@ -43,8 +46,8 @@ class Trunk(nn.Module):
         self.activate()
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """[R * L, H], the last hidden states of a batch's rows laid end to end."""
+    def hidden(self, batch: Batch, positions: Tensor) -> Tensor:
+        """[T, H], the last hidden states at `positions` [T] of a batch's rows laid end to end."""
         self.activate()
         config = self.hf.config.get_text_config()
         if batch.shared:
@@ -52,12 +55,15 @@ class Trunk(nn.Module):
             if config._attn_implementation == FLEX:
                 batch = in_fixed_lengths(batch)
         inputs = attention_inputs(batch, config)
-        if self.router_weight and torch.is_grad_enabled():
+        balances = bool(self.router_weight) and torch.is_grad_enabled()
+        if balances:
             inputs["output_router_logits"] = True
-        output = self.hf.base_model(batch.input_ids, position_ids=batch.position_ids, use_cache=False, **inputs)
-        if self.router_weight and torch.is_grad_enabled():
+        # every token's routers count in their loss
+        with nullcontext() if balances else feed_forward_at(self.hf, positions, batch.input_ids.shape):
+            output = self.hf.base_model(batch.input_ids, position_ids=batch.position_ids, use_cache=False, **inputs)
+        if balances:
             self.router_loss = self.router_weight * router_loss(config, output.router_logits, batch.groups != PADDING)
-        return output.last_hidden_state.flatten(0, 1)
+        return output.last_hidden_state.flatten(0, 1)[positions]
 
 
 class LanguageModel(Trunk):
@@ -70,7 +76,7 @@ class LanguageModel(Trunk):
 
         The entropy carries no gradient.
         """
-        hidden = self.hidden(batch)[positions]
+        hidden = self.hidden(batch, positions)
         size = max(1, CHUNK // self.hf.config.get_text_config().vocab_size)
         if len(targets) <= size:  # what exists once need not be made twice
             return self._read(hidden, targets, temperature, entropy)
@@ -114,7 +120,7 @@ class ScalarModel(Trunk):
 
     def forward(self, batch: Batch, positions: Tensor) -> Tensor:
         """[T] float32, the scalar head at `positions` [T]."""
-        hidden = self.hidden(batch)[positions]
+        hidden = self.hidden(batch, positions)
         with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 would round scores to ties
             head = scalar_head(self.hf)
             return head(hidden.to(head.weight.dtype))[:, 0].float()

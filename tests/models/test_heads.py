@@ -43,7 +43,7 @@ def gradients(model: torch.nn.Module, values: Tensor) -> dict[str, Tensor]:
 
 def logits(model: LanguageModel, batch: Batch) -> Tensor:
     """[T, V] float64: what each completion token was drawn from, made without our head."""
-    hidden = model.hidden(batch)[batch.positions]
+    hidden = model.hidden(batch, batch.positions)
     weight: Any = model.hf.get_output_embeddings()
     return (hidden @ weight.weight.T).double()
 
