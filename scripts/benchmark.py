@@ -42,7 +42,7 @@ from alignment.training.optim import build_optimizer
 from alignment.training.reference import reference_logprobs
 from alignment.training.step import train_step
 
-METHODS = ("reward", "dpo", "dpo, reference cached", "orpo", "orpo, the paper's NLL", "sft", *REPLIES)
+METHODS = ("reward", "dpo", "dpo, reference cached", "orpo", "orpo, TRL's loss", "sft", *REPLIES)
 WHOSE = ("ours", "trl", "floor")
 SIZE = 8
 Step = Callable[[int], None]
@@ -148,8 +148,8 @@ def our_step(method: str, hf: Any, loaded: Loaded, tokenizer: PreTrainedTokenize
         return dpo
     objectives: dict[str, Objective[Batch]] = {
         "reward": RewardRanking(MarginRankingLoss()),
-        "orpo": ORPO(ORPOLoss(nll=ORPONll.sequence)),  # TRL's
-        "orpo, the paper's NLL": ORPO(ORPOLoss(nll=ORPONll.completion)),
+        "orpo": ORPO(ORPOLoss()),
+        "orpo, TRL's loss": ORPO(ORPOLoss(nll=ORPONll.sequence)),
         "sft": SFT(CrossEntropyLoss()),
     }
     objective = objectives[method]
@@ -176,7 +176,7 @@ def floor_step(method: str, hf: Any, examples: list[Example], setting: Setting) 
         needed = examples[index * SIZE : (index + 1) * SIZE]
         completion = sum(len(ids) for example in needed for ids in example.completion_ids)
         total = completion + sum(len(example.prompt_ids) for example in needed)
-        read = total if method == "orpo" else completion  # TRL's NLL reads the prompts too
+        read = total if method == "orpo, TRL's loss" else completion  # it reads the prompts too
         ids = torch.arange(total, device=setting.device.value).remainder(PIECES)[None]
         rows = torch.nn.functional.pad(ids, (0, -total % SIZE)).view(SIZE, -1)
         with autocast(rows.device, setting.precision):
