@@ -16,7 +16,7 @@ from alignment.config.parts import ConfigError
 from alignment.data.pack import PADDING, Batch
 from alignment.models.adapters import use_adapter
 from alignment.models.attention import FLEX, attention_inputs, check_branches, in_fixed_lengths, use_grouped_attention
-from alignment.models.last_layer import feed_forward_at
+from alignment.models.last_layer import feed_forward_at, reads_apart
 from alignment.models.logprobs import entropy_of, logprobs_of
 from alignment.models.placement import WHOLE, Placement
 from alignment.models.routers import router_loss
@@ -34,6 +34,8 @@ class Trunk(nn.Module):
         self.placement = placement
         self.router_weight = router_weight
         self.router_loss: Tensor | None = None  # of the last forward, weighted; a training step adds it to its loss
+        with placement.by_layer(hf):
+            self.reads_apart = reads_apart(hf)
         self.adapter: str | None = None  # which one is this role's, where roles share a backbone
 
     def activate(self) -> None:
@@ -58,8 +60,8 @@ class Trunk(nn.Module):
         balances = bool(self.router_weight) and torch.is_grad_enabled()
         if balances:
             inputs["output_router_logits"] = True
-        # every token's routers count in their loss
-        with nullcontext() if balances else feed_forward_at(self.hf, positions, batch.input_ids.shape):
+        is_partial = self.reads_apart and not balances  # every token's routers count in their loss
+        with feed_forward_at(self.hf, positions, batch.input_ids.shape) if is_partial else nullcontext():
             output = self.hf.base_model(batch.input_ids, position_ids=batch.position_ids, use_cache=False, **inputs)
         if balances:
             self.router_loss = self.router_weight * router_loss(config, output.router_logits, batch.groups != PADDING)

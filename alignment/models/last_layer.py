@@ -1,7 +1,8 @@
 """The last layer's feed-forward, computed where it is read and nowhere else.
 
-Nothing attends to what the last layer puts out, and a feed-forward takes each token alone. So it is needed only where a
-read-out looks: on a pair's completions and not its prompt, on a reward model's two last tokens.
+Nothing attends to what the last layer puts out, and in most architectures a feed-forward takes each token alone. There
+it is needed only where a read-out looks: on a pair's completions and not its prompt, on a reward model's two last
+tokens. In which architectures, a model is asked itself (`reads_apart`).
 """
 
 from collections.abc import Iterator
@@ -13,30 +14,57 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+TOLERANCE = 1e-5  # relative; float32 rounding is ten times smaller
+
+
+@torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # two tiny texts
+def reads_apart(hf: PreTrainedModel) -> bool:
+    """Whether a model's hidden states at some positions are the same with the last feed-forward NaN at all others.
+
+    They are not where that layer runs again, where a convolution comes after it, or where it mixes tokens itself; nor
+    is there anything to compare where it has another name than `mlp`.
+    """
+    if _last_layer(hf) is None:
+        return False
+    device = next(hf.parameters()).device
+    ids = torch.tensor([[0, 1, 2, 3, 4], [0, 2, 4, 1, 3]], device=device)
+    read = torch.tensor([2, 4, 8], device=device)
+    was_training = hf.training
+    hf.eval()
+    everywhere = hf.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[read]
+    with feed_forward_at(hf, read, ids.shape, elsewhere=torch.nan):
+        apart = hf.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[read]
+    hf.train(was_training)
+    difference = (apart - everywhere).abs().max() / everywhere.abs().max()
+    return bool(difference < TOLERANCE)  # False for NaN
+
 
 @contextmanager
-def feed_forward_at(hf: PreTrainedModel, positions: Tensor, shape: torch.Size) -> Iterator[None]:
-    """Inside, a forward over rows of `shape` [R, L] puts out the last layer's feed-forward at `positions` [T] of the
-    rows laid end to end, and zeros elsewhere.
+def feed_forward_at(
+    hf: PreTrainedModel, positions: Tensor, shape: torch.Size, *, elsewhere: float = 0.0
+) -> Iterator[None]:
+    """Inside, a forward over rows of `shape` [R, L] computes the last layer's feed-forward at `positions` [T] of the
+    rows laid end to end, and has it put out `elsewhere` at the others. For models that `reads_apart` finds fit.
 
-    Everywhere as before, where the architecture does not call it `mlp` or runs a layer more than once, and under
-    gradient checkpointing, which runs the layer again when this is over.
+    Changes nothing in a forward that checkpoints its layers, which run again when this is over.
     """
-    module = _last_feed_forward(hf)
-    if module is None:
+    layer = _last_layer(hf)
+    is_run_again = layer is not None and layer.gradient_checkpointing and layer.training and torch.is_grad_enabled()
+    if layer is None or is_run_again:
         yield
         return
-    read = positions.unique()
+    read = positions.unique()  # a completion's first token and its twin's are predicted from one position
 
     def take(value: Any) -> Any:
         is_of_tokens = isinstance(value, Tensor) and value.shape[:2] == shape
         return value.flatten(0, 1).index_select(0, read)[None] if is_of_tokens else value
 
     def put_back(output: Any) -> Any:
-        if isinstance(output, tuple):  # some mixtures of experts add what their router said
+        if isinstance(output, tuple):  # what some mixtures of experts add is of the tokens taken, and read by nobody
             return put_back(output[0]), *output[1:]
-        everywhere = output.new_zeros(shape.numel(), output.shape[-1])
-        return everywhere.index_copy_(0, read, output[0]).view(*shape, -1)
+        whole = output.new_full((shape.numel(), output.shape[-1]), elsewhere)
+        return whole.index_copy_(0, read, output[0]).view(*shape, -1)
 
     def before(
         _: nn.Module, inputs: tuple[Any, ...], settings: dict[str, Any]
@@ -46,6 +74,8 @@ def feed_forward_at(hf: PreTrainedModel, positions: Tensor, shape: torch.Size) -
     def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         return put_back(output)
 
+    module = layer._modules["mlp"]
+    assert module is not None
     hooks = module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)
     try:
         yield
@@ -54,9 +84,11 @@ def feed_forward_at(hf: PreTrainedModel, positions: Tensor, shape: torch.Size) -
             hook.remove()
 
 
-def _last_feed_forward(hf: PreTrainedModel) -> nn.Module | None:
+def _last_layer(hf: PreTrainedModel) -> GradientCheckpointingLayer | None:
+    """The last of as many layers as the config counts, if it has a feed-forward of the usual name."""
+    config = hf.config.get_text_config()
     layers = [module for module in hf.base_model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    runs_each_once = len(layers) == hf.config.get_text_config().num_hidden_layers
-    if not layers or not runs_each_once or layers[-1].gradient_checkpointing:
+    if not layers or "num_hidden_layers" not in {*config.to_dict(), *config.attribute_map}:
         return None
-    return layers[-1]._modules.get("mlp")
+    is_counted = len(layers) == config.num_hidden_layers
+    return layers[-1] if is_counted and layers[-1]._modules.get("mlp") is not None else None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from alignment.models.last_layer import feed_forward_at
+from alignment.models.last_layer import feed_forward_at, reads_apart
 
 SIZES = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
@@ -16,17 +16,37 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mixtral": SIZES | EXPERTS,
     "gpt_oss": SIZES | EXPERTS | {"head_dim": 8},  # its feed-forward returns a tuple
     "bloom": {"vocab_size": 50, "hidden_size": 32, "n_layer": 2, "n_head": 4},  # and this one takes two tensors
-    "opt": SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0},  # this one is in no module of its own
-    "hrm_text": SIZES | {"num_hidden_layers": 1, "H_cycles": 2, "L_cycles": 1, "head_dim": 8},  # runs its layers again
+}
+BYTES = {"num_key_value_heads": 4, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1}
+CROSSED = BYTES | {"intermediate_size": 48, "cross_attn_k": 2, "hidden_size_global": 32}
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "in no module of its own": ("opt", SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0}),
+    "run twice": ("hrm_text", SIZES | {"num_hidden_layers": 1, "H_cycles": 2, "L_cycles": 0, "head_dim": 8}),
+    "run more often than there are layers": ("hrm_text", SIZES | {"num_hidden_layers": 1, "head_dim": 8}),
+    "a convolution after it": (
+        "inkling2_text",
+        SIZES
+        | {"moe_intermediate_size": 24, "num_key_value_heads": 2, "head_dim": 8, "n_routed_experts": 4}
+        | {"num_experts_per_tok": 2},
+    ),
+    "experts that mix tokens": (
+        "doge",
+        SIZES | {"num_key_value_heads": 2, "is_moe": True, "num_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "layers that the config does not count": (
+        "blt",
+        {"encoder_config": CROSSED, "decoder_config": CROSSED | {"vocab_size": 200}, "global_config": BYTES}
+        | {"patcher_config": BYTES, "vocab_size": 200, "encoder_hash_byte_group_vocab": 100, "cross_attn_k": 2},
+    ),
 }
 SHAPE = torch.Size((2, 7))
 POSITIONS = torch.tensor([3, 3, 4, 5, 11, 13])  # five of the 14, one of them for two completions
 
 
-def made(kind: str) -> PreTrainedModel:
+def made(kind: str, init: dict[str, Any]) -> PreTrainedModel:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **FAMILIES[kind])
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    config = AutoConfig.for_model(kind, **init)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     for name, weight in model.named_parameters():
         nn.init.normal_(weight, mean=float("norm" in name), std=0.3)
     return model.train()
@@ -58,7 +78,8 @@ def assert_same(got: list[Tensor], want: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_what_is_read_is_the_same(kind: str) -> None:
-    hf = made(kind)
+    hf = made(kind, FAMILIES[kind])
+    assert reads_apart(hf)
     want = with_gradients(hf, hidden_states(hf))
     seen: list[int] = []
     for module in feed_forwards(hf):
@@ -66,7 +87,19 @@ def test_what_is_read_is_the_same(kind: str) -> None:
     with feed_forward_at(hf, POSITIONS, SHAPE):
         got = hidden_states(hf)
     assert_same(with_gradients(hf, got), want)
-    assert set(seen) == (set() if kind == "opt" else {14} if kind == "hrm_text" else {14, 5})
+    assert set(seen) == {14, 5}
+
+
+@pytest.mark.parametrize("why", OTHERS)
+def test_a_model_that_needs_it_everywhere_is_found(why: str) -> None:
+    kind, init = OTHERS[why]
+    assert not reads_apart(made(kind, init))
+
+
+def test_small_weights_hide_nothing() -> None:
+    """At transformers' initial weights a layer that runs again changes the values by less than any tolerance."""
+    kind, init = OTHERS["run twice"]
+    assert not reads_apart(AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **init)))
 
 
 def num_tokens(output: Any) -> int:
@@ -76,7 +109,7 @@ def num_tokens(output: Any) -> int:
 
 
 def test_it_ends_with_the_forward_even_one_that_fails() -> None:
-    hf = made("llama")
+    hf = made("llama", SIZES)
     before = hidden_states(hf)
     with pytest.raises(IndexError), feed_forward_at(hf, torch.tensor([99]), SHAPE):
         hidden_states(hf)
@@ -85,7 +118,7 @@ def test_it_ends_with_the_forward_even_one_that_fails() -> None:
 
 
 def test_a_layer_that_runs_again_in_the_backward_pass_is_computed_whole() -> None:
-    hf = made("llama")
+    hf = made("llama", SIZES)
     want = with_gradients(hf, hidden_states(hf))
     hf.activation_checkpointing_enable()
     with feed_forward_at(hf, POSITIONS, SHAPE):
