@@ -25,7 +25,7 @@ def reads_apart(hf: PreTrainedModel) -> bool:
     They are not where that layer runs again, where a convolution comes after it, or where it mixes tokens itself; nor
     is there anything to compare where it has another name than `mlp`.
     """
-    if _last_layer(hf) is None:
+    if _last_feed_forward(hf) is None:
         return False
     device = next(hf.parameters()).device
     ids = torch.tensor([[0, 1, 2, 3, 4], [0, 2, 4, 1, 3]], device=device)
@@ -49,9 +49,8 @@ def feed_forward_at(
 
     Changes nothing in a forward that checkpoints its layers, which run again when this is over.
     """
-    layer = _last_layer(hf)
-    is_run_again = layer is not None and layer.gradient_checkpointing and layer.training and torch.is_grad_enabled()
-    if layer is None or is_run_again:
+    found = _last_feed_forward(hf)
+    if found is None or (found[0].gradient_checkpointing and found[0].training and torch.is_grad_enabled()):
         yield
         return
     read = positions.unique()  # a completion's first token and its twin's are predicted from one position
@@ -74,8 +73,7 @@ def feed_forward_at(
     def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         return put_back(output)
 
-    module = layer._modules["mlp"]
-    assert module is not None
+    _, module = found
     hooks = module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)
     try:
         yield
@@ -84,11 +82,11 @@ def feed_forward_at(
             hook.remove()
 
 
-def _last_layer(hf: PreTrainedModel) -> GradientCheckpointingLayer | None:
-    """The last of as many layers as the config counts, if it has a feed-forward of the usual name."""
+def _last_feed_forward(hf: PreTrainedModel) -> tuple[GradientCheckpointingLayer, nn.Module] | None:
+    """The last of as many layers as the config counts, and its feed-forward, if that has the usual name."""
     config = hf.config.get_text_config()
     layers = [module for module in hf.base_model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers or "num_hidden_layers" not in {*config.to_dict(), *config.attribute_map}:
         return None
-    is_counted = len(layers) == config.num_hidden_layers
-    return layers[-1] if is_counted and layers[-1]._modules.get("mlp") is not None else None
+    module = layers[-1]._modules.get("mlp")
+    return None if module is None or len(layers) != config.num_hidden_layers else (layers[-1], module)

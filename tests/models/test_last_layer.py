@@ -97,7 +97,7 @@ def test_a_model_that_needs_it_everywhere_is_found(why: str) -> None:
 
 
 def test_small_weights_hide_nothing() -> None:
-    """At transformers' initial weights a layer that runs again changes the values by less than any tolerance."""
+    """At transformers' initial weights a layer that runs again changes the values by hardly more than rounding does."""
     kind, init = OTHERS["run twice"]
     assert not reads_apart(AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **init)))
 
