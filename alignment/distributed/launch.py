@@ -124,7 +124,10 @@ def is_told(error: BaseException, *, is_user_error: bool) -> bool:
     extra: dict[str, Any] = {"py_callstack": text, "timestamp": str(now // 10**9), "time_ns": now}
     extra |= {"text": text.rstrip(), "is_user_error": is_user_error, "is_lost": is_lost(error)}
     extra["is_stop"] = isinstance(error, Preempted)
-    Path(path).write_text(json.dumps({"message": {"message": str(error), "extraInfo": extra}}))
+    word = Path(path)
+    beside = word.with_suffix(".partial")  # where another rank has failed, this process may be ended at any moment
+    beside.write_text(json.dumps({"message": {"message": str(error), "extraInfo": extra}}))
+    beside.rename(word)
     return is_ours() or (is_user_error and os.environ.get("RANK") != "0")
 
 

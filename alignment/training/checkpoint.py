@@ -143,8 +143,7 @@ class Checkpoints:
             manifest = Manifest(step, size(), self.zero, named)
             _by_main(lambda: _publish(beside, folder, manifest))
         except OSError as error:
-            if is_main():
-                shutil.rmtree(beside, ignore_errors=True)
+            _by_main(lambda: shutil.rmtree(beside, ignore_errors=True))  # before a rank ends, and the others with it
             why = f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})"
             raise UserError(f"{folder} cannot be written: {why}; what was saved before is kept") from error
         if is_main():

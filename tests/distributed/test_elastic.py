@@ -104,9 +104,9 @@ def test_a_full_disk_under_two_processes_loses_no_good_checkpoint(
     room = shutil.disk_usage(disk).used + int(1.5 * sum(path.stat().st_size for path in parts))
     subprocess.run(["mount", "-o", f"remount,size={room}", str(disk)], check=True)
     code, _, err = ended(start(name, disk))
-    (line,) = err.splitlines()
     why = "No space left on device (ENOSPC); what was saved before is kept"
-    assert code == 2 and line == f"alignment: tiny_{name}: run/checkpoints/step-00000012 cannot be written: {why}"
+    assert err == f"alignment: tiny_{name}: run/checkpoints/step-00000012 cannot be written: {why}\n"
+    assert code == 2
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000010", "step-00000011"]
     subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
     code, out, err = ended(start(name, disk))

@@ -81,11 +81,13 @@ def test_a_hang_is_an_error_with_rank_and_step(run: Run) -> None:
     assert "rank 0 of 2, step 3: a collective did not finish" in ended.stderr.splitlines()[-1]
 
 
-def test_a_users_mistake_is_one_line_for_all_ranks(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", [{}, {"BROKEN_RANK": "0", "BROKEN_HOW": "cannot say"}])
+def test_a_users_mistake_is_one_line_for_all_ranks(run: Run, tmp_path: Path, broken: dict[str, str]) -> None:
+    """Also where a rank is ended by the launcher, for another one's failure, while it is writing down its own."""
     (tmp_path / "rows.jsonl").write_text('{"prompt": 3}\n')
     data = ("data=native", "data.train.path=rows.jsonl", "data.train.limit=null", "data.eval.limit=null")
-    ended = run("train.max_steps=2", "launch.processes=2", "distributed=zero2", *data)
-    assert ended.returncode == 2
+    ended = run("train.max_steps=2", "launch.processes=2", "distributed=zero2", *data, **broken)
+    assert ended.returncode == 2, ended.stderr
     assert ended.stderr.splitlines() == [
         "alignment: tiny_dpo: rows.jsonl:1: field `prompt` must be a list of turns, got 3"
     ]

@@ -1,12 +1,24 @@
-"""Python imports this first where its folder is on the path: one rank then fails in its third step."""
+"""Python imports this where its folder is on the path: one rank fails in its third step, or cannot say that it did."""
 
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 if os.environ.get("RANK") == os.environ.get("BROKEN_RANK", "none"):
     from alignment.training import loop
+
+    write_text = Path.write_text
+
+    def broken_write_text(path: Path, text: str) -> int:
+        if path.parent == Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parent:
+            path.touch()
+            time.sleep(600)
+        return write_text(path, text)
+
+    if os.environ["BROKEN_HOW"] == "cannot say":
+        Path.write_text = broken_write_text  # type: ignore[method-assign, assignment]
 
     train_step, calls = loop.train_step, []
 
