@@ -34,6 +34,7 @@ from alignment.data.batches import Batches
 from alignment.data.load import Loaded, load_split
 from alignment.data.pack import Batch
 from alignment.data.tokenize import Example
+from alignment.distributed.device import keep_freed_memory
 from alignment.distributed.engine import TorchEngine, autocast
 from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss, ORPONll
 from alignment.models.heads import LanguageModel, ScalarModel
@@ -108,6 +109,8 @@ def play(whose: str, method: str, arguments: argparse.Namespace) -> None:
 
 def build(whose: str, method: str, arguments: argparse.Namespace, folder: str, setting: Setting = TINY) -> Step:
     """A function that takes optimizer step `index`."""
+    if whose != "trl":
+        keep_freed_memory(torch.device(setting.device.value))  # as every run does
     tokenizer = make_tokenizer(arguments.data)
     need = Need.demonstrations if method == "sft" else Need.pairs
     rows = SIZE * (arguments.warmup + arguments.steps)

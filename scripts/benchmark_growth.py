@@ -23,6 +23,7 @@ from alignment.config.vocabulary import Layout
 from alignment.data.pack import pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
+from alignment.distributed.device import keep_freed_memory
 from alignment.models.heads import LanguageModel
 from alignment.models.readout import token_logprobs
 
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    keep_freed_memory(torch.device("cpu"))  # as every run does
     size: dict[str, Any] = {
         "hidden_size": 256,
         "intermediate_size": 688,

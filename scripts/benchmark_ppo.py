@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from benchmark_setting import LIMIT, data_config, make_model, make_tokenizer
 from benchmark_turns import Player, Turns, play_in_turns
 
@@ -26,6 +27,7 @@ from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Need
 from alignment.data.batches import Batches
 from alignment.data.load import load_split
+from alignment.distributed.device import keep_freed_memory
 from alignment.tasks.ppo import experience, seed_of, set_up
 from alignment.training.ppo import learn
 from alignment.training.samples_log import SamplesLog
@@ -121,6 +123,7 @@ def play(folder: Path, replies: int) -> None:
     turns = Turns()
     setting = json.loads((folder / "data.json").read_text())
     config = ppo_config(folder, Path(setting["data"]), replies=replies, iterations=setting["iterations"])
+    keep_freed_memory(torch.device("cpu"))  # as every run does
     stage = set_up(config, folder)
     shown = SamplesLog(folder, done=0)
     for step in range(1, setting["iterations"] + 1):

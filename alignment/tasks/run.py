@@ -23,7 +23,7 @@ from alignment.config.parts import ConfigError, UserError, require
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import TASKS, PipelineConfig
 from alignment.distributed import world
-from alignment.distributed.device import tell_deepspeed
+from alignment.distributed.device import keep_freed_memory, tell_deepspeed
 from alignment.distributed.launch import RankFailedError, is_told, launch, tell_launcher
 from alignment.distributed.settings import deepspeed_settings
 from alignment.distributed.world import leave
@@ -68,12 +68,14 @@ def _execute(config: RunConfig) -> None:
     assert not isinstance(config, PipelineConfig)
     check_inputs(config)
     check_trackers(config.log.trackers)
-    tell_deepspeed(world.pick_device(config.distributed.device))
+    device = world.pick_device(config.distributed.device)
+    tell_deepspeed(device)
     check_processes(config)
     if config.launch.processes > 1 and not world.is_launched():
         in_processes(config)
         return
     tell_launcher()
+    keep_freed_memory(device)
     world.init(config.distributed)
     config = replace(config, output_dir=world.from_main(config.output_dir))  # which may hold the time
     folder = Path(config.output_dir)
