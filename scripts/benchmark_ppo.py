@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from benchmark_setting import LIMIT, data_config, make_model, make_tokenizer
-from benchmark_turns import Player, Turns, play_in_turns
+from benchmark_turns import KEEPS_MEMORY, Player, Turns, play_in_turns
 
 from alignment.config.generation import GenerationConfig
 from alignment.config.parts import BatchConfig, ModelConfig, TrainConfig
@@ -35,7 +35,7 @@ from alignment.training.step import to_floats
 
 REPLIES = {"ppo": 1, "ppo, 4 replies a prompt": 4}
 """method -> replies that we draw for a prompt."""
-TRL, PROMPTS, TOKENS = "trl==1.12.0", 16, 64
+TRL, KEPT, PROMPTS, TOKENS = "trl==1.12.0", "its memory kept", 16, 64
 HERE = Path(__file__).parent
 
 
@@ -46,12 +46,14 @@ def measured_ppo(methods: list[str], data: Path, environment: Path, *, turns: in
         folder = Path(name)
         write_setting(folder, data, iterations=warmup + turns)
         players = {method: Player(sys.executable, __file__, folder, REPLIES[method]) for method in methods}
-        players[TRL] = Player(python, HERE / "benchmark_ppo_trl.py", folder)
+        theirs = python, HERE / "benchmark_ppo_trl.py", folder
+        players |= {TRL: Player(*theirs), KEPT: Player(*KEEPS_MEMORY, *theirs)}
         seconds, peaks = play_in_turns(players, turns, warmup=warmup)
     return [
         {
             "method": method,
             "times_faster_than_trl": REPLIES[method] * seconds[TRL] / seconds[method],
+            "times_faster_than_trl_memory_kept": REPLIES[method] * seconds[KEPT] / seconds[method],
             "times_the_floor": None,
             "share_of_trl_memory": peaks[method] / peaks[TRL],
         }

@@ -11,6 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+KEEPS_MEMORY = ("env", "MALLOC_TRIM_THRESHOLD_=2147483647", "MALLOC_MMAP_THRESHOLD_=33554432")
+"""Before a command: what our runs tell the C library themselves (`keep_freed_memory`), for a trainer that does not."""
+
 
 class Turns:
     """The player's side. Made after its imports, before anything else is in memory."""
