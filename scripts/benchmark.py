@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from benchmark_ppo import REPLIES, TRL, measured_ppo
+from benchmark_ppo import KEPT, REPLIES, TRL, measured_ppo
 from benchmark_setting import LIMIT, PIECES, TINY, Setting, data_config, make_model, make_tokenizer
 from benchmark_trl import trl_step
 from benchmark_turns import KEEPS_MEMORY, Player, Turns, play_in_turns
@@ -46,7 +46,6 @@ from alignment.training.step import train_step
 
 METHODS = ("reward", "dpo", "dpo, reference cached", "orpo", "orpo, TRL's loss", "sft", *REPLIES)
 WHOSE = ("ours", "trl", "floor")
-KEPT = "trl, memory kept"
 SIZE = 8
 Step = Callable[[int], None]
 

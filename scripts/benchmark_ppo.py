@@ -35,7 +35,7 @@ from alignment.training.step import to_floats
 
 REPLIES = {"ppo": 1, "ppo, 4 replies a prompt": 4}
 """method -> replies that we draw for a prompt."""
-TRL, KEPT, PROMPTS, TOKENS = "trl==1.12.0", "its memory kept", 16, 64
+TRL, KEPT, PROMPTS, TOKENS = "trl==1.12.0", "trl, memory kept", 16, 64
 HERE = Path(__file__).parent
 
 

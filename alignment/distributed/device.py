@@ -1,4 +1,4 @@
-"""What a device has: the memory in use, and how fast it is at best."""
+"""What is set for a device before a run, and what it has: the memory in use, and how fast it is at best."""
 
 import os
 import platform

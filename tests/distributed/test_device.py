@@ -1,5 +1,6 @@
 """What is set for a device."""
 
+import platform
 import subprocess
 import sys
 
@@ -27,7 +28,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.g
 """
 
 
-@pytest.mark.skipif(module.platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_what_a_step_on_a_cpu_frees_the_next_one_has() -> None:
     """Of 64 MiB that each of four steps frees the system makes no more than a quarter anew, once. In some processes it
     is so by luck: where something else lies above what is freed."""
@@ -41,6 +42,6 @@ def test_beside_a_gpu_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module, "CDLL", asked.append)
     module.keep_freed_memory(torch.device("cuda"))
     assert asked == []
-    monkeypatch.setattr(module.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     module.keep_freed_memory(torch.device("cpu"))
     assert asked == []
