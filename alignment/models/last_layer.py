@@ -47,10 +47,12 @@ def feed_forward_at(
     """Inside, a forward over rows of `shape` [R, L] computes the last layer's feed-forward at `positions` [T] of the
     rows laid end to end, and has it put out `elsewhere` at the others. For models that `reads_apart` finds fit.
 
-    Changes nothing in a forward that checkpoints its layers, which run again when this is over.
+    Changes nothing in a model that checkpoints its layers: they run again when this is over. Nor does it in a forward
+    of such a model that learns nothing, for a matrix product of fewer rows may round otherwise, and PPO's first ratio
+    is one.
     """
     found = _last_feed_forward(hf)
-    if found is None or (found[0].gradient_checkpointing and found[0].training and torch.is_grad_enabled()):
+    if found is None or found[0].gradient_checkpointing:
         yield
         return
     read = positions.unique()  # a completion's first token and its twin's are predicted from one position
