@@ -1,9 +1,14 @@
-"""A process that `launch.processes` started, from its first moment on: it says nothing of its own end, and does not
-outlive the command. Needs neither Hydra nor torch, which take seconds to import."""
+"""This process: whose it is, and how it imports what is heavy. Needs neither Hydra nor torch, which take seconds.
 
+One that `launch.processes` started says nothing of its own end, and does not outlive the command.
+"""
+
+import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import CDLL
 
 LAUNCHED_BY = "ALIGNMENT_LAUNCHED_BY"  # the launcher's process id, in the environment of those that it starts
@@ -24,3 +29,18 @@ def belong_to_launcher() -> None:
         CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ[LAUNCHED_BY]):  # it was gone before we could ask
         os._exit(1)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """What there is when the libraries imported within are loaded stays to the end, and the garbage collector never
+    walks over it: else a third of a short run's processor time goes there. The first time only, for what there is
+    later, in the next job of a sweep, may be garbage."""
+    is_first = gc.get_freeze_count() == 0
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+    if is_first:
+        gc.freeze()

@@ -33,6 +33,7 @@ from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
 from alignment.config.vocabulary import Scheduler
 from alignment.preempt import EXIT_CODE, Preempted
+from alignment.process import importing
 
 
 def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: bool) -> None:
@@ -109,7 +110,8 @@ def export_run(folder: Path, *, step: int | None, out: Path | None) -> None:
     except COMPOSE_ERRORS as error:
         fail(f"{folder / 'config.yaml'}: {explain(error)}")
 
-    from alignment.tasks.export import export
+    with importing():
+        from alignment.tasks.export import export
 
     try:
         export(config, folder, step=step, out=out)

@@ -17,7 +17,6 @@ from alignment.data.load import Loaded, load_split
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.world import is_main, pick_device, rank, size, sum_over_ranks
 from alignment.evaluate.alarms import raised
-from alignment.evaluate.report import write_report
 from alignment.evaluate.results import Evaluation, MethodResult, RewardModelResult, TrainingRun
 from alignment.evaluate.table import summary, terminal_table
 from alignment.models.heads import LanguageModel
@@ -55,6 +54,8 @@ def run(config: EvaluateConfig, folder: Path) -> None:
     )
     console.print(terminal_table(evaluation))
     if is_main():
+        from alignment.evaluate.report import write_report  # and matplotlib, which no other task needs
+
         (folder / "summary.json").write_text(json.dumps(summary(evaluation), indent=2))
         write_report(evaluation, folder / "report.html")
     for alarm in (alarm for drawn in evaluation.runs for alarm in raised(drawn)):

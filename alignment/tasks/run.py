@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,25 +28,15 @@ from alignment.distributed.device import keep_freed_memory, tell_deepspeed
 from alignment.distributed.launch import RankFailedError, is_told, launch, tell_launcher
 from alignment.distributed.settings import deepspeed_settings
 from alignment.distributed.world import leave
-from alignment.tasks import dpo, evaluate, orpo, ppo, rejection, reward, sft
+from alignment.process import importing
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
-from alignment.training.log import check_trackers
 
 __all__ = ["RankFailedError", "execute", "is_told", "leave"]  # what the command line needs of a run
 
 UNMARKED = ("output_dir", "log", "checkpoint", "reference", "launch", "cluster")
 COMPUTED = ("device", "precision")  # of `distributed`: the rest only shares the same numbers out in another way
 SUBMITTED = {"job.sbatch", "submitted.json", "logs"}
-RUN: dict[str, Callable[[Any, Path], str | None]] = {  # a task may return why it stopped early
-    "sft": sft.run,
-    "reward": reward.run,
-    "dpo": dpo.run,
-    "orpo": orpo.run,
-    "ppo": ppo.run,
-    "rejection": rejection.run,
-    "evaluate": evaluate.run,
-}
 
 
 def task_name(config: RunConfig) -> str:
@@ -67,7 +58,6 @@ def execute(config: RunConfig) -> None:
 def _execute(config: RunConfig) -> None:
     assert not isinstance(config, PipelineConfig)
     check_inputs(config)
-    check_trackers(config.log.trackers)
     device = world.pick_device(config.distributed.device)
     tell_deepspeed(device)
     check_processes(config)
@@ -83,12 +73,13 @@ def _execute(config: RunConfig) -> None:
     if world.from_main(is_finished(folder, mark)):
         say(f"{folder}: finished already, nothing to do (another output_dir runs it again)")
         return
+    run = imported(config)
     if world.is_main():
         start(folder, config, mark)
     world.barrier()
     seed_everything(config.seed)
     try:
-        stopped = RUN[task_name(config)](config, folder)
+        stopped = run(config, folder)
     except UserError:
         if world.is_main():
             give_up(folder)
@@ -96,6 +87,21 @@ def _execute(config: RunConfig) -> None:
     world.barrier()
     if world.is_main():
         finish(folder, mark, stopped)
+
+
+def imported(config: RunConfig) -> Callable[[Any, Path], str | None]:
+    """The task, which may return why it stopped early. Only the process that runs it has need of transformers: not the
+    one that starts several, nor one that finds the run finished.
+
+    Raises:
+        ConfigError: it is to be tracked by what is not installed.
+    """
+    with importing():
+        task = import_module(f"alignment.tasks.{task_name(config)}")
+        from alignment.training.log import check_trackers
+    check_trackers(config.log.trackers)
+    run: Callable[[Any, Path], str | None] = task.run
+    return run
 
 
 def check_processes(config: RunConfig) -> None:

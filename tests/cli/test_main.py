@@ -190,6 +190,30 @@ print([name for name in {unloaded} if name in sys.modules], file=sys.stderr)
     assert python("-c", code, folder=tmp_path).stderr.splitlines()[-1] == "[]"
 
 
+def test_who_starts_processes_or_finds_a_run_finished_needs_no_transformers(tmp_path: Path) -> None:
+    code = """
+import sys
+import alignment.tasks.pipeline
+print([name for name in ("transformers", "datasets", "accelerate", "matplotlib") if name in sys.modules])
+"""
+    assert python("-c", code, folder=tmp_path).stdout == "[]\n"
+
+
+def test_the_collector_rests_while_libraries_load_and_leaves_them_alone_afterwards(tmp_path: Path) -> None:
+    code = """
+import gc
+from alignment.process import importing
+with importing():
+    print(gc.isenabled())
+frozen = gc.get_freeze_count()
+made_later = [[] for _ in range(10_000)]
+with importing():
+    pass
+print(frozen > 0, gc.get_freeze_count() == frozen, gc.isenabled())
+"""
+    assert python("-c", code, folder=tmp_path).stdout == "False\nTrue True True\n"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_interrupted(tmp_path: Path) -> None:
     words = ["-m", "alignment", "run", "tiny_sft", "train.max_steps=100000", "output_dir=out"]

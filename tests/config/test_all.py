@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -16,7 +17,7 @@ from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig
 from alignment.config.run import RunConfig
 from alignment.config.tasks import TASKS
 from alignment.config.vocabulary import Tracker
-from alignment.tasks.run import RUN, start
+from alignment.tasks.run import start
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((REPOSITORY / "recipes").glob("*.yaml"))}
@@ -81,7 +82,11 @@ def test_file_says_what_it_is_and_names_no_python(path: Path) -> None:
 
 def test_every_group_has_a_dataclass() -> None:
     assert {preset.partition("=")[0] for preset in PRESETS} == set(GROUPS)
-    assert set(TASKS) == {*RUN, "pipeline"}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_the_module_of_its_name(task: str) -> None:
+    assert callable(import_module(f"alignment.tasks.{task}").run)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

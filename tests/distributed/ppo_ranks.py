@@ -4,6 +4,7 @@ roles, rejection sampling and an evaluation of the models that one process has m
 python ppo_ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain engine.
 """
 
+import gc
 import json
 import sys
 from dataclasses import replace
@@ -84,6 +85,7 @@ def seen(where: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    gc.freeze()  # as a run does; DeepSpeed collects often
     torch.set_num_threads(1)
     out, stages = Path(sys.argv[1]), sys.argv[2:]
     folder = out.parent

@@ -4,6 +4,7 @@ python ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT
 processes also go on from where the one before them, whose OUT was in the same folder, was after `LEFT` steps.
 """
 
+import gc
 import json
 import sys
 from copy import deepcopy
@@ -243,6 +244,7 @@ def roles(config: DistributedConfig) -> dict[str, float]:
 
 
 def main() -> None:
+    gc.freeze()  # as a run does; DeepSpeed collects often
     torch.set_num_threads(1)
     out, stages = Path(sys.argv[1]), sys.argv[2:]
     results: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 python sharded_ranks.py FOLDER with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `write_folders` made FOLDER.
 """
 
+import gc
 import json
 import sys
 import weakref
@@ -176,6 +177,7 @@ def saved(name: str, folder: Path, config: DistributedConfig) -> list[list[float
 
 
 def main() -> None:
+    gc.freeze()  # as a run does; DeepSpeed collects often
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     default = DistributedConfig(device=Device.cpu, zero=3)

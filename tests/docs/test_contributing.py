@@ -18,7 +18,7 @@ def test_the_example_trains(tmp_path):
     for part in ("alignment", "conf", "recipes"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
-    assert len(blocks) == 6
+    assert len(blocks) == 5
     for path, appended, text in blocks:
         with (tmp_path / path).open("a" if appended else "x") as file:
             file.write(text)
