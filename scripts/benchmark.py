@@ -5,7 +5,9 @@
 The floor is a dense forward and backward of the same model over just the needed tokens (each prompt once, no padding,
 the head on the tokens that the loss reads). The three are processes of their own, for one heap would be kept warm by
 the others, and take turns at every step; the figures are ratios of medians. TRL plays twice, as it is, and with the C
-library told to keep what a step frees, as our runs tell it. Peak memory is above what each had after its imports.
+library told to keep what a step frees, as our runs tell it. Where a process has its memory is chance and weighs on
+every step it takes, so the steps are those of several rounds, each with new processes. Peak memory is above what each
+had after its imports.
 PPO is measured against TRL 1.12, for which an environment is made: see benchmark_ppo.py. A model of 1.1 billion weights
 on a GPU: see benchmark_gpu.py.
 """
@@ -52,23 +54,28 @@ Step = Callable[[int], None]
 
 def main() -> None:
     parser = parser_of(__doc__, METHODS, out=Path("benchmark.json"))
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each contender that share the steps")
     parser.add_argument("--ppo-steps", type=int, default=8, help="PPO's iterations")
     parser.add_argument("--trl-environment", type=Path, default=Path(".venv-trl"), help=f"where {TRL} is, or is put")
-    parser.add_argument("--play", nargs=2, metavar=("WHOSE", "METHOD"), help=argparse.SUPPRESS)
+    parser.add_argument("--play", nargs=3, metavar=("WHOSE", "METHOD", "FIRST"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.play:
-        whose, method = arguments.play
-        return play(whose, method, arguments)
-    rows = [measured(method, arguments) for method in arguments.methods if method not in REPLIES]
+        whose, method, first = arguments.play
+        return play(whose, method, range(int(first), int(first) + arguments.warmup + arguments.steps), arguments.data)
+    if arguments.steps % arguments.rounds:
+        parser.error(f"--steps must be a multiple of --rounds, got {arguments.steps} and {arguments.rounds}")
+    versions = {name: version(name) for name in ("torch", "transformers", "trl")}
+    rows: list[dict[str, Any]] = []
+    result = {"versions": versions, "threads": torch.get_num_threads(), "rows": rows}
+    for method in (method for method in arguments.methods if method not in REPLIES):
+        rows.append(measured(method, arguments))
+        arguments.out.write_text(json.dumps(result, indent=2))  # what is measured is kept if the next one fails
     ppo = [method for method in arguments.methods if method in REPLIES]
     if ppo:
         where = arguments.data, arguments.trl_environment
         rows += measured_ppo(ppo, *where, turns=arguments.ppo_steps, warmup=arguments.warmup)
-    versions = {name: version(name) for name in ("torch", "transformers", "trl")}
-    if ppo:
         versions["trl, for ppo"] = TRL.removeprefix("trl==")
-    result = {"versions": versions, "threads": torch.get_num_threads(), "rows": rows}
-    arguments.out.write_text(json.dumps(result, indent=2))
+        arguments.out.write_text(json.dumps(result, indent=2))
     show(result)
 
 
@@ -85,11 +92,15 @@ def parser_of(description: str, methods: Sequence[str], *, out: Path) -> argpars
 
 def measured(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One method's medians and their ratios."""
-    turns = ["--warmup", arguments.warmup, "--steps", arguments.steps]
-    command = [sys.executable, __file__, "--data", arguments.data, *turns]
-    players = {whose: Player(*command, "--play", whose, method) for whose in WHOSE}
-    players[KEPT] = Player(*KEEPS_MEMORY, *command, "--play", "trl", method)
-    seconds, peaks = play_in_turns(players, arguments.steps, warmup=arguments.warmup)
+    warmup, steps = arguments.warmup, arguments.steps // arguments.rounds
+    command = [sys.executable, __file__, "--data", arguments.data, "--warmup", warmup, "--steps", steps]
+
+    def players(first: int) -> dict[str, Player]:
+        kept = Player(*KEEPS_MEMORY, *command, "--play", "trl", method, first)
+        return {whose: Player(*command, "--play", whose, method, first) for whose in WHOSE} | {KEPT: kept}
+
+    rounds = (players(index * (warmup + steps)) for index in range(arguments.rounds))
+    seconds, peaks = play_in_turns(rounds, steps, warmup=warmup)
     return {
         "method": method,
         "times_faster_than_trl": seconds["trl"] / seconds["ours"],
@@ -99,25 +110,23 @@ def measured(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def play(whose: str, method: str, arguments: argparse.Namespace) -> None:
-    """One contender's side: a turn is an optimizer step."""
+def play(whose: str, method: str, steps: range, data: Path) -> None:
+    """One contender's side of a round: a turn is an optimizer step."""
     turns = Turns()
     with TemporaryDirectory() as folder:
-        step = build(whose, method, arguments, folder)
-        for index in range(arguments.warmup + arguments.steps):
+        step = build(whose, method, data, steps.stop, folder)
+        for index in steps:
             turns.wait()
             step(index)
         turns.wait()
 
 
-def build(whose: str, method: str, arguments: argparse.Namespace, folder: str, setting: Setting = TINY) -> Step:
-    """A function that takes optimizer step `index`."""
+def build(whose: str, method: str, data: Path, steps: int, folder: str, setting: Setting = TINY) -> Step:
+    """A function that takes optimizer step `index` of `steps`."""
     if whose != "trl":
         keep_freed_memory(torch.device(setting.device.value))  # as every run does
-    tokenizer = make_tokenizer(arguments.data)
-    need = Need.demonstrations if method == "sft" else Need.pairs
-    rows = SIZE * (arguments.warmup + arguments.steps)
-    loaded = load(arguments.data, tokenizer, need, rows)
+    tokenizer = make_tokenizer(data)
+    loaded = load(data, tokenizer, Need.demonstrations if method == "sft" else Need.pairs, SIZE * steps)
     hf = make_model(method, tokenizer, setting)
     if whose == "ours":
         return our_step(method, hf, loaded, tokenizer, setting)

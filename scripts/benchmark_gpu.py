@@ -74,9 +74,10 @@ def contender(whose: str, method: str, arguments: argparse.Namespace, setting: S
     """The median seconds of a step, and the most bytes that were allocated. What it leaves is given back."""
     torch.cuda.reset_peak_memory_stats()
     with TemporaryDirectory() as folder:
-        step = build(whose, method, arguments, folder, setting)
+        steps = arguments.warmup + arguments.steps
+        step = build(whose, method, arguments.data, steps, folder, setting)
         times = []
-        for index in range(arguments.warmup + arguments.steps):
+        for index in range(steps):
             torch.cuda.synchronize()
             start = time.perf_counter()
             step(index)

@@ -48,7 +48,7 @@ def measured_ppo(methods: list[str], data: Path, environment: Path, *, turns: in
         players = {method: Player(sys.executable, __file__, folder, REPLIES[method]) for method in methods}
         theirs = python, HERE / "benchmark_ppo_trl.py", folder
         players |= {TRL: Player(*theirs), KEPT: Player(*KEEPS_MEMORY, *theirs)}
-        seconds, peaks = play_in_turns(players, turns, warmup=warmup)
+        seconds, peaks = play_in_turns([players], turns, warmup=warmup)
     return [
         {
             "method": method,

@@ -1,6 +1,5 @@
 """TRL's side of the benchmark: its own trainers, collators and training step, driven one optimizer step at a time."""
 
-import itertools
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -52,10 +51,10 @@ def trl_step(
     if method == "sft":
         tokens = sum(len(e.prompt_ids) + len(e.completion_ids[0]) for e in loaded.examples)
         per_step = max(1, round(tokens / (len(loaded.examples) / size) / limit))
-    places = itertools.cycle(range(len(rows)))
 
     def step(index: int) -> None:
-        batch = trainer.data_collator([rows[next(places)] for _ in range(per_step)])
+        places = range(index * per_step, (index + 1) * per_step)
+        batch = trainer.data_collator([rows[place % len(rows)] for place in places])
         trainer.training_step(trainer.model, trainer._prepare_inputs(batch))
         torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
         trainer.optimizer.step()

@@ -5,10 +5,12 @@ Stdlib alone, so that TRL's environment can read it too.
 
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 KEEPS_MEMORY = ("env", "MALLOC_TRIM_THRESHOLD_=2147483647", "MALLOC_MMAP_THRESHOLD_=33554432")
@@ -38,6 +40,9 @@ class Player:
         self.process = subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+
+    def wait(self) -> None:
+        """Until it is ready to play."""
         self._answer()
 
     def play(self) -> float:
@@ -64,14 +69,25 @@ class Player:
         return line
 
 
-def play_in_turns(players: dict[str, Player], turns: int, *, warmup: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Each player's median seconds of `turns` turns after `warmup` of them, and its peak memory in bytes; all end."""
-    taken: dict[str, list[float]] = {whose: [] for whose in players}
-    for _ in range(warmup + turns):
+def play_in_turns(
+    rounds: Iterable[dict[str, Player]], turns: int, *, warmup: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Each player's median seconds of a turn, over `turns` turns of each round after `warmup` of them, and its peak
+    memory in bytes, of all rounds. Who plays after whom changes from turn to turn; a round's players end with it."""
+    taken: dict[str, list[float]] = {}
+    peaks: dict[str, float] = {}
+    order = random.Random(0)
+    for players in rounds:
+        for player in players.values():
+            player.wait()
+        for turn in range(warmup + turns):
+            for whose in order.sample(list(players), len(players)):
+                seconds = players[whose].play()
+                if turn >= warmup:
+                    taken.setdefault(whose, []).append(seconds)
         for whose, player in players.items():
-            taken[whose].append(player.play())
-    seconds = {whose: statistics.median(times[warmup:]) for whose, times in taken.items()}
-    return seconds, {whose: player.peak() for whose, player in players.items()}
+            peaks[whose] = max(player.peak(), peaks.get(whose, 0.0))
+    return {whose: statistics.median(seconds) for whose, seconds in taken.items()}, peaks
 
 
 def resident(field: str) -> float:
