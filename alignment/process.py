@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import CDLL
+from typing import NoReturn
 
 LAUNCHED_BY = "ALIGNMENT_LAUNCHED_BY"  # the launcher's process id, in the environment of those that it starts
 PR_SET_PDEATHSIG = 1
@@ -29,6 +30,14 @@ def belong_to_launcher() -> None:
         CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ[LAUNCHED_BY]):  # it was gone before we could ask
         os._exit(1)
+
+
+def end(code: int) -> NoReturn:
+    """Of a process whose launcher has its last word: at an orderly exit the threads of a process group whose other
+    members are gone may abort it, and C++ says so on stderr."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
 from alignment.config.vocabulary import Scheduler
 from alignment.preempt import EXIT_CODE, Preempted
-from alignment.process import importing
+from alignment.process import end, importing
 
 
 def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: bool) -> None:
@@ -143,11 +143,11 @@ def start(recipe: str, config: RunConfig, *, is_last: bool = False) -> None:
             leave()
     except UserError as error:
         if is_told(error, is_user_error=True):
-            sys.exit(USER_ERROR)
+            end(USER_ERROR)
         fail(f"{recipe}: {error}")
     except Preempted as stop:
         if is_told(stop, is_user_error=True):  # the command that launched this process goes on from here
-            sys.exit(EXIT_CODE)
+            end(EXIT_CODE)
         written = Path(config.output_dir) / "config.yaml"  # the recipe's own name may lead to another folder next time
         how = f"alignment run {written}" if written.exists() else "the same command"
         raise Preempted(f"{recipe}: {stop}; to go on: {how}") from None
