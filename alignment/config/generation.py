@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from alignment.config.parts import require
-from alignment.config.vocabulary import Generation
+from alignment.config.vocabulary import Gather, Generation
 
 
 @dataclass(slots=True)
@@ -36,6 +36,9 @@ class GenerationConfig:
     batch_size: int = 256
     """Replies generated at the same time. Samples do not depend on it."""
     engine: Generation = Generation.transformers
+    gather: Gather = Gather.model
+    """What ZeRO 3 makes whole on each process: `model`, once for all replies; `layer`, one after the other and again
+    for every token, which takes far longer and no more memory than learning."""
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ import math
 
 from alignment.config.generation import GenerationConfig
 from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, require
-from alignment.config.vocabulary import Attention, Device, Format, Generation
+from alignment.config.vocabulary import Attention, Device, Format, Gather, Generation
 
 
 def require_rows(data: DataConfig, name: str) -> None:
@@ -21,10 +21,12 @@ def require_device(model: ModelConfig, distributed: DistributedConfig) -> None:
         require(distributed.device is Device.cuda, rule, distributed.device.value)
 
 
-def require_own_replies(generation: GenerationConfig, distributed: DistributedConfig) -> None:
-    """Raise `ConfigError` where a server is to reply to several processes."""
+def require_generator(generation: GenerationConfig, distributed: DistributedConfig) -> None:
+    """Raise `ConfigError` where the weights are not placed as the generator wants them."""
     rule = "distributed.zero must be null with generation.engine=vllm, which is told the weights of one process"
     require(generation.engine is not Generation.vllm or distributed.zero is None, rule, distributed.zero)
+    rule = "generation.gather=layer needs distributed.zero=3"
+    require(generation.gather is Gather.model or distributed.zero == 3, rule, distributed.zero)
 
 
 def require_temperatures(temperatures: list[float], samples: int, generation: GenerationConfig) -> None:

@@ -27,7 +27,7 @@ from alignment.config.ppo import (
     RolesConfig,
     ScorerConfig,
 )
-from alignment.config.rules import require_device, require_own_replies, require_rows, require_temperatures
+from alignment.config.rules import require_device, require_generator, require_rows, require_temperatures
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.vocabulary import KLControl, MarginScale, Offload, Selection, Share
 from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss
@@ -123,7 +123,7 @@ class PPOConfig(TrainingConfig):
         zero = self.distributed.zero
         rule = "distributed.zero must not be 3 with roles.share=lora: two engines cannot share one backbone out"
         require(self.roles.share is not Share.lora or zero != 3, rule, zero)
-        require_own_replies(self.generation, self.distributed)
+        require_generator(self.generation, self.distributed)
         rule = "ppo.ema must be null with distributed.offload_param=nvme"
         require(self.ppo.ema is None or self.distributed.offload_param is not Offload.nvme, rule, self.ppo.ema)
         require(not self.roles.offload or zero != 3, "roles.offload must be false with distributed.zero=3", True)
@@ -155,7 +155,7 @@ class RejectionConfig(RunConfig):
         RunConfig.__post_init__(self)
         require_rows(self.data, "train")
         require_device(self.model, self.distributed)
-        require_own_replies(self.generation, self.distributed)
+        require_generator(self.generation, self.distributed)
         require(self.samples > 1, "samples must be > 1", self.samples)
         if self.temperatures:
             require_temperatures(self.temperatures, self.samples, self.generation)
@@ -184,7 +184,7 @@ class EvaluateConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
-        require_own_replies(self.generation, self.distributed)
+        require_generator(self.generation, self.distributed)
         require_rows(self.data, "eval")
         require(bool(self.runs), "runs must name at least one run", self.runs)
         require(self.baseline in self.runs, f"baseline must be one of {sorted(self.runs)}", self.baseline)

@@ -46,6 +46,11 @@ class Offload(str, Enum):
     nvme = "nvme"
 
 
+class Gather(str, Enum):
+    model = "model"
+    layer = "layer"
+
+
 class Scheduler(str, Enum):
     local = "local"
     slurm = "slurm"

@@ -6,7 +6,7 @@ Stage 0 shares out nothing but the data, 1 the optimizer's states, 2 the gradien
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +20,7 @@ from alignment.config.vocabulary import Offload
 from alignment.distributed import world
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.engine import autocast, counts
+from alignment.distributed.layers import running_by_layer, without_hooks
 from alignment.distributed.layout import layout, trained_groups
 from alignment.distributed.settings import deepspeed_settings
 from alignment.distributed.shards import Groups, recut
@@ -90,16 +91,13 @@ class DeepSpeedEngine:
         with autocast(self.device, self._config.precision):
             yield
 
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """Inside, the module's weights are whole on every process, to be read and not to be changed: gathered once, for
-        as many forwards without gradients as one likes, each process on its own. All processes enter and leave it.
-        """
-        if self._stage != 3:
-            yield
-            return
-        with whole(self._module, self._zero.parameter_offload):
-            yield
+    def gathered(self) -> AbstractContextManager[None]:
+        """As the engine's protocol says."""
+        return whole(self._module, self._zero.parameter_offload) if self._stage == 3 else nullcontext()
+
+    def by_layer(self) -> AbstractContextManager[None]:
+        """As the engine's protocol says."""
+        return layer_by_layer(self._module, self._zero.parameter_offload) if self._stage == 3 else nullcontext()
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -182,18 +180,20 @@ class DeepSpeedEngine:
 
 @contextmanager
 def whole(module: nn.Module, offload: Any) -> Iterator[None]:
-    """`gathered`, for a module that ZeRO 3 shards through `offload`. Its hooks are off: they would share out again."""
+    """`gathered`, for a module that ZeRO 3 shards through `offload`."""
     import deepspeed
 
-    offload.partition_all_parameters()
-    with deepspeed.zero.GatheredParameters(list(module.parameters())):
-        for hook in [*offload.forward_hooks, *offload.backward_hooks]:
-            hook.remove()
-        offload.forward_hooks, offload.backward_hooks = [], []
-        try:
-            yield
-        finally:
-            offload._register_deepspeed_module(module)
+    with without_hooks(module, offload), deepspeed.zero.GatheredParameters(list(module.parameters())):
+        yield
+
+
+@contextmanager
+def layer_by_layer(module: nn.Module, offload: Any) -> Iterator[None]:
+    """`by_layer`, likewise."""
+    import deepspeed
+
+    with without_hooks(module, offload), running_by_layer(module, deepspeed.zero.GatheredParameters):
+        yield
 
 
 def ready(config: DistributedConfig) -> tuple[ModuleType, torch.device]:

@@ -4,7 +4,7 @@ The one here is plain torch in one process, on a CPU or a GPU; distributed/deeps
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -43,8 +43,14 @@ class Engine(Protocol):
         ...
 
     def gathered(self) -> AbstractContextManager[None]:
-        """A context in which the whole weights are in the module, for generation. All processes enter and leave it;
-        inside, each runs as many forwards without gradients as it likes."""
+        """A context in which the module's weights are whole on every process, to be read and not to be changed, for
+        generation. All processes enter and leave it; inside, each runs as many forwards without gradients as it likes,
+        on its own."""
+        ...
+
+    def by_layer(self) -> AbstractContextManager[None]:
+        """The same, but nothing is whole except the layer that runs, gathered anew for each forward: a process that
+        leaves waits for the others' forwards, to which it brings its share."""
         ...
 
     def at_rest(self) -> AbstractContextManager[None]:
@@ -105,9 +111,11 @@ class TorchEngine:
         with autocast(self.device, self._precision):
             yield
 
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        yield
+    def gathered(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def by_layer(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:

@@ -1,14 +1,14 @@
 """Roles that do not train, whole on every process or shared out among them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
 
 from alignment.config.parts import DistributedConfig, UserError
 from alignment.distributed import world
-from alignment.distributed.deepspeed import ready, whole
+from alignment.distributed.deepspeed import layer_by_layer, ready, whole
 from alignment.distributed.engine import autocast
 from alignment.distributed.settings import deepspeed_settings
 
@@ -55,11 +55,10 @@ class FrozenEngine:
             if self._offload is not None:
                 parameter.ds_tensor.data = parameter.ds_tensor.new_empty(0)
 
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """As an engine's: for many forwards in a row."""
-        if self._offload is None:
-            yield
-            return
-        with whole(self.module, self._offload):
-            yield
+    def gathered(self) -> AbstractContextManager[None]:
+        """As an engine's."""
+        return nullcontext() if self._offload is None else whole(self.module, self._offload)
+
+    def by_layer(self) -> AbstractContextManager[None]:
+        """As an engine's."""
+        return nullcontext() if self._offload is None else layer_by_layer(self.module, self._offload)

@@ -18,6 +18,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 from alignment.config.parts import DistributedConfig
 from alignment.distributed import world
 from alignment.distributed.deepspeed import ready
+from alignment.distributed.layers import running_by_layer
 from alignment.distributed.settings import deepspeed_settings
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -71,28 +72,8 @@ class Sharded:
         )
         return gathered
 
-    @contextmanager
-    def by_layer(self, module: nn.Module) -> Iterator[None]:
-        running: dict[nn.Module, AbstractContextManager[None]] = {}
-        hooks = []
-
-        def leave(layer: nn.Module, *_: Any) -> None:
-            running.pop(layer).__exit__(None, None, None)
-
-        for layer, weights in _layers(module):
-
-            def enter(layer: nn.Module, _inputs: Any, weights: list[nn.Parameter] = weights) -> None:
-                running[layer] = self.whole(weights)
-                running[layer].__enter__()
-
-            hooks += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for layer in list(running):  # of a forward that has failed
-                leave(layer)
+    def by_layer(self, module: nn.Module) -> AbstractContextManager[None]:
+        return running_by_layer(module, self.whole)
 
     def kept(self, weight: Tensor) -> Tensor:
         return weight.detach().to("cpu", copy=True)
@@ -114,16 +95,3 @@ class Sharded:
         settings = deepspeed_settings(self._config, max_grad_norm=float("inf"))
         settings["zero_optimization"].pop("offload_optimizer", None)
         return settings
-
-
-def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
-    """Modules and what is gathered for each: an element of a list (of layers) has all that is in it, for one part of it
-    may read another's weights; any other module its own weights."""
-    for child in module.children():
-        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList | nn.ModuleDict):
-            yield child, list(child.parameters())
-        else:
-            yield from _layers(child)
-    own = list(module.parameters(recurse=False))
-    if own:
-        yield module, own

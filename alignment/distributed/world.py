@@ -110,6 +110,15 @@ def any_over_ranks(*flags: bool) -> list[bool]:
     return (sum_over_ranks(torch.tensor(flags, dtype=torch.int32, device=device)) > 0).tolist()
 
 
+def highest_over_ranks(number: int) -> int:
+    """The highest number that a process brings."""
+    if size() == 1:
+        return number
+    highest = torch.tensor(number, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(highest, dist.ReduceOp.MAX)
+    return int(highest)
+
+
 def from_main(value: Value) -> Value:
     """The main process's small object, on all of them."""
     if size() == 1:

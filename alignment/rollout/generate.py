@@ -37,6 +37,9 @@ class Generated:
 class Generator(Protocol):
     """The weights that it replies with are the model's at each call."""
 
+    @property
+    def config(self) -> GenerationConfig: ...
+
     def generate(
         self,
         prompts: Sequence[np.ndarray],

@@ -9,9 +9,11 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.generation import GenerationConfig
 from alignment.config.parts import DistributedConfig
-from alignment.config.vocabulary import Generation
+from alignment.config.vocabulary import Gather, Generation
 from alignment.data.records import Message, Record
 from alignment.data.tokenize import Example
+from alignment.distributed.engine import Engine
+from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.world import gathered, pick_device, rank, size
 from alignment.losses import Mean
 from alignment.models.heads import LanguageModel
@@ -103,6 +105,7 @@ def places_of(count: int) -> range:
 
 def sample(
     generator: Generator,
+    engine: Engine | FrozenEngine,
     records: list[Record],
     examples: list[Example],
     *,
@@ -113,11 +116,13 @@ def sample(
     """Reply to the prompts of `examples`; whatever completions they bring are not looked at.
 
     Each process replies to its share and all get all. A draw depends on the prompt's place, not on who makes it.
+    `engine` has the generator's weights, which are made whole as `generation.gather` says.
     """
     mine = places_of(len(examples))
     records, examples = [records[place] for place in mine], [examples[place] for place in mine]
     prompts = [example.prompt_ids for example in examples]
-    generated = generator.generate(prompts, keys=mine, replies=replies, seed=seed, describe=describe)
+    with engine.by_layer() if generator.config.gather is Gather.layer else engine.gathered(), engine.precision():
+        generated = generator.generate(prompts, keys=mine, replies=replies, seed=seed, describe=describe)
     answered = [
         Example(
             prompt_ids=example.prompt_ids,

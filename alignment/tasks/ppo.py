@@ -164,7 +164,7 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
 def experience(stage: Stage, step: int, shown: SamplesLog) -> tuple[Metrics, list[list[Experience]]]:
     """One iteration's replies, scored and turned into what is learned from; and what was measured on the way."""
     config, actor, seed = stage.config, stage.roles.actor, seed_of(stage.config, step)
-    with stage.watch.part("generate"), actor.gathered(), actor.precision():
+    with stage.watch.part("generate"):
         replies = draw(stage, stage.train, stage.prompts.step_rows(step - 1), seed=seed, replies=config.ppo.replies)
     with stage.watch.part("score"):
         scores, judged = stage.judge(replies)
@@ -193,8 +193,7 @@ def evaluated(stage: Stage, step: int, shown: SamplesLog) -> dict[str, float]:
     if stage.held_out is None:
         return {}
     everything = list(range(len(stage.held_out.examples)))
-    with stage.roles.actor.gathered(), stage.roles.actor.precision():
-        replies = draw(stage, stage.held_out, everything, seed=EVAL_SEED, replies=1)
+    replies = draw(stage, stage.held_out, everything, seed=EVAL_SEED, replies=1)
     scores, judged = stage.judge(replies)
     shown.write(step, "eval", stage.judge.table(replies, scores, stage.config.log.samples))
     return {f"eval/{name}": number for name, number in derived(to_floats(judged)).items()}
@@ -204,6 +203,7 @@ def draw(stage: Stage, data: Loaded, rows: list[int], *, seed: int, replies: int
     """The policy's replies to the prompts at `rows`."""
     return sample(
         stage.generator,
+        stage.roles.actor,
         [data.records[row] for row in rows],
         [data.examples[row] for row in rows],
         replies=replies,

@@ -10,8 +10,9 @@ from alignment.config.parts import UserError
 from alignment.config.tasks import RejectionConfig
 from alignment.config.vocabulary import Need
 from alignment.data.load import Loaded
-from alignment.distributed.engine import autocast
-from alignment.distributed.world import is_main, pick_device
+from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.sharded import sharded
+from alignment.distributed.world import is_main
 from alignment.models.load import load_language_model
 from alignment.rollout.generate import TransformersGenerator
 from alignment.rollout.reward import build_reward
@@ -29,11 +30,10 @@ def run(config: RejectionConfig, folder: Path) -> None:
     reward = build_reward(config.reward, tokenizer, config.batch, config.distributed)
     if config.distributed.zero == 3:
         reward.share_out()
-    device = pick_device(config.distributed.device)
-    policy = load_language_model(config.model, tokenizer).to(device)
+    policy = load_language_model(config.model, tokenizer, sharded(config.distributed))
+    engine = FrozenEngine(policy, config=config.distributed, sharded=config.distributed.zero == 3)
     generator = build_generator(policy, tokenizer, config.generation, config.distributed)
-    with autocast(device, config.distributed.precision):
-        samples = draw(generator, prompts, config)
+    samples = draw(generator, engine, prompts, config)
     scores = reward.score(samples)
     shown = samples.first(config.log.samples)
     at = temperature_of_each(config) * len(shown.prompts) if config.temperatures else None
@@ -69,12 +69,15 @@ def temperature_of_each(config: RejectionConfig) -> list[float]:
     return [each for each in temperatures for _ in range(config.samples // len(temperatures))]
 
 
-def draw(generator: TransformersGenerator | VLLMGenerator, prompts: Loaded, config: RejectionConfig) -> Samples:
+def draw(
+    generator: TransformersGenerator | VLLMGenerator, engine: FrozenEngine, prompts: Loaded, config: RejectionConfig
+) -> Samples:
     """K replies a prompt, as many at each temperature."""
     temperatures = config.temperatures or [config.generation.temperature]
     parts = [
         sample(
             replace(generator, config=replace(config.generation, temperature=temperature)),
+            engine,
             prompts.records,
             prompts.examples,
             replies=config.samples // len(temperatures),

@@ -35,7 +35,12 @@ from alignment.training.checkpoint import seed_everything
 __all__ = ["RankFailedError", "execute", "is_told", "leave"]  # what the command line needs of a run
 
 UNMARKED = ("output_dir", "log", "checkpoint", "reference", "launch", "cluster")
-COMPUTED = ("device", "precision")  # of `distributed`: the rest only shares the same numbers out in another way
+DIVISION = {  # keys that divide the same work up in another way: a run goes on with others than it began with
+    "batch": ("max_tokens",),
+    "distributed": ("zero", "offload_optimizer", "offload_param", "nvme_path", "deepspeed_config", "timeout_minutes"),
+    "generation": ("batch_size", "gather", "vllm"),
+    "model": ("gradient_checkpointing",),
+}
 SUBMITTED = {"job.sbatch", "submitted.json", "logs"}
 
 
@@ -200,7 +205,9 @@ def is_finished(folder: Path, mark: str) -> bool:
 def fingerprint(config: RunConfig) -> str:
     """Of the package, the config, but for what does not change its outcome, and the state of every file it reads."""
     settings = {name: value for name, value in asdict(config).items() if name not in UNMARKED}
-    settings["distributed"] = {name: settings["distributed"][name] for name in COMPUTED}
+    for part, keys in DIVISION.items():
+        if part in settings:
+            settings[part] = {name: value for name, value in settings[part].items() if name not in keys}
     inputs = {key: _state(Path(path)) for key, path in input_paths(config) if not key.startswith("distributed.")}
     return hashlib.sha256(
         json.dumps([version("preference-alignment"), settings, inputs], sort_keys=True, default=str).encode()

@@ -97,6 +97,10 @@ COMMANDS = {
         "run tiny_evaluate runs={a:.} baseline=a generation.engine=vllm distributed=zero1",
         VLLM_OF_MANY,
     ),
+    "layers of a whole model": (
+        "run tiny_ppo generation.gather=layer distributed=zero2",
+        "generation.gather=layer needs distributed.zero=3, got 2",
+    ),
     "vLLM of many that learn": ("run tiny_ppo generation.engine=vllm distributed=zero1", VLLM_OF_MANY),
     "sweep of no list": ("run tiny_dpo -m loss.beta=interval(0,1)", "does not support sweep type"),
     "--cfg": ("run tiny_dpo --cfg job loss.betaa=1", r"no such key 'loss.betaa' \(did you mean 'beta'\?\)"),

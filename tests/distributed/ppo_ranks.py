@@ -18,6 +18,7 @@ from alignment.cli.compose import composing, resolve, single
 from alignment.config.parts import LoraConfig, ModelConfig
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PPOConfig, RejectionConfig
+from alignment.config.vocabulary import Gather
 from alignment.distributed import world
 from alignment.models.load import load_language_model, load_scalar_model, load_tokenizer, save_model
 from alignment.tasks import evaluate, ppo, rejection
@@ -45,6 +46,7 @@ EVALUATE = [
     *("reward=REWARD", "best_of=3", "pairs={format:world,eval:{limit:9},max_length:128,max_prompt_length:64}"),
     *("log.samples=100", "generation.temperature=0.9"),
 ]
+BY_LAYER = "3, by layer"  # a stage in which replies are drawn from a model that is never whole
 TASKS = {
     "ppo": ("tiny_ppo", PPO, ppo.run),
     "shared": ("tiny_ppo", SHARED, ppo.run),  # not for ZeRO 3
@@ -89,16 +91,20 @@ def main() -> None:
     torch.set_num_threads(1)
     out, stages = Path(sys.argv[1]), sys.argv[2:]
     folder = out.parent
-    world.init(config_of(stages[-1], folder))
+    world.init(config_of(stages[0], folder))
     if world.is_main():
         make_models(folder)
     world.barrier()
     results: dict[str, Any] = {}
     for stage in stages:
         for name, (recipe, overrides, run) in TASKS.items():
-            if (name, stage) == ("shared", "3"):
+            if name == "shared" and stage in ("3", BY_LAYER):
                 continue
-            config = replace(composed(recipe, overrides, folder), distributed=config_of(stage, folder))
+            config = composed(recipe, overrides, folder)
+            gather = Gather.layer if stage == BY_LAYER else Gather.model
+            generation = replace(config.generation, gather=gather)  # type: ignore[attr-defined]
+            distributed = config_of("3" if stage == BY_LAYER else stage, folder)
+            config = replace(config, distributed=distributed, generation=generation)  # type: ignore[call-arg]
             where = folder / f"{name}-{stage}-{world.size()}"
             where.mkdir(exist_ok=True)
             world.barrier()

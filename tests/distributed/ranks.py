@@ -7,12 +7,15 @@ processes also go on from where the one before them, whose OUT was in the same f
 import gc
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from alignment.config.parts import BatchConfig, DistributedConfig, LoraConfig, ModelConfig, TrainConfig
 from alignment.config.vocabulary import Device, Layout, Offload, Precision
@@ -203,6 +206,20 @@ def left_out(config: DistributedConfig) -> bool:
     return losses[0] == losses[1]
 
 
+@contextmanager
+def whole_at_once(module: nn.Module) -> Iterator[list[int]]:
+    """The number of weights that are whole in this process as each part of the module runs."""
+    numbers: list[int] = []
+
+    def look(*_: Any) -> None:
+        numbers.append(sum(p.numel() for p in module.parameters()))
+
+    hooks = [part.register_forward_pre_hook(look) for part in module.modules()]
+    yield numbers
+    for hook in hooks:
+        hook.remove()
+
+
 @torch.no_grad()
 def roles(config: DistributedConfig) -> dict[str, float]:
     """How far four roles under ZeRO 3 are from one plain model: each forward alike, gathered weights, generation."""
@@ -221,15 +238,19 @@ def roles(config: DistributedConfig) -> dict[str, float]:
         return (token_logprobs(model, batch) - wanted).abs().max().item()
 
     found = {"actor": far(actor.model), "module": far(policy), "sharded": far(sharded.model), "copy": far(copied.model)}
+    largest = max(p.numel() for p in plain.parameters())  # the embeddings, of more weights than a layer
+    everything = sum(p.numel() for p in plain.parameters())
     found["kept"] = float(sum(p.numel() for p in policy.parameters()))
     for name, engine, module in (("actor", actor, policy), ("sharded", sharded, sharded.module)):
-        with engine.gathered():
-            for _ in range(1 + world.rank()):  # nobody waits for anybody
-                found[f"{name}, gathered"] = far(module)
-            ids = torch.randint(3, 100, (2, 5))
-            settings = {"max_new_tokens": 4 + world.rank(), "do_sample": False, "pad_token_id": 0}
-            same = torch.equal(module.hf.generate(ids, **settings), plain.hf.generate(ids, **settings))
-            found[f"{name}, generates"] = float(not same)
+        for how, context in (("gathered", engine.gathered()), ("by layer", engine.by_layer())):
+            with context, whole_at_once(module) as numbers:
+                for _ in range(1 + world.rank()):  # nobody counts on anybody running as many
+                    found[f"{name}, {how}"] = far(module)
+                ids = torch.randint(3, 100, (2, 5))
+                settings = {"max_new_tokens": 4 + world.rank(), "do_sample": False, "pad_token_id": 0}
+                same = torch.equal(module.hf.generate(ids, **settings), plain.hf.generate(ids, **settings))
+                found[f"{name}, {how}, generates"] = float(not same)
+            found[f"{name}, {how}, whole"] = float(max(numbers) - (largest if how == "by layer" else everything))
     found["actor, again"] = far(actor.model)
     with torch.enable_grad():
         for engine, method in ((actor, "dpo"), (critic, "reward")):

@@ -1,4 +1,4 @@
-"""Runs that go on with another number of processes or another ZeRO stage, and one whose disk is full."""
+"""Runs that go on with other processes, another ZeRO stage or less at a time, and one whose disk is full."""
 
 import shutil
 import subprocess
@@ -13,8 +13,8 @@ TOLERANCE = 1e-5
 LIVE = "generation/live_fraction"  # padding is not the same in other batches
 ONE, TWO = ("distributed.zero=null",), ("launch.processes=2", "distributed.zero=1")
 CASES = [
-    ("dpo", ONE, 7),
-    ("ppo", ("distributed.zero=1",), 9),
+    ("dpo", (*ONE, "batch.max_tokens=150", "model.gradient_checkpointing=true"), 7),
+    ("ppo", ("distributed.zero=1", "batch.max_tokens=150", "generation.batch_size=3"), 9),
     pytest.param("dpo", ("distributed.zero=3",), 7, marks=pytest.mark.slow),
     pytest.param("dpo", ("distributed.zero=0",), 8, marks=pytest.mark.slow),
     pytest.param("dpo", TWO, 7, marks=pytest.mark.slow),

@@ -10,11 +10,12 @@ from transformers import GenerationConfig as HFGenerationConfig
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.generation import GenerationConfig
-from alignment.config.parts import ModelConfig
-from alignment.config.vocabulary import Layout
+from alignment.config.parts import DistributedConfig, ModelConfig
+from alignment.config.vocabulary import Device, Layout
 from alignment.data.pack import pack
 from alignment.data.records import Record, Source
 from alignment.data.tokenize import Example
+from alignment.distributed.frozen import FrozenEngine
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model
 from alignment.models.readout import token_logprobs
@@ -178,12 +179,16 @@ def test_text_is_without_special_pieces(model: LanguageModel, tokenizer: PreTrai
             assert "</s>" not in reply.text and "<pad>" not in reply.text
 
 
+def whole(model: LanguageModel) -> FrozenEngine:
+    return FrozenEngine(model, config=DistributedConfig(device=Device.cpu), sharded=False)
+
+
 def test_samples_are_examples_of_the_replies(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
     at = Source("rows.jsonl", 1)
     records = [Record([{"role": "user", "content": str(n)}], ("gone",), None, at) for n in range(len(PROMPTS))]
     examples = [Example(prompt, (np.array([9]),), 1.0, at, (True,)) for prompt in PROMPTS]
     generator = TransformersGenerator(model, tokenizer, GenerationConfig(max_new_tokens=12))
-    samples = sample(generator, records, examples, replies=3, seed=0)
+    samples = sample(generator, whole(model), records, examples, replies=3, seed=0)
     assert [[ids.tolist() for ids in example.completion_ids] for example in samples.examples] == ids_of(samples.replies)
     assert ids_of(samples.replies) == ids_of(drawn(model, tokenizer))
     for example, prompt, replies in zip(samples.examples, PROMPTS, samples.replies, strict=True):
@@ -276,7 +281,7 @@ def test_samples_say_how_much_of_the_work_was_live(model: LanguageModel, tokeniz
     def live(batch_size: int) -> tuple[float, float]:
         config = GenerationConfig(max_new_tokens=64, batch_size=batch_size)
         generator = TransformersGenerator(model, tokenizer, config)
-        samples = sample(generator, records, examples, replies=20, seed=0)
+        samples = sample(generator, whole(model), records, examples, replies=20, seed=0)
         lengths = [len(reply.ids) for row in samples.replies for reply in row]
         return samples.live_fraction().mean().item(), sum(lengths) / (len(lengths) * max(lengths))
 
