@@ -1,7 +1,10 @@
-"""The files and folders that a config reads: found by walking it, checked before anything starts."""
+"""What a config reads, files, folders and functions: found by walking it, files checked before anything starts."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from importlib.machinery import PathFinder
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,27 @@ from alignment.config.parts import ConfigError
 
 def input_paths(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(key, path) of every field marked as an input and set."""
+    yield from _marked(config, "input", prefix)
+
+
+def function_files(config: Any) -> Iterator[tuple[str, Path]]:
+    """(key, file) of every function that is set, where its module has one; nothing is imported for it."""
+    for key, function in _marked(config, "function", ""):
+        file = _module_file(function.rpartition(".")[0])
+        if file is not None:
+            yield key, file
+
+
+def _marked(config: Any, mark: str, prefix: str) -> Iterator[tuple[str, str]]:
     for field in fields(config):
         value = getattr(config, field.name)
         key = f"{prefix}{field.name}"
         if is_dataclass(value):
-            yield from input_paths(value, f"{key}.")
+            yield from _marked(value, mark, f"{key}.")
         elif isinstance(value, dict) and all(is_dataclass(inner) for inner in value.values()):
             for name, inner in value.items():
-                yield from input_paths(inner, f"{key}.{name}.")
-        elif "input" in field.metadata and value is not None:
+                yield from _marked(inner, mark, f"{key}.{name}.")
+        elif mark in field.metadata and value is not None:
             named = value if isinstance(value, dict) else {"": value}
             yield from ((f"{key}.{name}".rstrip("."), path) for name, path in named.items())
 
@@ -34,3 +49,11 @@ def check_inputs(config: Any) -> None:
 def check_path(key: str, path: str) -> None:
     if not Path(path).exists():
         raise ConfigError(f"{key}: no such file or folder, got {path!r}")
+
+
+def _module_file(module: str) -> Path | None:
+    folders, spec = [str(Path.cwd()), *sys.path], None
+    for name in accumulate(module.split("."), "{}.{}".format):
+        spec = PathFinder.find_spec(name, folders)
+        folders = list(spec.submodule_search_locations or []) if spec is not None else []
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin is not None else None

@@ -19,6 +19,7 @@ from alignment.config.vocabulary import (
 )
 
 INPUT = {"input": True}  # marks a field as a file or folder that the run reads
+FUNCTION = {"function": True}  # and one as the dotted path of a function that it calls
 
 
 class UserError(ValueError):

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from alignment.config.parts import INPUT, DataConfig, require
+from alignment.config.parts import FUNCTION, INPUT, DataConfig, require
 from alignment.config.vocabulary import Combine, Format, KLControl, KLPlace, Share
 from alignment.losses import KLEstimator, PolicyLoss, ValueLoss
 
@@ -16,7 +16,7 @@ class OneScorerConfig:
     """One of several scorers: a reward model, or a Python function of (prompts, replies)."""
 
     path: str | None = field(default=None, metadata=INPUT)
-    function: str | None = None
+    function: str | None = field(default=None, metadata=FUNCTION)
     weight: float = 1.0
     normalize: bool = False
 
@@ -26,7 +26,7 @@ class ScorerConfig:
     """What scores a reply: a reward model, a Python function of (prompts, replies), or several of them."""
 
     path: str | None = field(default=None, metadata=INPUT)
-    function: str | None = None
+    function: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function (list of prompts as messages, list of replies as text) -> list of floats."""
     normalize: bool = False
     """(score - mean) / std, both as the reward model's training left them in its reward_statistics.json."""

@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from alignment.config.alarm import AlarmConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.parts import (
+    FUNCTION,
     INPUT,
     BatchConfig,
     ConfigError,
@@ -87,7 +88,7 @@ class PPOConfig(TrainingConfig):
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     missing_eos_penalty: float = 0.0
     """Taken off the score of a reply that was cut before its end."""
-    gold: str | None = None
+    gold: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function that is logged beside the learned reward and never learned from."""
     gold_model: str | None = field(default=None, metadata=INPUT)
     """A reward model in its place, where there is no such function; of other data or another seed than the reward's."""
@@ -176,7 +177,7 @@ class EvaluateConfig(RunConfig):
     """A reward model: the learned score of each reply, its accuracy on `pairs`, and the judge of best-of-n."""
     pairs: DataConfig = field(default_factory=DataConfig)
     """Held-out pairs (`pairs.eval`) for the reward model's accuracy."""
-    gold: str | None = None
+    gold: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function that scores replies exactly."""
     best_of: int = 0
     """n > 1 adds a method: the reward model's pick among n replies of the baseline."""

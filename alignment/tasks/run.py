@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from alignment import preempt
-from alignment.config.inputs import check_inputs, input_paths
+from alignment.config.inputs import check_inputs, function_files, input_paths
 from alignment.config.parts import ConfigError, UserError, require
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import TASKS, PipelineConfig
@@ -203,15 +203,16 @@ def is_finished(folder: Path, mark: str) -> bool:
 
 
 def fingerprint(config: RunConfig) -> str:
-    """Of the package, the config, but for what does not change its outcome, and the state of every file it reads."""
+    """Of the package, the config, but for what does not change its outcome, the state of every file it reads, and the
+    text of the modules that hold its functions."""
     settings = {name: value for name, value in asdict(config).items() if name not in UNMARKED}
     for part, keys in DIVISION.items():
         if part in settings:
             settings[part] = {name: value for name, value in settings[part].items() if name not in keys}
     inputs = {key: _state(Path(path)) for key, path in input_paths(config) if not key.startswith("distributed.")}
-    return hashlib.sha256(
-        json.dumps([version("preference-alignment"), settings, inputs], sort_keys=True, default=str).encode()
-    ).hexdigest()
+    functions = {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in function_files(config)}
+    everything = [version("preference-alignment"), settings, inputs, functions]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _state(path: Path) -> list[tuple[str, int, int]]:

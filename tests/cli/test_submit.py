@@ -1,6 +1,7 @@
 """What `submit` freezes, writes and hands to sbatch; a fake sbatch stands for the cluster."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,26 @@ def test_a_run_may_go_on_shared_out_in_another_way(tmp_path: Path, monkeypatch: 
     with composing([]):
         marks = [fingerprint(resolve(single("tiny_ppo", words))) for words in ways]
     assert len(set(marks[:5])) == 1 and len(set(marks)) == 4
+
+
+def test_an_edited_function_makes_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    words = ["reward.function=null", "reward.models={one:{function:own.judge.score}}", "gold=gone.nowhere"]
+
+    def mark() -> str:
+        with composing([]):
+            return fingerprint(resolve(single("tiny_ppo", words)))
+
+    (tmp_path / "own" / "judge.py").write_text("def score(prompts, replies): return [0.0] * len(replies)\n")
+    (tmp_path / "own" / "other.py").write_text("")
+    before = mark()
+    (tmp_path / "own" / "other.py").write_text("x = 1\n")
+    os.utime(tmp_path / "own" / "judge.py", (0, 0))
+    assert mark() == before
+    (tmp_path / "own" / "judge.py").write_text("def score(prompts, replies): return [1.0] * len(replies)\n")
+    assert mark() != before
 
 
 def test_a_dry_run_prints_the_script_and_does_nothing(
