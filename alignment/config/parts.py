@@ -181,6 +181,8 @@ class LogConfig:
     every: int = 1
     trackers: list[Tracker] = field(default_factory=list)
     """Where else the metrics go, beside metrics.jsonl: [tensorboard, wandb]. Each needs its own package."""
+    project: str | None = None
+    """Where a tracker that has projects files the run, which is named by its folder. Null: alignment."""
     progress: bool = True
     samples: int = 0
     """How many prompts of each iteration and evaluation to write, with their replies, to samples.jsonl."""
@@ -188,6 +190,9 @@ class LogConfig:
     def __post_init__(self) -> None:
         require(self.every > 0, "log.every must be > 0", self.every)
         require(self.samples >= 0, "log.samples must be >= 0", self.samples)
+        has_projects = any(kind not in (Tracker.tensorboard, Tracker.dvclive) for kind in self.trackers)
+        rule = "log.project needs one of log.trackers that has projects"
+        require(self.project is None or has_projects, rule, self.project)
 
 
 @dataclass(slots=True)

@@ -103,7 +103,7 @@ def imported(config: RunConfig) -> Callable[[Any, Path], str | None]:
     """
     with importing():
         task = import_module(f"alignment.tasks.{task_name(config)}")
-        from alignment.training.log import check_trackers
+        from alignment.training.trackers import check_trackers
     check_trackers(config.log.trackers)
     run: Callable[[Any, Path], str | None] = task.run
     return run

@@ -2,19 +2,16 @@
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from alignment.config.parts import ConfigError, UserError
+from alignment.config.parts import UserError
 from alignment.config.run import TrainingConfig
 from alignment.distributed.world import is_main
 from alignment.terminal import console
+from alignment.training.trackers import started_trackers
 from alignment.training.watch import Watch
 
 SPEED = "time/tokens_per_s"
@@ -27,9 +24,7 @@ class MetricsLog:
     def __init__(self, folder: Path, config: TrainingConfig, watch: Watch, *, num_steps: int, done: int) -> None:
         """`done` steps are in the log already; rows after them are forgotten, for a resumed run writes them again."""
         self.path = folder / "metrics.jsonl"
-        self.trackers = [_tracker(kind, folder) for kind in config.log.trackers] if is_main() else []
-        for tracker in self.trackers:
-            tracker.store_init_configuration(_flat(asdict(config)))
+        self.trackers = started_trackers(folder, config) if is_main() else []
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
         hidden = not (config.log.progress and is_main())
         self.progress = Progress(TextColumn(folder.name), *columns, console=console, disable=hidden)
@@ -77,32 +72,3 @@ def keep_rows_until(path: Path, step: int) -> None:
     kept = path.with_suffix(".partial")  # a kill may have torn the last line, or come now
     kept.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
     kept.replace(path)
-
-
-def check_trackers(kinds: Sequence[str]) -> None:
-    """Raises:
-    ConfigError: the package of a tracker is not installed.
-    """
-    installed = [str(kind.value) for kind in get_available_trackers()]
-    for kind in kinds:
-        if kind not in installed:
-            raise ConfigError(f"log.trackers: its package must be installed (here: {installed}), got {kind!r}")
-
-
-def _tracker(kind: str, folder: Path) -> GeneralTracker:
-    tracker_class = LOGGER_TYPE_TO_CLASS[kind]
-    place = [str(folder)] if tracker_class.requires_logging_directory else []
-    tracker = tracker_class(folder.name, *place)
-    tracker.start()
-    return tracker
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Nested settings with dotted keys, which is what trackers take."""
-    flat: dict[str, str | int | float | bool] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, (int, float, bool)) else str(value)
-    return flat

@@ -47,7 +47,7 @@ DOORS = {  # library: the only rooms or modules that may import it
     "omegaconf": ["alignment.cli", "alignment.config", "alignment.tasks.run"],
     "deepspeed": ["alignment.distributed.deepspeed"],
     "trl": ["alignment.data.chat", "alignment.rollout.vllm"],
-    "accelerate": ["alignment.training.log"],
+    "accelerate": ["alignment.training.trackers"],
     "peft": ["alignment.models.adapters"],
     "datasets": ["alignment.data.read"],
     "matplotlib": ["alignment.evaluate"],

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment.config.parts import ConfigError, LogConfig, UserError
+from alignment.config.parts import LogConfig, UserError
 from alignment.config.tasks import SFTConfig
 from alignment.losses import Mean
-from alignment.training.log import MetricsLog, check_trackers
+from alignment.training.log import MetricsLog
 from alignment.training.step import to_floats
 from alignment.training.watch import Watch
 
@@ -37,12 +37,6 @@ def test_a_resumed_log_forgets_what_is_written_again_and_a_torn_line(tmp_path: P
 def test_a_number_that_is_none_stops_the_run(tmp_path: Path, value: float) -> None:
     with open_log(tmp_path, 0) as log, pytest.raises(UserError, match=r"^step 3: grad_norm is (nan|inf); "):
         log.write(3, {"loss": 1.0, "grad_norm": value})
-
-
-def test_a_tracker_that_is_not_installed_is_told_before_the_run() -> None:
-    check_trackers(["tensorboard"])
-    with pytest.raises(ConfigError, match=r"^log.trackers: its package must be installed .* got 'comet_ml'$"):
-        check_trackers(["comet_ml"])
 
 
 def test_a_metric_that_counted_nothing_is_left_out() -> None:
