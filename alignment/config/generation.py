@@ -38,7 +38,7 @@ class GenerationConfig:
     engine: Generation = Generation.transformers
     gather: Gather = Gather.model
     """What ZeRO 3 makes whole on each process: `model`, once for all replies; `layer`, one after the other and again
-    for every token, which takes far longer and no more memory than learning."""
+    for every token, which takes far longer and the room of a layer."""
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
 
     def __post_init__(self) -> None:
