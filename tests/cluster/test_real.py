@@ -178,7 +178,8 @@ time.sleep(600)
 
 
 SIGNALS = {
-    "before the end": (["cluster.time=00:01:00", "cluster.signal_before_end=55"], [], "SIGUSR1"),
+    # Slurm signals up to half a minute early, which must not be before the program is ready.
+    "before the end": (["cluster.time=00:01:00", "cluster.signal_before_end=20"], [], "SIGUSR1"),
     "by hand": ([], ["scancel", "--signal=USR1", "JOB"], "SIGUSR1"),
     "preempted": ([], ["sbatch", "--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 1"], "SIGTERM"),
 }
