@@ -18,7 +18,6 @@ from alignment.cli.compose import composing, resolve, single
 from alignment.config.parts import LoraConfig, ModelConfig
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PPOConfig, RejectionConfig
-from alignment.config.vocabulary import Gather
 from alignment.distributed import world
 from alignment.models.load import load_language_model, load_scalar_model, load_tokenizer, save_model
 from alignment.tasks import evaluate, ppo, rejection
@@ -100,11 +99,8 @@ def main() -> None:
         for name, (recipe, overrides, run) in TASKS.items():
             if name == "shared" and stage in ("3", BY_LAYER):
                 continue
-            config = composed(recipe, overrides, folder)
-            gather = Gather.layer if stage == BY_LAYER else Gather.model
-            generation = replace(config.generation, gather=gather)  # type: ignore[attr-defined]
-            distributed = config_of("3" if stage == BY_LAYER else stage, folder)
-            config = replace(config, distributed=distributed, generation=generation)  # type: ignore[call-arg]
+            more, zero = (["distributed=zero3", "generation.gather=layer"], "3") if stage == BY_LAYER else ([], stage)
+            config = replace(composed(recipe, [*overrides, *more], folder), distributed=config_of(zero, folder))
             where = folder / f"{name}-{stage}-{world.size()}"
             where.mkdir(exist_ok=True)
             world.barrier()
