@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import ModelConfig
-from alignment.models.load import load_tokenizer
+from alignment.models.tokenizer import load_tokenizer
 
 TINY = {
     "model_type": "llama",

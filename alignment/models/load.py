@@ -1,4 +1,4 @@
-"""Tokenizers and models: from a folder in Hugging Face form or from a config, and back into a folder."""
+"""Models: from a folder in Hugging Face form or from a config, and back into a folder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,46 +12,18 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from alignment.config.parts import ConfigError, LoraConfig, ModelConfig, require
 from alignment.models.adapters import add_adapter, lora_layers, merged_state, merged_weights, save_adapter
+from alignment.models.checks import check_logits, check_vocabulary
+from alignment.models.folder import from_folder, is_scalar_folder, one_line
 from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
 from alignment.models.placement import WHOLE, Placement
 from alignment.models.routers import router_weight
 from alignment.models.save import write_weights
-from alignment.world import tokenizer_path
-
-transformers_logging.disable_progress_bar()  # weights of a file at a time are not progress that anybody follows
-transformers_logging.set_verbosity_error()  # what a folder lacks is asked for, and told, in _from_folder
-
-PAD_NAMES = ("<pad>", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<unk>")
-"""What a tokenizer that names no pad token may have for it."""
-
-
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of `model.tokenizer`, else of `model.path`, else the small one in the package.
-
-    Padding is never told from text by its id, so any piece serves; one is chosen where the tokenizer names none.
-
-    Raises:
-        ConfigError: the folder holds no tokenizer, or the tokenizer has no end-of-sequence token to learn.
-    """
-    folder = config.tokenizer or config.path or str(tokenizer_path())
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.tokenizer: no tokenizer in {folder!r}: {_one_line(error)}") from error
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(f"model.tokenizer must have an end-of-sequence token to learn, got {folder!r}")
-    if tokenizer.pad_token_id is None:
-        vocabulary = tokenizer.get_vocab()
-        tokenizer.pad_token = next((name for name in PAD_NAMES if name in vocabulary), tokenizer.eos_token)
-    return tokenizer
 
 
 def load_language_model(
@@ -65,13 +37,13 @@ def load_language_model(
     """
     placement = placement or WHOLE
     hf = (
-        _from_folder(AutoModelForCausalLM, config, placement)
+        from_folder(AutoModelForCausalLM, config, placement)
         if config.path
         else _from_init(AutoModelForCausalLM, config, tokenizer)
     )
-    _check_vocabulary(hf, tokenizer)
+    check_vocabulary(hf, tokenizer)
     with placement.by_layer(hf):
-        _check_logits(LanguageModel(hf))
+        check_logits(LanguageModel(hf))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     return LanguageModel(_prepared(hf, config, placement), weight, placement)
 
@@ -86,12 +58,12 @@ def load_scalar_model(
     """
     placement = placement or WHOLE
     auto, one = AutoModelForSequenceClassification, {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
-    hf = _from_folder(auto, config, placement, **one) if config.path else _from_init(auto, config, tokenizer, **one)
+    hf = from_folder(auto, config, placement, **one) if config.path else _from_init(auto, config, tokenizer, **one)
     head = scalar_head(hf)
-    if not _is_scalar_folder(config.path):
+    if not is_scalar_folder(config.path):
         with placement.whole([head.weight], write=True):
             nn.init.normal_(head.weight, std=1 / (head.in_features + 1) ** 0.5)
-    _check_vocabulary(hf, tokenizer)
+    check_vocabulary(hf, tokenizer)
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     return ScalarModel(_prepared(hf, config, placement), weight, placement)
 
@@ -138,29 +110,6 @@ def freeze(model: nn.Module) -> None:
     model.eval()
 
 
-def _from_folder(auto: Any, config: ModelConfig, placement: Placement, **settings: Any) -> PreTrainedModel:
-    try:
-        with placement.reading():
-            hf, found = auto.from_pretrained(
-                config.path,
-                dtype=torch.float32,
-                attn_implementation=config.attention.value,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are found below, by name
-                **settings,
-            )
-    except (OSError, ValueError) as error:
-        where = f"model.path {config.path!r} with model.attention={config.attention.value}"
-        raise ConfigError(f"{where}: no model ({_one_line(error)})") from error
-    made_anew = set() if _is_scalar_folder(config.path) else {"score.weight"}
-    lacking = sorted({*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])} - made_anew)
-    if lacking:
-        raise ConfigError(
-            f"model.path must hold all weights of this {type(hf).__name__}, got no {lacking[0]} in {config.path!r}"
-        )
-    return hf
-
-
 def _from_init(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> PreTrainedModel:
     ids = {
         "vocab_size": len(tokenizer),
@@ -173,7 +122,7 @@ def _from_init(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBas
     try:
         hf_config = AutoConfig.for_model(**{**ids, **config.init, **settings})
     except (ValueError, StrictDataclassError) as error:
-        raise ConfigError(f"model.init: {_one_line(error)}, got {config.init}") from error
+        raise ConfigError(f"model.init: {one_line(error)}, got {config.init}") from error
     unknown = sorted(set(config.init) - set(type(hf_config)().to_dict()) - {"model_type"})
     if unknown:
         raise ConfigError(
@@ -182,7 +131,7 @@ def _from_init(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBas
     try:
         return auto.from_config(hf_config, attn_implementation=config.attention.value, dtype=torch.float32)
     except ValueError as error:
-        raise ConfigError(f"model.init with model.attention={config.attention.value}: {_one_line(error)}") from error
+        raise ConfigError(f"model.init with model.attention={config.attention.value}: {one_line(error)}") from error
 
 
 def _prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:
@@ -199,42 +148,3 @@ def _prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) ->
         add_adapter(hf, config.lora)
     placement.share_out(hf)
     return hf
-
-
-def _check_vocabulary(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    size = hf.config.get_text_config().vocab_size
-    if len(tokenizer) > size:
-        raise ConfigError(f"model.tokenizer has {len(tokenizer)} pieces and the model embeds only {size}")
-
-
-@torch.no_grad()
-@torch.compiler.set_stance("force_eager")  # two tiny texts
-def _check_logits(model: LanguageModel) -> None:
-    """Two texts of two tokens: our logits are the architecture's, and its first token does not see its second.
-
-    Raises:
-        ConfigError: more than a head, or other scales than ours, stands between hidden states and logits; or it does.
-    """
-    hf = model.hf
-    ids = torch.tensor([[0, 1], [0, 2]], device=next(hf.parameters()).device)
-    was_training = hf.training
-    hf.eval()
-    theirs = hf(input_ids=ids, use_cache=False).logits
-    ours = model.logits(hf.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-    hf.train(was_training)
-    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
-        raise ConfigError(f"model: the logits of {type(hf).__name__} are not made as this package makes them")
-    if not torch.allclose(theirs[0, 0], theirs[1, 0], rtol=1e-3, atol=1e-4):
-        raise ConfigError(f"model must see only what is before each token, got {type(hf).__name__}, which sees all")
-
-
-def _is_scalar_folder(path: str | None) -> bool:
-    if path is None:
-        return False
-    architectures = AutoConfig.from_pretrained(path).architectures or []
-    return any(name.endswith("ForSequenceClassification") for name in architectures)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else f"{text[:200]}..."

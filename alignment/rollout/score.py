@@ -23,8 +23,9 @@ from alignment.distributed.sharded import sharded
 from alignment.distributed.world import from_main, is_main, pick_device, rank, size, sum_over_ranks
 from alignment.models.heads import ScalarModel
 from alignment.models.layout import settle_layout
-from alignment.models.load import freeze, load_scalar_model, load_tokenizer
+from alignment.models.load import freeze, load_scalar_model
 from alignment.models.readout import sequence_scores
+from alignment.models.tokenizer import load_tokenizer
 from alignment.rollout.samples import Samples
 from alignment.terminal import progress
 

@@ -22,8 +22,9 @@ from alignment.evaluate.results import Evaluation, MethodResult, RewardModelResu
 from alignment.evaluate.table import summary, terminal_table
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
-from alignment.models.load import load_language_model, load_tokenizer
+from alignment.models.load import load_language_model
 from alignment.models.readout import token_logprobs
+from alignment.models.tokenizer import load_tokenizer
 from alignment.rollout.samples import Samples, build_generator, sample
 from alignment.rollout.score import FunctionScorer, RewardModelScorer, load_function, reward_model_scorer
 from alignment.rollout.select import best_of

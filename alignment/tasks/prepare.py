@@ -16,7 +16,8 @@ from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import Engine, TorchEngine
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.layout import settle_layout
-from alignment.models.load import load_tokenizer, save_model
+from alignment.models.load import save_model
+from alignment.models.tokenizer import load_tokenizer
 from alignment.terminal import say
 from alignment.training.optim import build_optimizer
 

@@ -19,7 +19,8 @@ from alignment.config.parts import LoraConfig, ModelConfig
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PPOConfig, RejectionConfig
 from alignment.distributed import world
-from alignment.models.load import load_language_model, load_scalar_model, load_tokenizer, save_model
+from alignment.models.load import load_language_model, load_scalar_model, save_model
+from alignment.models.tokenizer import load_tokenizer
 from alignment.tasks import evaluate, ppo, rejection
 from alignment.training.checkpoint import seed_everything
 

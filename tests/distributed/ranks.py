@@ -28,8 +28,9 @@ from alignment.distributed.engine import Engine, TorchEngine
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.shards import whole_weights
 from alignment.losses import CrossEntropyLoss, DPOLoss, LossOutput, MarginRankingLoss, Mean, ORPOLoss
-from alignment.models.load import load_language_model, load_scalar_model, load_tokenizer
+from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.readout import token_logprobs
+from alignment.models.tokenizer import load_tokenizer
 from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
 from alignment.training.optim import build_optimizer, weight_groups
 from alignment.training.reference import reference_logprobs

@@ -25,7 +25,8 @@ from alignment.distributed.engine import Engine, TorchEngine, counts, shape_of
 from alignment.distributed.sharded import sharded
 from alignment.models import save
 from alignment.models.layout import settle_layout
-from alignment.models.load import load_language_model, load_scalar_model, load_tokenizer, save_model
+from alignment.models.load import load_language_model, load_scalar_model, save_model
+from alignment.models.tokenizer import load_tokenizer
 from alignment.tasks.prepare import save_trained
 from alignment.training.optim import build_optimizer
 from alignment.training.reference import fingerprint

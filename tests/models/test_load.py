@@ -17,7 +17,8 @@ from transformers import (
 
 from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
 from alignment.config.vocabulary import Attention
-from alignment.models.load import load_critic, load_language_model, load_scalar_model, load_tokenizer, save_model
+from alignment.models.load import load_critic, load_language_model, load_scalar_model, save_model
+from alignment.models.tokenizer import load_tokenizer
 
 IDS = torch.tensor([[5, 6, 7, 8, 2]])
 

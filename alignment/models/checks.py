@@ -1,0 +1,34 @@
+"""What a model must be for this package to train it: asked of the model itself, once it is there."""
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignment.config.parts import ConfigError
+from alignment.models.heads import LanguageModel
+
+
+def check_vocabulary(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    size = hf.config.get_text_config().vocab_size
+    if len(tokenizer) > size:
+        raise ConfigError(f"model.tokenizer has {len(tokenizer)} pieces and the model embeds only {size}")
+
+
+@torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # two tiny texts
+def check_logits(model: LanguageModel) -> None:
+    """Two texts of two tokens: our logits are the architecture's, and its first token does not see its second.
+
+    Raises:
+        ConfigError: more than a head, or other scales than ours, stands between hidden states and logits; or it does.
+    """
+    hf = model.hf
+    ids = torch.tensor([[0, 1], [0, 2]], device=next(hf.parameters()).device)
+    was_training = hf.training
+    hf.eval()
+    theirs = hf(input_ids=ids, use_cache=False).logits
+    ours = model.logits(hf.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    hf.train(was_training)
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
+        raise ConfigError(f"model: the logits of {type(hf).__name__} are not made as this package makes them")
+    if not torch.allclose(theirs[0, 0], theirs[1, 0], rtol=1e-3, atol=1e-4):
+        raise ConfigError(f"model must see only what is before each token, got {type(hf).__name__}, which sees all")
