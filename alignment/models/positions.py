@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-NAMES = ("max_position_embeddings", "max_seq_len", "max_target_positions")
+NAMES = ("max_position_embeddings", "max_seq_len")
 """What configs call the number, the commonest first."""
 
 WITHOUT_TABLE = {"inkling2_text", "inkling_text", "jamba", "kimi_linear", "nemotron_h", "rwkv", "xglm", "zamba"}
