@@ -66,9 +66,5 @@ def trl_step(
 def dataset(loaded: Loaded, method: str) -> Dataset:
     """The records in TRL's conversational form."""
     names = ["completion"] if method == "sft" else ["chosen", "rejected"]
-    rows = [
-        {"prompt": record.prompt}
-        | {name: [{"role": "assistant", "content": text}] for name, text in zip(names, record.completions, strict=True)}
-        for record in loaded.records
-    ]
+    rows = [{"prompt": record.prompt, **dict(zip(names, record.completions, strict=True))} for record in loaded.records]
     return Dataset.from_list(rows)

@@ -1,11 +1,13 @@
 """What all tests may use."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from alignment.config.parts import ModelConfig
 from alignment.models.tokenizer import load_tokenizer
@@ -53,3 +55,129 @@ def tiny_init() -> dict[str, object]:
 def tokenizer() -> PreTrainedTokenizerBase:
     """The small tokenizer in the package: pad 0, bos 1, eos 2."""
     return load_tokenizer(ModelConfig(init=dict(TINY)))
+
+
+CORPUS = ["hello there, how are you?\n\nfine.\n\nhello hello\n\n", "user assistant system the a of\n\n"] * 20
+ALTERNATES = (
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+)
+CHATML_TOOLS = (  # Qwen 2.5: schemas in the system turn, calls as JSON in tags, results in a user's turn
+    "{% set first = messages[0]['content'] if messages[0]['role'] == 'system' else 'You are a helpful assistant.' %}"
+    "{{ '<|im_start|>system\n' + first }}"
+    "{% if tools %}{{ '\n\n# Tools\n' }}{% for tool in tools %}{{ tool | tojson + '\n' }}{% endfor %}{% endif %}"
+    "{{ '<|im_end|>\n' }}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'tool' %}"
+    "{{ '<|im_start|>user\n<tool_response>\n' + message['content'] + '\n</tool_response><|im_end|>\n' }}"
+    "{% elif message['role'] != 'system' or not loop.first %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "{{ '\n<tool_call>\n' + call['function'] | tojson + '\n</tool_call>' }}"
+    "{% endfor %}{{ '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+THINKING = (  # Qwen 3: reasoning is written in the turns after the last question only, there always
+    "{% set at = namespace(last=0) %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{% set at.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['role'] == 'assistant' and loop.index0 > at.last %}"
+    "{{ '<think>\n' + (message['reasoning_content'] or '') + '\n</think>\n\n' }}{% endif %}"
+    "{{ message['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+FAMILIES: dict[str, tuple[list[str], dict[str, str], str]] = {  # special tokens, which of them are what, layout
+    "llama2": (
+        ["<unk>", "<s>", "</s>"],
+        {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+        "{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}"
+        "{% set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
+        "{% else %}{% set turns = messages %}{% set system = '' %}{% endif %}"
+        "{% for message in turns %}"
+        + ALTERNATES
+        + "{% set content = (system if loop.first else '') + message['content'] %}"
+        "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content | trim + ' [/INST]' }}"
+        "{% else %}{{ ' ' + content | trim + ' ' + eos_token }}{% endif %}{% endfor %}",
+    ),
+    "llama3": (
+        ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "pad_token": "<|end_of_text|>"},
+        "{{ bos_token }}"
+        "{% for message in messages %}"
+        "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+        "{{ message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+    ),
+    "qwen": (
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+        CHATML_TOOLS,
+    ),
+    "qwen3": (
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+        THINKING,
+    ),
+    "gemma": (
+        ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"],
+        {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+        "{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for message in messages %}"
+        + ALTERNATES
+        + "{% set role = 'model' if message['role'] == 'assistant' else 'user' %}"
+        "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+    ),
+    "phi3": (
+        ["<unk>", "<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"],
+        {"bos_token": "<s>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<unk>"},
+        "{% for message in messages %}"
+        "{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}",
+    ),
+    "mistral": (  # the system turn stands before the last question
+        ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"],
+        {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+        "{% set turns = messages[1:] if messages[0]['role'] == 'system' else messages %}"
+        "{% set at = namespace(last=0) %}"
+        "{% for message in turns %}"
+        "{% if message['role'] == 'user' %}{% set at.last = loop.index0 %}{% endif %}{% endfor %}"
+        "{{ bos_token }}{% for message in turns %}" + ALTERNATES + "{% if message['role'] == 'user' %}"
+        "{% set before = messages[0]['content'] + '\n\n' if loop.index0 == at.last and turns != messages else '' %}"
+        "{{ '[INST] ' + before + message['content'] + '[/INST]' }}"
+        "{% else %}{{ ' ' + message['content'] | trim + eos_token }}{% endif %}{% endfor %}",
+    ),
+    "zephyr": (
+        ["<unk>", "<s>", "</s>"],
+        {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"},
+        "{% for message in messages %}"
+        "{{ '<|' + message['role'] + '|>\n' + message['content'] + eos_token + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def family() -> Callable[[str], PreTrainedTokenizerBase]:
+    """A small tokenizer with the special tokens and the chat layout that a family has published: llama2, llama3, qwen,
+    qwen3, gemma, phi3, mistral, zephyr. Each call gives a new one."""
+
+    def made(name: str) -> PreTrainedTokenizerBase:
+        special, names, layout = FAMILIES[name]
+        raw = Tokenizer(models.BPE())
+        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        raw.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=360, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+        )
+        raw.train_from_iterator(CORPUS, trainer)
+        others = [token for token in special if token not in names.values()]
+        return PreTrainedTokenizerFast(
+            tokenizer_object=raw, additional_special_tokens=others, chat_template=layout, **names
+        )
+
+    return made

@@ -139,6 +139,15 @@ class Format(str, Enum):
     """The embedded world's own rows, native in layout."""
 
 
+class Template(str, Enum):
+    """How a dialogue becomes one text."""
+
+    chat = "chat"
+    """By the tokenizer's chat template."""
+    none = "none"
+    """Not at all: prompts and replies are texts that hold whatever tells them apart, control tokens too."""
+
+
 class MarginScale(str, Enum):
     """Where the margin of a pair comes from."""
 

@@ -1,12 +1,16 @@
 """Dialogues to text: the door to the tokenizer's chat template and to trl's handling of conversations."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
-from trl.data_utils import apply_chat_template, maybe_convert_to_chatml
+from trl.data_utils import maybe_convert_to_chatml
 
-from alignment.data.records import DataError, Message, Record
+from alignment.config.vocabulary import Template
+from alignment.data.records import DataError, Message, Record, assistant
 
 # The layout of HH-RLHF, with an end after each reply so that a model learns where to stop. A prompt with its open
 # "Assistant:" is a prefix of the same prompt answered: nothing may be written between the colon and the reply.
@@ -22,7 +26,29 @@ PLAIN_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '\\n\\nAssistant:' }}{%- endif -%}"
 )
-COLUMNS: tuple[tuple[str, ...], ...] = ((), ("completion",), ("chosen", "rejected"))
+PROBE = assistant("\u241f")  # a reply that begins like no control token
+# What a template raises: its own refusals, and Python's where it joins a text and something else.
+REFUSALS = (TemplateError, TypeError, ValueError, KeyError)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a reply's text."""
+
+    text: str
+    learned: bool  # the assistant's; False for the turns of others between, and for headers
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The text of a record."""
+
+    prompt: str  # up to where the reply begins
+    replies: tuple[tuple[Piece, ...], ...]  # each reply's pieces in order, with what ends it
+
+    def texts(self) -> tuple[str, ...]:
+        """The replies, each whole."""
+        return tuple("".join(piece.text for piece in pieces) for pieces in self.replies)
 
 
 def ensure_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -38,24 +64,59 @@ def ensure_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return rf"{name} has no chat template: turns are laid out plainly, as \n\nHuman: ... \n\nAssistant: ..."
 
 
-def render(record: Record, tokenizer: PreTrainedTokenizerBase) -> tuple[str, tuple[str, ...]]:
-    """The text of a record's prompt, up to where the reply begins, and of each completion, with what ends it.
+def render(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """The text of a record's prompt and of each of its completions, as the tokenizer's chat template lays them out.
 
-    Whitespace around a turn is kept or trimmed as the template has it. Where a template lays out a prompt differently
-    alone than before a reply, the prompt is what the two have in common (trl's rule).
+    Whitespace around a turn is kept or trimmed as the template has it. Where a template opens a reply otherwise than it
+    writes one, as with a "<think>" to begin with, the prompt of a reply is what the two have in common.
 
     Raises:
-        DataError: the template refuses the dialogue, for instance because it knows no system role.
+        DataError: the template refuses the dialogue, for instance because it knows no system role, or lays out the
+            turns before a reply otherwise with it than without.
     """
-    columns = COLUMNS[len(record.completions)]
-    example: dict[str, list[Message]] = {"prompt": record.prompt}
-    for column, text in zip(columns, record.completions, strict=True):
-        example[column] = [{"role": "assistant", "content": text}]
+    if record.template is Template.none:
+        return _as_it_is(record, tokenizer)
+    alone = written(record, tokenizer, record.prompt, add_generation_prompt=True)
+    wholes = [_whole(record, tokenizer, number) for number in range(len(record.completions))]
+    prompt = alone
+    if not all(whole.startswith(alone) for whole in wholes):
+        answered = written(record, tokenizer, [*record.prompt, *PROBE])
+        common = takewhile(lambda pair: pair[0] == pair[1], zip(alone, answered, strict=False))
+        prompt = "".join(character for character, _ in common)
+    replies = [
+        _pieces(record, tokenizer, turns, whole, prompt)
+        for turns, whole in zip(record.completions, wholes, strict=True)
+    ]
+    return Rendered(prompt, tuple(replies))
+
+
+def written(record: Record, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], **how: Any) -> str:
+    """These turns with the record's tools, as the template has them; `how` is apply_chat_template's."""
     try:
-        texts = apply_chat_template(example, tokenizer)
-    except TemplateError as error:
+        tools: Any = list(record.tools) or None  # some templates write a header for no tools
+        return str(tokenizer.apply_chat_template(list(turns), tools=tools, tokenize=False, **how))
+    except REFUSALS as error:
         raise DataError(record.source, f"the tokenizer's chat template refuses the dialogue: {error}") from error
-    return texts["prompt"], tuple(texts[column] for column in columns)
+
+
+def _whole(record: Record, tokenizer: PreTrainedTokenizerBase, number: int) -> str:
+    """Prompt and one reply; a reply that was cut ends where its text does."""
+    turns = [*record.prompt, *record.completions[number]]
+    return written(record, tokenizer, turns, continue_final_message=not record.has_end(number))
+
+
+def _pieces(
+    record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message], whole: str, prompt: str
+) -> tuple[Piece, ...]:
+    if not whole.startswith(prompt):
+        raise DataError(record.source, "the tokenizer's chat template writes the prompt otherwise before this reply")
+    return (Piece(whole[len(prompt) :], True),)
+
+
+def _as_it_is(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """The texts themselves; an end is the tokens' business."""
+    prompt = "".join(turn["content"] for turn in record.prompt)
+    return Rendered(prompt, tuple((Piece(turns[0]["content"], True),) for turns in record.completions))
 
 
 def to_chatml(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:

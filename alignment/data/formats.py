@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from typing import Any
 
-from alignment.config.vocabulary import Format, Need
+from alignment.config.vocabulary import Format, Need, Template
 from alignment.data.layouts import LAYOUTS, REPLIES, Dialogues, Row
-from alignment.data.records import Message, Record, Source
+from alignment.data.records import Message, Record, Source, assistant
 
 MarginOf = Callable[[Mapping[str, Any], Source], float | None]
 
@@ -32,17 +32,17 @@ def parse(row: Mapping[str, Any], source: Source, format: Format, need: Need, ma
             return Record(_any_prompt(fields, dialogues), (), None, source, fields.tags())
         case Need.demonstrations:
             prompt, reply = _demonstration(fields, dialogues)
-            return Record(prompt, (reply,), None, source)
+            return Record(prompt, (assistant(reply),), None, source)
         case Need.pairs:
             prompt, chosen, rejected = _pair(fields, dialogues)
-            return Record(prompt, (chosen, rejected), margin_of(row, source), source)
+            return Record(prompt, (assistant(chosen), assistant(rejected)), margin_of(row, source), source)
 
 
 def _text(row: Row) -> Record:
     text = row.text("text")
     if not text.strip():
         raise row.error("text: it is empty")
-    return Record([], (text,), None, row.source)
+    return Record([], (assistant(text),), None, row.source, template=Template.none)
 
 
 def _any_prompt(row: Row, dialogues: Dialogues) -> list[Message]:

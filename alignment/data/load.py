@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError, DataConfig, SourceConfig
 from alignment.config.vocabulary import BadRow, Format, Need
+from alignment.data.checks import require_difference, require_plain_texts
 from alignment.data.formats import parse
 from alignment.data.margins import margin_from
 from alignment.data.read import read_rows
@@ -62,7 +63,9 @@ def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
     for at, row in progress(list(rows), f"reading {name}"):
         try:
             record = parse(row, at, config.format, need, margin_of)
+            require_plain_texts(record, tokenizer)
             example = encode(record, tokenizer, limits, loaded.truncation)
+            require_difference(example, limits)
         except DataError as error:
             if config.on_bad_row is BadRow.error or isinstance(error, MarginError):
                 raise

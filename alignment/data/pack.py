@@ -6,7 +6,8 @@ Position ids restart at the end of the prompt in each branch, and a token attend
 only, so each completion sees exactly what it would see alone. All groups of a batch lie end to end in one row, so that
 nothing is padding; attention goes group by group (models/attention.py).
 
-Shapes: R rows, L row length, G groups (prompts), C = G * n completions, T completion tokens in the batch.
+Shapes: R rows, L row length, G groups (prompts), C = G * n completions, T completion tokens in the batch that are
+learned: where a completion holds turns of others, those are seen and not read.
 """
 
 from collections.abc import Sequence
@@ -32,8 +33,8 @@ class Batch:
     groups: Tensor  # [R, L] long; which prompt a token belongs to, PADDING for none
     branches: Tensor  # [R, L] long; 0 the prompt, k the k-th completion
     positions: Tensor  # [T] long; the hidden state that predicts each completion token, one token before it
-    targets: Tensor  # [T] long; the completion tokens, completion by completion
-    lengths: Tensor  # [C] long; tokens of each completion; sums to T
+    targets: Tensor  # [T] long; the completion tokens that are learned, completion by completion
+    lengths: Tensor  # [C] long; learned tokens of each completion, all but those of others' turns; sums to T
     last: Tensor  # [C] long; each completion's last real token
     prompt_positions: Tensor  # [U] long; the hidden states that predict the prompts' tokens (all but their first)
     prompt_targets: Tensor  # [U] long
@@ -55,7 +56,7 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """T, the completion tokens."""
+        """T, the completion tokens that are learned."""
         return len(self.targets)
 
     def to(self, device: torch.device) -> "Batch":
@@ -116,17 +117,16 @@ def pack(examples: Sequence[Example], rows: Sequence[int], *, layout: Layout, pa
     if len({len(example.completion_ids) for example in examples}) != 1:
         raise ValueError("examples of one batch must have the same number of completions")
     builder = _Builder(pad_id)
-    if layout is Layout.shared:
-        placed = [[(0, example.completion_ids)] for example in examples]
-    else:
-        count = len(examples[0].completion_ids)
-        placed = [
-            [(index * count + branch, (ids,)) for branch, ids in enumerate(example.completion_ids)]
-            for index, example in enumerate(examples)
-        ]
-    for example, copies in zip(examples, placed, strict=True):
-        for copy, (row, completions) in enumerate(copies):
-            builder.add(row, example.prompt_ids, completions, read_prompt=copy == 0)
+    count = len(examples[0].completion_ids)
+    for index, example in enumerate(examples):
+        completions = _completions(example)
+        copies = (
+            [(0, completions)]
+            if layout is Layout.shared
+            else [(index * count + branch, [completion]) for branch, completion in enumerate(completions)]
+        )
+        for copy, (row, branches) in enumerate(copies):
+            builder.add(row, example.prompt_ids, branches, read_prompt=copy == 0)
     grouped = examples if layout is Layout.shared else ()
     return builder.finish(
         examples,
@@ -134,6 +134,14 @@ def pack(examples: Sequence[Example], rows: Sequence[int], *, layout: Layout, pa
         group_lengths=tuple(laid_out_length(e, layout) for e in grouped),
         plain_lengths=tuple(len(e.prompt_ids) + len(e.completion_ids[0]) for e in grouped),
     )
+
+
+Completion = tuple[np.ndarray, np.ndarray]  # token ids [C_k], and which of them are learned [C_k] bool
+
+
+def _completions(example: Example) -> list[Completion]:
+    everything = [np.ones(len(ids), dtype=bool) for ids in example.completion_ids]
+    return list(zip(example.completion_ids, example.learned or everything, strict=True))
 
 
 class _Builder:
@@ -150,17 +158,18 @@ class _Builder:
         self.prompt_targets: list[np.ndarray] = []
         self.num_groups = 0
 
-    def add(self, row: int, prompt: np.ndarray, completions: Sequence[np.ndarray], *, read_prompt: bool) -> None:
+    def add(self, row: int, prompt: np.ndarray, completions: Sequence[Completion], *, read_prompt: bool) -> None:
         group, self.num_groups = self.num_groups, self.num_groups + 1
         start = self._write(row, prompt, np.arange(len(prompt)), group, 0)
         if read_prompt:
             self.prompt_reads.append((row, np.arange(start, start + len(prompt) - 1)))
             self.prompt_targets.append(prompt[1:])
         prompt_end = start + len(prompt) - 1
-        for branch, ids in enumerate(completions, start=1):
+        for branch, (ids, learned) in enumerate(completions, start=1):
             begin = self._write(row, ids, len(prompt) + np.arange(len(ids)), group, branch)
-            self.reads.append((row, np.concatenate(([prompt_end], np.arange(begin, begin + len(ids) - 1)))))
-            self.targets.append(ids)
+            predicts = np.concatenate(([prompt_end], np.arange(begin, begin + len(ids) - 1)))
+            self.reads.append((row, predicts[learned]))
+            self.targets.append(ids[learned])
             self.last.append((row, begin + len(ids) - 1))
 
     def _write(self, row: int, ids: np.ndarray, positions: np.ndarray, group: int, branch: int) -> int:

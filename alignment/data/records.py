@@ -1,11 +1,15 @@
 """What every data format becomes: a prompt and the replies to it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from alignment.config.parts import UserError
+from alignment.config.vocabulary import Template
 
-Message = dict[str, str]
-"""One turn: `role`, one of system, user, assistant, and `content`."""
+Message = dict[str, Any]
+"""One turn: `role` and `content`, a text, and whatever else a chat template reads, such as reasoning_content,
+tool_calls, name or tool_call_id. A `weight` of 0 on an assistant's turn says that it is not learned from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +42,41 @@ class MarginError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A prompt that ends with a user's turn, and 0, 1 or 2 replies to it, none of them blank."""
+    """A prompt that ends with a user's or a tool's turn, and any number of replies to it."""
 
     prompt: list[Message]
-    """[]: there is none, and the one completion is a plain text."""
-    completions: tuple[str, ...]
-    """() a prompt alone, (completion,) a demonstration, (chosen, rejected) a pair."""
+    """[]: there is none, the one completion is a plain text, and `template` is none."""
+    completions: tuple[list[Message], ...]
+    """() a prompt alone, (completion,) a demonstration, (chosen, rejected) a pair. A reply is the assistant's turn, or
+    several turns that begin and end with the assistant's: a demonstration of many, or a reply that calls tools."""
     margin: float | None
     """How much better the chosen reply is, >= 0. None: the pairs carry no margins, or this is no pair."""
     source: Source
     tags: tuple[str, ...] = ()
     """What the row says of its prompt in `tags`, such as safety; read where prompts are."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """The schemas of the functions that may be called; the chat template writes them into the prompt."""
+    template: Template = Template.chat
+    finished: tuple[bool, ...] | None = None
+    """Per completion: False where it was cut before its end, and has none. None: all have their end."""
+
+    def has_end(self, number: int) -> bool:
+        """Whether a completion is laid out with its end; a blank one is, for it has nothing else to end with."""
+        is_finished = self.finished is None or self.finished[number]
+        return is_finished or not self.completions[number][-1]["content"].strip()
+
+
+def assistant(text: str) -> list[Message]:
+    """The reply that is one turn."""
+    return [{"role": "assistant", "content": text}]
+
+
+def replied(record: Record, texts: Sequence[str], finished: Sequence[bool]) -> Record:
+    """The same prompt with other replies, each one turn of the assistant: what `encode` makes of them in a tokenizer's
+    template is token for token what training on that dialogue would give.
+
+    Args:
+        texts: n replies, as text without special tokens.
+        finished: [n], False for a reply that was cut before its end: its tokens end with the text's own.
+    """
+    return replace(record, completions=tuple(assistant(text) for text in texts), margin=None, finished=tuple(finished))

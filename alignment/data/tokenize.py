@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from alignment.data.chat import render
-from alignment.data.records import DataError, Record, Source
+from alignment.config.vocabulary import Template
+from alignment.data.chat import Piece, render
+from alignment.data.records import Record, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Example:
     source: Source
     finished: tuple[bool, ...]  # per completion: True if it ends with its EOS, False if it was cut
     tags: tuple[str, ...] = ()  # the record's
+    learned: tuple[np.ndarray, ...] | None = None  # each [C_k] bool, the tokens that carry loss; None: all of them
 
 
 @dataclass(slots=True)
@@ -50,42 +52,36 @@ def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, t
     The prompt is tokenized as it will be for generation, on its own. A completion's tokens are those of prompt and
     completion together, less the prompt's, so that no break between tokens is invented; where a token spans the border
     the completion is tokenized alone. A completion ends with exactly one EOS: the template's, and nothing the
-    template writes after it, or else one is appended. Prompts too long lose their beginning, but for a BOS;
-    completions too long lose their end, EOS included; both are added to `truncation`. A plain text, without a prompt,
-    follows the token that begins a document, BOS or else EOS.
+    template writes after it, or else one is appended; one that was cut before its end has none. Prompts too long lose
+    their beginning, but for a BOS; completions too long lose their end, EOS included; both are added to `truncation`.
+    A plain text, without a prompt, follows the token that begins a document, BOS or else EOS.
 
     Raises:
-        DataError: a reply holds the EOS token in its text, the two of a pair do not differ within the limits, or the
-            template refuses the dialogue.
+        DataError: the template refuses the dialogue.
         ValueError: the tokenizer has no EOS token.
     """
     if tokenizer.eos_token is None:
         raise ValueError("the tokenizer must have an eos_token: without one no reply has an end")
-    if any(tokenizer.eos_token in text for text in record.completions):
-        raise DataError(record.source, f"a reply holds the end-of-text token {tokenizer.eos_token!r}")
-    if record.prompt:
-        prompt_text, completion_texts = render(record, tokenizer)
-        whole_prompt = _ids(tokenizer, prompt_text)
-        completions = [_completion_ids(tokenizer, prompt_text, whole_prompt, text) for text in completion_texts]
-    else:
-        begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-        whole_prompt = [end if begin is None else begin]
-        completions = [[*_ids(tokenizer, text), end] for text in record.completions]
+    rendered = render(record, tokenizer)
+    whole_prompt = _prompt_ids(record, tokenizer, rendered.prompt)
+    replies = [
+        _reply(tokenizer, rendered.prompt, pieces, record.template, ends=record.has_end(number))
+        for number, pieces in enumerate(rendered.replies)
+    ]
     prompt = _shortened(whole_prompt, limits.max_prompt_length, tokenizer.bos_token_id)
     room = limits.max_length - len(prompt)
-    finished = tuple(len(ids) <= room for ids in completions)
-    kept = [ids[:room] for ids in completions]
-    if len(kept) == 2 and kept[0] == kept[1]:
-        raise DataError(record.source, f"chosen and rejected are the same within data.max_length = {limits.max_length}")
+    fits = [len(ids) <= room for ids, _ in replies]
     truncation.prompts += len(prompt) < len(whole_prompt)
-    truncation.completions += finished.count(False)
+    truncation.completions += fits.count(False)
+    learned = tuple(np.array(mask[:room], dtype=bool) for _, mask in replies)
     return Example(
         prompt_ids=np.array(prompt, dtype=np.int32),
-        completion_ids=tuple(np.array(ids, dtype=np.int32) for ids in kept),
+        completion_ids=tuple(np.array(ids[:room], dtype=np.int32) for ids, _ in replies),
         margin=record.margin,
         source=record.source,
-        finished=finished,
+        finished=tuple(fit and end for fit, end in zip(fits, record.finished or fits, strict=True)),
         tags=record.tags,
+        learned=None if all(mask.all() for mask in learned) else learned,
     )
 
 
@@ -97,13 +93,37 @@ def _shortened(prompt: list[int], limit: int, bos: int | None) -> list[int]:
     return [prompt[0], *prompt[-(limit - 1) :]] if keeps_bos else prompt[-limit:]
 
 
-def _completion_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt_text: str, prompt: list[int], completion_text: str
-) -> list[int]:
-    joint = _ids(tokenizer, prompt_text + completion_text)
-    fits = joint[: len(prompt)] == prompt
-    ids = joint[len(prompt) :] if fits else _ids(tokenizer, completion_text)
-    eos = tokenizer.eos_token_id
+def _prompt_ids(record: Record, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    if record.prompt:
+        return _ids(tokenizer, text)
+    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return [begin]
+
+
+def _reply(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, pieces: tuple[Piece, ...], template: Template, *, ends: bool
+) -> tuple[list[int], list[bool]]:
+    """A reply's tokens and which of them are learned. Each piece is tokenized behind the one before it."""
+    ids: list[int] = []
+    learned: list[bool] = []
+    before = prompt
+    for piece in pieces:
+        more = _behind(tokenizer, before, piece.text)
+        if piece is pieces[-1] and ends:
+            more = _ended(more, tokenizer.eos_token_id, template)
+        ids, learned, before = [*ids, *more], [*learned, *[piece.learned] * len(more)], piece.text
+    return ids, learned
+
+
+def _behind(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> list[int]:
+    """The tokens of a text that follows another's."""
+    first, joint = _ids(tokenizer, before), _ids(tokenizer, before + text)
+    return joint[len(first) :] if joint[: len(first)] == first else _ids(tokenizer, text)
+
+
+def _ended(ids: list[int], eos: int, template: Template) -> list[int]:
+    if template is Template.none:
+        return ids if ids[-1:] == [eos] else [*ids, eos]
     return ids[: ids.index(eos) + 1] if eos in ids else [*ids, eos]
 
 

@@ -83,6 +83,8 @@ def fingerprint(model: LanguageModel, examples: list[Example], precision: str) -
         for ids in (example.prompt_ids, *example.completion_ids):
             digest.update(len(ids).to_bytes(4, "little"))
             digest.update(ids.data)
+        for mask in example.learned or ():
+            digest.update(mask.data)
     return digest.hexdigest()
 
 

@@ -4,7 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from alignment.data.chat import ensure_template, render, to_chatml
-from alignment.data.records import DataError, Record, Source
+from alignment.data.records import DataError, Message, Record, Source, assistant
 
 AT = Source("rows.jsonl", 4)
 PROMPT = [
@@ -16,10 +16,15 @@ PROMPT = [
 PLAIN = "<s>\n\nSystem: Be kind.\n\nHuman: Hello\n\nAssistant: Hi!</s>\n\nHuman: How are you?\n\nAssistant:"
 
 
+def rendered(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], *texts: str) -> tuple[str, tuple[str, ...]]:
+    found = render(Record(prompt, tuple(assistant(text) for text in texts), None, AT), tokenizer)
+    return found.prompt, found.texts()
+
+
 def test_the_plain_template_word_for_word(llama2: PreTrainedTokenizerBase) -> None:
-    assert render(Record(PROMPT, (), None, AT), llama2) == (PLAIN, ())
-    assert render(Record(PROMPT, (" Fine. \n",), None, AT), llama2) == (PLAIN, (" Fine.</s>",))
-    assert render(Record(PROMPT, ("Fine.", "Fi"), None, AT), llama2) == (PLAIN, (" Fine.</s>", " Fi</s>"))
+    assert rendered(llama2, PROMPT) == (PLAIN, ())
+    assert rendered(llama2, PROMPT, " Fine. \n") == (PLAIN, (" Fine.</s>",))
+    assert rendered(llama2, PROMPT, "Fine.", "Fi") == (PLAIN, (" Fine.</s>", " Fi</s>"))
 
 
 def test_a_prompt_is_a_prefix_of_its_dialogue(llama2: PreTrainedTokenizerBase) -> None:
@@ -31,7 +36,7 @@ def test_a_prompt_is_a_prefix_of_its_dialogue(llama2: PreTrainedTokenizerBase) -
 def test_without_a_bos_token_none_is_written(chatml: PreTrainedTokenizerBase) -> None:
     chatml.chat_template = None
     assert ensure_template(chatml) is not None
-    prompt, (reply,) = render(Record(PROMPT[1:2], ("x",), None, AT), chatml)
+    prompt, (reply,) = rendered(chatml, PROMPT[1:2], "x")
     assert (prompt, reply) == ("\n\nHuman: Hello\n\nAssistant:", " x<|im_end|>")
 
 
@@ -49,7 +54,7 @@ def test_a_template_of_its_own_is_left_alone(chatml: PreTrainedTokenizerBase) ->
     before = chatml.chat_template
     assert ensure_template(chatml) is None
     assert chatml.chat_template == before
-    prompt, replies = render(Record(PROMPT[1:2], (" a ", "b"), None, AT), chatml)
+    prompt, replies = rendered(chatml, PROMPT[1:2], " a ", "b")
     assert prompt == "<|im_start|>user\n Hello <|im_end|>\n<|im_start|>assistant\n"
     assert replies == (" a <|im_end|>\n", "b<|im_end|>\n")
 
@@ -58,7 +63,7 @@ def test_what_a_template_refuses_is_a_bad_row(chatml: PreTrainedTokenizerBase) -
     chatml.chat_template = "{{ raise_exception('no system role') }}"
     what = "rows.jsonl:4: the tokenizer's chat template refuses the dialogue: no system role"
     with pytest.raises(DataError, match=f"^{re.escape(what)}$"):
-        render(Record(PROMPT, ("a",), None, AT), chatml)
+        rendered(chatml, PROMPT, "a")
 
 
 def test_turns_in_sharegpt_form() -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from alignment.config.vocabulary import Format, Need
+from alignment.config.vocabulary import Format, Need, Template
 from alignment.data.formats import parse
 from alignment.data.records import DataError, Record, Source
 
@@ -63,7 +63,7 @@ DEMONSTRATIONS = {
 @pytest.mark.parametrize("name", DEMONSTRATIONS)
 def test_a_demonstration(name: str) -> None:
     format, row, prompt, reply = DEMONSTRATIONS[name]
-    assert record(row, format, "demonstrations") == Record(prompt, (reply,), None, AT)
+    assert record(row, format, "demonstrations") == Record(prompt, ([assistant(reply)],), None, AT)
     assert record(row, format, "prompts") == Record(prompt, (), None, AT)
 
 
@@ -85,14 +85,15 @@ PAIRS = {
 def test_a_pair(name: str) -> None:
     format, row, prompt = PAIRS[name]
     before = copy.deepcopy(row)
-    assert record(row, format, "pairs") == Record(prompt, ("a", "b"), 1.5, AT)
-    assert record(row, format, "demonstrations") == Record(prompt, ("a",), None, AT)
+    assert record(row, format, "pairs") == Record(prompt, ([assistant("a")], [assistant("b")]), 1.5, AT)
+    assert record(row, format, "demonstrations") == Record(prompt, ([assistant("a")],), None, AT)
     assert record(row, format, "prompts") == Record(prompt, (), None, AT)
     assert row == before
 
 
 def test_a_plain_text_has_no_prompt() -> None:
-    assert record({"text": " once\n"}, "text", "demonstrations") == Record([], (" once\n",), None, AT)
+    text = Record([], ([assistant(" once\n")],), None, AT, template=Template.none)
+    assert record({"text": " once\n"}, "text", "demonstrations") == text
     for row, message in (({"prompt": "a"}, "field `text` is missing"), ({"text": " \n"}, "text: it is empty")):
         with pytest.raises(DataError, match=f"^{AT}: {message}"):
             record(row, "text", "demonstrations")

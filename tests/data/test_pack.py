@@ -1,5 +1,7 @@
 """Rows by hand. Prompt 10 11 12, completions 20 21 and 30; prompt 40 41, completions 50 and 60 61 (C = 4)."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,21 @@ def test_separate_layout_by_hand() -> None:
     assert batch.prompt_targets.tolist() == [11, 12, 41]
     assert (batch.group_lengths, batch.plain_lengths) == ((), ())
     assert not batch.shared
+
+
+@pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
+def test_what_is_not_learned_is_seen_and_not_read(layout: Layout) -> None:
+    masks = (np.array([True, False, False, True]), np.array([True]))
+    some = dataclasses.replace(example([10, 11], [20, 21, 22, 23], [30]), learned=masks)
+    batch, whole = packed(some, layout=layout), packed(dataclasses.replace(some, learned=None), layout=layout)
+    ids = batch.input_ids.flatten()
+    assert batch.targets.tolist() == [20, 23, 30] and ids[batch.positions].tolist() == [11, 22, 11]
+    assert (batch.lengths.tolist(), batch.num_tokens) == ([2, 1], 3)
+    assert ids[batch.last].tolist() == [23, 30]
+    assert batch.sum_by_completion(torch.tensor([1.0, 2.0, 4.0])).tolist() == [3.0, 4.0]
+    for name in ("input_ids", "position_ids", "groups", "branches", "last", "group_lengths", "plain_lengths"):
+        left, right = getattr(batch, name), getattr(whole, name)
+        assert left == right if isinstance(left, tuple) else torch.equal(left, right)
 
 
 @pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])

@@ -62,6 +62,5 @@ def test_a_transcript_is_put_together_again(shared: Path) -> None:
     names = {"user": "Human", "assistant": "Assistant"}
     for record in parsed(path, Format.hh, Need.pairs)[0]:
         for key, reply in zip(("chosen", "rejected"), record.completions, strict=True):
-            turns = [*record.prompt, {"role": "assistant", "content": reply}]
-            text = "".join(f"\n\n{names[turn['role']]}: {turn['content']}" for turn in turns)
+            text = "".join(f"\n\n{names[turn['role']]}: {turn['content']}" for turn in [*record.prompt, *reply])
             assert text.split() == rows[record.source.line][key].split()

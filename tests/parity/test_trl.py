@@ -82,16 +82,12 @@ def loaded(tokenizer: PreTrainedTokenizerBase) -> Loaded:
 
 def dataset(loaded: Loaded) -> Dataset:
     """The records in TRL's conversational form."""
-
-    def turn(text: str) -> list[dict[str, str]]:
-        return [{"role": "assistant", "content": text}]
-
     return Dataset.from_list(
         [
             {
                 "prompt": record.prompt,
-                "chosen": turn(record.completions[0]),
-                "rejected": turn(record.completions[1]),
+                "chosen": record.completions[0],
+                "rejected": record.completions[1],
                 "margin": record.margin,
             }
             for record in loaded.records

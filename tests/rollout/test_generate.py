@@ -13,7 +13,7 @@ from alignment.config.generation import GenerationConfig
 from alignment.config.parts import DistributedConfig, ModelConfig
 from alignment.config.vocabulary import Device, Layout
 from alignment.data.pack import pack
-from alignment.data.records import Record, Source
+from alignment.data.records import Record, Source, assistant
 from alignment.data.tokenize import Example
 from alignment.distributed.frozen import FrozenEngine
 from alignment.models.heads import LanguageModel
@@ -185,7 +185,9 @@ def whole(model: LanguageModel) -> FrozenEngine:
 
 def test_samples_are_examples_of_the_replies(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
     at = Source("rows.jsonl", 1)
-    records = [Record([{"role": "user", "content": str(n)}], ("gone",), None, at) for n in range(len(PROMPTS))]
+    records = [
+        Record([{"role": "user", "content": str(n)}], (assistant("gone"),), None, at) for n in range(len(PROMPTS))
+    ]
     examples = [Example(prompt, (np.array([9]),), 1.0, at, (True,)) for prompt in PROMPTS]
     generator = TransformersGenerator(model, tokenizer, GenerationConfig(max_new_tokens=12))
     samples = sample(generator, whole(model), records, examples, replies=3, seed=0)
