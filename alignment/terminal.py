@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import track
+from rich.text import Text
 
 Item = TypeVar("Item")
 
@@ -20,3 +21,16 @@ def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
 def say(text: str) -> None:
     """One line, as it is."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def say_styled(*parts: tuple[str, str]) -> None:
+    """One line of (text, rich's style), styled where a terminal is; nothing in a text is taken for markup."""
+    console.print(Text.assemble(*parts), highlight=False, soft_wrap=True)
+
+
+def say_marked(parts: Sequence[tuple[str, bool]]) -> None:
+    """A text, of which some parts are marked: by style on a terminal, by brackets elsewhere."""
+    if console.is_terminal:
+        say_styled(*((text, "black on green" if is_marked else "dim") for text, is_marked in parts))
+    else:
+        say("".join(f"\u27e6{text}\u27e7" if is_marked else text for text, is_marked in parts))

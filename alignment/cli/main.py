@@ -1,4 +1,4 @@
-"""alignment VERB: `run` and `submit RECIPE [key=value ...] [flags]`, `status`, `logs` and `export RUN`, `recipes`.
+"""alignment VERB: `run`, `check`, `submit RECIPE [key=value ...] [flags]`; `status`, `logs`, `export RUN`; `recipes`.
 
 Hydra and torch are imported by the verbs that need them only.
 """
@@ -20,6 +20,8 @@ USAGE = """usage: alignment VERB ...
   alignment run RECIPE                 run one; what it makes is in its output_dir
   alignment run RECIPE key=value ...   with other settings: alignment run tiny_dpo loss.beta=0.2 train.max_steps=50
   alignment run RECIPE --help          its presets, and every key with its value in this recipe
+  alignment check RECIPE key=value ... whether that run is sound, in about a minute, and nothing is written: tokens that
+                                       carry loss, ends, lengths, layout, gradients, judges; exit code 1 where not
   alignment submit RECIPE cluster=slurm key=value ...    hand it to Slurm; --dry-run shows the script
   alignment status RUN                 how far it is; RUN is an output_dir, of a sweep or a pipeline too
   alignment logs RUN                   its newest log; -f goes on, --rank N shows one process
@@ -27,14 +29,14 @@ USAGE = """usage: alignment VERB ...
                                        (--step N: of that step; --out FOLDER: not in RUN/exported/step-N)
   alignment --version
 
-RECIPE is the name of a shipped recipe, or the path of your own .yaml. Flags of `run` and `submit`, anywhere
+RECIPE is the name of a shipped recipe, or the path of your own .yaml. Flags of `run`, `check` and `submit`, anywhere
 behind it:
 
   --cfg job          print the composed config and stop; --resolve fills in its ${...}
   -m, --multirun     sweep: alignment run tiny_dpo -m loss.beta=0.1,0.2
   --config-dir DIR   look for recipes and presets in DIR before the shipped ones (`recipes` takes it too)
 """
-VERBS = ("run", "submit", "status", "logs", "export", "recipes")
+VERBS = ("run", "check", "submit", "status", "logs", "export", "recipes")
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -70,7 +72,7 @@ def dispatch(arguments: list[str]) -> None:
         print(version("preference-alignment"))
     elif verb == "recipes":
         list_recipes(rest)
-    elif verb in ("run", "submit"):
+    elif verb in ("run", "check", "submit"):
         run(verb, rest)
     elif verb == "status":
         show_status(rest)
@@ -97,7 +99,7 @@ def list_recipes(arguments: list[str]) -> None:
 
 
 def run(verb: str, arguments: list[str]) -> None:
-    """`run` or `submit`: the recipe is the first word that is no flag; overrides and flags come in any order."""
+    """`run`, `check`, `submit`: the recipe is the first word that is no flag; overrides and flags come in any order."""
     given = _run_parser(verb).parse_intermixed_args(arguments)
     if not given.words and given.help:
         print(USAGE, end="")
@@ -109,6 +111,7 @@ def run(verb: str, arguments: list[str]) -> None:
     recipe, *overrides = given.words
     recipe, folders = _found(recipe, _own_folders(given.config_dir))
 
+    from alignment.cli.check import check_recipe
     from alignment.cli.run import print_config, print_help, run_recipe
     from alignment.cli.submit import submit_recipe
 
@@ -118,6 +121,10 @@ def run(verb: str, arguments: list[str]) -> None:
         print_config(recipe, overrides, folders, cfg=given.cfg, resolve=given.resolve, package=given.package)
     elif verb == "run":
         run_recipe(recipe, overrides, folders, sweep=given.multirun)
+    elif verb == "check":
+        if given.multirun:
+            fail("check takes one run, got -m")
+        check_recipe(recipe, overrides, folders)
     else:
         submit_recipe(recipe, overrides, folders, sweep=given.multirun, dry_run=given.dry_run)
 

@@ -187,3 +187,11 @@ class Share(str, Enum):
     """Four models (three where the actor is an adapter, whose base is the reference)."""
     lora = "lora"
     """One backbone: its base is the reference; actor, critic and reward are adapters, with heads of their own."""
+
+
+class Grade(str, Enum):
+    """How a check of a run comes out, the gravest last."""
+
+    ok = "ok"
+    warn = "WARN"
+    fail = "FAIL"

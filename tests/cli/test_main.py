@@ -34,7 +34,14 @@ def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_verb_and_flag(words: list[str], alignment: Callable[..., Any]) -> None:
     ended = alignment(*words)
     assert ended.code == 0 and ended.err == []
-    verbs = ("alignment run RECIPE", "alignment recipes", "alignment submit", "alignment status", "alignment logs")
+    verbs = (
+        "alignment run RECIPE",
+        "alignment recipes",
+        "alignment submit",
+        "alignment status",
+        "alignment logs",
+        "alignment check RECIPE",
+    )
     for word in (*verbs, "--dry-run", "--cfg job", "-m", "--config-dir", "--version", "--help"):
         assert word in ended.out
 

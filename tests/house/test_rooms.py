@@ -36,7 +36,8 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "rollout": {"config", "losses", *LIBRARY},
     "evaluate": {"config", "losses", *LIBRARY},
     "tasks": {"config", "losses", "world", "training", "rollout", "evaluate", *LIBRARY},
-    "cli": {"config", "cluster", "tasks"},
+    "check": {"config", "losses", "world", "training", "rollout", "evaluate", "tasks", *LIBRARY},
+    "cli": {"config", "cluster", "tasks", "check"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -1,0 +1,63 @@
+"""What a run is compared with: transformers alone, one text at a time, in float32, without anything of this package.
+
+The model is read a second time from its folder; where there is none, its weights are copied into a second one.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from alignment.config.parts import ModelConfig
+from alignment.data.tokenize import Example
+from alignment.models.adapters import merged_state
+from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
+
+HEAD = "score.weight"
+PLAIN: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+
+
+def plain_model(model: LanguageModel | ScalarModel, settings: ModelConfig) -> PreTrainedModel:
+    """A second model beside `model`, which was loaded by `settings`; a head that was made anew is copied."""
+    is_language = isinstance(model, LanguageModel)
+    auto: Any = AutoModelForCausalLM if is_language else AutoModelForSequenceClassification
+    labels = {} if is_language else {"num_labels": 1}
+    if settings.path is None:
+        config = model.hf.config
+        hf = auto.from_config(type(config).from_dict(config.to_dict()), **PLAIN)
+        hf.load_state_dict(merged_state(model.hf))
+    else:
+        hf, found = auto.from_pretrained(settings.path, output_loading_info=True, **labels, **PLAIN)
+        if HEAD in found["missing_keys"]:
+            scalar_head(hf).weight.data.copy_(scalar_head(model.hf).weight)
+    hf.eval()
+    return hf.to(next(model.parameters()).device)
+
+
+@torch.no_grad()
+def plain_logprobs(hf: PreTrainedModel, prompt: np.ndarray, completion: np.ndarray) -> Tensor:
+    """[C] float64 nats on the CPU: of each completion token, behind the prompt and what precedes it."""
+    ids = _ids(hf, prompt, completion)
+    logits = hf(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    targets = ids[0, len(prompt) :, None]
+    return logits.double().log_softmax(-1).gather(1, targets)[:, 0].cpu()
+
+
+@torch.no_grad()
+def plain_score(hf: PreTrainedModel, prompt: np.ndarray, completion: np.ndarray) -> float:
+    """The scalar head on the last token of prompt and completion."""
+    hidden = hf.base_model(input_ids=_ids(hf, prompt, completion), use_cache=False).last_hidden_state
+    return scalar_head(hf)(hidden[0, -1]).item()
+
+
+def plain_scores(hf: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
+    """[G, n] float32."""
+    return torch.tensor([[plain_score(hf, e.prompt_ids, ids) for ids in e.completion_ids] for e in examples])
+
+
+def _ids(hf: PreTrainedModel, prompt: np.ndarray, completion: np.ndarray) -> Tensor:
+    both = np.concatenate([prompt, completion]).astype(np.int64)
+    return torch.from_numpy(both)[None].to(next(hf.parameters()).device)

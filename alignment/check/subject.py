@@ -1,0 +1,111 @@
+"""What is checked: the run itself, in one process and on few rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.cluster import ClusterConfig
+from alignment.config.launch import LaunchConfig
+from alignment.config.parts import DataConfig, DistributedConfig, SourceConfig, TrainConfig
+from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.tasks import DPOConfig, ORPOConfig, RewardConfig, SFTConfig
+from alignment.config.vocabulary import Layout, Need, Offload
+from alignment.data.batches import Batches
+from alignment.data.load import Loaded
+from alignment.data.pack import laid_out_length
+from alignment.data.tokenize import Example
+from alignment.distributed.engine import Engine
+from alignment.distributed.sharded import sharded
+from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.load import load_language_model, load_scalar_model
+from alignment.tasks.prepare import Prepared, build_engine, prepare
+from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
+from alignment.training.reference import reference_logprobs
+
+ROWS = 2000  # of each split that are read
+FEW = 8  # rows that a model is tried on
+
+Run = TypeVar("Run", bound=RunConfig)
+
+
+def in_one_process(config: Run) -> Run:
+    """The same run in this process; precision and device are kept."""
+    distributed: DistributedConfig = replace(
+        config.distributed,
+        zero=None,
+        offload_optimizer=Offload.none,
+        offload_param=Offload.none,
+        nvme_path=None,
+        deepspeed_config=None,
+    )
+    return replace(config, distributed=distributed, launch=LaunchConfig(), cluster=ClusterConfig())
+
+
+def first_rows(data: DataConfig) -> DataConfig:
+    """The first `ROWS` of each split."""
+    return replace(data, train=_limited(data.train), eval=_limited(data.eval))
+
+
+def _limited(source: SourceConfig) -> SourceConfig:
+    if source.path is None and source.limit is None:
+        return source
+    return replace(source, limit=min(source.limit or ROWS, ROWS))
+
+
+def shortest(examples: Sequence[Example], count: int = FEW) -> list[Example]:
+    """The rows of fewest tokens, which cost least; in the order of the data where they are alike."""
+    return sorted(examples, key=lambda example: laid_out_length(example, Layout.shared))[:count]
+
+
+@dataclass(slots=True)
+class Subject:
+    """A run that trains one model on rows."""
+
+    config: TrainingConfig
+    prepared: Prepared
+    model: LanguageModel | ScalarModel
+    batches: Batches
+    """Of few rows, in the layout that the model takes; one step holds all of them."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.prepared.tokenizer
+
+    @property
+    def train(self) -> Loaded:
+        return self.prepared.train
+
+    def engine(self, train: TrainConfig | None = None) -> Engine:
+        """A new one around the model, with the run's optimizer and schedule or those of `train`."""
+        config = replace(self.config, train=train or self.config.train)
+        return build_engine(self.model, config, num_steps=self.batches.num_steps(config.train))
+
+    def objective(self, engine: Engine) -> Objective:
+        """The run's; DPO's reference is the model as it is now, and is kept nowhere."""
+        match self.config:
+            case SFTConfig():
+                return SFT(self.config.loss)
+            case RewardConfig():
+                return RewardRanking(self.config.loss)
+            case ORPOConfig():
+                return ORPO(self.config.loss)
+            case DPOConfig():
+                everything = range(len(self.batches.examples))
+                return DPO(self.config.loss, reference_logprobs(engine, self.batches, everything, cache=None))
+        raise AssertionError(f"no objective of a {type(self.config).__name__}")
+
+
+def subject_of(config: TrainingConfig, need: Need) -> Subject:
+    """The run on its first rows: data first, as the run itself has it, then the model."""
+    config = replace(config, data=first_rows(config.data), batch=replace(config.batch, size=FEW))
+    prepared = prepare(config, need)
+    load = load_scalar_model if isinstance(config, RewardConfig) else load_language_model
+    torch.manual_seed(config.seed)
+    model = load(config.model, prepared.tokenizer, sharded(config.distributed))
+    train, _ = prepared.batches(model)
+    few = shortest(train.examples)
+    batch = replace(train.config, size=len(few))
+    return Subject(config, prepared, model, replace(train, examples=few, config=batch))

@@ -1,0 +1,137 @@
+"""Faults in mask, weights and batching, planted one by one: the verdict that is about it fails."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from alignment.check import learning, subject
+from alignment.config.parts import LoraConfig, ModelConfig, TrainConfig
+from alignment.config.tasks import DPOConfig, ORPOConfig, RewardConfig, SFTConfig
+from alignment.config.vocabulary import Grade, Layout
+from alignment.data.pack import Batch
+from alignment.losses import DPOLoss
+from alignment.models import attention
+from alignment.tasks import prepare
+from alignment.training import objectives, step
+
+PACKED, CUT, START, LEARNS = (
+    "packed == one by one",
+    "one batch == several",
+    "policy == reference",
+    "overfits a few rows",
+)
+METHODS = {SFTConfig: "demonstrations", RewardConfig: "pairs", DPOConfig: "pairs", ORPOConfig: "pairs"}
+
+
+@pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
+def test_a_sound_run_of_every_method_passes(kind: type, checked: Callable[..., Any]) -> None:
+    verdicts = list(checked(kind, METHODS[kind]))
+    names = [verdict.name for verdict in verdicts]
+    assert [verdict for verdict in verdicts if verdict.grade is Grade.fail] == []
+    assert len(set(names)) == len(names) and {PACKED, CUT, LEARNS, "learning rate"} <= set(names)
+    assert (START in names) == (kind is DPOConfig)
+
+
+def test_a_sound_run_with_adapters_and_one_of_a_random_model_pass(
+    pretrained: str, tiny_init: dict[str, object], checked: Callable[..., Any]
+) -> None:
+    for model in (ModelConfig(path=pretrained, lora=LoraConfig(rank=2)), ModelConfig(init=tiny_init)):
+        assert [each for each in checked(DPOConfig, "pairs", model=model) if each.grade is Grade.fail] == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "value"),
+    [
+        (DPOLoss(beta=0.25, variant="ipo"), "4.000000"),
+        (DPOLoss(variant="hinge"), "1.000000"),
+        (DPOLoss(label_smoothing=0.1, variant="robust"), "0.693147"),
+    ],
+)
+def test_the_first_loss_of_each_variant_is_written_out(loss: DPOLoss, value: str, verdict: Callable[..., Any]) -> None:
+    found = verdict(START, DPOConfig, "pairs", loss=loss)
+    assert found.grade is Grade.ok and found.figure.count(value) == 2
+
+
+@pytest.mark.parametrize("kind", [DPOConfig, RewardConfig], ids=lambda kind: kind.__name__)
+def test_a_mask_that_lets_branches_see_each_other_is_found(
+    kind: type, verdict: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def causal(batch: Batch, window: int | None = None) -> attention.Sees:
+        groups = batch.groups[0]
+        return lambda _batch, _head, query, key: (query >= key) & (groups[query] == groups[key])
+
+    monkeypatch.setattr(attention, "branch_rule", causal)
+    monkeypatch.setattr(prepare, "settle_layout", lambda model, asked: Layout.shared)  # which would decline it
+    assert verdict(PACKED, kind, "pairs").grade is Grade.fail
+
+
+def test_a_policy_in_another_type_than_the_folder_s_is_found(
+    verdict: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = subject.load_language_model
+
+    def half(*arguments: Any) -> Any:
+        return load(*arguments).bfloat16()
+
+    monkeypatch.setattr(subject, "load_language_model", half)
+    assert verdict(PACKED, SFTConfig, "demonstrations").grade is Grade.fail
+
+
+def test_a_step_that_divides_by_each_micro_batch_s_own_count_is_found(
+    verdict: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forgetful(objectives.SFT):
+        def __call__(self, model: nn.Module, batch: Batch) -> Any:
+            output = objectives.SFT.__call__(self, model, batch)
+            return replace(output, loss=replace(output.loss, total=output.loss.total / batch.num_tokens))
+
+    monkeypatch.setattr(subject, "SFT", Forgetful)
+    assert verdict(CUT, SFTConfig, "demonstrations").grade is Grade.fail
+
+
+def test_a_reference_that_is_another_model_is_found(
+    verdict: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = subject.reference_logprobs
+
+    def shifted(*arguments: Any, **named: Any) -> Tensor:
+        table = reference(*arguments, **named)
+        return table + torch.tensor([0.5, 0.0])
+
+    monkeypatch.setattr(subject, "reference_logprobs", shifted)
+    assert verdict(START, DPOConfig, "pairs").grade is Grade.fail
+
+
+def test_a_model_that_does_not_learn_is_found(verdict: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def frozen(engine: Any, objective: Any, batches: Any) -> Any:
+        for group in engine.optimizer.param_groups:
+            group["lr"] = 0.0
+        return step.train_step(engine, objective, batches)
+
+    monkeypatch.setattr(learning, "train_step", frozen)
+    assert verdict(LEARNS, SFTConfig, "demonstrations").grade is Grade.fail
+
+
+def test_a_rate_for_toys_on_a_pretrained_model_is_warned_of(verdict: Callable[..., Any]) -> None:
+    for kind, data in METHODS.items():
+        for rate, grade in ((3e-3, Grade.warn), (1e-9, Grade.warn), (2e-6, Grade.ok)):
+            train = TrainConfig(max_steps=20, learning_rate=rate)
+            found = verdict("learning rate", kind, data, train=train)
+            assert found.grade is grade and found.figure.startswith(f"{rate:g};")
+
+
+def test_nothing_is_written_beside_the_model_and_the_data(
+    checked: Callable[..., Any], pretrained: str, files: dict[str, str]
+) -> None:
+    def state() -> list[tuple[str, int]]:
+        folders = (Path(pretrained), Path(files["pairs"]).parent)
+        return [(str(p), p.stat().st_mtime_ns) for folder in folders for p in sorted(folder.rglob("*"))]
+
+    before = state()
+    assert list(checked(DPOConfig, "pairs"))
+    assert state() == before
