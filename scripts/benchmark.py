@@ -38,7 +38,8 @@ from alignment.data.load import Loaded, load_split
 from alignment.data.pack import Batch
 from alignment.data.tokenize import Example
 from alignment.distributed.device import keep_freed_memory
-from alignment.distributed.engine import TorchEngine, autocast
+from alignment.distributed.engine import TorchEngine
+from alignment.distributed.precision import autocast
 from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss, ORPONll
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
@@ -194,7 +195,7 @@ def floor_step(method: str, hf: Any, examples: list[Example], setting: Setting) 
         read = total if method == "orpo, TRL's loss" else completion  # it reads the prompts too
         ids = torch.arange(total, device=setting.device.value).remainder(PIECES)[None]
         rows = torch.nn.functional.pad(ids, (0, -total % SIZE)).view(SIZE, -1)
-        with autocast(rows.device, setting.precision):
+        with autocast(setting.distributed()):
             if frozen is not None:
                 with torch.no_grad():
                     dense(frozen, method, rows, read)

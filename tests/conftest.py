@@ -1,7 +1,7 @@
 """What all tests may use."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,19 @@ def _one_thread() -> None:
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads or fills the cache of whoever runs it."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def any_kernels_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test asks of torch's kernels is asked of no other test's."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    products, cudnn_sdp = torch.get_float32_matmul_precision(), torch.backends.cuda.cudnn_sdp_enabled()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cuda.enable_cudnn_sdp(cudnn_sdp)
 
 
 @pytest.fixture(scope="session")

@@ -198,8 +198,11 @@ class LogConfig:
 @dataclass(slots=True)
 class DistributedConfig:
     device: Device = Device.auto
-    precision: Precision = Precision.float32
-    """bfloat16: float32 weights and optimizer, forward and backward under autocast."""
+    precision: Precision = Precision.auto
+    """What forward and backward compute in; auto: bfloat16 on a GPU that has it, else float32. Weights that train and
+    their optimizer are float32."""
+    deterministic: bool = False
+    """Ask for kernels that give the same bits at every run, which a CPU's do without being asked; slower on a GPU."""
     zero: int | None = None
     """DeepSpeed's ZeRO stage, 0 to 3: what the processes share out. Null: plain torch, in one process."""
     offload_optimizer: Offload = Offload.none

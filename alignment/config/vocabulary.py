@@ -36,8 +36,14 @@ class Device(str, Enum):
 
 
 class Precision(str, Enum):
+    """What forward and backward compute in; weights that train, and their optimizer, are float32 in any."""
+
+    auto = "auto"
+    """bfloat16 on a GPU that has it, else float32; which it is, a run says as it starts."""
     float32 = "float32"
+    """On a GPU with TF32 products."""
     bfloat16 = "bfloat16"
+    """Under autocast."""
 
 
 class Offload(str, Enum):

@@ -19,9 +19,10 @@ from alignment.config.parts import DistributedConfig, UserError
 from alignment.config.vocabulary import Offload
 from alignment.distributed import world
 from alignment.distributed.device import tell_deepspeed
-from alignment.distributed.engine import autocast, counts
+from alignment.distributed.engine import counts
 from alignment.distributed.layers import running_by_layer, without_hooks
 from alignment.distributed.layout import layout, trained_groups
+from alignment.distributed.precision import autocast
 from alignment.distributed.settings import deepspeed_settings
 from alignment.distributed.shards import Groups, recut
 
@@ -88,7 +89,7 @@ class DeepSpeedEngine:
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        with autocast(self.device, self._config.precision):
+        with autocast(self._config):
             yield
 
     def gathered(self) -> AbstractContextManager[None]:

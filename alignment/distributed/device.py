@@ -2,6 +2,8 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import CDLL
 
 import psutil
@@ -36,6 +38,35 @@ def keep_freed_memory(device: torch.device) -> None:
         libc = CDLL(None)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(M_MMAP_THRESHOLD, 2**25)
+
+
+def choose_kernels(device: torch.device, *, deterministic: bool) -> None:
+    """Which of torch's kernels a run has; before anything is computed, for CUDA reads its own setting once.
+
+    Args:
+        deterministic: whether to have those that give the same bits at every run. What has none is then an error, but
+            within `any_kernel`.
+    """
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # else not even asked: it imports a compiler
+        torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, several times as fast as IEEE's float32
+        # cuDNN's attention plans each new shape on the host, for milliseconds, and the lengths of groups are ever new.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+@contextmanager
+def any_kernel() -> Iterator[None]:
+    """Inside, deterministic kernels are not asked for: around what has none, and of which it is said why it may."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(0)
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
 
 
 def memory_in_use(device: torch.device) -> int:

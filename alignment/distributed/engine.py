@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from alignment.config.parts import DistributedConfig
-from alignment.config.vocabulary import Precision
+from alignment.distributed.precision import autocast
 from alignment.distributed.shards import recut
 from alignment.distributed.world import pick_device
 
@@ -88,7 +88,7 @@ class TorchEngine:
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.max_grad_norm = max_grad_norm
-        self._precision = config.precision
+        self._config = config
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
     def backward(self, loss: Tensor) -> None:
@@ -108,7 +108,7 @@ class TorchEngine:
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        with autocast(self.device, self._precision):
+        with autocast(self._config):
             yield
 
     def gathered(self) -> AbstractContextManager[None]:
@@ -156,7 +156,3 @@ def shape_of(weight: Tensor) -> torch.Size:
     """Of the whole weight: what is left in its place where it is shared out is empty, and ZeRO 3 notes its shape."""
     shape: torch.Size = vars(weight).get("ds_shape", weight.shape)
     return shape
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is Precision.bfloat16)

@@ -9,7 +9,7 @@ from torch import nn
 from alignment.config.parts import DistributedConfig, UserError
 from alignment.distributed import world
 from alignment.distributed.deepspeed import layer_by_layer, ready, whole
-from alignment.distributed.engine import autocast
+from alignment.distributed.precision import autocast
 from alignment.distributed.settings import deepspeed_settings
 
 
@@ -43,7 +43,7 @@ class FrozenEngine:
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        with autocast(self.device, self._config.precision):
+        with autocast(self._config):
             yield
 
     def release(self) -> None:

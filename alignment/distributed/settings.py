@@ -6,6 +6,7 @@ from typing import Any
 
 from alignment.config.parts import ConfigError, DistributedConfig
 from alignment.config.vocabulary import Offload, Precision
+from alignment.distributed.precision import precision_of
 
 AUTO = "auto"  # transformers' word for "as the trainer says"
 OURS = {  # what is decided elsewhere -> the key that decides it
@@ -63,7 +64,7 @@ def _ours(config: DistributedConfig, max_grad_norm: float | None) -> dict[str, A
         # Under ZeRO 0 the engine clips on its own, for the norm's sake.
         "gradient_clipping": 0.0 if max_grad_norm in (None, float("inf")) or config.zero == 0 else max_grad_norm,
     }
-    if config.precision is Precision.bfloat16:
+    if precision_of(config) is Precision.bfloat16:
         # No module's gradients cross the ranks in bfloat16: precision means the same on any number of processes.
         settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
     return settings

@@ -29,6 +29,7 @@ from transformers import GenerationConfig as HFGenerationConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from alignment.config.generation import GenerationConfig
+from alignment.distributed.device import any_kernel
 
 GOES_ON = 0.75  # share of a call's rows still live below which the next call goes on with those alone
 
@@ -83,7 +84,8 @@ class InverseCDF(LogitsProcessor):
         self.width = width  # of the prompts
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        cdf = scores.softmax(-1).cumsum(-1, dtype=torch.float64)  # [B, V]
+        with any_kernel():  # CUDA's cumsum may differ in the last of 53 bits, where next to no uniform lies
+            cdf = scores.softmax(-1).cumsum(-1, dtype=torch.float64)  # [B, V]
         uniforms = self.uniforms[:, input_ids.shape[1] - self.width, None]
         tokens = torch.searchsorted(cdf, uniforms * cdf[:, -1:], right=True)  # the first with cdf > u
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)

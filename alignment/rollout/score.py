@@ -17,8 +17,8 @@ from alignment.config.ppo import OneScorerConfig, ScorerConfig
 from alignment.data.batches import shared_out
 from alignment.data.records import Message
 from alignment.data.tokenize import Example
-from alignment.distributed.engine import autocast
 from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.precision import autocast
 from alignment.distributed.sharded import sharded
 from alignment.distributed.world import from_main, is_main, pick_device, rank, size, sum_over_ranks
 from alignment.models.heads import ScalarModel
@@ -92,7 +92,7 @@ class RewardModelScorer:
         table = torch.zeros(len(examples), len(examples[0].completion_ids), device=device)
         batches = [*mine, *spare]
         for index, batch in enumerate(batches if describe is None else progress(batches, describe)):
-            with autocast(device, self.distributed.precision):
+            with autocast(self.distributed):
                 scores = sequence_scores(self.model, batch.to(device))
             if index < len(mine):
                 table[batch.rows] = scores.view(len(batch.rows), -1)

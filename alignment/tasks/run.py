@@ -23,8 +23,8 @@ from alignment.config.inputs import check_inputs, function_files, input_paths
 from alignment.config.parts import ConfigError, UserError, require
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import TASKS, PipelineConfig
-from alignment.distributed import world
-from alignment.distributed.device import keep_freed_memory, tell_deepspeed
+from alignment.distributed import precision, world
+from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed
 from alignment.distributed.launch import RankFailedError, is_told, launch, tell_launcher
 from alignment.distributed.settings import deepspeed_settings
 from alignment.distributed.world import leave
@@ -71,6 +71,7 @@ def _execute(config: RunConfig) -> None:
         return
     tell_launcher()
     keep_freed_memory(device)
+    choose_kernels(device, deterministic=config.distributed.deterministic)
     world.init(config.distributed)
     config = replace(config, output_dir=world.from_main(config.output_dir))  # which may hold the time
     folder = Path(config.output_dir)
@@ -83,6 +84,9 @@ def _execute(config: RunConfig) -> None:
         start(folder, config, mark)
     world.barrier()
     seed_everything(config.seed)
+    chosen = precision.said(config.distributed)
+    if chosen is not None:
+        say(chosen)
     try:
         stopped = run(config, folder)
     except UserError:

@@ -4,11 +4,10 @@
 """
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from alignment.data.experience import Experience
 from alignment.data.pack import Batch

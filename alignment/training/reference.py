@@ -18,6 +18,7 @@ from alignment.config.tasks import DPOConfig, ReferenceConfig
 from alignment.data.batches import Batches
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import Engine
+from alignment.distributed.precision import precision_of
 from alignment.distributed.world import is_main, sum_over_ranks, tensor_from_main
 from alignment.models.heads import LanguageModel
 from alignment.models.readout import token_logprobs
@@ -50,7 +51,7 @@ def cache_file(model: LanguageModel, examples: list[Example], config: DPOConfig,
     """
     if not config.reference.cache:
         return None
-    name = fingerprint(model, examples, config.distributed.precision.value)
+    name = fingerprint(model, examples, precision_of(config.distributed).value)
     return cache_folder(config.reference, data) / f"{name}.safetensors"
 
 

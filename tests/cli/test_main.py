@@ -154,7 +154,7 @@ def test_a_group_that_the_recipe_does_not_name(
     ended = alignment("run", *words, "distributed=gpu", "--cfg", "job")
     assert ended.code == 0, ended.err
     asked = yaml.safe_load(ended.out)["distributed"]
-    assert (asked["device"], asked["precision"]) == ("cuda", "bfloat16")
+    assert (asked["device"], asked["precision"]) == ("cuda", "auto")
     assert "* distributed=gpu" in alignment("run", *words, "distributed=gpu", "--help").out
 
 

@@ -56,6 +56,22 @@ def test_a_run_leaves_config_metrics_and_model(alignment: Callable[..., Any], tm
     assert tokenizer.chat_template
 
 
+def test_the_precision_of_a_run_is_said_and_its_kernels_are_asked_for(
+    alignment: Callable[..., Any], any_kernels_again: None, tmp_path: Path
+) -> None:
+    """Asked for again without, a run of the same process has any kernel."""
+    ended = alignment(*TWO, "output_dir=out", "distributed.deterministic=true")
+    assert ended.code == 0 and ended.err == []
+    assert ended.out.count("precision: float32, on a CPU (distributed.precision=bfloat16 for the other)") == 1
+    assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic
+    assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["distributed"]["precision"] == "auto"
+    assert alignment("run", str(tmp_path / "out" / "config.yaml")).out.count("nothing to do") == 1
+    other = alignment(*TWO, "output_dir=other", "distributed.precision=float32")
+    assert other.code == 0 and "precision" not in other.out
+    assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.deterministic
+    assert without_time(tmp_path / "out") == without_time(tmp_path / "other")
+
+
 def test_the_folder_of_a_run_is_named_by_recipe_and_time(alignment: Callable[..., Any], tmp_path: Path) -> None:
     assert alignment(*TWO, "train.max_steps=1").code == 0
     (folder,) = (tmp_path / "runs" / "tiny_sft").iterdir()

@@ -176,6 +176,14 @@ def exported(method: str, config: DistributedConfig) -> bool:
     return all(same)
 
 
+def copied(config: DistributedConfig) -> bool:
+    """Whether ZeRO 3's optimizer has weights of its own to update, beside the shares that are gathered."""
+    engine, _ = build("sft", config)
+    assert isinstance(engine, DeepSpeedEngine)
+    pairs = zip(engine._zero.fp32_partitioned_groups_flat, engine._zero.fp16_partitioned_groups_flat, strict=True)
+    return any(own.data_ptr() != share.data_ptr() for own, share in pairs)
+
+
 class Spoilt:
     """An objective whose loss is infinite, with a gradient that is not, or whose loss is right and its gradient NaN."""
 
@@ -280,6 +288,8 @@ def main() -> None:
             results[f"left out/{stage}"] = all(world.gathered(left_out(config)))
             results[f"exported/{stage}"] = all(world.gathered([exported(name, config) for name in ("sft", "lora")])[0])
             results[f"resumed/{stage}"] = all(world.gathered(resumed("sft", config)))
+        if config.zero == 3:
+            results[f"copied/{stage}"] = copied(config)
         if world.size() > 1:
             before = [(other, 2) for other in stages[: stages.index(stage)]]
             for other, processes in (("none", 1), [("3", 1), *before][-1]):

@@ -1,5 +1,6 @@
 """What is set for a device."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -45,3 +46,35 @@ def test_beside_a_gpu_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     module.keep_freed_memory(torch.device("cpu"))
     assert asked == []
+
+
+def test_on_a_gpu_float32_is_tf32_and_cudnn_plans_no_attention(any_kernels_again: None) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    module.choose_kernels(torch.device("cpu"), deterministic=False)
+    assert torch.get_float32_matmul_precision() == "highest" and torch.backends.cuda.cudnn_sdp_enabled()
+    module.choose_kernels(torch.device("cuda"), deterministic=False)
+    assert torch.get_float32_matmul_precision() == "high" and not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
+def test_deterministic_kernels_are_asked_for_and_no_longer(any_kernels_again: None) -> None:
+    """What has none is an error, but within `any_kernel`."""
+    module.choose_kernels(torch.device("cuda"), deterministic=True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.backends.cudnn.deterministic
+    values, places = torch.zeros(2), torch.tensor([0, 1])
+    with pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation"):
+        values.put_(places, torch.ones(2))
+    with module.any_kernel():
+        values.put_(places, torch.ones(2))
+    with pytest.raises(RuntimeError, match="deterministic"):
+        values.put_(places, torch.ones(2))
+    module.choose_kernels(torch.device("cuda"), deterministic=False)
+    assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.deterministic
+    values.put_(places, torch.ones(2))
+
+
+def test_a_cublas_setting_of_the_user_s_stays(any_kernels_again: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    module.choose_kernels(torch.device("cpu"), deterministic=True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

@@ -83,6 +83,11 @@ def test_a_step_without_a_number_is_left_out_whole(stage: str, two: dict[str, An
     assert two[f"left out/{stage}"] is True
 
 
+def test_zero_3_has_a_second_copy_of_the_weights_only_elsewhere(one: dict[str, Any], two: dict[str, Any]) -> None:
+    """As the plan of memory counts."""
+    assert (one["copied/3"], two["copied/3"], two["copied/offload"]) == (False, False, True)
+
+
 def test_roles_under_zero_3_read_as_one_plain_model(two: dict[str, Any]) -> None:
     for found in two["roles"]:
         assert found.pop("kept") == 0  # between forwards no process has the weights

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, ModelConfig
-from alignment.config.vocabulary import Layout, Precision
+from alignment.config.parts import ConfigError, DistributedConfig, ModelConfig
+from alignment.config.vocabulary import Device, Layout, Precision
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
-from alignment.distributed.engine import autocast
+from alignment.distributed.precision import autocast
 from alignment.models import heads
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model, load_scalar_model
@@ -116,7 +116,7 @@ def test_gradient_checkpointing_changes_nothing(
 def test_bfloat16_is_near(model: LanguageModel, batch: Batch) -> None:
     exact = token_logprobs(model, batch)
     want = gradients(model, exact)
-    with autocast(torch.device("cpu"), Precision.bfloat16):
+    with autocast(DistributedConfig(device=Device.cpu, precision=Precision.bfloat16)):
         rough = token_logprobs(model, batch)
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)

@@ -1,0 +1,40 @@
+"""What a run computes in: as its config says, or as suits its device. Whoever needs to know asks here."""
+
+import torch
+
+from alignment.config.parts import DistributedConfig
+from alignment.config.vocabulary import Precision
+from alignment.distributed.world import pick_device
+
+
+def precision_of(config: DistributedConfig) -> Precision:
+    """`distributed.precision`, where it is auto: bfloat16 on a GPU whose own kernels have it, else float32.
+
+    Never auto. A run's fingerprint keeps the word that was asked for, so that it may go on on another device.
+    """
+    if config.precision is not Precision.auto:
+        return config.precision
+    is_gpu = pick_device(config.device).type == "cuda"
+    has_bfloat16 = is_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    return Precision.bfloat16 if has_bfloat16 else Precision.float32
+
+
+def compute_dtype(config: DistributedConfig) -> torch.dtype:
+    """Of the matrix products of a forward."""
+    return torch.bfloat16 if precision_of(config) is Precision.bfloat16 else torch.float32
+
+
+def autocast(config: DistributedConfig) -> torch.autocast:
+    """A context in which forwards compute in the config's precision."""
+    is_lower = precision_of(config) is Precision.bfloat16
+    return torch.autocast(pick_device(config.device).type, dtype=torch.bfloat16, enabled=is_lower)
+
+
+def said(config: DistributedConfig) -> str | None:
+    """One line for the start of a run; None where its user has chosen the precision."""
+    if config.precision is not Precision.auto:
+        return None
+    chosen, device = precision_of(config), pick_device(config.device)
+    other = Precision.float32 if chosen is Precision.bfloat16 else Precision.bfloat16
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
+    return f"precision: {chosen.value}, on {where} (distributed.precision={other.value} for the other)"
