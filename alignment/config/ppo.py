@@ -66,6 +66,10 @@ class ScorerConfig:
             return {f"reward.models.{name}": model for name, model in self.models.items()}
         return {"reward": OneScorerConfig(self.path, self.function, normalize=self.normalize)}
 
+    def functions(self) -> dict[str, str | None]:
+        """key -> the dotted path of each function that scores."""
+        return {f"{key}.function": scorer.function for key, scorer in self.by_key().items()}
+
     def model_path(self) -> str | None:
         """The reward model, of several the first; None where functions score."""
         return next((scorer.path for scorer in self.by_key().values() if scorer.path is not None), None)

@@ -3,8 +3,10 @@
 import math
 
 from alignment.config.generation import GenerationConfig
-from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, require
+from alignment.config.parts import ConfigError, DataConfig, DistributedConfig, ModelConfig, require
 from alignment.config.vocabulary import Attention, Device, Format, Gather, Generation
+
+WORLD = "alignment.world."
 
 
 def require_rows(data: DataConfig, name: str) -> None:
@@ -12,6 +14,15 @@ def require_rows(data: DataConfig, name: str) -> None:
     source = {"train": data.train, "eval": data.eval}[name]
     key, value = ("limit", source.limit) if data.format is Format.world else ("path", source.path)
     require(value is not None, f"data.{name}.{key} is required for data.format={data.format.value}", value)
+
+
+def require_own_world(data: DataConfig, functions: dict[str, str | None]) -> None:
+    """Raise `ConfigError` where a function that knows the embedded world's questions alone is to score replies to other
+    ones. `functions`: key -> dotted path."""
+    for key, path in functions.items():
+        if path is not None and path.startswith(WORLD) and data.format is not Format.world:
+            rule = f"{key}={path} knows the embedded world's questions alone (data.format=world): set {key} to null"
+            raise ConfigError(f"{rule}, or to a function of your own, with data.format={data.format.value}")
 
 
 def require_device(model: ModelConfig, distributed: DistributedConfig) -> None:

@@ -28,7 +28,13 @@ from alignment.config.ppo import (
     RolesConfig,
     ScorerConfig,
 )
-from alignment.config.rules import require_device, require_generator, require_rows, require_temperatures
+from alignment.config.rules import (
+    require_device,
+    require_generator,
+    require_own_world,
+    require_rows,
+    require_temperatures,
+)
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.vocabulary import KLControl, MarginScale, Offload, Selection, Share
 from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss
@@ -99,6 +105,7 @@ class PPOConfig(TrainingConfig):
         self._check_processes()
         both = self.gold is not None and self.gold_model is not None
         require(not both, "at most one of gold and gold_model must be set", (self.gold, self.gold_model))
+        require_own_world(self.data, {**self.reward.functions(), "gold": self.gold})
         require(self.missing_eos_penalty >= 0, "missing_eos_penalty must be >= 0", self.missing_eos_penalty)
         rule = "model.lora.dropout must be 0 for PPO: with it the ratio is not 1 before the first step"
         require(self.model.lora.dropout == 0, rule, self.model.lora.dropout)
@@ -157,6 +164,7 @@ class RejectionConfig(RunConfig):
         require_rows(self.data, "train")
         require_device(self.model, self.distributed)
         require_generator(self.generation, self.distributed)
+        require_own_world(self.data, self.reward.functions())
         require(self.samples > 1, "samples must be > 1", self.samples)
         if self.temperatures:
             require_temperatures(self.temperatures, self.samples, self.generation)
@@ -187,6 +195,7 @@ class EvaluateConfig(RunConfig):
         RunConfig.__post_init__(self)
         require_generator(self.generation, self.distributed)
         require_rows(self.data, "eval")
+        require_own_world(self.data, {"gold": self.gold})
         require(bool(self.runs), "runs must name at least one run", self.runs)
         require(self.baseline in self.runs, f"baseline must be one of {sorted(self.runs)}", self.baseline)
         require(self.best_of == 0 or self.best_of > 1, "best_of must be 0 (off) or > 1", self.best_of)

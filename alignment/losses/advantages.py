@@ -75,13 +75,18 @@ def moments(values: Tensor, *, across: Callable[[Tensor], Tensor] = here_only) -
     is called twice, in float64, since a variance made of sums of squares would drown in a large mean. Returns two
     float64 scalars and n. Raises ValueError for fewer than 2 values, which have no variance.
     """
+    mean, squares, count = _about_mean(values, across)
+    if count < 2:
+        raise ValueError(f"a variance needs at least 2 values, got {count}")
+    return mean, squares / (count - 1), count
+
+
+def _about_mean(values: Tensor, across: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, int]:
+    """Mean, sum of squared distances from it, and number of all processes' values."""
     exact = values.double()
     total, count = across(torch.stack([exact.sum(), exact.new_tensor(exact.numel())]))
-    if count < 2:
-        raise ValueError(f"a variance needs at least 2 values, got {int(count)}")
     mean = total / count
-    squares = across((exact - mean).square().sum())
-    return mean, squares / (count - 1), int(count)
+    return mean, across((exact - mean).square().sum()), int(count)
 
 
 @torch.no_grad()
@@ -92,12 +97,16 @@ def whiten(
 
     values: any shape. mask: same shape, bool. across: see `moments`; with it, mean and deviation are those of all
     processes' counted values. Returns the shape of values, zero outside the mask. The variance is the unbiased one (as
-    TRL's masked_whiten), and 1e-8 is added to it, so equal values become zeros. Raises ValueError for wrong shapes and
-    dtypes, and for fewer than 2 counted values.
+    TRL's masked_whiten), and 1e-8 is added to it, so equal values become zeros. One value has no variance, and is equal
+    to all there are: it becomes 0, or (zero_mean=False) stays as it is. Raises ValueError for wrong shapes and dtypes,
+    and where no value counts.
     """
     (filled,) = counted(mask, values=values)
     inside = filled[mask].double()
-    mean, variance, _ = moments(inside, across=across)
+    mean, squares, count = _about_mean(inside, across)
+    if count == 0:
+        raise ValueError("whitening needs a value that counts, got none")
+    variance = squares / max(1, count - 1)
     whitened = (inside - mean) * (variance + 1e-8).rsqrt() + (0.0 if zero_mean else mean)
     return filled.masked_scatter(mask, whitened.to(filled.dtype))
 

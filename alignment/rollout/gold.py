@@ -4,7 +4,8 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError
 from alignment.config.tasks import PPOConfig
-from alignment.rollout.score import FunctionScorer, Scorer, load_function, reward_model_scorer
+from alignment.rollout.function import FunctionScorer, load_function
+from alignment.rollout.score import Scorer, reward_model_scorer
 
 
 def build_gold(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Scorer | None:
@@ -14,7 +15,7 @@ def build_gold(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Scorer 
         ConfigError: there is no such function, or the model's tokenizer is another than the policy's.
     """
     if config.gold is not None:
-        return FunctionScorer(load_function(config.gold, "gold"), "gold")
+        return FunctionScorer(load_function(config.gold, "gold"), "gold", config.gold)
     if config.gold_model is None:
         return None
     try:

@@ -1,66 +1,35 @@
 """What a reply is worth: a reward model's score, or a function's."""
 
-import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import BatchConfig, ConfigError, DistributedConfig, ModelConfig, require
+from alignment.config.parts import BatchConfig, ConfigError, DistributedConfig, ModelConfig
 from alignment.config.ppo import OneScorerConfig, ScorerConfig
 from alignment.data.batches import shared_out
-from alignment.data.records import Message
 from alignment.data.tokenize import Example
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.precision import autocast
 from alignment.distributed.sharded import sharded
-from alignment.distributed.world import from_main, is_main, pick_device, rank, size, sum_over_ranks
+from alignment.distributed.world import pick_device, rank, size, sum_over_ranks
 from alignment.models.heads import ScalarModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_scalar_model
 from alignment.models.readout import sequence_scores
 from alignment.models.tokenizer import load_tokenizer
+from alignment.rollout.function import FunctionScorer, load_function
 from alignment.rollout.samples import Samples
 from alignment.terminal import progress
-
-ScoreFunction = Callable[[list[list[Message]], list[str]], list[float]]
 
 
 class Scorer(Protocol):
     def score(self, samples: Samples) -> Tensor:
         """[G, n] float32 on the CPU."""
         ...
-
-
-@dataclass(slots=True)
-class FunctionScorer:
-    """A Python function of (prompts, replies)."""
-
-    function: ScoreFunction
-    key: str = "reward.function"
-
-    def score(self, samples: Samples) -> Tensor:
-        return torch.tensor(self.answers(samples), dtype=torch.float32).view(len(samples.prompts), -1)
-
-    def answers(self, samples: Samples) -> list[float]:
-        """[G * n], as the function gives them. Asked by the main process alone, of all replies at once: what it answers
-        is everybody's.
-
-        Raises:
-            ConfigError: it does not give each reply a finite score; names the key.
-        """
-        texts = samples.texts()
-        scores = from_main(self.function(samples.repeated_prompts(), texts) if is_main() else [])
-        require(len(scores) == len(texts), f"{self.key} must give {len(texts)} replies a score each", len(scores))
-        broken = [score for score in scores if not math.isfinite(score)]
-        require(not broken, f"{self.key} must give finite scores", broken[:1])
-        return scores
 
 
 @dataclass(slots=True)
@@ -111,7 +80,7 @@ def build_scorer(
     if config.path is None:
         assert config.function is not None
         name = f"{key}.function"
-        return FunctionScorer(load_function(config.function, name), name)
+        return FunctionScorer(load_function(config.function, name), name, config.function)
     return reward_model_scorer(config.path, tokenizer, batch, distributed, key=f"{key}.path")
 
 
@@ -135,21 +104,3 @@ def reward_model_scorer(
     freeze(model)
     batch = replace(batch, layout=settle_layout(model, batch.layout))
     return RewardModelScorer(model, batch, distributed, tokenizer.pad_token_id)
-
-
-def load_function(path: str, key: str) -> ScoreFunction:
-    """The function at a dotted path.
-
-    Raises:
-        ConfigError: there is none; names the key.
-    """
-    if str(Path.cwd()) not in sys.path:  # a command does not look beside itself as `python -m` does
-        sys.path.insert(0, str(Path.cwd()))
-    module, _, name = path.rpartition(".")
-    try:
-        function = vars(import_module(module))[name]
-    except (ImportError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{key} must be the dotted path of a function, got {path!r} ({error})") from error
-    if not callable(function):
-        raise ConfigError(f"{key} must be the dotted path of a function, got {path!r}")
-    return function

@@ -25,8 +25,9 @@ from alignment.models.layout import settle_layout
 from alignment.models.load import load_language_model
 from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import load_tokenizer
+from alignment.rollout.function import FunctionScorer, load_function
 from alignment.rollout.samples import Samples, build_generator, sample
-from alignment.rollout.score import FunctionScorer, RewardModelScorer, load_function, reward_model_scorer
+from alignment.rollout.score import RewardModelScorer, reward_model_scorer
 from alignment.rollout.select import best_of
 from alignment.tasks.prepare import model_folder, prepare_tokenizer, said
 from alignment.terminal import console, say
@@ -90,7 +91,8 @@ class Comparison:
         self.prompts = prompts
         self.scorer = scorer
         self.shown = shown
-        self.gold = FunctionScorer(load_function(config.gold, "gold"), "gold") if config.gold is not None else None
+        gold = config.gold
+        self.gold = None if gold is None else FunctionScorer(load_function(gold, "gold"), "gold", gold)
         self.baseline = self._load(config.runs[config.baseline])
 
     def methods(self) -> list[MethodResult]:

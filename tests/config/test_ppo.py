@@ -7,7 +7,7 @@ import pytest
 from alignment.config.inputs import input_paths
 from alignment.config.parts import ConfigError, DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.ppo import KLConfig, OneScorerConfig, RewardShapingConfig, ScorerConfig
-from alignment.config.tasks import PPOConfig
+from alignment.config.tasks import EvaluateConfig, PPOConfig, RejectionConfig
 from alignment.config.vocabulary import Combine, Format, KLControl, KLPlace, Offload
 from alignment.losses import KLEstimator
 
@@ -123,3 +123,38 @@ def test_the_critic_is_made_from_the_first_model() -> None:
     assert ScorerConfig(path="a").model_path() == "a"
     assert ScorerConfig(models={"b": B, "c": OneScorerConfig("c"), "a": A}).model_path() == "c"
     assert ScorerConfig(function="b.c").model_path() is None
+
+
+WORLDS = {"reward.function": {"reward": {"function": "alignment.world.gold"}}, "gold": {"gold": "alignment.world.gold"}}
+
+
+@pytest.mark.parametrize("key", WORLDS)
+def test_the_world_scores_its_own_questions_alone(key: str) -> None:
+    """Wherever a function scores: on other rows its score would be a number that says nothing."""
+    foreign = DataConfig(train=SourceConfig(path="rows.jsonl"), eval=SourceConfig(path="rows.jsonl"))
+    own = DataConfig(format=Format.world, train=SourceConfig(limit=5), eval=SourceConfig(limit=5))
+    parts = WORLDS[key]
+    rule = rf"^{key}=alignment.world.gold knows the embedded world's questions alone .*: set {key} to null, or to"
+
+    def made(data: DataConfig) -> None:
+        reward = {"path": "folder"} | parts.get("reward", {})
+        if "function" in reward:
+            reward["path"] = None
+        model = ModelConfig(init={"model_type": "llama"})
+        shaping, gold = RewardShapingConfig(**reward), parts.get("gold")
+        PPOConfig(model=model, data=data, train=TrainConfig(max_steps=1), reward=shaping, gold=gold)
+
+    made(own)
+    with pytest.raises(ConfigError, match=rule):
+        made(foreign)
+
+
+def test_the_world_scores_no_foreign_rows_elsewhere_either() -> None:
+    foreign = DataConfig(train=SourceConfig(path="rows.jsonl"), eval=SourceConfig(path="rows.jsonl"))
+    model = ModelConfig(init={"model_type": "llama"})
+    one = OneScorerConfig(function="alignment.world.gold")
+    with pytest.raises(ConfigError, match=r"^reward.models.b.function=alignment.world.gold knows the embedded"):
+        RejectionConfig(model=model, data=foreign, reward=ScorerConfig(models={"a": OneScorerConfig("a"), "b": one}))
+    with pytest.raises(ConfigError, match=r"^gold=alignment.world.gold knows the embedded"):
+        EvaluateConfig(runs={"a": "a"}, baseline="a", data=foreign, gold="alignment.world.gold", reward="b")
+    EvaluateConfig(runs={"a": "a"}, baseline="a", data=foreign, gold="mine.gold")

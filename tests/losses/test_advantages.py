@@ -177,10 +177,32 @@ def test_whiten_stays_finite_and_carries_no_graph():
     assert whitened.tolist() == pytest.approx([1.0, -1.0, 0.0], abs=1e-6)
 
 
+@pytest.mark.parametrize("value", [0.0, 7.25, -1e30])
+def test_one_value_has_no_deviation_and_whitens_to_its_distance_from_the_mean(value):
+    """Which is 0: a policy learns nothing from one token, and the step is taken."""
+    values, mask = f64([math.nan, value, math.inf]), torch.tensor([False, True, False])
+    assert whiten(values, mask).tolist() == [0.0, 0.0, 0.0]
+    assert whiten(values, mask, zero_mean=False).tolist() == [0.0, value, 0.0]
+
+
+def test_one_value_among_several_processes_is_still_one():
+    """This process has none; `across` adds the other's one value of 5."""
+
+    def across(sums: torch.Tensor) -> torch.Tensor:
+        return sums + (f64([5.0, 1.0]) if sums.shape == (2,) else f64(0.0))
+
+    assert whiten(f64([2.0]), torch.tensor([False]), across=across).tolist() == [0.0]
+
+
+def test_whiten_refuses_no_value_at_all():
+    with pytest.raises(ValueError, match="whitening needs a value that counts, got none"):
+        whiten(torch.ones(3), torch.zeros(3, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("count", [0, 1])
-def test_whiten_refuses_fewer_than_two_values(count):
+def test_fewer_than_two_values_have_no_moments(count):
     with pytest.raises(ValueError, match=rf"a variance needs at least 2 values, got {count}"):
-        whiten(torch.ones(3), torch.arange(3) < count)
+        moments(torch.ones(count))
 
 
 def test_whiten_refuses_wrong_masks():

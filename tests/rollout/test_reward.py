@@ -22,9 +22,10 @@ from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Combine, Device, Format
 from alignment.models.load import load_scalar_model, save_model
 from alignment.models.statistics import RewardStatistics, write_statistics
+from alignment.rollout.function import FunctionScorer
 from alignment.rollout.reward import OneOf, Reward, build_reward, shaped
 from alignment.rollout.samples import Samples
-from alignment.rollout.score import FunctionScorer, RewardModelScorer
+from alignment.rollout.score import RewardModelScorer
 
 SamplesOf = Callable[[list[list[str]]], Samples]
 ON_CPU = DistributedConfig(device=Device.cpu)

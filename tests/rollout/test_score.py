@@ -10,8 +10,9 @@ from alignment.config.parts import BatchConfig, ConfigError, DistributedConfig, 
 from alignment.config.tasks import ScorerConfig
 from alignment.config.vocabulary import Device, Layout
 from alignment.models.load import load_scalar_model, save_model
+from alignment.rollout.function import FunctionScorer
 from alignment.rollout.samples import Samples
-from alignment.rollout.score import FunctionScorer, build_scorer, load_function
+from alignment.rollout.score import build_scorer
 from alignment.world import gold
 
 SamplesOf = Callable[[list[list[str]]], Samples]
@@ -25,36 +26,9 @@ def reward_folder(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase,
     return tmp_path / "reward"
 
 
-def test_function_sees_each_reply_with_its_prompt(samples_of: SamplesOf) -> None:
-    def function(prompts: list[list[dict[str, str]]], replies: list[str]) -> list[float]:
-        return [
-            10.0 * int(prompt[-1]["content"][-1]) + len(text) for prompt, text in zip(prompts, replies, strict=True)
-        ]
-
-    scores = FunctionScorer(function).score(samples_of([["a", "bb"], ["ccc", "dddd"]]))
-    assert scores.tolist() == [[1.0, 2.0], [13.0, 14.0]]
-    assert scores.dtype == torch.float32
-
-
-@pytest.mark.parametrize("count", [0, 3, 8])
-def test_function_must_score_each_reply(samples_of: SamplesOf, count: int) -> None:
-    scorer = FunctionScorer(lambda prompts, replies: [0.0] * count)
-    with pytest.raises(ConfigError, match=rf"reward\.function must give 4 replies a score each, got {count}"):
-        scorer.score(samples_of([["a", "b"], ["c", "d"]]))
-
-
 def test_function_by_its_dotted_path(tokenizer: PreTrainedTokenizerBase) -> None:
     scorer = build_scorer(ScorerConfig(function="alignment.world.gold"), tokenizer, BatchConfig(), ON_CPU)
     assert isinstance(scorer, FunctionScorer) and scorer.function is gold
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["", "gold", "no.such.module", "alignment.world.golden", "alignment.world.CHECKS", ".gold", "..gold", "a..b"],
-)
-def test_no_function_at_that_path(path: str) -> None:
-    with pytest.raises(ConfigError, match=r"^reward\.function must be the dotted path of a function, got"):
-        load_function(path, "reward.function")
 
 
 @pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])

@@ -13,9 +13,10 @@ from alignment.config.ppo import ScorerConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Device, Format
 from alignment.models.load import load_scalar_model, save_model
+from alignment.rollout.function import FunctionScorer
 from alignment.rollout.gold import build_gold
 from alignment.rollout.samples import Samples
-from alignment.rollout.score import FunctionScorer, reward_model_scorer
+from alignment.rollout.score import reward_model_scorer
 from alignment.world import gold
 
 SamplesOf = Callable[[list[list[str]]], Samples]
