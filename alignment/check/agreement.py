@@ -16,6 +16,7 @@ from alignment.check.verdict import Verdict, graded
 from alignment.config.vocabulary import Precision
 from alignment.data.batches import Batches
 from alignment.distributed.engine import Engine
+from alignment.distributed.precision import precision_of
 from alignment.models.heads import LanguageModel
 from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.training.objectives import Objective
@@ -47,7 +48,7 @@ def packed(subject: Subject, engine: Engine, plain: PreTrainedModel) -> Verdict:
             theirs = plain_scores(plain, rows).double().flatten()
     unit = "nats a token" if isinstance(subject.model, LanguageModel) else "of a score"
     difference = (ours - theirs).abs()
-    tolerance = TOLERANCE[subject.config.distributed.precision]
+    tolerance = TOLERANCE[precision_of(subject.config.distributed)]
     figure = (
         f"{len(rows)} rows in the {batches.config.layout.value} layout, each against transformers alone in float32: "
         f"mean difference {difference.mean():.1e}, largest {difference.max():.1e} {unit} (at most {tolerance:g})"
@@ -62,7 +63,7 @@ def micro_batches(subject: Subject, engine: Any, objective: Objective) -> Verdic
     difference = sum((gradient[name] - cut_gradient[name]).square().sum() for name in gradient)
     size = sum(each.square().sum() for each in gradient.values())
     relative = float(torch.as_tensor(difference / size).sqrt())
-    tolerance = GRADIENT_TOLERANCE[subject.config.distributed.precision]
+    tolerance = GRADIENT_TOLERANCE[precision_of(subject.config.distributed)]
     figure = (
         f"{len(subject.batches.examples)} rows in {len(whole)} and in {len(cut)}: loss {loss:.6g} and {cut_loss:.6g}, "
         f"gradients differ by {relative:.1e} of their size (at most {tolerance:g})"

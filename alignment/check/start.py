@@ -7,6 +7,7 @@ from alignment.check.subject import Subject
 from alignment.check.verdict import Verdict, graded
 from alignment.config.tasks import DPOConfig
 from alignment.config.vocabulary import Precision
+from alignment.distributed.precision import precision_of
 from alignment.losses import DPOLoss
 from alignment.losses.dpo import DPOVariant
 from alignment.training.objectives import Objective
@@ -33,7 +34,7 @@ def reference_start(subject: Subject, engine: object, objective: Objective) -> V
     assert isinstance(subject.config, DPOConfig)
     wanted = first_loss(subject.config.loss)
     loss, _ = measured_step(engine, objective, subject.batches.step(0))
-    tolerance = TOLERANCE[subject.config.distributed.precision] * max(1.0, wanted)
+    tolerance = TOLERANCE[precision_of(subject.config.distributed)] * max(1.0, wanted)
     name = "log 2" if math.isclose(wanted, math.log(2)) else "its value"
     figure = f"loss {loss:.6f} before the first step, {name} where policy == reference is {wanted:.6f}"
     return Verdict("policy == reference", graded(abs(loss - wanted) < tolerance), figure)
