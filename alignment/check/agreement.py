@@ -1,23 +1,24 @@
 """What must come out alike: packed and one by one, one batch and several, one process and several."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.check.plain import plain_logprobs, plain_scores
-from alignment.check.subject import Subject
+from alignment.check.text import completions_of
 from alignment.check.verdict import Verdict, graded
-from alignment.config.vocabulary import Precision
+from alignment.config.vocabulary import Layout, Precision
 from alignment.data.batches import Batches
+from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine
-from alignment.distributed.precision import precision_of
-from alignment.models.heads import LanguageModel
+from alignment.distributed.frozen import FrozenEngine
+from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.training.objectives import Objective
 from alignment.training.step import to_floats, train_step
@@ -30,43 +31,79 @@ SEEN = 4096  # about as many elements of each weight's gradient are compared
 EVERYTHING, ONE_ROW = 10**9, 1  # batch.max_tokens: all rows at once, each row by itself
 
 
-def packed(subject: Subject, engine: Engine, plain: PreTrainedModel) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A model in its engine, as the run reads with it."""
+
+    model: LanguageModel | ScalarModel
+    engine: Engine | FrozenEngine
+    precision: Precision
+
+    @torch.no_grad()
+    def read(self, batch: Batch) -> Tensor:
+        """float64 on the CPU: [T] log-probs of the tokens that carry loss, or [C] scores."""
+        self.engine.model.eval()
+        with self.engine.precision():
+            readout = token_logprobs if isinstance(self.model, LanguageModel) else sequence_scores
+            return readout(self.engine.model, batch.to(self.engine.device)).double().cpu()
+
+    @property
+    def tolerance(self) -> float:
+        return TOLERANCE[self.precision]
+
+    @property
+    def unit(self) -> str:
+        return "nats a token" if isinstance(self.model, LanguageModel) else "of a score"
+
+
+def packed(reader: Reader, batches: Batches, plain: PreTrainedModel) -> Verdict:
     """That log-probs (or scores) of the packed layout are those of each text alone, read by transformers itself.
 
     Proves the attention's mask, the positions, the read-outs, and that the weights are what the folder holds.
     """
-    batches = of_tokens(subject.batches, EVERYTHING)
+    batches = of_tokens(batches, EVERYTHING)
     [batch] = batches.once()
     rows = [batches.examples[row] for row in batch.rows.tolist()]
-    engine.model.eval()
-    with torch.no_grad(), engine.precision():
-        if isinstance(subject.model, LanguageModel):
-            ours = token_logprobs(engine.model, batch.to(engine.device)).double().cpu()
-            theirs = torch.cat([plain_logprobs(plain, e.prompt_ids, ids) for e in rows for ids in e.completion_ids])
-        else:
-            ours = sequence_scores(engine.model, batch.to(engine.device)).double().cpu()
-            theirs = plain_scores(plain, rows).double().flatten()
-    unit = "nats a token" if isinstance(subject.model, LanguageModel) else "of a score"
+    ours = reader.read(batch)
+    if isinstance(reader.model, LanguageModel):
+        read = [(plain_logprobs(plain, e.prompt_ids, ids), learned) for e in rows for ids, learned in completions_of(e)]
+        theirs = torch.cat([logprobs[torch.from_numpy(learned)] for logprobs, learned in read])
+    else:
+        theirs = plain_scores(plain, rows).double().flatten()
     difference = (ours - theirs).abs()
-    tolerance = TOLERANCE[precision_of(subject.config.distributed)]
     figure = (
         f"{len(rows)} rows in the {batches.config.layout.value} layout, each against transformers alone in float32: "
-        f"mean difference {difference.mean():.1e}, largest {difference.max():.1e} {unit} (at most {tolerance:g})"
+        f"mean difference {difference.mean():.1e}, largest {difference.max():.1e} {reader.unit} "
+        f"(at most {reader.tolerance:g})"
     )
-    return Verdict("packed == one by one", graded(bool(difference.mean() < tolerance)), figure)
+    return Verdict("packed == one by one", graded(bool(difference.mean() < reader.tolerance)), figure)
 
 
-def micro_batches(subject: Subject, engine: Any, objective: Objective) -> Verdict:
-    """That a step's loss and gradient do not depend on how its rows were cut."""
-    whole, cut = (of_tokens(subject.batches, budget).step(0) for budget in (EVERYTHING, ONE_ROW))
+def padding(reader: Reader, batches: Batches, tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> Verdict:
+    """That padding is never read: with another token in its place, all comes out alike."""
+    pad_id = tokenizer.pad_token_id
+    config = replace(batches.config, layout=Layout.separate, max_tokens=EVERYTHING)
+    both = [replace(batches, config=config, pad_id=each).once() for each in (pad_id, int(pad_id == 0))]
+    ours, other = (reader.read(batch) for [batch] in both)
+    difference = float((ours - other).abs().mean())
+    kind = "ends replies, too" if pad_id in end_ids else "ends no reply"
+    figure = (
+        f"{tokenizer.pad_token} ({pad_id}) {kind}; {len(batches.examples)} rows with another token in its place differ "
+        f"by {difference:.1e} {reader.unit}"
+    )
+    return Verdict("padding", graded(difference < reader.tolerance), figure)
+
+
+def micro_batches(engine: Any, objective: Objective, whole: list[Any], cut: list[Any], precision: Precision) -> Verdict:
+    """That a step's loss and gradient do not depend on how its rows were cut: `whole` and `cut` hold the same."""
     (loss, gradient), (cut_loss, cut_gradient) = (measured_step(engine, objective, each) for each in (whole, cut))
     difference = sum((gradient[name] - cut_gradient[name]).square().sum() for name in gradient)
     size = sum(each.square().sum() for each in gradient.values())
     relative = float(torch.as_tensor(difference / size).sqrt())
-    tolerance = GRADIENT_TOLERANCE[precision_of(subject.config.distributed)]
+    tolerance = GRADIENT_TOLERANCE[precision]
     figure = (
-        f"{len(subject.batches.examples)} rows in {len(whole)} and in {len(cut)}: loss {loss:.6g} and {cut_loss:.6g}, "
-        f"gradients differ by {relative:.1e} of their size (at most {tolerance:g})"
+        f"the same rows in {len(whole)} and in {len(cut)}: loss {loss:.6g} and {cut_loss:.6g}, gradients differ by "
+        f"{relative:.1e} of their size (at most {tolerance:g})"
     )
     same = abs(loss - cut_loss) <= tolerance * max(1.0, abs(loss)) and relative < tolerance
     return Verdict("one batch == several", graded(same), figure)

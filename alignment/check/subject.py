@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from alignment.config.cluster import ClusterConfig
 from alignment.config.launch import LaunchConfig
-from alignment.config.parts import DataConfig, DistributedConfig, SourceConfig, TrainConfig
+from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import DPOConfig, ORPOConfig, RewardConfig, SFTConfig
 from alignment.config.vocabulary import Layout, Need, Offload
@@ -21,6 +23,7 @@ from alignment.distributed.engine import Engine
 from alignment.distributed.sharded import sharded
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model, load_scalar_model
+from alignment.rollout.generate import end_ids
 from alignment.tasks.prepare import Prepared, build_engine, prepare
 from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
 from alignment.training.reference import reference_logprobs
@@ -78,6 +81,10 @@ class Subject:
     def train(self) -> Loaded:
         return self.prepared.train
 
+    def end_ids(self) -> list[int]:
+        """The tokens at which generation stops."""
+        return ends_of(self.model, self.tokenizer, self.config.model)
+
     def engine(self, train: TrainConfig | None = None) -> Engine:
         """A new one around the model, with the run's optimizer and schedule or those of `train`."""
         config = replace(self.config, train=train or self.config.train)
@@ -96,6 +103,17 @@ class Subject:
                 everything = range(len(self.batches.examples))
                 return DPO(self.config.loss, reference_logprobs(engine, self.batches, everything, cache=None))
         raise AssertionError(f"no objective of a {type(self.config).__name__}")
+
+
+def ends_of(model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, settings: ModelConfig) -> list[int]:
+    """The tokens at which generation stops; of a reward model at which that of its folder's policy does."""
+    if isinstance(model, LanguageModel):
+        return end_ids(model.hf, tokenizer)
+    listed: list[int] = []
+    if settings.path is not None and (Path(settings.path) / GENERATION_CONFIG_NAME).is_file():
+        own = GenerationConfig.from_pretrained(settings.path).eos_token_id
+        listed = own if isinstance(own, list) else [] if own is None else [own]
+    return list(dict.fromkeys([tokenizer.eos_token_id, *listed]))
 
 
 def subject_of(config: TrainingConfig, need: Need) -> Subject:

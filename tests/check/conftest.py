@@ -66,12 +66,12 @@ def checked(pretrained: str, files: dict[str, str], tmp_path: Path, monkeypatch:
     """`checked(DPOConfig, "pairs", loss=...)`: the verdicts as they come, in an empty folder that must stay empty."""
     monkeypatch.chdir(tmp_path)
 
-    def call(kind: type[RunConfig], data: str, **settings: Any) -> Iterator[Verdict]:
+    def call(kind: type[RunConfig], rows: str, **settings: Any) -> Iterator[Verdict]:
         given: dict[str, Any] = {
             "output_dir": "run",
             "distributed": DistributedConfig(device=Device.cpu),
             "model": ModelConfig(path=pretrained),
-            "data": DataConfig(train=SourceConfig(files[data])),
+            "data": DataConfig(train=SourceConfig(files[rows])),
             "train": TrainConfig(max_steps=20, learning_rate=1e-3),
         }
         return check(kind(**{**given, **settings}))
@@ -84,7 +84,22 @@ def checked(pretrained: str, files: dict[str, str], tmp_path: Path, monkeypatch:
 def verdict(checked: Check) -> Callable[..., Verdict]:
     """`verdict("learning rate", SFTConfig, "demonstrations")`: one of them; those behind it are not asked for."""
 
-    def call(name: str, kind: type[RunConfig], data: str, **settings: Any) -> Verdict:
-        return next(each for each in checked(kind, data, **settings) if each.name == name)
+    def call(name: str, kind: type[RunConfig], rows: str, **settings: Any) -> Verdict:
+        return next(each for each in checked(kind, rows, **settings) if each.name == name)
+
+    return call
+
+
+@pytest.fixture
+def upto(checked: Check) -> Callable[..., list[Verdict]]:
+    """`upto("learning rate", SFTConfig, "demonstrations")`: all of them, that one the last."""
+
+    def call(name: str, kind: type[RunConfig], rows: str, **settings: Any) -> list[Verdict]:
+        found: list[Verdict] = []
+        for each in checked(kind, rows, **settings):
+            found.append(each)
+            if each.name == name:
+                return found
+        raise AssertionError(f"no verdict {name!r} among {[each.name for each in found]}")
 
     return call
