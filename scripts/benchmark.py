@@ -39,6 +39,7 @@ from alignment.data.pack import Batch
 from alignment.data.tokenize import Example
 from alignment.distributed.device import keep_freed_memory
 from alignment.distributed.engine import TorchEngine
+from alignment.distributed.placement import WHOLE
 from alignment.distributed.precision import autocast
 from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss, ORPONll
 from alignment.models.heads import LanguageModel, ScalarModel
@@ -147,7 +148,7 @@ def load(data: Path, tokenizer: PreTrainedTokenizerFast, need: Need, rows: int) 
 
 
 def our_step(method: str, hf: Any, loaded: Loaded, tokenizer: PreTrainedTokenizerFast, setting: Setting) -> Step:
-    model = ScalarModel(hf) if method == "reward" else LanguageModel(hf)
+    model = ScalarModel(hf, WHOLE) if method == "reward" else LanguageModel(hf, WHOLE)
     train = TrainConfig(max_steps=10_000, learning_rate=1e-6)
     optimizer, scheduler = build_optimizer(model, train, num_steps=10_000, learning_rate=1e-6)
     config = setting.distributed()

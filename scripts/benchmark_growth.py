@@ -24,6 +24,7 @@ from alignment.data.pack import pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
 from alignment.distributed.device import keep_freed_memory
+from alignment.distributed.placement import WHOLE
 from alignment.models.heads import LanguageModel
 from alignment.models.readout import token_logprobs
 
@@ -45,7 +46,7 @@ def main() -> None:
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
     }
-    model = LanguageModel(LlamaForCausalLM(LlamaConfig(vocab_size=PIECES, max_position_embeddings=4096, **size)))
+    model = LanguageModel(LlamaForCausalLM(LlamaConfig(vocab_size=PIECES, max_position_embeddings=4096, **size)), WHOLE)
     rows = [growth(model, prompt, n, arguments.repeats) for n in COMPLETIONS for prompt in PROMPTS]
     for row in rows:
         shortest = next(r for r in rows if r["completions"] == row["completions"])

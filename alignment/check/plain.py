@@ -28,7 +28,7 @@ def plain_model(model: LanguageModel | ScalarModel, settings: ModelConfig) -> Pr
     if settings.path is None:
         config = model.hf.config
         hf = auto.from_config(type(config).from_dict(config.to_dict()), **PLAIN)
-        hf.load_state_dict(merged_state(model.hf))
+        hf.load_state_dict(merged_state(model.hf, model.placement))
     else:
         hf, found = auto.from_pretrained(settings.path, output_loading_info=True, **labels, **PLAIN)
         if HEAD in found["missing_keys"]:

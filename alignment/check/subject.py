@@ -20,7 +20,7 @@ from alignment.data.load import Loaded
 from alignment.data.pack import laid_out_length
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import Engine
-from alignment.distributed.sharded import sharded
+from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.rollout.generate import end_ids
@@ -122,7 +122,7 @@ def subject_of(config: TrainingConfig, need: Need) -> Subject:
     prepared = prepare(config, need)
     load = load_scalar_model if isinstance(config, RewardConfig) else load_language_model
     torch.manual_seed(config.seed)
-    model = load(config.model, prepared.tokenizer, sharded(config.distributed))
+    model = load(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, _ = prepared.batches(model)
     few = shortest(train.examples)
     batch = replace(train.config, size=len(few))

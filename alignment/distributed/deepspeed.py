@@ -19,7 +19,7 @@ from alignment.config.parts import DistributedConfig, UserError
 from alignment.config.vocabulary import Offload
 from alignment.distributed import world
 from alignment.distributed.device import tell_deepspeed
-from alignment.distributed.engine import counts
+from alignment.distributed.engine import counts, require_shared_out
 from alignment.distributed.layers import running_by_layer, without_hooks
 from alignment.distributed.layout import layout, trained_groups
 from alignment.distributed.precision import autocast
@@ -44,6 +44,9 @@ class DeepSpeedEngine:
         config: DistributedConfig,
         max_grad_norm: float,
     ) -> None:
+        """Raises:
+        UserError: ZeRO 3 is asked for, of a model that is whole.
+        """
         settings = deepspeed_settings(config, max_grad_norm=max_grad_norm)
         self.num_weights, self.num_trained = counts(model)
         deepspeed, self.device = ready(config)
@@ -51,6 +54,8 @@ class DeepSpeedEngine:
         self.scheduler = scheduler
         self.max_grad_norm = max_grad_norm
         assert config.zero is not None
+        if config.zero == 3:
+            require_shared_out(model)
         self._stage = config.zero
         self._config = config
         self._module = model

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from alignment.config.parts import DistributedConfig
+from alignment.config.parts import DistributedConfig, UserError
 from alignment.distributed.precision import autocast
 from alignment.distributed.shards import recut
 from alignment.distributed.world import pick_device
@@ -156,3 +156,15 @@ def shape_of(weight: Tensor) -> torch.Size:
     """Of the whole weight: what is left in its place where it is shared out is empty, and ZeRO 3 notes its shape."""
     shape: torch.Size = vars(weight).get("ds_shape", weight.shape)
     return shape
+
+
+def require_shared_out(model: nn.Module) -> None:
+    """Under ZeRO 3 DeepSpeed would share out a whole model by itself, and nobody who reads it would know.
+
+    Raises:
+        UserError: a weight is whole; names it.
+    """
+    for name, weight in model.named_parameters():
+        if "ds_tensor" not in vars(weight):
+            rule = "under distributed.zero=3 a model must be loaded with placement_of(config.distributed)"
+            raise UserError(f"{rule}, got a {type(model).__name__} whose {name} is whole in each process")

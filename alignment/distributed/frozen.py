@@ -9,6 +9,7 @@ from torch import nn
 from alignment.config.parts import DistributedConfig, UserError
 from alignment.distributed import world
 from alignment.distributed.deepspeed import layer_by_layer, ready, whole
+from alignment.distributed.engine import require_shared_out
 from alignment.distributed.precision import autocast
 from alignment.distributed.settings import deepspeed_settings
 
@@ -22,7 +23,7 @@ class FrozenEngine:
 
     def __init__(self, model: nn.Module, *, config: DistributedConfig, sharded: bool) -> None:
         """Raises:
-        UserError: `sharded` is asked for without ZeRO 3.
+        UserError: `sharded` is asked for without ZeRO 3, or of a model that is whole.
         """
         if sharded and config.zero != 3:
             raise UserError(f"a frozen role is sharded only under distributed.zero=3, got {config.zero}")
@@ -35,6 +36,7 @@ class FrozenEngine:
         if not sharded:
             self.model = model.to(self.device)
             return
+        require_shared_out(model)
         settings = deepspeed_settings(config, max_grad_norm=None)
         settings["zero_optimization"].pop("offload_optimizer", None)
         deepspeed, self.device = ready(config)

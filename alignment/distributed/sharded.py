@@ -19,6 +19,7 @@ from alignment.config.parts import DistributedConfig
 from alignment.distributed import world
 from alignment.distributed.deepspeed import ready
 from alignment.distributed.layers import running_by_layer
+from alignment.distributed.placement import WHOLE, Placement
 from alignment.distributed.settings import deepspeed_settings
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -26,9 +27,9 @@ Module = TypeVar("Module", bound=nn.Module)
 ANOTHER_SHAPE = "size mismatch"  # as torch says it
 
 
-def sharded(config: DistributedConfig) -> "Sharded | None":
-    """The placement of models under this config; None where each process has them whole."""
-    return Sharded(config) if config.zero == 3 else None
+def placement_of(config: DistributedConfig) -> Placement:
+    """Where the weights of a run's models are: shared out under ZeRO 3, else whole in each process."""
+    return Sharded(config) if config.zero == 3 else WHOLE
 
 
 class Sharded:

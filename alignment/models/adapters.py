@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from alignment.config.parts import ConfigError, LoraConfig
-from alignment.models.placement import WHOLE, Placement
+from alignment.distributed.placement import Placement
 
 DEFAULT = "default"
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -72,7 +72,7 @@ def use_adapter(hf: PreTrainedModel, name: str) -> None:
         layer.set_adapter(name)
 
 
-def save_adapter(hf: PreTrainedModel, folder: Path, placement: Placement = WHOLE, *, write: bool = True) -> None:
+def save_adapter(hf: PreTrainedModel, folder: Path, placement: Placement, *, write: bool = True) -> None:
     """The adapter, and the scalar head if there is one, in peft's form; `write` as in `save_model`."""
     kept = {}
     for name, tensor in hf.state_dict(keep_vars=True).items():
@@ -151,7 +151,7 @@ def adapter_off(hf: PreTrainedModel) -> Iterator[None]:
 
 
 @torch.no_grad()
-def merged_state(hf: nn.Module, placement: Placement = WHOLE, *, keep: bool = True) -> dict[str, Tensor]:
+def merged_state(hf: nn.Module, placement: Placement, *, keep: bool = True) -> dict[str, Tensor]:
     """The state dict of the model with its adapter added into the weights; the model itself is left as it is.
 
     Args:
@@ -167,7 +167,7 @@ def merged_state(hf: nn.Module, placement: Placement = WHOLE, *, keep: bool = Tr
     return state
 
 
-def merged_weights(hf: nn.Module, placement: Placement = WHOLE) -> Iterator[tuple[str, Tensor]]:
+def merged_weights(hf: nn.Module, placement: Placement) -> Iterator[tuple[str, Tensor]]:
     """Each of the state dict with its adapter added, by name. One that is shared out is whole while it is the current
     one: parameters are the model's own, what an adapter was added to is on the CPU."""
     layers = {f"{name}.weight": module for name, module in hf.named_modules() if isinstance(module, LoraLinear)}

@@ -7,7 +7,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from alignment.config.parts import ConfigError, ModelConfig
-from alignment.models.placement import Placement
+from alignment.distributed.placement import Placement
 
 transformers_logging.disable_progress_bar()  # weights of a file at a time are not progress that anybody follows
 transformers_logging.set_verbosity_error()  # what a folder lacks is asked for, and told, in from_folder

@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 
 from alignment.config.parts import ConfigError
 from alignment.data.pack import PADDING, Batch
+from alignment.distributed.placement import Placement
 from alignment.models.adapters import use_adapter
 from alignment.models.attention import FLEX, attention_inputs, check_branches, in_fixed_lengths, use_grouped_attention
 from alignment.models.last_layer import feed_forward_at, reads_apart
 from alignment.models.logprobs import entropy_of, logprobs_of
-from alignment.models.placement import WHOLE, Placement
 from alignment.models.routers import router_loss
 
 CHUNK = 2**25  # logits that exist at the same time: 128 MiB of float32
@@ -27,7 +27,7 @@ CHUNK = 2**25  # logits that exist at the same time: 128 MiB of float32
 class Trunk(nn.Module):
     """A transformer, of which the body is read; the head is the subclass's."""
 
-    def __init__(self, hf: PreTrainedModel, router_weight: float = 0.0, placement: Placement = WHOLE) -> None:
+    def __init__(self, hf: PreTrainedModel, placement: Placement, router_weight: float = 0.0) -> None:
         super().__init__()
         use_grouped_attention(hf)
         self.hf = hf

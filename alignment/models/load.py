@@ -17,25 +17,22 @@ from transformers import (
 )
 
 from alignment.config.parts import ConfigError, LoraConfig, ModelConfig, require
+from alignment.distributed.placement import Placement
 from alignment.models.adapters import add_adapter, lora_layers, merged_state, merged_weights, save_adapter
 from alignment.models.checks import check_logits, check_vocabulary
 from alignment.models.folder import from_folder, is_scalar_folder, one_line
 from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
-from alignment.models.placement import WHOLE, Placement
 from alignment.models.routers import router_weight
 from alignment.models.save import write_weights
 
 
-def load_language_model(
-    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement | None = None
-) -> LanguageModel:
+def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement) -> LanguageModel:
     """A causal LM from `model.path`, or a random one of `model.init`; with an adapter where one is asked for.
 
     Args:
-        placement: where its weights go as they are read. None: they are whole in this process. A random model is for
-            tests and small recipes: it is drawn whole, as one process draws it, and shared out when it is done.
+        placement: where its weights go as they are read, in a run `placement_of(config.distributed)`. A random model is
+            for tests and small recipes: it is drawn whole, as one process draws it, and shared out when it is done.
     """
-    placement = placement or WHOLE
     hf = (
         from_folder(AutoModelForCausalLM, config, placement)
         if config.path
@@ -43,20 +40,17 @@ def load_language_model(
     )
     check_vocabulary(hf, tokenizer)
     with placement.by_layer(hf):
-        check_logits(LanguageModel(hf))
+        check_logits(LanguageModel(hf, placement))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
-    return LanguageModel(_prepared(hf, config, placement), weight, placement)
+    return LanguageModel(_prepared(hf, config, placement), placement, weight)
 
 
-def load_scalar_model(
-    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement | None = None
-) -> ScalarModel:
+def load_scalar_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement) -> ScalarModel:
     """A model with a scalar head: for a causal LM's folder a new one, std 1 / sqrt(H + 1) (arXiv:2403.17031).
 
     Args:
         placement: as in `load_language_model`.
     """
-    placement = placement or WHOLE
     auto, one = AutoModelForSequenceClassification, {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
     hf = from_folder(auto, config, placement, **one) if config.path else _from_init(auto, config, tokenizer, **one)
     head = scalar_head(hf)
@@ -65,7 +59,7 @@ def load_scalar_model(
             nn.init.normal_(head.weight, std=1 / (head.in_features + 1) ** 0.5)
     check_vocabulary(hf, tokenizer)
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
-    return ScalarModel(_prepared(hf, config, placement), weight, placement)
+    return ScalarModel(_prepared(hf, config, placement), placement, weight)
 
 
 def load_critic(

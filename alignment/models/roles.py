@@ -81,7 +81,7 @@ def scalar_on(policy: LanguageModel, name: str, pad_id: int, folder: Path | None
         add_another(policy.hf, name, saved.rank, saved.alpha)
         write_adapter(policy.hf, name, saved.weights)
         hf.score.weight.data.copy_(saved.weights["score.weight"])
-    role = ScalarModel(hf)
+    role = ScalarModel(hf, policy.placement)
     role.adapter, policy.adapter = name, DEFAULT
     return role
 

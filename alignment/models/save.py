@@ -1,17 +1,26 @@
 """Weights in a folder, in Hugging Face form."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+
+from alignment.config.parts import UserError
 
 FILE_SIZE = "50GB"  # as in transformers: what is larger is saved in several files, with an index
 
 
 def write_weights(hf: PreTrainedModel, state: dict[str, Tensor], folder: Path) -> None:
-    """Config and safetensors of a model whose weights are those of `state`, wherever its own are."""
+    """Config and safetensors of a model whose weights are those of `state`, wherever its own are.
+
+    Raises:
+        UserError: one has another shape than in a model of this config, or is not there; nothing is written.
+    """
+    check_shapes(hf, state)
     total = sum(weight.numel() for weight in {id(weight): weight for weight in state.values()}.values())
     hf.save_pretrained(folder, state_dict=state, max_shard_size=FILE_SIZE)
     index = folder / SAFE_WEIGHTS_INDEX_NAME
@@ -19,3 +28,20 @@ def write_weights(hf: PreTrainedModel, state: dict[str, Tensor], folder: Path) -
         content = json.loads(index.read_text())
         content["metadata"]["total_parameters"] = total
         index.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def check_shapes(hf: PreTrainedModel, state: dict[str, Tensor]) -> None:
+    """Against a model made anew of the config, for the model's own weights may be shared out, or given back.
+
+    Raises:
+        UserError: as `write_weights`.
+    """
+    with torch.device("meta"):
+        wanted = type(hf)(deepcopy(hf.config)).state_dict()
+    for name, weight in wanted.items():
+        found = list(state[name].shape) if name in state else None
+        if found != list(weight.shape):
+            rule = f"a {type(hf).__name__} must be saved with {name} of shape {list(weight.shape)}, got {found}"
+            raise UserError(
+                f"{rule}: its weights are shared out, and it was loaded with a placement that says otherwise"
+            )

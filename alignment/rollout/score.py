@@ -14,7 +14,7 @@ from alignment.data.batches import shared_out
 from alignment.data.tokenize import Example
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.precision import autocast
-from alignment.distributed.sharded import sharded
+from alignment.distributed.sharded import placement_of
 from alignment.distributed.world import pick_device, rank, size, sum_over_ranks
 from alignment.models.heads import ScalarModel
 from alignment.models.layout import settle_layout
@@ -100,7 +100,7 @@ def reward_model_scorer(
     settings = ModelConfig(path=path)
     if load_tokenizer(settings).get_vocab() != tokenizer.get_vocab():
         raise ConfigError(f"{key} must have the policy's tokenizer, got another one in {path!r}")
-    model = load_scalar_model(settings, tokenizer, sharded(distributed)).to(pick_device(distributed.device))
+    model = load_scalar_model(settings, tokenizer, placement_of(distributed)).to(pick_device(distributed.device))
     freeze(model)
     batch = replace(batch, layout=settle_layout(model, batch.layout))
     return RewardModelScorer(model, batch, distributed, tokenizer.pad_token_id)

@@ -114,7 +114,7 @@ class VLLMGenerator:
 def push_weights(model: LanguageModel, client: "VLLMClient") -> None:
     """All weights, an adapter's merged into its layer's, under the names of Hugging Face form."""
     device = next(model.parameters()).device
-    state = merged_state(model.hf)
+    state = merged_state(model.hf, model.placement)
     names = [name.replace(".base_layer.", ".") for name, _ in model.hf.named_parameters() if ".lora_" not in name]
     metadata = [(name, str(state[name].dtype).removeprefix("torch."), list(state[name].shape)) for name in names]
     client.update_named_params(metadata, ((name, state[name].to(device)) for name in names))

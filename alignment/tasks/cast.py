@@ -11,7 +11,7 @@ from alignment.config.parts import DistributedConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Layout, Share
 from alignment.distributed.frozen import FrozenEngine
-from alignment.distributed.sharded import sharded
+from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
 from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_critic, load_language_model
@@ -56,13 +56,13 @@ def cast(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Cast:
     if config.roles.share is Share.lora:
         return _on_one_backbone(config, tokenizer)
     reward = build_reward(config.reward, tokenizer, config.batch, config.distributed)
-    policy = load_language_model(config.model, tokenizer, sharded(config.distributed))
+    policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
     value = load_critic(config.critic.path or config.reward.model_path(), config.model, policy, tokenizer)
     return Cast(policy, value, reference_of(policy), reward)
 
 
 def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Cast:
-    policy = load_language_model(config.model, tokenizer)
+    policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
     pad_id, path = tokenizer.pad_token_id, config.reward.path
     if path is None:
         reward = build_reward(config.reward, tokenizer, config.batch, config.distributed)

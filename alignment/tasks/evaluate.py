@@ -15,7 +15,7 @@ from alignment.config.vocabulary import Need
 from alignment.data.batches import shared_out
 from alignment.data.load import Loaded, load_split
 from alignment.distributed.frozen import FrozenEngine
-from alignment.distributed.sharded import sharded
+from alignment.distributed.sharded import placement_of
 from alignment.distributed.world import is_main, pick_device, rank, size, sum_over_ranks
 from alignment.evaluate.alarms import raised
 from alignment.evaluate.results import Evaluation, MethodResult, RewardModelResult, TrainingRun
@@ -117,7 +117,9 @@ class Comparison:
         settings, distributed = _model_config(path), self.config.distributed
         if load_tokenizer(settings).get_vocab() != self.tokenizer.get_vocab():
             raise ConfigError(f"runs must share the baseline's tokenizer, got another one in {path!r}")
-        policy = load_language_model(settings, self.tokenizer, sharded(distributed)).to(pick_device(distributed.device))
+        policy = load_language_model(settings, self.tokenizer, placement_of(distributed)).to(
+            pick_device(distributed.device)
+        )
         batch = replace(self.config.batch, layout=settle_layout(policy, self.config.batch.layout))
         return Player(policy, FrozenEngine(policy, config=distributed, sharded=distributed.zero == 3), batch)
 

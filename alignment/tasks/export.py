@@ -11,6 +11,7 @@ from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import PPOConfig, RewardConfig
 from alignment.distributed.device import tell_deepspeed
+from alignment.distributed.placement import WHOLE
 from alignment.distributed.shards import whole_weights
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.tasks.prepare import prepare_tokenizer
@@ -45,7 +46,7 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
         raise ConfigError(f"--out must be a folder that is not there yet, got {str(out)!r}")
     tokenizer = prepare_tokenizer(config.model)
     load: Any = load_scalar_model if isinstance(config, RewardConfig) else load_language_model
-    model = load(config.model, tokenizer)
+    model = load(config.model, tokenizer, WHOLE)
     trained = model.trained()
     groups = [{name: p.shape for name, p in group.items()} for group in weight_groups(model) if group]
     weights = whole_weights(states, groups)

@@ -11,7 +11,7 @@ from alignment.config.tasks import RejectionConfig
 from alignment.config.vocabulary import Need
 from alignment.data.load import Loaded
 from alignment.distributed.frozen import FrozenEngine
-from alignment.distributed.sharded import sharded
+from alignment.distributed.sharded import placement_of
 from alignment.distributed.world import is_main
 from alignment.models.load import load_language_model
 from alignment.rollout.generate import TransformersGenerator
@@ -30,7 +30,7 @@ def run(config: RejectionConfig, folder: Path) -> None:
     reward = build_reward(config.reward, tokenizer, config.batch, config.distributed)
     if config.distributed.zero == 3:
         reward.share_out()
-    policy = load_language_model(config.model, tokenizer, sharded(config.distributed))
+    policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
     engine = FrozenEngine(policy, config=config.distributed, sharded=config.distributed.zero == 3)
     generator = build_generator(policy, tokenizer, config.generation, config.distributed)
     samples = draw(generator, engine, prompts, config)

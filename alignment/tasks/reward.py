@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alignment.config.tasks import RewardConfig
 from alignment.config.vocabulary import MarginScale, Need
-from alignment.distributed.sharded import sharded
+from alignment.distributed.sharded import placement_of
 from alignment.distributed.world import is_main
 from alignment.models.load import load_scalar_model
 from alignment.models.statistics import write_statistics
@@ -19,7 +19,7 @@ def run(config: RewardConfig, folder: Path) -> None:
     if config.data.margin.scale is MarginScale.none:
         say("data.margin.scale=none: the plain ranking loss, without margins")
     prepared = prepare(config, Need.pairs)
-    model = load_scalar_model(config.model, prepared.tokenizer, sharded(config.distributed))
+    model = load_scalar_model(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, held_out = prepared.batches(model)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
     objective = RewardRanking(config.loss)

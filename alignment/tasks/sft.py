@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alignment.config.tasks import SFTConfig
 from alignment.config.vocabulary import Need
-from alignment.distributed.sharded import sharded
+from alignment.distributed.sharded import placement_of
 from alignment.models.load import load_language_model
 from alignment.tasks.prepare import build_engine, model_folder, prepare, save_trained
 from alignment.training.loop import fit
@@ -13,7 +13,7 @@ from alignment.training.objectives import SFT
 
 def run(config: SFTConfig, folder: Path) -> None:
     prepared = prepare(config, Need.demonstrations)
-    model = load_language_model(config.model, prepared.tokenizer, sharded(config.distributed))
+    model = load_language_model(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, held_out = prepared.batches(model)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
     objective = SFT(config.loss)

@@ -14,6 +14,7 @@ from alignment.check.verdict import Verdict
 from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.run import RunConfig
 from alignment.config.vocabulary import Device
+from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, save_model
 
 ANIMALS = ("cow", "dog", "cat", "owl", "pig", "hen", "bee", "fox", "ant", "bat")
@@ -54,7 +55,7 @@ def pretrained(
     """The folder of a language model."""
     folder = tmp_path_factory.mktemp("pretrained")
     torch.manual_seed(0)
-    save_model(load_language_model(ModelConfig(init=tiny_init), tokenizer), tokenizer, folder)
+    save_model(load_language_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, folder)
     return str(folder)
 
 

@@ -19,6 +19,7 @@ from alignment.config.parts import LoraConfig, ModelConfig
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PPOConfig, RejectionConfig
 from alignment.distributed import world
+from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.tokenizer import load_tokenizer
 from alignment.tasks import evaluate, ppo, rejection
@@ -70,8 +71,8 @@ def make_models(folder: Path) -> None:
     tokenizer = load_tokenizer(settings)
     for seed, (name, load) in enumerate({"first": load_language_model, "reward": load_scalar_model}.items()):
         torch.manual_seed(seed)
-        save_model(load(settings, tokenizer), tokenizer, folder / name)
-    judge = load_scalar_model(ModelConfig(path=str(folder / "first"), lora=LoraConfig(rank=4)), tokenizer)
+        save_model(load(settings, tokenizer, WHOLE), tokenizer, folder / name)
+    judge = load_scalar_model(ModelConfig(path=str(folder / "first"), lora=LoraConfig(rank=4)), tokenizer, WHOLE)
     for weight in judge.trained().values():
         torch.nn.init.normal_(weight, std=0.1)
     save_model(judge, tokenizer, folder / "judge")

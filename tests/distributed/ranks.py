@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from alignment.config.parts import BatchConfig, DistributedConfig, LoraConfig, ModelConfig, TrainConfig
+from alignment.config.parts import BatchConfig, DistributedConfig, LoraConfig, ModelConfig, TrainConfig, UserError
 from alignment.config.vocabulary import Device, Layout, Offload, Precision
 from alignment.data.batches import Batches
 from alignment.data.records import Source
@@ -26,6 +26,8 @@ from alignment.distributed import world
 from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import Engine, TorchEngine
 from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.placement import WHOLE
+from alignment.distributed.sharded import placement_of
 from alignment.distributed.shards import whole_weights
 from alignment.losses import CrossEntropyLoss, DPOLoss, LossOutput, MarginRankingLoss, Mean, ORPOLoss
 from alignment.models.load import load_language_model, load_scalar_model
@@ -87,7 +89,7 @@ def build(method: str, config: DistributedConfig) -> tuple[Engine, Any]:
     model_config = ModelConfig(init=INIT, lora=lora, gradient_checkpointing=method in ("orpo", "lora"))
     tokenizer = load_tokenizer(model_config)
     load = load_scalar_model if method == "reward" else load_language_model
-    model = load(model_config, tokenizer)
+    model = load(model_config, tokenizer, placement_of(config))
     optimizer, scheduler = build_optimizer(model, TRAIN, num_steps=STEPS, learning_rate=TRAIN.learning_rate)
     kind = TorchEngine if config.zero is None else DeepSpeedEngine
     return kind(model, optimizer, scheduler, config=config, max_grad_norm=TRAIN.max_grad_norm), model
@@ -236,9 +238,11 @@ def roles(config: DistributedConfig) -> dict[str, float]:
     critic, _ = build("reward", config)
     torch.manual_seed(0)
     model_config = ModelConfig(init=INIT)
-    plain = load_language_model(model_config, load_tokenizer(model_config))
+    plain = load_language_model(model_config, load_tokenizer(model_config), WHOLE)
     plain.eval()
-    sharded = FrozenEngine(deepcopy(plain), config=config, sharded=True)
+    torch.manual_seed(0)
+    shared_out = load_language_model(model_config, load_tokenizer(model_config), placement_of(config))
+    sharded = FrozenEngine(shared_out, config=config, sharded=True)
     copied = FrozenEngine(deepcopy(plain), config=config, sharded=False)
     batch = batches_of("dpo").step(0)[0]
     wanted = token_logprobs(plain, batch)
@@ -273,6 +277,23 @@ def roles(config: DistributedConfig) -> dict[str, float]:
     return found
 
 
+def refused(config: DistributedConfig) -> list[str]:
+    """What is said of a model that was loaded as if one process had it, by what would share it out unasked."""
+    model_config = ModelConfig(init=INIT)
+    model = load_language_model(model_config, load_tokenizer(model_config), WHOLE)
+    optimizer, scheduler = build_optimizer(model, TRAIN, num_steps=STEPS, learning_rate=TRAIN.learning_rate)
+    said = []
+    for engine in (
+        lambda: DeepSpeedEngine(model, optimizer, scheduler, config=config, max_grad_norm=TRAIN.max_grad_norm),
+        lambda: FrozenEngine(model, config=config, sharded=True),
+    ):
+        try:
+            engine()
+        except UserError as error:
+            said.append(str(error))
+    return said
+
+
 def main() -> None:
     gc.freeze()  # as a run does; DeepSpeed collects often
     torch.set_num_threads(1)
@@ -295,6 +316,7 @@ def main() -> None:
             for other, processes in (("none", 1), [("3", 1), *before][-1]):
                 results[f"on/{other}/{processes}/{stage}"] = goes_on(other, processes, config)
     if world.size() > 1:
+        results["refused"] = world.gathered(refused(config_of("3", out.parent)))
         results["roles"] = world.gathered(roles(config_of("3", out.parent)))
     if world.is_main():
         out.write_text(json.dumps(results))

@@ -22,7 +22,8 @@ from alignment.config.vocabulary import Device, Layout
 from alignment.distributed import world
 from alignment.distributed.deepspeed import DeepSpeedEngine, ready
 from alignment.distributed.engine import Engine, TorchEngine, counts, shape_of
-from alignment.distributed.sharded import sharded
+from alignment.distributed.placement import WHOLE
+from alignment.distributed.sharded import placement_of
 from alignment.models import save
 from alignment.models.layout import settle_layout
 from alignment.models.load import load_language_model, load_scalar_model, save_model
@@ -55,9 +56,9 @@ def write_folders(folder: Path) -> None:
         ("reward", load_scalar_model, INIT),
         ("mixture", load_language_model, MIXTURE),
     ):
-        model = load(ModelConfig(init=init), tokenizer)
+        model = load(ModelConfig(init=init), tokenizer, WHOLE)
         save_model(model, tokenizer, folder / name)
-    policy = load_language_model(ModelConfig(path=str(folder / "policy")), tokenizer)
+    policy = load_language_model(ModelConfig(path=str(folder / "policy")), tokenizer, WHOLE)
     (folder / "policy" / "model.safetensors").unlink()
     policy.hf.bfloat16().save_pretrained(folder / "policy", max_shard_size="150KB")
     for name in BROKEN:
@@ -74,13 +75,13 @@ def load(name: str, folder: Path, config: DistributedConfig) -> Any:
     torch.manual_seed(0)
     where, loader, _, lora = MODELS[name]
     settings = ModelConfig(path=str(folder / where), lora=lora)
-    return loader(settings, load_tokenizer(settings), sharded(config))
+    return loader(settings, load_tokenizer(settings), placement_of(config))
 
 
 def problem(name: str, folder: Path, config: DistributedConfig) -> str:
     settings = ModelConfig(path=str(folder / name))
     try:
-        load_language_model(settings, load_tokenizer(settings), sharded(config))
+        load_language_model(settings, load_tokenizer(settings), placement_of(config))
     except ConfigError as error:
         return str(error)
     return ""

@@ -92,3 +92,10 @@ def test_roles_under_zero_3_read_as_one_plain_model(two: dict[str, Any]) -> None
     for found in two["roles"]:
         assert found.pop("kept") == 0  # between forwards no process has the weights
         assert found == pytest.approx(dict.fromkeys(found, 0.0), abs=1e-6)
+
+
+def test_a_model_that_is_whole_is_refused_under_zero_3(two: dict[str, Any]) -> None:
+    """A method that forgot would train, and save empty weights."""
+    for found in two["refused"]:
+        assert len(found) == 2
+        assert all("must be loaded with placement_of(config.distributed)" in said for said in found)

@@ -12,6 +12,7 @@ from alignment.config.vocabulary import Layout
 from alignment.data.pack import pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
+from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model
 from alignment.models.readout import token_logprobs
 
@@ -25,7 +26,7 @@ pytestmark = [
 def test_flex_attention_learns_as_sdpa_does(window: int | None, tokenizer: Any) -> None:
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2}
     init = {"model_type": "mistral", "num_key_value_heads": 1, "sliding_window": window, **sizes}
-    sdpa = load_language_model(ModelConfig(init=init), tokenizer).cuda()
+    sdpa = load_language_model(ModelConfig(init=init), tokenizer, WHOLE).cuda()
     flex = deepcopy(sdpa)
     flex.hf.set_attn_implementation("flex_attention")
     rng = np.random.default_rng(0)

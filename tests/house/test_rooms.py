@@ -31,7 +31,7 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "cluster": {"config"},  # Slurm's words and commands: text and subprocesses, no model and no data
     "data": {"config", "world"},
     "distributed": {"config"},
-    "models": {"config", "data", "world"},
+    "models": {"config", "data", "distributed", "world"},
     "training": {"config", "losses", *LIBRARY},
     "rollout": {"config", "losses", *LIBRARY},
     "evaluate": {"config", "losses", *LIBRARY},

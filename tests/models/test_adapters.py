@@ -14,6 +14,7 @@ from alignment.config.vocabulary import Layout
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
+from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import adapter_off, lora_layers
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.readout import sequence_scores, token_logprobs
@@ -36,7 +37,7 @@ def init(request: pytest.FixtureRequest, tiny_init: dict[str, Any]) -> dict[str,
 
 def seeded(load: Any, init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, **lora: Any) -> Any:
     torch.manual_seed(0)
-    model = load(ModelConfig(init=init, lora=LoraConfig(**lora)), tokenizer)
+    model = load(ModelConfig(init=init, lora=LoraConfig(**lora)), tokenizer, WHOLE)
     return model
 
 
@@ -118,7 +119,7 @@ def test_saved_model_is_the_base_with_its_adapter_added(
     ids = torch.tensor([PROMPT + REPLY])
     want = plain(ids).logits[0, 3:-1].log_softmax(-1).gather(-1, ids[0, 4:, None])[:, 0]
     torch.testing.assert_close(on, want, rtol=1e-5, atol=1e-5)
-    again = load_language_model(ModelConfig(path=str(tmp_path)), tokenizer)
+    again = load_language_model(ModelConfig(path=str(tmp_path)), tokenizer, WHOLE)
     torch.testing.assert_close(logprobs(again, batch), on, rtol=1e-5, atol=1e-5)
 
 
@@ -145,7 +146,7 @@ def test_gradient_checkpointing_reaches_the_adapter(
     for checkpointing in (False, True):
         torch.manual_seed(0)
         config = ModelConfig(init=tiny_init, lora=LoraConfig(rank=4), gradient_checkpointing=checkpointing)
-        model = load_language_model(config, tokenizer).train()
+        model = load_language_model(config, tokenizer, WHOLE).train()
         stir(model)
         token_logprobs(model, batch).sum().backward()
         found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})

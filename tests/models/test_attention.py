@@ -12,6 +12,7 @@ from alignment.config.vocabulary import Attention, Layout
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
+from alignment.distributed.placement import WHOLE
 from alignment.models import attention
 from alignment.models.attention import (
     attention_inputs,
@@ -128,7 +129,7 @@ def test_a_long_group_reads_as_a_short_one(
     kinds = {"layer_types": ["full_attention", "sliding_attention"]} if kind == "gemma3_text" else {}
     init = {"model_type": kind, "num_key_value_heads": 1, "head_dim": 16, **sizes, **kinds}
     init |= {} if kind == "llama" else {"sliding_window": 6}
-    model = load_language_model(ModelConfig(init=init), tokenizer).double()
+    model = load_language_model(ModelConfig(init=init), tokenizer, WHOLE).double()
     batch = packed(example(7, 5, 6, 2), example(3, 2, 3, 1), example(1, 9, 1, 4))
     results = []
     for long in (1, 10, 1000):
@@ -170,7 +171,7 @@ def test_flex_attention_reads_as_sdpa_does(window: int | None, tokenizer: PreTra
     """Uncompiled, and forward only, for that is what it has on a CPU; tests/gpu compares the gradients."""
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     init = {"model_type": "mistral", "num_key_value_heads": 1, "sliding_window": window, **sizes}
-    sdpa = load_language_model(ModelConfig(init=init), tokenizer)
+    sdpa = load_language_model(ModelConfig(init=init), tokenizer, WHOLE)
     flex = deepcopy(sdpa)
     flex.hf.set_attn_implementation("flex_attention")
     batch = packed(example(7, 5, 6), example(3, 2, 3), example(40, 50, 60))
@@ -181,9 +182,9 @@ def test_flex_attention_reads_as_sdpa_does(window: int | None, tokenizer: PreTra
 def test_a_second_model_of_one_config_keeps_its_own_attention(tokenizer: PreTrainedTokenizerBase) -> None:
     """Wrapping a model says so in its config; what is not wrapped is left as it was."""
     init = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = load_language_model(ModelConfig(init=init, attention=Attention.eager), tokenizer)
+    model = load_language_model(ModelConfig(init=init, attention=Attention.eager), tokenizer, WHOLE)
     assert model.hf.config._attn_implementation == "grouped_eager"
-    assert LanguageModel(model.hf).hf.config._attn_implementation == "grouped_eager"
+    assert LanguageModel(model.hf, WHOLE).hf.config._attn_implementation == "grouped_eager"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_an_architecture_that_branches_would_mislead_is_refused(tokenizer: PreTr
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 2, "num_heads": 4, "num_hidden_layers": 2}
     known = AutoConfig.for_model(UNSERVED[why]["model_type"]).to_dict()
     init = {name: size for name, size in sizes.items() if name in known} | UNSERVED[why]
-    model = load_language_model(ModelConfig(init=init, attention=Attention.eager), tokenizer)
+    model = load_language_model(ModelConfig(init=init, attention=Attention.eager), tokenizer, WHOLE)
     with torch.no_grad():
         assert token_logprobs(model, packed(example(3, 2, 2), layout=Layout.separate)).isfinite().all()
         with pytest.raises(ConfigError, match=r"batch\.layout must be separate"):

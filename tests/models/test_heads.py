@@ -13,6 +13,7 @@ from alignment.config.vocabulary import Device, Layout, Precision
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
+from alignment.distributed.placement import WHOLE
 from alignment.distributed.precision import autocast
 from alignment.models import heads
 from alignment.models.heads import LanguageModel
@@ -23,7 +24,7 @@ from alignment.models.readout import sequence_scores, token_logprobs, token_logp
 @pytest.fixture
 def model(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
     torch.manual_seed(0)
-    return load_language_model(ModelConfig(init=tiny_init), tokenizer)
+    return load_language_model(ModelConfig(init=tiny_init), tokenizer, WHOLE)
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_entropy_of_equal_logits_is_log_of_the_vocabulary(model: LanguageModel, 
 def test_gradient_checkpointing_changes_nothing(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, model: LanguageModel, batch: Batch
 ) -> None:
-    again = load_language_model(ModelConfig(init=tiny_init, gradient_checkpointing=True), tokenizer)
+    again = load_language_model(ModelConfig(init=tiny_init, gradient_checkpointing=True), tokenizer, WHOLE)
     again.load_state_dict(model.state_dict())
     again.train()
     calls: list[int] = []
@@ -143,14 +144,14 @@ def test_two_training_forwards_are_the_same(
 ) -> None:
     """Whatever a model's config says of dropout: PPO's ratio must be 1 before the first step."""
     for load, read_out in ((load_language_model, token_logprobs), (load_scalar_model, sequence_scores)):
-        model = load(ModelConfig(init=other or {**tiny_init, **added}), tokenizer).train()
+        model = load(ModelConfig(init=other or {**tiny_init, **added}), tokenizer, WHOLE).train()
         assert torch.equal(read_out(model, batch), read_out(model, batch))
 
 
 def test_a_model_without_a_scalar_head_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
     with pytest.raises(ConfigError, match=r"scalar head named `score`, got a Bert"):
-        load_scalar_model(ModelConfig(init={"model_type": "bert", **sizes}), tokenizer)
+        load_scalar_model(ModelConfig(init={"model_type": "bert", **sizes}), tokenizer, WHOLE)
 
 
 @pytest.mark.parametrize(
@@ -166,4 +167,4 @@ def test_logits_that_are_not_ours_to_make_are_refused(
 ) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
     with pytest.raises(ConfigError, match=why):
-        load_language_model(ModelConfig(init={**sizes, **init}), tokenizer)
+        load_language_model(ModelConfig(init={**sizes, **init}), tokenizer, WHOLE)

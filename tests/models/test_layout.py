@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError, ModelConfig
 from alignment.config.vocabulary import Attention, Layout
+from alignment.distributed.placement import WHOLE
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import load_language_model, load_scalar_model
@@ -21,7 +22,7 @@ BLOOM = {"model_type": "bloom", "hidden_size": 32, "n_layer": 2, "n_head": 4}
 def test_a_llama_takes_the_shared_layout(
     load: Any, asked: Layout, tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, capsys: Any
 ) -> None:
-    model = load(ModelConfig(init=tiny_init), tokenizer)
+    model = load(ModelConfig(init=tiny_init), tokenizer, WHOLE)
     model.train()
     assert settle_layout(model, asked) is Layout.shared
     assert model.training
@@ -31,7 +32,7 @@ def test_a_llama_takes_the_shared_layout(
 def test_an_architecture_without_positions_gets_rows_of_its_own(
     tokenizer: PreTrainedTokenizerBase, capsys: Any
 ) -> None:
-    model = load_language_model(ModelConfig(init=BLOOM, attention=Attention.eager), tokenizer)
+    model = load_language_model(ModelConfig(init=BLOOM, attention=Attention.eager), tokenizer, WHOLE)
     assert settle_layout(model, Layout.auto) is Layout.separate
     assert capsys.readouterr().out.count("batch.layout: separate (") == 1
     with pytest.raises(ConfigError, match=r"^batch.layout must be separate or auto .* got 'shared'$"):
@@ -43,7 +44,7 @@ def test_a_model_that_ignores_its_positions_is_found_by_its_numbers(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, capsys: Any
 ) -> None:
     """It promises everything, and reads the row's order all the same."""
-    model = load_language_model(ModelConfig(init=tiny_init), tokenizer)
+    model = load_language_model(ModelConfig(init=tiny_init), tokenizer, WHOLE)
     rotary = model.hf.model.rotary_emb
     told = rotary.forward
 

@@ -1,6 +1,7 @@
 """From folders and configs, back into folders, and what is refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
+from alignment.config.parts import ConfigError, LoraConfig, ModelConfig, UserError
 from alignment.config.vocabulary import Attention
+from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_critic, load_language_model, load_scalar_model, save_model
 from alignment.models.tokenizer import load_tokenizer
 
@@ -27,37 +29,52 @@ IDS = torch.tensor([[5, 6, 7, 8, 2]])
 def folder(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
     """A language model's folder."""
     torch.manual_seed(0)
-    save_model(load_language_model(ModelConfig(init=tiny_init), tokenizer), tokenizer, tmp_path / "model")
+    save_model(load_language_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, tmp_path / "model")
     return tmp_path / "model"
 
 
 def test_language_model_round_trip(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    model = load_language_model(ModelConfig(init=tiny_init), tokenizer)
+    model = load_language_model(ModelConfig(init=tiny_init), tokenizer, WHOLE)
     save_model(model, tokenizer, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(IDS).logits, model.hf(IDS).logits)
-    again = load_language_model(ModelConfig(path=str(tmp_path)), tokenizer)
+    again = load_language_model(ModelConfig(path=str(tmp_path)), tokenizer, WHOLE)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
     saved = AutoTokenizer.from_pretrained(tmp_path)
     assert saved.get_vocab() == tokenizer.get_vocab() and saved.chat_template == tokenizer.chat_template
 
 
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.1.mlp.up_proj.weight"])
+def test_weights_of_another_shape_are_not_saved(
+    name: str, tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """As of a model that was shared out behind its placement's back, or has given its memory back; also under LoRA."""
+    for lora in (LoraConfig(), LoraConfig(rank=2, targets=["q_proj"])):
+        model = load_language_model(ModelConfig(init=tiny_init, lora=lora), tokenizer, WHOLE)
+        weight = dict(model.hf.named_parameters())[name]
+        shape = list(weight.shape)
+        weight.data = weight.new_empty(0)
+        with pytest.raises(UserError, match=re.escape(f"saved with {name} of shape {shape}, got [0]")):
+            save_model(model, tokenizer, tmp_path / "model")
+        assert not (tmp_path / "model").exists()
+
+
 def test_scalar_model_round_trip(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     """The head that was trained comes back, and is not made anew."""
-    model = load_scalar_model(ModelConfig(init=tiny_init), tokenizer)
+    model = load_scalar_model(ModelConfig(init=tiny_init), tokenizer, WHOLE)
     save_model(model, tokenizer, tmp_path)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert plain.config.num_labels == 1
     assert torch.equal(plain(IDS).logits, model.hf(IDS).logits)
-    again = load_scalar_model(ModelConfig(path=str(tmp_path)), tokenizer)
+    again = load_scalar_model(ModelConfig(path=str(tmp_path)), tokenizer, WHOLE)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_a_language_model_s_folder_gets_a_new_scalar_head(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     body = AutoModelForCausalLM.from_pretrained(folder).base_model.state_dict()
-    model = load_scalar_model(ModelConfig(path=str(folder)), tokenizer)
+    model = load_scalar_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
     assert all(torch.equal(value, model.hf.base_model.state_dict()[name]) for name, value in body.items())
     head: Any = model.hf.score
     assert head.weight.shape == (1, 32)
@@ -66,7 +83,7 @@ def test_a_language_model_s_folder_gets_a_new_scalar_head(folder: Path, tokenize
 
 def test_half_precision_weights_become_float32(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
-    assert {p.dtype for p in load_language_model(ModelConfig(path=str(folder)), tokenizer).parameters()} == {
+    assert {p.dtype for p in load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE).parameters()} == {
         torch.float32
     }
 
@@ -75,7 +92,7 @@ def test_attention_is_the_configured_one(folder: Path, tokenizer: PreTrainedToke
     """sdpa and eager go group by group where a batch asks for it."""
     names = {Attention.sdpa: "grouped_sdpa", Attention.eager: "grouped_eager"}
     for attention in Attention:
-        model = load_language_model(ModelConfig(path=str(folder), attention=attention), tokenizer)
+        model = load_language_model(ModelConfig(path=str(folder), attention=attention), tokenizer, WHOLE)
         assert model.hf.config._attn_implementation == names.get(attention, attention.value)
 
 
@@ -83,7 +100,7 @@ def test_critic_without_a_folder_has_the_policy_s_body(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     config = ModelConfig(init=tiny_init)
-    policy = load_language_model(config, tokenizer)
+    policy = load_language_model(config, tokenizer, WHOLE)
     critic = load_critic(None, config, policy, tokenizer)
     own = critic.hf.base_model.state_dict()
     for name, value in policy.hf.base_model.state_dict().items():
@@ -93,7 +110,7 @@ def test_critic_without_a_folder_has_the_policy_s_body(
 def test_critic_of_a_policy_with_an_adapter(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
     config = ModelConfig(init=tiny_init, lora=LoraConfig(rank=2))
     torch.manual_seed(0)
-    policy = load_language_model(config, tokenizer)
+    policy = load_language_model(config, tokenizer, WHOLE)
     critic = load_critic(None, config, policy, tokenizer)
     hidden = critic.hf.base_model(IDS).last_hidden_state
     torch.testing.assert_close(hidden, policy.hf.base_model(IDS).last_hidden_state)
@@ -102,9 +119,9 @@ def test_critic_of_a_policy_with_an_adapter(tiny_init: dict[str, Any], tokenizer
 def test_critic_from_a_reward_model(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    reward = load_scalar_model(ModelConfig(init=tiny_init), tokenizer)
+    reward = load_scalar_model(ModelConfig(init=tiny_init), tokenizer, WHOLE)
     save_model(reward, tokenizer, tmp_path)
-    policy = load_language_model(ModelConfig(init=tiny_init), tokenizer)
+    policy = load_language_model(ModelConfig(init=tiny_init), tokenizer, WHOLE)
     critic = load_critic(str(tmp_path), ModelConfig(init=tiny_init), policy, tokenizer)
     assert torch.equal(critic.hf(IDS).logits, reward.hf(IDS).logits)
 
@@ -113,7 +130,7 @@ def refused(
     config: ModelConfig, tokenizer: PreTrainedTokenizerBase, match: str, load: Any = load_language_model
 ) -> str:
     with pytest.raises(ConfigError, match=match) as caught:
-        load(config, tokenizer)
+        load(config, tokenizer, WHOLE)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -172,7 +189,7 @@ def test_a_scalar_model_that_lost_its_head(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     """A folder that says it has a trained head and has none must not get a random one."""
-    save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer), tokenizer, tmp_path)
+    save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["score.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})

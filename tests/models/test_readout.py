@@ -18,6 +18,7 @@ from alignment.config.vocabulary import Attention, Layout
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
+from alignment.distributed.placement import WHOLE
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.readout import (
@@ -135,7 +136,7 @@ def assert_same(got: tuple[Tensor, dict[str, Tensor]], want: tuple[Tensor, dict[
 @pytest.mark.parametrize(("name", "attention"), CASES)
 def test_token_logprobs(tokenizer: PreTrainedTokenizerBase, name: str, attention: Attention, layout: Layout) -> None:
     torch.manual_seed(0)
-    model = load_language_model(config(name, attention), tokenizer).train()
+    model = load_language_model(config(name, attention), tokenizer, WHOLE).train()
     want = with_gradients(model, plain_logprobs(model))
     assert want[0].std() > 0.1 and len(want[1]) == len(list(model.parameters()))
     assert_same(with_gradients(model, token_logprobs(model, in_layout(layout))), want)
@@ -147,7 +148,7 @@ def test_token_logprobs_of_an_adapter(tokenizer: PreTrainedTokenizerBase, name: 
     torch.manual_seed(0)
     targets = ["q_proj", "v_proj"] if name == "mixtral" else ["all-linear"]  # experts are no linear layers
     lora = LoraConfig(rank=2, targets=targets)
-    model = load_language_model(replace(config(name, attention), lora=lora), tokenizer).train()
+    model = load_language_model(replace(config(name, attention), lora=lora), tokenizer, WHOLE).train()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for parameter in trained.values():
         nn.init.normal_(parameter, std=0.1)
@@ -161,7 +162,7 @@ def test_token_logprobs_of_an_adapter(tokenizer: PreTrainedTokenizerBase, name: 
 @pytest.mark.parametrize(("name", "attention"), [case for case in CASES if case[0] not in ("granite", "cohere")])
 def test_values_and_scores(tokenizer: PreTrainedTokenizerBase, name: str, attention: Attention, layout: Layout) -> None:
     torch.manual_seed(0)
-    model = load_scalar_model(config(name, attention), tokenizer).train()
+    model = load_scalar_model(config(name, attention), tokenizer, WHOLE).train()
     batch = in_layout(layout)
     for plain, read_out in ((plain_values, token_values), (plain_scores, sequence_scores)):
         want = with_gradients(model, plain(model))
@@ -171,7 +172,7 @@ def test_values_and_scores(tokenizer: PreTrainedTokenizerBase, name: str, attent
 @pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
 def test_prompt_logprobs(tokenizer: PreTrainedTokenizerBase, layout: Layout) -> None:
     torch.manual_seed(0)
-    model = load_language_model(config("llama", Attention.sdpa), tokenizer)
+    model = load_language_model(config("llama", Attention.sdpa), tokenizer, WHOLE)
     batch = in_layout(layout)
     with torch.no_grad():
         prompt, completion = prompt_and_completion_logprobs(model, batch)
@@ -190,7 +191,7 @@ def test_score_is_read_at_the_last_real_token_whatever_the_pad(
 ) -> None:
     """pad 2 is the EOS that every completion here ends with: its score is the EOS's, not that of what precedes it."""
     torch.manual_seed(0)
-    model = load_scalar_model(config("llama", Attention.sdpa), tokenizer)
+    model = load_scalar_model(config("llama", Attention.sdpa), tokenizer, WHOLE)
     rows = [
         Example(e.prompt_ids, tuple(np.append(c, np.int32(2)) for c in e.completion_ids), None, e.source, e.finished)
         for e in examples()

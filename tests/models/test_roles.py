@@ -16,6 +16,7 @@ from alignment.config.vocabulary import Layout
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
+from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import lora_layers
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.readout import sequence_scores, token_logprobs, token_values
@@ -28,7 +29,7 @@ LORA = LoraConfig(rank=4, alpha=8)
 def base(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path_factory: Any) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("base") / "model"
-    save_model(load_language_model(ModelConfig(init=tiny_init), tokenizer), tokenizer, folder)
+    save_model(load_language_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, folder)
     return folder
 
 
@@ -57,7 +58,7 @@ def shaken(model: torch.nn.Module, seed: int) -> None:
 def reward_run(base: Path, tokenizer: PreTrainedTokenizerBase, folder: Path, *, trained: bool) -> Any:
     """A reward model with an adapter on the base, as a reward run leaves it."""
     torch.manual_seed(1)
-    reward = load_scalar_model(ModelConfig(path=str(base), lora=LORA), tokenizer)
+    reward = load_scalar_model(ModelConfig(path=str(base), lora=LORA), tokenizer, WHOLE)
     if trained:
         shaken(reward, 1)
     save_model(reward, tokenizer, folder / "model")
@@ -69,8 +70,8 @@ def test_untrained_adapters_give_exactly_what_four_models_give(
     base: Path, batch: Batch, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     own = reward_run(base, tokenizer, tmp_path, trained=False)
-    plain = load_language_model(ModelConfig(path=str(base)), tokenizer)
-    policy = load_language_model(ModelConfig(path=str(base), lora=LORA), tokenizer)
+    plain = load_language_model(ModelConfig(path=str(base)), tokenizer, WHOLE)
+    policy = load_language_model(ModelConfig(path=str(base), lora=LORA), tokenizer, WHOLE)
     reward = scalar_on(policy, "reward", 0, tmp_path / "model" / "adapter")
     critic = scalar_on(policy, "critic", 0, tmp_path / "model" / "adapter")
     for _ in range(2):  # whoever was active before
@@ -85,8 +86,8 @@ def test_trained_adapters_keep_out_of_each_other_s_way(
     base: Path, batch: Batch, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     own = reward_run(base, tokenizer, tmp_path, trained=True)
-    plain = load_language_model(ModelConfig(path=str(base)), tokenizer)
-    policy = load_language_model(ModelConfig(path=str(base), lora=LORA), tokenizer)
+    plain = load_language_model(ModelConfig(path=str(base)), tokenizer, WHOLE)
+    policy = load_language_model(ModelConfig(path=str(base), lora=LORA), tokenizer, WHOLE)
     alone = deepcopy(policy)
     shaken(alone, 2)
     reward, critic = (scalar_on(policy, name, 0, tmp_path / "model" / "adapter") for name in ("reward", "critic"))
@@ -108,7 +109,7 @@ def test_each_role_trains_its_own_weights(
     base: Path, batch: Batch, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     reward_run(base, tokenizer, tmp_path, trained=True)
-    policy = load_language_model(ModelConfig(path=str(base), lora=LORA), tokenizer)
+    policy = load_language_model(ModelConfig(path=str(base), lora=LORA), tokenizer, WHOLE)
     critic = scalar_on(policy, "critic", 0, tmp_path / "model" / "adapter")
     assert all(".default." in name for name in policy.trained())
     assert {name for name in critic.trained() if ".critic." not in name} == {"hf.score.weight"}
@@ -124,9 +125,9 @@ def test_each_role_trains_its_own_weights(
 def test_without_a_folder_the_role_begins_at_the_base(
     base: Path, batch: Batch, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    policy = load_language_model(ModelConfig(path=str(base), lora=LORA), tokenizer)
+    policy = load_language_model(ModelConfig(path=str(base), lora=LORA), tokenizer, WHOLE)
     critic = scalar_on(policy, "critic", 0, None)
-    plain = load_scalar_model(ModelConfig(path=str(base)), tokenizer)
+    plain = load_scalar_model(ModelConfig(path=str(base)), tokenizer, WHOLE)
     plain.hf.score.weight.data.copy_(critic.hf.score.weight)
     with torch.no_grad():
         assert torch.equal(token_values(critic, batch), token_values(plain, batch))
@@ -140,7 +141,7 @@ def test_the_saved_adapter_is_peft_s(
     theirs = PeftModel.from_pretrained(hf, str(tmp_path / "model" / "adapter")).eval()
     ids = batch.input_ids[:, :12]
     with torch.no_grad():
-        merged = load_scalar_model(ModelConfig(path=str(tmp_path / "model")), tokenizer)
+        merged = load_scalar_model(ModelConfig(path=str(tmp_path / "model")), tokenizer, WHOLE)
         want = own.hf(input_ids=ids).logits
         torch.testing.assert_close(theirs(input_ids=ids).logits, want)
         torch.testing.assert_close(merged.hf(input_ids=ids).logits, want)
@@ -150,11 +151,11 @@ def test_an_adapter_of_another_base_or_rank_is_refused(
     base: Path, tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     reward_run(base, tokenizer, tmp_path, trained=True)
-    other = load_language_model(ModelConfig(init=tiny_init, lora=LORA), tokenizer)
+    other = load_language_model(ModelConfig(init=tiny_init, lora=LORA), tokenizer, WHOLE)
     with pytest.raises(ConfigError, match=r"^roles\.share=lora needs adapters of model\.path"):
         scalar_on(other, "critic", 0, tmp_path / "model" / "adapter")
     some = replace(LORA, targets=["q_proj"])
-    policy = load_language_model(ModelConfig(path=str(base), lora=some), tokenizer)
+    policy = load_language_model(ModelConfig(path=str(base), lora=some), tokenizer, WHOLE)
     assert lora_layers(policy.hf)
     with pytest.raises(ConfigError, match=r"needs adapters on the same layers, got another at model"):
         scalar_on(policy, "critic", 0, tmp_path / "model" / "adapter")

@@ -25,6 +25,7 @@ from alignment.config.vocabulary import Device, Format, Layout, MarginScale, Nee
 from alignment.data.batches import Batches
 from alignment.data.load import Loaded, load_split
 from alignment.distributed.engine import TorchEngine
+from alignment.distributed.placement import WHOLE
 from alignment.losses import DPOLoss, MarginRankingLoss, ORPOLoss, ORPONll
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.training.objectives import DPO, ORPO, Objective, RewardRanking
@@ -133,7 +134,7 @@ def batches_of(loaded: Loaded) -> Batches:
 
 def build(load: Callable[..., Any], tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> Any:
     torch.manual_seed(seed)
-    return load(ModelConfig(init=tiny_init), tokenizer)
+    return load(ModelConfig(init=tiny_init), tokenizer, WHOLE)
 
 
 @pytest.mark.parametrize("center", [0.0, 0.1])

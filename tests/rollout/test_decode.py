@@ -12,6 +12,7 @@ from transformers.cache_utils import DynamicLayer
 from alignment.config.generation import GenerationConfig
 from alignment.config.parts import ModelConfig
 from alignment.config.vocabulary import Attention
+from alignment.distributed.placement import WHOLE
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model
 from alignment.rollout import decode
@@ -44,7 +45,7 @@ STEPS, REPLIES, SEED = 16, 3, 11
 def model(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
     torch.manual_seed(0)
     attention = Attention.eager if request.param in EAGER else Attention.sdpa
-    model = load_language_model(ModelConfig(init=FAMILIES[request.param], attention=attention), tokenizer)
+    model = load_language_model(ModelConfig(init=FAMILIES[request.param], attention=attention), tokenizer, WHOLE)
     config: Any = model.hf.generation_config
     config.eos_token_id = ENDS
     return model

@@ -23,6 +23,7 @@ from alignment.config.tasks import AdvantageConfig, CriticConfig, InnerConfig, K
 from alignment.config.vocabulary import Device, Format, KLPlace, Layout, Precision
 from alignment.data.experience import Experience
 from alignment.distributed.engine import TorchEngine
+from alignment.distributed.placement import WHOLE
 from alignment.losses import KLEstimator, kl_estimate
 from alignment.models.load import load_critic, load_language_model
 from alignment.models.readout import token_logprobs
@@ -57,7 +58,7 @@ def ppo_config(tiny_init: dict[str, Any], **parts: Any) -> PPOConfig:
 
 def build_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Roles:
     torch.manual_seed(0)
-    policy = load_language_model(config.model, tokenizer)
+    policy = load_language_model(config.model, tokenizer, WHOLE)
     reference = reference_of(policy)
     critic = load_critic(None, config.model, policy, tokenizer)
 

@@ -16,6 +16,7 @@ from alignment.data.pack import pack
 from alignment.data.records import Record, Source, assistant
 from alignment.data.tokenize import Example
 from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.placement import WHOLE
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model
 from alignment.models.readout import token_logprobs
@@ -37,7 +38,7 @@ PROMPTS = [np.arange(5, 5 + n, dtype=np.int32) for n in (3, 11, 1, 7, 4)]
 
 def limited_to(pieces: list[int], tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
     torch.manual_seed(0)
-    model = load_language_model(ModelConfig(init=PHI), tokenizer)
+    model = load_language_model(ModelConfig(init=PHI), tokenizer, WHOLE)
     head: Any = model.hf.get_output_embeddings()
     with torch.no_grad():
         head.bias.fill_(-1e4)

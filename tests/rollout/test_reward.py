@@ -20,6 +20,7 @@ from alignment.config.parts import (
 from alignment.config.ppo import OneScorerConfig, RewardShapingConfig, ScorerConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Combine, Device, Format
+from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_scalar_model, save_model
 from alignment.models.statistics import RewardStatistics, write_statistics
 from alignment.rollout.function import FunctionScorer
@@ -112,7 +113,7 @@ def test_a_reward_is_built_from_its_config(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Any, samples_of: SamplesOf
 ) -> None:
     torch.manual_seed(0)
-    save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer), tokenizer, tmp_path / "model")
+    save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, tmp_path / "model")
     models = {
         "learned": OneScorerConfig(str(tmp_path / "model"), weight=2.0, normalize=True),
         "gold": OneScorerConfig(function="alignment.world.gold"),

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from alignment.config.parts import BatchConfig, ConfigError, DistributedConfig, ModelConfig
 from alignment.config.tasks import ScorerConfig
 from alignment.config.vocabulary import Device, Layout
+from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_scalar_model, save_model
 from alignment.rollout.function import FunctionScorer
 from alignment.rollout.samples import Samples
@@ -22,7 +23,7 @@ ON_CPU = DistributedConfig(device=Device.cpu)
 @pytest.fixture
 def reward_folder(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer), tokenizer, tmp_path / "reward")
+    save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, tmp_path / "reward")
     return tmp_path / "reward"
 
 

@@ -13,6 +13,7 @@ from trl.generation.vllm_client import VLLMClient
 from alignment.config.generation import GenerationConfig, VLLMConfig
 from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
 from alignment.config.vocabulary import Generation
+from alignment.distributed.placement import WHOLE
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model
 from alignment.rollout.vllm import VLLMGenerator, connected
@@ -62,7 +63,7 @@ ANSWERS = {
 @pytest.fixture
 def model(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
     torch.manual_seed(0)
-    model = load_language_model(ModelConfig(init=tiny_init), tokenizer)
+    model = load_language_model(ModelConfig(init=tiny_init), tokenizer, WHOLE)
     config: Any = model.hf.generation_config
     config.eos_token_id = [EOS, OTHER_END]
     return model
@@ -133,13 +134,13 @@ def test_the_weights_are_pushed_before_each_rollout(
     """Under the names of a model without an adapter; loaded there, they make the same logits."""
     torch.manual_seed(0)
     settings = ModelConfig(init=tiny_init, lora=LoraConfig(rank=rank))
-    model = load_language_model(settings, tokenizer)
+    model = load_language_model(settings, tokenizer, WHOLE)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     _, server = drawn(model, tokenizer)
     assert server.log == ["weights", "reset", *["v1/completions"] * 3]
-    there = load_language_model(ModelConfig(init=tiny_init), tokenizer)
+    there = load_language_model(ModelConfig(init=tiny_init), tokenizer, WHOLE)
     assert there.hf.load_state_dict(server.weights, strict=True)
     ids = torch.arange(5, 15)[None]
     with torch.no_grad():

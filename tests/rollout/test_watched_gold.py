@@ -12,6 +12,7 @@ from alignment.config.parts import ConfigError, DataConfig, DistributedConfig, M
 from alignment.config.ppo import ScorerConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Device, Format
+from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_scalar_model, save_model
 from alignment.rollout.function import FunctionScorer
 from alignment.rollout.gold import build_gold
@@ -43,7 +44,7 @@ def test_a_held_out_reward_model(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer), tokenizer, tmp_path / "held_out")
+    save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, tmp_path / "held_out")
     config = ppo_config(tiny_init, gold_model=str(tmp_path / "held_out"))
     samples = samples_of([["a", "bbb"], ["cc", "d"]])
     built = build_gold(config, tokenizer)

@@ -16,6 +16,7 @@ from alignment.config.vocabulary import Device
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
+from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, load_scalar_model
 
 SHAPES = [(6, 5, 9), (3, 4, 2), (8, 6, 3), (1, 1, 7), (4, 10, 10), (5, 2, 1)]  # prompt, chosen, rejected
@@ -44,7 +45,7 @@ def descent(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Ca
     def build(kind: str = "language", max_grad_norm: float = float("inf")) -> TorchEngine:
         torch.manual_seed(0)
         load: Any = {"language": load_language_model, "scalar": load_scalar_model}[kind]
-        model = load(ModelConfig(init=tiny_init), tokenizer).double()
+        model = load(ModelConfig(init=tiny_init), tokenizer, WHOLE).double()
         return engine_around(model, max_grad_norm)
 
     return build

@@ -27,6 +27,7 @@ from alignment.config.vocabulary import Device, Format, Layout, Need
 from alignment.data.batches import Batches
 from alignment.data.load import load_split
 from alignment.distributed.engine import TorchEngine
+from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model
 from alignment.training import loop
 from alignment.training.checkpoint import seed_everything
@@ -60,7 +61,7 @@ def train(config: SFTConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     seed_everything(config.seed)
     splits = [load_split(name, config.data, tokenizer, Need.demonstrations) for name in ("train", "eval")]
     batches = [Batches(split.examples, config.batch, config.seed, 0) for split in splits if split is not None]
-    model = load_language_model(config.model, tokenizer)
+    model = load_language_model(config.model, tokenizer, WHOLE)
     optimizer, scheduler = build_optimizer(model, config.train, num_steps=STEPS, learning_rate=0.01)
     engine = TorchEngine(model, optimizer, scheduler, config=config.distributed, max_grad_norm=1.0)
     objective = SFT(config.loss)

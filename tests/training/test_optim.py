@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import LoraConfig, ModelConfig, TrainConfig
 from alignment.config.vocabulary import Schedule
+from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model
 from alignment.training.optim import build_optimizer
 
@@ -69,7 +70,7 @@ def test_decay_is_decoupled_from_the_gradient() -> None:
 
 
 def test_frozen_weights_are_not_the_optimizer_s(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
-    module = load_language_model(ModelConfig(init=tiny_init, lora=LoraConfig(rank=2)), tokenizer)
+    module = load_language_model(ModelConfig(init=tiny_init, lora=LoraConfig(rank=2)), tokenizer, WHOLE)
     optimizer, _ = build_optimizer(module, TrainConfig(max_steps=1), num_steps=1, learning_rate=1.0)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in module.parameters() if p.requires_grad}

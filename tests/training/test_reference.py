@@ -12,6 +12,7 @@ from alignment.data.batches import Batches
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
+from alignment.distributed.placement import WHOLE
 from alignment.models.heads import LanguageModel
 from alignment.training.reference import cache_folder, fingerprint, reference_logprobs
 
@@ -35,7 +36,7 @@ def engine() -> TorchEngine:
 
     torch.manual_seed(0)
     size = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
-    model = LanguageModel(LlamaForCausalLM(LlamaConfig(num_attention_heads=2, num_key_value_heads=2, **size)))
+    model = LanguageModel(LlamaForCausalLM(LlamaConfig(num_attention_heads=2, num_key_value_heads=2, **size)), WHOLE)
     optimizer = torch.optim.SGD(model.parameters())
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
     return TorchEngine(model, optimizer, scheduler, config=DistributedConfig(device=Device.cpu), max_grad_norm=1.0)

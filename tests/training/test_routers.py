@@ -10,6 +10,7 @@ from alignment.config.parts import ConfigError, ModelConfig
 from alignment.config.vocabulary import Layout
 from alignment.data.pack import pack
 from alignment.data.tokenize import Example
+from alignment.distributed.placement import WHOLE
 from alignment.losses import CrossEntropyLoss
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model
@@ -37,7 +38,7 @@ def test_it_is_the_architecture_s_own(
     name: str, layout: Layout, demonstrations: list[Example], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Of one text, loss and every gradient; padding is nobody's token."""
-    model = load_language_model(ModelConfig(init=FAMILIES[name], router_loss=0.5), tokenizer).train()
+    model = load_language_model(ModelConfig(init=FAMILIES[name], router_loss=0.5), tokenizer, WHOLE).train()
     batch = pack(demonstrations[:1], [0], layout=layout, pad_id=0)
     (-token_logprobs(model, batch).mean() + model.router_loss).backward()
     ours = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -53,7 +54,7 @@ def test_it_is_the_architecture_s_own(
 
 
 def test_padding_carries_no_load(demonstrations: list[Example], tokenizer: PreTrainedTokenizerBase) -> None:
-    model = load_language_model(ModelConfig(init=FAMILIES["mixtral"], router_loss=1.0), tokenizer)
+    model = load_language_model(ModelConfig(init=FAMILIES["mixtral"], router_loss=1.0), tokenizer, WHOLE)
     losses = []
     for layout in (Layout.shared, Layout.separate):
         token_logprobs(model, pack(demonstrations, range(6), layout=layout, pad_id=0))
@@ -68,14 +69,14 @@ def test_a_step_adds_it_and_reports_it(
     gradients = {}
     for weight in (0.0, 2.0):
         torch.manual_seed(0)
-        model = load_language_model(ModelConfig(init=FAMILIES["mixtral"], router_loss=weight), tokenizer)
+        model = load_language_model(ModelConfig(init=FAMILIES["mixtral"], router_loss=weight), tokenizer, WHOLE)
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         batch = pack(demonstrations, range(6), layout=Layout.shared, pad_id=0)
         metrics = train_step(engine_of(model), SFT(CrossEntropyLoss()), [batch])
         assert ("router_loss" in metrics) == (weight > 0)
         gradients[weight] = {name: before[name] - p.detach() for name, p in model.named_parameters()}
     torch.manual_seed(0)
-    same = load_language_model(ModelConfig(init=FAMILIES["mixtral"], router_loss=2.0), tokenizer)
+    same = load_language_model(ModelConfig(init=FAMILIES["mixtral"], router_loss=2.0), tokenizer, WHOLE)
     token_logprobs(same, pack(demonstrations, range(6), layout=Layout.shared, pad_id=0))
     same.router_loss.backward()
     for name, parameter in same.named_parameters():
@@ -101,7 +102,7 @@ def test_the_weight_is_the_one_asked_for_else_the_model_s_own() -> None:
 def test_no_loss_is_kept_where_nothing_is_learned(
     demonstrations: list[Example], tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    model: LanguageModel = load_language_model(ModelConfig(init=FAMILIES["mixtral"], router_loss=1.0), tokenizer)
+    model: LanguageModel = load_language_model(ModelConfig(init=FAMILIES["mixtral"], router_loss=1.0), tokenizer, WHOLE)
     with torch.no_grad():
         token_logprobs(model, pack(demonstrations, range(2), layout=Layout.shared, pad_id=0))
     assert model.router_loss is None
