@@ -4,6 +4,7 @@ source "$(dirname "$0")/environment.sh"
 ruff check .
 ruff format --check .
 mypy
+bash scripts/real_model.sh  # for the tests marked `real`; made once
 unset PYTHONDONTWRITEBYTECODE  # many of the tests start processes, which would all compile the package
 # Two at a time, a file of tests each; one thread each, or they would wait for each other. More: -n 8.
 OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
