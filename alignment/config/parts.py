@@ -9,12 +9,14 @@ from alignment.config.vocabulary import (
     Device,
     Format,
     Layout,
+    Learn,
     MarginScale,
     Offload,
     OnNonFinite,
     Precision,
     Resume,
     Schedule,
+    Template,
     Tracker,
 )
 
@@ -105,10 +107,16 @@ class DataConfig:
     """Tokens of a prompt and one of its completions; what is longer is cut, counted and said."""
     max_prompt_length: int = 512
     on_bad_row: BadRow = BadRow.error
+    template: Template = Template.chat
+    """chat: the tokenizer's chat template lays turns out. none: prompt and reply are texts and taken as they are."""
+    learn: Learn = Learn.all
+    """Which turns of the assistant a demonstration teaches; a row's `prompt` and a pair's earlier turns are context."""
 
     def __post_init__(self) -> None:
         rule = "data.max_prompt_length must be in [1, data.max_length)"
         require(1 <= self.max_prompt_length < self.max_length, rule, self.max_prompt_length)
+        rule = "data.template=none goes with data.format=native, whose prompts and replies may be texts"
+        require(self.template is Template.chat or self.format is Format.native, rule, self.format.value)
         if self.format is Format.world:
             for name, source in (("train", self.train), ("eval", self.eval)):
                 rule = f"data.{name}.path needs its data.format (data.format=world makes its own rows)"

@@ -145,6 +145,13 @@ class Format(str, Enum):
     """The embedded world's own rows, native in layout."""
 
 
+class Learn(str, Enum):
+    """Which of the assistant's turns of a demonstration carry loss."""
+
+    all = "all"
+    last = "last"
+
+
 class Template(str, Enum):
     """How a dialogue becomes one text."""
 

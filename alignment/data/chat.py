@@ -76,13 +76,8 @@ def render(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     """
     if record.template is Template.none:
         return _as_it_is(record, tokenizer)
-    alone = written(record, tokenizer, record.prompt, add_generation_prompt=True)
     wholes = [_whole(record, tokenizer, number) for number in range(len(record.completions))]
-    prompt = alone
-    if not all(whole.startswith(alone) for whole in wholes):
-        answered = written(record, tokenizer, [*record.prompt, *PROBE])
-        common = takewhile(lambda pair: pair[0] == pair[1], zip(alone, answered, strict=False))
-        prompt = "".join(character for character, _ in common)
+    prompt = _opening(record, tokenizer, record.prompt, wholes)
     replies = [
         _pieces(record, tokenizer, turns, whole, prompt)
         for turns, whole in zip(record.completions, wholes, strict=True)
@@ -90,11 +85,32 @@ def render(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     return Rendered(prompt, tuple(replies))
 
 
+def _opening(
+    record: Record, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], wholes: Sequence[str]
+) -> str:
+    """What stands before the assistant's next turn in each of the texts that go on with it."""
+    alone = written(record, tokenizer, turns, add_generation_prompt=True)
+    if all(whole.startswith(alone) for whole in wholes):
+        return alone
+    answered = written(record, tokenizer, [*turns, *PROBE])
+    common = takewhile(lambda pair: pair[0] == pair[1], zip(alone, answered, strict=False))
+    opening = "".join(character for character, _ in common)
+    if not all(whole.startswith(opening) for whole in wholes):
+        raise DataError(
+            record.source,
+            f"the tokenizer's chat template writes the first {len(turns)} turns otherwise where a reply follows them, "
+            "so that the tokens of the reply cannot be told; data.learn=last learns the last reply alone",
+        )
+    return opening
+
+
 def written(record: Record, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], **how: Any) -> str:
     """These turns with the record's tools, as the template has them; `how` is apply_chat_template's."""
     try:
         tools: Any = list(record.tools) or None  # some templates write a header for no tools
-        return str(tokenizer.apply_chat_template(list(turns), tools=tools, tokenize=False, **how))
+        return str(
+            tokenizer.apply_chat_template(list(turns), tools=tools, tokenize=False, **record.template_kwargs, **how)
+        )
     except REFUSALS as error:
         raise DataError(record.source, f"the tokenizer's chat template refuses the dialogue: {error}") from error
 
@@ -108,9 +124,40 @@ def _whole(record: Record, tokenizer: PreTrainedTokenizerBase, number: int) -> s
 def _pieces(
     record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message], whole: str, prompt: str
 ) -> tuple[Piece, ...]:
-    if not whole.startswith(prompt):
-        raise DataError(record.source, "the tokenizer's chat template writes the prompt otherwise before this reply")
-    return (Piece(whole[len(prompt) :], True),)
+    """A reply's turns, the assistant's and what the template writes between them."""
+    places = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+    befores = [[*record.prompt, *turns[:place]] for place in places]
+    begins = [len(prompt), *(len(_opening(record, tokenizer, before, [whole])) for before in befores[1:])]
+    pieces = []
+    for number, place in enumerate(places):
+        begin, end = begins[number], len(whole)
+        if number + 1 < len(places):
+            following = begins[number + 1]
+            end = _end(record, tokenizer, [*befores[number], turns[place]], whole, begin, following)
+            between = [Piece(whole[end:following], False)] if end < following else []
+        else:
+            between = []
+        pieces += [Piece(whole[begin:end], bool(turns[place].get("weight", 1))), *between]
+    return tuple(pieces)
+
+
+def _end(
+    record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message], whole: str, begin: int, following: int
+) -> int:
+    """Where the last of these turns, which begins at `begin`, ends in a text that goes on: behind its EOS, or where
+    the text without what goes on ends, less the EOS of a whole dialogue."""
+    eos = str(tokenizer.eos_token)
+    at = whole.find(eos, begin, following)
+    if at >= 0:
+        return at + len(eos)
+    alone = written(record, tokenizer, turns).removesuffix(eos)
+    if not whole.startswith(alone) or not begin < len(alone) <= following:
+        raise DataError(
+            record.source,
+            f"the tokenizer's chat template writes turn {len(turns)} otherwise where more follow, so that its end "
+            "cannot be told; data.learn=last learns the last reply alone",
+        )
+    return len(alone)
 
 
 def _as_it_is(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:

@@ -1,41 +1,66 @@
 """Rows to records: whatever the layout, the same rules judge a prompt, a reply and a pair."""
 
 from collections.abc import Callable, Mapping
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import Any
 
-from alignment.config.vocabulary import Format, Need, Template
-from alignment.data.layouts import LAYOUTS, REPLIES, Dialogues, Row
+from alignment.config.vocabulary import Format, Learn, Need, Template
+from alignment.data.layouts import LAYOUTS, REPLIES, Dialogues
 from alignment.data.records import Message, Record, Source, assistant
+from alignment.data.rows import Row
 
 MarginOf = Callable[[Mapping[str, Any], Source], float | None]
+BEFORE_THE_QUESTION = ("system", "developer", "assistant")  # whose turns ask for no reply
 
 
-def parse(row: Mapping[str, Any], source: Source, format: Format, need: Need, margin_of: MarginOf) -> Record:
+def parse(
+    row: Mapping[str, Any],
+    source: Source,
+    format: Format,
+    need: Need,
+    margin_of: MarginOf,
+    *,
+    learn: Learn = Learn.all,
+    template: Template = Template.chat,
+) -> Record:
     """The record of a row; a null field counts as absent.
 
     Args:
         need: `pairs` takes chosen and rejected; `demonstrations` the completion, or else the chosen reply; `prompts`
             the prompt, whatever the replies are.
         margin_of: called for pairs only.
+        learn: which of a demonstration's assistant turns are its completion, all or the last. What a row gives as its
+            prompt is never learned, nor are the turns before the reply of a pair.
+        template: `none` takes prompt and replies as texts.
 
     Raises:
-        DataError: a field is missing, empty or of the wrong type; roles are out of order; a reply is blank; the
-            replies of a pair are the same or answer different prompts; a demonstration is labelled undesirable.
+        DataError: a field is missing, empty or of the wrong type, or is not read by any model of text; there is no
+            question before a reply; a reply is blank; the replies of a pair are the same or answer different prompts;
+            a demonstration is labelled undesirable.
     """
-    fields = Row({key: value for key, value in row.items() if value is not None}, source)
+    unread = {"rejected"} if need is Need.demonstrations else set()
+    fields = Row({key: value for key, value in row.items() if value is not None and key not in unread}, source)
     if format is Format.text:
         return _text(fields)
-    dialogues = LAYOUTS[format](fields)
+    fields.refuse_media("", fields.fields)
+    if template is Template.none:
+        _require_texts(fields)
+    dialogues = {key: _with_system(fields, turns) for key, turns in LAYOUTS[format](fields).items()}
+    margin, dropped = None, 0
+    completions: tuple[list[Message], ...] = ()
     match need:
         case Need.prompts:
-            return Record(_any_prompt(fields, dialogues), (), None, source, fields.tags())
+            prompt = _any_prompt(fields, dialogues)
         case Need.demonstrations:
-            prompt, reply = _demonstration(fields, dialogues)
-            return Record(prompt, (assistant(reply),), None, source)
+            own = len(dialogues.get("prompt", [])) if format in (Format.native, Format.world) else 0
+            prompt, completion, dropped = _demonstration(fields, dialogues, own, learn)
+            completions = (completion,)
         case Need.pairs:
-            prompt, chosen, rejected = _pair(fields, dialogues)
-            return Record(prompt, (assistant(chosen), assistant(rejected)), margin_of(row, source), source)
+            prompt, *replies = _pair(fields, dialogues, format)
+            completions, margin = tuple(replies), margin_of(row, source)
+    tags = fields.tags() if need is Need.prompts else ()
+    tools, kwargs = fields.tools(), fields.template_kwargs()
+    return Record(prompt, completions, margin, source, tags, tools, template, dropped=dropped, template_kwargs=kwargs)
 
 
 def _text(row: Row) -> Record:
@@ -43,6 +68,27 @@ def _text(row: Row) -> Record:
     if not text.strip():
         raise row.error("text: it is empty")
     return Record([], (assistant(text),), None, row.source, template=Template.none)
+
+
+def _require_texts(row: Row) -> None:
+    for key in ("prompt", *REPLIES):
+        if not isinstance(row.fields.get(key, ""), str):
+            raise row.error(f"field `{key}` must be text with data.template=none, which lays out no turns")
+    for key in ("system", "tools", "chat_template_kwargs"):
+        if row.fields.get(key):
+            raise row.error(f"field `{key}` needs a chat template to write it, got data.template=none")
+
+
+def _with_system(row: Row, dialogue: list[Message]) -> list[Message]:
+    """The dialogue behind the system turn that the row's field `system` gives all its dialogues."""
+    text = row.text("system") if "system" in row.fields else ""
+    if not text.strip():
+        return dialogue
+    if any(turn["role"] == "system" for turn in dialogue):
+        if dialogue[0] == {"role": "system", "content": text}:
+            return dialogue
+        raise row.error("field `system`: the dialogue has a system turn of its own")
+    return [{"role": "system", "content": text}, *dialogue]
 
 
 def _any_prompt(row: Row, dialogues: Dialogues) -> list[Message]:
@@ -54,48 +100,78 @@ def _any_prompt(row: Row, dialogues: Dialogues) -> list[Message]:
     return _checked(row, key, dialogues[key][:-1])
 
 
-def _demonstration(row: Row, dialogues: Dialogues) -> tuple[list[Message], str]:
+def _demonstration(row: Row, dialogues: Dialogues, own: int, learn: Learn) -> tuple[list[Message], list[Message], int]:
+    """Prompt, completion and how many turns behind it were left out; the first `own` turns are the row's prompt."""
     key = next((key for key in ("completion", "chosen") if key in dialogues), None)
     if key is None:
         raise row.error("there is no reply to learn: the row has neither a completion nor a chosen reply")
-    if key == "completion" and "label" in row.fields and row.fields["label"] is False:
+    if key == "completion" and "label" in row.fields and not row.truth("label", row.fields["label"]):
         raise row.error("label is false: an undesirable reply is no demonstration")
-    return _split(row, key, dialogues[key])
+    dialogue = dialogues[key]
+    places = [place for place in range(own, len(dialogue)) if dialogue[place]["role"] == "assistant"]
+    if not places or (key == "chosen" and places[-1] != len(dialogue) - 1):
+        raise row.error(f"{key}: the dialogue must end with the assistant's reply")
+    learned = [place for place in places if dialogue[place].get("weight", 1)]
+    asked = [place for place in learned if place and dialogue[place - 1]["role"] not in BEFORE_THE_QUESTION]
+    if not learned:
+        raise row.error(f"{key}: every assistant's turn has weight 0: there is nothing to learn")
+    is_last = learn is Learn.last or (key == "chosen" and not own)
+    first = learned[-1] if is_last or not asked else asked[0]
+    completion = dialogue[first : learned[-1] + 1]
+    _require_replies(row, key, completion)
+    return _checked(row, key, dialogue[:first]), completion, len(dialogue) - 1 - learned[-1]
 
 
-def _pair(row: Row, dialogues: Dialogues) -> tuple[list[Message], str, str]:
+def _pair(row: Row, dialogues: Dialogues, format: Format) -> tuple[list[Message], list[Message], list[Message]]:
     for key in ("chosen", "rejected"):
         row.require(key, need=": a pair needs `chosen` and `rejected`")
-    chosen_prompt, chosen = _split(row, "chosen", dialogues["chosen"])
-    rejected_prompt, rejected = _split(row, "rejected", dialogues["rejected"])
-    if chosen_prompt != rejected_prompt:
-        turns = zip_longest(chosen_prompt, rejected_prompt)
+        if not dialogues[key] or dialogues[key][-1]["role"] != "assistant":
+            raise row.error(f"{key}: the dialogue must end with the assistant's reply")
+    chosen, rejected = dialogues["chosen"], dialogues["rejected"]
+    ends = [len(chosen) - 1, len(rejected) - 1]
+    if format in (Format.native, Format.world) and "prompt" in dialogues:
+        # The row says where its replies begin, so that they may be of several turns, such as calls and their results.
+        both = zip(chosen, rejected, strict=False)
+        same = len(list(takewhile(lambda turns: turns[0] == turns[1], both)))
+        places = range(min(same, *ends), len(dialogues["prompt"]) - 1, -1)
+        begins = (place for place in places if chosen[place]["role"] == rejected[place]["role"] == "assistant")
+        ends = [next(begins, ends[0])] * 2
+    if chosen[: ends[0]] != rejected[: ends[1]]:
+        turns = zip_longest(chosen[:-1], rejected[:-1])
         first = next(number for number, (left, right) in enumerate(turns, start=1) if left != right)
         raise row.error(f"chosen and rejected answer different prompts: turn {first} differs")
-    if chosen.strip() == rejected.strip():
+    prompt, replies = chosen[: ends[0]], (chosen[ends[0] :], rejected[ends[1] :])
+    for key, reply in zip(("chosen", "rejected"), replies, strict=True):
+        _require_replies(row, key, reply)
+    if [_bare(turn) for turn in replies[0]] == [_bare(turn) for turn in replies[1]]:
         raise row.error("chosen and rejected are the same reply")
-    return chosen_prompt, chosen, rejected
+    return _checked(row, "chosen", prompt), *replies
 
 
-def _split(row: Row, key: str, dialogue: list[Message]) -> tuple[list[Message], str]:
-    if not dialogue or dialogue[-1]["role"] != "assistant":
-        raise row.error(f"{key}: the dialogue must end with the assistant's reply")
-    reply = dialogue[-1]["content"]
-    if not reply.strip():
-        raise row.error(f"{key}: the reply is empty")
-    return _checked(row, key, dialogue[:-1]), reply
+def _bare(turn: Message) -> Message:
+    return {**turn, "content": turn["content"].strip()}
+
+
+def _require_replies(row: Row, key: str, turns: list[Message]) -> None:
+    for turn in turns:
+        if turn["role"] == "assistant" and not turn["content"].strip() and not turn.get("tool_calls"):
+            raise row.error(f"{key}: the reply is empty")
+    _require_turns(row, key, turns)
+
+
+def _require_turns(row: Row, key: str, turns: list[Message], before: int = 0) -> None:
+    """Tools may return nothing, and a turn that calls them needs no words."""
+    for number, turn in enumerate(turns, start=before + 1):
+        if turn["role"] != "tool" and not turn["content"].strip() and not turn.get("tool_calls"):
+            raise row.error(f"{key}: turn {number} is empty")
 
 
 def _checked(row: Row, key: str, prompt: list[Message]) -> list[Message]:
-    """The prompt of the dialogue in `key`, if it is [system], user, assistant, ..., user, and no turn is blank."""
-    roles = [message["role"] for message in prompt]
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    if len(turns) % 2 == 0 or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
-        order = ", ".join(roles) or "no turns"
-        raise row.error(
-            f"{key}: roles out of order: a prompt must be [system], user, assistant, ..., user, got {order}"
-        )
-    for number, message in enumerate(prompt, start=1):
-        if not message["content"].strip():
-            raise row.error(f"{key}: turn {number} ({message['role']}) is empty")
+    """The prompt of the dialogue in `key`, if it ends with a question, and no turn is blank. Whether the roles before
+    follow each other rightly is the chat template's to say."""
+    if not prompt:
+        raise row.error(f"{key}: there is no turn to reply to")
+    _require_turns(row, key, prompt)
+    if prompt[-1]["role"] in BEFORE_THE_QUESTION:
+        raise row.error(f"{key}: a reply must follow a user's or a tool's turn, and turn {len(prompt)} is neither")
     return prompt

@@ -40,6 +40,9 @@ class Loaded:
         for what, count in (("prompts", self.truncation.prompts), ("completions", self.truncation.completions)):
             if count:
                 parts.append(f"{count} {what} truncated")
+        dropped = sum(record.dropped > 0 for record in self.records)
+        if dropped:
+            parts.append(f"{dropped} dialogues without their last turns, which have no reply")
         return ", ".join(parts)
 
 
@@ -62,7 +65,7 @@ def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
     margin_of = partial(margin_from, scale=config.margin.scale, custom=config.margin.custom)
     for at, row in progress(list(rows), f"reading {name}"):
         try:
-            record = parse(row, at, config.format, need, margin_of)
+            record = parse(row, at, config.format, need, margin_of, learn=config.learn, template=config.template)
             require_plain_texts(record, tokenizer)
             example = encode(record, tokenizer, limits, loaded.truncation)
             require_difference(example, limits)

@@ -1,7 +1,7 @@
 """What every data format becomes: a prompt and the replies to it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from alignment.config.parts import UserError
@@ -59,6 +59,11 @@ class Record:
     template: Template = Template.chat
     finished: tuple[bool, ...] | None = None
     """Per completion: False where it was cut before its end, and has none. None: all have their end."""
+
+    dropped: int = 0
+    """Turns behind the last reply that the row has and the record leaves out."""
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What else the row gives the chat template."""
 
     def has_end(self, number: int) -> bool:
         """Whether a completion is laid out with its end; a blank one is, for it has nothing else to end with."""

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from alignment.config.vocabulary import Format, Need, Template
+from alignment.config.vocabulary import Format, Learn, Need, Template
 from alignment.data.formats import parse
 from alignment.data.records import DataError, Record, Source
 
@@ -30,8 +30,8 @@ def gpt(text: str) -> dict[str, str]:
     return {"from": "gpt", "value": text}
 
 
-def record(row: dict[str, Any], format: str, need: str) -> Record:
-    return parse(row, AT, Format(format), Need(need), lambda row, source: 1.5)
+def record(row: dict[str, Any], format: str, need: str, **how: Any) -> Record:
+    return parse(row, AT, Format(format), Need(need), lambda row, source: 1.5, **how)
 
 
 Q, Q2 = user("q"), user("q2")
@@ -63,7 +63,7 @@ DEMONSTRATIONS = {
 @pytest.mark.parametrize("name", DEMONSTRATIONS)
 def test_a_demonstration(name: str) -> None:
     format, row, prompt, reply = DEMONSTRATIONS[name]
-    assert record(row, format, "demonstrations") == Record(prompt, ([assistant(reply)],), None, AT)
+    assert record(row, format, "demonstrations", learn=Learn.last) == Record(prompt, ([assistant(reply)],), None, AT)
     assert record(row, format, "prompts") == Record(prompt, (), None, AT)
 
 
@@ -122,7 +122,7 @@ def test_the_margin_is_asked_of_the_row_and_its_place() -> None:
     assert asked == [(row, AT)]
 
 
-ORDER = "roles out of order: a prompt must be [system], user, assistant, ..., user, got "
+QUESTION = "a reply must follow a user's or a tool's turn, and turn"
 BAD = [
     ("native", "pairs", {"prompt": "q", "completion": "a"}, "field `chosen` is missing: a pair needs "),
     ("native", "pairs", {"prompt": "q", "chosen": "a"}, "field `rejected` is missing: a pair needs "),
@@ -131,7 +131,7 @@ BAD = [
     ("native", "pairs", {"prompt": "q", "chosen": "a", "rejected": " \n"}, "rejected: the reply is empty"),
     ("native", "pairs", {"prompt": "q", "chosen": "a", "rejected": " a\n"}, "chosen and rejected are the same reply"),
     ("native", "pairs", {"prompt": "q", "chosen": 3, "rejected": "a"}, "field `chosen` must be text, got int"),
-    ("native", "pairs", {"prompt": " ", "chosen": "a", "rejected": "b"}, "chosen: turn 1 (user) is empty"),
+    ("native", "pairs", {"prompt": " ", "chosen": "a", "rejected": "b"}, "chosen: turn 1 is empty"),
     (
         "native",
         "pairs",
@@ -147,16 +147,14 @@ BAD = [
     ("native", "demonstrations", {"prompt": "q"}, "there is no reply to learn: "),
     ("native", "demonstrations", {"prompt": "q", "completion": ""}, "completion: the reply is empty"),
     ("native", "demonstrations", {"prompt": "q", "completion": []}, "completion: the dialogue must end with the as"),
-    ("native", "demonstrations", {"completion": [assistant("a")]}, f"completion: {ORDER}no turns"),
+    ("native", "demonstrations", {"completion": [assistant("a")]}, "completion: there is no turn to reply to"),
     ("native", "prompts", {"completion": "a"}, "field `prompt` is missing"),
     ("native", "prompts", {"text": "a"}, "there is no prompt: the row has none of the fields of its format"),
-    ("native", "prompts", {"prompt": []}, f"prompt: {ORDER}no turns"),
-    ("native", "prompts", {"prompt": [system("s")]}, f"prompt: {ORDER}system"),
-    ("native", "prompts", {"prompt": [Q, Q2]}, f"prompt: {ORDER}user, user"),
-    ("native", "prompts", {"prompt": [Q, assistant("a")]}, f"prompt: {ORDER}user, assistant"),
-    ("native", "prompts", {"prompt": [assistant("a"), Q]}, f"prompt: {ORDER}assistant, user"),
-    ("native", "prompts", {"prompt": [Q, assistant(" "), Q2]}, "prompt: turn 2 (assistant) is empty"),
-    ("native", "prompts", {"prompt": [{"role": "tool", "content": "x"}]}, "prompt[0]: the role must be one of "),
+    ("native", "prompts", {"prompt": []}, "prompt: there is no turn to reply to"),
+    ("native", "prompts", {"prompt": [system("s")]}, f"prompt: {QUESTION} 1 is neither"),
+    ("native", "prompts", {"prompt": [Q, assistant("a")]}, f"prompt: {QUESTION} 2 is neither"),
+    ("native", "prompts", {"prompt": [Q, assistant(" "), Q2]}, "prompt: turn 2 is empty"),
+    ("native", "prompts", {"prompt": [{"role": 3, "content": "x"}]}, "prompt[0]: the role must be text, got 3"),
     ("native", "prompts", {"prompt": [Q, {"role": "assistant"}]}, "prompt[1]: the content must be text, got NoneType"),
     ("native", "prompts", {"prompt": ["q"]}, "field `prompt` must be a list of turns, got ['q']"),
     ("hh", "pairs", {"chosen": HH + "a"}, "field `rejected` is missing: "),
@@ -173,10 +171,10 @@ BAD = [
         "hh",
         "pairs",
         {"chosen": HH + "a", "rejected": HH + "b\n\nAssistant: c"},
-        f"rejected: {ORDER}user, assistant, user, assistant",
+        "rejected: roles out of order: a transcript must be Human, Assistant, Human, ..., got Human, Assistant",
     ),
     ("alpaca", "demonstrations", {"input": "x", "output": "a"}, "field `instruction` is missing"),
-    ("alpaca", "demonstrations", {"instruction": "", "input": "", "output": "a"}, "completion: turn 1 (user) is empty"),
+    ("alpaca", "demonstrations", {"instruction": "", "input": "", "output": "a"}, "completion: turn 1 is empty"),
     ("alpaca", "prompts", {"instruction": "q", "history": [["q"]]}, "field `history` must be a list of [instruction, "),
     ("alpaca", "prompts", {"instruction": "q", "history": "x"}, "field `history` must be a list of [instruction, "),
     ("sharegpt", "demonstrations", {"messages": [Q, assistant("a")]}, "field `conversations` is missing"),
@@ -186,13 +184,13 @@ BAD = [
         "sharegpt",
         "pairs",
         {"conversations": [human("q"), gpt("a")], "chosen": gpt("b"), "rejected": gpt("c")},
-        f"chosen: {ORDER}user, assistant",
+        f"chosen: {QUESTION} 2 is neither",
     ),
     (
         "sharegpt",
         "pairs",
         {"conversations": [human("q")], "chosen": {"from": "observation", "value": "x"}, "rejected": gpt("a")},
-        "chosen: the role must be one of system, user, human, assistant, gpt, got 'observation'",
+        "chosen: the dialogue must end with the assistant's reply",
     ),
     ("messages", "demonstrations", {"messages": []}, "field `messages` is empty"),
     ("messages", "demonstrations", {"messages": [Q, assistant("a")], "label": False}, "label is false: "),

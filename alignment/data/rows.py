@@ -1,0 +1,130 @@
+"""A row's fields and turns, each read with what is said of it where it is not as it must be."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from alignment.data.chat import to_chatml
+from alignment.data.records import DataError, Message, Source
+
+ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}  # ShareGPT's names; the rest is the template's
+CALL = "function_call"  # ShareGPT's role of a turn whose text is a call, and the older name of tool_calls
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+YES, NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The fields that are there; whatever is wrong with them is said with its place."""
+
+    fields: dict[str, Any]
+    source: Source
+
+    def error(self, what: str) -> DataError:
+        return DataError(self.source, what)
+
+    def require(self, key: str, need: str = "") -> Any:
+        if key not in self.fields:
+            raise self.error(f"field `{key}` is missing{need}")
+        return self.fields[key]
+
+    def text(self, key: str) -> str:
+        value = self.require(key)
+        if not isinstance(value, str):
+            raise self.error(f"field `{key}` must be text, got {type(value).__name__}")
+        return value
+
+    def truth(self, name: str, value: Any) -> bool:
+        """A yes or no, however the file that it came from wrote it: true, 1, 1.0, "True", "yes" and their opposites."""
+        word = str(value).strip().lower()
+        if not isinstance(value, bool | int | float | str) or word not in (*YES, *NO):
+            raise self.error(f"{name} must be one of {', '.join((*YES, *NO))}, got {value!r:.60}")
+        return word in YES
+
+    def turns(self, key: str) -> list[Message]:
+        """A list of turns; a system turn without a text is none."""
+        value = self.require(key)
+        if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
+            raise self.error(f"field `{key}` must be a list of turns, got {value!r:.60}")
+        turns = [self.turn(f"{key}[{index}]", turn) for index, turn in enumerate(value)]
+        return [turn for turn in turns if turn["role"] != "system" or turn["content"].strip()]
+
+    def turn(self, name: str, turn: dict[str, Any]) -> Message:
+        """A turn of {role, content} or {from, value}, with all else that it carries; a null counts as absent."""
+        given = {key: value for key, value in to_chatml([turn])[0].items() if value is not None}
+        role = given.get("role")
+        if not isinstance(role, str) or not role.strip():
+            raise self.error(f"{name}: the role must be text, got {role!r}")
+        self.refuse_media(f"{name}.", given)
+        if CALL in given:
+            raise self.error(f"{name}: `{CALL}` is the older form of `tool_calls`, which is read")
+        content = self._content(name, given)
+        if role == CALL:
+            return {"role": "assistant", "content": "", "tool_calls": [self._call(name, content)]}
+        if "weight" in given:
+            given["weight"] = int(self.truth(f"{name}: weight", given["weight"]))
+        return {**given, "role": ROLES.get(role, role), "content": content}
+
+    def _content(self, name: str, turn: dict[str, Any]) -> str:
+        """The text, or the texts of the parts, one after the other; a turn that calls tools needs none."""
+        content = turn.get("content", "" if turn.get("tool_calls") else None)
+        parts: list[Any] = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        for part in parts:
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            if kind != "text":
+                raise self.error(
+                    f"{name}: content must be text or a list of parts of text, got a part of type {kind!r}"
+                )
+            if not isinstance(part.get("text"), str):
+                raise self.error(f"{name}: the content must be text, got {type(part.get('text')).__name__}")
+        return "".join(part["text"] for part in parts)
+
+    def _call(self, name: str, text: str) -> dict[str, Any]:
+        try:
+            call = json.loads(text)
+        except ValueError as error:
+            raise self.error(
+                f"{name}: the call must be a JSON object of name and arguments, got {text!r:.60}"
+            ) from error
+        if not isinstance(call, dict) or "name" not in call:
+            raise self.error(f"{name}: the call must be a JSON object of name and arguments, got {text!r:.60}")
+        return {"type": "function", "function": call}
+
+    def refuse_media(self, prefix: str, fields: dict[str, Any]) -> None:
+        """Raises:
+        DataError: the row or the turn comes with pictures, sounds or films.
+        """
+        for key in MEDIA:
+            if fields.get(key):
+                raise self.error(
+                    f"`{prefix}{key}`: models are trained on text alone; without the field the text is read"
+                )
+
+    def tags(self) -> tuple[str, ...]:
+        """What any layout may say of a prompt: `tags`, a text or a list of texts."""
+        value = self.fields.get("tags", [])
+        tags = [value] if isinstance(value, str) else value
+        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+            raise self.error(f"field `tags` must be text or a list of texts, got {value!r:.60}")
+        return tuple(tags)
+
+    def tools(self) -> tuple[dict[str, Any], ...]:
+        """The schemas in `tools`: a list of objects, or the JSON of one, as tables keep it."""
+        if self.fields.get("functions"):
+            raise self.error("`functions` is the older form of `tools`, which is read")
+        value = self.fields.get("tools") or []
+        try:
+            schemas = json.loads(value) if isinstance(value, str) else value
+            schemas = [json.loads(each) if isinstance(each, str) else each for each in schemas or []]
+        except (ValueError, TypeError) as error:
+            raise self.error(f"field `tools` must be a list of function schemas, got {value!r:.60}") from error
+        if not all(isinstance(schema, dict) for schema in schemas):
+            raise self.error(f"field `tools` must be a list of function schemas, got {value!r:.60}")
+        return tuple(schemas)
+
+    def template_kwargs(self) -> dict[str, Any]:
+        """What the row gives its template beside the turns, in `chat_template_kwargs`."""
+        value = self.fields.get("chat_template_kwargs", {})
+        if not isinstance(value, dict):
+            raise self.error(f"field `chat_template_kwargs` must be an object, got {value!r:.60}")
+        return {key: each for key, each in value.items() if each is not None}
