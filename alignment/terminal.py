@@ -1,6 +1,7 @@
 """Where people watch: the one console, and the bar that long work shows. Of many processes only the first has them."""
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -10,7 +11,16 @@ from rich.text import Text
 
 Item = TypeVar("Item")
 
-console = Console(quiet=os.environ.get("RANK", "0") != "0")
+
+class _Console(Console):
+    """Quiet once nobody reads on, as where the output goes through `| head`: what a run makes lies in its folder."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = _Console(quiet=os.environ.get("RANK", "0") != "0")
 
 
 def progress(items: Sequence[Item], description: str) -> Iterator[Item]:

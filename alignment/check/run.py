@@ -22,7 +22,7 @@ from alignment.distributed.engine import Engine
 from alignment.distributed.precision import precision_of
 from alignment.models.heads import LanguageModel
 from alignment.rollout.samples import build_generator, sample
-from alignment.tasks.run import task_name
+from alignment.runs.folder import task_name
 from alignment.training.checkpoint import seed_everything
 
 NEEDS = {SFTConfig: Need.demonstrations, RewardConfig: Need.pairs, DPOConfig: Need.pairs, ORPOConfig: Need.pairs}

@@ -1,7 +1,5 @@
 """From YAML and overrides to a checked dataclass: Hydra composes, this module closes."""
 
-import json
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,17 +18,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from alignment.cli.explain import COMPOSE_ERRORS, explain
+from alignment.cli.overrides import written
 from alignment.cli.recipes import shipped
+from alignment.config.inputs import expand_home
 from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig
 from alignment.config.tasks import TASKS
 
 VERSION_BASE = "1.3"
+NO_TASK = f"a recipe's defaults must name its task, one of {', '.join(TASKS)}, got none"
 SETTINGS = (  # the run's folder is ours, written by tasks/run.py; Hydra keeps its hands off it
     "hydra.run.dir=.",
     "hydra.sweep.dir=${output_dir}",
@@ -38,8 +41,6 @@ SETTINGS = (  # the run's folder is ours, written by tasks/run.py; Hydra keeps i
     "hydra.output_subdir=null",
     "hydra/job_logging=none",
 )
-PLAIN = re.compile(r"[A-Za-z_/@][\w./@-]*")  # a string that Hydra's override grammar takes without quotes,
-RESERVED = ("null", "true", "false", "inf", "nan")  # unless it is one of its words
 
 
 class SearchPath(SearchPathPlugin):
@@ -72,7 +73,17 @@ def composing(own: list[Path]) -> Iterator[None]:
 
 def single(recipe: str, overrides: list[str]) -> DictConfig:
     """The composed config of one job."""
-    return hydra_compose(recipe, [*SETTINGS, *chosen(recipe, overrides)], return_hydra_config=True)
+    try:
+        return hydra_compose(recipe, [*SETTINGS, *chosen(recipe, overrides)], return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException):
+        _require_task(recipe)
+        raise
+
+
+def _require_task(recipe: str) -> None:
+    """A recipe without a task has no key at all: that is what is wrong with it, whatever else it was asked for."""
+    if _root(hydra_compose(recipe, [])) is None:
+        raise ConfigError(NO_TASK) from None
 
 
 def swept(recipe: str, overrides: list[str]) -> list[DictConfig]:
@@ -123,20 +134,6 @@ def compose(recipe: str, overrides: dict[str, Any]) -> RunConfig:
         raise ConfigError(explain(error)) from error
 
 
-def written(value: Any) -> str:
-    """A value in Hydra's override grammar, whose mappings have bare keys."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {written(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(written, value)) + "]"
-    if not isinstance(value, str):
-        return str(value) if isinstance(value, float) else json.dumps(value)
-    if PLAIN.fullmatch(value) and value.lower() not in RESERVED:
-        return value
-    quotable = re.sub(r'(\\*)"', r'\1\1\\"', value)
-    return '"' + re.sub(r"(\\+)\Z", r"\1\1", quotable) + '"'
-
-
 def schema(root: type[RunConfig]) -> DictConfig:
     """The typed tree of a task: parts without a default in place, mappings open for the names that a user gives."""
     tree = OmegaConf.structured(root)
@@ -172,9 +169,9 @@ def resolve(composed: DictConfig) -> RunConfig:
         ConfigError: a required value is missing, or a value breaks a rule.
         OmegaConfBaseException: an unknown key, a wrong type.
     """
-    root = next((root for root in TASKS.values() if OmegaConf.get_type(composed) is root), None)
+    root = _root(composed)
     if root is None:
-        raise ConfigError(f"a recipe's defaults must name its task, one of {', '.join(TASKS)}, got none")
+        raise ConfigError(NO_TASK)
     if "hydra" in composed:
         HydraConfig.instance().set_config(composed)
     given = {key: _plain(composed, key) for key in map(str, composed) if key != "hydra"}
@@ -182,7 +179,14 @@ def resolve(composed: DictConfig) -> RunConfig:
     missing = sorted(OmegaConf.missing_keys(closed))
     if missing:
         raise ConfigError(f"{missing[0]} is required, got nothing")
-    return cast(RunConfig, _built(closed, ""))
+    config = cast(RunConfig, _built(closed, ""))
+    expand_home(config)
+    return config
+
+
+def _root(composed: DictConfig) -> type[RunConfig] | None:
+    """Its task's dataclass; None where it names no task."""
+    return next((root for root in TASKS.values() if OmegaConf.get_type(composed) is root), None)
 
 
 def _plain(tree: DictConfig, key: str) -> Any:

@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from alignment.cli.errors import nearest
+from alignment.cli.overrides import quoted
 from alignment.cli.recipes import recipes, shipped
 
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
@@ -23,8 +24,10 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, MissingConfigException):
             return _missing_file(cause)
         if isinstance(cause, OverrideParseException):
-            reason = _first_line(cause.message) if "=" in cause.override else "it must be key=value"
-            return f"cannot read the override {cause.override!r}: {reason}"
+            if "=" not in cause.override:
+                return f"cannot read the override {cause.override!r}: it must be key=value"
+            way = f"a text with such signs is quoted, {quoted(cause.override)}"
+            return f"cannot read the override {cause.override!r}: {_first_line(cause.message)}; {way}"
         if isinstance(cause, MarkedYAMLError) and cause.problem_mark is not None:
             mark = cause.problem_mark
             return f"{mark.name}:{mark.line + 1}: not YAML: {cause.problem}"
@@ -32,7 +35,9 @@ def explain(error: BaseException) -> str:
             return _bad_key_or_value(cause)
     message = _first_line(str(error))
     if message.startswith("Ambiguous value"):
-        return f"{message.partition(' argument ')[2]} is a sweep: it needs -m (a list is written key=[a,b])"
+        word = message.partition(" argument ")[2]
+        ways = f"a list is written key=[a,b], a text {quoted(word[1:-1])}"
+        return f"{word} is a sweep: it needs -m ({ways})"
     if message.startswith("Could not delete"):
         return f"no such key to remove: {message.partition('. ')[2]}"
     if message.startswith("primary config"):
@@ -47,7 +52,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
     while link is not None:
         yield link
-        link = link.__cause__ or link.__context__
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
 def _missing_file(error: MissingConfigException) -> str:

@@ -10,8 +10,10 @@ from alignment.cluster.folder import LOGS, SCRIPT, job_of, restore_on_error, wri
 from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
+from alignment.runs.claim import require_free
+from alignment.runs.fingerprint import fingerprint
+from alignment.runs.folder import STARTED, belongs_to, is_finished, require_goes_on, write_config
 from alignment.tasks.pipeline import put_aside
-from alignment.tasks.run import belongs_to, fingerprint, is_finished, write_config
 from alignment.terminal import say
 
 
@@ -44,8 +46,9 @@ def hand_over(planned: list[Planned], *, whole: RunConfig) -> None:
 
 
 def _require_idle(planned: list[Planned]) -> None:
-    """No job of an earlier submission may be about to write into the same folders."""
+    """No process writes the same folders, and no job of an earlier submission may be about to."""
     for folder in (folder for job in planned for folder in job.folders()):
+        require_free(folder)
         earlier = job_of(folder)
         state = None if earlier is None else slurm.find(earlier)
         if state is not None and not state.is_over():
@@ -60,15 +63,16 @@ def _is_to_run(job: Planned, jobs: dict[Planned, str], undo: ExitStack) -> bool:
     aside. A folder that is not a stage's must be free, as for `alignment run`.
     """
     if any(other in jobs for other in job.after):
-        claimed = [run.output_dir for run in job.runs if (Path(run.output_dir) / "started.json").exists()]
+        is_other = any((Path(run.output_dir) / STARTED).exists() for run in job.runs)
     else:
-        marks = {run.output_dir: fingerprint(run) for run in job.runs}
-        if all(is_finished(Path(folder), mark) for folder, mark in marks.items()):
+        marks = [(Path(run.output_dir), run, fingerprint(run)) for run in job.runs]
+        if all(is_finished(folder, mark) for folder, _, mark in marks):
             return False
-        claimed = [folder for folder, mark in marks.items() if not belongs_to(Path(folder), mark)]
-    if claimed and not job.is_stage:
-        raise ConfigError(f"output_dir holds a run of another config or other inputs, got {claimed[0]!r}")
-    if claimed:
+        is_other = any(not belongs_to(folder, mark) for folder, _, mark in marks)
+        if not job.is_stage:
+            for folder, run, mark in marks:
+                require_goes_on(folder, run, mark)
+    if is_other and job.is_stage:
         undo.callback(put_aside(job.folder).rename, job.folder)
     return True
 

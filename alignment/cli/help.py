@@ -12,7 +12,8 @@ from typing import Any, get_type_hints
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
-from alignment.cli.compose import current_hydra, written
+from alignment.cli.compose import current_hydra
+from alignment.cli.overrides import written
 from alignment.cli.recipes import first_comment, recipes
 
 KEY_WIDTH = 40

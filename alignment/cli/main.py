@@ -4,14 +4,18 @@ Hydra and torch are imported by the verbs that need them only.
 """
 
 import argparse
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
 from alignment import preempt
 from alignment.cli.errors import USER_ERROR, fail, nearest
-from alignment.cli.recipes import first_comment, recipes, shipped
+from alignment.cli.recipes import first_comment, found, may_be_recipe, own_folders, recipes, shipped
 from alignment.process import belong_to_launcher
 
 USAGE = """usage: alignment VERB ...
@@ -37,7 +41,7 @@ behind it:
   --config-dir DIR   look for recipes and presets in DIR before the shipped ones (`recipes` takes it too)
 """
 VERBS = ("run", "check", "submit", "status", "logs", "export", "recipes")
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as shells have it
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,6 +59,9 @@ def main() -> None:
         except KeyboardInterrupt:
             print("alignment: interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # of a run, which keeps SIGPIPE ignored: what it has saved is worth more than a line
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(UNREAD)
         except preempt.Preempted as stop:
             if preempt.is_main():
                 print(f"alignment: {' '.join(f'{stop}{preempt.requeued()}'.split())}", file=sys.stderr)
@@ -66,22 +73,40 @@ def dispatch(arguments: list[str]) -> None:
         print(USAGE, end="", file=sys.stderr)
         sys.exit(USER_ERROR)
     verb, *rest = arguments
+    if verb in ("run", "check", "submit"):
+        run(verb, rest)
+    elif verb == "export":
+        export(rest)
+    else:
+        with ending_with_reader():
+            show(verb, rest)
+
+
+def show(verb: str, arguments: list[str]) -> None:
+    """A verb that only prints."""
     if verb in ("-h", "--help"):
         print(USAGE, end="")
     elif verb == "--version":
         print(version("preference-alignment"))
     elif verb == "recipes":
-        list_recipes(rest)
-    elif verb in ("run", "check", "submit"):
-        run(verb, rest)
+        list_recipes(arguments)
     elif verb == "status":
-        show_status(rest)
+        show_status(arguments)
     elif verb == "logs":
-        show_logs(rest)
-    elif verb == "export":
-        export(rest)
+        show_logs(arguments)
     else:
         fail(f"no such verb {verb!r}{nearest(verb, VERBS)}; `alignment --help` lists them")
+
+
+@contextmanager
+def ending_with_reader() -> Iterator[None]:
+    """Where all that a command does is to print: it ends without a word when nobody reads on, as in `| head`."""
+    former = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        signal.signal(signal.SIGPIPE, former)
 
 
 def list_recipes(arguments: list[str]) -> None:
@@ -92,10 +117,10 @@ def list_recipes(arguments: list[str]) -> None:
     if given.help:
         print(USAGE, end="")
         return
-    found = recipes([*_own_folders(given.config_dir), shipped("recipes")])
-    width = max(map(len, found))
-    for name in sorted(found):
-        print(f"{name:<{width}}  {first_comment(found[name])}".rstrip())
+    files = recipes([*own_folders(given.config_dir), shipped("recipes")])
+    width = max(map(len, files))
+    for name in sorted(files):
+        print(f"{name:<{width}}  {first_comment(files[name])}".rstrip())
 
 
 def run(verb: str, arguments: list[str]) -> None:
@@ -104,21 +129,24 @@ def run(verb: str, arguments: list[str]) -> None:
     if not given.words and given.help:
         print(USAGE, end="")
         return
-    if not given.words or "=" in given.words[0] or given.words[0].startswith("~"):
+    if not given.words or not may_be_recipe(given.words[0]):
         fail(f"{verb} needs a recipe: alignment {verb} RECIPE [key=value ...]; `alignment recipes` lists them")
     if given.resolve and given.cfg is None:
         fail("--resolve goes with --cfg")
-    recipe, *overrides = given.words
-    recipe, folders = _found(recipe, _own_folders(given.config_dir))
+    recipe, folders = found(given.words[0], own_folders(given.config_dir))
 
     from alignment.cli.check import check_recipe
+    from alignment.cli.overrides import readable
     from alignment.cli.run import print_config, print_help, run_recipe
     from alignment.cli.submit import submit_recipe
 
+    overrides = [readable(word, is_sweep=given.multirun) for word in given.words[1:]]
     if given.help:
-        print_help(recipe, overrides, folders)
+        with ending_with_reader():
+            print_help(recipe, overrides, folders)
     elif given.cfg is not None:
-        print_config(recipe, overrides, folders, cfg=given.cfg, resolve=given.resolve, package=given.package)
+        with ending_with_reader():
+            print_config(recipe, overrides, folders, cfg=given.cfg, resolve=given.resolve, package=given.package)
     elif verb == "run":
         run_recipe(recipe, overrides, folders, sweep=given.multirun)
     elif verb == "check":
@@ -126,7 +154,8 @@ def run(verb: str, arguments: list[str]) -> None:
             fail("check takes one run, got -m")
         check_recipe(recipe, overrides, folders)
     else:
-        submit_recipe(recipe, overrides, folders, sweep=given.multirun, dry_run=given.dry_run)
+        with ending_with_reader() if given.dry_run else nullcontext():
+            submit_recipe(recipe, overrides, folders, sweep=given.multirun, dry_run=given.dry_run)
 
 
 def export(arguments: list[str]) -> None:
@@ -206,27 +235,3 @@ def _run_parser(verb: str) -> Parser:
     if verb == "submit":
         parser.add_argument("--dry-run", action="store_true")
     return parser
-
-
-def _found(recipe: str, own: list[Path]) -> tuple[str, list[Path]]:
-    """A recipe's name, and the user's folders to look in: `own`, and that of the recipe where a path is given."""
-    if not recipe.endswith((".yaml", ".yml")):
-        known = recipes([*own, shipped("recipes")])
-        if recipe not in known:
-            fail(f"no recipe {recipe!r}{nearest(recipe, known)}; `alignment recipes` lists them")
-        return recipe, own
-    path = Path(recipe)
-    if not path.is_file():
-        near = nearest(path.name, (file.name for file in path.parent.glob("*.yaml")))
-        fail(f"no recipe file {recipe!r}{near}")
-    if path.suffix != ".yaml":
-        fail(f"a recipe's file must end in .yaml, got {recipe!r}")
-    return path.stem, [path.parent.resolve(), *own]
-
-
-def _own_folders(folder: str | None) -> list[Path]:
-    if folder is None:
-        return []
-    if not Path(folder).is_dir():
-        fail(f"--config-dir must be a folder, got {folder!r}")
-    return [Path(folder).resolve()]

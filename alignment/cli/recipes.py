@@ -1,6 +1,9 @@
 """Where presets and recipes lie, and what they say of themselves. Needs neither Hydra nor torch."""
 
+import os
 from pathlib import Path
+
+from alignment.cli.errors import fail, nearest
 
 
 def shipped(name: str) -> Path:
@@ -19,3 +22,35 @@ def first_comment(path: Path) -> str:
     """What a recipe or preset says of itself: the comment in its first line, or nothing."""
     first, *_ = [*path.read_text(errors="replace").splitlines(), ""]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def may_be_recipe(word: str) -> bool:
+    """A path may hold an equals sign, as folders of sweeps do. No key of a config has a slash before its own."""
+    if os.path.isfile(os.path.expanduser(word)):
+        return True
+    is_path = word.endswith(".yaml") and "/" in word.partition("=")[0]
+    return is_path or not ("=" in word or word.startswith("~"))
+
+
+def found(recipe: str, own: list[Path]) -> tuple[str, list[Path]]:
+    """A recipe's name, and the user's folders to look in: `own`, and that of the recipe where a path is given."""
+    if not recipe.endswith((".yaml", ".yml")):
+        known = recipes([*own, shipped("recipes")])
+        if recipe not in known:
+            fail(f"no recipe {recipe!r}{nearest(recipe, known)}; `alignment recipes` lists them")
+        return recipe, own
+    path = Path(os.path.expanduser(recipe))
+    if not path.is_file():
+        near = nearest(path.name, (file.name for file in path.parent.glob("*.yaml")))
+        fail(f"no recipe file {recipe!r}{near}")
+    if path.suffix != ".yaml":
+        fail(f"a recipe's file must end in .yaml, got {recipe!r}")
+    return path.stem, [path.parent.resolve(), *own]
+
+
+def own_folders(folder: str | None) -> list[Path]:
+    if folder is None:
+        return []
+    if not Path(folder).is_dir():
+        fail(f"--config-dir must be a folder, got {folder!r}")
+    return [Path(folder).resolve()]

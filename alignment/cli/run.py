@@ -45,7 +45,7 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
                 require_scheduler(config.cluster, Scheduler.local)
             overrides = chosen(recipe, overrides)
         except COMPOSE_ERRORS as error:
-            fail(f"{recipe}: {explain(error)}")
+            fail(f"{recipe}: {told(error, overrides)}")
         if not sweep:
             start(recipe, configs[0], is_last=True)
     if sweep:
@@ -59,6 +59,15 @@ def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[Run
     for config in configs:
         check_inputs(config)
     return configs, sweep
+
+
+def told(error: BaseException, overrides: list[str]) -> str:
+    """`explain`, and what became of a `~` where a file is missing."""
+    line = explain(error)
+    has_home = any(sign in word for word in overrides for sign in ("=~", '="~'))
+    if has_home and "no such file or folder" in line:
+        line += " (a ~ that begins a path is the home folder, also in quotes; a name that begins with one is ./~...)"
+    return line
 
 
 def _jobs(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[DictConfig], bool]:

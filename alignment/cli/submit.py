@@ -4,9 +4,9 @@ from pathlib import Path
 
 from alignment.cli.compose import compose, composing
 from alignment.cli.errors import fail
-from alignment.cli.explain import COMPOSE_ERRORS, explain
+from alignment.cli.explain import COMPOSE_ERRORS
 from alignment.cli.plan import Planned, plan_pipeline, plan_run, plan_sweep
-from alignment.cli.run import checked
+from alignment.cli.run import checked, told
 from alignment.cluster.folder import SCRIPT
 from alignment.config.parts import UserError
 from alignment.config.run import RunConfig
@@ -20,7 +20,7 @@ def submit_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: 
             configs, sweep = checked(recipe, overrides, sweep=sweep)
             planned = _plan(recipe, configs, sweep=sweep)
         except COMPOSE_ERRORS as error:
-            fail(f"{recipe}: {explain(error)}")
+            fail(f"{recipe}: {told(error, overrides)}")
     if dry_run:
         _show(planned)
         return

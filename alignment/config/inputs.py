@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from importlib.machinery import PathFinder
 from itertools import accumulate
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,21 @@ def function_files(config: Any) -> Iterator[tuple[str, Path]]:
         file = _module_file(function.rpartition(".")[0])
         if file is not None:
             yield key, file
+
+
+def expand_home(config: Any) -> None:
+    """A `~` that begins a path stands for the home folder, as a shell has it where it comes first in a word."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            expand_home(value)
+        elif isinstance(value, dict) and all(is_dataclass(inner) for inner in value.values()):
+            for inner in value.values():
+                expand_home(inner)
+        elif ("input" in field.metadata or "place" in field.metadata) and value is not None:
+            named = isinstance(value, dict)
+            home = {name: expanduser(path) for name, path in value.items()} if named else expanduser(value)
+            setattr(config, field.name, home)
 
 
 def _marked(config: Any, mark: str, prefix: str) -> Iterator[tuple[str, str]]:

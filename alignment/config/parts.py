@@ -21,6 +21,7 @@ from alignment.config.vocabulary import (
 )
 
 INPUT = {"input": True}  # marks a field as a file or folder that the run reads
+PLACE = {"place": True}  # one as a folder that the run writes or uses
 FUNCTION = {"function": True}  # and one as the dotted path of a function that it calls
 
 
@@ -217,7 +218,7 @@ class DistributedConfig:
     """Where optimizer states and their float32 weights are kept: cpu needs zero >= 1, nvme zero=3."""
     offload_param: Offload = Offload.none
     """Where weights are kept while no layer uses them: needs zero=3."""
-    nvme_path: str | None = None
+    nvme_path: str | None = field(default=None, metadata=PLACE)
     """A folder on a fast local disk, for an offload to nvme."""
     deepspeed_config: str | None = field(default=None, metadata=INPUT)
     """Further settings in DeepSpeed's own JSON; one that says otherwise than a key of ours is an error."""

@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from alignment.config.cluster import ClusterConfig
 from alignment.config.launch import LaunchConfig
 from alignment.config.parts import (
+    PLACE,
     BatchConfig,
     CheckpointConfig,
     DataConfig,
@@ -27,7 +28,7 @@ class RunConfig:
 
     replies: ClassVar[bool] = False
     """Whether the task replies to prompts."""
-    output_dir: str = "runs/${hydra:job.config_name}/${now:%Y-%m-%d_%H-%M-%S}"
+    output_dir: str = field(default="runs/${hydra:job.config_name}/${now:%Y-%m-%d_%H-%M-%S}", metadata=PLACE)
     seed: int = 0
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)

@@ -10,6 +10,7 @@ from alignment.config.generation import GenerationConfig
 from alignment.config.parts import (
     FUNCTION,
     INPUT,
+    PLACE,
     BatchConfig,
     ConfigError,
     DataConfig,
@@ -62,7 +63,7 @@ class RewardConfig(TrainingConfig):
 class ReferenceConfig:
     cache: bool = True
     """Keep the reference's log-probs beside the data and read them when weights, data and tokenizer are the same."""
-    folder: str | None = None
+    folder: str | None = field(default=None, metadata=PLACE)
     """Where. Null: `.reference` beside the data; where that cannot be written, the user's cache folder."""
 
     def __post_init__(self) -> None:
@@ -215,7 +216,7 @@ class StageConfig:
 
 @dataclass(slots=True)
 class PipelineConfig(RunConfig):
-    output_dir: str = "runs/${hydra:job.config_name}"
+    output_dir: str = field(default="runs/${hydra:job.config_name}", metadata=PLACE)
     """Not dated: run again, a pipeline goes on where it stopped and skips the stages that have not changed."""
     stages: list[StageConfig] = field(default_factory=list)
 

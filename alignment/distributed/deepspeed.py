@@ -19,7 +19,7 @@ from alignment.config.parts import DistributedConfig, UserError
 from alignment.config.vocabulary import Offload
 from alignment.distributed import world
 from alignment.distributed.device import tell_deepspeed
-from alignment.distributed.engine import counts, require_shared_out
+from alignment.distributed.engine import counts, load_schedule, require_shared_out
 from alignment.distributed.layers import running_by_layer, without_hooks
 from alignment.distributed.layout import layout, trained_groups
 from alignment.distributed.precision import autocast
@@ -134,7 +134,7 @@ class DeepSpeedEngine:
             why = "are not this model's, or distributed.deepspeed_config has them laid out in another way"
             raise UserError(f"the checkpoint's weights {why}")
         self._load_shard(state)
-        self.scheduler.load_state_dict(state["scheduler"])
+        load_schedule(self.scheduler, state["scheduler"])
 
     def load_shares(self, saved: Sequence[dict[str, Any]]) -> None:
         """As the engine's protocol says."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from alignment.config.parts import DistributedConfig, UserError
 from alignment.distributed.precision import autocast
@@ -137,13 +137,24 @@ class TorchEngine:
             for name, parameter in parameters.items():
                 parameter.copy_(state["model"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        load_schedule(self.scheduler, state["scheduler"])
 
     def load_shares(self, saved: Sequence[dict[str, Any]]) -> None:
         """As the protocol says."""
         names = {id(p): name for name, p in self._trained.items()}
         groups = [{names[id(p)]: p.shape for p in group["params"]} for group in self.optimizer.param_groups]
         self.load_state(recut(saved, self.state(), groups))
+
+
+def load_schedule(scheduler: LRScheduler, state: dict[str, Any]) -> None:
+    """Go on at the saved step with this schedule's own rate, which is another than the saved one where the run has been
+    made longer."""
+    assert isinstance(scheduler, LambdaLR)
+    scheduler.load_state_dict(state)
+    bases = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    scheduler._last_lr = [base * factor(scheduler.last_epoch) for base, factor in bases]
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate
 
 
 def counts(model: nn.Module) -> tuple[int, int]:

@@ -15,7 +15,10 @@ from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig
 from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
 from alignment.config.vocabulary import Scheduler
-from alignment.tasks.run import belongs_to, execute, fingerprint, is_finished, write_config
+from alignment.runs.claim import claim
+from alignment.runs.fingerprint import fingerprint
+from alignment.runs.folder import belongs_to, is_finished, write_config
+from alignment.tasks.run import execute
 from alignment.terminal import console, say
 
 Compose = Callable[[str, dict[str, Any]], RunConfig]
@@ -30,14 +33,20 @@ def run(config: PipelineConfig, compose: Compose) -> None:
     for stage, stage_config in stages:
         with _named(stage):
             require_scheduler(stage_config.cluster, Scheduler.local)
-    write_config(Path(config.output_dir), config)
+    with claim(Path(config.output_dir)):
+        write_config(Path(config.output_dir), config)
+        _run_stages(stages)
+
+
+def _run_stages(stages: list[tuple[StageConfig, RunConfig]]) -> None:
     for number, (stage, stage_config) in enumerate(stages, start=1):
         console.rule(f"{number}/{len(stages)} {stage.name} ({stage.recipe})")
         folder = Path(stage_config.output_dir)
-        if is_finished(folder, fingerprint(stage_config)):
+        mark = fingerprint(stage_config)
+        if is_finished(folder, mark):
             say("unchanged, skipped")
             continue
-        if not belongs_to(folder, fingerprint(stage_config)):
+        if not belongs_to(folder, mark):
             put_aside(folder)
         execute(stage_config)
 
@@ -105,8 +114,13 @@ def _resolved(key: str, value: Any, earlier: list[str], output_dir: str) -> Any:
 
 
 def put_aside(folder: Path) -> Path:
-    """Give a folder that holds another config's run another name, which is returned."""
+    """Give a folder that holds another config's run another name, which is returned.
+
+    Raises:
+        FolderInUse: that run is at work.
+    """
     aside = next(path for n in range(1, 10_000) if not (path := folder.with_name(f"{folder.name}.old-{n}")).exists())
-    folder.rename(aside)
+    with claim(folder):
+        folder.rename(aside)
     say(f"changed since it was run; the old one is kept in {aside}")
     return aside

@@ -1,51 +1,34 @@
-"""A run and its folder: written once, finished once.
+"""One run: in its folder, in this process or in several, finished once.
 
-A folder holds `config.yaml`, `metrics.jsonl`, `checkpoints/`, `model/`, and `finished.json` when all is done. The
-fingerprint in it is of the config and of the files that the run read; the same command on an unfinished folder goes on
-from the newest checkpoint, on a finished one it has nothing to do.
+The same command on an unfinished folder goes on from the newest checkpoint, on a finished one it has nothing to do.
 """
 
-import hashlib
-import json
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from alignment import preempt
-from alignment.config.inputs import check_inputs, function_files, input_paths
-from alignment.config.parts import ConfigError, UserError, require
+from alignment.config.inputs import check_inputs
+from alignment.config.parts import UserError, require
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import TASKS, PipelineConfig
+from alignment.config.tasks import PipelineConfig
 from alignment.distributed import precision, world
 from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed
 from alignment.distributed.launch import RankFailedError, is_told, launch, tell_launcher
 from alignment.distributed.settings import deepspeed_settings
 from alignment.distributed.world import leave
 from alignment.process import importing
+from alignment.runs.claim import FolderInUse, claim
+from alignment.runs.fingerprint import Fingerprint, fingerprint
+from alignment.runs.folder import as_recipe, finish, give_up, is_finished, require_goes_on, start, task_name
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
 
 __all__ = ["RankFailedError", "execute", "is_told", "leave"]  # what the command line needs of a run
-
-UNMARKED = ("output_dir", "log", "checkpoint", "reference", "launch", "cluster")
-DIVISION = {  # keys that divide the same work up in another way: a run goes on with others than it began with
-    "batch": ("max_tokens",),
-    "distributed": ("zero", "offload_optimizer", "offload_param", "nvme_path", "deepspeed_config", "timeout_minutes"),
-    "generation": ("batch_size", "gather", "vllm"),
-    "model": ("gradient_checkpointing",),
-}
-SUBMITTED = {"job.sbatch", "submitted.json", "logs"}
-
-
-def task_name(config: RunConfig) -> str:
-    return next(name for name, root in TASKS.items() if type(config) is root)
 
 
 def execute(config: RunConfig) -> None:
@@ -75,11 +58,26 @@ def _execute(config: RunConfig) -> None:
     world.init(config.distributed)
     config = replace(config, output_dir=world.from_main(config.output_dir))  # which may hold the time
     folder = Path(config.output_dir)
-    mark = fingerprint(config)
-    if world.from_main(is_finished(folder, mark)):
-        say(f"{folder}: finished already, nothing to do (another output_dir runs it again)")
+    mark = world.from_main(fingerprint(config) if world.is_main() else None)
+    assert mark is not None
+    if _is_done(folder, mark):
         return
+    if world.is_main():
+        require_goes_on(folder, config, mark)
     run = imported(config)
+    with claim(folder) if world.is_main() else nullcontext():
+        if not _is_done(folder, mark):  # as another process may have had it while this one imported
+            _carry_out(run, config, folder, mark)
+
+
+def _is_done(folder: Path, mark: Fingerprint) -> bool:
+    is_done = world.from_main(is_finished(folder, mark))
+    if is_done:
+        say(f"{folder}: finished already, nothing to do (another output_dir runs it again)")
+    return is_done
+
+
+def _carry_out(run: Callable[[Any, Path], str | None], config: RunConfig, folder: Path, mark: Fingerprint) -> None:
     if world.is_main():
         start(folder, config, mark)
     world.barrier()
@@ -137,93 +135,7 @@ def in_processes(config: RunConfig) -> None:
         try:
             launch(["-m", "alignment", "run", str(recipe)], config.launch.processes)
         except UserError:
-            give_up(Path(config.output_dir))
+            if (made := Path(config.output_dir)).exists():
+                with suppress(FolderInUse), claim(made):
+                    give_up(made)
             raise
-
-
-def start(folder: Path, config: RunConfig, mark: str) -> None:
-    """Claim the folder and write the resolved config into it."""
-    if not belongs_to(folder, mark):
-        raise ConfigError(f"output_dir holds a run of another config or other inputs, got {str(folder)!r}")
-    write_config(folder, config)
-    _write_mark(folder / "started.json", mark)
-
-
-def write_config(folder: Path, config: RunConfig) -> None:
-    """The resolved config, as a recipe: `alignment run FOLDER/config.yaml` runs it again."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir must be a folder that can be made ({error.strerror}), got {str(folder)!r}"
-        ) from error
-    text = as_recipe(config)
-    path = folder / "config.yaml"
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
-
-
-def as_recipe(config: RunConfig) -> str:
-    task = f"defaults:\n  - task: {task_name(config)}\n  - _self_\n\n"
-    return task + OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def give_up(folder: Path) -> None:
-    """Leave nothing behind of a run that a user's mistake ended before it had done anything.
-
-    What a submission to a cluster wrote stays, for the mistake is told in its log; the claim on the folder goes.
-    """
-    if not folder.exists():
-        return
-    left = {path.name for path in folder.iterdir()}
-    own = {"config.yaml", "started.json", "checkpoints"}
-    if left <= own | SUBMITTED and not any(folder.glob("checkpoints/*")):
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        (folder / "started.json").unlink(missing_ok=True)
-        if left <= own:
-            shutil.rmtree(folder)
-
-
-def belongs_to(folder: Path, mark: str) -> bool:
-    """No run has claimed the folder, or one with this fingerprint has."""
-    claim = folder / "started.json"
-    return not claim.exists() or json.loads(claim.read_text())["fingerprint"] == mark
-
-
-def finish(folder: Path, mark: str, stopped: str | None = None) -> None:
-    """`stopped`: why the run ended before its last step, if its config asked for that."""
-    _write_mark(folder / "finished.json", mark, **({} if stopped is None else {"stopped": stopped}))
-
-
-def _write_mark(path: Path, mark: str, **more: str) -> None:
-    beside = path.with_suffix(".partial")
-    beside.write_text(json.dumps({"fingerprint": mark, **more}))
-    beside.replace(path)
-
-
-def is_finished(folder: Path, mark: str) -> bool:
-    path = folder / "finished.json"
-    return path.exists() and json.loads(path.read_text())["fingerprint"] == mark
-
-
-def fingerprint(config: RunConfig) -> str:
-    """Of the package, the config, but for what does not change its outcome, the state of every file it reads, and the
-    text of the modules that hold its functions."""
-    settings = {name: value for name, value in asdict(config).items() if name not in UNMARKED}
-    for part, keys in DIVISION.items():
-        if part in settings:
-            settings[part] = {name: value for name, value in settings[part].items() if name not in keys}
-    inputs = {key: _state(Path(path)) for key, path in input_paths(config) if not key.startswith("distributed.")}
-    functions = {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in function_files(config)}
-    everything = [version("preference-alignment"), settings, inputs, functions]
-    return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _state(path: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of each file of an input; of a run's folder, its finish stands for all of it."""
-    finished = path / "finished.json"
-    if finished.exists():
-        files = [finished]
-    else:
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [(str(file.relative_to(path.parent)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -15,6 +15,7 @@ from alignment import preempt
 from alignment.config.parts import CheckpointConfig, UserError
 from alignment.config.vocabulary import Resume
 from alignment.distributed.world import any_over_ranks, gathered, is_main, rank, size
+from alignment.runs.folder import note
 from alignment.terminal import say
 from alignment.training.manifest import (
     Manifest,
@@ -107,6 +108,7 @@ class Checkpoints:
                 part.load_state(states[0]["parts"][name])
         set_rng_state(states[rank() % len(states)]["rng"])
         if is_main():
+            note(self.folder.parent, going_on_from=manifest.step, processes=size(), zero=self.zero)
             say(f"going on from {folder}" + ("" if same else f" ({_by(manifest)})"))
 
     def save_if_due(self, step: int) -> None:

@@ -1,6 +1,7 @@
 """A run and its folder, through the command: made once, finished once, resumed, refused, swept, chained."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from alignment.runs.claim import claim
 from alignment.training import loop
 
 SMALL = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "data.train.limit=64", "data.eval.limit=8"]
@@ -93,7 +95,89 @@ def test_another_config_in_the_same_folder_is_refused(alignment: Callable[..., A
     before = state(tmp_path)
     ended = alignment(*TWO, "output_dir=out", "seed=1")
     assert ended.code == 2
-    assert ended.err == ["alignment: tiny_sft: output_dir holds a run of another config or other inputs, got 'out'"]
+    line = "output_dir holds a run of another config or other inputs (seed was 0 and is 1), got 'out'"
+    assert ended.err == [f"alignment: tiny_sft: {line}"]
+    assert state(tmp_path) == before
+
+
+def test_a_copied_input_is_the_same_and_an_edited_one_another(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"prompt": f"say {n}", "completion": f"moo {n}"}) + "\n" for n in range(4))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    words = ["run", "tiny_sft", *SMALL[:2], "data=native", "data.train.path=rows.jsonl", "batch.size=4"]
+    words += ["train.max_steps=1", "output_dir=out"]
+    assert alignment(*words).code == 0
+    (tmp_path / "rows.jsonl").unlink()
+    (tmp_path / "rows.jsonl").write_text(rows)
+    ended = alignment(*words)
+    assert ended.code == 0 and "finished already" in ended.out
+    (tmp_path / "rows.jsonl").write_text(rows.replace("moo 3", "moo 4"))
+    ended = alignment(*words)
+    assert ended.code == 2 and "other inputs (the contents of data.train.path changed), got 'out'" in ended.err[0]
+
+
+def test_a_run_of_an_earlier_version_is_told_apart(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "started.json").write_text('{"fingerprint": "0123abcd"}')
+    ended = alignment(*TWO, "output_dir=out")
+    assert ended.code == 2 and len(ended.err) == 1
+    assert (
+        "an earlier version of this package" in ended.err[0] and "without out/started.json the run goes" in ended.err[0]
+    )
+    (tmp_path / "out" / "started.json").write_text('{"finger')
+    ended = alignment(*TWO, "output_dir=out")
+    assert ended.code == 2 and ended.err[0].startswith("alignment: tiny_sft: out/started.json cannot be read")
+
+
+def test_two_at_once_in_one_folder_are_not_two_runs(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    with claim(tmp_path / "out"):
+        ended = alignment(*TWO, "output_dir=out")
+        assert ended.code == 2 and len(ended.err) == 1
+        assert ended.err[0].startswith(f"alignment: tiny_sft: output_dir is in use by process {os.getpid()} on ")
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"owner.json"}
+    with claim(tmp_path / "sweep" / "0"):
+        assert "output_dir is in use by process" in alignment(*TWO, "-m", "seed=1,2", "output_dir=sweep").err[0]
+
+
+LONGER = [*RUN, "checkpoint.every=1", "data.eval.limit=null", "output_dir=out"]
+
+
+def test_a_finished_run_goes_on_to_a_later_end(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    """With a schedule that does not ask for the end it is the uninterrupted run, to the last bit."""
+    constant = [*LONGER, "train.schedule=constant"]
+    assert alignment(*constant, "train.max_steps=2").code == 0
+    ended = alignment(*constant, "train.max_steps=4")
+    assert ended.code == 0 and ended.err == []
+    assert "out: goes on to train.max_steps=4, where 2 was asked before\n" in ended.out
+    assert [row["step"] for row in rows(tmp_path / "out")] == [1, 2, 3, 4]
+    assert alignment(*constant, "train.max_steps=4", "output_dir=whole").code == 0
+    assert without_time(tmp_path / "out") == without_time(tmp_path / "whole")
+    assert same_weights(tmp_path / "out", tmp_path / "whole")
+    asked, went_on = (json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines())
+    assert (asked["asked"], asked["before"]) == ({"train.max_steps": 4}, {"train.max_steps": 2})
+    assert went_on["going_on_from"] == 2
+    assert "finished already" in alignment(*constant, "train.max_steps=4").out
+    ended = alignment(*constant, "train.max_steps=3")
+    assert ended.code == 2 and "its train.max_steps is 4 already, and it does not go back to" in ended.err[0]
+    ended = alignment(*constant, "train.max_steps=null", "train.epochs=9")
+    assert ended.code == 2 and "begun with train.max_steps=4 and goes on by that key" in ended.err[0]
+
+
+def test_a_longer_run_takes_the_rates_of_its_new_schedule(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    linear = [*LONGER, "train.schedule=linear", "train.learning_rate=1e-3", "train.warmup_steps=0"]
+    assert alignment(*linear, "train.max_steps=2").code == 0
+    assert [row["lr"] for row in rows(tmp_path / "out")] == pytest.approx([1e-3, 5e-4])
+    ended = alignment(*linear, "train.max_steps=4")
+    assert ended.code == 0 and "so this is not the run that train.max_steps=4 would have been" in ended.out
+    assert [row["lr"] for row in rows(tmp_path / "out")] == pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4])
+
+
+def test_a_finished_run_without_checkpoints_says_what_to_do(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    assert alignment(*TWO, "output_dir=out").code == 0
+    before = state(tmp_path)
+    ended = alignment(*RUN, "train.max_steps=3", "output_dir=out")
+    assert ended.code == 2 and len(ended.err) == 1
+    assert "without checkpoints (checkpoint.every), so it cannot go on to train.max_steps=3" in ended.err[0]
+    assert "model.path=out/model" in ended.err[0]
     assert state(tmp_path) == before
 
 
@@ -191,10 +275,10 @@ def test_a_pipeline_runs_what_has_changed_and_keeps_what_was(
     assert {path.name for path in out.iterdir()} >= {"sft", "dpo"}
     assert yaml.safe_load((out / "dpo" / "config.yaml").read_text())["model"]["path"] == "runs/two/sft/model"
 
-    before = state(tmp_path)
+    before = {path: time for path, time in state(tmp_path).items() if path.is_file()}
     ended = alignment(*words)
     assert ended.code == 0 and ended.out.count("unchanged, skipped") == 2
-    assert state(tmp_path) == before
+    assert {path: time for path, time in state(tmp_path).items() if path.is_file()} == before
 
     own("two", PIPELINE.replace("train.max_steps: 1, ref", "train.max_steps: 2, ref"))
     ended = alignment(*words)

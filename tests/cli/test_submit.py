@@ -12,7 +12,7 @@ import yaml
 
 from alignment.cli.compose import composing, resolve, single
 from alignment.config.cluster import ClusterConfig
-from alignment.tasks.run import fingerprint
+from alignment.runs.fingerprint import fingerprint
 
 SMALL = ["data.train.limit=16", "data.eval.limit=4", "batch.size=4", "train.max_steps=1"]
 SUBMIT = ["submit", "tiny_sft", "cluster=slurm", *SMALL]

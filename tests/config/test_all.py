@@ -11,13 +11,14 @@ import yaml
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from omegaconf import OmegaConf
 
-from alignment.cli.compose import composing, current_hydra, resolve, schema, single, written
+from alignment.cli.compose import composing, current_hydra, resolve, schema, single
+from alignment.cli.overrides import written
 from alignment.config.cluster import ClusterConfig
 from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig
 from alignment.config.run import RunConfig
 from alignment.config.tasks import TASKS
 from alignment.config.vocabulary import Tracker
-from alignment.tasks.run import start
+from alignment.runs.folder import write_config
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((REPOSITORY / "recipes").glob("*.yaml"))}
@@ -123,7 +124,7 @@ def test_recipe_states_differences_only(recipe: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in PIPELINES])
 def test_config_of_a_run_composes_back(recipe: str, tmp_path: Path) -> None:
     config = composed(recipe, "seed=7", f"output_dir={tmp_path}", "log.trackers=[tensorboard]")
-    start(tmp_path, config, "mark")
+    write_config(tmp_path, config)
     assert composed("config", own=[tmp_path]) == config
 
 

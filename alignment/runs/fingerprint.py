@@ -1,0 +1,95 @@
+"""What a run is of: its settings, what its inputs hold, the code of its functions.
+
+Two commands with the same fingerprint are one run. This module alone says what counts.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from alignment.config.inputs import function_files, input_paths
+from alignment.config.parts import ConfigError
+from alignment.config.run import RunConfig
+from alignment.runs.contents import digest, run_digest
+
+UNMARKED = ("output_dir", "log", "checkpoint", "reference", "launch", "cluster")
+DIVISION = {  # keys that divide the same work up in another way: a run goes on with others than it began with
+    "batch": ("max_tokens",),
+    "distributed": ("zero", "offload_optimizer", "offload_param", "nvme_path", "deepspeed_config", "timeout_minutes"),
+    "generation": ("batch_size", "gather", "vllm"),
+    "model": ("gradient_checkpointing",),
+}
+LENGTH = ("train.max_steps", "train.epochs")  # a run may be made longer
+CONTENTS, CODE = "the contents of ", "the code of "
+SHOWN = 3  # differences that are named
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """By what name, which value: keys of the config, contents of inputs, code of functions, the package's version."""
+
+    entries: tuple[tuple[str, str], ...]
+    """Sorted; the values as JSON."""
+
+    def length(self) -> dict[str, float]:
+        """The one of LENGTH's keys that is set; none for a run that does not train."""
+        found = {key: json.loads(value) for key, value in self.entries if key in LENGTH}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def differences(self, earlier: "Fingerprint") -> str:
+        """What has changed since, but for the length; empty where nothing has."""
+        was, now = dict(earlier.entries), dict(self.entries)
+        changed = [key for key in sorted(was | now) if key not in LENGTH and was.get(key) != now.get(key)]
+        named = [_said(key, was.get(key), now.get(key)) for key in changed[:SHOWN]]
+        more = len(changed) - len(named)
+        return ", ".join([*named, *([f"{more} more"] if more else [])])
+
+
+def fingerprint(config: RunConfig) -> Fingerprint:
+    """An input counts by what it holds, not by where it lies or when it was written.
+
+    Raises:
+        ConfigError: an input cannot be read.
+    """
+    read = {key: Path(path) for key, path in input_paths(config) if not key.startswith("distributed.")}
+    settings = {key: value for key, value in _flat(asdict(config), "") if key not in read}
+    entries: dict[str, Any] = {key: value for key, value in settings.items() if not _is_unmarked(key)}
+    entries |= {f"{CONTENTS}{key}": _contents(key, path) for key, path in read.items()}
+    for key, file in function_files(config):
+        entries[f"{CODE}{key}"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    entries["version"] = version("preference-alignment")
+    return Fingerprint(tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in entries.items())))
+
+
+def _is_unmarked(key: str) -> bool:
+    part, _, rest = key.partition(".")
+    return part in UNMARKED or rest.partition(".")[0] in DIVISION.get(part, ())
+
+
+def _flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _contents(key: str, path: Path) -> str:
+    """Of an input, with the ending of its name, which says how it is read."""
+    is_run = (path / "config.yaml").is_file() and (path / "model").is_dir()
+    try:
+        ending = "" if path.is_dir() else Path(path.name.removesuffix(".gz")).suffix + path.suffix
+        return (run_digest(path) if is_run else digest(path)) + ending
+    except OSError as error:
+        raise ConfigError(f"{key} cannot be read ({error.strerror}: {error.filename}), got {str(path)!r}") from error
+
+
+def _said(key: str, was: str | None, now: str | None) -> str:
+    if key.startswith((CONTENTS, CODE)) and was is not None and now is not None:
+        return f"{key} changed"
+    return f"{key} was {'absent' if was is None else was} and is {'absent' if now is None else now}"
