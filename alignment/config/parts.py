@@ -145,6 +145,8 @@ class TrainConfig:
     learning_rate: float = 1e-5
     schedule: Schedule = Schedule.cosine
     warmup_steps: int = 0
+    warmup_ratio: float = 0.0
+    """The share of the run's steps in which the learning rate rises, in place of warmup_steps."""
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
@@ -161,6 +163,10 @@ class TrainConfig:
         require(self.epochs is None or self.epochs > 0, "train.epochs must be > 0", self.epochs)
         require(self.learning_rate > 0, "train.learning_rate must be > 0", self.learning_rate)
         require(self.warmup_steps >= 0, "train.warmup_steps must be >= 0", self.warmup_steps)
+        require(0 <= self.warmup_ratio < 1, "train.warmup_ratio must be in [0, 1)", self.warmup_ratio)
+        both = self.warmup_steps > 0 and self.warmup_ratio > 0
+        rule = "at most one of train.warmup_steps and train.warmup_ratio must be above 0"
+        require(not both, rule, (self.warmup_steps, self.warmup_ratio))
         require(self.weight_decay >= 0, "train.weight_decay must be >= 0", self.weight_decay)
         rule = "train.betas must be two numbers in [0, 1)"
         require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), rule, self.betas)

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from alignment.config.parts import ConfigError, DistributedConfig
+from alignment.config.parts import ConfigError, DistributedConfig, TrainConfig
 from alignment.config.vocabulary import Offload, Precision
 from alignment.distributed.precision import precision_of
+from alignment.terminal import say
 
+KEY = "distributed.deepspeed_config"
 AUTO = "auto"  # transformers' word for "as the trainer says"
 OURS = {  # what is decided elsewhere -> the key that decides it
     "zero_optimization.stage": "distributed.zero",
@@ -27,9 +29,9 @@ OURS = {  # what is decided elsewhere -> the key that decides it
     "gradient_allreduce_op": "batch.size",
     "prescale_gradients": "batch.size",
     "gradient_predivide_factor": "batch.size",
-    "optimizer": "train",
-    "scheduler": "train.schedule",
 }
+ADAM = ("adam", "adamw", AUTO)  # AdamW by another name: with "adam_w_mode", which is on where nothing is said
+SCHEDULERS = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}  # -> train.schedule
 
 
 def deepspeed_settings(config: DistributedConfig, *, max_grad_norm: float | None) -> dict[str, Any]:
@@ -43,9 +45,63 @@ def deepspeed_settings(config: DistributedConfig, *, max_grad_norm: float | None
     if config.deepspeed_config is None:
         return ours
     raw = _read(config.deepspeed_config)
+    raw.pop("optimizer", None)  # these two are the trainer's, and checked by `check_trainer`
+    raw.pop("scheduler", None)
     if max_grad_norm is None:  # what is said there is for the models that train
         raw.pop("gradient_clipping", None)
     return _merged(ours, raw, "")
+
+
+def check_trainer(path: str, train: TrainConfig) -> None:
+    """DeepSpeed's "optimizer" and "scheduler" do not act: `train` does. What they say otherwise is an error, and "auto"
+    is, as in transformers, what the trainer says.
+
+    Raises:
+        ConfigError: a value is neither "auto" nor that of `train`; names both keys.
+    """
+    raw = _read(path)
+    steps = train.warmup_steps if train.warmup_ratio == 0 else None
+    blocks: dict[str, dict[str, tuple[Any, str]]] = {
+        "optimizer": {
+            "lr": (train.learning_rate, "train.learning_rate"),
+            "betas": (train.betas, "train.betas"),
+            "eps": (train.eps, "train.eps"),
+            "weight_decay": (train.weight_decay, "train.weight_decay"),
+            "adam_w_mode": (True, "the trainer"),
+            "bias_correction": (True, "the trainer"),
+        },
+        "scheduler": {
+            "warmup_min_lr": (0, "the trainer"),
+            "warmup_max_lr": (train.learning_rate, "train.learning_rate"),
+            "warmup_num_steps": (steps, "train.warmup_steps"),
+            "warmup_type": ("linear", "the trainer"),
+            "total_num_steps": (train.max_steps, "train.max_steps"),
+        },
+    }
+    for block, ours in blocks.items():
+        given = raw.get(block)
+        if given is None or given == AUTO:
+            continue
+        params = given.get("params", {}) if isinstance(given, dict) else None
+        if not isinstance(params, dict):
+            raise ConfigError(f"{KEY}: its {block} must hold a type and params, got {given!r}")
+        _check_type(block, given.get("type", AUTO), train)
+        for name, value in params.items():
+            if name not in ours and value != AUTO:
+                raise ConfigError(f"{KEY}: its {block}.params.{name} is for train to say, which has no such key")
+            if value not in (AUTO, ours.get(name, (AUTO,))[0]):
+                known, key = ours[name]
+                _refuse(f"{block}.params.{name}", key, known, value)
+
+
+def _check_type(block: str, kind: Any, train: TrainConfig) -> None:
+    if block == "optimizer" and str(kind).lower() not in ADAM:
+        _refuse("optimizer.type", "train", "AdamW", kind)
+    elif block == "scheduler" and kind != AUTO:
+        if kind not in SCHEDULERS:
+            _refuse("scheduler.type", "train.schedule", train.schedule.value, kind)
+        if SCHEDULERS[kind] != train.schedule.value:
+            say(f"{KEY}: its scheduler is {kind}, and train.schedule={train.schedule.value} is what runs")
 
 
 def _ours(config: DistributedConfig, max_grad_norm: float | None) -> dict[str, Any]:
@@ -98,7 +154,8 @@ def _merged(ours: dict[str, Any], raw: dict[str, Any], prefix: str) -> dict[str,
 def _check(name: str, value: Any, ours: Any) -> None:
     is_off = value in (False, None, "none") and ours is None
     if value != ours and not is_off:
-        raise ConfigError(
-            f"distributed.deepspeed_config: its {name} is for {OURS[name]} to say, which makes it "
-            f"{ours!r}, got {value!r}"
-        )
+        _refuse(name, OURS[name], ours, value)
+
+
+def _refuse(name: str, key: str, ours: Any, value: Any) -> NoReturn:
+    raise ConfigError(f"{KEY}: its {name} is for {key} to say, which makes it {ours!r}, got {value!r}")

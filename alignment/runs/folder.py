@@ -92,7 +92,7 @@ def _lengthen(folder: Path, config: RunConfig, earlier: Fingerprint, mark: Finge
     assert isinstance(config, TrainingConfig)
     ((key, old),), ((_, new),) = earlier.length().items(), mark.length().items()
     line = f"{folder}: goes on to {key}={new:g}, where {old:g} was asked before"
-    if config.train.schedule is not Schedule.constant:
+    if config.train.schedule is not Schedule.constant or config.train.warmup_ratio:
         line += (
             f"; train.schedule={config.train.schedule.value} takes its rates from the number of steps, "
             f"so this is not the run that {key}={new:g} would have been from its start"

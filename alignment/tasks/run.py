@@ -19,7 +19,7 @@ from alignment.config.tasks import PipelineConfig
 from alignment.distributed import precision, world
 from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed
 from alignment.distributed.launch import RankFailedError, is_told, launch, tell_launcher
-from alignment.distributed.settings import deepspeed_settings
+from alignment.distributed.settings import check_trainer, deepspeed_settings
 from alignment.distributed.world import leave
 from alignment.process import importing
 from alignment.runs.claim import FolderInUse, claim
@@ -123,6 +123,8 @@ def check_processes(config: RunConfig) -> None:
     if isinstance(config, TrainingConfig):
         config.check_shares(max(launched, asked))
         max_grad_norm = config.train.max_grad_norm
+        if config.distributed.deepspeed_config is not None:
+            check_trainer(config.distributed.deepspeed_config, config.train)
     if config.distributed.zero is not None:
         deepspeed_settings(config.distributed, max_grad_norm=max_grad_norm)
 

@@ -1,5 +1,7 @@
 """AdamW and its schedule."""
 
+import math
+
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -26,9 +28,14 @@ def build_optimizer(
     beta1, beta2 = config.betas
     optimizer = AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=config.eps, fused=True)
     scheduler = get_scheduler(
-        SCHEDULES[config.schedule], optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=num_steps
+        SCHEDULES[config.schedule], optimizer, num_warmup_steps=warmup(config, num_steps), num_training_steps=num_steps
     )
     return optimizer, scheduler
+
+
+def warmup(config: TrainConfig, num_steps: int) -> int:
+    """Steps in which the learning rate rises, of `num_steps`; a share of them is rounded up, as in transformers."""
+    return config.warmup_steps or math.ceil(config.warmup_ratio * num_steps)
 
 
 def weight_groups(model: Trunk) -> tuple[dict[str, Parameter], dict[str, Parameter]]:

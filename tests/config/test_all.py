@@ -24,7 +24,13 @@ REPOSITORY = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((REPOSITORY / "recipes").glob("*.yaml"))}
 PRESETS = {f"{path.parent.name}={path.stem}": path for path in sorted((REPOSITORY / "conf").glob("*/*.yaml"))}
 GROUPS = {"model": ModelConfig, "data": DataConfig, "distributed": DistributedConfig, "cluster": ClusterConfig}
-REQUIRED = {"tiny_evaluate": ["runs={a: somewhere}", "baseline=a"]}  # what only the user knows
+OWN = ["model.path=somewhere", "data.train.path=somewhere"]
+REQUIRED = {  # what only the user knows
+    "tiny_evaluate": ["runs={a: somewhere}", "baseline=a"],
+    "evaluate": ["runs={a: somewhere}", "baseline=a", "data.eval.path=somewhere", "reward=somewhere"],
+    **{name: [*OWN] for name in ("sft", "reward", "dpo", "orpo")},
+    **{name: [*OWN, "reward.path=somewhere"] for name in ("ppo", "rejection")},
+}
 PRESET_NEEDS = {
     "model": ["model.path=somewhere"],
     "data": ["data.train.path=somewhere"],

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from alignment.config.parts import ConfigError, DistributedConfig
+from alignment.config.parts import ConfigError, DistributedConfig, TrainConfig
 from alignment.config.vocabulary import Offload, Precision
-from alignment.distributed.settings import deepspeed_settings
+from alignment.distributed.settings import check_trainer, deepspeed_settings
 
 
 def settings(folder: Path, raw: dict[str, Any], **config: Any) -> dict[str, Any]:
@@ -38,7 +38,6 @@ def test_further_settings_are_merged_and_auto_is_ours(tmp_path: Path) -> None:
         ({"gradient_clipping": 1.0}, "gradient_clipping", "train.max_grad_norm"),
         ({"bf16": {"enabled": True}}, "bf16.enabled", "distributed.precision"),
         ({"train_batch_size": 64}, "train_batch_size", "batch.size"),
-        ({"optimizer": {"type": "AdamW"}}, "optimizer", "train"),
         (
             {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
             "zero_optimization.offload_optimizer.device",
@@ -96,3 +95,50 @@ def test_what_is_no_json_object_is_an_error(tmp_path: Path, text: str) -> None:
 def test_what_cannot_be_is_refused_by_its_key(config: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"^distributed\.{key}"):
         DistributedConfig(**config)
+
+
+TRAIN = TrainConfig(max_steps=10, learning_rate=1e-5, warmup_steps=3)
+ADAMW = dict.fromkeys(("lr", "betas", "eps", "weight_decay"), "auto")
+WARMUP = dict.fromkeys(("warmup_min_lr", "warmup_max_lr", "warmup_num_steps"), "auto")
+
+
+def trainer(folder: Path, raw: dict[str, Any]) -> None:
+    (folder / "ds.json").write_text(json.dumps(raw))
+    check_trainer(str(folder / "ds.json"), TRAIN)
+
+
+def test_auto_is_what_the_trainer_says_in_the_trainers_blocks_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = {"optimizer": {"type": "AdamW", "params": ADAMW}, "scheduler": {"type": "WarmupLR", "params": WARMUP}}
+    trainer(tmp_path, raw)
+    line = "distributed.deepspeed_config: its scheduler is WarmupLR, and train.schedule=cosine is what runs\n"
+    assert capsys.readouterr().out == line
+    assert not settings(tmp_path, raw).keys() & {"optimizer", "scheduler"}
+    trainer(tmp_path, {"optimizer": {"type": "Adam", "params": {**ADAMW, "lr": 1e-5, "betas": [0.9, 0.999]}}})
+    trainer(tmp_path, {"scheduler": {"type": "WarmupCosineLR", "params": {"warmup_num_steps": 3}}})
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("raw", "theirs", "ours"),
+    [
+        ({"optimizer": {"type": "Lamb"}}, "optimizer.type", "train"),
+        (
+            {"optimizer": {"type": "AdamW", "params": {**ADAMW, "lr": 1e-4}}},
+            "optimizer.params.lr",
+            "train.learning_rate",
+        ),
+        ({"optimizer": {"params": {"adam_w_mode": False}}}, "optimizer.params.adam_w_mode", "the trainer"),
+        ({"optimizer": {"params": {"freeze_step": 3}}}, "optimizer.params.freeze_step", "train"),
+        ({"scheduler": {"type": "OneCycle"}}, "scheduler.type", "train.schedule"),
+        ({"scheduler": {"params": {"warmup_num_steps": 4}}}, "scheduler.params.warmup_num_steps", "train.warmup_steps"),
+        ({"optimizer": "AdamW"}, "optimizer", "params"),
+    ],
+)
+def test_what_the_trainer_does_not_say_is_refused_by_both_keys(
+    tmp_path: Path, raw: dict[str, Any], theirs: str, ours: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        trainer(tmp_path, raw)
+    assert f" {theirs} " in str(error.value) and f" {ours}" in str(error.value)
