@@ -62,7 +62,7 @@ class ModelConfig:
     """`model_type` and the fields of its transformers config; read only where `path` is null."""
     tokenizer: str | None = field(default=None, metadata=INPUT)
     """A tokenizer's folder. Null: the one in `path`; where that is null too, the small one in the package."""
-    attention: Attention = Attention.sdpa
+    attention: Attention = Attention.auto
     gradient_checkpointing: bool = False
     router_loss: float | None = None
     """Weight of a mixture of experts' load-balancing loss (arXiv:2101.03961, eq. 4). Null: the model's own

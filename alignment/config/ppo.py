@@ -70,9 +70,10 @@ class ScorerConfig:
         """key -> the dotted path of each function that scores."""
         return {f"{key}.function": scorer.function for key, scorer in self.by_key().items()}
 
-    def model_path(self) -> str | None:
-        """The reward model, of several the first; None where functions score."""
-        return next((scorer.path for scorer in self.by_key().values() if scorer.path is not None), None)
+    def model_path(self) -> tuple[str | None, str]:
+        """The folder of the reward model, of several the first, and the key of it; None where functions score."""
+        found = ((scorer.path, f"{key}.path") for key, scorer in self.by_key().items() if scorer.path is not None)
+        return next(found, (None, "reward.path"))
 
 
 def _check_one(key: str, scorer: OneScorerConfig) -> None:

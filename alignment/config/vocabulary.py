@@ -4,8 +4,10 @@ from enum import Enum
 
 
 class Attention(str, Enum):
+    auto = "auto"
+    """sdpa, and eager for an architecture that sdpa does not serve, which is said. The default, on CPU and GPU."""
     sdpa = "sdpa"
-    """torch's fused attention, prompt by prompt. The default, on CPU and GPU."""
+    """torch's fused attention, prompt by prompt."""
     eager = "eager"
     """The architecture's own, prompt by prompt: for what sdpa lacks, such as Gemma 2's soft cap."""
     flex_attention = "flex_attention"

@@ -1,48 +1,147 @@
 """A model out of a folder in Hugging Face form, with all its weights found there or a line that says which is not."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
 from alignment.config.parts import ConfigError, ModelConfig
+from alignment.config.vocabulary import Attention
 from alignment.distributed.placement import Placement
+from alignment.models.adapters import CONFIG_FILE
+from alignment.models.files import check_folder, one_line, read_json
+from alignment.models.merge import merge_adapter
+from alignment.terminal import say
 
 transformers_logging.disable_progress_bar()  # weights of a file at a time are not progress that anybody follows
 transformers_logging.set_verbosity_error()  # what a folder lacks is asked for, and told, in from_folder
 
 
-def from_folder(auto: Any, config: ModelConfig, placement: Placement, **settings: Any) -> PreTrainedModel:
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """Where a model's weights are: in a folder, or in an adapter's folder and in that of its base."""
+
+    path: Path
+    adapters: tuple[Path, ...]  # to be merged into it, one after the other
+    key: str  # what its user named it by
+
+
+def find_model(path: str, key: str) -> ModelFolder:
+    """The model that a path stands for. An adapter lies on the folder that it names as its base, which may be an
+    adapter's itself; one that lies beside whole weights lies on those, as transformers has it.
+
+    Raises:
+        ConfigError: the base is no folder here.
+    """
+    folder, adapters = Path(path), list[Path]()
+    while (folder / CONFIG_FILE).is_file() and folder not in adapters:
+        adapters.insert(0, folder)
+        if (folder / CONFIG_NAME).is_file():
+            break
+        folder = _base(folder, key)
+    return ModelFolder(folder, tuple(adapters), key)
+
+
+def _base(adapter: Path, key: str) -> Path:
+    named = read_json(adapter / CONFIG_FILE, key).get("base_model_name_or_path")
+    tried = [Path(named), adapter / named, adapter.parent / named] if isinstance(named, str) else []
+    found = [each for each in tried if each.is_dir()]
+    if not found:
+        rule = f"base_model_name_or_path in {str(adapter / CONFIG_FILE)!r} must be the folder of the adapter's base"
+        raise ConfigError(f"{key}: {rule}, got {named!r}")
+    return found[0]
+
+
+def read_config(folder: ModelFolder) -> PreTrainedConfig:
+    """Raises:
+    ConfigError: what the folder holds is no model, or its files are cut or damaged; names the key and the file.
+    """
+    check_folder(folder.path, folder.key)
     try:
-        with placement.reading():
+        return AutoConfig.from_pretrained(folder.path)
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise ConfigError(f"{folder.key}: {str(folder.path / CONFIG_NAME)!r}: {one_line(error)}") from error
+
+
+def is_scalar_folder(folder: ModelFolder) -> bool:
+    """Whether the folder says that its model has a head for classes or scores."""
+    architectures = read_config(folder).architectures or []
+    return any(name.endswith("ForSequenceClassification") for name in architectures)
+
+
+def attention_of(auto: Any, config: PreTrainedConfig, asked: Attention, where: str) -> str:
+    """transformers' name of the attention: sdpa, and where the architecture has none of it, or a soft cap that sdpa
+    would leave out, its own, which is said.
+
+    Raises:
+        ConfigError: sdpa is asked for where it is not to be had.
+    """
+    if type(config) not in auto._model_mapping:
+        raise ConfigError(f"{where} must be a model that {auto.__name__} knows, got {config.model_type!r}")
+    if asked not in (Attention.auto, Attention.sdpa):
+        return asked.value
+    architecture = auto._model_mapping[type(config)]
+    is_capped = config.get_text_config().to_dict().get("attn_logit_softcapping") is not None
+    if architecture._supports_sdpa and not is_capped:
+        return Attention.sdpa.value
+    why = "attention has a soft cap, which sdpa leaves out" if is_capped else "architecture has no sdpa"
+    if asked is Attention.sdpa:
+        raise ConfigError(f"model.attention must be eager (or auto) for {where}, whose {why}, got 'sdpa'")
+    _say_once(f"model.attention: eager for {where}, whose {why}")
+    return Attention.eager.value
+
+
+_say_once = cache(say)
+
+
+def from_folder(
+    auto: Any, config: ModelConfig, placement: Placement, folder: ModelFolder, **settings: Any
+) -> tuple[PreTrainedModel, list[str], list[str]]:
+    """The model, the weights that it has and the folder has not, and those that the folder has and it has not.
+
+    Raises:
+        ConfigError: there is no such model, or its files are cut or damaged.
+    """
+    where = f"{folder.key} {config.path!r}"
+    attention = attention_of(auto, read_config(folder), config.attention, where)
+    try:
+        with placement.reading(), _without_adapter(folder) as path:
             hf, found = auto.from_pretrained(
-                config.path,
+                path,
                 dtype=torch.float32,
-                attn_implementation=config.attention.value,
+                attn_implementation=attention,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are found below, by name
                 **settings,
             )
     except (OSError, ValueError) as error:
-        where = f"model.path {config.path!r} with model.attention={config.attention.value}"
-        raise ConfigError(f"{where}: no model ({one_line(error)})") from error
-    made_anew = set() if is_scalar_folder(config.path) else {"score.weight"}
-    lacking = sorted({*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])} - made_anew)
-    if lacking:
-        raise ConfigError(
-            f"model.path must hold all weights of this {type(hf).__name__}, got no {lacking[0]} in {config.path!r}"
-        )
-    return hf
+        raise ConfigError(f"{where} with model.attention={attention}: no model ({one_line(error)})") from error
+    hf.name_or_path = hf.config._name_or_path = config.path
+    lacking = {*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])}
+    for adapter in folder.adapters:
+        lacking -= merge_adapter(hf, adapter, folder.key, placement)
+        beside = " beside whole weights" if adapter == folder.path else ""
+        _say_once(f"{where}: the adapter in {adapter}{beside} is merged into its base, {folder.path}")
+    return hf, sorted(lacking), sorted(found["unexpected_keys"])
 
 
-def is_scalar_folder(path: str | None) -> bool:
-    if path is None:
-        return False
-    architectures = AutoConfig.from_pretrained(path).architectures or []
-    return any(name.endswith("ForSequenceClassification") for name in architectures)
-
-
-def one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else f"{text[:200]}..."
+@contextmanager
+def _without_adapter(folder: ModelFolder) -> Iterator[str]:
+    """The folder as it is without an adapter in it, which transformers would put into the model but not merge."""
+    if not (folder.path / CONFIG_FILE).is_file():
+        yield str(folder.path)
+        return
+    with tempfile.TemporaryDirectory() as view:
+        for file in folder.path.iterdir():
+            if file.name != CONFIG_FILE:
+                (Path(view) / file.name).symlink_to(file.resolve())
+        yield view

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from alignment.config.parts import ConfigError
 from alignment.data.pack import PADDING, Batch
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import use_adapter
@@ -20,6 +19,7 @@ from alignment.models.attention import FLEX, attention_inputs, check_branches, i
 from alignment.models.last_layer import feed_forward_at, reads_apart
 from alignment.models.logprobs import entropy_of, logprobs_of
 from alignment.models.routers import router_loss
+from alignment.models.scalar_head import scalar_head
 
 CHUNK = 2**25  # logits that exist at the same time: 128 MiB of float32
 
@@ -103,18 +103,6 @@ class LanguageModel(Trunk):
             logits = logits * settings["logit_scale"]
         cap = settings.get("final_logit_softcapping")  # Gemma 2
         return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-def scalar_head(hf: PreTrainedModel) -> nn.Linear:
-    """The head that transformers' models for sequence classification call `score`.
-
-    Raises:
-        ConfigError: the architecture calls it otherwise, or has none.
-    """
-    head = hf._modules.get("score")
-    if not isinstance(head, nn.Linear):
-        raise ConfigError(f"model.path must have a scalar head named `score`, got a {type(hf).__name__}")
-    return head
 
 
 class ScalarModel(Trunk):

@@ -19,11 +19,13 @@ from transformers import (
 from alignment.config.parts import ConfigError, LoraConfig, ModelConfig, require
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import add_adapter, lora_layers, merged_state, merged_weights, save_adapter
-from alignment.models.checks import check_logits, check_vocabulary
-from alignment.models.folder import from_folder, is_scalar_folder, one_line
-from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
-from alignment.models.routers import router_weight
+from alignment.models.checks import check_logits, check_scores, check_vocabulary
+from alignment.models.files import one_line
+from alignment.models.folder import attention_of, find_model, from_folder, is_scalar_folder, read_config
+from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.routers import has_routers, router_weight
 from alignment.models.save import write_weights
+from alignment.models.scalar_head import draw_head, fill_head, head_name
 
 
 def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement) -> LanguageModel:
@@ -33,11 +35,11 @@ def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase,
         placement: where its weights go as they are read, in a run `placement_of(config.distributed)`. A random model is
             for tests and small recipes: it is drawn whole, as one process draws it, and shared out when it is done.
     """
-    hf = (
-        from_folder(AutoModelForCausalLM, config, placement)
-        if config.path
-        else _from_init(AutoModelForCausalLM, config, tokenizer)
-    )
+    if config.path is None:
+        hf = _from_init(AutoModelForCausalLM, config, tokenizer)
+    else:
+        hf, lacking, _ = from_folder(AutoModelForCausalLM, config, placement, find_model(config.path, "model.path"))
+        _require_all(lacking, hf, config.path, "model.path")
     check_vocabulary(hf, tokenizer)
     with placement.by_layer(hf):
         check_logits(LanguageModel(hf, placement))
@@ -46,29 +48,75 @@ def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase,
 
 
 def load_scalar_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement) -> ScalarModel:
-    """A model with a scalar head: for a causal LM's folder a new one, std 1 / sqrt(H + 1) (arXiv:2403.17031).
+    """A model with a scalar head, to be trained: for a causal LM's folder a new one, std 1 / sqrt(H + 1)
+    (arXiv:2403.17031).
 
     Args:
         placement: as in `load_language_model`.
     """
+    return _scalar_model(config, tokenizer, placement, "model.path", has_head=False)
+
+
+def load_reward_model(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement, *, key: str
+) -> ScalarModel:
+    """A model whose scalar head has been trained, from the folder `config.path`.
+
+    Args:
+        placement: as in `load_language_model`.
+        key: what the folder is called in the config.
+
+    Raises:
+        ConfigError: the folder has no scalar head (a causal LM's has none); names `key` and the missing weight.
+    """
+    return _scalar_model(config, tokenizer, placement, key, has_head=True)
+
+
+def _scalar_model(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement, key: str, *, has_head: bool
+) -> ScalarModel:
     auto, one = AutoModelForSequenceClassification, {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
-    hf = from_folder(auto, config, placement, **one) if config.path else _from_init(auto, config, tokenizer, **one)
-    head = scalar_head(hf)
-    if not is_scalar_folder(config.path):
-        with placement.whole([head.weight], write=True):
-            nn.init.normal_(head.weight, std=1 / (head.in_features + 1) ** 0.5)
+    if config.path is None:
+        hf = _from_init(auto, config, tokenizer, **one)
+        draw_head(hf, placement)
+    else:
+        folder = find_model(config.path, key)
+        hf, lacking, unexpected = from_folder(auto, config, placement, folder, **one)
+        filled, head = fill_head(hf, folder.path, unexpected, key, placement), f"{head_name(hf)}.weight"
+        lacking = [name for name in lacking if name not in filled]
+        if head in lacking and not has_head and not is_scalar_folder(folder):
+            draw_head(hf, placement)
+            lacking.remove(head)
+        _require_all(lacking, hf, config.path, key)
     check_vocabulary(hf, tokenizer)
+    with placement.by_layer(hf):
+        check_scores(ScalarModel(hf, placement))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     return ScalarModel(_prepared(hf, config, placement), placement, weight)
 
 
+def _require_all(lacking: list[str], hf: PreTrainedModel, path: str, key: str) -> None:
+    if lacking:
+        raise ConfigError(f"{key} must hold all weights of a {type(hf).__name__}, got no {lacking[0]} in {path!r}")
+
+
 def load_critic(
-    path: str | None, config: ModelConfig, policy: LanguageModel, tokenizer: PreTrainedTokenizerBase
+    path: str | None,
+    config: ModelConfig,
+    policy: LanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    key: str = "critic.path",
 ) -> ScalarModel:
-    """The critic: from the folder of a reward model, else the policy's own body with a new scalar head. Its weights are
-    where the policy's are."""
-    if path is not None or config.path is not None:
-        return load_scalar_model(replace(config, path=path or config.path), tokenizer, policy.placement)
+    """The critic: from the folder of a reward model, which `key` names, else the policy's own body with a new scalar
+    head. Its weights are where the policy's are."""
+    if path is not None:
+        config = replace(config, path=path)
+        if not has_routers(read_config(find_model(path, key))):  # model.router_loss is the policy's
+            config = replace(config, router_loss=None)
+        return load_reward_model(config, tokenizer, policy.placement, key=key)
+    if config.path is not None:
+        return load_scalar_model(config, tokenizer, policy.placement)
     critic = load_scalar_model(replace(config, lora=LoraConfig()), tokenizer, policy.placement)
     own = critic.hf.base_model.state_dict(keep_vars=True)
     with torch.no_grad():
@@ -122,10 +170,11 @@ def _from_init(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBas
         raise ConfigError(
             f"model.init.{unknown[0]} is not a field of {type(hf_config).__name__}, got {config.init[unknown[0]]!r}"
         )
+    attention = attention_of(auto, hf_config, config.attention, f"model.init ({kind})")
     try:
-        return auto.from_config(hf_config, attn_implementation=config.attention.value, dtype=torch.float32)
+        return auto.from_config(hf_config, attn_implementation=attention, dtype=torch.float32)
     except ValueError as error:
-        raise ConfigError(f"model.init with model.attention={config.attention.value}: {one_line(error)}") from error
+        raise ConfigError(f"model.init with model.attention={attention}: {one_line(error)}") from error
 
 
 def _prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:

@@ -15,9 +15,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from alignment.config.parts import require
 from alignment.data.pack import Batch
 from alignment.models.adapters import DEFAULT, adapter_off, add_another, lora_layers, read_adapter, write_adapter
-from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
+from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import freeze
 from alignment.models.readout import token_logprobs
+from alignment.models.scalar_head import scalar_head
 
 
 @dataclass(slots=True)

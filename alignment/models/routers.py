@@ -9,6 +9,11 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 from alignment.config.parts import ConfigError
 
 
+def has_routers(config: PreTrainedConfig) -> bool:
+    """Whether a model with this config is a mixture of experts."""
+    return "num_experts_per_tok" in config.get_text_config().to_dict()
+
+
 def router_weight(config: PreTrainedConfig, asked: float | None) -> float:
     """The weight of the routers' loss: the one asked for, else the model's own, which it sets by asking for the logits.
 
@@ -16,7 +21,7 @@ def router_weight(config: PreTrainedConfig, asked: float | None) -> float:
         ConfigError: a weight is asked for and the model has no routers.
     """
     settings = config.to_dict()
-    if "num_experts_per_tok" not in settings:
+    if not has_routers(config):
         if asked:
             raise ConfigError(f"model.router_loss needs a mixture of experts, got {asked} for {config.model_type!r}")
         return 0.0

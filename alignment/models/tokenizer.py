@@ -3,7 +3,8 @@
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError, ModelConfig
-from alignment.models.folder import one_line
+from alignment.models.files import one_line
+from alignment.models.folder import find_model
 from alignment.world import tokenizer_path
 
 PAD_NAMES = ("<pad>", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<unk>")
@@ -18,14 +19,29 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     Raises:
         ConfigError: the folder holds no tokenizer, or the tokenizer has no end-of-sequence token to learn.
     """
-    folder = config.tokenizer or config.path or str(tokenizer_path())
+    folder = _folder(config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.tokenizer: no tokenizer in {folder!r}: {one_line(error)}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:  # of a tokenizer.json that is no tokenizer, too
+        raise ConfigError(f"{_lacking(folder)} ({one_line(error)})") from error
+    if tokenizer.get_vocab().keys() <= {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}:
+        raise ConfigError(f"{_lacking(folder)} (transformers makes one of {len(tokenizer)} special tokens of it)")
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"model.tokenizer must have an end-of-sequence token to learn, got {folder!r}")
     if tokenizer.pad_token_id is None:
         vocabulary = tokenizer.get_vocab()
         tokenizer.pad_token = next((name for name in PAD_NAMES if name in vocabulary), tokenizer.eos_token)
     return tokenizer
+
+
+def _folder(config: ModelConfig) -> str:
+    """Where the tokenizer is: for an adapter's folder without one, in that of its base."""
+    if config.tokenizer is not None or config.path is None:
+        return config.tokenizer or str(tokenizer_path())
+    model = find_model(config.path, "model.path")
+    folders = [*reversed(model.adapters), model.path]
+    return str(next((each for each in folders if any(each.glob("tokenizer*"))), model.path))
+
+
+def _lacking(folder: str) -> str:
+    return f"model.tokenizer: no tokenizer in {folder!r}, so name the folder of one by model.tokenizer"

@@ -143,9 +143,16 @@ def _left_padded(prompts: Sequence[np.ndarray], pad_id: int) -> tuple[torch.Tens
 @contextmanager
 def _no_generation_config(hf: PreTrainedModel) -> Iterator[None]:
     """generate fills what a config leaves open from the model's own, such as a repetition penalty that the log-probs of
-    the training forward know nothing of."""
+    the training forward know nothing of. Nor are the routers' logits wanted, of which transformers makes their loss at
+    every step, with a mask that is as long as prompt and reply and not as the one token."""
     before, hf.generation_config = hf.generation_config, HFGenerationConfig()
+    config: Any = hf.config.get_text_config()
+    routers = config.output_router_logits if "output_router_logits" in config.to_dict() else None
+    if routers:
+        config.output_router_logits = False
     try:
         yield
     finally:
         hf.generation_config = before
+        if routers:
+            config.output_router_logits = routers

@@ -2,7 +2,6 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError
 from alignment.config.tasks import PPOConfig
 from alignment.rollout.function import FunctionScorer, load_function
 from alignment.rollout.score import Scorer, reward_model_scorer
@@ -18,7 +17,4 @@ def build_gold(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Scorer 
         return FunctionScorer(load_function(config.gold, "gold"), "gold", config.gold)
     if config.gold_model is None:
         return None
-    try:
-        return reward_model_scorer(config.gold_model, tokenizer, config.batch, config.distributed)
-    except ConfigError as error:
-        raise ConfigError(f"gold_model: {error}") from error
+    return reward_model_scorer(config.gold_model, tokenizer, config.batch, config.distributed, key="gold_model")

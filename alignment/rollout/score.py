@@ -18,7 +18,7 @@ from alignment.distributed.sharded import placement_of
 from alignment.distributed.world import pick_device, rank, size, sum_over_ranks
 from alignment.models.heads import ScalarModel
 from alignment.models.layout import settle_layout
-from alignment.models.load import freeze, load_scalar_model
+from alignment.models.load import freeze, load_reward_model
 from alignment.models.readout import sequence_scores
 from alignment.models.tokenizer import load_tokenizer
 from alignment.rollout.function import FunctionScorer, load_function
@@ -100,7 +100,9 @@ def reward_model_scorer(
     settings = ModelConfig(path=path)
     if load_tokenizer(settings).get_vocab() != tokenizer.get_vocab():
         raise ConfigError(f"{key} must have the policy's tokenizer, got another one in {path!r}")
-    model = load_scalar_model(settings, tokenizer, placement_of(distributed)).to(pick_device(distributed.device))
+    model = load_reward_model(settings, tokenizer, placement_of(distributed), key=key).to(
+        pick_device(distributed.device)
+    )
     freeze(model)
     batch = replace(batch, layout=settle_layout(model, batch.layout))
     return RewardModelScorer(model, batch, distributed, tokenizer.pad_token_id)

@@ -12,10 +12,11 @@ from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Layout, Share
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.sharded import placement_of
-from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
+from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_critic, load_language_model
 from alignment.models.roles import FrozenCopy, Reference, reference_of, scalar_on
+from alignment.models.scalar_head import scalar_head
 from alignment.rollout.reward import OneOf, Reward, build_reward
 from alignment.rollout.score import RewardModelScorer
 
@@ -57,7 +58,10 @@ def cast(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Cast:
         return _on_one_backbone(config, tokenizer)
     reward = build_reward(config.reward, tokenizer, config.batch, config.distributed)
     policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
-    value = load_critic(config.critic.path or config.reward.model_path(), config.model, policy, tokenizer)
+    path, key = config.critic.path, "critic.path"
+    if path is None:
+        path, key = config.reward.model_path()
+    value = load_critic(path, config.model, policy, tokenizer, key=key)
     return Cast(policy, value, reference_of(policy), reward)
 
 

@@ -41,7 +41,7 @@ def run(config: EvaluateConfig, folder: Path) -> None:
         raise ConfigError(f"data.eval must give at least 2 prompts to reply to, got {prompts and len(prompts.records)}")
     scorer = None
     if config.reward is not None:
-        scorer = reward_model_scorer(config.reward, tokenizer, config.batch, config.distributed)
+        scorer = reward_model_scorer(config.reward, tokenizer, config.batch, config.distributed, key="reward")
         if config.distributed.zero == 3:
             scorer.share_out()
     comparison = Comparison(config, tokenizer, prompts, scorer, SamplesLog(folder, done=0))

@@ -148,10 +148,17 @@ def test_two_training_forwards_are_the_same(
         assert torch.equal(read_out(model, batch), read_out(model, batch))
 
 
-def test_a_model_without_a_scalar_head_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("bert", "scores of BertForSequenceClassification"),  # of the first token's state, through a pooler
+        ("roberta", "one linear layer, got a RobertaForSequenceClassification"),
+    ],
+)
+def test_a_model_without_a_scalar_head_is_refused(tokenizer: PreTrainedTokenizerBase, kind: str, why: str) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
-    with pytest.raises(ConfigError, match=r"scalar head named `score`, got a Bert"):
-        load_scalar_model(ModelConfig(init={"model_type": "bert", **sizes}), tokenizer, WHOLE)
+    with pytest.raises(ConfigError, match=why):
+        load_scalar_model(ModelConfig(init={"model_type": kind, **sizes}), tokenizer, WHOLE)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -19,7 +20,7 @@ from transformers import (
 from alignment.config.parts import ConfigError, LoraConfig, ModelConfig, UserError
 from alignment.config.vocabulary import Attention
 from alignment.distributed.placement import WHOLE
-from alignment.models.load import load_critic, load_language_model, load_scalar_model, save_model
+from alignment.models.load import load_critic, load_language_model, load_reward_model, load_scalar_model, save_model
 from alignment.models.tokenizer import load_tokenizer
 
 IDS = torch.tensor([[5, 6, 7, 8, 2]])
@@ -90,7 +91,7 @@ def test_half_precision_weights_become_float32(folder: Path, tokenizer: PreTrain
 
 def test_attention_is_the_configured_one(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """sdpa and eager go group by group where a batch asks for it."""
-    names = {Attention.sdpa: "grouped_sdpa", Attention.eager: "grouped_eager"}
+    names = {Attention.auto: "grouped_sdpa", Attention.sdpa: "grouped_sdpa", Attention.eager: "grouped_eager"}
     for attention in Attention:
         model = load_language_model(ModelConfig(path=str(folder), attention=attention), tokenizer, WHOLE)
         assert model.hf.config._attn_implementation == names.get(attention, attention.value)
@@ -143,7 +144,7 @@ def refused(
         ({"hidden_size": "big"}, r"^model\.init.*hidden_size.* 'big'"),
         ({"hidden_size": 30}, r"^model\.init.*hidden size \(30\)"),
         ({"vocab_size": 100}, r"^model\.tokenizer has 2048 pieces and the model embeds only 100$"),
-        ({"model_type": "t5"}, r"^model\.init with model\.attention=sdpa: Unrecognized configuration class"),
+        ({"model_type": "t5"}, r"^model\.init \(t5\) must be a model that AutoModelForCausalLM knows"),
     ],
 )
 def test_bad_init(
@@ -153,21 +154,51 @@ def test_bad_init(
     refused(ModelConfig(init=init), tokenizer, match)
 
 
-def test_attention_that_an_architecture_has_not(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
-    init = {**tiny_init, "model_type": "gemma2", "head_dim": 8}
-    refused(ModelConfig(init=init), tokenizer, r"model\.attention=sdpa: Gemma2ForCausalLM does not support")
+@pytest.mark.parametrize(
+    ("kind", "more", "why"),
+    [
+        ("gemma2", {"head_dim": 8}, "attention has a soft cap"),
+        ("gemma3_text", {"head_dim": 8, "attn_logit_softcapping": 5.0}, "attention has a soft cap"),
+        ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}, "architecture has no sdpa"),
+    ],
+)
+def test_attention_that_an_architecture_has_not(
+    tiny_init: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    more: dict[str, Any],
+    why: str,
+) -> None:
+    """By itself it is the architecture's own, which is said; sdpa that is asked for is refused, with the way out."""
+    init = {**tiny_init, "model_type": kind, **more}
+    model = load_language_model(ModelConfig(init=init), tokenizer, WHOLE)
+    assert model.hf.config._attn_implementation in ("eager", "grouped_eager")
+    assert f"model.attention: eager for model.init ({kind}), whose {why}" in " ".join(capsys.readouterr().out.split())
+    config = ModelConfig(init=init, attention=Attention.sdpa)
+    refused(config, tokenizer, r"^model\.attention must be eager \(or auto\) for model\.init .*, got 'sdpa'$")
 
 
 def test_no_model_in_the_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     for load in (load_language_model, load_scalar_model):
-        refused(ModelConfig(path=str(tmp_path)), tokenizer, r"^model\.path .*no model", load)
+        refused(
+            ModelConfig(path=str(tmp_path)),
+            tokenizer,
+            r"^model\.path: no model in .*neither model.safetensors nor",
+            load,
+        )
 
 
 def test_config_of_an_unknown_type(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "lama"}))
     for load in (load_language_model, load_scalar_model):
-        refused(ModelConfig(path=str(folder)), tokenizer, r"^model\.path .*lama", load)
+        refused(
+            ModelConfig(path=str(folder)),
+            tokenizer,
+            r"^model\.path: config.json must have a model_type .* 'lama'",
+            load,
+        )
 
 
 def test_missing_weights_are_named(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -210,6 +241,113 @@ def test_tokenizer_larger_than_the_model_s_table(
     larger.add_tokens(["<new>"])
     for load in (load_language_model, load_scalar_model):
         refused(ModelConfig(path=str(folder)), larger, r"^model\.tokenizer has 2049 pieces", load)
+
+
+def test_a_language_model_is_no_reward_model(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A head drawn at random would score replies without a word: the weight, the key and the folder are named."""
+    for key in ("reward.path", "critic.path", "reward.models.a.path", "gold_model"):
+        with pytest.raises(ConfigError, match=rf"^{key} must hold all weights .* got no score\.weight in '{folder}'$"):
+            load_reward_model(ModelConfig(path=str(folder)), tokenizer, WHOLE, key=key)
+    policy = load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
+    with pytest.raises(ConfigError, match=r"^reward\.path .* got no score\.weight"):
+        load_critic(str(folder), ModelConfig(path=str(folder)), policy, tokenizer, key="reward.path")
+
+
+@pytest.mark.parametrize("name", ["v_head.summary", "value_head", "model.score", "classification_head"])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_head_of_another_name(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, name: str, has_bias: bool
+) -> None:
+    """A linear map of the last hidden state is a scalar head whatever it is called; its bias moves all scores alike."""
+    weights = load_file(folder / "model.safetensors")
+    head, bias = torch.linspace(-1, 1, 32)[None], torch.tensor([0.7])
+    named = {f"{name}.weight": head} | ({f"{name}.bias": bias} if has_bias else {})
+    save_file(weights | named, folder / "model.safetensors", metadata={"format": "pt"})
+    model = load_reward_model(ModelConfig(path=str(folder)), tokenizer, WHOLE, key="reward.path")
+    hidden = AutoModelForCausalLM.from_pretrained(folder).base_model(IDS).last_hidden_state[0, -1]
+    torch.testing.assert_close(model.hf(IDS).logits[0, 0], hidden @ head[0] + (0.7 if has_bias else 0.0))
+    save_model(model, tokenizer, tmp_path / "again")
+    again = load_reward_model(ModelConfig(path=str(tmp_path / "again")), tokenizer, WHOLE, key="reward.path")
+    torch.testing.assert_close(again.hf(IDS).logits, model.hf(IDS).logits)
+
+
+def test_a_trained_head_in_a_folder_that_calls_itself_a_language_model_is_kept(
+    folder: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"score.weight": torch.ones(1, 32)}, folder / "model.safetensors", metadata={"format": "pt"})
+    head: Any = load_scalar_model(ModelConfig(path=str(folder)), tokenizer, WHOLE).hf.score
+    assert torch.equal(head.weight, torch.ones(1, 32))
+
+
+@pytest.mark.parametrize("load", [load_language_model, load_scalar_model])
+@pytest.mark.parametrize(
+    ("file", "content", "match"),
+    [
+        ("config.json", b"{", r"config\.json' is no JSON"),
+        ("config.json", b"[]", r"config\.json' must be a JSON object"),
+        ("config.json", b'{"model_type": "llama", "hidden_size": "big"}', r"config\.json': .*hidden_size"),
+        ("model.safetensors", None, r"model\.safetensors' is cut or damaged"),
+        ("model.safetensors", b"", r"model\.safetensors' is cut or damaged"),
+        ("pytorch_model.bin", b"no pickle", r"pytorch_model\.bin' is cut or damaged"),
+        ("pytorch_model.bin", b"", r"pytorch_model\.bin' is cut or damaged"),
+        ("model.safetensors.index.json", b"{", r"index\.json' is no JSON"),
+        ("model.safetensors.index.json", b"{}", r"index\.json' must have a weight_map"),
+        (
+            "model.safetensors.index.json",
+            b'{"weight_map": {"a": "b.safetensors"}}',
+            r"names 'b\.safetensors', which is",
+        ),
+    ],
+)
+def test_a_damaged_file_is_named(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, load: Any, file: str, content: bytes | None, match: str
+) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    if file != "config.json":
+        (folder / "model.safetensors").unlink()
+    (folder / file).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    refused(ModelConfig(path=str(folder)), tokenizer, rf"^model\.path: '.*{match}", load)
+
+
+def test_weights_in_pickled_files_are_read(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    model = load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
+    assert torch.equal(model.hf.lm_head.weight, weights["lm_head.weight"])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2", "gemma", "llama"])
+@pytest.mark.parametrize("rest", [False, True])
+def test_a_folder_without_a_tokenizer(folder: Path, kind: str, rest: bool) -> None:
+    """transformers makes some architectures a tokenizer of special tokens alone, for which every text is empty."""
+    config = AutoConfig.for_model(kind, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8)
+    (folder / "config.json").write_text(config.to_json_string())
+    (folder / "tokenizer.json").unlink()
+    if not rest:
+        (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ConfigError, match=rf"^model\.tokenizer: no tokenizer in '{folder}', so name .* model\.token"):
+        load_tokenizer(ModelConfig(path=str(folder)))
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"model": {"type": "BPE"}}'])
+def test_a_damaged_tokenizer_is_one_line(folder: Path, content: str) -> None:
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"^model\.tokenizer: no tokenizer in [^\n]*$"):
+        load_tokenizer(ModelConfig(path=str(folder)))
+
+
+def test_a_dense_reward_model_is_the_critic_of_a_mixture(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """`model.router_loss` is the policy's, and stays with it."""
+    save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, tmp_path / "reward")
+    init = {**tiny_init, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+    config = ModelConfig(init=init, router_loss=0.1)
+    policy = load_language_model(config, tokenizer, WHOLE)
+    critic = load_critic(str(tmp_path / "reward"), config, policy, tokenizer, key="reward.path")
+    assert (policy.router_weight, critic.router_weight) == (0.1, 0.0)
 
 
 def test_no_tokenizer(folder: Path, tmp_path: Path) -> None:

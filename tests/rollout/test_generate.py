@@ -166,6 +166,23 @@ def test_the_model_s_own_settings_do_not_leak(model: LanguageModel, tokenizer: P
         model.hf.generation_config = before
 
 
+def test_a_mixture_that_asks_for_its_routers_logits_replies(tokenizer: PreTrainedTokenizerBase) -> None:
+    """transformers would make the routers' loss at every token, and fail; the replies are those without, and the
+    config is as it was."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    init = {"model_type": "mixtral", "num_key_value_heads": 2, "num_local_experts": 4, **sizes}
+    replies = []
+    for asks in (True, False):
+        torch.manual_seed(0)
+        mixture = load_language_model(ModelConfig(init=init | {"output_router_logits": asks}), tokenizer, WHOLE)
+        generator = TransformersGenerator(mixture, tokenizer, GenerationConfig(max_new_tokens=4))
+        prompts = [np.array([5, 6, 7]), np.array([8, 9])]
+        generated = generator.generate(prompts, keys=[0, 1], replies=2, seed=0)
+        replies.append([[reply.ids.tolist() for reply in row] for row in generated.replies])
+        assert mixture.hf.config.output_router_logits is asks
+    assert replies[0] == replies[1]
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_s_mode_is_kept(model: LanguageModel, tokenizer: PreTrainedTokenizerBase, training: bool) -> None:
     model.train(training)
