@@ -70,11 +70,6 @@ class ScorerConfig:
         """key -> the dotted path of each function that scores."""
         return {f"{key}.function": scorer.function for key, scorer in self.by_key().items()}
 
-    def model_path(self) -> tuple[str | None, str]:
-        """The folder of the reward model, of several the first, and the key of it; None where functions score."""
-        found = ((scorer.path, f"{key}.path") for key, scorer in self.by_key().items() if scorer.path is not None)
-        return next(found, (None, "reward.path"))
-
 
 def _check_one(key: str, scorer: OneScorerConfig) -> None:
     require(key.rpartition(".")[2].isidentifier(), "reward.models must have names without spaces and signs", key)

@@ -1,12 +1,23 @@
 """Rules that hold between parts of a config."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from alignment.config.generation import GenerationConfig
 from alignment.config.parts import ConfigError, DataConfig, DistributedConfig, ModelConfig, require
 from alignment.config.vocabulary import Attention, Device, Format, Gather, Generation
 
 WORLD = "alignment.world."
+
+
+@contextmanager
+def told_of(key: str) -> Iterator[None]:
+    """Inside, an error of a config that is built here is told under the key by which its user knows it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error if str(error).startswith(key) else ConfigError(f"{key}: {error}") from error
 
 
 def require_rows(data: DataConfig, name: str) -> None:

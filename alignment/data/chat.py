@@ -118,7 +118,15 @@ def written(record: Record, tokenizer: PreTrainedTokenizerBase, turns: Sequence[
 def _whole(record: Record, tokenizer: PreTrainedTokenizerBase, number: int) -> str:
     """Prompt and one reply; a reply that was cut ends where its text does."""
     turns = [*record.prompt, *record.completions[number]]
-    return written(record, tokenizer, turns, continue_final_message=not record.has_end(number))
+    if record.has_end(number):
+        return written(record, tokenizer, turns)
+    # Not continue_final_message, which refuses a reply that its template rewrites, such as one with "</think>" in it.
+    mark = PROBE[0]["content"]
+    marked = {**turns[-1], "content": turns[-1]["content"].rstrip() + mark}
+    text, found, _ = written(record, tokenizer, [*turns[:-1], marked]).rpartition(mark)
+    if not found:
+        raise DataError(record.source, "the tokenizer's chat template leaves out the reply's text")
+    return text
 
 
 def _pieces(

@@ -3,8 +3,10 @@
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError, ModelConfig
+from alignment.data.chat import ensure_template
 from alignment.models.files import one_line
 from alignment.models.folder import find_model
+from alignment.terminal import say
 from alignment.world import tokenizer_path
 
 PAD_NAMES = ("<pad>", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<unk>")
@@ -45,3 +47,12 @@ def _folder(config: ModelConfig) -> str:
 
 def _lacking(folder: str) -> str:
     return f"model.tokenizer: no tokenizer in {folder!r}, so name the folder of one by model.tokenizer"
+
+
+def prepare_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a chat template whatever its folder says; a template that is ours is said."""
+    tokenizer = load_tokenizer(model)
+    sentence = ensure_template(tokenizer)
+    if sentence is not None:
+        say(sentence)
+    return tokenizer

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StopStringCri
 
 from alignment.config.generation import GenerationConfig
 from alignment.config.parts import ConfigError
+from alignment.data.ends import end_of_turn
 from alignment.models.heads import LanguageModel
 from alignment.rollout.decode import Rules, decode, uniforms
 from alignment.terminal import progress
@@ -116,17 +117,19 @@ class TransformersGenerator:
 
 
 def end_ids(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a reply: the tokenizer's, then those that the model's own generation config lists."""
+    """The tokens that end a reply: the tokenizer's, those that the model's own generation config lists, and the one
+    with which the chat template closes a turn, which is how a reply ends that was trained on."""
     own: Any = hf.generation_config
     theirs = own.eos_token_id
     listed = theirs if isinstance(theirs, list) else [] if theirs is None else [theirs]
-    return list(dict.fromkeys([tokenizer.eos_token_id, *listed]))
+    turn = end_of_turn(tokenizer)
+    return list(dict.fromkeys([tokenizer.eos_token_id, *listed, *([] if turn is None else [turn])]))
 
 
 def reply_of(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, *, by_token: bool, by_string: Sequence[str]) -> Reply:
     """How it ended: by an end token, by one of these stop strings, or neither. (Stop strings that special tokens, which
     the text does without, hold apart do not end a reply and stay in its text.)"""
-    text = str(tokenizer.decode(ids, skip_special_tokens=True))
+    text = str(tokenizer.decode(ids[:-1] if by_token else ids, skip_special_tokens=True))
     cuts = [text.rfind(string) for string in by_string if string in text]
     return Reply(ids, by_token or bool(by_string), text[: min(cuts, default=len(text))].strip())
 

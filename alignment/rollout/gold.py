@@ -1,20 +1,18 @@
 """The gold score: watched beside the learned reward and never learned from (the pair of Gao et al. 2210.10760)."""
 
-from transformers import PreTrainedTokenizerBase
-
 from alignment.config.tasks import PPOConfig
 from alignment.rollout.function import FunctionScorer, load_function
-from alignment.rollout.score import Scorer, reward_model_scorer
+from alignment.rollout.score import RewardModelScorer, reward_model_scorer
 
 
-def build_gold(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Scorer | None:
+def build_gold(config: PPOConfig) -> FunctionScorer | RewardModelScorer | None:
     """The function `gold`, or the held-out reward model `gold_model`, or nobody.
 
     Raises:
-        ConfigError: there is no such function, or the model's tokenizer is another than the policy's.
+        ConfigError: there is no such function or model.
     """
     if config.gold is not None:
         return FunctionScorer(load_function(config.gold, "gold"), "gold", config.gold)
     if config.gold_model is None:
         return None
-    return reward_model_scorer(config.gold_model, tokenizer, config.batch, config.distributed, key="gold_model")
+    return reward_model_scorer(config.gold_model, config.batch, config.distributed, key="gold_model")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import BatchConfig, DistributedConfig
 from alignment.config.ppo import ScorerConfig
@@ -79,7 +78,7 @@ class Reward:
             raw[name], ready[name] = one.score(samples)
         by_model = {name: raw[name] for name in self.config.models}
         if self.config.combine is Combine.llama2:
-            tagged = torch.tensor([SAFETY_TAG in example.tags for example in samples.examples])
+            tagged = torch.tensor([SAFETY_TAG in record.tags for record in samples.records])
             helpfulness, safety = ready["helpfulness"], ready["safety"]
             is_safety = tagged[:, None].expand_as(safety)
             threshold = self.config.safety_threshold
@@ -92,9 +91,7 @@ class Reward:
         return self.scores(samples).combined
 
 
-def build_reward(
-    config: ScorerConfig, tokenizer: PreTrainedTokenizerBase, batch: BatchConfig, distributed: DistributedConfig
-) -> Reward:
+def build_reward(config: ScorerConfig, batch: BatchConfig, distributed: DistributedConfig) -> Reward:
     """Raises:
     ConfigError: a scorer cannot be had, or is to be normalized and has no statistics; names its key.
     """
@@ -104,7 +101,7 @@ def build_reward(
         if one.normalize:
             assert one.path is not None
             statistics = read_statistics(one.path, f"{key}.normalize")
-        scorer = build_scorer(one, tokenizer, batch, distributed, key=key)
+        scorer = build_scorer(one, batch, distributed, key=key)
         scorers[key.rpartition(".")[2]] = OneOf(scorer, one.weight, statistics)
     return Reward(scorers, config)
 

@@ -25,10 +25,15 @@ from alignment.rollout.vllm import VLLMGenerator, connected
 class Samples:
     """G prompts with n replies each."""
 
-    prompts: list[list[Message]]
-    examples: list[Example]  # token ids: the prompt's and those of its n replies
+    records: list[Record]  # the prompts, with their tools and tags, as text
+    examples: list[Example]  # the policy's token ids: the prompt's and those of its n replies
     replies: list[list[Reply]]  # [G][n]
     computed: int = 0  # tokens that were computed to make them, those of ended rows included; 0: not counted
+
+    @property
+    def prompts(self) -> list[list[Message]]:
+        """[G], the prompts' turns."""
+        return [record.prompt for record in self.records]
 
     def texts(self) -> list[str]:
         """[G * n], prompt by prompt."""
@@ -46,10 +51,10 @@ class Samples:
     def joined(self) -> "Samples":
         """Those of all processes together, on each of them, where each has replied to its `places_of` the prompts."""
         parts = gathered(self)
-        total = sum(len(part.prompts) for part in parts)
+        total = sum(len(part.records) for part in parts)
         order = [(parts[place % len(parts)], place // len(parts)) for place in range(total)]
         return Samples(
-            [part.prompts[at] for part, at in order],
+            [part.records[at] for part, at in order],
             [part.examples[at] for part, at in order],
             [part.replies[at] for part, at in order],
             sum(part.computed for part in parts),
@@ -57,7 +62,7 @@ class Samples:
 
     def first(self, count: int) -> "Samples":
         """The first prompts alone."""
-        return Samples(self.prompts[:count], self.examples[:count], self.replies[:count])
+        return Samples(self.records[:count], self.examples[:count], self.replies[:count])
 
     def table(self, **columns: list[float] | None) -> list[dict[str, Any]]:
         """A row a reply: prompt, reply, length (tokens), finished, and the columns, each of G * n numbers or None."""
@@ -84,7 +89,7 @@ def side_by_side(parts: Sequence[Samples]) -> Samples:
         for same in zip(*(part.examples for part in parts), strict=True)
     ]
     replies = [[reply for row in rows for reply in row] for rows in zip(*(part.replies for part in parts), strict=True)]
-    return Samples(parts[0].prompts, examples, replies, sum(part.computed for part in parts))
+    return Samples(parts[0].records, examples, replies, sum(part.computed for part in parts))
 
 
 def build_generator(
@@ -134,4 +139,4 @@ def sample(
         )
         for example, row in zip(examples, generated.replies, strict=True)
     ]
-    return Samples([record.prompt for record in records], answered, generated.replies, generated.computed).joined()
+    return Samples(records, answered, generated.replies, generated.computed).joined()

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from alignment.config.vocabulary import Selection
+from alignment.config.vocabulary import Selection, Template
+from alignment.data.records import Record
 from alignment.rollout.samples import Samples
 
 
@@ -16,7 +17,7 @@ def select(samples: Samples, scores: Tensor, selection: Selection) -> list[dict[
     best and worst of equal score or text, gives no row.
     """
     rows = []
-    for prompt, replies, row in zip(samples.prompts, samples.replies, scores.tolist(), strict=True):
+    for record, replies, row in zip(samples.records, samples.replies, scores.tolist(), strict=True):
         ranked = sorted(
             ((score, reply.text) for score, reply in zip(row, replies, strict=True) if reply.finished and reply.text),
             key=lambda pair: -pair[0],
@@ -25,11 +26,18 @@ def select(samples: Samples, scores: Tensor, selection: Selection) -> list[dict[
             continue
         (best_score, best), (worst_score, worst) = ranked[0], ranked[-1]
         if selection is Selection.best:
-            rows.append({"prompt": prompt, "completion": best, "score": best_score})
+            rows.append({**_prompt(record), "completion": best, "score": best_score})
         elif best_score > worst_score and best != worst:
             scored = {"chosen_score": best_score, "rejected_score": worst_score}
-            rows.append({"prompt": prompt, "chosen": best, "rejected": worst, **scored})
+            rows.append({**_prompt(record), "chosen": best, "rejected": worst, **scored})
     return rows
+
+
+def _prompt(record: Record) -> dict[str, Any]:
+    """The prompt as a row of data has it: its turns, or its text where it has no template; its tools and tags."""
+    prompt: Any = record.prompt if record.template is Template.chat else record.prompt[0]["content"]
+    more = {"tools": list(record.tools), "tags": list(record.tags)}
+    return {"prompt": prompt} | {name: value for name, value in more.items() if value}
 
 
 def best_of(samples: Samples, scores: Tensor) -> Samples:
@@ -39,4 +47,4 @@ def best_of(samples: Samples, scores: Tensor) -> Samples:
         replace(example, completion_ids=(example.completion_ids[k],), finished=(example.finished[k],))
         for example, k in zip(samples.examples, picks, strict=True)
     ]
-    return Samples(samples.prompts, examples, [[row[k]] for row, k in zip(samples.replies, picks, strict=True)])
+    return Samples(samples.records, examples, [[row[k]] for row, k in zip(samples.replies, picks, strict=True)])

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import DistributedConfig
+from alignment.config.parts import DistributedConfig, ModelConfig, require
+from alignment.config.ppo import CriticConfig
+from alignment.config.rules import told_of
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Layout, Share
 from alignment.distributed.frozen import FrozenEngine
@@ -15,10 +17,14 @@ from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_critic, load_language_model
+from alignment.models.positions import max_positions
 from alignment.models.roles import FrozenCopy, Reference, reference_of, scalar_on
 from alignment.models.scalar_head import scalar_head
+from alignment.models.tokenizer import load_tokenizer
+from alignment.rollout.dialogue import Reader
 from alignment.rollout.reward import OneOf, Reward, build_reward
 from alignment.rollout.score import RewardModelScorer
+from alignment.terminal import say
 
 
 @dataclass(slots=True)
@@ -56,25 +62,51 @@ def cast(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Cast:
     """The critic begins as the reward model, where there is one (Ouyang et al. 2203.02155, app. C.4)."""
     if config.roles.share is Share.lora:
         return _on_one_backbone(config, tokenizer)
-    reward = build_reward(config.reward, tokenizer, config.batch, config.distributed)
+    reward = build_reward(config.reward, config.batch, config.distributed)
     policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
-    path, key = config.critic.path, "critic.path"
-    if path is None:
-        path, key = config.reward.model_path()
-    value = load_critic(path, config.model, policy, tokenizer, key=key)
+    start, key = critic_start(config.critic, reward, tokenizer)
+    value = load_critic(start, config.model, policy, tokenizer, key=key)
     return Cast(policy, value, reference_of(policy), reward)
+
+
+def critic_start(config: CriticConfig, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str]:
+    """The folder that the critic begins as, and its key; None: the policy's own body, with a new head. The critic reads
+    the policy's tokens, so that it begins as a model that knows them: one of another vocabulary only judges.
+
+    Raises:
+        ConfigError: the folder that the config names has another vocabulary.
+    """
+    if config.path is not None:
+        with told_of("critic.path"):
+            theirs = load_tokenizer(ModelConfig(path=config.path))
+        rule = "critic.path must have the vocabulary of the policy, whose tokens the critic reads"
+        require(knows_tokens_of(theirs, tokenizer), f"{rule}, or be null", config.path)
+        return config.path, "critic.path"
+    first = next(iter(reward.models()), None)
+    if first is None:
+        return None, "critic.path"
+    if knows_tokens_of(first.reader.tokenizer, tokenizer):
+        return first.path, first.reader.key
+    say(f"critic: begins as the policy's body with a new head, for {first.path} has another vocabulary than the policy")
+    return None, "critic.path"
+
+
+def knows_tokens_of(other: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether each of the tokenizer's ids is the same piece to the other, which may have more."""
+    return bool(tokenizer.get_vocab().items() <= other.get_vocab().items())
 
 
 def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Cast:
     policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
     pad_id, path = tokenizer.pad_token_id, config.reward.path
     if path is None:
-        reward = build_reward(config.reward, tokenizer, config.batch, config.distributed)
+        reward = build_reward(config.reward, config.batch, config.distributed)
     else:
         model = scalar_on(policy, "reward", pad_id, Path(path))
         freeze(scalar_head(model.hf))
         batch = replace(config.batch, layout=settle_layout(model, config.batch.layout))
-        scorer = RewardModelScorer(model, batch, config.distributed, pad_id)
+        reader = Reader(tokenizer, max_positions(model.hf.config).limit, "reward.path")
+        scorer = RewardModelScorer(model, reader, batch, config.distributed, path)
         reward = Reward({"reward": OneOf(scorer, 1.0, None)}, config.reward)
     start = config.critic.path or path
     value = scalar_on(policy, "critic", pad_id, None if start is None else Path(start))

@@ -1,59 +1,46 @@
 """Models side by side on held-out prompts: gold score, learned reward, KL to the baseline; a table and a report."""
 
 import json
-from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-from transformers import PreTrainedTokenizerBase
-
-from alignment.config.parts import BatchConfig, ConfigError, ModelConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.config.vocabulary import Need
-from alignment.data.batches import shared_out
-from alignment.data.load import Loaded, load_split
-from alignment.distributed.frozen import FrozenEngine
-from alignment.distributed.sharded import placement_of
-from alignment.distributed.world import is_main, pick_device, rank, size, sum_over_ranks
+from alignment.data.load import load_split
+from alignment.distributed.world import is_main
 from alignment.evaluate.alarms import raised
 from alignment.evaluate.results import Evaluation, MethodResult, RewardModelResult, TrainingRun
 from alignment.evaluate.table import summary, terminal_table
-from alignment.models.heads import LanguageModel
-from alignment.models.layout import settle_layout
-from alignment.models.load import load_language_model
-from alignment.models.readout import token_logprobs
-from alignment.models.tokenizer import load_tokenizer
 from alignment.rollout.function import FunctionScorer, load_function
-from alignment.rollout.samples import Samples, build_generator, sample
+from alignment.rollout.samples import Samples
 from alignment.rollout.score import RewardModelScorer, reward_model_scorer
 from alignment.rollout.select import best_of
-from alignment.tasks.prepare import model_folder, prepare_tokenizer, said
+from alignment.tasks.players import Entry, Player, entries, load_player
+from alignment.tasks.prepare import said
 from alignment.terminal import console, say
 from alignment.training.samples_log import SamplesLog
 
 
 def run(config: EvaluateConfig, folder: Path) -> None:
-    tokenizer = prepare_tokenizer(_model_config(config.runs[config.baseline]))
-    prompts = said(load_split("eval", config.data, tokenizer, Need.prompts), "eval")
-    if prompts is None or len(prompts.records) < 2:
-        raise ConfigError(f"data.eval must give at least 2 prompts to reply to, got {prompts and len(prompts.records)}")
+    runs = entries(config)
+    baseline = runs[config.baseline]
     scorer = None
     if config.reward is not None:
-        scorer = reward_model_scorer(config.reward, tokenizer, config.batch, config.distributed, key="reward")
+        scorer = reward_model_scorer(config.reward, config.batch, config.distributed, key="reward")
+        scorer.reader.check(baseline.prompts.records, baseline.tokenizer)
         if config.distributed.zero == 3:
             scorer.share_out()
-    comparison = Comparison(config, tokenizer, prompts, scorer, SamplesLog(folder, done=0))
+    comparison = Comparison(config, runs, scorer, SamplesLog(folder, done=0))
     evaluation = Evaluation(
-        prompts=[record.prompt[-1]["content"] for record in prompts.records],
+        prompts=[record.prompt[-1]["content"] for record in baseline.prompts.records],
         methods=comparison.methods(),
         baseline=config.baseline,
-        reward_model=None if scorer is None else _accuracy(config, scorer, tokenizer),
+        reward_model=None if scorer is None else _accuracy(config, scorer),
         runs=[
             run for name, path in {**config.runs, **config.curves}.items() for run in _training_run(name, Path(path))
         ],
-        facts=_facts(config, len(prompts.records)),
+        facts=_facts(config, runs),
     )
     console.print(terminal_table(evaluation))
     if is_main():
@@ -66,89 +53,44 @@ def run(config: EvaluateConfig, folder: Path) -> None:
     say(f"report: {folder / 'report.html'}")
 
 
-@dataclass(slots=True)
-class Player:
-    """A model that replies, whole on every process or (ZeRO 3) shared out among them."""
-
-    policy: LanguageModel
-    engine: FrozenEngine
-    batch: BatchConfig  # in a layout that it can read
-
-
 class Comparison:
     """Each run's replies to the same prompts, drawn with the same seed; all processes together, each a share."""
 
     def __init__(
-        self,
-        config: EvaluateConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: Loaded,
-        scorer: RewardModelScorer | None,
-        shown: SamplesLog,
+        self, config: EvaluateConfig, runs: dict[str, Entry], scorer: RewardModelScorer | None, shown: SamplesLog
     ) -> None:
         self.config = config
-        self.tokenizer = tokenizer
-        self.prompts = prompts
+        self.runs = runs
         self.scorer = scorer
         self.shown = shown
         gold = config.gold
         self.gold = None if gold is None else FunctionScorer(load_function(gold, "gold"), "gold", gold)
-        self.baseline = self._load(config.runs[config.baseline])
+        self.baseline = load_player(config, config.baseline, runs[config.baseline])
 
     def methods(self) -> list[MethodResult]:
-        results = []
-        for name, path in self.config.runs.items():
-            player = self.baseline if name == self.config.baseline else self._load(path)
-            samples = self._reply(player, name, replies=1)
-            kl = None
-            if self.config.generation.top_k == 0 and self.config.generation.top_p == 1:  # else of another distribution
-                kl = (self._logprobs(player, samples) - self._logprobs(self.baseline, samples)).tolist()
-            results.append(self._result(name, samples, kl))
+        results, config = [], self.config
+        for name, entry in self.runs.items():
+            player = self.baseline if name == config.baseline else load_player(config, name, entry)
+            samples = player.reply(config, name, replies=1)
+            results.append(self._result(name, samples, self._kl(player, samples)))
             if player is not self.baseline:
                 player.engine.release()
-        if self.config.best_of:
+        if config.best_of:
             assert self.scorer is not None
-            samples = self._reply(self.baseline, f"best of {self.config.best_of}", replies=self.config.best_of)
+            samples = self.baseline.reply(config, f"best of {config.best_of}", replies=config.best_of)
             picked = best_of(samples, self.scorer.score(samples))
-            results.append(self._result(f"best of {self.config.best_of}", picked, None))
+            results.append(self._result(f"best of {config.best_of}", picked, None))
         return results
 
-    def _load(self, path: str) -> Player:
-        settings, distributed = _model_config(path), self.config.distributed
-        if load_tokenizer(settings).get_vocab() != self.tokenizer.get_vocab():
-            raise ConfigError(f"runs must share the baseline's tokenizer, got another one in {path!r}")
-        policy = load_language_model(settings, self.tokenizer, placement_of(distributed)).to(
-            pick_device(distributed.device)
-        )
-        batch = replace(self.config.batch, layout=settle_layout(policy, self.config.batch.layout))
-        return Player(policy, FrozenEngine(policy, config=distributed, sharded=distributed.zero == 3), batch)
-
-    def _reply(self, player: Player, name: str, *, replies: int) -> Samples:
-        config = self.config
-        return sample(
-            build_generator(player.policy, self.tokenizer, config.generation, config.distributed),
-            player.engine,
-            self.prompts.records,
-            self.prompts.examples,
-            replies=replies,
-            seed=config.seed,
-            describe=name,
-        )
-
-    @torch.no_grad()
-    def _logprobs(self, player: Player, samples: Samples) -> torch.Tensor:
-        """[G] float64, the summed log-prob (nats) of each prompt's one reply: the difference of two such sums is small
-        beside them."""
-        engine, rows = player.engine, range(len(samples.examples))
-        mine, spare = shared_out(samples.examples, rows, player.batch, self.tokenizer.pad_token_id, rank(), size())
-        table = torch.zeros(len(rows), device=engine.device, dtype=torch.float64)
-        for index, batch in enumerate([*mine, *spare]):
-            batch = batch.to(engine.device)
-            with engine.precision():
-                logprobs = token_logprobs(engine.model, batch, temperature=self.config.generation.temperature)
-            if index < len(mine):
-                table[batch.rows] = batch.sum_by_completion(logprobs.double())
-        return sum_over_ranks(table).cpu()
+    def _kl(self, player: Player, samples: Samples) -> list[float] | None:
+        """[G] nats, log p of each reply to the player less that to the baseline, each behind the prompt as it is given
+        it. None where there is no such number: the baseline has no such tokens, or they are of another distribution."""
+        generation = self.config.generation
+        if generation.top_k or generation.top_p < 1 or not player.entry.shares_vocabulary(self.baseline.entry):
+            return None
+        own, base = (each.logprobs(samples, generation.temperature) for each in (player, self.baseline))
+        kl: list[float] = (own - base).tolist()
+        return kl
 
     def _result(self, name: str, samples: Samples, kl: list[float] | None) -> MethodResult:
         gold = None if self.gold is None else self.gold.answers(samples)
@@ -165,23 +107,15 @@ class Comparison:
         )
 
 
-def _accuracy(
-    config: EvaluateConfig, scorer: RewardModelScorer, tokenizer: PreTrainedTokenizerBase
-) -> RewardModelResult | None:
+def _accuracy(config: EvaluateConfig, scorer: RewardModelScorer) -> RewardModelResult | None:
     """The reward model's scores of held-out pairs, in the order of the data."""
-    pairs = said(load_split("eval", config.pairs, tokenizer, Need.pairs), "pairs")
+    pairs = said(load_split("eval", config.pairs, scorer.reader.tokenizer, Need.pairs), "pairs")
     if pairs is None:
         return None
     table = scorer.score_examples(pairs.examples, describe="reward model")
     margins = [example.margin for example in pairs.examples]
     known = [margin for margin in margins if margin is not None]
     return RewardModelResult(table[:, 0].tolist(), table[:, 1].tolist(), known if known else None)
-
-
-def _model_config(path: str) -> ModelConfig:
-    """A run's folder holds its model in `model/`; a model's folder is one itself."""
-    inside = model_folder(Path(path))
-    return ModelConfig(path=str(inside if inside.is_dir() else path))
 
 
 def _training_run(name: str, folder: Path) -> list[TrainingRun]:
@@ -195,11 +129,15 @@ def _training_run(name: str, folder: Path) -> list[TrainingRun]:
     return [TrainingRun(name, task, rows, config)]
 
 
-def _facts(config: EvaluateConfig, num_prompts: int) -> dict[str, str]:
+def _facts(config: EvaluateConfig, runs: dict[str, Entry]) -> dict[str, str]:
     packages = ("torch", "transformers", "trl", "peft")
+    baseline = runs[config.baseline]
+    others = [name for name, entry in runs.items() if not entry.shares_vocabulary(baseline)]
+    words = f"of {', '.join(others)}: another vocabulary than {config.baseline}, so lengths are in other tokens"
     return {
         "date": date.today().isoformat(),
-        "held-out prompts": str(num_prompts),
+        "held-out prompts": str(len(baseline.prompts.records)),
         "sampling": f"temperature {config.generation.temperature}, seed {config.seed}",
+        **({"tokens": f"{words} and there is no KL"} if others else {}),
         "versions": ", ".join(f"{name} {version(name)}" for name in packages),
     }

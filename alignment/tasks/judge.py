@@ -1,16 +1,19 @@
 """What PPO's replies are worth, and what is watched beside it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from alignment.data.records import Record
 from alignment.losses import Mean
 from alignment.rollout.diagnostics import diagnostics
 from alignment.rollout.reward import Reward
 from alignment.rollout.samples import Samples
-from alignment.rollout.score import Scorer
+from alignment.rollout.score import RewardModelScorer, Scorer
 from alignment.training.step import Metrics
 
 
@@ -20,6 +23,14 @@ class Judge:
 
     reward: Reward
     gold: Scorer | None
+
+    def check(self, prompts: Sequence[Record], policy: PreTrainedTokenizerBase) -> None:
+        """Raises:
+        ConfigError: the chat template of a model that scores refuses one of the prompts; names its key.
+        """
+        gold = [self.gold] if isinstance(self.gold, RewardModelScorer) else []
+        for scorer in (*self.reward.models(), *gold):
+            scorer.reader.check(prompts, policy)
 
     def __call__(self, samples: Samples) -> tuple[Tensor, Metrics]:
         """[G, n] scores, not shaped yet, and means over replies: `reward`, `reward/NAME` of each of several models,

@@ -129,8 +129,10 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
     train = required_split("train", config.data, tokenizer, Need.prompts)
     held_out = said(load_split("eval", config.data, tokenizer, Need.prompts), "eval")
     texts = required_split("train", config.ptx.data, tokenizer, Need.demonstrations) if config.ptx.weight else None
-    gold = build_gold(config, tokenizer)
+    gold = build_gold(config)
     players = cast(config, tokenizer)
+    judge = Judge(players.reward, gold)
+    judge.check([*train.records, *([] if held_out is None else held_out.records)], tokenizer)
     config = replace(config, batch=replace(config.batch, layout=players.layout(config.batch.layout)))
     prompts = Batches(train.examples, config.batch, config.seed, tokenizer.pad_token_id)
     iterations, warmup, inner = prompts.num_steps(config.train), config.critic.warmup, inner_steps(config)
@@ -153,7 +155,7 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
         prompts,
         players,
         Roles(actor, critic, players.reference),
-        Judge(players.reward, gold),
+        judge,
         build_generator(players.policy, tokenizer, config.generation, config.distributed),
         None if texts is None else ptx_of(texts, config, tokenizer.pad_token_id),
         tools_of(config, players.policy, prompts, folder),

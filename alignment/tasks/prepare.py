@@ -5,11 +5,10 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, DataConfig, ModelConfig
+from alignment.config.parts import ConfigError, DataConfig
 from alignment.config.run import TrainingConfig
 from alignment.config.vocabulary import Format, Need
 from alignment.data.batches import Batches
-from alignment.data.chat import ensure_template
 from alignment.data.load import Loaded, load_split
 from alignment.distributed import world
 from alignment.distributed.deepspeed import DeepSpeedEngine
@@ -17,7 +16,7 @@ from alignment.distributed.engine import Engine, TorchEngine
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import save_model
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.tokenizer import prepare_tokenizer
 from alignment.terminal import say
 from alignment.training.optim import build_optimizer
 
@@ -46,15 +45,6 @@ def prepare(config: TrainingConfig, need: Need) -> Prepared:
     train = required_split("train", config.data, tokenizer, need)
     held_out = said(load_split("eval", config.data, tokenizer, need), "eval")
     return Prepared(tokenizer, train, held_out, config)
-
-
-def prepare_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer, with a chat template whatever its folder says; a template that is ours is said."""
-    tokenizer = load_tokenizer(model)
-    sentence = ensure_template(tokenizer)
-    if sentence is not None:
-        say(sentence)
-    return tokenizer
 
 
 def required_split(name: str, data: DataConfig, tokenizer: PreTrainedTokenizerBase, need: Need) -> Loaded:

@@ -19,6 +19,7 @@ from alignment.rollout.reward import build_reward
 from alignment.rollout.samples import Samples, build_generator, sample, side_by_side
 from alignment.rollout.select import select
 from alignment.rollout.vllm import VLLMGenerator
+from alignment.tasks.judge import Judge
 from alignment.tasks.prepare import prepare_tokenizer, required_split
 from alignment.terminal import say
 from alignment.training.samples_log import SamplesLog
@@ -27,7 +28,8 @@ from alignment.training.samples_log import SamplesLog
 def run(config: RejectionConfig, folder: Path) -> None:
     tokenizer = prepare_tokenizer(config.model)
     prompts = required_split("train", config.data, tokenizer, Need.prompts)
-    reward = build_reward(config.reward, tokenizer, config.batch, config.distributed)
+    reward = build_reward(config.reward, config.batch, config.distributed)
+    Judge(reward, None).check(prompts.records, tokenizer)
     if config.distributed.zero == 3:
         reward.share_out()
     policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
@@ -36,7 +38,7 @@ def run(config: RejectionConfig, folder: Path) -> None:
     samples = draw(generator, engine, prompts, config)
     scores = reward.score(samples)
     shown = samples.first(config.log.samples)
-    at = temperature_of_each(config) * len(shown.prompts) if config.temperatures else None
+    at = temperature_of_each(config) * len(shown.records) if config.temperatures else None
     table = shown.table(score=scores[: config.log.samples].flatten().tolist(), temperature=at)
     SamplesLog(folder, done=0).write(1, "train", table)
     rows = select(samples, scores, config.select)
@@ -58,7 +60,7 @@ def run(config: RejectionConfig, folder: Path) -> None:
     if is_main():
         (folder / "metrics.jsonl").write_text(json.dumps(summary) + "\n")
     say(
-        f"{len(rows)} of {len(samples.prompts)} prompts gave a row; mean reward {summary['reward']:.3f}, "
+        f"{len(rows)} of {len(samples.records)} prompts gave a row; mean reward {summary['reward']:.3f}, "
         f"of the best of {config.samples} {summary['reward/best']:.3f}"
     )
 

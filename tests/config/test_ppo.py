@@ -119,13 +119,6 @@ def test_inputs_within_a_mapping_are_found() -> None:
     assert list(input_paths(config)) == [("models.a.path", "a"), ("models.c.path", "c")]
 
 
-def test_the_critic_is_made_from_the_first_model() -> None:
-    assert ScorerConfig(path="a").model_path() == ("a", "reward.path")
-    models = {"b": B, "c": OneScorerConfig("c"), "a": A}
-    assert ScorerConfig(models=models).model_path() == ("c", "reward.models.c.path")
-    assert ScorerConfig(function="b.c").model_path()[0] is None
-
-
 WORLDS = {"reward.function": {"reward": {"function": "alignment.world.gold"}}, "gold": {"gold": "alignment.world.gold"}}
 
 

@@ -23,7 +23,7 @@ from alignment.config.ppo import AdvantageConfig, InnerConfig, KLConfig, RewardS
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Device, Format, Layout
 from alignment.data.pack import Batch
-from alignment.data.records import Source
+from alignment.data.records import Record, Source
 from alignment.data.tokenize import Example
 from alignment.losses import (
     KLEstimator,
@@ -237,7 +237,7 @@ def samples_of(case: Case) -> Samples:
         Example(np.arange(3 + row, dtype=np.int32), (reply.ids,), None, Source("made", row), (reply.finished,))
         for row, reply in enumerate(replies)
     ]
-    return Samples([[] for _ in replies], examples, [[reply] for reply in replies])
+    return Samples([Record([], (), None, Source("", 0)) for _ in replies], examples, [[reply] for reply in replies])
 
 
 def ppo_config(case: Case) -> PPOConfig:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from alignment.data.records import Source
+from alignment.data.records import Record, Source
 from alignment.data.tokenize import Example
 from alignment.rollout.generate import Reply
 from alignment.rollout.samples import Samples
@@ -16,7 +16,10 @@ def samples_of() -> Callable[[list[list[str]]], Samples]:
     """[G][n] texts to Samples: a text's tokens are its letters' codes and an EOS (2); one in capitals lacks it."""
 
     def build(texts: list[list[str]]) -> Samples:
-        prompts = [[{"role": "user", "content": f"prompt {row}"}] for row in range(len(texts))]
+        records = [
+            Record([{"role": "user", "content": f"prompt {row}"}], (), None, Source("rows.jsonl", row + 1))
+            for row in range(len(texts))
+        ]
         replies = [[reply(text) for text in row] for row in texts]
         examples = [
             Example(
@@ -28,7 +31,7 @@ def samples_of() -> Callable[[list[list[str]]], Samples]:
             )
             for row, row_replies in enumerate(replies)
         ]
-        return Samples(prompts, examples, replies)
+        return Samples(records, examples, replies)
 
     return build
 

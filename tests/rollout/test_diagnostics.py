@@ -115,7 +115,7 @@ rng = np.random.default_rng(0)
 rows = [[Reply(rng.integers(0, 9, rng.integers(1, 20)).astype(np.int32), bool(rng.integers(2)), "")] for _ in range(7)]
 rewards = torch.tensor(rng.normal(0, 1, (7, 1)))
 mine = places_of(7)
-samples = Samples([[] for _ in mine], [None for _ in mine], [rows[place] for place in mine]).joined()
+samples = Samples([None for _ in mine], [None for _ in mine], [rows[place] for place in mine]).joined()
 found = diagnostics(samples, rewards)
 print(json.dumps(derived(to_floats(found))))
 dist.destroy_process_group()

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from alignment.config.parts import BatchConfig, ConfigError, DistributedConfig, ModelConfig
+from alignment.config.parts import BatchConfig, ConfigError, DistributedConfig, ModelConfig, UserError
 from alignment.config.tasks import ScorerConfig
 from alignment.config.vocabulary import Device, Layout
 from alignment.distributed.placement import WHOLE
+from alignment.models.heads import ScalarModel
 from alignment.models.load import load_scalar_model, save_model
 from alignment.rollout.function import FunctionScorer
 from alignment.rollout.samples import Samples
@@ -27,8 +28,8 @@ def reward_folder(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase,
     return tmp_path / "reward"
 
 
-def test_function_by_its_dotted_path(tokenizer: PreTrainedTokenizerBase) -> None:
-    scorer = build_scorer(ScorerConfig(function="alignment.world.gold"), tokenizer, BatchConfig(), ON_CPU)
+def test_function_by_its_dotted_path() -> None:
+    scorer = build_scorer(ScorerConfig(function="alignment.world.gold"), BatchConfig(), ON_CPU)
     assert isinstance(scorer, FunctionScorer) and scorer.function is gold
 
 
@@ -38,24 +39,33 @@ def test_reward_model_scores_each_reply_as_it_would_alone(
 ) -> None:
     samples = samples_of([["a", "bb", "CCC"], ["dddd", "e", "ff"], ["g", "hhh", "iiiii"]])
     batch = BatchConfig(max_tokens=40, layout=layout)
-    scorer = build_scorer(ScorerConfig(path=str(reward_folder)), tokenizer, batch, ON_CPU)
+    scorer = build_scorer(ScorerConfig(path=str(reward_folder)), batch, ON_CPU)
     scores = scorer.score(samples)
     plain = AutoModelForSequenceClassification.from_pretrained(reward_folder)
     with torch.no_grad():
-        for row, example in enumerate(samples.examples):
-            for column, ids in enumerate(example.completion_ids):
-                text = torch.tensor([[*example.prompt_ids.tolist(), *ids.tolist()]])
+        for row, prompt in enumerate(samples.prompts):
+            for column, reply in enumerate(samples.replies[row]):
+                said = f"<|user|>{prompt[0]['content']}<|assistant|>{reply.text}" + "</s>" * reply.finished
+                text = torch.tensor([tokenizer(said, add_special_tokens=False)["input_ids"]])
                 assert scores[row, column].item() == pytest.approx(plain(text).logits.item(), rel=1e-4, abs=1e-5)
     assert scores.shape == (3, 3) and scores.dtype == torch.float32 and not scores.requires_grad
 
 
-def test_reward_model_of_another_tokenizer(reward_folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    other = AutoTokenizer.from_pretrained(reward_folder)
-    other.add_tokens(["<new>"])
-    with pytest.raises(ConfigError, match=r"^reward\.path must have the policy's tokenizer"):
-        build_scorer(ScorerConfig(path=str(reward_folder)), other, BatchConfig(), ON_CPU)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_the_reward_model_s(
+    reward_folder: Path, samples_of: SamplesOf, value: float
+) -> None:
+    """Told by its key and folder, with the reply, before anything learns from it."""
+    scorer = build_scorer(ScorerConfig(path=str(reward_folder)), BatchConfig(), ON_CPU)
+    samples, model = samples_of([["a", "B"], ["ccc", "d"]]), scorer.model
+    assert isinstance(model, ScalarModel) and scorer.score(samples).isfinite().all()
+    with torch.no_grad():
+        model.hf.get_input_embeddings().weight[scorer.reader.tokenizer.convert_tokens_to_ids("B")] = value
+    message = rf"^reward\.path must give finite scores, got nan of '{reward_folder}' for the reply 'B' to rows.jsonl:1 "
+    with pytest.raises(UserError, match=message + r"\(1 of 4\)$"):
+        scorer.score(samples)
 
 
-def test_reward_model_that_is_not_there(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(ConfigError, match="no tokenizer in"):
-        build_scorer(ScorerConfig(path=str(tmp_path / "none")), tokenizer, BatchConfig(), ON_CPU)
+def test_reward_model_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^reward\.path: .*no tokenizer in"):
+        build_scorer(ScorerConfig(path=str(tmp_path / "none")), BatchConfig(), ON_CPU)

@@ -14,7 +14,7 @@ from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, S
 from alignment.config.ppo import RewardShapingConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Device, Format
-from alignment.data.records import Source
+from alignment.data.records import Record, Source
 from alignment.data.tokenize import Example
 from alignment.distributed.world import sum_over_ranks
 from alignment.losses import whiten
@@ -24,6 +24,7 @@ from alignment.rollout.reward import shaped
 from alignment.rollout.samples import Samples, places_of
 
 NOTHING = Example(np.arange(1), (np.arange(1),), None, Source("", 0), (True,))
+RECORD = Record([], (), None, Source("", 0))
 CUTS = {1: [(0, 40)], 2: [(0, 13), (13, 40)]}  # the values of each process; a ragged share
 CONFIG = PPOConfig(
     model=ModelConfig(init={"model_type": "llama"}),
@@ -54,7 +55,7 @@ def whitened(start: int, end: int) -> dict[str, torch.Tensor]:
     _whiten_together(pieces)  # type: ignore[arg-type]
     mine = places_of(40)
     replies = [[Reply(np.arange(4), place % 3 > 0, "")] for place in mine]
-    samples = Samples([[] for _ in mine], [NOTHING for _ in mine], replies).joined()
+    samples = Samples([RECORD for _ in mine], [NOTHING for _ in mine], replies).joined()
     return {
         "loss": whiten(values, values > 0, across=sum_over_ranks),
         "advantages": torch.cat([piece.advantages for piece in pieces]),
