@@ -31,9 +31,9 @@ def check_logits(model: LanguageModel) -> None:
     theirs = hf(input_ids=ids, use_cache=False).logits
     ours = model.logits(hf.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     hf.train(was_training)
-    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4, equal_nan=True):
         raise ConfigError(f"model: the logits of {type(hf).__name__} are not made as this package makes them")
-    if not torch.allclose(theirs[0, 0], theirs[1, 0], rtol=1e-3, atol=1e-4):
+    if not torch.allclose(theirs[0, 0], theirs[1, 0], rtol=1e-3, atol=1e-4, equal_nan=True):
         raise ConfigError(f"model must see only what is before each token, got {type(hf).__name__}, which sees all")
 
 
@@ -54,5 +54,5 @@ def check_scores(model: ScalarModel) -> None:
     theirs = hf(input_ids=ids, use_cache=False).logits
     ours = scalar_head(hf)(hf.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, -1])
     hf.train(was_training)
-    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4, equal_nan=True):
         raise ConfigError(f"model: the scores of {type(hf).__name__} are not made as this package makes them")
