@@ -41,8 +41,9 @@ def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase,
         hf, lacking, _ = from_folder(AutoModelForCausalLM, config, placement, find_model(config.path, "model.path"))
         _require_all(lacking, hf, config.path, "model.path")
     check_vocabulary(hf, tokenizer)
+    tried = LanguageModel(hf, placement)
     with placement.by_layer(hf):
-        check_logits(LanguageModel(hf, placement))
+        check_logits(tried)
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     return LanguageModel(_prepared(hf, config, placement), placement, weight)
 
