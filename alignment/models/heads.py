@@ -6,6 +6,7 @@ backward pass.
 """
 
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from alignment.models.adapters import use_adapter
 from alignment.models.attention import FLEX, attention_inputs, check_branches, in_fixed_lengths, use_grouped_attention
 from alignment.models.last_layer import feed_forward_at, reads_apart
 from alignment.models.logprobs import entropy_of, logprobs_of
+from alignment.models.one_run import in_one_run
 from alignment.models.routers import router_loss
 from alignment.models.scalar_head import scalar_head
 
@@ -78,24 +80,38 @@ class LanguageModel(Trunk):
 
         The entropy carries no gradient.
         """
-        hidden = self.hidden(batch, positions)
-        size = max(1, CHUNK // self.hf.config.get_text_config().vocab_size)
-        if len(targets) <= size:  # what exists once need not be made twice
-            return self._read(hidden, targets, temperature, entropy)
-        pieces = zip(hidden.split(size), targets.split(size), strict=True)
-        read = [checkpoint(self._read, h, t, temperature, entropy, use_reentrant=False) for h, t in pieces]
-        logprobs, entropies = zip(*read, strict=True)
-        return torch.cat(logprobs), torch.cat(entropies) if entropy else None
+        read = partial(self._read, temperature=temperature, entropy=entropy)
+        logprobs, *entropies = in_one_run(self._head(), read, self.hidden(batch, positions), targets)
+        return logprobs, entropies[0] if entropy else None
 
-    def _read(self, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
-        logits = self.logits(hidden)
+    def _read(
+        self, head: nn.Module, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool
+    ) -> tuple[Tensor, ...]:
+        """Log-probs, and the entropy where it is asked for, however many chunks it takes."""
+        size = max(1, CHUNK // self.hf.config.get_text_config().vocab_size)
+        read = partial(self._read_chunk, head, temperature=temperature, entropy=entropy)
+        if len(targets) <= size:  # what exists once need not be made twice
+            return read(hidden, targets)
+        pieces = zip(hidden.split(size), targets.split(size), strict=True)
+        chunks = [checkpoint(read, h, t, use_reentrant=False) for h, t in pieces]
+        return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
+
+    def _read_chunk(
+        self, head: nn.Module, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool
+    ) -> tuple[Tensor, ...]:
+        logits = self._scaled(head(hidden))
         logprobs = logprobs_of(logits, targets, temperature)
-        return logprobs, entropy_of(logits, temperature) if entropy else None
+        return (logprobs, entropy_of(logits, temperature)) if entropy else (logprobs,)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., V], with the scales and the soft cap that some families put on their logits."""
+        return self._scaled(self._head()(hidden))
+
+    def _head(self) -> nn.Module:
         head: nn.Module = self.hf.get_output_embeddings()
-        logits = head(hidden)
+        return head
+
+    def _scaled(self, logits: Tensor) -> Tensor:
         settings = self.hf.config.get_text_config().to_dict()
         if settings.get("logits_scaling") is not None:  # Granite
             logits = logits / settings["logits_scaling"]

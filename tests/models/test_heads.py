@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, DistributedConfig, ModelConfig
+from alignment.config.parts import ConfigError, DistributedConfig, LoraConfig, ModelConfig
 from alignment.config.vocabulary import Device, Layout, Precision
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
@@ -18,6 +18,7 @@ from alignment.distributed.precision import autocast
 from alignment.models import heads
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model, load_scalar_model
+from alignment.models.logprobs import logprobs_of
 from alignment.models.readout import sequence_scores, token_logprobs, token_logprobs_and_entropy
 
 
@@ -67,12 +68,54 @@ def test_no_logits_larger_than_a_chunk_exist(
     """Neither in the forward nor, made again, in the backward pass; and they are made again."""
     monkeypatch.setattr(heads, "CHUNK", 8 * model.hf.config.vocab_size)
     sizes: list[int] = []
-    head = model.hf.get_output_embeddings()
-    head.register_forward_hook(lambda _module, _args, output: sizes.append(len(output)))
+
+    def seen(logits: Tensor, *arguments: Any) -> Tensor:
+        sizes.append(len(logits))
+        return logprobs_of(logits, *arguments)
+
+    monkeypatch.setattr(heads, "logprobs_of", seen)
     logprobs = token_logprobs(model, batch)
     assert sizes == [8, 8, 8, 5]
     logprobs.sum().backward()
     assert sorted(sizes) == sorted([8, 8, 8, 5] * 2)
+
+
+@pytest.mark.parametrize("chunk", [4, 30])
+@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(rank=4, targets=["q_proj", "lm_head"], dropout=0.2)])
+def test_the_head_runs_once_whatever_the_number_of_chunks(
+    lora: LoraConfig,
+    chunk: int,
+    tiny_init: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Batch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So do an adapter's parts; and what its hooks put into its backward pass comes once, around all of it."""
+    torch.manual_seed(0)
+    model = load_language_model(ModelConfig(init=tiny_init, lora=lora), tokenizer, WHOLE).train()
+    monkeypatch.setattr(heads, "CHUNK", chunk * model.hf.config.vocab_size)
+    parts = [part for part in model.hf.get_output_embeddings().modules() if list(part.parameters(recurse=False))]
+    assert len(parts) == (3 if lora.rank else 1)
+    seen: list[str] = []
+
+    class Behind(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, output: Tensor) -> Tensor:
+            return output.detach()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            seen.append("backward")
+            return gradient
+
+    for part in parts:
+        part.register_forward_pre_hook(lambda *_: seen.append("forward"))
+        part.register_forward_hook(lambda _part, _inputs, output: tuple(Behind.apply(value) for value in output))
+    logprobs = token_logprobs(model, batch)
+    assert seen == ["forward"] * len(parts) and all("forward" not in vars(part) for part in parts)
+    logprobs.sum().backward()
+    assert seen == ["forward"] * len(parts) + ["backward"] * len(parts)
+    assert all(p.grad is not None for part in parts for p in part.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
