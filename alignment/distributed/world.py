@@ -75,6 +75,16 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def group_device() -> torch.device:
+    """Where a tensor must be for the group's collectives to take it: this process's GPU where they go between GPUs.
+
+    The other device to know is the run's, `pick_device`: what is computed with is there. Each collective here moves
+    what it is given from wherever that is to the group's device, and its result back.
+    """
+    devices = [pair.partition(":")[0] for pair in dist.get_backend_config().split(",")]
+    return torch.device("cpu" if "cpu" in devices else devices[0])
+
+
 def barrier() -> None:
     """Returns when every process has come here."""
     if size() > 1:
@@ -82,12 +92,12 @@ def barrier() -> None:
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """The sum of `value` over all processes, on each of them; the value itself where there is one process."""
+    """The sum of `value` over all processes, on each of them and where it was; itself where there is one process."""
     if size() == 1:
         return value
-    total = value.clone()
+    total = value.to(group_device(), copy=True)
     dist.all_reduce(total)
-    return total
+    return total.to(value.device)
 
 
 def gathered(value: Value) -> list[Value]:
@@ -106,15 +116,14 @@ def any_over_ranks(*flags: bool) -> list[bool]:
     """For each flag, whether any process has it set."""
     if size() == 1:
         return list(flags)
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    return (sum_over_ranks(torch.tensor(flags, dtype=torch.int32, device=device)) > 0).tolist()
+    return (sum_over_ranks(torch.tensor(flags, dtype=torch.int32)) > 0).tolist()
 
 
 def highest_over_ranks(number: int) -> int:
     """The highest number that a process brings."""
     if size() == 1:
         return number
-    highest = torch.tensor(number, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    highest = torch.tensor(number, device=group_device())
     dist.all_reduce(highest, dist.ReduceOp.MAX)
     return int(highest)
 
@@ -129,10 +138,12 @@ def from_main(value: Value) -> Value:
 
 
 def tensor_from_main(value: Tensor) -> Tensor:
-    """The main process's tensor, on all of them; they all bring one of its shape, on the engine's device."""
-    if size() > 1:
-        dist.broadcast(value, src=0)
-    return value
+    """The main process's tensor, on all of them and where each has its own, which is of the same shape."""
+    if size() == 1:
+        return value
+    sent = value.to(group_device(), copy=True)
+    dist.broadcast(sent, src=0)
+    return sent.to(value.device)
 
 
 @contextmanager

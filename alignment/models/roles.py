@@ -30,10 +30,9 @@ class FrozenCopy:
     @torch.no_grad()
     def logprobs(self, batch: Batch, temperature: float) -> Tensor:
         """[T] nats."""
+        if isinstance(self.model, LanguageModel):
+            self.model.to(batch.input_ids.device)  # it was made, and may have been sent to rest, on the CPU
         return token_logprobs(self.model, batch, temperature=temperature)
-
-    def to(self, device: torch.device) -> None:
-        self.model.to(device)
 
 
 @dataclass(slots=True)
@@ -47,9 +46,6 @@ class AdapterOff:
         """[T] nats."""
         with adapter_off(self.policy.hf):
             return token_logprobs(self.policy, batch, temperature=temperature)
-
-    def to(self, device: torch.device) -> None:
-        """Nothing to move: the policy's engine has moved it."""
 
 
 Reference = FrozenCopy | AdapterOff

@@ -165,14 +165,12 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
 
 def experience(stage: Stage, step: int, shown: SamplesLog) -> tuple[Metrics, list[list[Experience]]]:
     """One iteration's replies, scored and turned into what is learned from; and what was measured on the way."""
-    config, actor, seed = stage.config, stage.roles.actor, seed_of(stage.config, step)
+    config, seed = stage.config, seed_of(stage.config, step)
     with stage.watch.part("generate"):
         replies = draw(stage, stage.train, stage.prompts.step_rows(step - 1), seed=seed, replies=config.ppo.replies)
     with stage.watch.part("score"):
         scores, judged = stage.judge(replies)
     shown.write(step, "train", stage.judge.table(replies, scores, config.log.samples))
-    if config.roles.offload:
-        stage.roles.reference.to(actor.device)
     with stage.watch.part("experience"):
         mini_batches, experienced = make_experience(
             stage.roles,

@@ -34,7 +34,7 @@ def reference_logprobs(engine: Engine, batches: Batches, rows: Iterable[int], *,
     wanted = torch.tensor(list(rows))
     table = torch.full((len(batches.examples), 2), torch.nan)
     if cache is not None:
-        table = tensor_from_main((_read(cache, table) if is_main() else table).to(engine.device)).cpu()
+        table = tensor_from_main(_read(cache, table) if is_main() else table)
     missing = wanted[table[wanted].isnan().any(1)].tolist()
     if missing:
         table[missing] = _computed(engine, batches, missing)[missing]

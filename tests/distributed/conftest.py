@@ -24,6 +24,7 @@ RUNS = {
     "ppo": ["tiny_ppo", *SMALL, "generation.max_new_tokens=6", "ppo.epochs=2", "ppo.ema=0.8"],
 }
 TWO = {"dpo": ("launch.processes=2", "distributed.zero=2"), "ppo": ("launch.processes=2", "distributed.zero=3")}
+GUARD = Path(__file__).with_name("two_devices.py")
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -40,12 +41,16 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _run_ranks(script: Path, arguments: list[str], *, processes: int, timeout_s: float = 600) -> None:
-    """Run a script in as many processes; raises where one of them fails."""
+def _run_ranks(
+    script: Path, arguments: list[str], *, processes: int, two_devices: bool = False, timeout_s: float = 600
+) -> None:
+    """Run a script in as many processes; raises where one of them fails. With `two_devices`, or RANKS=cuda:gloo in the
+    environment, as on a machine with GPUs: see two_devices.py."""
     port = str(_free_port())
+    guard = [str(GUARD)] if two_devices or os.environ.get("RANKS") == "cuda:gloo" else []
     started = [
         subprocess.Popen(
-            [sys.executable, str(script), *arguments],
+            [sys.executable, *guard, str(script), *arguments],
             env=_environment(
                 RANK=str(rank),
                 LOCAL_RANK=str(rank),

@@ -26,7 +26,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., N
     script, found = Path(__file__).with_name("ppo_ranks.py"), {}
     for processes, stages in ((1, ("none",)), (2, STAGES)):
         out = folder / f"{processes}.json"
-        run_ranks(script, [str(out), *stages], processes=processes)
+        run_ranks(script, [str(out), *stages], processes=processes, two_devices=processes > 1)
         found |= json.loads(out.read_text())
     return folder, found
 
