@@ -217,6 +217,8 @@ def _existing(verb: str, folder: str | None) -> Path:
     if folder is None:
         fail(f"{verb} needs a run's folder: alignment {verb} OUTPUT_DIR")
     if not Path(folder).is_dir():
+        if Path(folder).exists():
+            fail(f"{verb} needs a run's folder, got the file {folder!r}")
         near = nearest(Path(folder).name, (path.name for path in Path(folder).parent.glob("*")))
         fail(f"no such folder {folder!r}{near}")
     return Path(folder)

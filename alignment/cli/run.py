@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
@@ -11,6 +12,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from alignment.cli.advice import advice
 from alignment.cli.compose import (
     SETTINGS,
     VERSION_BASE,
@@ -34,6 +36,7 @@ from alignment.config.tasks import PipelineConfig
 from alignment.config.vocabulary import Scheduler
 from alignment.preempt import EXIT_CODE, Preempted
 from alignment.process import end, importing
+from alignment.terminal import say
 
 
 def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: bool) -> None:
@@ -43,6 +46,7 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
             configs, sweep = checked(recipe, overrides, sweep=sweep)
             for config in configs:
                 require_scheduler(config.cluster, Scheduler.local)
+            say_advice(recipe, configs, overrides)
             overrides = chosen(recipe, overrides)
         except COMPOSE_ERRORS as error:
             fail(f"{recipe}: {told(error, overrides)}")
@@ -59,6 +63,24 @@ def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[Run
     for config in configs:
         check_inputs(config)
     return configs, sweep
+
+
+def say_advice(recipe: str, configs: list[RunConfig], overrides: list[str]) -> None:
+    """Once, however many jobs are advised so."""
+    own_rate = any(word.lstrip("+").startswith("train.learning_rate=") for word in overrides)
+    for line in dict.fromkeys(advice(recipe, config, own_rate=own_rate) for config in configs):
+        if line is not None:
+            say(line)
+
+
+def composed_stage(recipe: str, overrides: dict[str, Any]) -> RunConfig:
+    """`compose`, with the advice on a stage that takes a model from outside of its pipeline."""
+    config = compose(recipe, overrides)
+    own_rate = "train.learning_rate" in overrides or "learning_rate" in overrides.get("train", {})
+    line = advice(recipe, config, own_rate=own_rate, within=Path(config.output_dir).parent)
+    if line is not None:
+        say(line)
+    return config
 
 
 def told(error: BaseException, overrides: list[str]) -> str:
@@ -145,7 +167,7 @@ def start(recipe: str, config: RunConfig, *, is_last: bool = False) -> None:
 
     try:
         if isinstance(config, PipelineConfig):
-            pipeline.run(config, compose)
+            pipeline.run(config, composed_stage)
         else:
             execute(config)
         if is_last:

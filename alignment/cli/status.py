@@ -1,6 +1,5 @@
 """The verb `status`: how far a run is, from its folder and, where it was submitted, from Slurm."""
 
-import json
 import shlex
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from alignment.cli.errors import fail
 from alignment.cluster import slurm
 from alignment.cluster.folder import CONFIG, job_of
 from alignment.config.parts import UserError
+from alignment.runs.rows import read_rows
 
 HEAD = ("", "state", "job", "step", "loss")
 
@@ -52,10 +52,13 @@ class Status:
 
 
 def print_status(folder: Path) -> None:
-    runs = runs_in(folder)
+    try:
+        runs = runs_in(folder)
+        found = [read_status(run) for run in runs]
+    except UserError as error:
+        fail(f"status: {error}")
     if not runs:
         fail(f"RUN must hold a run, a sweep or a pipeline, got {str(folder)!r}")
-    found = [read_status(run) for run in runs]
     for line in dict.fromkeys(status.trouble for status in found if status.trouble):
         print(f"Slurm cannot be asked, so this is from the files only: {line}")
     print("\n".join(_one(found[0]) if runs == [folder] else _table(found)))
@@ -65,13 +68,22 @@ def runs_in(folder: Path) -> list[Path]:
     """The folder itself where it is a run's; the stages of a pipeline, the runs of a sweep, in their order."""
     if (folder / CONFIG).exists():
         stages = _settings(folder).get("stages")
-        return [folder] if stages is None else [folder / stage["name"] for stage in stages]
-    found = [path.parent for path in folder.glob(f"*/{CONFIG}")]
+        if stages is None:
+            return [folder]
+        if not isinstance(stages, list) or not all(isinstance(stage, dict) and "name" in stage for stage in stages):
+            raise UserError(f"{folder / CONFIG}: stages must be a list of mappings with a name, got {stages!r}")
+        return [folder / str(stage["name"]) for stage in stages]
+    try:
+        found = [inner for inner in folder.iterdir() if (inner / CONFIG).exists()]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror})") from error
     return sorted(found, key=lambda path: (len(path.name), path.name))  # 10 comes after 9
 
 
 def read_status(folder: Path) -> Status:
     job, known, trouble = job_of(folder), None, ""
+    settings = _settings(folder)
+    train = settings.get("train")
     if job is not None:
         try:
             known = slurm.find(job)
@@ -84,7 +96,7 @@ def read_status(folder: Path) -> Status:
         job=job,
         known=known,
         step=row.pop("step", 0),
-        num_steps=_settings(folder).get("train", {}).get("max_steps"),
+        num_steps=train.get("max_steps") if isinstance(train, dict) else None,
         metrics=row,
         is_started=(folder / "started.json").exists(),
         is_finished=(folder / "finished.json").exists(),
@@ -94,14 +106,23 @@ def read_status(folder: Path) -> Status:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
+    """Raises:
+    UserError: config.yaml is not what a run writes.
+    """
     path = folder / CONFIG
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
+    try:
+        settings = yaml.safe_load(path.read_text()) if path.exists() else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} must hold keys and values, got {settings!r}")
+    return settings
 
 
 def _newest_row(log: Path) -> dict[str, Any]:
     """The last whole line: the run may be writing the next one."""
-    whole = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
-    return json.loads(whole[-1]) if whole else {}
+    rows = read_rows(log) if log.exists() else []
+    return dict(rows[-1]) if rows else {}
 
 
 def _one(status: Status) -> Iterator[str]:
@@ -113,12 +134,16 @@ def _one(status: Status) -> Iterator[str]:
         yield f"  job       {status.job}, which Slurm does not know any more"
     yield f"  step      {status.steps()}"
     if status.written is not None:
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in status.metrics.items())
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in _numbers(status.metrics))
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.written))
         yield f"  metrics   {shown}  (written {when})"
     yield f"  finished  {'yes' if status.is_finished else 'no'}"
     if status.known is not None and status.known.state in slurm.ENDED_BADLY:
         yield f"  why: alignment logs {shlex.quote(str(status.folder))}"
+
+
+def _numbers(metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    yield from ((name, value) for name, value in metrics.items() if isinstance(value, (int, float)))
 
 
 def _of_the_job(known: slurm.JobState) -> Iterator[str]:
@@ -135,7 +160,7 @@ def _of_the_job(known: slurm.JobState) -> Iterator[str]:
 def _table(found: list[Status]) -> Iterator[str]:
     rows = [HEAD]
     for status in found:
-        loss = f"{status.metrics['loss']:.4g}" if "loss" in status.metrics else "-"
+        loss = f"{status.metrics['loss']:.4g}" if "loss" in dict(_numbers(status.metrics)) else "-"
         rows.append((status.folder.name, status.state(), status.job or "-", status.steps(), loss))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

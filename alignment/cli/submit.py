@@ -6,7 +6,7 @@ from alignment.cli.compose import compose, composing
 from alignment.cli.errors import fail
 from alignment.cli.explain import COMPOSE_ERRORS
 from alignment.cli.plan import Planned, plan_pipeline, plan_run, plan_sweep
-from alignment.cli.run import checked, told
+from alignment.cli.run import checked, say_advice, told
 from alignment.cluster.folder import SCRIPT
 from alignment.config.parts import UserError
 from alignment.config.run import RunConfig
@@ -19,6 +19,8 @@ def submit_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: 
         try:
             configs, sweep = checked(recipe, overrides, sweep=sweep)
             planned = _plan(recipe, configs, sweep=sweep)
+            if not dry_run:
+                say_advice(recipe, configs, overrides)
         except COMPOSE_ERRORS as error:
             fail(f"{recipe}: {told(error, overrides)}")
     if dry_run:

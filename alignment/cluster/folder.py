@@ -8,6 +8,8 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
+from alignment.config.parts import UserError
+
 CONFIG, SCRIPT, RECORD, LOGS = "config.yaml", "job.sbatch", "submitted.json", "logs"
 
 
@@ -17,9 +19,16 @@ def write_record(folder: Path, job: str) -> None:
 
 
 def job_of(folder: Path) -> str | None:
-    """The job that was last submitted for this folder, if any was."""
+    """The job that was last submitted for this folder, if any was.
+
+    Raises:
+        UserError: the record of it is damaged.
+    """
     path = folder / RECORD
-    return str(json.loads(path.read_text())["job"]) if path.exists() else None
+    try:
+        return str(json.loads(path.read_bytes())["job"]) if path.exists() else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); without it, no job counts as submitted") from error
 
 
 def restore_on_error(folders: list[Path], undo: ExitStack) -> None:

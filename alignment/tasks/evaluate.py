@@ -16,8 +16,13 @@ from alignment.rollout.function import FunctionScorer, load_function
 from alignment.rollout.samples import Samples
 from alignment.rollout.score import RewardModelScorer, reward_model_scorer
 from alignment.rollout.select import best_of
+<<<<<<< HEAD
 from alignment.tasks.players import Entry, Player, entries, load_player
 from alignment.tasks.prepare import said
+=======
+from alignment.runs.rows import read_rows
+from alignment.tasks.prepare import model_folder, prepare_tokenizer, said
+>>>>>>> d7b8b9c (README's own-data commands are those of the new recipes, and run as they stand; a toy's values on a model of one's own are told; damaged files of a run are one line to status, logs and a resume)
 from alignment.terminal import console, say
 from alignment.training.samples_log import SamplesLog
 
@@ -125,8 +130,7 @@ def _training_run(name: str, folder: Path) -> list[TrainingRun]:
         return []
     config = (folder / "config.yaml").read_text()
     task = config.partition("task: ")[2].partition("\n")[0]
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return [TrainingRun(name, task, rows, config)]
+    return [TrainingRun(name, task, read_rows(metrics), config)]
 
 
 def _facts(config: EvaluateConfig, runs: dict[str, Entry]) -> dict[str, str]:

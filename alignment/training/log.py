@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from alignment.config.parts import UserError
 from alignment.config.run import TrainingConfig
 from alignment.distributed.world import is_main
+from alignment.runs.rows import whole_lines
 from alignment.terminal import console
 from alignment.training.trackers import started_trackers
 from alignment.training.watch import Watch
@@ -67,8 +68,6 @@ def keep_rows_until(path: Path, step: int) -> None:
     """Drop what a log of one JSON object a line says of later steps: a resumed run writes it again."""
     if not path.exists():
         return
-    with path.open() as file:
-        whole = [line for line in file if line.endswith("\n")]
     kept = path.with_suffix(".partial")  # a kill may have torn the last line, or come now
-    kept.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+    kept.write_bytes(b"".join(line for line, row in whole_lines(path) if row["step"] <= step))
     kept.replace(path)

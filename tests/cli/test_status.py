@@ -1,6 +1,10 @@
 """`status` and `logs`: of a run here, and of one that was submitted."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -180,3 +184,51 @@ def test_following_ends_with_the_job(
     writer.join()
     assert (ended.code, ended.out) == (0, "line 0\nline 1\nline 2\nend")
     assert ended.err[0] == "alignment: job 12 is PENDING (Priority), waiting for its log"
+
+
+DAMAGED = {
+    "row": ("metrics.jsonl", '{"step": 1}\nnonsense\n', "metrics.jsonl:2 is no JSON"),
+    "row of another kind": ("metrics.jsonl", "[1]\n", "metrics.jsonl:1 must be a JSON object with a step"),
+    "config": ("config.yaml", "train: [1\n", "config.yaml cannot be read: while parsing"),
+    "config's letters": ("config.yaml", b"\xff\xfe", "config.yaml cannot be read: 'utf-8'"),
+    "config of another kind": ("config.yaml", "- 1\n", "config.yaml must hold keys and values, got [1]"),
+    "stages": ("config.yaml", "stages: [a]\n", "config.yaml: stages must be a list of mappings with a name"),
+    "job": ("submitted.json", "{}", "submitted.json cannot be read ('job')"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_file_is_one_line(case: str, alignment: Callable[..., Any], tmp_path: Path) -> None:
+    name, content, line = DAMAGED[case]
+    run_folder(tmp_path / "out", steps=1)
+    (tmp_path / "out" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    ended = alignment("status", "out")
+    assert ended.code == 2 and len(ended.err) == 1 and ended.err[0].startswith(f"alignment: status: out/{line}")
+
+
+def test_a_file_is_no_run(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for verb in ("status", "logs"):
+        assert alignment(verb, "file").err == [f"alignment: {verb} needs a run's folder, got the file 'file'"]
+
+
+@pytest.mark.parametrize("words", ["recipes", "--help", "status out", "run tiny_dpo --help", "run tiny_dpo --cfg job"])
+def test_what_only_prints_ends_with_its_reader(words: str, tmp_path: Path) -> None:
+    """As before `| head`: nothing on stderr, and the end that shells know from other commands."""
+    run_folder(tmp_path / "out", steps=1)
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "alignment", *words.split()]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=tmp_path, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGPIPE, b"")
+
+
+def test_a_run_outlives_its_reader(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "alignment", "run", "tiny_sft", *SMALL, "train.max_steps=1", "output_dir=out"]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=tmp_path, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert (tmp_path / "out" / "finished.json").exists()

@@ -1,0 +1,37 @@
+"""What a recipe's name lets one say of a run before it starts: whose values it has."""
+
+from pathlib import Path
+
+from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.tasks import EvaluateConfig, RejectionConfig
+from alignment.config.vocabulary import Format
+
+TOY = "tiny_"
+OWN = ("sft", "reward", "dpo", "orpo", "ppo")  # the recipes whose rates are for all weights of a pretrained model
+MORE_FOR_LORA = 10
+
+
+def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | None = None) -> str | None:
+    """A line on values that are not for this model, or None.
+
+    Args:
+        own_rate: whether the learning rate is the user's own and not the recipe's.
+        within: the folder of the pipeline that it is a stage of, whose other stages make models for its recipe.
+    """
+    if not isinstance(config, (TrainingConfig, RejectionConfig, EvaluateConfig)) or config.data.format is Format.world:
+        return None
+    path = None if isinstance(config, EvaluateConfig) else config.model.path
+    is_foreign = isinstance(config, EvaluateConfig) or (path is not None and Path(path).exists())
+    if within is not None and path is not None and Path(path).is_relative_to(within):
+        return None
+    if recipe.startswith(TOY) and is_foreign:
+        other = recipe.removeprefix(TOY)
+        rate = f"train.learning_rate={config.train.learning_rate:g}, " if isinstance(config, TrainingConfig) else ""
+        return f"WARNING: {recipe}'s values ({rate}its lengths) are for toy models; for yours take the recipe {other}"
+    if recipe in OWN and isinstance(config, TrainingConfig) and config.model.lora.rank and not own_rate:
+        rate = f"{config.train.learning_rate:g}"
+        more = f"train.learning_rate={MORE_FOR_LORA * config.train.learning_rate:g}"
+        return (
+            f"WARNING: {recipe}'s learning rate {rate} is for all weights; adapters take about ten times that: {more}"
+        )
+    return None

@@ -1,0 +1,99 @@
+"""Overrides as people type them: any path is a value, a list stays a list and a sweep a sweep."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from alignment.cli.compose import composing, current_hydra
+from alignment.cli.overrides import quoted, readable
+
+TEXTS = ["données-数据.jsonl", "o'neil.jsonl", "'tis", "100%#1.jsonl", "a (1).jsonl", "data(1)", "(x).jsonl", "x;y&z!"]
+TEXTS += ["runs/lr=1e-3/model", "é,b", "a=b,c", 'say "no"', "<a>", "^`a", "back\\slash'", "плюс+минус", "x{y}", "a[0]"]
+AS_THEY_ARE = [
+    "1e-3",
+    "null",
+    "true",
+    "plain/path.jsonl",
+    "a b",
+    "[1,2]",
+    "{a: b}",
+    "C:\\new",
+    "${seed}",
+    "",
+    "'q'",
+    '"q"',
+]
+
+
+def value_of(word: str) -> Any:
+    with composing([]):
+        tree = current_hydra().compose_config("tiny_sft", [word], run_mode=None)
+    return OmegaConf.to_container(tree.model.init)["probe"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_with_any_signs_is_taken_as_it_is(text: str) -> None:
+    assert value_of(readable(f"+model.init.probe={text}", is_sweep=False)) == text
+
+
+@pytest.mark.parametrize("text", AS_THEY_ARE)
+def test_what_the_grammar_reads_is_left_alone(text: str) -> None:
+    assert readable(f"key={text}", is_sweep=False) == f"key={text}"
+
+
+def test_lists_and_mappings_may_hold_such_texts() -> None:
+    assert value_of(readable("+model.init.probe=[a b,é/o'x,3]", is_sweep=False)) == ["a b", "é/o'x", 3]
+    mapping = "+model.init.probe={un: données/a=1, b:c'd, n: 2}"
+    assert value_of(readable(mapping, is_sweep=False)) == {"un": "données/a=1", "b": "c'd", "n": 2}
+
+
+def test_a_sweep_is_cut_at_its_commas() -> None:
+    assert readable("key=1,2", is_sweep=True) == "key=1,2"
+    assert readable("key=é/a,b,runs/lr=1", is_sweep=True) == 'key="é/a",b,"runs/lr=1"'
+    assert readable("key=choice(é,b)", is_sweep=True) == "key=choice(é,b)"
+
+
+def test_a_file_whose_name_looks_like_a_list_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b.jsonl", "[x].jsonl"):
+        (tmp_path / name).write_text("")
+        assert readable(f"key={name}", is_sweep=False) == f'key="{name}"' == readable(f"key={name}", is_sweep=True)
+
+
+def test_the_quoted_form_is_what_a_shell_takes() -> None:
+    assert quoted("key=[1'") == "'key=\"[1'\"'\"'\"'"
+
+
+def test_the_recipe_may_lie_in_a_folder_with_any_name(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "lr=1e-3, (é) o'x"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("# Mine\ndefaults: [tiny_sft, _self_]\nseed: 5\n")
+    recipe = "runs/lr=1e-3, (é) o'x/config.yaml"
+    ended = alignment("run", recipe, "--cfg", "job")
+    assert ended.code == 0 and yaml.safe_load(ended.out)["seed"] == 5
+    ended = alignment("run", recipe.replace("config", "confg"))
+    assert ended.code == 2 and "no recipe file " in ended.err[0] and "mean 'config.yaml'" in ended.err[0]
+
+
+def test_a_recipe_without_a_task_is_told_so_whatever_is_asked(
+    alignment: Callable[..., Any], own: Callable[..., str]
+) -> None:
+    for word in ("output_dir=out", "data.train.path=x", "sead=1"):
+        ended = alignment("run", own("mine", "# Mine\nseed: 1\n"), word)
+        assert ended.code == 2 and "mine: a recipe's defaults must name its task" in ended.err[0]
+
+
+def test_home_begins_a_path(alignment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "mine"))
+    words = ["run", "tiny_sft", "data=native", "data.train.path=~/é.jsonl", "batch.size=1", "train.max_steps=1"]
+    ended = alignment(*words)
+    assert ended.code == 2 and f"no such file or folder, got '{tmp_path}/mine/é.jsonl' (a ~ that begins" in ended.err[0]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "é.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+    assert alignment(*words, "output_dir=~/out").code == 0
+    assert (tmp_path / "mine" / "out" / "finished.json").exists()
