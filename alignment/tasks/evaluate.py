@@ -16,13 +16,9 @@ from alignment.rollout.function import FunctionScorer, load_function
 from alignment.rollout.samples import Samples
 from alignment.rollout.score import RewardModelScorer, reward_model_scorer
 from alignment.rollout.select import best_of
-<<<<<<< HEAD
+from alignment.runs.rows import read_rows
 from alignment.tasks.players import Entry, Player, entries, load_player
 from alignment.tasks.prepare import said
-=======
-from alignment.runs.rows import read_rows
-from alignment.tasks.prepare import model_folder, prepare_tokenizer, said
->>>>>>> d7b8b9c (README's own-data commands are those of the new recipes, and run as they stand; a toy's values on a model of one's own are told; damaged files of a run are one line to status, logs and a resume)
 from alignment.terminal import console, say
 from alignment.training.samples_log import SamplesLog
 
