@@ -52,6 +52,7 @@ INIT = {
 }
 TRAIN = TrainConfig(max_steps=STEPS, learning_rate=3e-3, warmup_steps=2, weight_decay=0.1, max_grad_norm=0.5)
 BATCH = BatchConfig(size=6, max_tokens=48, layout=Layout.shared)
+ADAPTERS = {"lora": LoraConfig(rank=4), "lora on the head": LoraConfig(rank=4, targets=["q_proj", "lm_head"])}
 METHODS = ("sft", "reward", "dpo", "orpo", "lora", "bfloat16")  # lora: DPO of adapters; bfloat16: SFT
 
 
@@ -85,7 +86,7 @@ def config_of(stage: str, folder: Path, precision: Precision = Precision.float32
 
 def build(method: str, config: DistributedConfig) -> tuple[Engine, Any]:
     torch.manual_seed(0)
-    lora = LoraConfig(rank=4) if method == "lora" else LoraConfig()
+    lora = ADAPTERS.get(method, LoraConfig())
     model_config = ModelConfig(init=INIT, lora=lora, gradient_checkpointing=method in ("orpo", "lora"))
     tokenizer = load_tokenizer(model_config)
     load = load_scalar_model if method == "reward" else load_language_model
@@ -96,7 +97,7 @@ def build(method: str, config: DistributedConfig) -> tuple[Engine, Any]:
 
 
 def objective_of(method: str, engine: Engine, batches: Batches) -> Objective[Any]:
-    if method in ("dpo", "lora"):
+    if method == "dpo" or method in ADAPTERS:
         return DPO(DPOLoss(beta=0.3), reference_logprobs(engine, batches, range(len(batches.examples))))
     if method == "reward":
         return RewardRanking(MarginRankingLoss())
