@@ -26,6 +26,7 @@ from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.routers import has_routers, router_weight
 from alignment.models.save import write_weights
 from alignment.models.scalar_head import draw_head, fill_head, head_name
+from alignment.models.tokenizer import with_padding_apart
 
 
 def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement) -> LanguageModel:
@@ -131,7 +132,8 @@ def save_model(
     model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, write: bool = True
 ) -> None:
     """Hugging Face form: config, safetensors, tokenizer and chat template. An adapter is merged into the weights, and
-    saved by itself in the folder's `adapter`, in peft's form.
+    saved by itself in the folder's `adapter`, in peft's form. Who loads a scalar model with transformers gets the score
+    of each text's end, whatever the tokenizer pads with.
 
     Args:
         write: whether it is this process that writes. All that share the model's weights call it, and one of them
@@ -140,6 +142,9 @@ def save_model(
     model.activate()
     has_adapter = bool(lora_layers(model.hf))
     state = merged_state(model.hf, model.placement, keep=write)
+    if isinstance(model, ScalarModel):
+        tokenizer = with_padding_apart(tokenizer)
+        model.hf.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if write:
         write_weights(model.hf, state, folder)
     if has_adapter:

@@ -1,5 +1,7 @@
 """The tokenizer of a model: from its folder, or the small one in the package."""
 
+from copy import deepcopy
+
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError, ModelConfig
@@ -56,3 +58,18 @@ def prepare_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     if sentence is not None:
         say(sentence)
     return tokenizer
+
+
+def with_padding_apart(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer that pads with another piece than its EOS; without a pad token where it has no such piece.
+
+    transformers' models for sequence classification take a text's last token that is no padding for its end. Where EOS
+    is padding too, that is the token before, at which no reward model of ours was ever read. Without a pad token they
+    take the last one, and refuse to score several texts at a time.
+    """
+    if tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return tokenizer
+    apart = deepcopy(tokenizer)
+    names, vocabulary = [*PAD_NAMES, tokenizer.unk_token], tokenizer.get_vocab()
+    apart.pad_token = next((name for name in names if name in vocabulary and name != tokenizer.eos_token), None)
+    return apart
