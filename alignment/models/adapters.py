@@ -12,31 +12,40 @@ from typing import Any
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import inject_adapter_in_model
-from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from alignment.config.parts import ConfigError, LoraConfig
+from alignment.distributed.engine import shape_of
 from alignment.distributed.placement import Placement
+from alignment.models.quantized import is_quantized, whole_weight
+from alignment.models.routers import has_routers
+from alignment.models.scalar_head import head_name, scalar_head
+from alignment.terminal import say
 
 DEFAULT = "default"
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+"""Names that experts and routers had as linear layers, and which peft takes for those of the tensors they are now."""
+MERGED = {"Linear", "Linear4bit", "Linear8bitLt"}
+"""peft's layers that can be added into a weight: of linear layers, whole or packed by bitsandbytes."""
 PREFIX = "base_model.model."  # of names in peft's files
 
 
 def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
     """Freeze the weights and put LoRA layers into them (arXiv:2106.09685); a scalar head stays trained in full."""
     hf.requires_grad_(False)
-    head = hf._modules.get("score")
+    head = head_name(hf)
     everything = config.targets == ["all-linear"]
+    targets = _linear_layers(hf) if everything and _has_fused_experts(hf) else config.targets
     peft_config = PeftLoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules="all-linear" if everything else config.targets,
-        exclude_modules=None if head is None else ["score"],
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        exclude_modules=None if head is None else [head],
     )
     try:
         inject_adapter_in_model(peft_config, hf)
@@ -44,17 +53,37 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
         raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}, got {config.targets}") from error
     _check_layers(hf)
     if head is not None:
-        head.requires_grad_(True)
+        scalar_head(hf).requires_grad_(True)
     if hf.is_activation_checkpointing:
         hf.enable_input_require_grads()
+
+
+def _has_fused_experts(hf: PreTrainedModel) -> bool:
+    """Whether a mixture keeps its experts in one tensor for all, which is no linear layer."""
+    return has_routers(hf.config) and any(len(shape_of(parameter)) == 3 for parameter in hf.parameters())
+
+
+def _linear_layers(hf: PreTrainedModel) -> list[str]:
+    """The names of a mixture's linear layers, but those that peft would read as the names of experts; which is said."""
+    head = hf.get_output_embeddings()
+    found = {
+        name.rpartition(".")[2]
+        for name, module in hf.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and name not in hf._modules
+    }
+    targets = sorted(found - EXPERTS)
+    say(f"model.lora.targets: adapters on {', '.join(targets)}; the experts of this mixture and its routers are frozen")
+    return targets
 
 
 def _check_layers(hf: PreTrainedModel) -> None:
     """Only what can be merged for export: linear layers, and none whose weight is another module's too."""
     tied = hf.config.get_text_config().tie_word_embeddings and isinstance(hf.get_output_embeddings(), LoraLayer)
-    strange = sorted({type(layer).__name__ for layer in lora_layers(hf) if not isinstance(layer, LoraLinear)})
+    strange = sorted({type(layer).__name__ for layer in lora_layers(hf) if type(layer).__name__ not in MERGED})
     if tied or strange:
         kind = strange[0] if strange else "the head, tied to the embeddings"
+        if "ParamWrapper" in strange:
+            kind = "the experts or routers of a mixture, which are no such layers"
         raise ConfigError(f"model.lora.targets must be linear layers with a weight of their own, got {kind}")
 
 
@@ -74,9 +103,9 @@ def use_adapter(hf: PreTrainedModel, name: str) -> None:
 
 def save_adapter(hf: PreTrainedModel, folder: Path, placement: Placement, *, write: bool = True) -> None:
     """The adapter, and the scalar head if there is one, in peft's form; `write` as in `save_model`."""
-    kept = {}
+    kept, head = {}, head_name(hf)
     for name, tensor in hf.state_dict(keep_vars=True).items():
-        if f".{DEFAULT}." in name or name.startswith("score."):
+        if f".{DEFAULT}." in name or (head is not None and name.startswith(f"{head}.")):
             with placement.whole([tensor]):
                 if write:
                     kept[PREFIX + name.replace(f".{DEFAULT}.", ".")] = placement.kept(tensor).contiguous()
@@ -85,14 +114,13 @@ def save_adapter(hf: PreTrainedModel, folder: Path, placement: Placement, *, wri
     folder.mkdir(parents=True, exist_ok=True)
     layer = lora_layers(hf)[0]
     targets = sorted({key.rpartition(".")[2] for key, module in hf.named_modules() if isinstance(module, LoraLayer)})
-    has_head = "score" in hf._modules
     PeftLoraConfig(
         r=layer.r[DEFAULT],
         lora_alpha=layer.lora_alpha[DEFAULT],
         target_modules=targets,
         base_model_name_or_path=str(Path(hf.name_or_path).resolve()) if hf.name_or_path else None,
-        task_type="SEQ_CLS" if has_head else "CAUSAL_LM",
-        modules_to_save=["score"] if has_head else None,
+        task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
+        modules_to_save=None if head is None else [head],
     ).save_pretrained(str(folder))
     save_file(kept, folder / WEIGHTS_FILE)
 
@@ -170,19 +198,35 @@ def merged_state(hf: nn.Module, placement: Placement, *, keep: bool = True) -> d
 def merged_weights(hf: nn.Module, placement: Placement) -> Iterator[tuple[str, Tensor]]:
     """Each of the state dict with its adapter added, by name. One that is shared out is whole while it is the current
     one: parameters are the model's own, what an adapter was added to is on the CPU."""
-    layers = {f"{name}.weight": module for name, module in hf.named_modules() if isinstance(module, LoraLinear)}
+    layers: dict[str, LoraLayer] = {}
+    packed: dict[str, nn.Module] = {}
+    for path, module in hf.named_modules():
+        if isinstance(module, LoraLayer):
+            layers[f"{path}.weight"] = module
+        elif is_quantized(module):
+            packed[f"{path}.".replace(".base_layer.", ".")] = module
     for name, tensor in hf.state_dict(keep_vars=True).items():
         if ".lora_" in name:
             continue
         name = name.replace(".base_layer.", ".")
-        layer = layers.get(name)
-        with placement.whole([tensor] if layer is None else list(layer.parameters())):
-            yield name, tensor if layer is None else _merged(layer)
+        layer, stem = layers.get(name), f"{name.rpartition('.weight')[0] or name.rpartition('.')[0]}."
+        if stem in packed and not name.endswith((".weight", ".bias")):  # how it is packed
+            continue
+        with placement.whole([tensor] if layer is None else _parameters(layer)):
+            if layer is not None:
+                yield name, _merged(layer)
+            elif stem in packed and name.endswith(".weight"):
+                yield name, whole_weight(packed[stem])
+            else:
+                yield name, tensor
 
 
-def _merged(layer: LoraLinear) -> Tensor:
-    base: Any = layer.get_base_layer()
-    weight: Tensor = base.weight.detach()
+def _parameters(layer: Any) -> list[nn.Parameter]:
+    return list(layer.parameters())
+
+
+def _merged(layer: Any) -> Tensor:
+    weight = whole_weight(layer.get_base_layer())
     for adapter in layer.active_adapters:  # on the CPU: a second copy of the weights may not fit on the GPU
         weight = weight.cpu() + layer.get_delta_weight(adapter).detach().cpu()
     return weight

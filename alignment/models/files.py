@@ -76,6 +76,12 @@ def read_weight(folder: Path, name: str, key: str) -> Tensor:
         return weights.get_tensor(name)
 
 
+def holds_packed_weights(folder: Path, key: str) -> bool:
+    """Whether the weights are packed as bitsandbytes packs them, with the scales of each beside it."""
+    names = {name for file in _weight_files(folder, key) for name in _names(file)}
+    return any(name.endswith((".absmax", ".SCB")) for name in names)
+
+
 def one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else f"{text[:200]}..."

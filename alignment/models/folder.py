@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
@@ -18,8 +18,9 @@ from alignment.config.parts import ConfigError, ModelConfig
 from alignment.config.vocabulary import Attention
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import CONFIG_FILE
-from alignment.models.files import check_folder, one_line, read_json
+from alignment.models.files import check_folder, holds_packed_weights, one_line, read_json
 from alignment.models.merge import merge_adapter
+from alignment.models.quantized import check_quantized, quantization_of
 from alignment.terminal import say
 
 transformers_logging.disable_progress_bar()  # weights of a file at a time are not progress that anybody follows
@@ -112,7 +113,16 @@ def from_folder(
         ConfigError: there is no such model, or its files are cut or damaged.
     """
     where = f"{folder.key} {config.path!r}"
-    attention = attention_of(auto, read_config(folder), config.attention, where)
+    hf_config = read_config(folder)
+    check_quantized(hf_config, config, placement, where)
+    attention = attention_of(auto, hf_config, config.attention, where)
+    if quantization_of(hf_config) is not None:
+        for name, value in settings.items():
+            setattr(hf_config, name, value)
+        settings = {"config": hf_config}  # which now says what is not to be quantised
+        if not holds_packed_weights(folder.path, folder.key):  # transformers would take them for packed ones
+            settings["quantization_config"] = BitsAndBytesConfig(**quantization_of(hf_config) or {})
+            del hf_config.quantization_config
     try:
         with placement.reading(), _without_adapter(folder) as path:
             hf, found = auto.from_pretrained(

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from alignment.config.parts import UserError
+from alignment.models.quantized import quantization_of
 
 FILE_SIZE = "50GB"  # as in transformers: what is larger is saved in several files, with an index
 
@@ -21,6 +22,8 @@ def write_weights(hf: PreTrainedModel, state: dict[str, Tensor], folder: Path) -
         UserError: one has another shape than in a model of this config, or is not there; nothing is written.
     """
     check_shapes(hf, state)
+    if quantization_of(hf.config) is not None:
+        hf = _in_whole_weights(hf)
     total = sum(weight.numel() for weight in {id(weight): weight for weight in state.values()}.values())
     hf.save_pretrained(folder, state_dict=state, max_shard_size=FILE_SIZE)
     index = folder / SAFE_WEIGHTS_INDEX_NAME
@@ -45,3 +48,14 @@ def check_shapes(hf: PreTrainedModel, state: dict[str, Tensor]) -> None:
             raise UserError(
                 f"{rule}: its weights are shared out, and it was loaded with a placement that says otherwise"
             )
+
+
+def _in_whole_weights(hf: PreTrainedModel) -> PreTrainedModel:
+    """A model without weights, whose config says nothing of how those of `hf` are quantised."""
+    config = deepcopy(hf.config)
+    del config.quantization_config
+    with torch.device("meta"):
+        whole = type(hf)(config)
+    if hf.can_generate():
+        whole.generation_config = hf.generation_config
+    return whole

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from alignment.config.parts import LoraConfig, ModelConfig
+from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
 from alignment.config.vocabulary import Layout
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
@@ -160,3 +160,18 @@ def test_targets_name_the_modules(tiny_init: dict[str, Any], tokenizer: PreTrain
     assert len(lora_layers(model.hf)) == 4  # of two layers
     everything = seeded(load_language_model, tiny_init, tokenizer, rank=4)
     assert len(lora_layers(everything.hf)) == 14  # seven a layer, and not the head of the vocabulary
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+def test_the_experts_of_a_mixture_are_left_as_they_are(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are one tensor for all, and no linear layer: adapters are on the attention's, which is said."""
+    more = {"num_local_experts": 4} if kind == "mixtral" else {"num_local_experts": 4, "moe_intermediate_size": 16}
+    init = {**tiny_init, **more, "model_type": kind, "num_experts_per_tok": 2}
+    model = seeded(load_language_model, init, tokenizer, rank=4)
+    trained = {name.split(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert "the experts of this mixture and its routers are frozen" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(ConfigError, match=r"^model\.lora\.targets must be linear layers .* got the experts or routers"):
+        seeded(load_language_model, init, tokenizer, rank=4, targets=["w1", "w2", "w3", "gate_proj", "up_proj"])

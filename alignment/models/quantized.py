@@ -1,0 +1,52 @@
+"""A base that bitsandbytes has quantised (4 or 8 bits): frozen under an adapter, and made whole to be saved."""
+
+from importlib.util import find_spec
+from typing import Any
+
+from peft.utils.integrations import dequantize_module_weight
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from alignment.config.parts import ConfigError, ModelConfig
+from alignment.distributed.placement import WHOLE, Placement
+
+METHOD = "bitsandbytes"
+HEADS = ["lm_head", "score"]
+"""Kept as they are: an output layer has few weights for what hangs on each, and a scalar head is trained in full."""
+
+
+def check_quantized(config: PreTrainedConfig, asked: ModelConfig, placement: Placement, where: str) -> None:
+    """Raises:
+    ConfigError: the weights are quantised, and by another method, without the package, with no adapter to train, or
+        shared out among processes.
+    """
+    settings = quantization_of(config)
+    if settings is None:
+        return
+    method = str(settings.get("quant_method"))
+    if method != METHOD:
+        raise ConfigError(f"{where} must be in whole weights or quantized by {METHOD}, got quant_method={method!r}")
+    if find_spec(METHOD) is None:
+        raise ConfigError(f"{where} is quantized by {METHOD}, which is not installed: pip install {METHOD}")
+    if not asked.lora.rank:
+        raise ConfigError(f"model.lora.rank must be > 0 for {where}, whose weights are quantized, got 0")
+    if placement is not WHOLE:
+        raise ConfigError(f"distributed.zero must be null, 0, 1 or 2 for {where}, whose weights are quantized, got 3")
+    settings.setdefault("llm_int8_skip_modules", HEADS)
+
+
+def quantization_of(config: PreTrainedConfig) -> dict[str, Any] | None:
+    """What config.json says of how the weights are quantised; None where they are not."""
+    settings: Any = vars(config).get("quantization_config")
+    return settings if settings is None or isinstance(settings, dict) else settings.to_dict()
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether it is a layer whose weight bitsandbytes has packed."""
+    return type(module._parameters.get("weight")).__name__ in ("Params4bit", "Int8Params")
+
+
+def whole_weight(module: Any) -> Tensor:
+    """The weight of a layer in the precision that it computes in."""
+    weight: Tensor = dequantize_module_weight(module).detach() if is_quantized(module) else module.weight.detach()
+    return weight

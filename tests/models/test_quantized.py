@@ -1,0 +1,105 @@
+"""A base that bitsandbytes has quantised: an adapter is trained on it, and the whole is saved in whole weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerBase,
+)
+
+from alignment.config.parts import ConfigError, DistributedConfig, LoraConfig, ModelConfig
+from alignment.distributed.placement import WHOLE
+from alignment.distributed.sharded import placement_of
+from alignment.models.adapters import adapter_off
+from alignment.models.load import load_language_model, load_scalar_model, save_model
+
+IDS = torch.tensor([[5, 6, 7, 8, 2]])
+METHODS = {
+    "4 bits": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "8 bits": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+}
+
+
+def quantised(folder: Path, init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> Path:
+    """A model's folder whose config asks for the quantisation, and whose weights are packed as transformers packs them
+    where they can be."""
+    torch.manual_seed(0)
+    wide = {**init, "hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.05}
+    save_model(load_language_model(ModelConfig(init=wide), tokenizer, WHOLE), tokenizer, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    if settings["quant_method"] == "bitsandbytes":
+        (folder / "config.json").write_text(json.dumps(config))
+        packed = AutoModelForCausalLM.from_pretrained(folder, quantization_config=BitsAndBytesConfig(**settings))
+        packed.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("targets", [["all-linear"], ["q_proj"]])
+def test_an_adapter_on_a_quantised_base(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path, method: str, targets: list[str]
+) -> None:
+    base = quantised(tmp_path / "base", tiny_init, tokenizer, METHODS[method])
+    config = ModelConfig(path=str(base), lora=LoraConfig(rank=4, targets=targets))
+    model = load_language_model(config, tokenizer, WHOLE)
+    with adapter_off(model.hf), torch.no_grad():
+        plain = AutoModelForCausalLM.from_pretrained(base)(IDS).logits
+        torch.testing.assert_close(model.hf(IDS).logits, plain, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    on = model.hf(IDS).logits
+    assert (on - plain).abs().max() > 0.02
+    on.sum().backward()
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == set(model.trained())
+    save_model(model, tokenizer, tmp_path / "out")
+    assert "quantization_config" not in json.loads((tmp_path / "out/config.json").read_text())
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert {p.dtype for p in merged.parameters()} == {torch.float32}
+    near = 1e-3 if method == "4 bits" else 0.05  # 8 bits round what a layer reads, too
+    torch.testing.assert_close(merged(IDS).logits, on, rtol=near, atol=near)
+    adapted = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out/adapter")
+    torch.testing.assert_close(adapted(IDS).logits, on, rtol=1e-3, atol=1e-3)
+
+
+def test_a_reward_model_on_a_quantised_base(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    base = quantised(tmp_path / "base", tiny_init, tokenizer, METHODS["4 bits"])
+    model = load_scalar_model(ModelConfig(path=str(base), lora=LoraConfig(rank=4)), tokenizer, WHOLE)
+    assert "hf.score.weight" in model.trained()
+    save_model(model, tokenizer, tmp_path / "out")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(plain(IDS).logits, model.hf(IDS).logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rank", "zero", "match"),
+    [
+        (METHODS["4 bits"], 0, None, r"^model\.lora\.rank must be > 0 for model\.path .*, got 0$"),
+        (METHODS["4 bits"], 4, 3, r"^distributed\.zero must be null, 0, 1 or 2 for model\.path .*, got 3$"),
+        ({"quant_method": "gptq", "bits": 4}, 4, None, r"quantized by bitsandbytes, got quant_method='gptq'$"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(
+    tiny_init: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    rank: int,
+    zero: int | None,
+    match: str,
+) -> None:
+    base = quantised(tmp_path / "base", tiny_init, tokenizer, settings)
+    config = ModelConfig(path=str(base), lora=LoraConfig(rank=rank))
+    with pytest.raises(ConfigError, match=match):
+        load_language_model(config, tokenizer, placement_of(DistributedConfig(zero=zero)))
