@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from alignment.config.parts import DistributedConfig
-from alignment.config.vocabulary import Offload
 from alignment.distributed.engine import shape_of
 from alignment.distributed.world import size
 
@@ -41,21 +39,17 @@ class Held:
         )
 
 
-def held(
-    models: Sequence[nn.Module], trained: Sequence[Sequence[Tensor]], *, average: bool, config: DistributedConfig
-) -> Held:
+def held(models: Sequence[nn.Module], trained: Sequence[Sequence[Tensor]], *, average: bool, zero: int | None) -> Held:
     """Before the engines share anything out. `models`: of all roles. `trained`: what AdamW trains of
     the actor and of the critic. `average`: whether one of the actor is kept.
 
     ZeRO (arXiv:1910.02054, section 3) divides the optimizer's states by the number of processes from stage 1 on, the
-    gradients from 2, the weights at 3. Its optimizer has a copy of the weights that it updates, which counts as its;
-    but at stage 3, where each process updates its share in place, unless the optimizer is elsewhere than the weights.
+    gradients from 2, the weights at 3. Its optimizer has a copy of the weights that it updates, which counts as its.
     """
     weights = _once(p for model in models for p in model.parameters())
     by_role = [_bytes(parameters) for parameters in trained]
-    stage = config.zero or 0
-    is_copied = stage in (1, 2) or config.offload_optimizer is not Offload.none
-    states = sum(by_role) * (MOMENTS + 1 if is_copied else MOMENTS)
+    stage = zero or 0
+    states = sum(by_role) * (MOMENTS if stage == 0 else MOMENTS + 1)
     return Held(
         num_weights=sum(shape_of(p).numel() for p in weights),
         num_trained=sum(shape_of(p).numel() for parameters in trained for p in parameters),

@@ -138,8 +138,8 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
     iterations, warmup, inner = prompts.num_steps(config.train), config.critic.warmup, inner_steps(config)
     require(warmup < iterations, f"critic.warmup must be < the run's {iterations} iterations", warmup)
     trained = [list(role.trained().values()) for role in (players.policy, players.value)]
-    average = config.ppo.ema is not None
-    say(held(players.models(), trained, average=average, config=config.distributed).said())
+    average, zero = config.ppo.ema is not None, config.distributed.zero
+    say(held(players.models(), trained, average=average, zero=zero).said())
     actor = build_engine(players.policy, config, num_steps=(iterations - warmup) * inner)
     rate = config.critic.learning_rate
     critic = build_engine(players.value, config, num_steps=iterations * inner, learning_rate=rate)

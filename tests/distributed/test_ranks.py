@@ -83,9 +83,10 @@ def test_a_step_without_a_number_is_left_out_whole(stage: str, two: dict[str, An
     assert two[f"left out/{stage}"] is True
 
 
-def test_zero_3_has_a_second_copy_of_the_weights_only_elsewhere(one: dict[str, Any], two: dict[str, Any]) -> None:
-    """As the plan of memory counts."""
-    assert (one["copied/3"], two["copied/3"], two["copied/offload"]) == (False, False, True)
+def test_zero_3_has_a_second_copy_of_the_weights(one: dict[str, Any], two: dict[str, Any]) -> None:
+    """As the plan of memory counts. DeepSpeed 0.19.8 would do without where weights are float32 and on the optimizer's
+    device, but compares that device with its name; where it does not, the plan has one copy too many."""
+    assert (one["copied/3"], two["copied/3"], two["copied/offload"]) == (True, True, True)
 
 
 def test_roles_under_zero_3_read_as_one_plain_model(two: dict[str, Any]) -> None:

@@ -5,8 +5,6 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from alignment.config.parts import DistributedConfig
-from alignment.config.vocabulary import Offload
 from alignment.tasks import memory
 from alignment.tasks.memory import Held, held
 
@@ -16,9 +14,9 @@ def test_four_models_apart() -> None:
     models = [nn.Linear(3, 4, bias=False) for _ in range(4)]
     trained = [list(model.parameters()) for model in models[:2]]
     want = Held(num_weights=48, num_trained=24, weights=192, gradients=48, optimizer=192, average=0)
-    assert held(models, trained, average=False, config=DistributedConfig()) == want
+    assert held(models, trained, average=False, zero=None) == want
     assert want.total == 432
-    averaged = held(models, trained, average=True, config=DistributedConfig())
+    averaged = held(models, trained, average=True, zero=None)
     assert (averaged.average, averaged.total) == (48, 480)
 
 
@@ -28,13 +26,13 @@ def test_a_body_that_is_shared_is_there_once() -> None:
     models = [nn.ModuleList([body, small]), nn.ModuleList([body, large]), body]
     trained = [list(small.parameters()), [large.weight]]
     want = Held(num_weights=24, num_trained=12, weights=96, gradients=32, optimizer=96, average=16)
-    assert held(models, trained, average=True, config=DistributedConfig()) == want
+    assert held(models, trained, average=True, zero=None) == want
 
 
 def test_the_moments_are_what_adamw_keeps_and_half_precision_counts_half() -> None:
     model = nn.Linear(300, 400, bias=False).bfloat16()
     optimizer = AdamW(model.parameters())
-    found = held([model], [list(model.parameters())], average=False, config=DistributedConfig())
+    found = held([model], [list(model.parameters())], average=False, zero=None)
     model(torch.ones(1, 300, dtype=torch.bfloat16)).sum().backward()
     optimizer.step()
     kept = [t for state in optimizer.state.values() for t in state.values() if t.numel() > 1]
@@ -42,30 +40,16 @@ def test_the_moments_are_what_adamw_keeps_and_half_precision_counts_half() -> No
 
 
 @pytest.mark.parametrize(
-    ("zero", "offload", "weights", "gradients", "optimizer", "average"),
-    [
-        (0, Offload.none, 192, 48, 192, 48),
-        (1, Offload.none, 192, 48, 144, 48),
-        (2, Offload.none, 192, 24, 144, 48),
-        (3, Offload.none, 96, 24, 96, 24),
-        (3, Offload.cpu, 96, 24, 144, 24),
-    ],
+    ("zero", "weights", "gradients", "optimizer", "average"),
+    [(0, 192, 48, 192, 48), (1, 192, 48, 144, 48), (2, 192, 24, 144, 48), (3, 96, 24, 144, 24)],
 )
 def test_zero_divides_by_the_number_of_processes(
-    zero: int,
-    offload: Offload,
-    weights: int,
-    gradients: int,
-    optimizer: int,
-    average: int,
-    monkeypatch: pytest.MonkeyPatch,
+    zero: int, weights: int, gradients: int, optimizer: int, average: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two moments and the optimizer's own copy of 24 trained weights, halved: (96 + 192) / 2 = 144; at stage 3 without
-    an offload there is no copy: 192 / 2."""
-    config = DistributedConfig(zero=zero, offload_optimizer=offload)
+    """Two moments and the optimizer's own copy of 24 trained weights, halved: (96 + 192) / 2 = 144."""
     monkeypatch.setattr(memory, "size", lambda: 2)
     models = [nn.Linear(3, 4, bias=False) for _ in range(4)]
-    found = held(models, [list(model.parameters()) for model in models[:2]], average=True, config=config)
+    found = held(models, [list(model.parameters()) for model in models[:2]], average=True, zero=zero)
     held_of_each = (found.weights, found.gradients, found.optimizer, found.average)
     assert held_of_each == (weights, gradients, optimizer, average)
     assert found.said().endswith(" MB without activations in each of 2 processes")
