@@ -1,7 +1,7 @@
 """A split of the data to examples: read, parse, render, encode. What was skipped or cut is counted and said."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError, DataConfig, SourceConfig
 from alignment.config.vocabulary import BadRow, Format, Need
-from alignment.data.checks import require_difference, require_plain_texts
+from alignment.data.checks import control_tokens, require_difference, require_plain_texts, require_read
 from alignment.data.formats import parse
 from alignment.data.margins import margin_from
-from alignment.data.read import read_rows
+from alignment.data.read import read_each
 from alignment.data.records import DataError, MarginError, Record, Source
 from alignment.data.tokenize import Example, Limits, Truncation, encode
 from alignment.terminal import progress
@@ -62,11 +62,15 @@ def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
         return None
     loaded = Loaded([], [], [], Truncation())
     limits = Limits(config.max_length, config.max_prompt_length)
-    margin_of = partial(margin_from, scale=config.margin.scale, custom=config.margin.custom)
+    control = control_tokens(tokenizer)
+    margin_of = partial(margin_from, **asdict(config.margin))
     for at, row in progress(list(rows), f"reading {name}"):
         try:
+            if isinstance(row, DataError):
+                raise row
             record = parse(row, at, config.format, need, margin_of, learn=config.learn, template=config.template)
-            require_plain_texts(record, tokenizer)
+            require_plain_texts(record, control)
+            require_read(record, tokenizer)
             example = encode(record, tokenizer, limits, loaded.truncation)
             require_difference(example, limits)
         except DataError as error:
@@ -83,7 +87,7 @@ def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
 
 def _rows(
     name: str, source: SourceConfig, format: Format, need: Need
-) -> Iterator[tuple[Source, Mapping[str, Any]]] | None:
+) -> Iterator[tuple[Source, Mapping[str, Any] | DataError]] | None:
     if format is Format.world:
         if source.limit is None:
             return None
@@ -92,4 +96,4 @@ def _rows(
         except WorldError as error:
             raise ConfigError(f"data.{name}.limit: {error}, got {source.limit}") from error
         return ((Source(f"world/{name}", line), row) for line, row in enumerate(made, start=1))
-    return None if source.path is None else islice(read_rows(source.path), source.limit)
+    return None if source.path is None else islice(read_each(source.path), source.limit)

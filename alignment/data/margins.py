@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from alignment.config.parts import MAX_MARGIN
 from alignment.config.vocabulary import MarginScale
 from alignment.data.records import MarginError, Source
 
@@ -17,7 +18,14 @@ SCALES: dict[MarginScale, dict[str, float]] = {
 
 
 def margin_from(
-    row: Mapping[str, Any], source: Source, *, scale: MarginScale, custom: Mapping[str, float] | None = None
+    row: Mapping[str, Any],
+    source: Source,
+    *,
+    scale: MarginScale,
+    custom: Mapping[str, float] | None = None,
+    column: str | None = None,
+    chosen_column: str = "chosen_score",
+    rejected_column: str = "rejected_score",
 ) -> float | None:
     """The margin of a pair, m(r) in equation 2 of Llama 2; None exactly for `MarginScale.none`.
 
@@ -26,10 +34,12 @@ def margin_from(
             for given. Ratings are compared without regard to capitals, spaces, hyphens and underscores, and
             "negligibly_better / unsure" counts as each of its halves, which must agree.
         custom: rating -> margin, for `MarginScale.custom` and for no other.
+        column: another name of `rating`, or of `margin` for given.
+        chosen_column, rejected_column: other names of the scores.
 
     Raises:
-        MarginError: what the scale asks for is missing, unknown, not a finite number, or negative. A margin is never
-            filled in.
+        MarginError: what the scale asks for is missing, unknown, not a finite number, negative, or too large for
+            rewards in float32 to make a difference. A margin is never filled in.
         ValueError: `custom` is missing, or given to another scale.
     """
     if bool(custom) != (scale is MarginScale.custom):
@@ -38,23 +48,25 @@ def margin_from(
         case MarginScale.none:
             return None
         case MarginScale.given:
-            margin = _number(row, "margin", source)
+            margin = _number(row, column or "margin", source)
         case MarginScale.score:
-            margin = _number(row, "chosen_score", source) - _number(row, "rejected_score", source)
+            margin = _number(row, chosen_column, source) - _number(row, rejected_column, source)
         case _:
-            margin = _from_rating(row, source, custom or SCALES[scale])
+            margin = _from_rating(row, column or "rating", source, custom or SCALES[scale])
     if margin < 0:
         raise MarginError(source, f"the margin of a chosen reply must be >= 0, got {margin:g}")
+    if margin > MAX_MARGIN:
+        raise MarginError(source, f"a margin must be <= {MAX_MARGIN:g}, in the units of a reward, got {margin:g}")
     return margin
 
 
-def _from_rating(row: Mapping[str, Any], source: Source, scale: Mapping[str, float]) -> float:
-    rating = str(_present(row, "rating", source))
+def _from_rating(row: Mapping[str, Any], key: str, source: Source, scale: Mapping[str, float]) -> float:
+    rating = str(_present(row, key, source))
     margins = {level: margin for name, margin in scale.items() for level in _levels(name)}
     named = {margins.get(level) for level in _levels(rating)}
     margin = named.pop()
     if named or margin is None:
-        raise MarginError(source, f"rating must be one of {', '.join(scale)}, got {rating!r}")
+        raise MarginError(source, f"{key} must be one of {', '.join(scale)}, got {rating!r}")
     return float(margin)
 
 
@@ -65,9 +77,15 @@ def _levels(rating: str) -> list[str]:
 
 def _number(row: Mapping[str, Any], key: str, source: Source) -> float:
     value = _present(row, key, source)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise MarginError(source, f"{key} must be a finite number, got {value!r}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise MarginError(source, f"{key} must be a finite number, got an integer beyond any of them") from error
+    if not math.isfinite(number):
+        raise MarginError(source, f"{key} must be a finite number, got {value!r}")
+    return number
 
 
 def _present(row: Mapping[str, Any], key: str, source: Source) -> Any:

@@ -1,13 +1,15 @@
 """Records to token ids. Truncation happens here and nowhere else."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.vocabulary import Template
-from alignment.data.chat import Piece, render
-from alignment.data.records import Record, Source
+from alignment.data.chat import PROBE, Piece, Rendered, render
+from alignment.data.records import Message, Record, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Truncation:
     """How much was cut so far."""
 
     prompts: int = 0
-    """Prompts that lost their beginning."""
+    """Prompts that lost their beginning, turns or tokens."""
     completions: int = 0
     """Completions that lost their end."""
 
@@ -53,7 +55,8 @@ def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, t
     completion together, less the prompt's, so that no break between tokens is invented; where a token spans the border
     the completion is tokenized alone. A completion ends with exactly one EOS: the template's, and nothing the
     template writes after it, or else one is appended; one that was cut before its end has none. Prompts too long lose
-    their beginning, but for a BOS; completions too long lose their end, EOS included; both are added to `truncation`.
+    whole turns, the oldest first, but neither the system turn nor the last question; where these alone are too long the
+    question loses its beginning. Completions too long lose their end, EOS included; both are added to `truncation`.
     A plain text, without a prompt, follows the token that begins a document, BOS or else EOS.
 
     Raises:
@@ -62,16 +65,14 @@ def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, t
     """
     if tokenizer.eos_token is None:
         raise ValueError("the tokenizer must have an eos_token: without one no reply has an end")
-    rendered = render(record, tokenizer)
-    whole_prompt = _prompt_ids(record, tokenizer, rendered.prompt)
+    rendered, prompt, is_whole = _fitting(record, tokenizer, limits.max_prompt_length)
     replies = [
         _reply(tokenizer, rendered.prompt, pieces, record.template, ends=record.has_end(number))
         for number, pieces in enumerate(rendered.replies)
     ]
-    prompt = _shortened(whole_prompt, limits.max_prompt_length, tokenizer.bos_token_id)
     room = limits.max_length - len(prompt)
     fits = [len(ids) <= room for ids, _ in replies]
-    truncation.prompts += len(prompt) < len(whole_prompt)
+    truncation.prompts += not is_whole
     truncation.completions += fits.count(False)
     learned = tuple(np.array(mask[:room], dtype=bool) for _, mask in replies)
     return Example(
@@ -85,19 +86,51 @@ def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, t
     )
 
 
-def _shortened(prompt: list[int], limit: int, bos: int | None) -> list[int]:
-    """The end of a prompt, behind the BOS that it began with: models that have one are lost without it."""
-    if len(prompt) <= limit:
-        return prompt
-    keeps_bos = prompt[0] == bos and limit > 1
-    return [prompt[0], *prompt[-(limit - 1) :]] if keeps_bos else prompt[-limit:]
+def _fitting(record: Record, tokenizer: PreTrainedTokenizerBase, limit: int) -> tuple[Rendered, list[int], bool]:
+    """The record laid out, its prompt's tokens within the limit, and whether they are all of them."""
+    rendered = render(record, tokenizer)
+    whole = _prompt_ids(record, tokenizer, rendered.prompt)
+    if len(whole) <= limit:
+        return rendered, whole, True
+    ids = whole
+    for shorter in _without_oldest(record.prompt):
+        record = replace(record, prompt=shorter)
+        rendered = render(record, tokenizer)
+        ids = _prompt_ids(record, tokenizer, rendered.prompt)
+        if len(ids) <= limit:
+            return rendered, ids, False
+    head = _head(record, tokenizer, ids)
+    kept = head if len(head) < limit else head[:1] if ids[0] == tokenizer.bos_token_id and limit > 1 else []
+    return rendered, [*kept, *ids[len(ids) - limit + len(kept) :]], False
+
+
+def _without_oldest(prompt: list[Message]) -> Iterator[list[Message]]:
+    """The prompt from its second question on, from its third, ..., behind the system turn where there is one."""
+    system = [turn for turn in prompt[:1] if turn["role"] == "system"]
+    questions = [place for place, turn in enumerate(prompt) if turn["role"] == "user"]
+    for place in questions[1:]:
+        yield [*system, *prompt[place:]]
+
+
+def _head(record: Record, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """What is kept before a question that is too long itself: the BOS, for models that have one are lost without it,
+    and the system turn, up to where the question's own text begins."""
+    if record.prompt and record.prompt[0]["role"] == "system":
+        other = replace(record, prompt=[*record.prompt[:1], {**PROBE[0], "role": "user"}], completions=())
+        probe = _prompt_ids(record, tokenizer, render(other, tokenizer).prompt)
+        same = list(takewhile(lambda pair: pair[0] == pair[1], zip(ids, probe, strict=False)))
+        return ids[: len(same)]
+    return ids[:1] if ids[0] == tokenizer.bos_token_id else []
 
 
 def _prompt_ids(record: Record, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    if record.prompt:
-        return _ids(tokenizer, text)
-    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return [begin]
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if not record.prompt:
+        return [eos if bos is None else bos]
+    ids = _ids(tokenizer, text)
+    # A text that no template lays out begins as the tokenizer has texts begin, once.
+    begins = record.template is Template.none and bos is not None and tokenizer("")["input_ids"][:1] == [bos]
+    return [bos, *ids] if begins and ids[:1] != [bos] else ids
 
 
 def _reply(

@@ -1,12 +1,15 @@
+import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from alignment.config.parts import ConfigError, MarginConfig
 from alignment.config.vocabulary import MarginScale
 from alignment.data.margins import margin_from
 from alignment.data.read import read_rows
-from alignment.data.records import DataError, Source
+from alignment.data.records import DataError, MarginError, Source
 
 AT = Source("pairs.jsonl", 3)
 LARGE = {"significantly_better": 3, "better": 2, "slightly_better": 1, "negligibly_better": 0, "unsure": 0}
@@ -44,6 +47,34 @@ def test_a_map_of_ones_own() -> None:
     assert margins == [2.5, 0.25, 0.25, 4.0]
 
 
+def test_columns_of_other_names() -> None:
+    row = {"score_chosen": 8.5, "score_rejected": 7.0, "gap": 2, "grade": "better", "rating": "unsure"}
+    scores = {"chosen_column": "score_chosen", "rejected_column": "score_rejected"}
+    assert margin_from(row, AT, scale=MarginScale.score, **scores) == 1.5
+    assert margin_from(row, AT, scale=MarginScale.given, column="gap") == 2.0
+    assert margin_from(row, AT, scale=MarginScale.large, column="grade") == 2.0
+    with pytest.raises(MarginError, match="but field `score_chosen` is missing"):
+        margin_from({"chosen_score": 1}, AT, scale=MarginScale.score, **scores)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        (
+            {"scale": MarginScale.large, "chosen_column": "x"},
+            "data.margin.chosen_column goes with data.margin.scale=score",
+        ),
+        ({"rejected_column": "x"}, "data.margin.rejected_column goes with data.margin.scale=score"),
+        ({"scale": MarginScale.score, "column": "x"}, "data.margin.column goes with a data.margin.scale that reads a "),
+        ({"scale": MarginScale.custom, "custom": {"a": math.inf}}, "data.margin.custom must map to margins in "),
+        ({"scale": MarginScale.custom, "custom": {"a": math.nan}}, "data.margin.custom must map to margins in "),
+    ],
+)
+def test_a_name_that_would_not_be_read_is_refused(settings: dict[str, Any], what: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(what)}"):
+        MarginConfig(**settings)
+
+
 def test_numbers_of_the_row() -> None:
     assert margin_from({"chosen_score": 8.5, "rejected_score": 6}, AT, scale=MarginScale.score) == 2.5
     assert margin_from({"margin": 0}, AT, scale=MarginScale.given) == 0.0
@@ -67,6 +98,8 @@ def test_numbers_of_the_row() -> None:
         (MarginScale.given, {"margin": "2"}, "margin must be a finite number, got '2'"),
         (MarginScale.given, {"margin": True}, "margin must be a finite number, got True"),
         (MarginScale.given, {"margin": float("nan")}, "margin must be a finite number, got nan"),
+        (MarginScale.given, {"margin": 10**400}, "margin must be a finite number, got an integer beyond any of them"),
+        (MarginScale.given, {"margin": 1e308}, "a margin must be <= 10000, in the units of a reward, got 1e+308"),
         (MarginScale.given, {"margin": -0.5}, "the margin of a chosen reply must be >= 0, got -0.5"),
         (
             MarginScale.score,
