@@ -12,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -158,6 +159,31 @@ def freeze(model: nn.Module) -> None:
     model.eval()
 
 
+def init_config(config: ModelConfig, ids: dict[str, Any] | None = None, **settings: Any) -> PreTrainedConfig:
+    """The config that `model.init` asks for; it goes before `ids`, and `settings` before it.
+
+    Raises:
+        ConfigError: no architecture of that name, or one without such a field, or with a value that it refuses.
+    """
+    kind = config.init["model_type"]
+    require(kind in CONFIG_MAPPING, "model.init.model_type must be one that transformers knows", kind)
+    try:
+        hf_config = AutoConfig.for_model(**{**(ids or {}), **config.init, **settings})
+    except (ValueError, StrictDataclassError) as error:
+        raise ConfigError(f"model.init: {one_line(error)}, got {config.init}") from error
+    unknown = sorted(set(config.init) - set(type(hf_config)().to_dict()) - {"model_type"})
+    if unknown:
+        raise ConfigError(
+            f"model.init.{unknown[0]} is not a field of {type(hf_config).__name__}, got {config.init[unknown[0]]!r}"
+        )
+    return hf_config
+
+
+def config_of(config: ModelConfig) -> PreTrainedConfig:
+    """The config of the model that a run will load, before any weight is."""
+    return init_config(config) if config.path is None else read_config(find_model(config.path, "model.path"))
+
+
 def _from_init(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> PreTrainedModel:
     ids = {
         "vocab_size": len(tokenizer),
@@ -166,16 +192,7 @@ def _from_init(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBas
         "pad_token_id": tokenizer.pad_token_id,
     }
     kind = config.init["model_type"]
-    require(kind in CONFIG_MAPPING, "model.init.model_type must be one that transformers knows", kind)
-    try:
-        hf_config = AutoConfig.for_model(**{**ids, **config.init, **settings})
-    except (ValueError, StrictDataclassError) as error:
-        raise ConfigError(f"model.init: {one_line(error)}, got {config.init}") from error
-    unknown = sorted(set(config.init) - set(type(hf_config)().to_dict()) - {"model_type"})
-    if unknown:
-        raise ConfigError(
-            f"model.init.{unknown[0]} is not a field of {type(hf_config).__name__}, got {config.init[unknown[0]]!r}"
-        )
+    hf_config = init_config(config, ids, **settings)
     attention = attention_of(auto, hf_config, config.attention, f"model.init ({kind})")
     try:
         return auto.from_config(hf_config, attn_implementation=attention, dtype=torch.float32)

@@ -26,7 +26,15 @@ from alignment.rollout.score import RewardModelScorer
 from alignment.tasks.cast import Cast, cast
 from alignment.tasks.judge import Judge
 from alignment.tasks.memory import held
-from alignment.tasks.prepare import build_engine, model_folder, prepare_tokenizer, required_split, said, save_trained
+from alignment.tasks.prepare import (
+    build_engine,
+    model_folder,
+    prepare_tokenizer,
+    require_positions,
+    required_split,
+    said,
+    save_trained,
+)
 from alignment.tasks.tools import Ptx, Tools, inner_steps, ptx_of, tools_of
 from alignment.terminal import say
 from alignment.training.checkpoint import Checkpoints, Stateful
@@ -128,7 +136,9 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
     tokenizer = prepare_tokenizer(config.model)
     train = required_split("train", config.data, tokenizer, Need.prompts)
     held_out = said(load_split("eval", config.data, tokenizer, Need.prompts), "eval")
+    require_positions(config.model, [train, held_out], config.data, config.generation.max_new_tokens)
     texts = required_split("train", config.ptx.data, tokenizer, Need.demonstrations) if config.ptx.weight else None
+    require_positions(config.model, [texts], config.ptx.data)
     gold = build_gold(config)
     players = cast(config, tokenizer)
     judge = Judge(players.reward, gold)

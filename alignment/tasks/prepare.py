@@ -1,5 +1,6 @@
 """What the tasks that train a model begin and end with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import Engine, TorchEngine
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.layout import settle_layout
-from alignment.models.load import save_model
+from alignment.models.load import config_of, save_model
+from alignment.models.positions import max_positions
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.terminal import say
 from alignment.training.optim import build_optimizer
@@ -44,6 +46,7 @@ def prepare(config: TrainingConfig, need: Need) -> Prepared:
     tokenizer = prepare_tokenizer(config.model)
     train = required_split("train", config.data, tokenizer, need)
     held_out = said(load_split("eval", config.data, tokenizer, need), "eval")
+    require_positions(config.model, [train, held_out], config.data)
     return Prepared(tokenizer, train, held_out, config)
 
 
@@ -59,6 +62,30 @@ def said(loaded: Loaded | None, name: str) -> Loaded | None:
     if loaded is not None:
         say(loaded.said(name))
     return loaded
+
+
+def require_positions(
+    model: ModelConfig, splits: Sequence[Loaded | None], data: DataConfig, new_tokens: int = 0
+) -> None:
+    """The longest row, or prompt with `new_tokens` in reply, against the positions that the model knows. Beyond those
+    that it computes (RoPE) is said; its replies there are worse than others.
+
+    Raises:
+        ConfigError: it is beyond a table of positions.
+    """
+    known = max_positions(config_of(model))
+    examples = [example for loaded in splits if loaded is not None for example in loaded.examples]
+    lengths = [len(each.prompt_ids) + max([new_tokens, *map(len, each.completion_ids)]) for each in examples]
+    longest = max(lengths, default=0)
+    if known.limit is None or longest <= known.limit:
+        return
+    key, value = "data.max_length", f"rows of up to {longest} tokens (data.max_length={data.max_length})"
+    if new_tokens:
+        key = "data.max_prompt_length + generation.max_new_tokens"
+        value = f"prompts of up to {longest - new_tokens} tokens and replies of {new_tokens}"
+    if known.hard:
+        raise ConfigError(f"{key} must be <= {known.limit}, the positions of the model, got {value}")
+    say(f"{key} reaches beyond the {known.limit} positions that the model was made for: {value}")
 
 
 def build_engine(

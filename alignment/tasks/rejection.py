@@ -20,7 +20,7 @@ from alignment.rollout.samples import Samples, build_generator, sample, side_by_
 from alignment.rollout.select import select
 from alignment.rollout.vllm import VLLMGenerator
 from alignment.tasks.judge import Judge
-from alignment.tasks.prepare import prepare_tokenizer, required_split
+from alignment.tasks.prepare import prepare_tokenizer, require_positions, required_split
 from alignment.terminal import say
 from alignment.training.samples_log import SamplesLog
 
@@ -28,6 +28,7 @@ from alignment.training.samples_log import SamplesLog
 def run(config: RejectionConfig, folder: Path) -> None:
     tokenizer = prepare_tokenizer(config.model)
     prompts = required_split("train", config.data, tokenizer, Need.prompts)
+    require_positions(config.model, [prompts], config.data, config.generation.max_new_tokens)
     reward = build_reward(config.reward, config.batch, config.distributed)
     Judge(reward, None).check(prompts.records, tokenizer)
     if config.distributed.zero == 3:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from alignment.data.records import Message, Record, Source, assistant, replied
+from alignment.data.records import DataError, Message, Record, Source, assistant, replied
 from alignment.data.tokenize import Example, Limits, Truncation, encode
 
 FAMILIES = ["llama2", "llama3", "qwen", "qwen3", "gemma", "phi3", "mistral", "zephyr"]
@@ -71,3 +72,88 @@ def test_a_blank_reply_that_was_cut_has_the_template_s_end(family: Family, name:
     tokenizer = family(name)
     blank = encoded(replied(Record(PROMPT, (), None, AT), [" "], [False]), tokenizer)
     assert (tokenizer.decode(blank.completion_ids[0]).strip(), blank.finished) == (end, (False,))
+
+
+DIALOGUE: list[Message] = [
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": "hello there"},
+    {"role": "user", "content": "how are you?"},
+    {"role": "assistant", "content": "fine."},
+    {"role": "user", "content": "the end"},
+    {"role": "assistant", "content": "of the system"},
+]
+FIRST = {
+    "llama2": [" hello there </s>", " fine. </s>", " of the system </s>"],
+    "llama3": ["hello there<|eot_id|>", "fine.<|eot_id|>", "of the system<|eot_id|>"],
+    "qwen": ["hello there<|im_end|>", "fine.<|im_end|>", "of the system<|im_end|>"],
+    "qwen3": ["hello there<|im_end|>", "fine.<|im_end|>", "<think>\n\n</think>\n\nof the system<|im_end|>"],
+    "gemma": ["hello there<end_of_turn>\n", "fine.<end_of_turn>\n", "of the system<end_of_turn>\n<eos>"],
+    "phi3": ["hello there<|end|>\n", "fine.<|end|>\n", "of the system<|end|>\n<|endoftext|>"],
+    "mistral": [" hello there</s>", " fine.</s>", " of the system</s>"],
+    "zephyr": ["hello there</s>", "fine.</s>", "of the system</s>"],
+}
+
+
+def learned_runs(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The runs of tokens that carry loss, as text."""
+    (ids,), (mask,) = example.completion_ids, example.learned or ()
+    borders = np.flatnonzero(np.diff(mask.astype(int))) + 1
+    runs = zip(np.split(ids, borders), np.split(mask, borders), strict=True)
+    return [tokenizer.decode(run) for run, is_learned in runs if is_learned[0]]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_turn_of_the_assistant_is_learned_and_nothing_else(family: Family, name: str) -> None:
+    tokenizer = family(name)
+    example = encoded(Record(DIALOGUE[:1], (DIALOGUE[1:],), None, AT), tokenizer)
+    whole = tokenizer.apply_chat_template(DIALOGUE, tokenize=False)
+    text = tokenizer.decode([*example.prompt_ids, *example.completion_ids[0]])
+    assert text.removesuffix("<eos>") == whole.removesuffix("\n" if name in ("qwen", "qwen3", "zephyr") else "")
+    assert learned_runs(example, tokenizer) == FIRST[name]
+    begins = np.flatnonzero(np.diff(example.learned[0].astype(int)) == 1) + 1
+    for turn, begin in zip((2, 4), begins, strict=True):  # behind the tokens that it would be drawn behind
+        drawn = encoded(Record(DIALOGUE[: turn + 1], (), None, AT), tokenizer).prompt_ids
+        assert example.completion_ids[0][begin - 6 : begin].tolist() == drawn[-6:].tolist()
+
+
+def test_a_turn_without_weight_is_seen_and_not_learned(family: Family) -> None:
+    tokenizer = family("qwen")
+    turns = [DIALOGUE[1], DIALOGUE[2], {**DIALOGUE[3], "weight": 0}, *DIALOGUE[4:]]
+    example = encoded(Record(DIALOGUE[:1], (turns,), None, AT), tokenizer)
+    assert learned_runs(example, tokenizer) == [FIRST["qwen"][0], FIRST["qwen"][2]]
+
+
+def test_a_template_that_moves_the_system_turn_is_refused_for_many_turns_and_serves_the_last(family: Family) -> None:
+    tokenizer, system = family("mistral"), {"role": "system", "content": "be kind"}
+    with pytest.raises(DataError, match=r"data\.learn=last learns the last reply alone"):
+        encoded(Record([system, *DIALOGUE[:1]], (DIALOGUE[1:4],), None, AT), tokenizer)
+    last = encoded(Record([system, *DIALOGUE[:3]], (DIALOGUE[3:4],), None, AT), tokenizer)
+    assert tokenizer.decode(last.completion_ids[0]) == " fine.</s>"
+
+
+@pytest.mark.parametrize("name", ["llama3", "phi3", "zephyr"])
+def test_a_long_prompt_loses_whole_turns_and_keeps_its_system(family: Family, name: str) -> None:
+    tokenizer, system = family(name), {"role": "system", "content": "be kind"}
+    asked = [system, *DIALOGUE[:5]]
+    sizes = [len(encoded(Record([system, *asked[at:]], (), None, AT), tokenizer).prompt_ids) for at in (1, 3, 5)]
+    assert sizes[0] > sizes[1] > sizes[2]
+    for limit, start in ((sizes[0], 1), (sizes[0] - 1, 3), (sizes[1], 3), (sizes[1] - 1, 5), (sizes[2], 5)):
+        counted = Truncation()
+        found = encode(Record(asked, (assistant("fine."),), None, AT), tokenizer, Limits(2000, limit), counted)
+        kept = tokenizer.apply_chat_template([system, *asked[start:]], tokenize=False, add_generation_prompt=True)
+        assert tokenizer.decode(found.prompt_ids) == kept
+        assert counted.prompts == (start != 1)
+
+
+def test_a_question_too_long_itself_loses_its_beginning_behind_the_system_turn(family: Family) -> None:
+    tokenizer = family("llama3")
+    asked = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello " * 50 + "the end"}]
+    whole = encoded(Record(asked, (), None, AT), tokenizer).prompt_ids.tolist()
+    cut = encode(
+        Record(asked, (), None, AT), tokenizer, Limits(2000, len(whole) - 20), Truncation()
+    ).prompt_ids.tolist()
+    assert len(cut) == len(whole) - 20
+    text = tokenizer.decode(cut)
+    head = tokenizer.apply_chat_template(asked, tokenize=False).partition("hello")[0]
+    assert text.startswith(head) and "the end<|eot_id|>" in text
+    assert cut[-20:] == whole[-20:]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
-from alignment.data.read import read_rows
+from alignment.config.parts import UserError
+from alignment.data.read import read_each, read_rows
 from alignment.data.records import DataError
 
 ROWS = [{"prompt": "größer?", "completion": "ja\u2028nein"}, {"prompt": "2", "completion": "b"}]
@@ -33,6 +34,51 @@ def test_one_object_per_line(tmp_path: Path, name: str, start: bytes) -> None:
 def test_a_list_is_numbered_by_element(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, name, b"\n" + json.dumps(ROWS, indent=2).encode())
     assert [(source.line, row) for source, row in read_rows(path)] == [(1, ROWS[0]), (2, ROWS[1])]
+
+
+SHAPES = {
+    "a list within an object": json.dumps({"version": 1, "data": ROWS}, indent=2),
+    "the same in one line": json.dumps({"data": ROWS}),
+    "objects over many lines": "\n".join(json.dumps(row, indent=2) for row in ROWS),
+    "columns": json.dumps({key: [row[key] for row in ROWS] for key in ROWS[0]}, indent=1),
+    "one list": json.dumps(ROWS),
+}
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_json_of_any_shape_is_read(tmp_path: Path, name: str, shape: str) -> None:
+    path = written(tmp_path, name, SHAPES[shape].replace("\n", "\r\n").encode())
+    assert [row for _, row in read_rows(path)] == ROWS
+
+
+def test_one_row_of_turns_over_many_lines_is_a_row(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    assert [found for _, found in read_rows(written(tmp_path, "a.json", json.dumps(row, indent=2).encode()))] == [row]
+
+
+def test_lists_of_rows_beside_each_other_are_no_rows(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.json", json.dumps({"train": ROWS, "test": ROWS}).encode())
+    with pytest.raises(UserError, match="holds several lists of rows, save one of them alone: train, test"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (b'{"prompt": "a", "prompt": "b"}', "field `prompt` is given twice"),
+        (b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "field `content` is given twice"),
+        (b'{"a": ' + b"[" * 150 + b"]" * 150 + b"}", "nested deeper than 100 levels"),
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested deeper than 100 levels"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "JSON that cannot be read: Exceeds the limit (4300 digits)"),
+        (b'{"a": "\x00"}', "malformed JSON: "),
+    ],
+)
+def test_a_row_that_cannot_be_read_leaves_the_others(tmp_path: Path, line: bytes, what: str) -> None:
+    good = b'{"a": 1}'
+    rows = list(read_each(written(tmp_path, "a.jsonl", b"\n".join([good, line, good]))))
+    assert [row for _, row in rows if not isinstance(row, DataError)] == [{"a": 1}] * 2
+    assert isinstance(rows[1][1], DataError) and str(rows[1][1]).startswith(f"{tmp_path}/a.jsonl:2: {what}")
 
 
 def test_blank_lines_are_passed_over_and_counted(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""Rows and replies against the positions that a model knows, before it is loaded."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from alignment.config.parts import ConfigError, DataConfig, ModelConfig
+from alignment.data.load import Loaded
+from alignment.data.records import Source
+from alignment.data.tokenize import Example, Truncation
+from alignment.tasks.prepare import require_positions
+
+GPT2 = {"model_type": "gpt2", "n_positions": 64, "n_embd": 32, "n_layer": 1, "n_head": 2}
+LLAMA = {"model_type": "llama", "max_position_embeddings": 64, "hidden_size": 32, "num_attention_heads": 2}
+
+
+def rows(prompt: int, *completions: int) -> Loaded:
+    ids = tuple(np.zeros(count, dtype=np.int32) for count in completions)
+    example = Example(np.zeros(prompt, dtype=np.int32), ids, None, Source("a", 1), (True,) * len(ids))
+    return Loaded([], [example], [], Truncation())
+
+
+def test_a_table_of_positions_is_not_read_beyond_its_end() -> None:
+    model, data = ModelConfig(init=GPT2), DataConfig()
+    require_positions(model, [rows(4, 60, 8), None], data)
+    rule = r"^data.max_length must be <= 64, the positions of the model, got rows of up to 65 tokens \(data.max_len"
+    with pytest.raises(ConfigError, match=rule):
+        require_positions(model, [rows(4, 8), rows(5, 8, 60)], data)
+    require_positions(model, [rows(4)], data, 60)
+    rule = r"^data.max_prompt_length \+ generation.max_new_tokens must be <= 64, .* prompts of up to 5 tokens and "
+    with pytest.raises(ConfigError, match=rule):
+        require_positions(model, [rows(5)], data, 60)
+
+
+def test_positions_that_are_computed_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    require_positions(ModelConfig(init=LLAMA), [rows(4, 60)], DataConfig())
+    assert capsys.readouterr().out == ""
+    require_positions(ModelConfig(init=LLAMA), [rows(4, 61)], DataConfig())
+    assert "data.max_length reaches beyond the 64 positions that the model was made for" in capsys.readouterr().out
+
+
+def test_the_config_of_a_folder_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "opt", "max_position_embeddings": 16}')
+    save_file({}, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match="must be <= 16, the positions of the model"):
+        require_positions(ModelConfig(path=str(tmp_path)), [rows(4, 60)], DataConfig())
