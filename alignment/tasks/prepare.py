@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, DataConfig
+from alignment.config.parts import ConfigError, DataConfig, ModelConfig
 from alignment.config.run import TrainingConfig
 from alignment.config.vocabulary import Format, Need
 from alignment.data.batches import Batches
