@@ -3,6 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from alignment.config.errors import ConfigError as ConfigError
+from alignment.config.errors import UserError as UserError
+from alignment.config.errors import require as require
+from alignment.config.margin import MarginConfig
 from alignment.config.vocabulary import (
     Attention,
     BadRow,
@@ -10,7 +14,6 @@ from alignment.config.vocabulary import (
     Format,
     Layout,
     Learn,
-    MarginScale,
     Offload,
     OnNonFinite,
     Precision,
@@ -23,20 +26,6 @@ from alignment.config.vocabulary import (
 INPUT = {"input": True}  # marks a field as a file or folder that the run reads
 PLACE = {"place": True}  # one as a folder that the run writes or uses
 FUNCTION = {"function": True}  # and one as the dotted path of a function that it calls
-
-
-class UserError(ValueError):
-    """A mistake that its user can mend: told in one line, without a traceback, exit code 2."""
-
-
-class ConfigError(UserError):
-    """A mistake in a config: key, rule and value."""
-
-
-def require(holds: bool, rule: str, value: object) -> None:
-    """Raise `ConfigError("<rule>, got <value>")` unless the rule holds."""
-    if not holds:
-        raise ConfigError(f"{rule}, got {value!r}")
 
 
 @dataclass(slots=True)
@@ -84,36 +73,6 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit > 0, "limit must be > 0", self.limit)
-
-
-MAX_MARGIN = 1e4  # where float32 still tells rewards a thousandth apart
-
-
-@dataclass(slots=True)
-class MarginConfig:
-    scale: MarginScale = MarginScale.none
-    """Where a pair's margin comes from: nowhere, a rating on one of Llama 2's scales, a score difference, the row."""
-    custom: dict[str, float] = field(default_factory=dict)
-    """rating -> margin, for `scale: custom`."""
-    column: str | None = None
-    """What the row calls its rating, or its margin for `scale: given`. Null: rating, or margin."""
-    chosen_column: str = "chosen_score"
-    """What the row calls the chosen reply's score, for `scale: score`; UltraFeedback calls it score_chosen."""
-    rejected_column: str = "rejected_score"
-
-    def __post_init__(self) -> None:
-        is_custom = self.scale is MarginScale.custom
-        require(is_custom == bool(self.custom), "data.margin.custom goes with data.margin.scale=custom", self.custom)
-        rule = f"data.margin.custom must map to margins in [0, {MAX_MARGIN:g}]"
-        require(all(0 <= margin <= MAX_MARGIN for margin in self.custom.values()), rule, self.custom)
-        is_score, names_one = self.scale is MarginScale.score, self.scale not in (MarginScale.none, MarginScale.score)
-        rule = "data.margin.column goes with a data.margin.scale that reads a rating or a margin"
-        require(self.column is None or names_one, rule, self.column)
-        for key, value, default in (
-            ("chosen_column", self.chosen_column, "chosen_score"),
-            ("rejected_column", self.rejected_column, "rejected_score"),
-        ):
-            require(is_score or value == default, f"data.margin.{key} goes with data.margin.scale=score", value)
 
 
 @dataclass(slots=True)

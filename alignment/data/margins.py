@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from alignment.config.parts import MAX_MARGIN
+from alignment.config.margin import MAX_MARGIN
 from alignment.config.vocabulary import MarginScale
 from alignment.data.records import MarginError, Source
 
