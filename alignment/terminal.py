@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -26,6 +27,16 @@ console = _Console(quiet=os.environ.get("RANK", "0") != "0")
 def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
     """The items, with a bar that is gone when they are."""
     return iter(track(items, description=description, transient=True, console=console, disable=not console.is_terminal))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, nothing is said."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
 
 
 def say(text: str) -> None:

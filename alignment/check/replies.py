@@ -14,7 +14,7 @@ from alignment.data.tokenize import Example
 from alignment.rollout.samples import Samples
 from alignment.terminal import say, say_marked
 
-MOST_TOKENS = 256  # of a reply that is drawn here
+MOST_TOKENS = 128  # of a reply that is drawn here
 SHOWN = 2
 
 

@@ -27,11 +27,11 @@ def read(name: str, loaded: Loaded) -> Verdict:
         f"{rows} of the first {rows + len(loaded.skipped)}, {len(loaded.skipped)} skipped; {cut.prompts} prompts lost "
         f"their beginning ({_percent(cut.prompts, rows)})"
     )
+    if completions:
+        lost = _percent(cut.completions, completions)
+        figure += f", {cut.completions} of {completions} completions their end ({lost})"
     if loaded.skipped:
         figure += f"; first skipped: {loaded.skipped[0]}"
-    if not completions:
-        return Verdict(f"rows, {name}", graded(not (loaded.skipped or cut.prompts), Grade.warn), figure)
-    figure += f", {cut.completions} of {completions} completions their end ({_percent(cut.completions, completions)})"
     any_lost = bool(loaded.skipped or cut.prompts or cut.completions)
     grades = [graded(not any_lost, Grade.warn), graded(cut.completions <= MANY * completions)]
     return Verdict(f"rows, {name}", worst(grades), figure)

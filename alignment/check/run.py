@@ -5,28 +5,28 @@ from collections.abc import Iterator
 from alignment.check import rows, text
 from alignment.check.agreement import EVERYTHING, ONE_ROW, Reader, micro_batches, of_tokens, packed, padding
 from alignment.check.learning import overfit
+from alignment.check.online import on_evaluation, on_ppo, on_rejection
 from alignment.check.plain import plain_model
+from alignment.check.ranks import processes_agree
 from alignment.check.rates import learning_rate
 from alignment.check.replies import prompts_of, stops
 from alignment.check.start import reference_start
-from alignment.check.subject import FEW, Subject, in_one_process, subject_of
+from alignment.check.subject import FEW, NEEDS, Subject, few, in_one_process, subject_of
 from alignment.check.verdict import Verdict
 from alignment.config.generation import GenerationConfig
 from alignment.config.inputs import check_inputs
 from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import DPOConfig, ORPOConfig, RewardConfig, SFTConfig
+from alignment.config.tasks import DPOConfig, EvaluateConfig, PPOConfig, RejectionConfig
 from alignment.config.vocabulary import Grade, Need
 from alignment.distributed import world
 from alignment.distributed.engine import Engine
 from alignment.distributed.precision import precision_of
 from alignment.models.heads import LanguageModel
 from alignment.rollout.samples import build_generator, sample
-from alignment.runs.folder import task_name
 from alignment.training.checkpoint import seed_everything
 
-NEEDS = {SFTConfig: Need.demonstrations, RewardConfig: Need.pairs, DPOConfig: Need.pairs, ORPOConfig: Need.pairs}
-REPLY_TOKENS = 128  # of tasks that train on rows and do not say how long a reply may be
+REPLY_TOKENS = 64  # of tasks that train on rows and do not say how long a reply may be
 
 
 def check(config: RunConfig) -> Iterator[Verdict]:
@@ -39,16 +39,21 @@ def check(config: RunConfig) -> Iterator[Verdict]:
     if world.is_launched():
         raise ConfigError("check starts the processes of launch.processes itself, got a launcher around it")
     seed_everything(config.seed)
-    if isinstance(config, TrainingConfig) and type(config) in NEEDS:
-        yield from on_rows(config)
+    if isinstance(config, TrainingConfig):
+        yield from on_ppo(config) if isinstance(config, PPOConfig) else on_rows(config)
+        if config.processes() > 1:
+            yield processes_agree(config)
+    elif isinstance(config, RejectionConfig):
+        yield from on_rejection(config)
     else:
-        raise ConfigError(f"check knows no {task_name(config)}")
+        assert isinstance(config, EvaluateConfig)
+        yield from on_evaluation(config)
 
 
 def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
     """Of a task that trains one model on rows."""
     need = NEEDS[type(config)]
-    subject = subject_of(in_one_process(config), need)
+    subject = subject_of(few(in_one_process(config), FEW), need)
     engine = subject.engine()
     text.show(subject.train.examples, subject.tokenizer)
     yield from of_the_data(subject, need)

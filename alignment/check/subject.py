@@ -13,9 +13,10 @@ from alignment.config.cluster import ClusterConfig
 from alignment.config.launch import LaunchConfig
 from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import DPOConfig, ORPOConfig, RewardConfig, SFTConfig
+from alignment.config.tasks import DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig
 from alignment.config.vocabulary import Layout, Need, Offload
 from alignment.data.batches import Batches
+from alignment.data.ends import end_of_turn
 from alignment.data.load import Loaded
 from alignment.data.pack import laid_out_length
 from alignment.data.tokenize import Example
@@ -30,8 +31,16 @@ from alignment.training.reference import reference_logprobs
 
 ROWS = 2000  # of each split that are read
 FEW = 8  # rows that a model is tried on
+REPLY_TOKENS = 32  # of a reply that PPO learns from here
 
+NEEDS: dict[type[TrainingConfig], Need] = {
+    SFTConfig: Need.demonstrations,
+    RewardConfig: Need.pairs,
+    DPOConfig: Need.pairs,
+    ORPOConfig: Need.pairs,
+}
 Run = TypeVar("Run", bound=RunConfig)
+Trained = TypeVar("Trained", bound=TrainingConfig)
 
 
 def in_one_process(config: Run) -> Run:
@@ -47,6 +56,19 @@ def in_one_process(config: Run) -> Run:
     return replace(config, distributed=distributed, launch=LaunchConfig(), cluster=ClusterConfig())
 
 
+def few(config: Trained, size: int) -> Trained:
+    """The run with few rows a step, in one pass over short replies where it is PPO."""
+    config = replace(config, data=first_rows(config.data), batch=replace(config.batch, size=size))
+    if not isinstance(config, PPOConfig):
+        return config
+    return replace(
+        config,
+        ppo=replace(config.ppo, mini_batches=1, replies=1, ema=None),
+        critic=replace(config.critic, warmup=0),
+        generation=replace(config.generation, max_new_tokens=min(REPLY_TOKENS, config.generation.max_new_tokens)),
+    )
+
+
 def first_rows(data: DataConfig) -> DataConfig:
     """The first `ROWS` of each split."""
     return replace(data, train=_limited(data.train), eval=_limited(data.eval))
@@ -58,7 +80,7 @@ def _limited(source: SourceConfig) -> SourceConfig:
     return replace(source, limit=min(source.limit or ROWS, ROWS))
 
 
-def shortest(examples: Sequence[Example], count: int = FEW) -> list[Example]:
+def shortest(examples: Sequence[Example], count: int) -> list[Example]:
     """The rows of fewest tokens, which cost least; in the order of the data where they are alike."""
     return sorted(examples, key=lambda example: laid_out_length(example, Layout.shared))[:count]
 
@@ -106,24 +128,24 @@ class Subject:
 
 
 def ends_of(model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, settings: ModelConfig) -> list[int]:
-    """The tokens at which generation stops; of a reward model at which that of its folder's policy does."""
+    """The tokens at which generation stops; of a model that only scores, those in which the replies may end."""
     if isinstance(model, LanguageModel):
         return end_ids(model.hf, tokenizer)
     listed: list[int] = []
     if settings.path is not None and (Path(settings.path) / GENERATION_CONFIG_NAME).is_file():
         own = GenerationConfig.from_pretrained(settings.path).eos_token_id
         listed = own if isinstance(own, list) else [] if own is None else [own]
-    return list(dict.fromkeys([tokenizer.eos_token_id, *listed]))
+    turn = end_of_turn(tokenizer)
+    return list(dict.fromkeys([tokenizer.eos_token_id, *listed, *([] if turn is None else [turn])]))
 
 
 def subject_of(config: TrainingConfig, need: Need) -> Subject:
-    """The run on its first rows: data first, as the run itself has it, then the model."""
-    config = replace(config, data=first_rows(config.data), batch=replace(config.batch, size=FEW))
+    """The run on the shortest rows, `batch.size` of them: data first, as the run itself has it, then the model."""
     prepared = prepare(config, need)
     load = load_scalar_model if isinstance(config, RewardConfig) else load_language_model
     torch.manual_seed(config.seed)
     model = load(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, _ = prepared.batches(model)
-    few = shortest(train.examples)
+    few = shortest(train.examples, config.batch.size)
     batch = replace(train.config, size=len(few))
     return Subject(config, prepared, model, replace(train, examples=few, config=batch))

@@ -24,7 +24,7 @@ USAGE = """usage: alignment VERB ...
   alignment run RECIPE                 run one; what it makes is in its output_dir
   alignment run RECIPE key=value ...   with other settings: alignment run tiny_dpo loss.beta=0.2 train.max_steps=50
   alignment run RECIPE --help          its presets, and every key with its value in this recipe
-  alignment check RECIPE key=value ... whether that run is sound, in about a minute, and nothing is written: tokens that
+  alignment check RECIPE key=value ... whether that run is sound, in minutes, and nothing is written: the tokens that
                                        carry loss, ends, lengths, layout, gradients, judges; exit code 1 where not
   alignment submit RECIPE cluster=slurm key=value ...    hand it to Slurm; --dry-run shows the script
   alignment status RUN                 how far it is; RUN is an output_dir, of a sweep or a pipeline too

@@ -36,11 +36,12 @@ def pair(animal: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The path of `pairs` and of `demonstrations`, ten rows each."""
+    """The path of `pairs`, `prompts` and `demonstrations`, ten rows each."""
     folder = tmp_path_factory.mktemp("data")
     pairs = [pair(animal) for animal in ANIMALS]
     rows = {
         "pairs": pairs,
+        "prompts": [{"prompt": row["prompt"]} for row in pairs],
         "demonstrations": [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs],
     }
     for name, content in rows.items():

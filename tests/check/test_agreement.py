@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from alignment.check import learning, subject
 from alignment.config.parts import LoraConfig, ModelConfig, TrainConfig
 from alignment.config.tasks import DPOConfig, ORPOConfig, RewardConfig, SFTConfig
-from alignment.config.vocabulary import Grade, Layout
+from alignment.config.vocabulary import Grade, Layout, Schedule
 from alignment.data.pack import Batch
 from alignment.losses import DPOLoss
 from alignment.models import attention
@@ -135,3 +135,11 @@ def test_nothing_is_written_beside_the_model_and_the_data(
     before = state()
     assert list(checked(DPOConfig, "pairs"))
     assert state() == before
+
+
+def test_the_trial_steps_have_the_run_s_optimizer_and_no_schedule() -> None:
+    own = TrainConfig(epochs=3, learning_rate=1e-6, warmup_ratio=0.5, weight_decay=0.1, betas=[0.8, 0.9])
+    wanted = TrainConfig(
+        max_steps=11, learning_rate=1e-3, schedule=Schedule.constant, weight_decay=0.1, betas=[0.8, 0.9]
+    )
+    assert learning.constant(own, 1e-3) == wanted

@@ -104,7 +104,7 @@ def test_a_missing_end_token_is_found(tampered: Callable[..., Any], verdict: Cal
 def test_an_end_at_which_generation_does_not_stop_is_warned_of(
     pretrained: str, templated: Callable[..., Any], verdict: Callable[..., Any]
 ) -> None:
-    other = SOUND.replace("eos_token", "'<|user|>'")
+    other = SOUND.replace("eos_token", "' over.'")
     found = verdict(ENDS, SFTConfig, "demonstrations", model=templated(other))
     assert found.grade is Grade.warn and "generation_config.eos_token_id" in found.figure
 
