@@ -92,8 +92,9 @@ def _scalar_model(
             lacking.remove(head)
         _require_all(lacking, hf, config.path, key)
     check_vocabulary(hf, tokenizer)
+    tried = ScalarModel(hf, placement)
     with placement.by_layer(hf):
-        check_scores(ScalarModel(hf, placement))
+        check_scores(tried)
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     return ScalarModel(_prepared(hf, config, placement), placement, weight)
 
