@@ -18,8 +18,8 @@ from alignment.check.experience import actor_objective, experienced
 from alignment.check.subject import FEW, NEEDS, few, in_one_process, subject_of
 from alignment.check.verdict import Verdict, graded
 from alignment.config.cluster import ClusterConfig
+from alignment.config.errors import UserError
 from alignment.config.launch import LaunchConfig
-from alignment.config.parts import UserError
 from alignment.config.run import TrainingConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Grade

@@ -13,9 +13,9 @@ from alignment.check.replies import prompts_of, stops
 from alignment.check.start import reference_start
 from alignment.check.subject import FEW, NEEDS, Subject, few, in_one_process, subject_of
 from alignment.check.verdict import Verdict
+from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig
 from alignment.config.inputs import check_inputs
-from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import DPOConfig, EvaluateConfig, PPOConfig, RejectionConfig
 from alignment.config.vocabulary import Grade, Need

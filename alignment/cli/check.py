@@ -10,8 +10,8 @@ from alignment.cli.compose import compose, composing
 from alignment.cli.errors import fail
 from alignment.cli.explain import COMPOSE_ERRORS, explain
 from alignment.cli.run import checked
+from alignment.config.errors import ConfigError, UserError
 from alignment.config.inputs import input_paths
-from alignment.config.parts import ConfigError, UserError
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
 from alignment.config.vocabulary import Grade

@@ -11,7 +11,8 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.check import text
-from alignment.config.parts import DataConfig, MarginConfig, ModelConfig, SourceConfig
+from alignment.config.margin import MarginConfig
+from alignment.config.parts import DataConfig, ModelConfig, SourceConfig
 from alignment.config.tasks import DPOConfig, RewardConfig, SFTConfig
 from alignment.config.vocabulary import BadRow, Grade, MarginScale
 from alignment.data import load
@@ -143,7 +144,7 @@ def test_rows_skipped_and_cut_are_counted(
     data = DataConfig(train=SourceConfig(str(path)), on_bad_row=BadRow.skip)
     found = verdict("rows, train", SFTConfig, "demonstrations", data=data)
     assert found.grade is Grade.warn and "10 of the first 11, 1 skipped" in found.figure
-    short = DataConfig(train=SourceConfig(files["demonstrations"]), max_prompt_length=20, max_length=24)
+    short = DataConfig(train=SourceConfig(files["demonstrations"]), max_prompt_length=16, max_length=17)
     found = verdict("rows, train", SFTConfig, "demonstrations", data=short)
     assert found.grade is Grade.fail and "10 of 10 completions their end (100.0%)" in found.figure
 
