@@ -1,17 +1,24 @@
-"""Where a model's weights are while no engine has it: whole in this process, or shared out among several."""
+"""Where a model's weights are while no engine has it, whole in this process or shared out among several, and what the
+products that read them compute in."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
+Held = Callable[[nn.Module, str], torch.dtype | None]
+"""In which dtype a module's own weight, by its name there, is held; None: in the one that it has."""
 
 
 class Placement(Protocol):
     """How a model's weights are read, written and copied. All processes that share one do each of these together."""
+
+    compute: torch.dtype
+    """Of the products of a forward; weights that do not train are held in it."""
 
     def reading(self) -> AbstractContextManager[None]:
         """Inside, `from_pretrained` puts each weight in its place as it is read.
@@ -41,13 +48,16 @@ class Placement(Protocol):
         """What this process has of a weight, to be read and written: all of it, or some of its elements laid flat."""
         ...
 
-    def copy_of(self, module: Module) -> Module:
-        """A second one with weights of its own, as they are now and in the same places."""
+    def copy_of(self, module: Module, held: Held) -> Module:
+        """A second one with weights of its own, as they are now and in the same places, each `held` in its dtype."""
         ...
 
 
 class Whole:
     """In this process: there is nothing to do."""
+
+    def __init__(self, compute: torch.dtype) -> None:
+        self.compute = compute
 
     def reading(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -66,8 +76,19 @@ class Whole:
     def share(self, weight: Tensor) -> Tensor:
         return weight.detach()
 
-    def copy_of(self, module: Module) -> Module:
-        return deepcopy(module)
+    @torch.no_grad()
+    def copy_of(self, module: Module, held: Held) -> Module:
+        return deepcopy(module, {id(p): nn.Parameter(p.to(dtype, copy=True)) for p, dtype in dtypes(module, held)})
 
 
-WHOLE = Whole()
+WHOLE = Whole(torch.float32)
+
+
+def dtypes(module: nn.Module, held: Held) -> Iterator[tuple[nn.Parameter, torch.dtype]]:
+    """Each weight once, in the order of `parameters`, and its dtype: where it is several modules', the widest."""
+    found: dict[int, torch.dtype] = {}
+    for part in module.modules():
+        for name, weight in part.named_parameters(recurse=False):
+            dtype = held(part, name) or weight.dtype
+            found[id(weight)] = torch.promote_types(dtype, found.get(id(weight), dtype))
+    yield from ((weight, found[id(weight)]) for weight in module.parameters())

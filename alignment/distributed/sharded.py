@@ -19,7 +19,8 @@ from alignment.config.parts import DistributedConfig
 from alignment.distributed import world
 from alignment.distributed.deepspeed import ready
 from alignment.distributed.layers import running_by_layer
-from alignment.distributed.placement import WHOLE, Placement
+from alignment.distributed.placement import Held, Placement, Whole, dtypes
+from alignment.distributed.precision import compute_dtype
 from alignment.distributed.settings import deepspeed_settings
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -29,7 +30,7 @@ ANOTHER_SHAPE = "size mismatch"  # as torch says it
 
 def placement_of(config: DistributedConfig) -> Placement:
     """Where the weights of a run's models are: shared out under ZeRO 3, else whole in each process."""
-    return Sharded(config) if config.zero == 3 else WHOLE
+    return Sharded(config) if config.zero == 3 else Whole(compute_dtype(config))
 
 
 class Sharded:
@@ -37,6 +38,7 @@ class Sharded:
 
     def __init__(self, config: DistributedConfig) -> None:
         self._config = config
+        self.compute = compute_dtype(config)
         os.environ.setdefault("LOCAL_RANK", "0")  # zero.Init wants one, and nobody sets it where there is one process
 
     @contextmanager
@@ -84,11 +86,11 @@ class Sharded:
         return share.detach()
 
     @torch.no_grad()
-    def copy_of(self, module: Module) -> Module:
+    def copy_of(self, module: Module, held: Held) -> Module:
         copy = deepcopy(module)  # of a weight that is shared out, nothing but its name
-        for own, other in zip(module.parameters(), copy.parameters(), strict=True):
+        for (own, dtype), other in zip(dtypes(module, held), copy.parameters(), strict=True):
             with self.whole([own]):
-                other.data = own.detach().clone()
+                other.data = own.detach().to(dtype, copy=True)
             vars(own)["convert_to_zero_parameters"]([other])
         return copy
 

@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import cast_adapter_dtype
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -22,6 +23,7 @@ from alignment.distributed.engine import shape_of
 from alignment.distributed.placement import Placement
 from alignment.models.quantized import is_quantized, whole_weight
 from alignment.models.routers import has_routers
+from alignment.models.save import as_saved
 from alignment.models.scalar_head import head_name, scalar_head
 from alignment.terminal import say
 
@@ -49,6 +51,7 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
     )
     try:
         inject_adapter_in_model(peft_config, hf)
+        cast_adapter_dtype(hf, DEFAULT)  # float32, whatever the weights beneath are held in
     except ValueError as error:
         raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}, got {config.targets}") from error
     _check_layers(hf)
@@ -92,6 +95,7 @@ def add_another(hf: PreTrainedModel, name: str, rank: int, alpha: int) -> None:
     layers = [key for key, module in hf.named_modules() if isinstance(module, LoraLayer)]
     before = vars(hf).pop("peft_config")  # found there, it has peft warn of several adapters, which are what is wanted
     inject_adapter_in_model(PeftLoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), hf, adapter_name=name)
+    cast_adapter_dtype(hf, name)
     vars(hf)["peft_config"] = before | vars(hf)["peft_config"]
 
 
@@ -101,14 +105,18 @@ def use_adapter(hf: PreTrainedModel, name: str) -> None:
         layer.set_adapter(name)
 
 
-def save_adapter(hf: PreTrainedModel, folder: Path, placement: Placement, *, write: bool = True) -> None:
-    """The adapter, and the scalar head if there is one, in peft's form; `write` as in `save_model`."""
+def save_adapter(
+    hf: PreTrainedModel, folder: Path, placement: Placement, dtype: torch.dtype, *, write: bool = True
+) -> None:
+    """The adapter, and the scalar head if there is one, in peft's form; `dtype` as in `write_weights`, `write` as in
+    `save_model`."""
     kept, head = {}, head_name(hf)
     for name, tensor in hf.state_dict(keep_vars=True).items():
         if f".{DEFAULT}." in name or (head is not None and name.startswith(f"{head}.")):
             with placement.whole([tensor]):
                 if write:
-                    kept[PREFIX + name.replace(f".{DEFAULT}.", ".")] = placement.kept(tensor).contiguous()
+                    saved = as_saved(hf, name, placement.kept(tensor), dtype)
+                    kept[PREFIX + name.replace(f".{DEFAULT}.", ".")] = saved.contiguous()
     if not write:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -228,5 +236,5 @@ def _parameters(layer: Any) -> list[nn.Parameter]:
 def _merged(layer: Any) -> Tensor:
     weight = whole_weight(layer.get_base_layer())
     for adapter in layer.active_adapters:  # on the CPU: a second copy of the weights may not fit on the GPU
-        weight = weight.cpu() + layer.get_delta_weight(adapter).detach().cpu()
+        weight = weight.cpu().float() + layer.get_delta_weight(adapter).detach().cpu().float()
     return weight

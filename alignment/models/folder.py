@@ -19,6 +19,7 @@ from alignment.config.vocabulary import Attention
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import CONFIG_FILE
 from alignment.models.files import check_folder, holds_packed_weights, one_line, read_json
+from alignment.models.held import made_in
 from alignment.models.merge import merge_adapter
 from alignment.models.quantized import check_quantized, quantization_of
 from alignment.terminal import say
@@ -105,9 +106,10 @@ _say_once = cache(say)
 
 
 def from_folder(
-    auto: Any, config: ModelConfig, placement: Placement, folder: ModelFolder, **settings: Any
+    auto: Any, config: ModelConfig, placement: Placement, folder: ModelFolder, held: torch.dtype, **settings: Any
 ) -> tuple[PreTrainedModel, list[str], list[str]]:
-    """The model, the weights that it has and the folder has not, and those that the folder has and it has not.
+    """The model, the weights that it has and the folder has not, and those that the folder has and it has not. Its
+    products' weights are `held` in that dtype (`made_in`).
 
     Raises:
         ConfigError: there is no such model, or its files are cut or damaged.
@@ -120,11 +122,12 @@ def from_folder(
         for name, value in settings.items():
             setattr(hf_config, name, value)
         settings = {"config": hf_config}  # which now says what is not to be quantised
+        held = torch.float32  # of what is not
         if not holds_packed_weights(folder.path, folder.key):  # transformers would take them for packed ones
             settings["quantization_config"] = BitsAndBytesConfig(**quantization_of(hf_config) or {})
             del hf_config.quantization_config
     try:
-        with placement.reading(), _without_adapter(folder) as path:
+        with placement.reading(), made_in(held), _without_adapter(folder) as path:
             hf, found = auto.from_pretrained(
                 path,
                 dtype=torch.float32,
@@ -142,6 +145,12 @@ def from_folder(
         beside = " beside whole weights" if adapter == folder.path else ""
         _say_once(f"{where}: the adapter in {adapter}{beside} is merged into its base, {folder.path}")
     return hf, sorted(lacking), sorted(found["unexpected_keys"])
+
+
+def dtype_of(folder: ModelFolder) -> torch.dtype:
+    """That its config names for its weights; float32 where it names none."""
+    found = read_config(folder).dtype
+    return found if isinstance(found, torch.dtype) else torch.float32
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from alignment.data.pack import PADDING, Batch
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import use_adapter
 from alignment.models.attention import FLEX, attention_inputs, check_branches, in_fixed_lengths, use_grouped_attention
+from alignment.models.held import asked
 from alignment.models.last_layer import feed_forward_at, reads_apart
 from alignment.models.logprobs import entropy_of, logprobs_of
 from alignment.models.one_run import in_one_run
@@ -29,14 +30,22 @@ CHUNK = 2**25  # logits that exist at the same time: 128 MiB of float32
 class Trunk(nn.Module):
     """A transformer, of which the body is read; the head is the subclass's."""
 
-    def __init__(self, hf: PreTrainedModel, placement: Placement, router_weight: float = 0.0) -> None:
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        placement: Placement,
+        router_weight: float = 0.0,
+        saved_in: torch.dtype = torch.float32,
+    ) -> None:
+        """`saved_in`: the dtype in which the weights are saved, whatever they are held in."""
         super().__init__()
         use_grouped_attention(hf)
         self.hf = hf
         self.placement = placement
+        self.saved_in = saved_in
         self.router_weight = router_weight
         self.router_loss: Tensor | None = None  # of the last forward, weighted; a training step adds it to its loss
-        with placement.by_layer(hf):
+        with asked(hf, placement):
             self.reads_apart = reads_apart(hf)
         self.adapter: str | None = None  # which one is this role's, where roles share a backbone
 

@@ -11,6 +11,7 @@ from alignment.data.records import Source
 from alignment.data.tokenize import Example
 from alignment.models.attention import check_branches
 from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.held import asked
 from alignment.models.readout import token_logprobs, token_values
 from alignment.terminal import say
 
@@ -39,7 +40,7 @@ def _problem(model: LanguageModel | ScalarModel) -> str | None:
     """Why the shared layout is not for this model; None where it is."""
     try:
         check_branches(model.hf)
-        with model.placement.by_layer(model):
+        with asked(model, model.placement):
             shared, separate = (_read(model, layout) for layout in (Layout.shared, Layout.separate))
     except ConfigError as error:
         return str(error)

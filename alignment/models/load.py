@@ -2,28 +2,24 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from alignment.config.parts import ConfigError, LoraConfig, ModelConfig, require
+from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import add_adapter, lora_layers, merged_state, merged_weights, save_adapter
 from alignment.models.checks import check_logits, check_scores, check_vocabulary
-from alignment.models.files import one_line
-from alignment.models.folder import attention_of, find_model, from_folder, is_scalar_folder, read_config
+from alignment.models.folder import dtype_of, find_model, from_folder, is_scalar_folder, read_config
 from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.held import asked
+from alignment.models.init import from_init
 from alignment.models.routers import has_routers, router_weight
 from alignment.models.save import write_weights
 from alignment.models.scalar_head import draw_head, fill_head, head_name
@@ -31,23 +27,46 @@ from alignment.models.tokenizer import with_padding_apart
 
 
 def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement) -> LanguageModel:
-    """A causal LM from `model.path`, or a random one of `model.init`; with an adapter where one is asked for.
+    """To train: a causal LM from `model.path`, or a random one of `model.init`; with an adapter where one is asked for.
 
     Args:
         placement: where its weights go as they are read, in a run `placement_of(config.distributed)`. A random model is
             for tests and small recipes: it is drawn whole, as one process draws it, and shared out when it is done.
     """
+    return _language_model(config, tokenizer, placement, _trained_in(config, placement))
+
+
+def load_frozen_language_model(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement
+) -> LanguageModel:
+    """The same, to be read only: its weights are held in what they compute in."""
+    model = _language_model(config, tokenizer, placement, placement.compute)
+    freeze(model)
+    return model
+
+
+def _language_model(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement, held: torch.dtype
+) -> LanguageModel:
+    auto, saved_in = AutoModelForCausalLM, torch.float32
     if config.path is None:
-        hf = _from_init(AutoModelForCausalLM, config, tokenizer)
+        hf = from_init(auto, config, tokenizer, held)
     else:
-        hf, lacking, _ = from_folder(AutoModelForCausalLM, config, placement, find_model(config.path, "model.path"))
+        folder = find_model(config.path, "model.path")
+        hf, lacking, _ = from_folder(auto, config, placement, folder, held)
+        saved_in = dtype_of(folder)
         _require_all(lacking, hf, config.path, "model.path")
     check_vocabulary(hf, tokenizer)
     tried = LanguageModel(hf, placement)
-    with placement.by_layer(hf):
+    with asked(hf, placement):
         check_logits(tried)
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
-    return LanguageModel(_prepared(hf, config, placement), placement, weight)
+    return LanguageModel(_prepared(hf, config, placement), placement, weight, saved_in)
+
+
+def _trained_in(config: ModelConfig, placement: Placement) -> torch.dtype:
+    """What the weights of a model that trains are held in, but for an adapter's, which are float32."""
+    return placement.compute if config.lora.rank else torch.float32
 
 
 def load_scalar_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement) -> ScalarModel:
@@ -57,13 +76,14 @@ def load_scalar_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, p
     Args:
         placement: as in `load_language_model`.
     """
-    return _scalar_model(config, tokenizer, placement, "model.path", has_head=False)
+    held = _trained_in(config, placement)
+    return _scalar_model(config, tokenizer, placement, held, "model.path", has_head=False)
 
 
 def load_reward_model(
     config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement, *, key: str
 ) -> ScalarModel:
-    """A model whose scalar head has been trained, from the folder `config.path`.
+    """A model whose scalar head has been trained, from the folder `config.path`, to be trained on.
 
     Args:
         placement: as in `load_language_model`.
@@ -72,19 +92,36 @@ def load_reward_model(
     Raises:
         ConfigError: the folder has no scalar head (a causal LM's has none); names `key` and the missing weight.
     """
-    return _scalar_model(config, tokenizer, placement, key, has_head=True)
+    return _scalar_model(config, tokenizer, placement, _trained_in(config, placement), key, has_head=True)
+
+
+def load_frozen_reward_model(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement, *, key: str
+) -> ScalarModel:
+    """The same, to be read only: its weights are held in what they compute in, its head in float32."""
+    model = _scalar_model(config, tokenizer, placement, placement.compute, key, has_head=True)
+    freeze(model)
+    return model
 
 
 def _scalar_model(
-    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement, key: str, *, has_head: bool
+    config: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    placement: Placement,
+    held: torch.dtype,
+    key: str,
+    *,
+    has_head: bool,
 ) -> ScalarModel:
     auto, one = AutoModelForSequenceClassification, {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
+    saved_in = torch.float32
     if config.path is None:
-        hf = _from_init(auto, config, tokenizer, **one)
+        hf = from_init(auto, config, tokenizer, held, **one)
         draw_head(hf, placement)
     else:
         folder = find_model(config.path, key)
-        hf, lacking, unexpected = from_folder(auto, config, placement, folder, **one)
+        hf, lacking, unexpected = from_folder(auto, config, placement, folder, held, **one)
+        saved_in = dtype_of(folder)
         filled, head = fill_head(hf, folder.path, unexpected, key, placement), f"{head_name(hf)}.weight"
         lacking = [name for name in lacking if name not in filled]
         if head in lacking and not has_head and not is_scalar_folder(folder):
@@ -93,10 +130,10 @@ def _scalar_model(
         _require_all(lacking, hf, config.path, key)
     check_vocabulary(hf, tokenizer)
     tried = ScalarModel(hf, placement)
-    with placement.by_layer(hf):
+    with asked(hf, placement):
         check_scores(tried)
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
-    return ScalarModel(_prepared(hf, config, placement), placement, weight)
+    return ScalarModel(_prepared(hf, config, placement), placement, weight, saved_in)
 
 
 def _require_all(lacking: list[str], hf: PreTrainedModel, path: str, key: str) -> None:
@@ -134,8 +171,8 @@ def save_model(
     model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, write: bool = True
 ) -> None:
     """Hugging Face form: config, safetensors, tokenizer and chat template. An adapter is merged into the weights, and
-    saved by itself in the folder's `adapter`, in peft's form. Who loads a scalar model with transformers gets the score
-    of each text's end, whatever the tokenizer pads with.
+    saved by itself in the folder's `adapter`, in peft's form. Weights are saved in the dtype that the model came in.
+    Who loads a scalar model with transformers gets the score of each text's end, whatever the tokenizer pads with.
 
     Args:
         write: whether it is this process that writes. All that share the model's weights call it, and one of them
@@ -148,9 +185,9 @@ def save_model(
         tokenizer = with_padding_apart(tokenizer)
         model.hf.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if write:
-        write_weights(model.hf, state, folder)
+        write_weights(model.hf, state, folder, model.saved_in)
     if has_adapter:
-        save_adapter(model.hf, folder / "adapter", model.placement, write=write)
+        save_adapter(model.hf, folder / "adapter", model.placement, model.saved_in, write=write)
     if write:
         tokenizer.save_pretrained(folder)
 
@@ -158,47 +195,6 @@ def save_model(
 def freeze(model: nn.Module) -> None:
     model.requires_grad_(False)
     model.eval()
-
-
-def init_config(config: ModelConfig, ids: dict[str, Any] | None = None, **settings: Any) -> PreTrainedConfig:
-    """The config that `model.init` asks for; it goes before `ids`, and `settings` before it.
-
-    Raises:
-        ConfigError: no architecture of that name, or one without such a field, or with a value that it refuses.
-    """
-    kind = config.init["model_type"]
-    require(kind in CONFIG_MAPPING, "model.init.model_type must be one that transformers knows", kind)
-    try:
-        hf_config = AutoConfig.for_model(**{**(ids or {}), **config.init, **settings})
-    except (ValueError, StrictDataclassError) as error:
-        raise ConfigError(f"model.init: {one_line(error)}, got {config.init}") from error
-    unknown = sorted(set(config.init) - set(type(hf_config)().to_dict()) - {"model_type"})
-    if unknown:
-        raise ConfigError(
-            f"model.init.{unknown[0]} is not a field of {type(hf_config).__name__}, got {config.init[unknown[0]]!r}"
-        )
-    return hf_config
-
-
-def config_of(config: ModelConfig) -> PreTrainedConfig:
-    """The config of the model that a run will load, before any weight is."""
-    return init_config(config) if config.path is None else read_config(find_model(config.path, "model.path"))
-
-
-def _from_init(auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> PreTrainedModel:
-    ids = {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    kind = config.init["model_type"]
-    hf_config = init_config(config, ids, **settings)
-    attention = attention_of(auto, hf_config, config.attention, f"model.init ({kind})")
-    try:
-        return auto.from_config(hf_config, attn_implementation=attention, dtype=torch.float32)
-    except ValueError as error:
-        raise ConfigError(f"model.init with model.attention={attention}: {one_line(error)}") from error
 
 
 def _prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:

@@ -14,6 +14,7 @@ from alignment.config.parts import ConfigError
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import CONFIG_FILE, DEFAULT, PREFIX
 from alignment.models.files import check_adapter, one_line, read_json
+from alignment.models.held import widened
 
 
 @torch.no_grad()
@@ -43,7 +44,7 @@ def merge_adapter(hf: PreTrainedModel, folder: Path, key: str, placement: Placem
         raise ConfigError(f"{key}: the adapter in {str(folder)!r} {what}")
     tuned: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in tuned:
-        with placement.whole(list(layer.parameters()), write=True):
+        with placement.whole(list(layer.parameters()), write=True), widened(layer):
             layer.merge()
     model.base_model.unload()
     for parameter in trained:

@@ -16,6 +16,7 @@ from alignment.config.parts import require
 from alignment.data.pack import Batch
 from alignment.models.adapters import DEFAULT, adapter_off, add_another, lora_layers, read_adapter, write_adapter
 from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.held import as_its_original
 from alignment.models.load import freeze
 from alignment.models.readout import token_logprobs
 from alignment.models.scalar_head import scalar_head
@@ -55,7 +56,7 @@ def reference_of(policy: LanguageModel) -> Reference:
     """The reference of a policy that has not been trained yet."""
     if lora_layers(policy.hf):
         return AdapterOff(policy)
-    copy = policy.placement.copy_of(policy)
+    copy = policy.placement.copy_of(policy, as_its_original(policy.placement.compute))
     freeze(copy)
     return FrozenCopy(copy)
 

@@ -11,26 +11,44 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from alignment.config.parts import UserError
 from alignment.models.quantized import quantization_of
+from alignment.models.scalar_head import head_name
 
 FILE_SIZE = "50GB"  # as in transformers: what is larger is saved in several files, with an index
 
 
-def write_weights(hf: PreTrainedModel, state: dict[str, Tensor], folder: Path) -> None:
-    """Config and safetensors of a model whose weights are those of `state`, wherever its own are.
+def write_weights(hf: PreTrainedModel, state: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> None:
+    """Config and safetensors of a model whose weights are those of `state`, wherever its own are; in `dtype`, but for
+    what `as_saved` keeps, and the config says so.
 
     Raises:
         UserError: one has another shape than in a model of this config, or is not there; nothing is written.
     """
     check_shapes(hf, state)
+    buffers = {name for name, _ in hf.named_buffers()}
+    written: dict[int, Tensor] = {}  # one tensor for all its names
+    state = {
+        name: weight if name in buffers else written.setdefault(id(weight), as_saved(hf, name, weight, dtype))
+        for name, weight in state.items()
+    }
     if quantization_of(hf.config) is not None:
         hf = _in_whole_weights(hf)
     total = sum(weight.numel() for weight in {id(weight): weight for weight in state.values()}.values())
     hf.save_pretrained(folder, state_dict=state, max_shard_size=FILE_SIZE)
+    hf.config.dtype = dtype  # transformers has written what its first weight is held in
+    hf.config.save_pretrained(folder)
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     if index.exists():  # transformers has counted what is in the model
         content = json.loads(index.read_text())
         content["metadata"]["total_parameters"] = total
         index.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def as_saved(hf: PreTrainedModel, name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in `dtype`; as it is where that is what it is, a scalar head's, whose scores bfloat16 would round to
+    ties, and one that its architecture keeps in float32 whatever the others are."""
+    strict = any(kept in name for kept in hf._keep_in_fp32_modules_strict or ())
+    is_kept = strict or name.rpartition(".")[0] == head_name(hf) or not weight.is_floating_point()
+    return weight if is_kept or weight.dtype == dtype else weight.to("cpu", dtype)
 
 
 def check_shapes(hf: PreTrainedModel, state: dict[str, Tensor]) -> None:

@@ -110,8 +110,23 @@ class Ends(StoppingCriteria):
         return ended | ((~ended).sum() < self.live)
 
 
+def attended_in(states: Tensor) -> torch.dtype:
+    """What attention computes in: positions make float32 of bfloat16 keys, which it would cast back at each token."""
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+
+
+class SlidingLayer(DynamicSlidingWindowLayer):
+    """Keys and values of a window, in the dtype that attention computes in."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        key_states, value_states = (states.to(attended_in(states)) for states in (key_states, value_states))
+        return super().update(key_states, value_states, *args, **kwargs)
+
+
 class RoomyLayer(DynamicLayer):
-    """Keys and values in blocks with room for the whole reply: a step writes its own and copies no others."""
+    """Keys and values in blocks with room for the whole reply, in the dtype that attention computes in: a step writes
+    its own and copies no others."""
 
     def __init__(self, length: int) -> None:
         """`length`: of prompt and reply."""
@@ -120,6 +135,7 @@ class RoomyLayer(DynamicLayer):
         self.blocks: list[Tensor] | None = None  # [rows, heads, length, D], of which keys and values are the beginning
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        key_states, value_states = (states.to(attended_in(states)) for states in (key_states, value_states))
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before = self.get_seq_length()
@@ -151,7 +167,11 @@ class RoomyLayer(DynamicLayer):
 
 def _cache(hf: Any, length: int) -> DynamicCache:
     cache = DynamicCache(config=hf.config)
-    cache.layers = [RoomyLayer(length) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    for place, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            cache.layers[place] = RoomyLayer(length)
+        elif type(layer) is DynamicSlidingWindowLayer:
+            cache.layers[place] = SlidingLayer(layer.sliding_window)
     return cache
 
 

@@ -18,7 +18,7 @@ from alignment.distributed.sharded import placement_of
 from alignment.distributed.world import pick_device, rank, size, sum_over_ranks
 from alignment.models.heads import ScalarModel
 from alignment.models.layout import settle_layout
-from alignment.models.load import freeze, load_reward_model
+from alignment.models.load import load_frozen_reward_model
 from alignment.models.positions import max_positions
 from alignment.models.readout import sequence_scores
 from alignment.models.tokenizer import prepare_tokenizer
@@ -118,9 +118,8 @@ def reward_model_scorer(
     settings = ModelConfig(path=path)
     with told_of(key):
         tokenizer = prepare_tokenizer(settings)
-        model = load_reward_model(settings, tokenizer, placement_of(distributed), key=key)
-    model = model.to(pick_device(distributed.device))
-    freeze(model)
+        model = load_frozen_reward_model(settings, tokenizer, placement_of(distributed), key=key)
+    model.to(pick_device(distributed.device))
     batch = replace(batch, layout=settle_layout(model, batch.layout))
     reader = Reader(tokenizer, max_positions(model.hf.config).limit, key)
     return RewardModelScorer(model, reader, batch, distributed, path)

@@ -116,8 +116,9 @@ def push_weights(model: LanguageModel, client: "VLLMClient") -> None:
     device = next(model.parameters()).device
     state = merged_state(model.hf, model.placement)
     names = [name.replace(".base_layer.", ".") for name, _ in model.hf.named_parameters() if ".lora_" not in name]
-    metadata = [(name, str(state[name].dtype).removeprefix("torch."), list(state[name].shape)) for name in names]
-    client.update_named_params(metadata, ((name, state[name].to(device)) for name in names))
+    dtype = model.saved_in  # as the server read them from their folder
+    metadata = [(name, str(dtype).removeprefix("torch."), list(state[name].shape)) for name in names]
+    client.update_named_params(metadata, ((name, state[name].to(device, dtype)) for name in names))
     client.reset_prefix_cache()  # keys and values of the old weights
 
 

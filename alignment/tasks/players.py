@@ -19,7 +19,7 @@ from alignment.distributed.sharded import placement_of
 from alignment.distributed.world import pick_device, rank, size, sum_over_ranks
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
-from alignment.models.load import load_language_model
+from alignment.models.load import load_frozen_language_model
 from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.rollout.samples import Samples, build_generator, sample
@@ -133,7 +133,7 @@ class Player:
 def load_player(config: EvaluateConfig, name: str, entry: Entry) -> Player:
     distributed = config.distributed
     with told_of(f"runs.{name}"):
-        policy = load_language_model(entry.settings, entry.tokenizer, placement_of(distributed))
+        policy = load_frozen_language_model(entry.settings, entry.tokenizer, placement_of(distributed))
     policy = policy.to(pick_device(distributed.device))
     batch = replace(config.batch, layout=settle_layout(policy, config.batch.layout))
     return Player(entry, policy, FrozenEngine(policy, config=distributed, sharded=distributed.zero == 3), batch)

@@ -15,8 +15,9 @@ from alignment.distributed import world
 from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import Engine, TorchEngine
 from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.init import config_of
 from alignment.models.layout import settle_layout
-from alignment.models.load import config_of, save_model
+from alignment.models.load import save_model
 from alignment.models.positions import max_positions
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.terminal import say

@@ -13,7 +13,7 @@ from alignment.data.load import Loaded
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.sharded import placement_of
 from alignment.distributed.world import is_main
-from alignment.models.load import load_language_model
+from alignment.models.load import load_frozen_language_model
 from alignment.rollout.generate import TransformersGenerator
 from alignment.rollout.reward import build_reward
 from alignment.rollout.samples import Samples, build_generator, sample, side_by_side
@@ -33,7 +33,7 @@ def run(config: RejectionConfig, folder: Path) -> None:
     Judge(reward, None).check(prompts.records, tokenizer)
     if config.distributed.zero == 3:
         reward.share_out()
-    policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
+    policy = load_frozen_language_model(config.model, tokenizer, placement_of(config.distributed))
     engine = FrozenEngine(policy, config=config.distributed, sharded=config.distributed.zero == 3)
     generator = build_generator(policy, tokenizer, config.generation, config.distributed)
     samples = draw(generator, engine, prompts, config)

@@ -52,8 +52,12 @@ INIT = {
 }
 TRAIN = TrainConfig(max_steps=STEPS, learning_rate=3e-3, warmup_steps=2, weight_decay=0.1, max_grad_norm=0.5)
 BATCH = BatchConfig(size=6, max_tokens=48, layout=Layout.shared)
-ADAPTERS = {"lora": LoraConfig(rank=4), "lora on the head": LoraConfig(rank=4, targets=["q_proj", "lm_head"])}
-METHODS = ("sft", "reward", "dpo", "orpo", "lora", "bfloat16")  # lora: DPO of adapters; bfloat16: SFT
+ADAPTERS = {
+    "lora": LoraConfig(rank=4),
+    "lora on the head": LoraConfig(rank=4, targets=["q_proj", "lm_head"]),
+    "bfloat16 lora": LoraConfig(rank=4),
+}
+METHODS = ("sft", "reward", "dpo", "orpo", "lora", "bfloat16", "bfloat16 lora")  # lora: DPO of adapters; bfloat16: SFT
 
 
 def examples(num_completions: int) -> list[Example]:
@@ -87,7 +91,7 @@ def config_of(stage: str, folder: Path, precision: Precision = Precision.float32
 def build(method: str, config: DistributedConfig) -> tuple[Engine, Any]:
     torch.manual_seed(0)
     lora = ADAPTERS.get(method, LoraConfig())
-    model_config = ModelConfig(init=INIT, lora=lora, gradient_checkpointing=method in ("orpo", "lora"))
+    model_config = ModelConfig(init=INIT, lora=lora, gradient_checkpointing=method in ("orpo", "lora", "bfloat16 lora"))
     tokenizer = load_tokenizer(model_config)
     load = load_scalar_model if method == "reward" else load_language_model
     model = load(model_config, tokenizer, placement_of(config))
@@ -304,7 +308,7 @@ def main() -> None:
         config = config_of(stage, out.parent)
         world.init(config)
         for method in METHODS:
-            kind = config_of(stage, out.parent, Precision.bfloat16) if method == "bfloat16" else config
+            kind = config_of(stage, out.parent, Precision.bfloat16) if method.startswith("bfloat16") else config
             results[f"{method}/{stage}"] = run(method, stage, kind)
         if stage != "none":
             results[f"left out/{stage}"] = all(world.gathered(left_out(config)))

@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,22 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from alignment.config.parts import ConfigError, DistributedConfig, LoraConfig, ModelConfig
-from alignment.config.vocabulary import Device, Layout
+from alignment.config.vocabulary import Device, Layout, Precision
 from alignment.distributed import world
 from alignment.distributed.deepspeed import DeepSpeedEngine, ready
 from alignment.distributed.engine import Engine, TorchEngine, counts, shape_of
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.sharded import placement_of
 from alignment.models import save
+from alignment.models.held import as_its_original
 from alignment.models.layout import settle_layout
-from alignment.models.load import load_language_model, load_scalar_model, save_model
+from alignment.models.load import (
+    load_frozen_language_model,
+    load_frozen_scalar_model,
+    load_language_model,
+    load_scalar_model,
+    save_model,
+)
 from alignment.models.tokenizer import load_tokenizer
 from alignment.tasks.prepare import save_trained
 from alignment.training.optim import build_optimizer
@@ -36,13 +44,16 @@ from alignment.training.step import to_floats, train_step
 STEPS = 3
 PLAIN = DistributedConfig(device=Device.cpu)
 MIXTURE = {**INIT, "model_type": "mixtral", "num_local_experts": 4, "tie_word_embeddings": True}
-MODELS: dict[str, tuple[str, Callable[..., Any], str, LoraConfig]] = {  # its folder, loader, method and adapter
+MODELS: dict[str, tuple[str, Callable[..., Any], str, LoraConfig]] = {  # folder, loader, method if any, adapter
     "policy": ("policy", load_language_model, "sft", LoraConfig()),
     "new head": ("policy", load_scalar_model, "reward", LoraConfig()),
     "scalar": ("reward", load_scalar_model, "reward", LoraConfig()),
     "lora": ("policy", load_language_model, "lora", LoraConfig(rank=4)),
     "lora, new head": ("policy", load_scalar_model, "reward", LoraConfig(rank=4)),
     "experts": ("mixture", load_language_model, "sft", LoraConfig()),
+    "bfloat16 lora": ("policy", load_language_model, "lora", LoraConfig(rank=4)),
+    "bfloat16": ("reward", load_frozen_scalar_model, "", LoraConfig()),
+    "bfloat16 policy": ("mixture", load_frozen_language_model, "", LoraConfig()),
 }
 BROKEN = ("lacking", "misshapen")
 
@@ -71,11 +82,15 @@ def write_folders(folder: Path) -> None:
         save_file(weights, file, metadata={"format": "pt"})
 
 
+def precise(name: str, config: DistributedConfig) -> DistributedConfig:
+    return replace(config, precision=Precision.bfloat16) if name.startswith("bfloat16") else config
+
+
 def load(name: str, folder: Path, config: DistributedConfig) -> Any:
     torch.manual_seed(0)
     where, loader, _, lora = MODELS[name]
     settings = ModelConfig(path=str(folder / where), lora=lora)
-    return loader(settings, load_tokenizer(settings), placement_of(config))
+    return loader(settings, load_tokenizer(settings), placement_of(precise(name, config)))
 
 
 def problem(name: str, folder: Path, config: DistributedConfig) -> str:
@@ -89,7 +104,7 @@ def problem(name: str, folder: Path, config: DistributedConfig) -> str:
 
 def trained(name: str, folder: Path, config: DistributedConfig) -> tuple[Any, Engine, list[list[float]]]:
     """A few steps: of each the loss and the gradient's norm."""
-    model, method = load(name, folder, config), MODELS[name][2]
+    model, method, config = load(name, folder, config), MODELS[name][2], precise(name, config)
     optimizer, scheduler = build_optimizer(model, TRAIN, num_steps=STEPS, learning_rate=TRAIN.learning_rate)
     kind = TorchEngine if config.zero is None else DeepSpeedEngine
     engine = kind(model, optimizer, scheduler, config=config, max_grad_norm=TRAIN.max_grad_norm)
@@ -144,12 +159,13 @@ def loaded(name: str, folder: Path, config: DistributedConfig) -> dict[str, Any]
     same = []
     for own, other in zip(model.parameters(), plain.parameters(), strict=True):
         with model.placement.whole([own]):
-            same.append(torch.equal(own, other) and own.requires_grad == other.requires_grad)
-    copy = model.placement.copy_of(model)
-    copied = []
-    for own, other in zip(copy.parameters(), plain.parameters(), strict=True):
+            is_alike = own.dtype == other.dtype and own.requires_grad == other.requires_grad
+            same.append(torch.equal(own, other) and is_alike and vars(own)["ds_tensor"].dtype == own.dtype)
+    copy, whole = (each.placement.copy_of(each, as_its_original(torch.bfloat16)) for each in (model, plain))
+    copied = [{p.dtype for p in whole.parameters()} == {torch.float32, torch.bfloat16}]
+    for own, other in zip(copy.parameters(), whole.parameters(), strict=True):
         with model.placement.whole([own]):
-            copied.append(torch.equal(own, other))
+            copied.append(torch.equal(own, other) and own.dtype == other.dtype)
     return {
         "weights": all(same),
         "copy": all(copied) and not any(p.numel() for p in copy.parameters()),
@@ -165,7 +181,7 @@ def loaded(name: str, folder: Path, config: DistributedConfig) -> dict[str, Any]
 
 def saved(name: str, folder: Path, config: DistributedConfig) -> list[list[float]]:
     """Train and save, beside what one process saves of the same weights."""
-    save.FILE_SIZE = "300KB" if name == "policy" else "50GB"
+    save.FILE_SIZE = "150KB" if name == "policy" else "50GB"
     model, engine, steps = trained(name, folder, config)
     tokenizer = load_tokenizer(ModelConfig(init=INIT))
     save_trained(engine, model, tokenizer, folder / "sharded" / name)
@@ -188,7 +204,8 @@ def main() -> None:
     found: dict[str, Any] = {}
     for index, name in enumerate(MODELS):
         found[f"loaded/{name}"] = world.gathered(loaded(name, folder, default))
-        found[f"steps/{name}"] = saved(name, folder, kinds[index % 3])
+        if MODELS[name][2]:
+            found[f"steps/{name}"] = saved(name, folder, kinds[index % 3])
     for name in BROKEN:
         found[f"problem/{name}"] = world.gathered(problem(name, folder, default))
     if world.is_main():

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-MODELS = ("policy", "new head", "scalar", "lora", "lora, new head", "experts")
+MODELS = ("policy", "new head", "scalar", "lora", "lora, new head", "experts", "bfloat16 lora")
+FROZEN = ("bfloat16", "bfloat16 policy")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def found(folder: Path, run_ranks: Callable[..., None]) -> dict[str, Any]:
     return json.loads((folder / "found.json").read_text())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *FROZEN])
 def test_each_process_has_its_share_of_the_same_model(name: str, found: dict[str, Any]) -> None:
     """Never more than the one largest weight is whole: neither while reading nor for the checks nor for a copy."""
     for rank in found[f"loaded/{name}"]:
@@ -43,7 +44,7 @@ def test_each_process_has_its_share_of_the_same_model(name: str, found: dict[str
 def test_it_trains_as_in_one_process(name: str, found: dict[str, Any], folder: Path, ranks: ModuleType) -> None:
     _, _, steps = ranks.trained(name, folder, ranks.PLAIN)
     for own, plain in zip(found[f"steps/{name}"], steps, strict=True):
-        assert own == pytest.approx(plain, rel=1e-5, abs=1e-5)
+        assert own == pytest.approx(plain, rel=0.02 if name.startswith("bfloat16") else 1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from alignment.config.generation import GenerationConfig
-from alignment.config.parts import ModelConfig
-from alignment.config.vocabulary import Attention
+from alignment.config.parts import DistributedConfig, ModelConfig
+from alignment.config.vocabulary import Attention, Device, Precision
 from alignment.distributed.placement import WHOLE
+from alignment.distributed.precision import autocast, compute_dtype
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model
 from alignment.rollout import decode
@@ -121,6 +122,32 @@ def test_prompts_are_computed_once_where_the_cache_may_be_repeated(
         assert shapes[:2] == [(len(PROMPTS), width - 1), (rows, 1)]
         assert shapes[-1][0] <= rows // 2, "those that ended have left"
         assert len(shapes) == STEPS + 1
+
+
+def test_keys_and_values_are_kept_in_what_attention_computes_in(
+    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the replies are those of transformers' own cache, whose keys positions have made float32."""
+    made: list[DynamicCache] = []
+
+    def cache(hf: Any, length: int) -> DynamicCache:
+        made.append(DynamicCache(config=hf.config) if theirs else own(hf, length))
+        return made[-1]
+
+    own, theirs = decode._cache, False
+    monkeypatch.setattr(decode, "_cache", cache)
+    drawings = []
+    for precision in (Precision.bfloat16, Precision.float32):
+        with autocast(DistributedConfig(device=Device.cpu, precision=precision)):
+            drawings.append(drawn(model, tokenizer))
+        kept = {states.dtype for each in made for layer in each.layers for states in (layer.keys, layer.values)}
+        assert kept <= {compute_dtype(DistributedConfig(device=Device.cpu, precision=precision))}
+        made.clear()
+    theirs = True
+    with autocast(DistributedConfig(device=Device.cpu, precision=Precision.bfloat16)):
+        assert drawn(model, tokenizer) == drawings[0]
+    positions = {layer.keys.dtype for each in made for layer in each.layers}
+    assert positions == {"gpt2": {torch.bfloat16}, "mamba": set()}.get(model.hf.config.model_type, {torch.float32})
 
 
 def test_uniforms_are_the_draw_s_own() -> None:

@@ -1,0 +1,128 @@
+"""In which dtype weights are held: float32 where they train, else what the products that read them compute in.
+
+Under autocast a matrix product casts its weights to bfloat16, anew at each call where they do not train. Held in
+bfloat16 they are the same numbers to it: what does not train takes half the memory and gives the same bits. What
+autocast leaves alone stays float32, so that this is true to the last bit: embeddings (and a head that is tied to them),
+norms, biases. And so does a scalar head, whose scores bfloat16 would round to ties.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from transformers.pytorch_utils import Conv1D
+
+from alignment.distributed.placement import Held, Placement, dtypes
+
+
+@contextmanager
+def made_in(dtype: torch.dtype) -> Iterator[None]:
+    """Inside, modules that are made have the weights of their products in `dtype`, the rest as it comes; so a folder's
+    weights are read straight into what they are held in, shared out or not."""
+    decided: dict[int, nn.Parameter] = {}  # a head that is tied to the embeddings has what they have
+
+    def narrowed(module: nn.Module, name: str, weight: nn.Parameter | None) -> nn.Parameter | None:
+        if weight is None or id(weight) in decided:
+            return None  # as it is
+        if weight.dtype == torch.float32 and (is_cast(module, name) or are_experts(weight)):
+            weight = nn.Parameter(weight.detach().to(dtype), requires_grad=weight.requires_grad)
+        decided[id(weight)] = weight
+        return weight
+
+    register: Any = register_module_parameter_registration_hook  # annotated as if it could not replace the weight
+    hook = None if dtype == torch.float32 else register(narrowed)
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+def hold_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """A model that is whole, as if it had been made in `dtype`."""
+
+    def held(module: nn.Module, name: str) -> torch.dtype | None:
+        weight = module.get_parameter(name)
+        return dtype if is_cast(module, name) or are_experts(weight) else None
+
+    for weight, own in dtypes(model, held):
+        weight.data = weight.data.to(own)
+
+
+def as_its_original(compute: torch.dtype) -> Held:
+    """What a copy of a model that trains is held in, so that it gives the same bits: without its experts, for their
+    grouped product computes in the dtype that they have, whatever autocast says."""
+    return lambda module, name: compute if is_cast(module, name) else None
+
+
+def is_cast(module: nn.Module, name: str) -> bool:
+    """Whether a module's own weight of this name is one that autocast casts, and is no scalar head's."""
+    if isinstance(module, nn.Linear):
+        return name == "weight" and module.out_features > 1
+    return isinstance(module, Conv1D) and name == "weight"
+
+
+def are_experts(weight: nn.Parameter) -> bool:
+    """The matrices of all experts of a layer, in one weight."""
+    return weight.ndim > 2
+
+
+@contextmanager
+def asked(model: nn.Module, placement: Placement) -> Iterator[None]:
+    """Inside, forwards without gradients tell how a model is made, wherever its weights are, and in whatever dtype."""
+    with placement.by_layer(model), in_float32(model):
+        yield
+
+
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Inside, forwards compute as if all weights were float32, which are so one module at a time: the rounding of
+    bfloat16 would drown what is asked, and TF32's too."""
+    products = torch.get_float32_matmul_precision()
+    held: dict[nn.Module, dict[str, torch.Tensor]] = {}
+    hooks = []
+
+    def widen(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        held[module] = {name: p.data for name, p in module.named_parameters(recurse=False) if is_narrow(p)}
+        for name, weight in held[module].items():
+            module.get_parameter(name).data = weight.float()
+        return tuple(x.float() if isinstance(x, torch.Tensor) and is_narrow(x) else x for x in inputs)
+
+    def narrow(module: nn.Module, *_: Any) -> None:
+        for name, weight in held.pop(module).items():
+            module.get_parameter(name).data = weight
+
+    for module in model.modules():
+        if any(is_narrow(p) for p in module.parameters(recurse=False)):
+            # After what gathers the weights, before what gives them back.
+            hooks += [module.register_forward_pre_hook(widen), module.register_forward_hook(narrow, prepend=True)]
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        for hook in hooks:
+            hook.remove()
+        for module in list(held):  # of a forward that has failed
+            narrow(module)
+
+
+@contextmanager
+def widened(module: nn.Module) -> Iterator[None]:
+    """Inside, all its weights are float32, to be computed with; what they are then is rounded to what they are held in,
+    once."""
+    narrow = [(weight, weight.dtype) for weight in module.parameters() if is_narrow(weight)]
+    for weight, _ in narrow:
+        weight.data = weight.data.float()
+    try:
+        yield
+    finally:
+        for weight, dtype in narrow:
+            weight.data = weight.data.to(dtype)
+
+
+def is_narrow(tensor: torch.Tensor) -> bool:
+    return tensor.dtype in (torch.bfloat16, torch.float16)

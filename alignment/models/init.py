@@ -1,0 +1,57 @@
+"""A model of a config alone: random weights, for tests and small recipes."""
+
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from alignment.config.parts import ConfigError, ModelConfig, require
+from alignment.models.files import one_line
+from alignment.models.folder import attention_of, find_model, read_config
+from alignment.models.held import hold_in
+
+
+def init_config(config: ModelConfig, ids: dict[str, Any] | None = None, **settings: Any) -> PreTrainedConfig:
+    """The config that `model.init` asks for; it goes before `ids`, and `settings` before it.
+
+    Raises:
+        ConfigError: no architecture of that name, or one without such a field, or with a value that it refuses.
+    """
+    kind = config.init["model_type"]
+    require(kind in CONFIG_MAPPING, "model.init.model_type must be one that transformers knows", kind)
+    try:
+        hf_config = AutoConfig.for_model(**{**(ids or {}), **config.init, **settings})
+    except (ValueError, StrictDataclassError) as error:
+        raise ConfigError(f"model.init: {one_line(error)}, got {config.init}") from error
+    unknown = sorted(set(config.init) - set(type(hf_config)().to_dict()) - {"model_type"})
+    if unknown:
+        raise ConfigError(
+            f"model.init.{unknown[0]} is not a field of {type(hf_config).__name__}, got {config.init[unknown[0]]!r}"
+        )
+    return hf_config
+
+
+def config_of(config: ModelConfig) -> PreTrainedConfig:
+    """The config of the model that a run will load, before any weight is."""
+    return init_config(config) if config.path is None else read_config(find_model(config.path, "model.path"))
+
+
+def from_init(
+    auto: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, held: torch.dtype, **settings: Any
+) -> PreTrainedModel:
+    ids = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    kind = config.init["model_type"]
+    hf_config = init_config(config, ids, **settings)
+    attention = attention_of(auto, hf_config, config.attention, f"model.init ({kind})")
+    try:
+        hf = auto.from_config(hf_config, attn_implementation=attention, dtype=torch.float32)
+    except ValueError as error:
+        raise ConfigError(f"model.init with model.attention={attention}: {one_line(error)}") from error
+    hold_in(hf, held)
+    return hf
