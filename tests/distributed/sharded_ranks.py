@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from alignment.models.held import as_its_original
 from alignment.models.layout import settle_layout
 from alignment.models.load import (
     load_frozen_language_model,
-    load_frozen_scalar_model,
+    load_frozen_reward_model,
     load_language_model,
     load_scalar_model,
     save_model,
@@ -52,7 +53,7 @@ MODELS: dict[str, tuple[str, Callable[..., Any], str, LoraConfig]] = {  # folder
     "lora, new head": ("policy", load_scalar_model, "reward", LoraConfig(rank=4)),
     "experts": ("mixture", load_language_model, "sft", LoraConfig()),
     "bfloat16 lora": ("policy", load_language_model, "lora", LoraConfig(rank=4)),
-    "bfloat16": ("reward", load_frozen_scalar_model, "", LoraConfig()),
+    "bfloat16": ("reward", partial(load_frozen_reward_model, key="reward.path"), "", LoraConfig()),
     "bfloat16 policy": ("mixture", load_frozen_language_model, "", LoraConfig()),
 }
 BROKEN = ("lacking", "misshapen")

@@ -1,5 +1,6 @@
 """What weights are held in: half the memory where they do not train, and the same bits."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,18 @@ from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE, Placement, Whole
 from alignment.distributed.precision import autocast
 from alignment.distributed.sharded import placement_of
-from alignment.models.heads import scalar_head
 from alignment.models.held import asked, made_in
 from alignment.models.layout import settle_layout
 from alignment.models.load import (
     load_frozen_language_model,
-    load_frozen_scalar_model,
+    load_frozen_reward_model,
     load_language_model,
     load_scalar_model,
     save_model,
 )
 from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.models.roles import FrozenCopy, reference_of
+from alignment.models.scalar_head import scalar_head
 
 BFLOAT16 = DistributedConfig(device=Device.cpu, precision=Precision.bfloat16)
 NARROW = placement_of(BFLOAT16)
@@ -153,7 +154,7 @@ def test_scores_of_a_frozen_reward_model_are_not_rounded(
 ) -> None:
     save_model(load_scalar_model(config(tiny_init, "llama"), tokenizer, WHOLE), tokenizer, tmp_path)
     scores = []
-    for load, placement in ((load_scalar_model, WHOLE), (load_frozen_scalar_model, NARROW)):
+    for load, placement in ((load_scalar_model, WHOLE), (partial(load_frozen_reward_model, key="reward.path"), NARROW)):
         model = load(ModelConfig(path=str(tmp_path)), tokenizer, placement)
         model.eval()
         assert scalar_head(model.hf).weight.dtype == torch.float32

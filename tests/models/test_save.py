@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from alignment.config.parts import LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE, Whole
-from alignment.models.heads import scalar_head
 from alignment.models.load import load_language_model, load_scalar_model, save_model
+from alignment.models.scalar_head import scalar_head
 
 IDS = torch.tensor([[5, 6, 7, 8, 2]])
 
