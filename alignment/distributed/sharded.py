@@ -48,8 +48,11 @@ class Sharded:
         Raises:
             ValueError: on all processes, a weight in the file has another shape than in the model.
         """
-        ready(self._config)
+        deepspeed, _ = ready(self._config)
         problem = ""
+        overrides = deepspeed.runtime.zero.partition_parameters.DEFAULT_TENSOR_OVERRIDES
+        before = list(overrides)
+        overrides[:] = [each for each in before if each.name != "dtype"]  # it would make every weight float32
         settings = HfDeepSpeedConfig(self._settings())  # transformers keeps a weak reference to it
         try:
             yield
@@ -58,6 +61,7 @@ class Sharded:
                 raise
             problem = str(error)
         finally:
+            overrides[:] = before
             unset_hf_deepspeed_config()  # generate() would think that each of its forwards is a collective
             del settings
         problems = [each for each in world.gathered(problem) if each]
