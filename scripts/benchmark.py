@@ -9,7 +9,11 @@ library told to keep what a step frees, as our runs tell it. Where a process has
 every step it takes, so the steps are those of several rounds, each with new processes. Peak memory is above what each
 had after its imports.
 PPO is measured against TRL 1.12, for which an environment is made: see benchmark_ppo.py. A model of 1.1 billion weights
-on a GPU: see benchmark_gpu.py.
+on a GPU: see benchmark_gpu.py. A pretrained model, such as the one that scripts/real_model.sh makes, for which four
+contenders have room on 24 GB with few rows:
+
+    python scripts/benchmark.py --data PAIRS.jsonl.gz --model FOLDER --size 2 --limit 512 --steps 9 --warmup 1 \
+        --methods reward dpo orpo sft
 """
 
 import argparse
@@ -17,6 +21,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,12 +29,12 @@ from typing import Any
 
 import torch
 from benchmark_ppo import KEPT, REPLIES, TRL, measured_ppo
-from benchmark_setting import LIMIT, PIECES, TINY, Setting, data_config, make_model, make_tokenizer
+from benchmark_setting import LIMIT, PIECES, SIZE, TINY, Setting, data_config, make_model, tokenizer_of
 from benchmark_trl import trl_step
 from benchmark_turns import KEEPS_MEMORY, Player, Turns, play_in_turns
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import BatchConfig, TrainConfig
 from alignment.config.vocabulary import Layout, Need
@@ -50,7 +55,6 @@ from alignment.training.step import train_step
 
 METHODS = ("reward", "dpo", "dpo, reference cached", "orpo", "orpo, TRL's loss", "sft", *REPLIES)
 WHOSE = ("ours", "trl", "floor")
-SIZE = 8
 Step = Callable[[int], None]
 
 
@@ -59,11 +63,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender that share the steps")
     parser.add_argument("--ppo-steps", type=int, default=8, help="PPO's iterations")
     parser.add_argument("--trl-environment", type=Path, default=Path(".venv-trl"), help=f"where {TRL} is, or is put")
+    parser.add_argument("--model", type=Path, help="a pretrained model's folder, in the place of a random one; no PPO")
+    parser.add_argument("--size", type=int, default=SIZE, help="pairs or demonstrations a step")
+    parser.add_argument(
+        "--limit", type=int, default=LIMIT, help="tokens of a prompt and a completion; others are left out"
+    )
     parser.add_argument("--play", nargs=3, metavar=("WHOSE", "METHOD", "FIRST"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.play:
         whose, method, first = arguments.play
-        return play(whose, method, range(int(first), int(first) + arguments.warmup + arguments.steps), arguments.data)
+        steps = range(int(first), int(first) + arguments.warmup + arguments.steps)
+        setting = replace(TINY, size=arguments.size, limit=arguments.limit, folder=arguments.model)
+        return play(whose, method, steps, arguments.data, setting)
+    if arguments.model is not None and set(arguments.methods) & set(REPLIES):
+        parser.error("--model is for other methods than PPO: name them in --methods")
     if arguments.steps % arguments.rounds:
         parser.error(f"--steps must be a multiple of --rounds, got {arguments.steps} and {arguments.rounds}")
     versions = {name: version(name) for name in ("torch", "transformers", "trl")}
@@ -96,6 +109,8 @@ def measured(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One method's medians and their ratios."""
     warmup, steps = arguments.warmup, arguments.steps // arguments.rounds
     command = [sys.executable, __file__, "--data", arguments.data, "--warmup", warmup, "--steps", steps]
+    command += ["--size", arguments.size, "--limit", arguments.limit]
+    command += [] if arguments.model is None else ["--model", arguments.model]
 
     def players(first: int) -> dict[str, Player]:
         kept = Player(*KEEPS_MEMORY, *command, "--play", "trl", method, first)
@@ -112,48 +127,49 @@ def measured(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def play(whose: str, method: str, steps: range, data: Path) -> None:
+def play(whose: str, method: str, steps: range, data: Path, setting: Setting) -> None:
     """One contender's side of a round: a turn is an optimizer step."""
     turns = Turns()
     with TemporaryDirectory() as folder:
-        step = build(whose, method, data, steps.stop, folder)
+        step = build(whose, method, data, steps.stop, folder, setting)
         for index in steps:
             turns.wait()
             step(index)
         turns.wait()
 
 
-def build(whose: str, method: str, data: Path, steps: int, folder: str, setting: Setting = TINY) -> Step:
+def build(whose: str, method: str, data: Path, steps: int, folder: str, setting: Setting) -> Step:
     """A function that takes optimizer step `index` of `steps`."""
     if whose != "trl":
         keep_freed_memory(torch.device(setting.device.value))  # as every run does
-    tokenizer = make_tokenizer(data)
-    loaded = load(data, tokenizer, Need.demonstrations if method == "sft" else Need.pairs, SIZE * steps)
+    tokenizer = tokenizer_of(setting, data)
+    need = Need.demonstrations if method == "sft" else Need.pairs
+    loaded = load(data, tokenizer, need, setting.size * steps, setting.limit)
     hf = make_model(method, tokenizer, setting)
     if whose == "ours":
         return our_step(method, hf, loaded, tokenizer, setting)
     if whose == "floor":
         return floor_step(method, hf.to(setting.device.value), loaded.examples, setting)
-    return trl_step(method, hf, loaded, tokenizer, folder, size=SIZE, limit=LIMIT)
+    return trl_step(method, hf, loaded, tokenizer, folder, size=setting.size, limit=setting.limit)
 
 
-def load(data: Path, tokenizer: PreTrainedTokenizerFast, need: Need, rows: int) -> Loaded:
-    config = data_config(data, rows + 50, max_prompt_length=LIMIT - 1)
+def load(data: Path, tokenizer: PreTrainedTokenizerBase, need: Need, rows: int, limit: int = LIMIT) -> Loaded:
+    config = data_config(data, 50 + 4 * rows, max_prompt_length=limit - 1, limit=limit)  # many may be too long
     loaded = load_split("train", config, tokenizer, need)
     assert loaded is not None
     whole = [i for i, example in enumerate(loaded.examples) if all(example.finished)][:rows]  # TRL drops what is cut
-    assert len(whole) == rows, f"the data give {len(whole)} rows within {LIMIT} tokens, {rows} are needed"
+    assert len(whole) == rows, f"the data give {len(whole)} rows within {limit} tokens, {rows} are needed"
     kept = ([loaded.records[i] for i in whole], [loaded.examples[i] for i in whole])
     return Loaded(*kept, loaded.skipped, loaded.truncation)
 
 
-def our_step(method: str, hf: Any, loaded: Loaded, tokenizer: PreTrainedTokenizerFast, setting: Setting) -> Step:
+def our_step(method: str, hf: Any, loaded: Loaded, tokenizer: PreTrainedTokenizerBase, setting: Setting) -> Step:
     model = ScalarModel(hf, WHOLE) if method == "reward" else LanguageModel(hf, WHOLE)
     train = TrainConfig(max_steps=10_000, learning_rate=1e-6)
     optimizer, scheduler = build_optimizer(model, train, num_steps=10_000, learning_rate=1e-6)
     config = setting.distributed()
     engine = TorchEngine(model, optimizer, scheduler, config=config, max_grad_norm=1.0)
-    batches = InOrder(loaded.examples, BatchConfig(size=SIZE, layout=Layout.shared), 0, tokenizer.pad_token_id)
+    batches = InOrder(loaded.examples, BatchConfig(size=setting.size, layout=Layout.shared), 0, tokenizer.pad_token_id)
     if method.startswith("dpo"):
         frozen = TorchEngine(deepcopy(model), optimizer, scheduler, config=config, max_grad_norm=1.0)
         cached = reference_logprobs(frozen, batches, range(len(loaded.examples))) if "cached" in method else None
@@ -181,21 +197,22 @@ class InOrder(Batches):
     """Rows as they come, as TRL is given them."""
 
     def step_rows(self, index: int) -> list[int]:
-        return list(range(index * SIZE, (index + 1) * SIZE))
+        return list(range(index * self.config.size, (index + 1) * self.config.size))
 
 
 def floor_step(method: str, hf: Any, examples: list[Example], setting: Setting) -> Step:
     """Dense rows of the needed tokens and nothing else."""
     optimizer = torch.optim.AdamW(hf.parameters(), lr=1e-6, fused=True)
     frozen = deepcopy(hf).requires_grad_(False) if method == "dpo" else None
+    size = setting.size
 
     def step(index: int) -> None:
-        needed = examples[index * SIZE : (index + 1) * SIZE]
+        needed = examples[index * size : (index + 1) * size]
         completion = sum(len(ids) for example in needed for ids in example.completion_ids)
         total = completion + sum(len(example.prompt_ids) for example in needed)
         read = total if method == "orpo, TRL's loss" else completion  # it reads the prompts too
         ids = torch.arange(total, device=setting.device.value).remainder(PIECES)[None]
-        rows = torch.nn.functional.pad(ids, (0, -total % SIZE)).view(SIZE, -1)
+        rows = torch.nn.functional.pad(ids, (0, -total % size)).view(size, -1)
         with autocast(setting.distributed()):
             if frozen is not None:
                 with torch.no_grad():
@@ -212,7 +229,7 @@ def floor_step(method: str, hf: Any, examples: list[Example], setting: Setting) 
 def dense(hf: Any, method: str, rows: torch.Tensor, read: int) -> torch.Tensor:
     hidden = hf.model(rows, use_cache=False).last_hidden_state.flatten(0, 1)
     if method == "reward":
-        return hf.score(hidden[: 2 * SIZE]).sum()
+        return hf.score(hidden[: 2 * len(rows)]).sum()
     return torch.nn.functional.cross_entropy(hf.lm_head(hidden[:read]), rows.flatten()[:read])
 
 

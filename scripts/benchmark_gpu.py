@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from benchmark import METHODS, REPLIES, SIZE, WHOSE, build, load, parser_of
-from benchmark_setting import LARGE, Setting, make_model, make_tokenizer
+from benchmark import METHODS, REPLIES, WHOSE, build, load, parser_of
+from benchmark_setting import LARGE, SIZE, Setting, make_model, make_tokenizer
 from rich.console import Console
 from rich.table import Table
 

@@ -6,19 +6,28 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from alignment.config.parts import DataConfig, DistributedConfig, SourceConfig
 from alignment.config.vocabulary import BadRow, Device, Format, Precision
 from alignment.data.chat import ensure_template
 from alignment.data.read import read_rows
 
-LIMIT, PIECES = 1024, 8192
+SIZE, LIMIT, PIECES = 8, 1024, 8192
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A Llama's size, and where it trains."""
+    """A random Llama's size, where it trains, and on how much; or a pretrained model in its place."""
 
     device: Device
     precision: Precision
@@ -28,6 +37,9 @@ class Setting:
     layers: int
     heads: int
     key_heads: int
+    size: int = SIZE  # pairs or demonstrations a step
+    limit: int = LIMIT  # tokens of a prompt and one of its completions
+    folder: Path | None = None  # the pretrained model's
 
     def distributed(self) -> DistributedConfig:
         return DistributedConfig(device=self.device, precision=self.precision)
@@ -35,6 +47,15 @@ class Setting:
 
 TINY = Setting(Device.cpu, Precision.float32, PIECES, 256, 688, 4, 4, 4)
 LARGE = Setting(Device.cuda, Precision.bfloat16, 32_000, 2048, 5632, 22, 32, 4)  # as TinyLlama 1.1B
+
+
+def tokenizer_of(setting: Setting, data: Path) -> PreTrainedTokenizerBase:
+    """The pretrained model's own, or one made for a random model."""
+    if setting.folder is None:
+        return make_tokenizer(data)
+    tokenizer = AutoTokenizer.from_pretrained(setting.folder)
+    ensure_template(tokenizer)
+    return tokenizer
 
 
 def make_tokenizer(data: Path) -> PreTrainedTokenizerFast:
@@ -51,10 +72,15 @@ def make_tokenizer(data: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def make_model(kind: str, tokenizer: PreTrainedTokenizerFast, setting: Setting = TINY) -> Any:
-    """Random, the same for everybody; `kind` reward: with a scalar head."""
+def make_model(kind: str, tokenizer: PreTrainedTokenizerBase, setting: Setting = TINY) -> Any:
+    """The same for everybody; `kind` reward: with a scalar head, which is random, as all of it is where no folder is
+    given."""
     torch.manual_seed(0)
     ends: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    if setting.folder is not None:
+        auto: Any = AutoModelForSequenceClassification if kind == "reward" else AutoModelForCausalLM
+        settings = ends | ({"num_labels": 1} if kind == "reward" else {})
+        return auto.from_pretrained(setting.folder, dtype=torch.float32, **settings)
     config = LlamaConfig(
         vocab_size=setting.vocabulary,
         hidden_size=setting.width,
@@ -62,18 +88,18 @@ def make_model(kind: str, tokenizer: PreTrainedTokenizerFast, setting: Setting =
         num_hidden_layers=setting.layers,
         num_attention_heads=setting.heads,
         num_key_value_heads=setting.key_heads,
-        max_position_embeddings=2 * LIMIT,
+        max_position_embeddings=2 * setting.limit,
         **ends | {"num_labels": 1},
     )
     return LlamaForSequenceClassification(config) if kind == "reward" else LlamaForCausalLM(config)
 
 
-def data_config(data: Path, rows: int, *, max_prompt_length: int) -> DataConfig:
+def data_config(data: Path, rows: int, *, max_prompt_length: int, limit: int = LIMIT) -> DataConfig:
     """The first `rows` of the file."""
     return DataConfig(
         format=Format.hh,
         train=SourceConfig(str(data), rows),
-        max_length=LIMIT,
+        max_length=limit,
         max_prompt_length=max_prompt_length,
         on_bad_row=BadRow.skip,
     )
