@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("alignment"))
-NUM_PAIRS = 8
+NUM_PAIRS = 4
 Messages = list[dict[str, str]]
 
 
@@ -123,18 +123,15 @@ def _reply_logprobs(hf: PreTrainedModel, text: Text) -> Tensor:
 
 
 @pytest.fixture(scope="session")
-def plain(texts: list[tuple[Text, Text]]) -> Callable[[Path], list[tuple[Tensor, Tensor]]]:
-    """`plain(folder)`: of each pair the log-probs [C] (nats) of both replies' tokens by transformers in float32, one
-    text at a time, without mask or padding."""
-    known: dict[Path, list[tuple[Tensor, Tensor]]] = {}
+def plain() -> Callable[[Path, list[Text]], list[Tensor]]:
+    """`plain(folder, texts)`: of each reply its tokens' log-probs [C] (nats) by transformers in float32, one text at a
+    time, without mask or padding."""
 
-    def of(folder: Path) -> list[tuple[Tensor, Tensor]]:
-        if folder not in known:
-            hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-            known[folder] = [(_reply_logprobs(hf, chosen), _reply_logprobs(hf, other)) for chosen, other in texts]
-        return known[folder]
+    def logprobs(folder: Path, texts: list[Text]) -> list[Tensor]:
+        hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        return [_reply_logprobs(hf, text) for text in texts]
 
-    return of
+    return logprobs
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,6 @@ class Ran:
     """A finished run of the command."""
 
     folder: Path
-    said: str
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -158,17 +154,17 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ran]]:
-    """`run("sft", "model=pretrained", ...)`; what a module's runs leave, half a gigabyte a model, goes with it."""
+    """`run("sft", "model.path=...", ...)`; what a module's runs leave, half a gigabyte a model, goes with it."""
     folders = []
 
-    def call(recipe: str, *words: str) -> Ran:
+    def call(recipe: str, *words: str, within: Path | None = None) -> Ran:
         folder = tmp_path_factory.mktemp("run")
         folders.append(folder)
         command = [COMMAND, "run", recipe, *words, "log.progress=false", f"output_dir={folder}"]
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-        ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=within)
         assert ran.returncode == 0, ran.stderr
-        return Ran(folder, ran.stdout)
+        return Ran(folder)
 
     yield call
     for folder in folders:
