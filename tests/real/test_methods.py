@@ -1,5 +1,6 @@
 """SFT, DPO and ORPO of a pretrained model by the installed command: the losses of plain transformers, and steps."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -50,10 +51,15 @@ def before(plain: Plain, real_model: Path, both: list[Any]) -> list[Tensor]:
     return plain(real_model, both)
 
 
-def test_sft(words: list[str], hh: tuple[Path, Any], laid_out: Any, run: Run, plain: Plain, real_model: Path) -> None:
+def test_sft(
+    hh: tuple[Path, Any], laid_out: Callable[..., Any], run: Run, plain: Plain, real_model: Path, tmp_path: Path
+) -> None:
     """All of the assistant's turns are learned, the mean is over their tokens."""
-    ran = run("sft", *words, FAST)
     dialogues = [[*pair.prompt, {"role": "assistant", "content": pair.chosen}] for pair in hh[1]]
+    path = tmp_path / "dialogues.jsonl"
+    path.write_text("".join(json.dumps({"messages": dialogue}) + "\n" for dialogue in dialogues))
+    data = ["data=messages", f"data.train.path={path}", f"batch.size={len(dialogues)}", "batch.max_tokens=200"]
+    ran = run("sft", *data, f"model.path={real_model}", *STEPS, FAST)
     turns = [(turns[:k], turns[k]["content"]) for turns in dialogues for k in range(1, len(turns), 2)]
     assert len(turns) > len(dialogues)
     logprobs = torch.cat(plain(real_model, [laid_out(*turn) for turn in turns]))
