@@ -23,9 +23,10 @@ SCORE = 1e-4  # of scores about 1
 
 @pytest.fixture(scope="module")
 def graded(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, str]]]:
-    """Of each rating the shortest pair."""
+    """Of each rating the shortest pair of replies with more to tell them apart than white space."""
     with gzip.open(shared / "data" / "alpaca_eval_graded.train.jsonl.gz", "rt") as file:
         rows = [json.loads(line) for line in file]
+    rows = [row for row in rows if row["chosen"].split() != row["rejected"].split()]  # which is no pair
     rows.sort(key=lambda row: len(row["prompt"] + row["chosen"] + row["rejected"]))
     kept = [row for rating in MARGINS for row in [r for r in rows if r["rating"] == rating][:1]]
     path = tmp_path_factory.mktemp("graded") / "pairs.jsonl"
