@@ -148,9 +148,10 @@ class TorchEngine:
 
 def load_schedule(scheduler: LRScheduler, state: dict[str, Any]) -> None:
     """Go on at the saved step with this schedule's own rate, which is another than the saved one where the run has been
-    made longer."""
-    assert isinstance(scheduler, LambdaLR)
+    made longer. A schedule that is no function of the step goes on with the saved rate."""
     scheduler.load_state_dict(state)
+    if not isinstance(scheduler, LambdaLR):
+        return
     bases = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
     scheduler._last_lr = [base * factor(scheduler.last_epoch) for base, factor in bases]
     for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):

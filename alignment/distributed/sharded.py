@@ -5,7 +5,6 @@ one module's weights after the other: the main process reads them, from files ma
 its share. What must see whole weights (checks, a new head, copies, saving) gathers those of a layer or fewer at a time.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
@@ -39,7 +38,6 @@ class Sharded:
     def __init__(self, config: DistributedConfig) -> None:
         self._config = config
         self.compute = compute_dtype(config)
-        os.environ.setdefault("LOCAL_RANK", "0")  # zero.Init wants one, and nobody sets it where there is one process
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -27,6 +27,8 @@ def check_trackers(kinds: Sequence[Tracker]) -> None:
 
 def started_trackers(folder: Path, config: TrainingConfig) -> list[GeneralTracker]:
     """Those of `log.trackers`, each told the config; for the main process."""
+    if not config.log.trackers:
+        return []
     PartialState()  # accelerate's loggers want one, and not all of its trackers make it
     trackers = [_started(kind, folder, config.log.project or PROJECT) for kind in config.log.trackers]
     for tracker in trackers:
