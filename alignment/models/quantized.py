@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from alignment.config.parts import ConfigError, ModelConfig
-from alignment.distributed.placement import WHOLE, Placement
+from alignment.distributed.placement import Placement, Whole
 
 METHOD = "bitsandbytes"
 HEADS = ["lm_head", "score"]
@@ -30,7 +30,7 @@ def check_quantized(config: PreTrainedConfig, asked: ModelConfig, placement: Pla
         raise ConfigError(f"{where} is quantized by {METHOD}, which is not installed: pip install {METHOD}")
     if not asked.lora.rank:
         raise ConfigError(f"model.lora.rank must be > 0 for {where}, whose weights are quantized, got 0")
-    if placement is not WHOLE:
+    if not isinstance(placement, Whole):
         raise ConfigError(f"distributed.zero must be null, 0, 1 or 2 for {where}, whose weights are quantized, got 3")
     settings.setdefault("llm_int8_skip_modules", HEADS)
 

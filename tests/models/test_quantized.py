@@ -21,6 +21,7 @@ from alignment.models.adapters import adapter_off
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 2]])
+PLACEMENT = placement_of(DistributedConfig())  # as a run has it
 METHODS = {
     "4 bits": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
     "8 bits": {"quant_method": "bitsandbytes", "load_in_8bit": True},
@@ -49,7 +50,7 @@ def test_an_adapter_on_a_quantised_base(
 ) -> None:
     base = quantised(tmp_path / "base", tiny_init, tokenizer, METHODS[method])
     config = ModelConfig(path=str(base), lora=LoraConfig(rank=4, targets=targets))
-    model = load_language_model(config, tokenizer, WHOLE)
+    model = load_language_model(config, tokenizer, PLACEMENT)
     with adapter_off(model.hf), torch.no_grad():
         plain = AutoModelForCausalLM.from_pretrained(base)(IDS).logits
         torch.testing.assert_close(model.hf(IDS).logits, plain, rtol=1e-3, atol=1e-3)
@@ -75,7 +76,7 @@ def test_a_reward_model_on_a_quantised_base(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     base = quantised(tmp_path / "base", tiny_init, tokenizer, METHODS["4 bits"])
-    model = load_scalar_model(ModelConfig(path=str(base), lora=LoraConfig(rank=4)), tokenizer, WHOLE)
+    model = load_scalar_model(ModelConfig(path=str(base), lora=LoraConfig(rank=4)), tokenizer, PLACEMENT)
     assert "hf.score.weight" in model.trained()
     save_model(model, tokenizer, tmp_path / "out")
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
