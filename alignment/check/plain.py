@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from alignment.config.parts import ModelConfig
 from alignment.data.tokenize import Example
+from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import merged_state
 from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
+from alignment.models.vocabulary import resize
 
 HEAD = "score.weight"
 PLAIN: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
@@ -33,6 +35,9 @@ def plain_model(model: LanguageModel | ScalarModel, settings: ModelConfig) -> Pr
         hf, found = auto.from_pretrained(settings.path, output_loading_info=True, **labels, **PLAIN)
         if HEAD in found["missing_keys"]:
             scalar_head(hf).weight.data.copy_(scalar_head(model.hf).weight)
+        size = model.hf.config.get_text_config().vocab_size
+        if size > hf.config.get_text_config().vocab_size:  # by model.resize_embeddings
+            resize(hf, size, WHOLE)
     hf.eval()
     return hf.to(next(model.parameters()).device)
 

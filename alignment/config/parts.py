@@ -51,6 +51,8 @@ class ModelConfig:
     """`model_type` and the fields of its transformers config; read only where `path` is null."""
     tokenizer: str | None = field(default=None, metadata=INPUT)
     """A tokenizer's folder. Null: the one in `path`; where that is null too, the small one in the package."""
+    resize_embeddings: bool = False
+    """Where the tokenizer has more pieces than the model embeds, add rows for them, drawn about the others' mean."""
     attention: Attention = Attention.auto
     gradient_checkpointing: bool = False
     router_loss: float | None = None

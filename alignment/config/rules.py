@@ -51,6 +51,12 @@ def require_generator(generation: GenerationConfig, distributed: DistributedConf
     require(generation.gather is Gather.model or distributed.zero == 3, rule, distributed.zero)
 
 
+def require_served(generation: GenerationConfig, model: ModelConfig) -> None:
+    """Raise `ConfigError` where the generator's server has another vocabulary than the model that it replies with."""
+    rule = "model.resize_embeddings must be false with generation.engine=vllm, whose server has the folder's vocabulary"
+    require(generation.engine is not Generation.vllm or not model.resize_embeddings, rule, model.resize_embeddings)
+
+
 def require_temperatures(temperatures: list[float], samples: int, generation: GenerationConfig) -> None:
     """As many replies at each, which takes the place of generation.temperature."""
     positive = all(0 < each < math.inf for each in temperatures)

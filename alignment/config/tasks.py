@@ -34,6 +34,7 @@ from alignment.config.rules import (
     require_generator,
     require_own_world,
     require_rows,
+    require_served,
     require_temperatures,
 )
 from alignment.config.run import RunConfig, TrainingConfig
@@ -133,6 +134,7 @@ class PPOConfig(TrainingConfig):
         rule = "distributed.zero must not be 3 with roles.share=lora: two engines cannot share one backbone out"
         require(self.roles.share is not Share.lora or zero != 3, rule, zero)
         require_generator(self.generation, self.distributed)
+        require_served(self.generation, self.model)
         rule = "ppo.ema must be null with distributed.offload_param=nvme"
         require(self.ppo.ema is None or self.distributed.offload_param is not Offload.nvme, rule, self.ppo.ema)
         require(not self.roles.offload or zero != 3, "roles.offload must be false with distributed.zero=3", True)
@@ -165,6 +167,7 @@ class RejectionConfig(RunConfig):
         require_rows(self.data, "train")
         require_device(self.model, self.distributed)
         require_generator(self.generation, self.distributed)
+        require_served(self.generation, self.model)
         require_own_world(self.data, self.reward.functions())
         require(self.samples > 1, "samples must be > 1", self.samples)
         if self.temperatures:

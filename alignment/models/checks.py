@@ -3,17 +3,10 @@
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.scalar_head import scalar_head
-
-
-def check_vocabulary(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    size = hf.config.get_text_config().vocab_size
-    if len(tokenizer) > size:
-        raise ConfigError(f"model.tokenizer has {len(tokenizer)} pieces and the model embeds only {size}")
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from transformers import (
 from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import add_adapter, lora_layers, merged_state, merged_weights, save_adapter
-from alignment.models.checks import check_logits, check_scores, check_vocabulary
+from alignment.models.checks import check_logits, check_scores
 from alignment.models.folder import dtype_of, find_model, from_folder, is_scalar_folder, read_config
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import asked
@@ -24,6 +24,7 @@ from alignment.models.routers import has_routers, router_weight
 from alignment.models.save import write_weights
 from alignment.models.scalar_head import draw_head, fill_head, head_name
 from alignment.models.tokenizer import with_padding_apart
+from alignment.models.vocabulary import fit_vocabulary
 
 
 def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement) -> LanguageModel:
@@ -56,7 +57,7 @@ def _language_model(
         hf, lacking, _ = from_folder(auto, config, placement, folder, held)
         saved_in = dtype_of(folder)
         _require_all(lacking, hf, config.path, "model.path")
-    check_vocabulary(hf, tokenizer)
+    fit_vocabulary(hf, tokenizer, config, placement, "model.path")
     tried = LanguageModel(hf, placement)
     with asked(hf, placement):
         check_logits(tried)
@@ -128,7 +129,7 @@ def _scalar_model(
             draw_head(hf, placement)
             lacking.remove(head)
         _require_all(lacking, hf, config.path, key)
-    check_vocabulary(hf, tokenizer)
+    fit_vocabulary(hf, tokenizer, config, placement, key)
     tried = ScalarModel(hf, placement)
     with asked(hf, placement):
         check_scores(tried)

@@ -1,6 +1,7 @@
 """Faults in mask, weights and batching, planted one by one: the verdict that is about it fails."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from alignment.check import learning, subject
+from alignment.check.plain import plain_model
 from alignment.config.parts import LoraConfig, ModelConfig, TrainConfig
 from alignment.config.tasks import DPOConfig, ORPOConfig, RewardConfig, SFTConfig
 from alignment.config.vocabulary import Grade, Layout, Schedule
 from alignment.data.pack import Batch
+from alignment.distributed.placement import WHOLE
 from alignment.losses import DPOLoss
 from alignment.models import attention
+from alignment.models.load import load_language_model
 from alignment.tasks import prepare
 from alignment.training import objectives, step
 
@@ -143,3 +148,12 @@ def test_the_trial_steps_have_the_run_s_optimizer_and_no_schedule() -> None:
         max_steps=11, learning_rate=1e-3, schedule=Schedule.constant, weight_decay=0.1, betas=[0.8, 0.9]
     )
     assert learning.constant(own, 1e-3) == wanted
+
+
+def test_what_a_grown_model_is_compared_with_has_grown_too(pretrained: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    settings = ModelConfig(path=pretrained, resize_embeddings=True)
+    longer = deepcopy(tokenizer)
+    longer.add_tokens(["<one>", "<two>"])
+    model = load_language_model(settings, longer, WHOLE)
+    ids = torch.tensor([[5, len(longer) - 1, 6]])
+    torch.testing.assert_close(plain_model(model, settings)(ids).logits, model.hf(ids).logits)

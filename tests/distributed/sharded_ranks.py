@@ -18,6 +18,7 @@ import torch
 from ranks import INIT, TRAIN, batches_of, config_of, examples, objective_of
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError, DistributedConfig, LoraConfig, ModelConfig
 from alignment.config.vocabulary import Device, Layout, Precision
@@ -55,6 +56,8 @@ MODELS: dict[str, tuple[str, Callable[..., Any], str, LoraConfig]] = {  # folder
     "bfloat16 lora": ("policy", load_language_model, "lora", LoraConfig(rank=4)),
     "bfloat16": ("reward", partial(load_frozen_reward_model, key="reward.path"), "", LoraConfig()),
     "bfloat16 policy": ("mixture", load_frozen_language_model, "", LoraConfig()),
+    "grown": ("policy", load_language_model, "sft", LoraConfig()),
+    "grown, tied": ("mixture", load_scalar_model, "reward", LoraConfig(rank=4)),
 }
 BROKEN = ("lacking", "misshapen")
 
@@ -90,8 +93,16 @@ def precise(name: str, config: DistributedConfig) -> DistributedConfig:
 def load(name: str, folder: Path, config: DistributedConfig) -> Any:
     torch.manual_seed(0)
     where, loader, _, lora = MODELS[name]
-    settings = ModelConfig(path=str(folder / where), lora=lora)
-    return loader(settings, load_tokenizer(settings), placement_of(precise(name, config)))
+    settings = ModelConfig(path=str(folder / where), lora=lora, resize_embeddings=name.startswith("grown"))
+    return loader(settings, tokenizer_of(name), placement_of(precise(name, config)))
+
+
+def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
+    """That of the models in FOLDER; of one that grows, with three pieces more."""
+    tokenizer = load_tokenizer(ModelConfig(init=INIT))
+    if name.startswith("grown"):
+        tokenizer.add_tokens(["<one>", "<two>", "<three>"])
+    return tokenizer
 
 
 def problem(name: str, folder: Path, config: DistributedConfig) -> str:
@@ -184,7 +195,7 @@ def saved(name: str, folder: Path, config: DistributedConfig) -> list[list[float
     """Train and save, beside what one process saves of the same weights."""
     save.FILE_SIZE = "150KB" if name == "policy" else "50GB"
     model, engine, steps = trained(name, folder, config)
-    tokenizer = load_tokenizer(ModelConfig(init=INIT))
+    tokenizer = tokenizer_of(name)
     save_trained(engine, model, tokenizer, folder / "sharded" / name)
     plain = load(name, folder, PLAIN)
     with engine.gathered():

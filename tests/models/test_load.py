@@ -143,7 +143,7 @@ def refused(
         ({"hiden_size": 64}, r"^model\.init\.hiden_size is not a field of LlamaConfig"),
         ({"hidden_size": "big"}, r"^model\.init.*hidden_size.* 'big'"),
         ({"hidden_size": 30}, r"^model\.init.*hidden size \(30\)"),
-        ({"vocab_size": 100}, r"^model\.tokenizer has 2048 pieces and the model embeds only 100$"),
+        ({"vocab_size": 100}, r"embeds only 100: set model\.resize_embeddings=true to add 1948 rows$"),
         ({"model_type": "t5"}, r"^model\.init \(t5\) must be a model that AutoModelForCausalLM knows"),
     ],
 )
