@@ -57,17 +57,19 @@ def resize(hf: PreTrainedModel, size: int, placement: Placement) -> None:
     for Pretrained Language Models"). They are whole in each process while they are made, and put in their places."""
     own: dict[int, nn.Parameter] = {}  # two modules that share a weight share the one in its place
     head = hf.get_output_embeddings()
-    for module in (
-        *(each for each in hf.modules() if isinstance(each, nn.Embedding)),
-        *([] if head is None else [head]),
-    ):
+    heads = [] if head is None else [head]
+    held = {name: weight.dtype for each in heads for name, weight in each.named_parameters(recurse=False)}
+    for module in (*(each for each in hf.modules() if isinstance(each, nn.Embedding)), *heads):
         for name, weight in list(module.named_parameters(recurse=False)):
             if id(weight) not in own:
-                with placement.whole([weight]):
-                    made = nn.Parameter(placement.kept(weight), requires_grad=weight.requires_grad)
+                with placement.whole([weight]):  # float32, for transformers gives a head's bias its weight's dtype
+                    made = nn.Parameter(placement.kept(weight).float(), requires_grad=weight.requires_grad)
                 own[id(weight)] = own[id(made)] = made
             setattr(module, name, own[id(weight)])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(SEED)
         hf.resize_token_embeddings(size, mean_resizing=True)
+    head = hf.get_output_embeddings()
+    for name, weight in [] if head is None else head.named_parameters(recurse=False):
+        weight.data = weight.data.to(held[name])
     placement.share_out(hf)

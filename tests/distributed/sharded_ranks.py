@@ -57,6 +57,7 @@ MODELS: dict[str, tuple[str, Callable[..., Any], str, LoraConfig]] = {  # folder
     "bfloat16": ("reward", partial(load_frozen_reward_model, key="reward.path"), "", LoraConfig()),
     "bfloat16 policy": ("mixture", load_frozen_language_model, "", LoraConfig()),
     "grown": ("policy", load_language_model, "sft", LoraConfig()),
+    "bfloat16 lora, grown": ("policy", load_language_model, "lora", LoraConfig(rank=4)),
     "grown, tied": ("mixture", load_scalar_model, "reward", LoraConfig(rank=4)),
 }
 BROKEN = ("lacking", "misshapen")
@@ -93,14 +94,14 @@ def precise(name: str, config: DistributedConfig) -> DistributedConfig:
 def load(name: str, folder: Path, config: DistributedConfig) -> Any:
     torch.manual_seed(0)
     where, loader, _, lora = MODELS[name]
-    settings = ModelConfig(path=str(folder / where), lora=lora, resize_embeddings=name.startswith("grown"))
+    settings = ModelConfig(path=str(folder / where), lora=lora, resize_embeddings="grown" in name)
     return loader(settings, tokenizer_of(name), placement_of(precise(name, config)))
 
 
 def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
     """That of the models in FOLDER; of one that grows, with three pieces more."""
     tokenizer = load_tokenizer(ModelConfig(init=INIT))
-    if name.startswith("grown"):
+    if "grown" in name:
         tokenizer.add_tokens(["<one>", "<two>", "<three>"])
     return tokenizer
 

@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-MODELS = ("policy", "new head", "scalar", "lora", "lora, new head", "experts", "grown", "grown, tied", "bfloat16 lora")
+MODELS = (
+    "policy",
+    "new head",
+    "scalar",
+    "lora",
+    "lora, new head",
+    "experts",
+    "grown",
+    "grown, tied",
+    "bfloat16 lora, grown",
+    "bfloat16 lora",
+)
 FROZEN = ("bfloat16", "bfloat16 policy")
 
 

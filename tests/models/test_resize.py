@@ -20,8 +20,15 @@ from alignment.config.generation import GenerationConfig
 from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
 from alignment.config.rules import require_served
 from alignment.config.vocabulary import Generation
-from alignment.distributed.placement import WHOLE
-from alignment.models.load import load_critic, load_language_model, load_reward_model, load_scalar_model, save_model
+from alignment.distributed.placement import WHOLE, Whole
+from alignment.models.load import (
+    load_critic,
+    load_frozen_language_model,
+    load_language_model,
+    load_reward_model,
+    load_scalar_model,
+    save_model,
+)
 from alignment.models.roles import FrozenCopy, reference_of
 from alignment.models.tokenizer import load_tokenizer
 from alignment.models.vocabulary import SEED
@@ -113,6 +120,19 @@ def test_an_adapter_s_base_grows_frozen(
     assert torch.equal(model.hf.get_input_embeddings().weight, again.hf.get_input_embeddings().weight)
     save_model(model, longer, tmp_path / "out")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out")(IDS).logits.shape[-1] == NEW
+
+
+@pytest.mark.parametrize("folder", ["bias"], indirect=True)
+def test_a_grown_head_is_held_as_it_was(folder: Path, longer: PreTrainedTokenizerBase) -> None:
+    """Its products' weight in what they compute in, its bias in float32, with all its bits."""
+    hf = AutoModelForCausalLM.from_pretrained(folder)
+    torch.nn.init.normal_(hf.lm_head.bias)
+    hf.save_pretrained(folder)
+    model = load_frozen_language_model(grown(folder), longer, Whole(torch.bfloat16))
+    head: Any = model.hf.get_output_embeddings()
+    assert head.weight.dtype == torch.bfloat16 and torch.equal(head.weight[:OLD], hf.lm_head.weight.bfloat16())
+    assert torch.equal(head.bias[:OLD], hf.lm_head.bias) and not head.weight.requires_grad
+    assert model.hf.get_input_embeddings().weight.dtype == torch.float32
 
 
 def test_a_scalar_model_grows_without_a_head_to_grow(
