@@ -1,6 +1,6 @@
 """A reward model of some hundred graded pairs prefers the better reply where the rating is clearest.
 
-Ten minutes on two cores, so it is run by hand: pytest -m 'real and slow' -s, which prints the table in README.
+Ten minutes on two cores, so it is run by hand: pytest -m 'real and slow' -s, which prints its table.
 """
 
 import gzip
