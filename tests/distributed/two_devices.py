@@ -6,8 +6,8 @@ runs all of them so.
 A group made as "cuda:gloo" has no collective for a CPU's tensor, and without a GPU none at all. So the run's device is
 called cpu:0 here, and a tensor is on it that came there by `to`, by `device=` or with its module; nothing else about it
 changes. Asked for its device it says cpu:0, and a collective of the package takes no other. Models run where their rows
-are: with all their parameters there, or none. PPO's replies are not scored rightly so under ZeRO 3, where DeepSpeed
-itself moves shares by `to` and expects that nothing is copied.
+are: with all their parameters there, or none. The copies that this makes
+change what PPO's ranks draw, so that it tells there where tensors are, and not that numbers are the same.
 """
 
 import runpy
