@@ -28,9 +28,8 @@ from alignment.config.vocabulary import Need
 from alignment.data.batches import Batches
 from alignment.data.load import load_split
 from alignment.distributed.device import keep_freed_memory
-from alignment.tasks.ppo import experience, seed_of, set_up
-from alignment.training.ppo import learn
-from alignment.training.samples_log import SamplesLog
+from alignment.tasks.ppo import set_up
+from alignment.training.nonfinite import stop
 from alignment.training.step import to_floats
 
 REPLIES = {"ppo": 1, "ppo, 4 replies a prompt": 4}
@@ -127,20 +126,11 @@ def play(folder: Path, replies: int) -> None:
     config = ppo_config(folder, Path(setting["data"]), replies=replies, iterations=setting["iterations"])
     keep_freed_memory(torch.device("cpu"))  # as every run does
     stage = set_up(config, folder)
-    shown = SamplesLog(folder, done=0)
+    stage.begin(0)
     for step in range(1, setting["iterations"] + 1):
         turns.wait()
-        measured, mini_batches = experience(stage, step, shown)
-        weight = stage.tools.controller.weight
-        learned = learn(
-            stage.roles.actor,
-            stage.roles.critic,
-            mini_batches,
-            stage.config,
-            kl_weight=weight,
-            seed=seed_of(config, step),
-        )
-        to_floats(measured | learned)
+        measured, units = stage.collect(step)
+        to_floats(measured | stage.update(step, units, stop))
     turns.wait()
 
 

@@ -32,8 +32,9 @@ from alignment.rollout.generate import end_ids
 from alignment.rollout.reward import build_reward
 from alignment.rollout.samples import Samples, build_generator, sample
 from alignment.rollout.score import RewardModelScorer, reward_model_scorer
+from alignment.runs.folder import model_folder
 from alignment.tasks.ppo import set_up
-from alignment.tasks.prepare import model_folder, prepare_tokenizer, required_split, said
+from alignment.tasks.prepare import prepare_tokenizer, required_split, said
 
 
 @dataclass(slots=True)
@@ -63,7 +64,7 @@ def on_ppo(config: PPOConfig) -> Iterator[Verdict]:
     small = few(in_one_process(config), FEW)
     with TemporaryDirectory() as folder:
         stage = set_up(small, Path(folder))
-        yield rows.read("train", stage.train)
+        yield rows.read("train", stage.data)
         if stage.held_out is not None:
             yield rows.read("eval", stage.held_out)
         yield learning_rate(config, stage.roles.actor.num_weights)
@@ -78,7 +79,7 @@ def on_ppo(config: PPOConfig) -> Iterator[Verdict]:
             small.distributed,
             config.seed,
         )
-        samples = yield from of_policy(policy, stage.train)
+        samples = yield from of_policy(policy, stage.data)
         for scorer in stage.players.reward.models():
             yield from of_judge(scorer, samples, policy, config.data)
         yield first_step(stage, samples)

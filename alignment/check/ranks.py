@@ -73,7 +73,7 @@ def first_step(config: TrainingConfig) -> dict[str, float]:
         with TemporaryDirectory() as folder:
             stage = set_up(config, Path(folder))
             rows = stage.prompts.step_rows(0)
-            samples: Samples = draw(stage, stage.train, rows, seed=seed_of(stage.config, 1), replies=1)
+            samples: Samples = draw(stage, stage.data, rows, seed=seed_of(stage.config, 1), replies=1)
             micro_batches, _ = experienced(stage, samples, stage.config.batch.max_tokens)
             return to_floats(train_step(stage.roles.actor, actor_objective(stage), micro_batches))
     subject = subject_of(config, NEEDS[type(config)])

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from alignment.config.best import BestConfig as BestConfig
 from alignment.config.errors import ConfigError as ConfigError
 from alignment.config.errors import UserError as UserError
 from alignment.config.errors import require as require
@@ -132,6 +133,9 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     eval_every: int = 0
     """Steps between evaluations; 0: only after the last step."""
+    eval_on_start: bool = False
+    """Evaluate before the first step too."""
+    best: BestConfig = field(default_factory=BestConfig)
     on_nonfinite: OnNonFinite = OnNonFinite.stop
     """A loss or gradient that is nan or infinite: stop the run, or skip the step and count it; its rows are saved."""
 
@@ -152,6 +156,8 @@ class TrainConfig:
         require(self.eps > 0, "train.eps must be > 0", self.eps)
         require(self.max_grad_norm > 0, "train.max_grad_norm must be > 0 (.inf: no clipping)", self.max_grad_norm)
         require(self.eval_every >= 0, "train.eval_every must be >= 0", self.eval_every)
+        rule = "train.eval_every must be > 0 with train.best.patience, which counts evaluations"
+        require(self.eval_every > 0 or self.best.patience is None, rule, self.eval_every)
 
 
 @dataclass(slots=True)

@@ -65,6 +65,8 @@ class TrainingConfig(RunConfig):
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         require_rows(self.data, "train")
+        if self.train.eval_on_start or self.train.best.metric is not None:
+            require_rows(self.data, "eval")
         require_device(self.model, self.distributed)
         self.check_shares(self.processes())
 

@@ -105,6 +105,8 @@ class PPOConfig(TrainingConfig):
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
         self._check_processes()
+        rule = "train.best.metric must be null with kl.limit, which keeps the best model by its reward"
+        require(self.kl.limit is None or self.train.best.metric is None, rule, self.train.best.metric)
         both = self.gold is not None and self.gold_model is not None
         require(not both, "at most one of gold and gold_model must be set", (self.gold, self.gold_model))
         require_own_world(self.data, {**self.reward.functions(), "gold": self.gold})

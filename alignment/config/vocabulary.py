@@ -69,6 +69,13 @@ class Resume(str, Enum):
     never = "never"
 
 
+class Mode(str, Enum):
+    """Which values of a metric are the better ones."""
+
+    min = "min"
+    max = "max"
+
+
 class OnNonFinite(str, Enum):
     """What to do about a step whose loss or gradient is nan or infinite; the weights never see it."""
 

@@ -21,9 +21,14 @@ from alignment.runs.fingerprint import Fingerprint
 from alignment.terminal import say
 
 CONFIG, STARTED, FINISHED, HISTORY = "config.yaml", "started.json", "finished.json", "history.jsonl"
-METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
+METRICS, CHECKPOINTS, BEST = "metrics.jsonl", "checkpoints", "best"
 SUBMITTED = {"job.sbatch", "submitted.json", "logs"}
 OTHER = "output_dir holds a run of another config or other inputs"
+
+
+def model_folder(folder: Path) -> Path:
+    """Where a run leaves its model, in Hugging Face form."""
+    return folder / "model"
 
 
 def task_name(config: RunConfig) -> str:

@@ -23,7 +23,8 @@ from alignment.models.load import load_frozen_language_model
 from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.rollout.samples import Samples, build_generator, sample
-from alignment.tasks.prepare import model_folder, said
+from alignment.runs.folder import model_folder
+from alignment.tasks.prepare import said
 from alignment.terminal import say
 
 

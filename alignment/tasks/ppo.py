@@ -3,7 +3,8 @@
 repeat:  replies ~ actor;  scores;  experience;  learn
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from alignment.config.vocabulary import Need
 from alignment.data.batches import Batches
 from alignment.data.experience import Experience
 from alignment.data.load import Loaded, load_split
+from alignment.losses import Mean
 from alignment.rollout.diagnostics import derived
 from alignment.rollout.experience import Roles, make_experience
 from alignment.rollout.generate import Generator
@@ -28,7 +30,6 @@ from alignment.tasks.judge import Judge
 from alignment.tasks.memory import held
 from alignment.tasks.prepare import (
     build_engine,
-    model_folder,
     prepare_tokenizer,
     require_positions,
     required_split,
@@ -37,9 +38,10 @@ from alignment.tasks.prepare import (
 )
 from alignment.tasks.tools import Ptx, Tools, inner_steps, ptx_of, tools_of
 from alignment.terminal import say
-from alignment.training.checkpoint import Checkpoints, Stateful
-from alignment.training.log import MetricsLog
-from alignment.training.loop import is_due
+from alignment.training.alarm import Alarm
+from alignment.training.checkpoint import Stateful
+from alignment.training.loop import fit
+from alignment.training.nonfinite import Broken
 from alignment.training.ppo import learn
 from alignment.training.samples_log import SamplesLog
 from alignment.training.step import Metrics, only_main, to_floats
@@ -51,65 +53,26 @@ EVAL_SEED = 2**31  # held-out replies are drawn with the same seed at every eval
 def run(config: PPOConfig, folder: Path) -> str | None:
     """Returns why the run ended before its last iteration, where `kl.limit` had it end."""
     stage = set_up(config, folder)
-    config = stage.config
-    actor, critic, tools = stage.roles.actor, stage.roles.critic, stage.tools
-    iterations = stage.prompts.num_steps(config.train)
-    parts: dict[str, Stateful] = {"actor": actor, "critic": critic, **tools.parts()}
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, parts, zero=config.distributed.zero)
-    done = checkpoints.restore()
-    shown = SamplesLog(folder, done=done)
-    with MetricsLog(folder, config, stage.watch, num_steps=iterations, done=done) as log:
-        for step in range(done + 1, iterations + 1):
-            measured, mini_batches = experience(stage, step, shown)
-            now = to_floats({"kl": measured["kl"], "reward": measured["reward"]})
-            if tools.best.exceeded(now["kl"]):
-                tools.pending.add(measured)
-                log.write(step, derived(tools.pending.take()))
-                tools.alarm.say_summary(folder / "checkpoints")
-                stage.save_average(folder)
-                return tools.best.stop(step, now["kl"], model_folder(folder))
-            tools.best.keep_if_best(step, now["reward"], stage.save)
-            learning_rate, actor_learns = actor.learning_rate(), step > config.critic.warmup
-            with stage.watch.part("learn"):
-                measured |= learn(
-                    actor,
-                    critic,
-                    mini_batches,
-                    config,
-                    kl_weight=tools.controller.weight,
-                    seed=seed_of(config, step),
-                    actor_learns=actor_learns,
-                    ptx=None if stage.ptx is None else partial(stage.ptx.term, step),
-                    on_nonfinite=partial(tools.nonfinite.meet, step),
-                )
-            if actor_learns:  # a KL that is zero because nothing has been learned yet asks for no smaller weight
-                tools.controller.update(now["kl"], config.batch.size * config.ppo.replies)
-            if tools.average is not None:
-                tools.average.update()
-            tools.pending.add(measured | only_main(tools.alarm.watch(step, to_floats(measured))))
-            watched: dict[str, float] = {}
-            if is_due(step, config.train.eval_every, iterations):
-                with stage.watch.part("eval"):
-                    watched = evaluated(stage, step, shown)
-            tools.best.evaluated(watched.get("eval/reward"))
-            if watched or is_due(step, config.log.every, iterations):
-                row = {**derived(tools.pending.take()), "lr": learning_rate}
-                log.write(step, {**row, **tools.nonfinite.metrics(), **watched})
-            with stage.watch.part("save"):
-                checkpoints.save_if_due(step)
+    reason = fit(stage, stage.config, folder)
     stage.save_average(folder)
-    stage.save(model_folder(folder))
-    tools.alarm.say_summary(folder / "checkpoints")
-    return None
+    return reason
+
+
+@dataclass(slots=True)
+class Iteration:
+    """What one iteration learns from, and the KL of its replies to the reference (mean, nats a reply)."""
+
+    mini_batches: list[list[Experience]]
+    kl: Mean
 
 
 @dataclass(slots=True)
 class Stage:
-    """What every iteration needs, and none changes but by learning."""
+    """PPO as the loop drives it: a step is an iteration."""
 
     config: PPOConfig
     tokenizer: PreTrainedTokenizerBase
-    train: Loaded
+    data: Loaded
     held_out: Loaded | None
     prompts: Batches
     players: Cast
@@ -119,6 +82,87 @@ class Stage:
     ptx: Ptx | None
     tools: Tools
     watch: Watch
+    folder: Path
+    shown: SamplesLog = field(init=False)
+
+    @property
+    def train(self) -> Batches:
+        return self.prompts
+
+    @property
+    def alarm(self) -> Alarm:
+        return self.tools.alarm
+
+    @property
+    def kl_limit(self) -> float | None:
+        return self.config.kl.limit
+
+    def begin(self, done: int) -> None:
+        self.shown = SamplesLog(self.folder, done=done)
+
+    def collect(self, step: int) -> tuple[Metrics, Iteration]:
+        """Replies, scored and turned into what is learned from."""
+        config, seed = self.config, seed_of(self.config, step)
+        with self.watch.part("generate"):
+            replies = draw(self, self.data, self.prompts.step_rows(step - 1), seed=seed, replies=config.ppo.replies)
+        with self.watch.part("score"):
+            scores, judged = self.judge(replies)
+        self.shown.write(step, "train", self.judge.table(replies, scores, config.log.samples))
+        with self.watch.part("experience"):
+            mini_batches, experienced = make_experience(
+                self.roles,
+                replies,
+                shaped(scores, replies, config),
+                config,
+                kl_weight=self.tools.controller.weight,
+                pad_id=self.tokenizer.pad_token_id,
+                seed=seed,
+            )
+        self.watch.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
+        if config.roles.offload:
+            self.players.rest(torch.device("cpu"))
+        judged |= {"generation/live_fraction": replies.live_fraction(), "kl/weight": experienced["kl/weight"]}
+        return {**experienced, **only_main(judged)}, Iteration(mini_batches, experienced["kl"])
+
+    def update(self, step: int, units: Iteration, on_nonfinite: Callable[[Broken], None]) -> Metrics:
+        """Epochs over the mini-batches; then what follows the policy: the weight of the KL, and the average."""
+        config, tools = self.config, self.tools
+        actor_learns = step > config.critic.warmup
+        learned = learn(
+            self.roles.actor,
+            self.roles.critic,
+            units.mini_batches,
+            config,
+            kl_weight=tools.controller.weight,
+            seed=seed_of(config, step),
+            actor_learns=actor_learns,
+            ptx=None if self.ptx is None else partial(self.ptx.term, step),
+            on_nonfinite=on_nonfinite,
+        )
+        if actor_learns:  # a KL that is zero because nothing has been learned yet asks for no smaller weight
+            tools.controller.update(to_floats({"kl": units.kl})["kl"], config.batch.size * config.ppo.replies)
+        if tools.average is not None:
+            tools.average.update()
+        return learned
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """The same of one reply to each held-out prompt; nothing where there are none."""
+        if self.held_out is None:
+            return {}
+        everything = list(range(len(self.held_out.examples)))
+        replies = draw(self, self.held_out, everything, seed=EVAL_SEED, replies=1)
+        scores, judged = self.judge(replies)
+        self.shown.write(step, "eval", self.judge.table(replies, scores, self.config.log.samples))
+        return derived(to_floats(judged))
+
+    def row(self, means: dict[str, float]) -> dict[str, float]:
+        return derived(means)
+
+    def learning_rate(self) -> float:
+        return self.roles.actor.learning_rate()
+
+    def parts(self) -> dict[str, Stateful]:
+        return {"actor": self.roles.actor, "critic": self.roles.critic, **self.tools.parts()}
 
     def save(self, folder: Path) -> None:
         """The policy as it is now."""
@@ -168,45 +212,10 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
         judge,
         build_generator(players.policy, tokenizer, config.generation, config.distributed),
         None if texts is None else ptx_of(texts, config, tokenizer.pad_token_id),
-        tools_of(config, players.policy, prompts, folder),
+        tools_of(config, players.policy),
         Watch(actor.device),
+        folder,
     )
-
-
-def experience(stage: Stage, step: int, shown: SamplesLog) -> tuple[Metrics, list[list[Experience]]]:
-    """One iteration's replies, scored and turned into what is learned from; and what was measured on the way."""
-    config, seed = stage.config, seed_of(stage.config, step)
-    with stage.watch.part("generate"):
-        replies = draw(stage, stage.train, stage.prompts.step_rows(step - 1), seed=seed, replies=config.ppo.replies)
-    with stage.watch.part("score"):
-        scores, judged = stage.judge(replies)
-    shown.write(step, "train", stage.judge.table(replies, scores, config.log.samples))
-    with stage.watch.part("experience"):
-        mini_batches, experienced = make_experience(
-            stage.roles,
-            replies,
-            shaped(scores, replies, config),
-            config,
-            kl_weight=stage.tools.controller.weight,
-            pad_id=stage.tokenizer.pad_token_id,
-            seed=seed,
-        )
-    stage.watch.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
-    if config.roles.offload:
-        stage.players.rest(torch.device("cpu"))
-    judged |= {"generation/live_fraction": replies.live_fraction(), "kl/weight": experienced["kl/weight"]}
-    return {**experienced, **only_main(judged)}, mini_batches
-
-
-def evaluated(stage: Stage, step: int, shown: SamplesLog) -> dict[str, float]:
-    """The same of one reply to each held-out prompt, as `eval/*`; nothing where there are none."""
-    if stage.held_out is None:
-        return {}
-    everything = list(range(len(stage.held_out.examples)))
-    replies = draw(stage, stage.held_out, everything, seed=EVAL_SEED, replies=1)
-    scores, judged = stage.judge(replies)
-    shown.write(step, "eval", stage.judge.table(replies, scores, stage.config.log.samples))
-    return {f"eval/{name}": number for name, number in derived(to_floats(judged)).items()}
 
 
 def draw(stage: Stage, data: Loaded, rows: list[int], *, seed: int, replies: int) -> Samples:

@@ -105,8 +105,3 @@ def save_trained(
     """A model as it is now, in Hugging Face form. All processes call it and the main one writes."""
     with engine.at_rest():
         save_model(model, tokenizer, folder, write=world.is_main())
-
-
-def model_folder(folder: Path) -> Path:
-    """Where a run leaves its model, in Hugging Face form."""
-    return folder / "model"

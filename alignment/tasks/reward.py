@@ -8,14 +8,15 @@ from alignment.distributed.sharded import placement_of
 from alignment.distributed.world import is_main
 from alignment.models.load import load_scalar_model
 from alignment.models.statistics import write_statistics
-from alignment.tasks.prepare import build_engine, model_folder, prepare, save_trained
+from alignment.tasks.prepare import build_engine, prepare, save_trained
 from alignment.terminal import say
 from alignment.training.loop import fit
 from alignment.training.objectives import RewardRanking
 from alignment.training.statistics import reward_statistics
+from alignment.training.supervised import Supervised
 
 
-def run(config: RewardConfig, folder: Path) -> None:
+def run(config: RewardConfig, folder: Path) -> str | None:
     if config.data.margin.scale is MarginScale.none:
         say("data.margin.scale=none: the plain ranking loss, without margins")
     prepared = prepare(config, Need.pairs)
@@ -23,8 +24,13 @@ def run(config: RewardConfig, folder: Path) -> None:
     train, held_out = prepared.batches(model)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
     objective = RewardRanking(config.loss)
-    fit(engine, objective, objective, train=train, held_out=held_out, config=config, folder=folder)
-    save_trained(engine, model, prepared.tokenizer, model_folder(folder))
-    statistics = reward_statistics(engine, train, held_out)
-    if is_main():
-        write_statistics(statistics, model_folder(folder))
+
+    def save(into: Path) -> None:
+        """With the mean and deviation of the scores of these very weights."""
+        save_trained(engine, model, prepared.tokenizer, into)
+        statistics = reward_statistics(engine, train, held_out)
+        if is_main():
+            write_statistics(statistics, into)
+
+    method = Supervised(engine, objective, objective, train=train, held_out=held_out, save=save)
+    return fit(method, config, folder)

@@ -1,7 +1,6 @@
-"""What PPO carries along beside its models: the KL's controller, the best model, the alarm, averages, other texts."""
+"""What PPO carries along beside its models: the KL's controller, the alarm, averages, other texts."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from alignment.config.tasks import PPOConfig
 from alignment.data.batches import Batches
@@ -12,42 +11,28 @@ from alignment.models.heads import LanguageModel
 from alignment.training.alarm import Alarm
 from alignment.training.checkpoint import Stateful
 from alignment.training.ema import MovingAverage
-from alignment.training.kl import BestModel, KLController
-from alignment.training.nonfinite import NonFinite
+from alignment.training.kl import KLController
 from alignment.training.objectives import SFT
-from alignment.training.step import Pending, Term
+from alignment.training.step import Term
 
 
 @dataclass(slots=True)
 class Tools:
-    """Each of them is part of a checkpoint."""
+    """Each of them is part of a checkpoint, the alarm by the loop's doing."""
 
     controller: KLController
-    best: BestModel
     alarm: Alarm
-    pending: Pending
-    nonfinite: NonFinite
     average: MovingAverage | None
 
     def parts(self) -> dict[str, Stateful]:
         average: dict[str, Stateful] = {} if self.average is None else {"ema": self.average}
-        return {
-            "kl": self.controller,
-            "best": self.best,
-            "alarm": self.alarm,
-            "pending": self.pending,
-            "nonfinite": self.nonfinite,
-            **average,
-        }
+        return {"kl": self.controller, **average}
 
 
-def tools_of(config: PPOConfig, policy: LanguageModel, prompts: Batches, folder: Path) -> Tools:
+def tools_of(config: PPOConfig, policy: LanguageModel) -> Tools:
     return Tools(
         KLController(config.kl),
-        BestModel(folder / "best", config.kl.limit),
         Alarm(config.alarm),
-        Pending(),
-        NonFinite(folder, config.train.on_nonfinite, prompts),
         None if config.ppo.ema is None else MovingAverage(policy, config.ppo.ema),
     )
 

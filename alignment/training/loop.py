@@ -1,60 +1,136 @@
-"""The loop of SFT, reward, DPO and ORPO: steps, evaluations, log, checkpoints."""
+"""The loop of every method: what a step learns from, the step, evaluations, log, checkpoints, and when it ends.
 
+collect  ->  update  ->  (evaluate)  ->  log  ->  save
+"""
+
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches
-from alignment.distributed.engine import Engine
 from alignment.distributed.world import at_step
+from alignment.runs.folder import CHECKPOINTS, model_folder
+from alignment.training.alarm import Alarm
+from alignment.training.best import keeper_of
 from alignment.training.checkpoint import Checkpoints, Stateful
 from alignment.training.log import MetricsLog
-from alignment.training.nonfinite import NonFinite
-from alignment.training.objectives import Objective
-from alignment.training.step import Pending, evaluate_step, to_floats, train_step
-from alignment.training.watch import Watch, step_flops
+from alignment.training.nonfinite import Broken, NonFinite
+from alignment.training.step import Metrics, Pending, only_main, to_floats
+from alignment.training.watch import Watch
+
+Units = TypeVar("Units")
 
 
-def fit(
-    engine: Engine,
-    objective: Objective,
-    evaluation: Objective,
-    *,
-    train: Batches,
-    held_out: Batches | None,
-    config: TrainingConfig,
-    folder: Path,
-) -> None:
-    """Train for the configured steps, from the newest checkpoint on.
+class Method(Protocol[Units]):
+    """What the loop drives. All processes call all of it, in the same order; steps count from 1."""
 
-    `evaluation` is the objective on `held_out` (DPO's has a reference table of its own); its metrics are logged as
-    `eval/*` every `train.eval_every` steps and after the last.
+    @property
+    def train(self) -> Batches:
+        """The rows that the steps go through: they say how many steps there are, and whose rows a step had."""
+        ...
+
+    @property
+    def watch(self) -> Watch:
+        """Times the parts of `collect`; those of the loop are `learn`, `eval` and `save`."""
+        ...
+
+    @property
+    def alarm(self) -> Alarm | None:
+        """What looks at each step's metrics, where the method has such a thing."""
+        ...
+
+    @property
+    def kl_limit(self) -> float | None:
+        """Nats a reply: a step whose `kl`, as `collect` measures it, is above it is the last."""
+        ...
+
+    def begin(self, done: int) -> None:
+        """`done` steps are taken already, and the parts are as they were after them."""
+        ...
+
+    def collect(self, step: int) -> tuple[Metrics, Units]:
+        """What was measured of the weights before the step, and what the step learns from."""
+        ...
+
+    def update(self, step: int, units: Units, on_nonfinite: Callable[[Broken], None]) -> Metrics:
+        """Learn from it: one or many calls of `train_step`."""
+        ...
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Means over held-out data, nothing where there is none. The log has them as `eval/NAME`."""
+        ...
+
+    def row(self, means: dict[str, float]) -> dict[str, float]:
+        """The means of a row of the log, with what is no mean made from them."""
+        ...
+
+    def learning_rate(self) -> float: ...
+
+    def parts(self) -> dict[str, Stateful]:
+        """What of a method is in a checkpoint."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """The model as it is now, in Hugging Face form."""
+        ...
+
+
+def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None:
+    """Train for the configured steps, from the newest checkpoint on, and leave the model.
+
+    Metrics of an evaluation are logged as `eval/*`, every `train.eval_every` steps and after the last.
+
+    Returns:
+        why the run ended before its last step, where its config had it end.
     """
-    num_steps = train.num_steps(config.train)
-    nonfinite = NonFinite(folder, config.train.on_nonfinite, train)
-    pending = Pending()
-    parts: dict[str, Stateful] = {"model": engine, "pending": pending, "nonfinite": nonfinite}
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, parts, zero=config.distributed.zero)
+    num_steps = method.train.num_steps(config.train)
+    nonfinite = NonFinite(folder, config.train.on_nonfinite, method.train)
+    pending, keeper = Pending(), keeper_of(folder, config.train.best, method.kl_limit)
+    parts: dict[str, Stateful] = {**method.parts(), "pending": pending, "nonfinite": nonfinite, "best": keeper}
+    if method.alarm is not None:
+        parts["alarm"] = method.alarm
+    checkpoints = Checkpoints(folder / CHECKPOINTS, config.checkpoint, parts, zero=config.distributed.zero)
     done = checkpoints.restore()
-    watch = Watch(engine.device, step_flops(engine.num_weights, engine.num_trained))
-    with MetricsLog(folder, config, watch, num_steps=num_steps, done=done) as log:
+    method.begin(done)
+
+    def evaluated(step: int) -> dict[str, float]:
+        with method.watch.part("eval"):
+            return {f"eval/{name}": value for name, value in method.evaluate(step).items()}
+
+    with MetricsLog(folder, config, method.watch, num_steps=num_steps, done=done) as log:
+        if done == 0 and (config.train.eval_on_start or config.train.best.metric is not None):
+            with at_step(0):
+                found = evaluated(0)
+                keeper.after_update(0, found, method.save)
+                log.write(0, found)
         for step in range(done + 1, num_steps + 1):
+            if keeper.reason is not None:
+                break
             with at_step(step):
-                learning_rate = engine.learning_rate()
-                with watch.part("data"):
-                    micro_batches = train.step(step - 1)
-                    watch.count(micro_batches)
-                with watch.part("learn"):
-                    pending.add(train_step(engine, objective, micro_batches, partial(nonfinite.meet, step)))
-                evaluated: dict[str, float] = {}
-                if held_out is not None and is_due(step, config.train.eval_every, num_steps):
-                    with watch.part("eval"):
-                        metrics = to_floats(evaluate_step(engine, evaluation, held_out.once(), held_out.spare()))
-                    evaluated = {f"eval/{name}": value for name, value in metrics.items()}
-                if evaluated or is_due(step, config.log.every, num_steps):
-                    log.write(step, {**pending.take(), "lr": learning_rate, **nonfinite.metrics(), **evaluated})
-                with watch.part("save"):
+                measured, units = method.collect(step)
+                if keeper.before_update(step, measured, method.save):
+                    pending.add(measured)
+                    log.write(step, method.row(pending.take()))
+                    break
+                learning_rate = method.learning_rate()
+                with method.watch.part("learn"):
+                    measured |= method.update(step, units, partial(nonfinite.meet, step))
+                if method.alarm is not None:
+                    measured |= only_main(method.alarm.watch(step, to_floats(measured)))
+                pending.add(measured)
+                found = evaluated(step) if is_due(step, config.train.eval_every, num_steps) else {}
+                keeper.after_update(step, found, method.save)
+                if found or keeper.reason is not None or is_due(step, config.log.every, num_steps):
+                    row = {**method.row(pending.take()), "lr": learning_rate}
+                    log.write(step, {**row, **nonfinite.metrics(), **found})
+                with method.watch.part("save"):
                     checkpoints.save_if_due(step)
+    keeper.leave(model_folder(folder), method.save)
+    if method.alarm is not None:
+        method.alarm.say_summary(folder / CHECKPOINTS)
+    return keeper.reason
 
 
 def is_due(step: int, every: int, num_steps: int) -> bool:

@@ -12,7 +12,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment.runs.claim import claim
-from alignment.training import loop
+from alignment.training import supervised
 
 SMALL = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "data.train.limit=64", "data.eval.limit=8"]
 RUN = ["run", "tiny_sft", *SMALL, "batch.size=8"]
@@ -194,7 +194,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(
 ) -> None:
     words = [*RUN, "train.max_steps=5", "checkpoint.every=2"]
     alignment(*words, "output_dir=whole")
-    train_step, steps = loop.train_step, []
+    train_step, steps = supervised.train_step, []
 
     def counted(*arguments: Any) -> Any:
         if len(steps) == 3:
@@ -203,13 +203,13 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(
         return train_step(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "train_step", counted)
+        patched.setattr(supervised, "train_step", counted)
         ended = alignment(*words, "output_dir=cut")
     assert (ended.code, ended.err) == (130, ["alignment: interrupted"])
     assert [row["step"] for row in rows(tmp_path / "cut")] == [1, 2, 3]
     steps.clear()
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "train_step", counted)
+        patched.setattr(supervised, "train_step", counted)
         assert alignment(*words, "output_dir=cut").code == 0
     assert len(steps) == 3  # steps 3, 4 and 5
     assert without_time(tmp_path / "cut") == without_time(tmp_path / "whole")

@@ -29,12 +29,13 @@ from alignment.data.load import load_split
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model
-from alignment.training import loop
+from alignment.training import supervised
 from alignment.training.checkpoint import seed_everything
 from alignment.training.loop import fit
 from alignment.training.objectives import SFT
 from alignment.training.optim import build_optimizer
 from alignment.training.reference import reference_logprobs
+from alignment.training.supervised import Supervised
 
 STEPS = 7
 
@@ -66,7 +67,8 @@ def train(config: SFTConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     engine = TorchEngine(model, optimizer, scheduler, config=config.distributed, max_grad_norm=1.0)
     objective = SFT(config.loss)
     folder.mkdir(exist_ok=True)
-    fit(engine, objective, objective, train=batches[0], held_out=batches[1], config=config, folder=folder)
+    method = Supervised(engine, objective, objective, train=batches[0], held_out=batches[1], save=lambda folder: None)
+    fit(method, config, folder)
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
@@ -92,7 +94,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     """Killed between two checkpoints: the rows after the last one are written again, and everything is as if never."""
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     weights = train(config(tiny_init, whole, log_every=log_every), tokenizer, whole)
-    train_step, taken = loop.train_step, []
+    train_step, taken = supervised.train_step, []
 
     def killed(*arguments: Any) -> Any:
         if len(taken) == interrupted_after:
@@ -101,7 +103,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(
         return train_step(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", killed)
+        patch.setattr(supervised, "train_step", killed)
         with pytest.raises(KeyboardInterrupt):
             train(config(tiny_init, torn, log_every=log_every), tokenizer, torn)
     resumed = train(config(tiny_init, torn, log_every=log_every), tokenizer, torn)
@@ -125,7 +127,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_goes_on(
     for each in configs:
         each.checkpoint.every = 0
     weights = train(configs[0], tokenizer, whole)
-    before, taken, train_step = signal.getsignal(number), [], loop.train_step
+    before, taken, train_step = signal.getsignal(number), [], supervised.train_step
 
     def asked(*arguments: Any) -> Any:
         taken.append(1)
@@ -135,7 +137,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_goes_on(
         return train_step(*arguments)
 
     with monkeypatch.context() as patch, preempt.listening(), preempt.one_run():
-        patch.setattr(loop, "train_step", asked)
+        patch.setattr(supervised, "train_step", asked)
         with pytest.raises(
             preempt.Preempted, match=f"^stopped by {number.name} after step {stopped_in}, which is saved$"
         ):
@@ -166,6 +168,17 @@ def test_what_is_logged(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenize
     assert [row["step"] for row in found] == [3, 5, 6, 7]
     assert [row["step"] for row in found if "eval/loss" in row] == [3, 6, 7]
     assert all({"loss", "lr", "grad_norm"} <= row.keys() for row in found)
+
+
+def test_an_evaluation_before_the_first_step_is_step_0_of_the_log_and_changes_nothing_else(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    runs = {"plain": config(tiny_init, tmp_path / "plain"), "start": config(tiny_init, tmp_path / "start")}
+    runs["start"].train.eval_on_start = True
+    weights = {name: train(each, tokenizer, tmp_path / name) for name, each in runs.items()}
+    first, *others = rows(tmp_path / "start")
+    assert first.keys() == {"step", "eval/loss"} and first["step"] == 0 and first["eval/loss"] > 0
+    assert others == rows(tmp_path / "plain") and same(weights["start"], weights["plain"])
 
 
 def test_a_row_is_the_mean_over_its_steps(

@@ -31,6 +31,7 @@ from alignment.training.loop import fit
 from alignment.training.nonfinite import Broken
 from alignment.training.objectives import SFT
 from alignment.training.step import train_step
+from alignment.training.supervised import Supervised
 
 BAD_ROW = 2
 KINDS = ["loss", "infinite loss", "gradient"]
@@ -103,6 +104,10 @@ def settings(folder: Path, choice: OnNonFinite, **others: Any) -> SFTConfig:
     )
 
 
+def supervised(engine: TorchEngine, objective: Bad, train: Batches) -> Supervised:
+    return Supervised(engine, objective, objective, train=train, held_out=None, save=lambda folder: None)
+
+
 def test_stop_ends_the_run_and_tells_the_rows(
     descent: Callable[..., TorchEngine], demonstrations: list[Example], tmp_path: Path
 ) -> None:
@@ -111,7 +116,7 @@ def test_stop_ends_the_run_and_tells_the_rows(
     bad = next(step for step in range(1, 4) if BAD_ROW in train.step_rows(step - 1))
     told = rf"^step {bad}: the loss of Bad is nan, .* its rows are in .*nonfinite\.json; .*train\.on_nonfinite=skip"
     with pytest.raises(UserError, match=told):
-        fit(engine, Bad("loss"), Bad("loss"), train=train, held_out=None, config=config, folder=tmp_path)
+        fit(supervised(engine, Bad("loss"), train), config, tmp_path)
     (met,) = json.loads((tmp_path / "nonfinite.json").read_text())
     assert (met["step"], met["loss"], met["objective"]) == (bad, "nan", "Bad")
     assert [row["row"] for row in met["rows"]] == train.step_rows(bad - 1)
@@ -133,7 +138,7 @@ def test_skip_leaves_the_step_out_counts_it_and_goes_on_the_same(
         for max_steps in (6,) if name == "whole" else (3, 6):
             config.train.max_steps = max_steps
             engine = descent()
-            fit(engine, Bad("gradient"), Bad("gradient"), train=train, held_out=None, config=config, folder=folder)
+            fit(supervised(engine, Bad("gradient"), train), config, folder)
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         bad = [step for step in range(1, 7) if BAD_ROW in train.step_rows(step - 1)]
         assert len(bad) == 2

@@ -1,0 +1,25 @@
+"""Which of a run's weights become its model, and when it ends for want of better ones."""
+
+from dataclasses import dataclass
+
+from alignment.config.errors import require
+from alignment.config.vocabulary import Mode
+
+
+@dataclass(slots=True)
+class BestConfig:
+    metric: str | None = None
+    """A metric of the evaluations, such as eval/loss: `best/` and, at the end, `model/` are the weights with the best
+    one. Evaluates before the first step too. Null: the model is that of the last step."""
+    mode: Mode = Mode.min
+    """Whether a smaller or a larger one is better."""
+    patience: int | None = None
+    """Evaluations in a row without a better one after which the run ends. Null: it never ends early."""
+
+    def __post_init__(self) -> None:
+        is_evaluated = self.metric is None or self.metric.startswith("eval/")
+        require(is_evaluated, "train.best.metric must be one of an evaluation, eval/NAME, or null", self.metric)
+        rule = "train.best.patience must be > 0 and needs train.best.metric"
+        require(self.patience is None or (self.patience > 0 and self.metric is not None), rule, self.patience)
+        rule = "train.best.mode needs train.best.metric"
+        require(self.mode is Mode.min or self.metric is not None, rule, self.mode.value)

@@ -1,0 +1,189 @@
+"""Which weights a run leaves: the last ones, the best of its evaluations, or the best within `kl.limit`."""
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from alignment.config.parts import BestConfig, UserError
+from alignment.config.vocabulary import Mode
+from alignment.distributed.world import barrier, is_main
+from alignment.runs.folder import BEST
+from alignment.terminal import say
+from alignment.training.manifest import sync_folder
+from alignment.training.step import Metrics, to_floats
+
+Write = Callable[[Path], None]
+"""Writes a model, as it is now, into a folder. All processes call it; the main one has the folder."""
+
+
+class Keeper(Protocol):
+    """Part of a checkpoint, for a run that goes on has the best model of the steps before."""
+
+    reason: str | None
+    """Why the run ends before its last step; None: it does not."""
+
+    def before_update(self, step: int, measured: Metrics, write: Write) -> str | None:
+        """`measured`: of the weights as step `step` finds them. Returns the reason."""
+        ...
+
+    def after_update(self, step: int, evaluated: dict[str, float], write: Write) -> None:
+        """The weights have changed; `evaluated` is theirs, where they have been evaluated."""
+        ...
+
+    def leave(self, model: Path, write: Write) -> None:
+        """The run is at its end: fill the folder of its model."""
+        ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+def keeper_of(folder: Path, config: BestConfig, kl_limit: float | None) -> Keeper:
+    if kl_limit is not None:
+        return BestWithinLimit(folder / BEST, kl_limit)
+    return LastModel() if config.metric is None else BestByMetric(folder / BEST, config)
+
+
+class LastModel:
+    """No weights are better than those of the last step."""
+
+    reason: str | None = None
+
+    def before_update(self, step: int, measured: Metrics, write: Write) -> str | None:
+        return None
+
+    def after_update(self, step: int, evaluated: dict[str, float], write: Write) -> None:
+        return
+
+    def leave(self, model: Path, write: Write) -> None:
+        write(model)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        return
+
+
+class BestByMetric:
+    """`best/` holds the weights whose evaluation was the best by `train.best.metric`, and so does `model/` at the end.
+
+    The weights before the first step are among them. With `train.best.patience` the run ends once as many evaluations
+    in a row were no better.
+    """
+
+    def __init__(self, folder: Path, config: BestConfig) -> None:
+        assert config.metric is not None
+        self.folder, self.metric, self.config = folder, config.metric, config
+        self.reason: str | None = None
+        self.step = 0
+        self.score = math.inf if config.mode is Mode.min else -math.inf
+        self.misses = 0  # evaluations since the best one
+
+    def before_update(self, step: int, measured: Metrics, write: Write) -> str | None:
+        return None
+
+    def after_update(self, step: int, evaluated: dict[str, float], write: Write) -> None:
+        """Raises:
+        UserError: the evaluation has no such metric; names those it has. Known before the first step.
+        """
+        if not evaluated and step > 0:
+            return
+        if self.metric not in evaluated:
+            raise UserError(f"train.best.metric must be one of {', '.join(sorted(evaluated))}, got {self.metric!r}")
+        score = evaluated[self.metric]
+        if score < self.score if self.config.mode is Mode.min else score > self.score:
+            self.step, self.score, self.misses = step, score, 0
+            write_beside_and_rename(self.folder, write)
+            return
+        self.misses += 1
+        if self.config.patience is not None and self.misses >= self.config.patience:
+            self.reason = f"stopped at step {step}: {self.misses} evaluations without a better {self.metric}"
+            say(self.reason)
+
+    def leave(self, model: Path, write: Write) -> None:
+        say(f"the model is that of step {self.step}, the best by {self.metric} ({self.score:.4g})")
+        write_beside_and_rename(model, lambda new: _copy(self.folder, new))
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "score": self.score, "misses": self.misses, "reason": self.reason}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.step, self.score = state["step"], state["score"]
+        self.misses, self.reason = state["misses"], state["reason"]
+
+
+class BestWithinLimit:
+    """`best/` holds the weights of the best step within `kl.limit`; a step beyond it ends the run with them.
+
+    A step measures its weights before it learns: their reward and KL on the replies to learn from, and, where the step
+    before ended with an evaluation, their reward on held-out prompts. A held-out reward is compared with held-out ones
+    only, and any of them goes before a reward in training, which is drawn from other prompts each time.
+    """
+
+    def __init__(self, folder: Path, limit: float) -> None:
+        self.folder = folder
+        self.limit = limit
+        self.reason: str | None = None
+        self.step = 0
+        """The step whose weights are kept; 0: none yet."""
+        self.score: tuple[bool, float] = (False, -math.inf)  # held out?, reward
+        self.held_out: float | None = None
+        """Of the weights as they are now."""
+
+    def before_update(self, step: int, measured: Metrics, write: Write) -> str | None:
+        now = to_floats({name: measured[name] for name in ("kl", "reward")})
+        if now["kl"] > self.limit:
+            kind = "held-out" if self.score[0] else "training"
+            self.reason = (
+                f"stopped at step {step}: KL {now['kl']:.4g} nats a reply is above kl.limit = {self.limit:g}; "
+                f"the model is that of step {self.step} ({kind} reward {self.score[1]:.4g})"
+            )
+            say(self.reason)
+            return self.reason
+        score = (False, now["reward"]) if self.held_out is None else (True, self.held_out)
+        if score > self.score:
+            self.step, self.score = step, score
+            write_beside_and_rename(self.folder, write)
+        return None
+
+    def after_update(self, step: int, evaluated: dict[str, float], write: Write) -> None:
+        self.held_out = evaluated.get("eval/reward")
+
+    def leave(self, model: Path, write: Write) -> None:
+        if self.reason is None:
+            write(model)
+        else:
+            write_beside_and_rename(model, lambda new: _copy(self.folder, new))
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "score": list(self.score), "held_out": self.held_out}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        is_held_out, reward = state["score"]
+        self.step, self.score, self.held_out = state["step"], (is_held_out, reward), state["held_out"]
+
+
+def _copy(folder: Path, new: Path) -> None:
+    if is_main():
+        shutil.copytree(folder, new, dirs_exist_ok=True)
+
+
+def write_beside_and_rename(folder: Path, write: Write) -> None:
+    """Fill a folder under another name, then give it its own: it is there whole or not at all.
+
+    All processes call it and `write`; the main one makes and names the folder.
+    """
+    beside = folder.with_name(folder.name + ".partial")
+    if is_main():
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    write(beside)
+    if is_main():
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.rename(folder)
+        sync_folder(folder.parent)
+    barrier()
