@@ -6,7 +6,7 @@ from typing import Any
 from alignment.check.agreement import EVERYTHING, ONE_ROW, gradients, micro_batches
 from alignment.check.learning import STEPS, at_rates, constant, repeated
 from alignment.check.verdict import Verdict, graded
-from alignment.config.vocabulary import KLPlace, Precision
+from alignment.config.vocabulary import Precision
 from alignment.data.experience import Experience
 from alignment.distributed.precision import precision_of
 from alignment.rollout.experience import make_experience
@@ -14,6 +14,7 @@ from alignment.rollout.reward import shaped
 from alignment.rollout.samples import Samples
 from alignment.tasks.ppo import Stage, seed_of
 from alignment.tasks.prepare import build_engine
+from alignment.training import ppo as training_ppo
 from alignment.training.objectives import Actor, Critic
 from alignment.training.step import to_floats, train_step
 
@@ -50,25 +51,29 @@ def parts_agree(stage: Stage, samples: Samples) -> Verdict:
 
 
 def improves(stage: Stage, samples: Samples) -> Verdict:
-    """That policy and critic learn from the same experience, with the run's optimizer and losses. Changes both."""
+    """That the policy, and the critic where there is one, learn from the same experience, with the run's optimizer and
+    losses. Changes both."""
     experience, _ = experienced(stage, samples, EVERYTHING)
     config, players = stage.config, stage.players
-    own = config.train.learning_rate
 
     def policy_losses(rate: float) -> list[float]:
         trial = replace(config, train=constant(config.train, rate))
         engine = build_engine(players.policy, trial, num_steps=STEPS + 1)
         return repeated(engine, actor_objective(stage), experience, has_gained)
 
-    def value_losses(rate: float) -> list[float]:
-        trial = replace(config, train=constant(config.train, rate))
-        engine = build_engine(players.value, trial, num_steps=STEPS + 1)
-        return repeated(engine, Critic(config.loss.value), experience, has_fallen)
+    figure, learns = at_rates(config.train.learning_rate, policy_losses, has_gained)
+    figure = f"policy's loss {figure}"
+    value = players.value
+    if value is not None:
 
-    policy, policy_learns = at_rates(own, policy_losses, has_gained)
-    value, value_learns = at_rates(config.critic.learning_rate, value_losses, has_fallen)
-    figure = f"policy's loss {policy}; critic's {value}; on {len(samples.examples)} replies"
-    return Verdict("learns from a few replies", graded(policy_learns and value_learns), figure)
+        def value_losses(rate: float) -> list[float]:
+            trial = replace(config, train=constant(config.train, rate))
+            engine = build_engine(value, trial, num_steps=STEPS + 1)
+            return repeated(engine, Critic(config.loss.value), experience, has_fallen)
+
+        of_value, value_learns = at_rates(config.critic.learning_rate, value_losses, has_fallen)
+        figure, learns = f"{figure}; critic's {of_value}", learns and value_learns
+    return Verdict("learns from a few replies", graded(learns), f"{figure}; on {len(samples.examples)} replies")
 
 
 def has_gained(first: float, last: float) -> bool:
@@ -80,9 +85,7 @@ def has_fallen(first: float, last: float) -> bool:
 
 
 def actor_objective(stage: Stage) -> Actor:
-    config = stage.config
-    in_loss = stage.tools.controller.weight if config.kl.place is KLPlace.loss else 0.0
-    return Actor(config.loss.policy, config.generation.temperature, in_loss, config.kl.estimator)
+    return training_ppo.actor_objective(stage.config, stage.tools.controller.weight)
 
 
 def experienced(stage: Stage, samples: Samples, budget: int) -> tuple[list[Experience], float]:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from alignment.config.parts import FUNCTION, INPUT, DataConfig, require
-from alignment.config.vocabulary import Combine, Format, KLControl, KLPlace, Share
+from alignment.config.vocabulary import AdvantageEstimator, Combine, Format, KLControl, KLPlace, Share
 from alignment.losses import KLEstimator, PolicyLoss, ValueLoss
 
 SAFETY_THRESHOLD = 0.15  # Llama 2's
@@ -150,16 +150,41 @@ class KLConfig:
         require(self.limit is None or self.limit > (self.target or 0), rule, self.limit)
 
 
+GROUPED = (AdvantageEstimator.grpo, AdvantageEstimator.dr_grpo, AdvantageEstimator.rloo)
+LAM = 0.95
+
+
 @dataclass(slots=True)
 class AdvantageConfig:
+    estimator: AdvantageEstimator = AdvantageEstimator.gae
+    """gae: with a critic (arXiv:1506.02438). Without one: grpo (2402.03300), dr_grpo (2503.20783) and rloo (2402.14740)
+    compare the replies to one prompt, reinforce_pp (2501.03262) the tokens of all."""
     gamma: float = 1.0
-    lam: float = 0.95
-    whiten: bool = True
-    """Zero mean and unit variance over all reply tokens of the iteration, on all processes."""
+    lam: float = LAM
+    whiten: bool | None = None
+    """Zero mean and unit variance over all reply tokens of the iteration, on all processes. Null: as the estimator's
+    authors have it, which is true for gae and reinforce_pp."""
 
     def __post_init__(self) -> None:
         require(0 <= self.gamma <= 1, "advantage.gamma must be in [0, 1]", self.gamma)
         require(0 <= self.lam <= 1, "advantage.lam must be in [0, 1]", self.lam)
+        rule = "advantage.lam needs advantage.estimator=gae"
+        require(self.has_critic or self.lam == LAM, rule, self.lam)
+        rule = "advantage.gamma must be 1 for an estimator that takes a reply as one action (grpo, dr_grpo, rloo)"
+        require(not self.is_grouped or self.gamma == 1, rule, self.gamma)
+
+    @property
+    def has_critic(self) -> bool:
+        return self.estimator is AdvantageEstimator.gae
+
+    @property
+    def is_grouped(self) -> bool:
+        """The replies to one prompt are compared with each other."""
+        return self.estimator in GROUPED
+
+    @property
+    def whitens(self) -> bool:
+        return not self.is_grouped if self.whiten is None else self.whiten
 
 
 @dataclass(slots=True)

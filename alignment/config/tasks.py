@@ -39,7 +39,7 @@ from alignment.config.rules import (
 )
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.vocabulary import KLControl, MarginScale, Offload, Selection, Share
-from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss
+from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss, ValueLoss
 
 STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
 
@@ -121,6 +121,7 @@ class PPOConfig(TrainingConfig):
             rule = "roles.share=lora takes one reward model as it is: no reward.models, no reward.normalize"
             require(not self.reward.models and not self.reward.normalize, rule, self.reward)
             require(not self.roles.offload, "roles.share=lora leaves nothing to offload", "roles.offload=true")
+        self._check_estimator()
         rule = "generation.min_new_tokens must be 0 for PPO, whose log-probs know of no token that is held back"
         require(self.generation.min_new_tokens == 0, rule, self.generation.min_new_tokens)
         rule = f"ppo.mini_batches must be <= batch.size ({self.batch.size})"
@@ -130,6 +131,16 @@ class PPOConfig(TrainingConfig):
         require(self.kl.controller is KLControl.fixed or self.kl.horizon >= replies, rule, self.kl.horizon)
         rule = "batch.size * ppo.replies must be > 1 with reward.whiten or reward.combine=llama2"
         require(replies > 1 or not self.reward.whitens, rule, replies)
+
+    def _check_estimator(self) -> None:
+        """Keys of a critic are for an estimator that has one, groups for one that compares replies."""
+        estimator = self.advantage.estimator.value
+        rule = f"ppo.replies must be > 1 with advantage.estimator={estimator}, which compares the replies to a prompt"
+        require(not self.advantage.is_grouped or self.ppo.replies > 1, rule, self.ppo.replies)
+        if not self.advantage.has_critic:
+            rule = f"{{}} must be as it is by default with advantage.estimator={estimator}, which has no critic"
+            require(self.critic == CriticConfig(), rule.format("critic"), self.critic)
+            require(self.loss.value == ValueLoss(), rule.format("loss.value"), self.loss.value)
 
     def _check_processes(self) -> None:
         zero = self.distributed.zero

@@ -69,6 +69,16 @@ class Resume(str, Enum):
     never = "never"
 
 
+class AdvantageEstimator(str, Enum):
+    """How much better than expected a reply or its token was. gae expects what a critic says; the others have none."""
+
+    gae = "gae"
+    grpo = "grpo"
+    dr_grpo = "dr_grpo"
+    rloo = "rloo"
+    reinforce_pp = "reinforce_pp"
+
+
 class Mode(str, Enum):
     """Which values of a metric are the better ones."""
 

@@ -15,13 +15,14 @@ class Experience:
     batch: Batch
     old_logprobs: Tensor  # [T] nats, log pi_old(a_t | s_t)
     ref_logprobs: Tensor  # [T] nats, log pi_ref(a_t | s_t)
-    values: Tensor  # [T], V_old(s_t)
     advantages: Tensor  # [T], A_t, whitened over the whole iteration where configured
-    returns: Tensor  # [T], A_t + V_old(s_t) before whitening
+    values: Tensor | None  # [T], V_old(s_t); none without a critic
+    returns: Tensor | None  # [T], A_t + V_old(s_t) before whitening; none without a critic
 
     @property
     def num_tokens(self) -> int:
         return self.batch.num_tokens
 
     def to(self, device: torch.device) -> "Experience":
-        return Experience(*(getattr(self, field.name).to(device) for field in fields(self)))
+        parts = (getattr(self, field.name) for field in fields(self))
+        return Experience(*(None if part is None else part.to(device) for part in parts))

@@ -1,10 +1,19 @@
 """Pure functions of tensors: the losses, and what PPO derives from scores. Useful in anybody's own trainer."""
 
-from alignment.losses.advantages import advantages_and_returns, moments, token_rewards, whiten
+from alignment.losses.advantages import (
+    advantages_and_returns,
+    discounted_returns,
+    dr_grpo_advantages,
+    grpo_advantages,
+    moments,
+    rloo_advantages,
+    token_rewards,
+    whiten,
+)
 from alignment.losses.dpo import DPOLoss, DPOVariant
 from alignment.losses.kl import KLEstimator, adaptive_kl_weight, kl_estimate
 from alignment.losses.orpo import ORPOLoss, ORPONll, log1mexp
-from alignment.losses.ppo import PolicyLoss, ValueLoss
+from alignment.losses.ppo import ImportanceRatio, Normalization, PolicyLoss, ValueLoss
 from alignment.losses.preference import preference_metrics
 from alignment.losses.reward import MarginRankingLoss
 from alignment.losses.sft import CrossEntropyLoss
@@ -21,10 +30,12 @@ __all__ = [
     "CrossEntropyLoss",
     "DPOLoss",
     "DPOVariant",
+    "ImportanceRatio",
     "KLEstimator",
     "LossOutput",
     "MarginRankingLoss",
     "Mean",
+    "Normalization",
     "ORPOLoss",
     "ORPONll",
     "PolicyLoss",
@@ -32,11 +43,15 @@ __all__ = [
     "adaptive_kl_weight",
     "advantages_and_returns",
     "clipped",
+    "discounted_returns",
+    "dr_grpo_advantages",
+    "grpo_advantages",
     "kl_estimate",
     "log1mexp",
     "moments",
     "normalized",
     "preference_metrics",
+    "rloo_advantages",
     "safety_or_helpfulness",
     "token_rewards",
     "whiten",

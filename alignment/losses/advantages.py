@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from alignment.losses.checks import counted, pairwise, require_bool
+from alignment.losses.checks import at_least_float32, counted, pairwise, require_bool
 
 
 @torch.no_grad()
@@ -60,6 +60,54 @@ def advantages_and_returns(
         advantages[:, t] = advantage
     advantages.masked_fill_(~mask, 0.0)
     return advantages, advantages + values
+
+
+@torch.no_grad()
+def grpo_advantages(scores: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """A_i = (r_i - mean r) / (std r + eps), of the n replies to one prompt (Shao et al. 2402.03300, section 4.1.2).
+
+    scores: [G, n], of n >= 2 replies to each of G prompts. The deviation is the unbiased one (n - 1); its eps is
+    verl's, TRL has 1e-4. Replies that score alike get 0. Returns [G, n]. Raises ValueError for another shape or dtype, and n < 2.
+    """
+    centered = dr_grpo_advantages(scores)
+    return centered / (scores.to(centered.dtype).std(1, keepdim=True) + eps)
+
+
+@torch.no_grad()
+def dr_grpo_advantages(scores: Tensor) -> Tensor:
+    """A_i = r_i - mean r, of the n replies to one prompt (Liu et al. 2503.20783, section 3.2): hard and easy prompts
+    weigh alike. scores, returns and raises as `grpo_advantages`."""
+    scores = _require_groups(scores)
+    return scores - scores.mean(1, keepdim=True)
+
+
+@torch.no_grad()
+def rloo_advantages(scores: Tensor) -> Tensor:
+    """A_i = r_i - mean of the other n - 1 replies' (Ahmadian et al. 2402.14740, eq. 8). scores, returns and raises as
+    `grpo_advantages`."""
+    scores = _require_groups(scores)
+    n = scores.shape[1]
+    return scores - (scores.sum(1, keepdim=True) - scores) / (n - 1)
+
+
+@torch.no_grad()
+def discounted_returns(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """G_t = r_t + gamma G_{t+1}, 0 after the last token: REINFORCE++'s advantage before it is whitened over the batch
+    (Hu 2501.03262, section 3.1).
+
+    rewards: [B, T]. mask: [B, T] bool, one run of tokens in each row. Returns [B, T], zero outside the mask. Raises
+    ValueError as `advantages_and_returns`, which this is without values and with lam = 1.
+    """
+    return advantages_and_returns(rewards, torch.zeros_like(rewards), mask, gamma=gamma, lam=1.0)[0]
+
+
+def _require_groups(scores: Tensor) -> Tensor:
+    """In float32 at least."""
+    if scores.dim() != 2 or scores.shape[1] < 2:
+        raise ValueError(f"scores must have shape [G, n], of n >= 2 replies to a prompt, got {list(scores.shape)}")
+    if not scores.is_floating_point():
+        raise ValueError(f"scores must be floating point, got {scores.dtype}")
+    return at_least_float32(scores)
 
 
 def here_only(sums: Tensor) -> Tensor:

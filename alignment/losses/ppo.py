@@ -2,47 +2,119 @@
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor
 
-from alignment.losses.checks import counted
+from alignment.losses.checks import counted, member
 from alignment.losses.kl import MAX_LOG_RATIO, KLEstimator, kl_estimate
 from alignment.losses.types import LossOutput, Mean
 
 
+class ImportanceRatio(str, Enum):
+    """What is clipped: the ratio of each token's probabilities, or one for a whole reply, by its geometric mean
+    (sequence) or as it is (product)."""
+
+    token = "token"
+    sequence = "sequence"
+    product = "product"
+
+
+class Normalization(str, Enum):
+    """What the policy's loss is a mean over."""
+
+    token = "token"
+    sequence = "sequence"
+    constant = "constant"
+
+
 @dataclass(slots=True)
 class PolicyLoss:
-    """L = -min(r A, clamp(r, 1 - clip, 1 + clip) A),  r = pi(a_t) / pi_old(a_t)   (Schulman et al. 1707.06347, eq. 7)
+    """l_t = -min(r_t A_t, clamp(r_t, 1 - clip, 1 + clip_high) A_t),  r_t = pi(a_t) / pi_old(a_t)
 
-    Reduction: mean over counted tokens.
+    (Schulman et al. 1707.06347, eq. 7; clip_high above clip: DAPO, 2503.14476, eq. 10; null: clip.)
+
+    ratio=sequence: every r_t of a reply is exp(mean_t log pi(a_t) / pi_old(a_t)) (GSPO, 2507.18071, eqs. 5 and 7).
+    ratio=product: it is pi(y) / pi_old(y), whose gradient at 1 is REINFORCE's of the whole reply (RLOO, 2402.14740,
+    eq. 8; clipped as in TRL).
+
+    normalization, the reduction:
+        token       sum_t l_t / number of tokens, over all replies together (DAPO, eq. 8)
+        sequence    mean over replies of (sum_t l_t / the reply's tokens) (GRPO, 2402.03300, eq. 3; GSPO)
+        constant    mean over replies of (sum_t l_t / length), of one length for all (Dr. GRPO, 2503.20783, section 3.2)
     """
 
     clip: float = 0.2
+    clip_high: float | None = None
+    ratio: ImportanceRatio = ImportanceRatio.token
+    normalization: Normalization = Normalization.token
+    length: int | None = None
+    """normalization=constant: the tokens that each reply's sum is divided by. Null, in a recipe:
+    generation.max_new_tokens."""
 
     def __post_init__(self) -> None:
+        self.ratio = member(ImportanceRatio, "ratio", self.ratio)
+        self.normalization = member(Normalization, "normalization", self.normalization)
         if not 0 < self.clip < 1:
             raise ValueError(f"clip must be in (0, 1), got {self.clip}")
+        if self.clip_high is not None and not self.clip <= self.clip_high < math.inf:
+            raise ValueError(f"clip_high must be >= clip ({self.clip}) and finite, or null, got {self.clip_high}")
+        if self.ratio is not ImportanceRatio.token and self.normalization is not Normalization.sequence:
+            rule = f"normalization must be sequence with ratio={self.ratio.value}"
+            raise ValueError(f"{rule}, got {self.normalization.value}")
+        if self.length is not None and (self.normalization is not Normalization.constant or self.length < 1):
+            raise ValueError(f"length must be > 0 and needs normalization=constant, or be null, got {self.length}")
+
+    @property
+    def by_sequence(self) -> bool:
+        """Whether it must know which tokens are of one reply, and is a mean over replies."""
+        return self.normalization is not Normalization.token
 
     def __call__(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor) -> LossOutput:
-        """logprobs, old_logprobs (at the rollout): per token, nats; advantages; mask bool: all of one shape.
+        """logprobs, old_logprobs (at the rollout): per token, nats; advantages; mask bool: all of one shape, which is
+        [replies, T] but for normalization=token, to which any shape is one row of tokens.
 
         Metrics: `policy/clip_fraction` (share of tokens whose gradient the clip took), `policy/approx_kl` (k3 of
-        KL(pi_old || pi), nats), `policy/ratio` (mean r). Raises ValueError for wrong shapes and dtypes.
+        KL(pi_old || pi), nats), `policy/ratio` (mean r). Raises ValueError for wrong shapes and dtypes, and without a
+        `length` for normalization=constant.
         """
         logprobs, old_logprobs, advantages = counted(
             mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages
         )
-        ratio = (logprobs - old_logprobs).clamp(max=MAX_LOG_RATIO).exp()
+        log_ratio = logprobs - old_logprobs
+        if self.ratio is not ImportanceRatio.token:
+            self._require_replies(mask)
+            of_reply = log_ratio.sum(1, keepdim=True)
+            is_mean = self.ratio is ImportanceRatio.sequence
+            log_ratio = (of_reply / mask.sum(1, keepdim=True).clamp(min=1) if is_mean else of_reply).expand_as(mask)
+        ratio = log_ratio.clamp(max=MAX_LOG_RATIO).exp()
         plain = ratio * advantages
-        clipped = ratio.clamp(1 - self.clip, 1 + self.clip) * advantages
+        high = self.clip if self.clip_high is None else self.clip_high
+        clipped = ratio.clamp(1 - self.clip, 1 + high) * advantages
         approx_kl = kl_estimate(old_logprobs.detach(), logprobs.detach(), KLEstimator.k3)
         metrics = {
             "policy/clip_fraction": Mean.of(clipped < plain, mask),
             "policy/approx_kl": Mean.of(approx_kl, mask),
             "policy/ratio": Mean.of(ratio, mask),
         }
-        return LossOutput(Mean.of(-torch.minimum(plain, clipped), mask), metrics)
+        return LossOutput(self.reduce(-torch.minimum(plain, clipped), mask), metrics)
+
+    def reduce(self, values: Tensor, mask: Tensor) -> Mean:
+        """Values per token, zero outside the mask, as `normalization` has them."""
+        if self.normalization is Normalization.token:
+            return Mean.of(values, mask)
+        self._require_replies(mask)
+        sums = values.masked_fill(~mask, 0.0).sum(1)
+        if self.normalization is Normalization.sequence:
+            return Mean.of(sums / mask.sum(1).clamp(min=1), mask.any(1))
+        if self.length is None:
+            raise ValueError("normalization=constant needs length, the tokens to divide by, got None")
+        return Mean.of(sums / self.length, mask.any(1))
+
+    def _require_replies(self, mask: Tensor) -> None:
+        if mask.dim() != 2:
+            raise ValueError(f"normalization={self.normalization.value} needs [replies, T], got {list(mask.shape)}")
 
 
 @dataclass(slots=True)

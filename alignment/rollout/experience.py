@@ -18,6 +18,7 @@ What PPO logs, beside what TRL 1.12's PPOTrainer calls the same thing:
     policy/ratio                    val/ratio
     entropy                         policy/entropy_avg
     value/clip_fraction             val/clipfrac_avg
+    groups/alike                    none: share of prompts whose replies all score alike, from which nothing is learned
     lr, step, time/step_s           lr, episode / batch size, 1 / eps
 
 TRL averages micro-batches; a mean here is over all replies or tokens, whatever the cut.
@@ -30,13 +31,23 @@ import torch
 from torch import Tensor
 
 from alignment.config.tasks import PPOConfig
-from alignment.config.vocabulary import KLPlace
+from alignment.config.vocabulary import AdvantageEstimator, KLPlace
 from alignment.data.batches import dealt
 from alignment.data.experience import Experience
 from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine
 from alignment.distributed.world import rank, size, sum_over_ranks
-from alignment.losses import Mean, advantages_and_returns, kl_estimate, token_rewards, whiten
+from alignment.losses import (
+    Mean,
+    advantages_and_returns,
+    discounted_returns,
+    dr_grpo_advantages,
+    grpo_advantages,
+    kl_estimate,
+    rloo_advantages,
+    token_rewards,
+    whiten,
+)
 from alignment.models.readout import token_logprobs, token_values
 from alignment.models.roles import Reference
 from alignment.rollout.samples import Samples
@@ -44,10 +55,10 @@ from alignment.rollout.samples import Samples
 
 @dataclass(slots=True)
 class Roles:
-    """Who takes part: the two that learn, in their engines, and the frozen reference."""
+    """Who takes part: those that learn, in their engines, and the frozen reference."""
 
     actor: Engine
-    critic: Engine
+    critic: Engine | None  # none where the advantages have no need of one
     reference: Reference
 
 
@@ -64,7 +75,8 @@ def make_experience(
     this iteration; with kl.place=loss the rewards are the scores alone.
     """
     roles.actor.model.eval()
-    roles.critic.model.eval()
+    if roles.critic is not None:
+        roles.critic.model.eval()
     in_reward = kl_weight if config.kl.place is KLPlace.reward else 0.0
     order = np.random.default_rng(seed).permutation(len(samples.examples))
     mini_batches = [
@@ -75,7 +87,7 @@ def make_experience(
         for rows in np.array_split(order, config.ppo.mini_batches)
     ]
     everything = [experience for mini_batch in mini_batches for experience, _ in mini_batch]
-    if config.advantage.whiten:
+    if config.advantage.whitens:
         _whiten_together(everything)
     metrics: dict[str, Mean] = {"kl/weight": Mean.of(torch.tensor([kl_weight], dtype=torch.float64))}
     for _, more in (pair for mini_batch in mini_batches for pair in mini_batch):
@@ -91,16 +103,21 @@ def _experience(
     with roles.actor.precision():
         logprobs = token_logprobs(roles.actor.model, batch, temperature=temperature)
         ref_logprobs = roles.reference.logprobs(batch, temperature)
-    with roles.critic.precision():
-        values = token_values(roles.critic.model, batch)
     mask = batch.completion_mask()
     kl = kl_estimate(logprobs, ref_logprobs, config.kl.estimator)
-    worth = scores[batch.rows.cpu()].flatten().to(values.device)  # [C]
+    worth = scores[batch.rows.cpu()].flatten().to(kl.device)  # [C]
     rewards = token_rewards(worth, batch.by_completion(kl), mask, kl_weight=kl_weight)
-    advantages, returns = advantages_and_returns(
-        rewards, batch.by_completion(values), mask, gamma=config.advantage.gamma, lam=config.advantage.lam
-    )
-    experience = Experience(batch, logprobs, ref_logprobs, values, advantages[mask], returns[mask])
+    if roles.critic is None:
+        experience = Experience(
+            batch, logprobs, ref_logprobs, _compared(rewards, mask, batch, config)[mask], None, None
+        )
+    else:
+        with roles.critic.precision():
+            values = token_values(roles.critic.model, batch)
+        advantages, returns = advantages_and_returns(
+            rewards, batch.by_completion(values), mask, gamma=config.advantage.gamma, lam=config.advantage.lam
+        )
+        experience = Experience(batch, logprobs, ref_logprobs, advantages[mask], values, returns[mask])
     metrics = {
         "kl": Mean.of(batch.sum_by_completion(logprobs - ref_logprobs)),
         "length": Mean.of(batch.lengths),
@@ -109,7 +126,28 @@ def _experience(
         "objective/rlhf_reward": Mean.of(rewards.sum(1)),
         "objective/non_score_reward": Mean.of(-kl_weight * batch.sum_by_completion(kl)),
     }
+    if config.advantage.is_grouped:
+        of_prompt = worth.view(-1, batch.replies)
+        metrics["groups/alike"] = Mean.of((of_prompt == of_prompt[:, :1]).all(1))
     return experience, metrics
+
+
+GROUP_ADVANTAGES = {
+    AdvantageEstimator.grpo: grpo_advantages,
+    AdvantageEstimator.dr_grpo: dr_grpo_advantages,
+    AdvantageEstimator.rloo: rloo_advantages,
+}
+
+
+def _compared(rewards: Tensor, mask: Tensor, batch: Batch, config: PPOConfig) -> Tensor:
+    """[C, T], the advantages of an estimator without a critic, from the tokens' rewards [C, T].
+
+    The replies to one prompt are compared by what each is worth altogether, and each token of a reply has its reply's.
+    """
+    if not config.advantage.is_grouped:
+        return discounted_returns(rewards, mask, gamma=config.advantage.gamma)
+    of_reply = GROUP_ADVANTAGES[config.advantage.estimator](rewards.sum(1).view(-1, batch.replies))
+    return of_reply.view(-1, 1).expand_as(rewards)
 
 
 def _whiten_together(everything: list[Experience]) -> None:

@@ -30,18 +30,22 @@ from alignment.terminal import say
 @dataclass(slots=True)
 class Cast:
     policy: LanguageModel
-    value: ScalarModel
+    value: ScalarModel | None  # none where the advantages have no need of a critic
     reference: Reference
     reward: Reward
 
     def layout(self, asked: Layout) -> Layout:
         """The layout that both actor and critic can read: one batch serves both."""
-        layouts = [settle_layout(model, asked) for model in (self.policy, self.value)]
+        layouts = [settle_layout(model, asked) for model in self.trained()]
         return Layout.separate if Layout.separate in layouts else Layout.shared
+
+    def trained(self) -> list[LanguageModel | ScalarModel]:
+        """The actor, and the critic where there is one."""
+        return [self.policy] if self.value is None else [self.policy, self.value]
 
     def models(self) -> list[nn.Module]:
         """All models that play, some of which may share their weights."""
-        return [self.policy, self.value, *self._copies(), *(scorer.model for scorer in self.reward.models())]
+        return [*self.trained(), *self._copies(), *(scorer.model for scorer in self.reward.models())]
 
     def rest(self, home: torch.device) -> None:
         """Send the frozen models home until they are asked again."""
@@ -64,8 +68,10 @@ def cast(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Cast:
         return _on_one_backbone(config, tokenizer)
     reward = build_reward(config.reward, config.batch, config.distributed)
     policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
-    start, key = critic_start(config.critic, reward, tokenizer)
-    value = load_critic(start, config.model, policy, tokenizer, key=key)
+    value = None
+    if config.advantage.has_critic:
+        start, key = critic_start(config.critic, reward, tokenizer)
+        value = load_critic(start, config.model, policy, tokenizer, key=key)
     return Cast(policy, value, reference_of(policy), reward)
 
 
@@ -108,6 +114,8 @@ def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> C
         reader = Reader(tokenizer, max_positions(model.hf.config).limit, "reward.path")
         scorer = RewardModelScorer(model, reader, batch, config.distributed, path)
         reward = Reward({"reward": OneOf(scorer, 1.0, None)}, config.reward)
-    start = config.critic.path or path
-    value = scalar_on(policy, "critic", pad_id, None if start is None else Path(start))
+    value = None
+    if config.advantage.has_critic:
+        start = config.critic.path or path
+        value = scalar_on(policy, "critic", pad_id, None if start is None else Path(start))
     return Cast(policy, value, reference_of(policy), reward)

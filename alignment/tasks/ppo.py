@@ -1,4 +1,5 @@
-"""PPO with four roles (arXiv:1909.08593, 2203.02155): actor, reference, reward, critic.
+"""PPO with four roles (arXiv:1909.08593, 2203.02155): actor, reference, reward, critic; and what is PPO without a
+critic, where `advantage.estimator` compares replies instead (GRPO, Dr. GRPO, RLOO, REINFORCE++).
 
 repeat:  replies ~ actor;  scores;  experience;  learn
 """
@@ -162,7 +163,8 @@ class Stage:
         return self.roles.actor.learning_rate()
 
     def parts(self) -> dict[str, Stateful]:
-        return {"actor": self.roles.actor, "critic": self.roles.critic, **self.tools.parts()}
+        critic: dict[str, Stateful] = {} if self.roles.critic is None else {"critic": self.roles.critic}
+        return {"actor": self.roles.actor, **critic, **self.tools.parts()}
 
     def save(self, folder: Path) -> None:
         """The policy as it is now."""
@@ -191,12 +193,14 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
     prompts = Batches(train.examples, config.batch, config.seed, tokenizer.pad_token_id)
     iterations, warmup, inner = prompts.num_steps(config.train), config.critic.warmup, inner_steps(config)
     require(warmup < iterations, f"critic.warmup must be < the run's {iterations} iterations", warmup)
-    trained = [list(role.trained().values()) for role in (players.policy, players.value)]
+    trained = [list(role.trained().values()) for role in players.trained()]
     average, zero = config.ppo.ema is not None, config.distributed.zero
     say(held(players.models(), trained, average=average, zero=zero).said())
     actor = build_engine(players.policy, config, num_steps=(iterations - warmup) * inner)
-    rate = config.critic.learning_rate
-    critic = build_engine(players.value, config, num_steps=iterations * inner, learning_rate=rate)
+    critic = None
+    if players.value is not None:
+        rate = config.critic.learning_rate
+        critic = build_engine(players.value, config, num_steps=iterations * inner, learning_rate=rate)
     if config.distributed.zero == 3:
         players.share_out(config.distributed)
         if isinstance(gold, RewardModelScorer):

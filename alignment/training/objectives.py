@@ -3,6 +3,7 @@
 `count` is known before the forward, so that a step can divide each micro-batch's sum by the GLOBAL count at once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
@@ -126,9 +127,9 @@ class ORPO:
 
 @dataclass(slots=True)
 class Actor:
-    """PPO's clipped policy loss, mean over reply tokens, at the temperature the replies were sampled at.
+    """PPO's clipped policy loss, reduced as it says, at the temperature the replies were sampled at.
 
-    With a `kl_weight` beta, plus beta * KL_t to the reference, `kl_estimator`'s, mean over the same tokens. In
+    With a `kl_weight` beta, plus beta * KL_t to the reference, `kl_estimator`'s, reduced in the same way. In
     expectation over pi, k2 has the gradient of KL(pi || pi_ref), k3 that of KL(pi_ref || pi), and k1 none, since
     E[grad log pi] = 0.
     """
@@ -140,15 +141,24 @@ class Actor:
 
     def __call__(self, model: nn.Module, batch: Experience) -> LossOutput:
         logprobs, entropy = token_logprobs_and_entropy(model, batch.batch, temperature=self.temperature)
-        output = self.loss(logprobs, batch.old_logprobs, batch.advantages, torch.ones_like(logprobs, dtype=torch.bool))
+        by_reply, mask = self._replies(batch, logprobs)
+        output = self.loss(by_reply(logprobs), by_reply(batch.old_logprobs), by_reply(batch.advantages), mask)
         loss, metrics = output.loss, {**output.metrics, "entropy": Mean.of(entropy)}
         if self.kl_weight:
-            kl = Mean.of(kl_estimate(logprobs, batch.ref_logprobs, self.kl_estimator))
-            loss, metrics = Mean(loss.total + self.kl_weight * kl.total, loss.count), {**metrics, "kl/loss": kl}
+            kl = kl_estimate(logprobs, batch.ref_logprobs, self.kl_estimator)
+            added = self.loss.reduce(by_reply(kl), mask)
+            loss = Mean(loss.total + self.kl_weight * added.total, loss.count)
+            metrics = {**metrics, "kl/loss": Mean.of(kl)}
         return LossOutput(loss, metrics)
 
     def count(self, batch: Experience) -> int:
-        return batch.num_tokens
+        return len(batch.batch.lengths) if self.loss.by_sequence else batch.num_tokens
+
+    def _replies(self, batch: Experience, logprobs: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """How a value per token is laid out for the loss, [C, T] where it must know the replies, and what counts."""
+        if self.loss.by_sequence:
+            return batch.batch.by_completion, batch.batch.completion_mask()
+        return lambda values: values, torch.ones_like(logprobs, dtype=torch.bool)
 
 
 @dataclass(slots=True)
@@ -159,6 +169,7 @@ class Critic:
 
     def __call__(self, model: nn.Module, batch: Experience) -> LossOutput:
         values = token_values(model, batch.batch)
+        assert batch.values is not None and batch.returns is not None
         return self.loss(values, batch.values, batch.returns, torch.ones_like(values, dtype=torch.bool))
 
     def count(self, batch: Experience) -> int:

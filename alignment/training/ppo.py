@@ -1,6 +1,8 @@
-"""learn: epochs over mini-batches of experience, one training step each for actor and critic."""
+"""learn: epochs over mini-batches of experience, one training step each for the actor and, where there is one, the
+critic."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,7 +11,7 @@ from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import KLPlace
 from alignment.data.experience import Experience
 from alignment.distributed.engine import Engine
-from alignment.losses import Mean
+from alignment.losses import Mean, Normalization
 from alignment.training.nonfinite import Broken, stop
 from alignment.training.objectives import Actor, Critic
 from alignment.training.step import Metrics, Term, added_metrics, only_main, to_floats, train_step
@@ -17,9 +19,18 @@ from alignment.training.step import Metrics, Term, added_metrics, only_main, to_
 CRITIC_NAMES = {"loss": "value/loss", "grad_norm": "value/grad_norm", "router_loss": "value/router_loss"}
 
 
+def actor_objective(config: PPOConfig, kl_weight: float) -> Actor:
+    """`kl_weight`: beta, which the policy's loss has in it where kl.place=loss."""
+    in_loss = kl_weight if config.kl.place is KLPlace.loss else 0.0
+    loss = config.loss.policy
+    if loss.normalization is Normalization.constant and loss.length is None:
+        loss = replace(loss, length=config.generation.max_new_tokens)
+    return Actor(loss, config.generation.temperature, in_loss, config.kl.estimator)
+
+
 def learn(
     actor: Engine,
-    critic: Engine,
+    critic: Engine | None,
     mini_batches: list[list[Experience]],
     config: PPOConfig,
     *,
@@ -37,10 +48,9 @@ def learn(
 
     Returns:
         the metrics of all inner steps; `loss` is the policy's, the critic's is `value/loss`. `policy/steps` counts the
-        actor's steps.
+        actor's steps. Without a critic nothing is said of one.
     """
-    in_loss = kl_weight if config.kl.place is KLPlace.loss else 0.0
-    policy = Actor(config.loss.policy, config.generation.temperature, in_loss, config.kl.estimator)
+    policy = actor_objective(config, kl_weight)
     value = Critic(config.loss.value)
     metrics: Metrics = {}
     steps = 0
@@ -52,8 +62,9 @@ def learn(
                 metrics = added_metrics(metrics, learned)
                 actor_learns = not _is_too_far(learned, config.ppo.max_kl)
                 steps += 1
-            learned = train_step(critic, value, mini_batches[index], on_nonfinite)
-            metrics = added_metrics(metrics, {CRITIC_NAMES.get(name, name): m for name, m in learned.items()})
+            if critic is not None:
+                learned = train_step(critic, value, mini_batches[index], on_nonfinite)
+                metrics = added_metrics(metrics, {CRITIC_NAMES.get(name, name): m for name, m in learned.items()})
     return metrics | only_main({"policy/steps": Mean(torch.tensor(float(steps)), torch.tensor(1))})
 
 

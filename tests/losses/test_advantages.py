@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.losses import advantages_and_returns, moments, token_rewards, whiten
+from alignment.losses import (
+    advantages_and_returns,
+    discounted_returns,
+    dr_grpo_advantages,
+    grpo_advantages,
+    moments,
+    rloo_advantages,
+    token_rewards,
+    whiten,
+)
 
 
 def f64(values: list) -> torch.Tensor:
@@ -243,3 +252,45 @@ def test_whitening_in_two_parts_is_that_of_the_whole(cut, zero_mean):
         for part in (slice(None, cut), slice(cut, None))
     ]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_replies_to_one_prompt_are_compared_by_hand():
+    scores = f64([[1.0, 2.0, 6.0], [5.0, 5.0, 5.0]])
+    centered = dr_grpo_advantages(scores)
+    assert centered.tolist() == [[-2.0, -1.0, 3.0], [0.0, 0.0, 0.0]]
+    deviation = math.sqrt((4 + 1 + 9) / 2)  # the unbiased one
+    expected = [value / (deviation + 1e-6) for value in (-2.0, -1.0, 3.0)]
+    assert grpo_advantages(scores)[0].tolist() == pytest.approx(expected, rel=1e-12)
+    assert grpo_advantages(scores)[1].tolist() == [0.0] * 3
+    assert grpo_advantages(scores, eps=1.0)[0, 2].item() == pytest.approx(3.0 / (deviation + 1.0), rel=1e-12)
+    # The mean of the others: 4, 3.5 and 1.5.
+    assert rloo_advantages(scores).tolist() == [[-3.0, -1.5, 4.5], [0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("advantages", [dr_grpo_advantages, grpo_advantages, rloo_advantages])
+def test_groups_do_not_know_each_other_and_a_constant_changes_nothing(advantages):
+    scores = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    one_by_one = torch.cat([advantages(row[None]) for row in scores])
+    torch.testing.assert_close(advantages(scores), one_by_one, rtol=1e-12, atol=0)
+    torch.testing.assert_close(advantages(scores + 7.0), one_by_one, rtol=1e-9, atol=1e-9)
+    assert advantages(scores).sum(1).abs().max() < 1e-12
+    half = advantages(scores.to(torch.bfloat16).requires_grad_())
+    assert half.dtype == torch.float32 and not half.requires_grad
+
+
+@pytest.mark.parametrize("advantages", [dr_grpo_advantages, grpo_advantages, rloo_advantages])
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [(torch.zeros(3, 1), r"n >= 2 .* got \[3, 1\]"), (torch.zeros(3), r"got \[3\]"), (torch.ones(2, 2).int(), "float")],
+)
+def test_groups_of_one_and_numbers_that_are_no_scores_are_refused(advantages, scores, told):
+    with pytest.raises(ValueError, match=told):
+        advantages(scores)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.5])
+def test_returns_are_the_discounted_rewards_to_come(gamma):
+    rewards, mask = f64([[1.0, 2.0, 4.0, 9.0], [9.0, 3.0, 5.0, 9.0]]), runs([0, 1], [3, 3], 4)
+    found = discounted_returns(rewards, mask, gamma=gamma)
+    assert found[0].tolist() == [1 + gamma * (2 + gamma * 4), 2 + gamma * 4, 4.0, 0.0]
+    assert found[1].tolist() == [0.0, 3 + gamma * 5, 5.0, 0.0]

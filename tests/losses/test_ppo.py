@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from alignment.losses import PolicyLoss, ValueLoss
+from alignment.losses import ImportanceRatio, Normalization, PolicyLoss, ValueLoss
 
 
 def f64(*values: float) -> torch.Tensor:
@@ -54,6 +54,72 @@ def test_first_inner_step_is_exact():
     assert output.loss.mean().item() == pytest.approx(-advantages[mask].double().mean().item(), rel=1e-5)
     # The gradient of the policy gradient theorem: -A_t / n on the counted tokens.
     torch.testing.assert_close(logprobs.grad, torch.where(mask, -advantages / 15, 0.0))
+
+
+def test_a_higher_upper_bound_leaves_the_lower_one():
+    loss = PolicyLoss(0.2, clip_high=0.4)
+
+    def of(ratio: float, advantage: float) -> float:
+        return loss(f64(math.log(ratio)), f64(0.0), f64(advantage), all_true(1)).loss.mean().item()
+
+    assert of(1.5, 2.0) == pytest.approx(-2.8, rel=1e-12) and of(1.3, 2.0) == pytest.approx(-2.6, rel=1e-12)
+    assert of(0.5, -2.0) == pytest.approx(1.6, rel=1e-12) and of(1.5, -2.0) == pytest.approx(3.0, rel=1e-12)
+
+
+def replies() -> tuple[torch.Tensor, ...]:
+    """Two replies of 3 tokens and 1: log-ratios, zeros, advantages, mask; what does not count is NaN."""
+    nan = math.nan
+    log_ratios = f64(0.1, -0.3, 0.05, 0.15, nan, nan).view(2, 3)
+    return log_ratios, torch.zeros(2, 3).double(), f64(1, 1, 1, -2, nan, nan).view(2, 3), ~log_ratios.isnan()
+
+
+def test_normalizations_by_hand():
+    arguments = replies()
+    terms = [
+        -min(math.exp(x), 1.2) if x > 0 else -math.exp(x) for x in (0.1, -0.3, 0.05)
+    ]  # the clip at 0.8 is felt: no
+    other = 2 * math.exp(0.15)
+    expected = {
+        Normalization.token: (sum(terms) + other) / 4,
+        Normalization.sequence: (sum(terms) / 3 + other) / 2,
+        Normalization.constant: (sum(terms) / 8 + other / 8) / 2,
+    }
+    for normalization, value in expected.items():
+        length = 8 if normalization is Normalization.constant else None
+        output = PolicyLoss(normalization=normalization, length=length)(*arguments)
+        assert output.loss.mean().item() == pytest.approx(value, rel=1e-12), normalization
+        assert output.loss.count.item() == (4 if normalization is Normalization.token else 2)
+
+
+@pytest.mark.parametrize(("ratio", "of_first"), [("sequence", -0.05), ("product", -0.15)])
+def test_one_ratio_for_a_reply_by_hand(ratio, of_first):
+    log_ratios, old, advantages, mask = replies()
+    log_ratios.requires_grad_()
+    loss = PolicyLoss(ratio=ImportanceRatio(ratio), normalization=Normalization.sequence)
+    output = loss(log_ratios, old, advantages, mask)
+    assert output.loss.mean().item() == pytest.approx((-math.exp(of_first) + 2 * math.exp(0.15)) / 2, rel=1e-12)
+    output.loss.mean().backward()
+    weight = 1 / 3 if ratio == "sequence" else 1.0  # of each of the first reply's three tokens in its log-ratio
+    expected = [-weight * math.exp(of_first) / 2] * 3 + [math.exp(0.15), 0.0, 0.0]
+    assert log_ratios.grad is not None
+    assert log_ratios.grad.flatten().tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_settings_of_the_policy_loss_that_do_not_go_together():
+    for settings, told in (
+        ({"clip_high": 0.1}, "clip_high must be >= clip"),
+        ({"ratio": "sequence"}, "normalization must be sequence with ratio=sequence, got token"),
+        ({"ratio": "product", "normalization": "constant"}, "with ratio=product, got constant"),
+        ({"length": 5}, "length must be > 0 and needs normalization=constant"),
+        ({"normalization": "none"}, "normalization must be one of token, sequence, constant"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            PolicyLoss(**settings)
+    flat = [values.flatten() for values in replies()]
+    with pytest.raises(ValueError, match=r"needs \[replies, T\], got \[6\]"):
+        PolicyLoss(normalization=Normalization.sequence)(*flat)
+    with pytest.raises(ValueError, match="needs length"):
+        PolicyLoss(normalization=Normalization.constant)(*replies())
 
 
 def test_gradient_vanishes_exactly_where_the_clip_took_it():

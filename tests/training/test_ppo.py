@@ -50,7 +50,7 @@ def experiences(actor: TorchEngine, rows: list[Example]) -> list[Experience]:
     for seed, batch in enumerate(of(rows, PROMPTS)):
         noise = torch.randn(4, batch.num_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         now = token_logprobs(actor.model, batch, temperature=TEMPERATURE)
-        made.append(Experience(batch, now + 0.4 * noise[0], now, noise[1], noise[2], noise[3]))
+        made.append(Experience(batch, now + 0.4 * noise[0], now, noise[2], noise[1], noise[3]))
     return made
 
 

@@ -61,7 +61,7 @@ def experience(batch: Batch) -> Experience:
         return torch.cat(pieces)
 
     logprobs, ref_logprobs = -7.6 + 0.3 * of_rows(0), -7.6 + 0.3 * of_rows(4)
-    return Experience(batch, logprobs, ref_logprobs, of_rows(1), of_rows(2), of_rows(3))
+    return Experience(batch, logprobs, ref_logprobs, of_rows(2), of_rows(1), of_rows(3))
 
 
 def stepped(
