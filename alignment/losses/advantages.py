@@ -66,8 +66,8 @@ def advantages_and_returns(
 def grpo_advantages(scores: Tensor, *, eps: float = 1e-6) -> Tensor:
     """A_i = (r_i - mean r) / (std r + eps), of the n replies to one prompt (Shao et al. 2402.03300, section 4.1.2).
 
-    scores: [G, n], of n >= 2 replies to each of G prompts. The deviation is the unbiased one (n - 1); its eps is
-    verl's, TRL has 1e-4. Replies that score alike get 0. Returns [G, n]. Raises ValueError for another shape or dtype, and n < 2.
+    scores: [G, n], of n >= 2 replies to each of G prompts. The deviation is the unbiased one (n - 1); eps is verl's,
+    TRL has 1e-4. Replies that score alike get 0. Returns [G, n]. Raises ValueError for another shape or dtype, n < 2.
     """
     centered = dr_grpo_advantages(scores)
     return centered / (scores.to(centered.dtype).std(1, keepdim=True) + eps)

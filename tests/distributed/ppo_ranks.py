@@ -41,6 +41,10 @@ SHARED = [
     *("model.path=FOLDER/first", "model.lora.rank=4", "roles.share=lora", "checkpoint.every=0"),
     *("reward.function=null", "reward.path=FOLDER/judge/adapter", "ppo.replies=2"),
 ]
+GRPO = [
+    *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=3e-3", "ppo.mini_batches=2", "ppo.epochs=2"),
+    *("ppo.replies=3", "model.path=FOLDER/first", "reward.function=null", "reward.path=REWARD", "checkpoint.every=0"),
+]
 REJECTION = ["reward.function=null", "reward.path=REWARD", "samples=3"]
 EVALUATE = [
     *("runs={best:FOLDER/ppo-none-1/best,last:FOLDER/ppo-none-1/model,first:FOLDER/first}", "baseline=first"),
@@ -51,6 +55,7 @@ BY_LAYER = "3, by layer"  # a stage in which replies are drawn from a model that
 TASKS = {
     "ppo": ("tiny_ppo", PPO, ppo.run),
     "shared": ("tiny_ppo", SHARED, ppo.run),  # not for ZeRO 3
+    "grpo": ("tiny_grpo", GRPO, ppo.run),
     "rejection": ("tiny_rejection", REJECTION, rejection.run),
     "evaluate": ("tiny_evaluate", EVALUATE, evaluate.run),
 }

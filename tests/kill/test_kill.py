@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
-KILLS = [("dpo", 0), ("dpo", 1), ("dpo", 2), ("ppo", 0), ("ppo", 1)]
-MANY = [pytest.param(name, number, marks=pytest.mark.slow) for name in ("dpo", "ppo") for number in range(3, 23)]
+KILLS = [("dpo", 0), ("dpo", 1), ("ppo", 0), ("ppo", 1), ("grpo", 0), ("best", 0), ("best", 1)]
+MANY = [
+    pytest.param(name, number, marks=pytest.mark.slow)
+    for name in ("dpo", "ppo", "grpo", "best")
+    for number in range(3, 23)
+]
 DAMAGE: dict[str, Callable[[Path], Any]] = {
     "rank-00000.pt is cut short": lambda folder: cut(folder / "rank-00000.pt"),
     "rank-00000.pt has changed": lambda folder: flip(folder / "rank-00000.pt"),

@@ -19,12 +19,21 @@ from alignment.config.parts import (
     TrainConfig,
     UserError,
 )
+from alignment.config.ppo import PPOLosses
 from alignment.config.tasks import AdvantageConfig, CriticConfig, InnerConfig, KLConfig, PPOConfig, RewardShapingConfig
-from alignment.config.vocabulary import Device, Format, KLPlace, Layout, Precision
+from alignment.config.vocabulary import AdvantageEstimator, Device, Format, KLPlace, Layout, Precision
 from alignment.data.experience import Experience
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
-from alignment.losses import KLEstimator, kl_estimate
+from alignment.losses import (
+    KLEstimator,
+    Normalization,
+    PolicyLoss,
+    dr_grpo_advantages,
+    grpo_advantages,
+    kl_estimate,
+    rloo_advantages,
+)
 from alignment.models.load import load_critic, load_language_model
 from alignment.models.readout import token_logprobs
 from alignment.models.roles import reference_of
@@ -304,3 +313,102 @@ def test_learning_puts_the_weight_where_the_config_says(
     mini_batches, _ = made(roles, samples_of(TEXTS), config)
     metrics = learn(roles.actor, roles.critic, mini_batches, config, kl_weight=0.3, seed=0)
     assert ("kl/loss" in metrics) == (place is KLPlace.loss)
+
+
+GROUPED = {"grpo": grpo_advantages, "dr_grpo": dr_grpo_advantages, "rloo": rloo_advantages}
+
+
+def without_critic(tiny_init: dict[str, Any], estimator: str, **parts: Any) -> PPOConfig:
+    advantage = parts.pop("advantage", AdvantageConfig(estimator=AdvantageEstimator(estimator)))
+    return ppo_config(tiny_init, advantage=advantage, critic=CriticConfig(), **parts)
+
+
+def actor_alone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Roles:
+    roles = build_roles(config, tokenizer)
+    move(roles)
+    return Roles(roles.actor, None, roles.reference)
+
+
+@pytest.mark.parametrize("place", list(KLPlace))
+@pytest.mark.parametrize("estimator", GROUPED)
+def test_every_token_of_a_reply_has_its_reply_s_advantage(
+    tiny_init: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    samples_of: SamplesOf,
+    estimator: str,
+    place: KLPlace,
+) -> None:
+    """What a reply is worth is its score, less beta times the KL of all its tokens where that is in the reward."""
+    config = without_critic(tiny_init, estimator, kl=KLConfig(place=place, estimator=KLEstimator.k3))
+    mini_batches, metrics = made(actor_alone(config, tokenizer), samples_of(TEXTS), config)
+    old, reference = (of_replies(mini_batches, name) for name in ("old_logprobs", "ref_logprobs"))
+    beta = 0.3 if place is KLPlace.reward else 0.0
+    worth = torch.tensor(
+        [
+            [SCORES[row, k] - beta * kl_estimate(old[row, k], reference[row, k], "k3").sum() for k in range(2)]
+            for row in range(5)
+        ]
+    )
+    expected = GROUPED[estimator](worth)
+    for (row, k), advantages in of_replies(mini_batches, "advantages").items():
+        torch.testing.assert_close(advantages, expected[row, k].expand_as(advantages), rtol=1e-4, atol=1e-5)
+    assert metrics["groups/alike"].count.item() == 5 and metrics["groups/alike"].total.item() == 0
+    assert all(each.values is None and each.returns is None for part in mini_batches for each in part)
+
+
+def test_reinforce_pp_whitens_the_rewards_to_come_over_all_tokens(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf
+) -> None:
+    advantage = AdvantageConfig(estimator=AdvantageEstimator.reinforce_pp, gamma=0.9)
+    config = without_critic(tiny_init, "", advantage=advantage)
+    mini_batches, _ = made(actor_alone(config, tokenizer), samples_of(TEXTS), config)
+    old, reference = (of_replies(mini_batches, name) for name in ("old_logprobs", "ref_logprobs"))
+    returns = {}
+    for (row, k), logprobs in old.items():
+        rewards = -0.3 * (logprobs - reference[row, k]).double()
+        rewards[-1] += SCORES[row, k]
+        returns[row, k] = torch.stack(
+            [(0.9 ** torch.arange(len(rewards) - t) * rewards[t:]).sum() for t in range(len(rewards))]
+        )
+    everything = torch.cat(list(returns.values()))
+    for key, advantages in of_replies(mini_batches, "advantages").items():
+        white = (returns[key] - everything.mean()) / (everything.var() + 1e-8).sqrt()
+        torch.testing.assert_close(advantages.double(), white, rtol=1e-4, atol=1e-5)
+
+
+def test_replies_that_score_alike_are_counted_and_teach_nothing(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf
+) -> None:
+    config = without_critic(tiny_init, "grpo", kl=KLConfig(place=KLPlace.loss, estimator=KLEstimator.k3))
+    roles, scores = actor_alone(config, tokenizer), torch.where(torch.arange(5)[:, None] < 3, 2.0, SCORES)
+    mini_batches, metrics = make_experience(roles, samples_of(TEXTS), scores, config, kl_weight=0.3, pad_id=0, seed=0)
+    assert metrics["groups/alike"].total.item() == 3
+    for (row, _), advantages in of_replies(mini_batches, "advantages").items():
+        assert (advantages == 0).all().item() == (row < 3)
+
+
+@pytest.mark.parametrize("normalization", list(Normalization))
+def test_without_a_critic_the_actor_learns_alone_and_the_cut_changes_nothing(
+    tiny_init: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    samples_of: SamplesOf,
+    normalization: Normalization,
+) -> None:
+    found = []
+    for max_tokens in (40, 1000):
+        config = without_critic(
+            tiny_init,
+            "grpo",
+            batch=BatchConfig(size=5, max_tokens=max_tokens, layout=Layout.shared),
+            kl=KLConfig(place=KLPlace.loss, estimator=KLEstimator.k3),
+            ppo=InnerConfig(epochs=1, mini_batches=1, replies=2),
+            loss=PPOLosses(policy=PolicyLoss(normalization=normalization)),
+        )
+        roles = actor_alone(config, tokenizer)
+        mini_batches, _ = made(roles, samples_of(TEXTS), config)
+        metrics = to_floats(learn(roles.actor, None, mini_batches, config, kl_weight=0.3, seed=0))
+        assert metrics["policy/ratio"] == pytest.approx(1.0, abs=1e-6) and metrics["policy/clip_fraction"] == 0
+        assert not any(name.startswith("value/") for name in metrics)
+        found.append((len(mini_batches[0]), metrics))
+    (many, cut), (one, whole) = found
+    assert many > one and cut == pytest.approx(whole, rel=1e-5, abs=1e-6)
