@@ -12,6 +12,7 @@ from alignment.losses.advantages import (
 )
 from alignment.losses.dpo import DPOLoss, DPOVariant
 from alignment.losses.kl import KLEstimator, adaptive_kl_weight, kl_estimate
+from alignment.losses.kto import KTOLoss, KTOVariant
 from alignment.losses.orpo import ORPOLoss, ORPONll, log1mexp
 from alignment.losses.ppo import ImportanceRatio, Normalization, PolicyLoss, ValueLoss
 from alignment.losses.preference import preference_metrics
@@ -32,6 +33,8 @@ __all__ = [
     "DPOVariant",
     "ImportanceRatio",
     "KLEstimator",
+    "KTOLoss",
+    "KTOVariant",
     "LossOutput",
     "MarginRankingLoss",
     "Mean",

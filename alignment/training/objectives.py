@@ -3,15 +3,16 @@
 `count` is known before the forward, so that a step can divide each micro-batch's sum by the GLOBAL count at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from alignment.data.experience import Experience
 from alignment.data.pack import Batch
+from alignment.distributed.engine import Engine
 from alignment.losses import (
     CrossEntropyLoss,
     DPOLoss,
@@ -50,6 +51,15 @@ class Objective(Protocol[Unit]):
 
     def count(self, batch: Unit) -> int:
         """What `loss.count` will be for this batch."""
+        ...
+
+
+@runtime_checkable
+class StepWide(Protocol[Unit]):
+    """An objective that must know something of a whole step, on all processes, before its first forward."""
+
+    def prepare(self, engine: Engine, micro_batches: Sequence[Unit], spare: Sequence[Unit] = ()) -> None:
+        """Once a step, and once an evaluation, by all processes. `spare`: of `evaluate_step`."""
         ...
 
 

@@ -11,7 +11,7 @@ from alignment.distributed.engine import Engine
 from alignment.distributed.world import is_main, sum_over_ranks
 from alignment.losses import LossOutput, Mean
 from alignment.training.nonfinite import Broken, stop
-from alignment.training.objectives import Objective, Unit
+from alignment.training.objectives import Objective, StepWide, Unit
 
 Metrics = dict[str, Mean]
 
@@ -61,6 +61,8 @@ def _accumulate(
     engine: Engine, objective: Objective[Unit], micro_batches: Sequence[Unit], *, weight: float
 ) -> tuple[Metrics, Tensor]:
     """Add the gradient of weight * mean; returns the metrics of this rank and the mean over all ranks."""
+    if isinstance(objective, StepWide):
+        objective.prepare(engine, micro_batches)
     local = torch.tensor(sum(objective.count(batch) for batch in micro_batches), device=engine.device)
     count = sum_over_ranks(local)
     metrics: Metrics = {}
@@ -86,6 +88,8 @@ def evaluate_step(
         spare: run behind them, for the sake of ranks that have more, and not counted.
     """
     engine.model.eval()
+    if isinstance(objective, StepWide):
+        objective.prepare(engine, micro_batches, spare)
     metrics: Metrics = {}
     for index, batch in enumerate([*micro_batches, *spare]):
         with engine.precision():
