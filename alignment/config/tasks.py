@@ -39,7 +39,7 @@ from alignment.config.rules import (
 )
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.vocabulary import KLControl, MarginScale, Offload, Selection, Share
-from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss, ValueLoss
+from alignment.losses import CrossEntropyLoss, DPOLoss, KTOLoss, MarginRankingLoss, ORPOLoss, ValueLoss
 
 STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
 
@@ -80,6 +80,12 @@ class DPOConfig(TrainingConfig):
 @dataclass(slots=True)
 class ORPOConfig(TrainingConfig):
     loss: ORPOLoss = field(default_factory=ORPOLoss)
+
+
+@dataclass(slots=True)
+class KTOConfig(TrainingConfig):
+    loss: KTOLoss = field(default_factory=KTOLoss)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
 
 
 @dataclass(slots=True)
@@ -248,6 +254,7 @@ TASKS: dict[str, type[RunConfig]] = {
     "reward": RewardConfig,
     "dpo": DPOConfig,
     "orpo": ORPOConfig,
+    "kto": KTOConfig,
     "ppo": PPOConfig,
     "rejection": RejectionConfig,
     "evaluate": EvaluateConfig,

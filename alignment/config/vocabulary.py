@@ -210,6 +210,7 @@ class Need(str, Enum):
     prompts = "prompts"
     demonstrations = "demonstrations"
     pairs = "pairs"
+    labeled = "labeled"
 
 
 class Share(str, Enum):

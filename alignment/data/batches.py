@@ -51,6 +51,10 @@ class Batches:
         """This rank's micro-batches of the examples at `rows`, and its spare ones."""
         return shared_out(self.examples, rows, self.config, self.pad_id, self.rank, self.num_ranks)
 
+    def of(self, rows: Sequence[int]) -> Batch:
+        """These examples as one batch."""
+        return _packed(self.examples, list(rows), self.config, self.pad_id)
+
     def rows_of(self, num_steps: int) -> list[int]:
         """The examples that the first `num_steps` steps touch, each once."""
         places = min(num_steps * self.config.size, len(self.examples))

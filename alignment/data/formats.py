@@ -26,8 +26,8 @@ def parse(
     """The record of a row; a null field counts as absent.
 
     Args:
-        need: `pairs` takes chosen and rejected; `demonstrations` the completion, or else the chosen reply; `prompts`
-            the prompt, whatever the replies are.
+        need: `pairs` takes chosen and rejected; `demonstrations` the completion, or else the chosen reply; `labeled`
+            the completion with its `label`, or else a pair; `prompts` the prompt, whatever the replies are.
         margin_of: called for pairs only.
         learn: which of a demonstration's assistant turns are its completion, all or the last. What a row gives as its
             prompt is never learned, nor are the turns before the reply of a pair.
@@ -46,21 +46,48 @@ def parse(
     if template is Template.none:
         _require_texts(fields)
     dialogues = {key: _with_system(fields, turns) for key, turns in LAYOUTS[format](fields).items()}
-    margin, dropped = None, 0
+    own = len(dialogues.get("prompt", [])) if format in (Format.native, Format.world) else 0
+    margin, label, dropped = None, None, 0
     completions: tuple[list[Message], ...] = ()
     match need:
         case Need.prompts:
             prompt = _any_prompt(fields, dialogues)
         case Need.demonstrations:
-            own = len(dialogues.get("prompt", [])) if format in (Format.native, Format.world) else 0
+            _refuse_undesirable(fields, dialogues)
             prompt, completion, dropped = _demonstration(fields, dialogues, own, learn)
             completions = (completion,)
+        case Need.labeled if "completion" in dialogues:
+            label = fields.truth("label", fields.require("label", need=": whether the completion is desirable"))
+            prompt, completion, dropped = _demonstration(fields, dialogues, own, Learn.all if own else Learn.last)
+            completions = (completion,)
+        case Need.labeled:
+            prompt, *replies = _pair(fields, dialogues, format)
+            completions = tuple(replies)
         case Need.pairs:
             prompt, *replies = _pair(fields, dialogues, format)
             completions, margin = tuple(replies), margin_of(row, source)
     tags = fields.tags() if need is Need.prompts else ()
     tools, kwargs = fields.tools(), fields.template_kwargs()
-    return Record(prompt, completions, margin, source, tags, tools, template, dropped=dropped, template_kwargs=kwargs)
+    return Record(
+        prompt,
+        completions,
+        margin,
+        source,
+        tags,
+        tools,
+        template,
+        dropped=dropped,
+        template_kwargs=kwargs,
+        label=label,
+    )
+
+
+def _refuse_undesirable(row: Row, dialogues: Dialogues) -> None:
+    """Raises:
+    DataError: the completion that would be learned is labelled as one that must not be.
+    """
+    if "completion" in dialogues and "label" in row.fields and not row.truth("label", row.fields["label"]):
+        raise row.error("label is false: an undesirable reply is no demonstration")
 
 
 def _text(row: Row) -> Record:
@@ -105,8 +132,6 @@ def _demonstration(row: Row, dialogues: Dialogues, own: int, learn: Learn) -> tu
     key = next((key for key in ("completion", "chosen") if key in dialogues), None)
     if key is None:
         raise row.error("there is no reply to learn: the row has neither a completion nor a chosen reply")
-    if key == "completion" and "label" in row.fields and not row.truth("label", row.fields["label"]):
-        raise row.error("label is false: an undesirable reply is no demonstration")
     dialogue = dialogues[key]
     places = [place for place in range(own, len(dialogue)) if dialogue[place]["role"] == "assistant"]
     if not places or (key == "chosen" and places[-1] != len(dialogue) - 1):

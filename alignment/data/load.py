@@ -19,7 +19,7 @@ from alignment.data.tokenize import Example, Limits, Truncation, encode
 from alignment.terminal import progress
 from alignment.world import WorldError, demonstrations, pairs, prompts
 
-WORLD = {Need.demonstrations: demonstrations, Need.pairs: pairs, Need.prompts: prompts}
+WORLD = {Need.demonstrations: demonstrations, Need.pairs: pairs, Need.labeled: pairs, Need.prompts: prompts}
 WORLD_SEED = 0
 
 
@@ -71,15 +71,17 @@ def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
             record = parse(row, at, config.format, need, margin_of, learn=config.learn, template=config.template)
             require_plain_texts(record, control)
             require_read(record, tokenizer)
-            example = encode(record, tokenizer, limits, loaded.truncation)
-            require_difference(example, limits)
+            records = record.unpaired() if need is Need.labeled else [record]
+            examples = [encode(each, tokenizer, limits, loaded.truncation) for each in records]
+            for example in examples:
+                require_difference(example, limits)
         except DataError as error:
             if config.on_bad_row is BadRow.error or isinstance(error, MarginError):
                 raise
             loaded.skipped.append(error)
             continue
-        loaded.records.append(record)
-        loaded.examples.append(example)
+        loaded.records += records
+        loaded.examples += examples
     if not loaded.examples:
         raise ConfigError(f"data.{name}.path must have at least one good row, got {source.path!r}")
     return loaded

@@ -41,6 +41,7 @@ class Batch:
     prompt_lengths: Tensor  # [G] long; predicted tokens of each prompt; sums to U
     rows: Tensor  # [G] long; the example of each prompt
     margins: Tensor | None  # [G] float32; rating margins, where the data asks for them
+    labels: Tensor | None  # [G] bool; whether a single completion is desirable, where the data says so
     group_lengths: tuple[int, ...]  # tokens of each group of the one row in the shared layout; () in the separate one
     plain_lengths: tuple[int, ...]  # of these the prompt's and first completion's, which are one plain text; or ()
 
@@ -199,6 +200,7 @@ class _Builder:
         flat = [row * length + columns for row, columns in self.reads]
         prompt_flat = [row * length + columns for row, columns in self.prompt_reads]
         margins = [example.margin for example in examples]
+        labels = [example.label for example in examples]
         has_margins = margins[0] is not None
         input_ids, position_ids, groups, branches = torch.from_numpy(table).unbind(0)
         return Batch(
@@ -215,6 +217,7 @@ class _Builder:
             prompt_lengths=torch.tensor([len(ids) for ids in self.prompt_targets]),
             rows=torch.tensor(list(rows)),
             margins=torch.tensor(margins, dtype=torch.float32) if has_margins else None,
+            labels=torch.tensor(labels) if labels[0] is not None else None,
             group_lengths=group_lengths,
             plain_lengths=plain_lengths,
         )

@@ -65,6 +65,18 @@ class Record:
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """What else the row gives the chat template."""
 
+    label: bool | None = None
+    """Whether the one reply is desirable; None where nobody asks."""
+
+    def unpaired(self) -> "list[Record]":
+        """Each reply of a pair as one that is desirable or not; what has a label already, as it is."""
+        if self.label is not None:
+            return [self]
+        return [
+            replace(self, completions=(reply,), margin=None, label=is_chosen)
+            for reply, is_chosen in zip(self.completions, (True, False), strict=True)
+        ]
+
     def has_end(self, number: int) -> bool:
         """Whether a completion is laid out with its end; a blank one is, for it has nothing else to end with."""
         is_finished = self.finished is None or self.finished[number]

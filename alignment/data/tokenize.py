@@ -36,6 +36,7 @@ class Example:
     finished: tuple[bool, ...]  # per completion: True if it ends with its EOS, False if it was cut
     tags: tuple[str, ...] = ()  # the record's
     learned: tuple[np.ndarray, ...] | None = None  # each [C_k] bool, the tokens that carry loss; None: all of them
+    label: bool | None = None  # the record's: whether the one completion is desirable
 
 
 @dataclass(slots=True)
@@ -83,6 +84,7 @@ def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, t
         finished=tuple(fit and end for fit, end in zip(fits, record.finished or fits, strict=True)),
         tags=record.tags,
         learned=None if all(mask.all() for mask in learned) else learned,
+        label=record.label,
     )
 
 

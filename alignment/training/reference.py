@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alignment.config.tasks import DPOConfig, ReferenceConfig
+from alignment.config.tasks import DPOConfig, KTOConfig, ReferenceConfig
 from alignment.data.batches import Batches
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import Engine
@@ -26,13 +26,14 @@ from alignment.terminal import progress, say
 
 
 def reference_logprobs(engine: Engine, batches: Batches, rows: Iterable[int], *, cache: Path | None = None) -> Tensor:
-    """[examples, 2] float32: summed log-probs (nats) of chosen and rejected under the engine's model as it is now.
+    """[examples, n] float32: summed log-probs (nats) of each example's n completions, which are chosen and rejected
+    where it is a pair, under the engine's model as it is now.
 
     Rows that `cache` holds are read, the others computed, each by one of the processes, and added to it; the main
     process alone reads and writes. Examples outside `rows` may be NaN, so that a use of one cannot pass unseen.
     """
     wanted = torch.tensor(list(rows))
-    table = torch.full((len(batches.examples), 2), torch.nan)
+    table = torch.full((len(batches.examples), len(batches.examples[0].completion_ids)), torch.nan)
     if cache is not None:
         table = tensor_from_main(_read(cache, table) if is_main() else table)
     missing = wanted[table[wanted].isnan().any(1)].tolist()
@@ -43,7 +44,9 @@ def reference_logprobs(engine: Engine, batches: Batches, rows: Iterable[int], *,
     return table.to(engine.device)
 
 
-def cache_file(model: LanguageModel, examples: list[Example], config: DPOConfig, data: str | None) -> Path | None:
+def cache_file(
+    model: LanguageModel, examples: list[Example], config: DPOConfig | KTOConfig, data: str | None
+) -> Path | None:
     """Where the table of these examples is kept; None where `reference.cache` is off.
 
     Args:
@@ -57,8 +60,8 @@ def cache_file(model: LanguageModel, examples: list[Example], config: DPOConfig,
 
 @torch.no_grad()
 def _computed(engine: Engine, batches: Batches, rows: list[int]) -> Tensor:
-    """[examples, 2], zero outside `rows`; every process gets what all of them have computed."""
-    table = torch.zeros(len(batches.examples), 2, device=engine.device)
+    """[examples, n], zero outside `rows`; every process gets what all of them have computed."""
+    table = torch.zeros(len(batches.examples), len(batches.examples[0].completion_ids), device=engine.device)
     engine.model.eval()
     mine, spare = batches.share(rows)
     for index, batch in enumerate(progress([*mine, *spare], "reference")):
@@ -66,7 +69,7 @@ def _computed(engine: Engine, batches: Batches, rows: list[int]) -> Tensor:
         with engine.precision():
             logprobs = token_logprobs(engine.model, batch)
         if index < len(mine):
-            table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, 2).to(table.dtype)
+            table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, table.shape[1]).to(table.dtype)
     return sum_over_ranks(table).cpu()
 
 

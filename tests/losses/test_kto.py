@@ -50,7 +50,7 @@ def test_errors():
     three = f64(1, 2, 3)
     with pytest.raises(ValueError, match=r"desirable must have the shape of logprobs, got \[2\] against \[3\]"):
         KTOLoss()(three, three, GOOD[:2], torch.tensor(0.0))
-    with pytest.raises(ValueError, match="torch.bool"):
+    with pytest.raises(ValueError, match=r"torch\.bool"):
         KTOLoss()(three, three, GOOD.long(), torch.tensor(0.0))
     with pytest.raises(ValueError, match=r"baseline must be a scalar, got \[3\]"):
         KTOLoss()(three, three, GOOD, three)

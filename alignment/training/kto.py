@@ -1,0 +1,77 @@
+"""KTO's objective: each reply against its reference and against what the step's mismatched replies have (the KL)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alignment.data.batches import Batches
+from alignment.data.pack import Batch
+from alignment.data.tokenize import Example
+from alignment.distributed.engine import Engine
+from alignment.distributed.world import sum_over_ranks
+from alignment.losses import KTOLoss, LossOutput
+from alignment.models.readout import token_logprobs
+
+
+@dataclass(slots=True)
+class KTO:
+    """`mismatched` are the same prompts with replies to other ones. Both tables are [examples, 1], nats, of the
+    reference: of the own replies, and of those."""
+
+    loss: KTOLoss
+    reference: Tensor
+    mismatched: Batches
+    mismatched_reference: Tensor
+    baseline: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    @torch.no_grad()
+    def prepare(self, engine: Engine, micro_batches: Sequence[Batch], spare: Sequence[Batch] = ()) -> None:
+        """The mean over the whole step, on all processes, of log pi - log pi_ref of the mismatched replies: so that it
+        depends neither on the cut nor on how many processes there are."""
+        if not self.loss.has_baseline:
+            return
+        was_training = engine.model.training
+        engine.model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
+        for index, batch in enumerate([*micro_batches, *spare]):
+            other = self.mismatched.of(batch.rows.tolist()).to(engine.device)
+            with engine.precision():
+                logprobs = other.sum_by_completion(token_logprobs(engine.model, other))
+            if index < len(micro_batches):
+                log_ratio = logprobs.double() - self.mismatched_reference[other.rows, 0].double()
+                sums += torch.stack([log_ratio.sum(), log_ratio.new_tensor(len(log_ratio))])
+        total, count = sum_over_ranks(sums)
+        self.baseline = (total / count).float()
+        engine.model.train(was_training)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        logprobs = batch.sum_by_completion(token_logprobs(model, batch))
+        assert batch.labels is not None
+        return self.loss(logprobs, self.reference[batch.rows, 0], batch.labels, self.baseline.to(logprobs.device))
+
+    def count(self, batch: Batch) -> int:
+        return len(batch.rows)
+
+
+def with_replies_to_others(examples: Sequence[Example], max_length: int) -> list[Example]:
+    """Each prompt with the reply of the nearest example before it, or from the end, that has another prompt: where all
+    prompts differ, as TRL and the authors' code have it. What is too long loses its end.
+
+    Raises:
+        ValueError: all prompts are the same.
+    """
+    made = []
+    for place, example in enumerate(examples):
+        others = (examples[place - back] for back in range(1, len(examples)))
+        other = next((each for each in others if not np.array_equal(each.prompt_ids, example.prompt_ids)), None)
+        if other is None:
+            raise ValueError(f"a reply to another prompt needs two prompts, got one in {len(examples)} rows")
+        room = max_length - len(example.prompt_ids)
+        learned = None if other.learned is None else (other.learned[0][:room],)
+        if learned is not None and not learned[0].any():
+            learned = None  # what carries loss was cut away, and something must be read
+        made.append(replace(example, completion_ids=(other.completion_ids[0][:room],), learned=learned))
+    return made
