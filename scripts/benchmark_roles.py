@@ -24,9 +24,12 @@ INIT = [f"model.init.{field}" for field in MODEL]
 SMALL = ["log.progress=false", "data.train.limit=64", "data.eval.limit=8", "batch.size=8", "batch.max_tokens=256"]
 PPO = ["run", "tiny_ppo", *SMALL, "train.max_steps=2", "log.samples=0", "model.path=sft/model", "reward.function=null"]
 LORA = ["model.lora.rank=8"]
+GROUPS = "advantage.estimator=grpo"
 RUNS = {  # what the table calls it: words of the command
     "four models, all weights trained": ["reward.path=full/model"],
+    "GRPO, three models, all weights trained: no critic": [GROUPS, "reward.path=full/model"],
     "LoRA, three models: the reference is the actor's base": [*LORA, "reward.path=lora/model"],
+    "LoRA, GRPO: two models": [*LORA, GROUPS, "reward.path=lora/model"],
     "LoRA, one backbone: roles.share=lora": [*LORA, "reward.path=lora/model/adapter", "roles.share=lora"],
 }
 

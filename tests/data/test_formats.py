@@ -91,6 +91,49 @@ def test_a_pair(name: str) -> None:
     assert row == before
 
 
+LABELED = {
+    "native": ("native", {"prompt": "q", "completion": "a"}, [Q]),
+    "native, turns": ("native", {"prompt": DIALOGUE, "completion": [assistant("a")]}, DIALOGUE),
+    "alpaca": ("alpaca", {"instruction": "q", "output": "a"}, [Q]),
+    "sharegpt": ("sharegpt", {"conversations": [human("q"), gpt("c"), human("q2"), gpt("a")]}, None),
+    "messages": ("messages", {"messages": [Q, assistant("a")]}, [Q]),
+}
+SAID = {True: (True, 1, 1.0, "true", "True", "1", "yes"), False: (False, 0, 0.0, "false", "False", "0", "no")}
+
+
+@pytest.mark.parametrize("name", LABELED)
+def test_a_reply_with_a_label_however_that_is_written(name: str) -> None:
+    """Earlier turns of the assistant are context, as they are of a pair."""
+    format, row, prompt = LABELED[name]
+    prompt = [Q, assistant("c"), Q2] if prompt is None else prompt
+    for label, words in SAID.items():
+        for word in words:
+            found = record({**row, "label": word}, format, "labeled")
+            assert found == Record(prompt, ([assistant("a")],), None, AT, label=label)
+            assert found.unpaired() == [found]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_pair_is_two_replies_with_a_label(name: str) -> None:
+    format, row, prompt = PAIRS[name]
+    good, bad = record(row, format, "labeled").unpaired()
+    assert good == Record(prompt, ([assistant("a")],), None, AT, label=True)
+    assert bad == Record(prompt, ([assistant("b")],), None, AT, label=False)
+
+
+@pytest.mark.parametrize(
+    ("label", "what"),
+    [
+        ({}, "field `label` is missing: whether the completion is desirable"),
+        ({"label": "good"}, "label must be one of true, yes, 1, 1.0, false, no, 0, 0.0, got 'good'"),
+        ({"label": 2}, "label must be one of"),
+    ],
+)
+def test_a_label_that_is_missing_or_no_label(label: dict[str, Any], what: str) -> None:
+    with pytest.raises(DataError, match=f"^{AT}: {what}"):
+        record({"prompt": "q", "completion": "a", **label}, "native", "labeled")
+
+
 def test_a_plain_text_has_no_prompt() -> None:
     text = Record([], ([assistant(" once\n")],), None, AT, template=Template.none)
     assert record({"text": " once\n"}, "text", "demonstrations") == text

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.sharded import placement_of
 from alignment.distributed.shards import whole_weights
-from alignment.losses import CrossEntropyLoss, DPOLoss, LossOutput, MarginRankingLoss, Mean, ORPOLoss
+from alignment.losses import CrossEntropyLoss, DPOLoss, KTOLoss, LossOutput, MarginRankingLoss, Mean, ORPOLoss
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import load_tokenizer
+from alignment.training.kto import KTO, with_replies_to_others
 from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
 from alignment.training.optim import build_optimizer, weight_groups
 from alignment.training.reference import reference_logprobs
@@ -57,7 +59,16 @@ ADAPTERS = {
     "lora on the head": LoraConfig(rank=4, targets=["q_proj", "lm_head"]),
     "bfloat16 lora": LoraConfig(rank=4),
 }
-METHODS = ("sft", "reward", "dpo", "orpo", "lora", "bfloat16", "bfloat16 lora")  # lora: DPO of adapters; bfloat16: SFT
+METHODS = (
+    "sft",
+    "reward",
+    "dpo",
+    "orpo",
+    "kto",
+    "lora",
+    "bfloat16",
+    "bfloat16 lora",
+)  # lora: DPO of adapters; bfloat16: SFT
 
 
 def examples(num_completions: int) -> list[Example]:
@@ -105,11 +116,17 @@ def objective_of(method: str, engine: Engine, batches: Batches) -> Objective[Any
         return DPO(DPOLoss(beta=0.3), reference_logprobs(engine, batches, range(len(batches.examples))))
     if method == "reward":
         return RewardRanking(MarginRankingLoss())
+    if method == "kto":
+        mismatched = replace(batches, examples=with_replies_to_others(batches.examples, 20))
+        tables = [reference_logprobs(engine, each, range(len(batches.examples))) for each in (batches, mismatched)]
+        return KTO(KTOLoss(beta=0.3), tables[0], mismatched, tables[1])
     return ORPO(ORPOLoss()) if method == "orpo" else SFT(CrossEntropyLoss())
 
 
 def batches_of(method: str) -> Batches:
-    rows = examples(1 if method in ("sft", "bfloat16") else 2)
+    rows = examples(1 if method in ("sft", "kto", "bfloat16") else 2)
+    if method == "kto":
+        rows = [replace(row, label=place % 3 > 0) for place, row in enumerate(rows)]
     return Batches(rows, BATCH, 0, 0, world.rank(), world.size())
 
 
