@@ -12,7 +12,7 @@ from alignment.distributed.precision import precision_of
 from alignment.rollout.experience import make_experience
 from alignment.rollout.reward import shaped
 from alignment.rollout.samples import Samples
-from alignment.tasks.ppo import Stage, seed_of
+from alignment.tasks.ppo import Stage
 from alignment.tasks.prepare import build_engine
 from alignment.training import ppo as training_ppo
 from alignment.training.objectives import Actor, Critic
@@ -92,14 +92,14 @@ def experienced(stage: Stage, samples: Samples, budget: int) -> tuple[list[Exper
     """The micro-batches of at most `budget` tokens that an iteration of these replies gives, and its KL to the
     reference, nats a reply."""
     config = replace(stage.config, batch=replace(stage.config.batch, max_tokens=budget))
-    scores, _ = stage.judge(samples)
+    scores, _ = stage.rollouts.judge(samples)
     [micro_batches], measured = make_experience(
         stage.roles,
         samples,
         shaped(scores, samples, config),
         config,
         kl_weight=stage.tools.controller.weight,
-        pad_id=stage.tokenizer.pad_token_id,
-        seed=seed_of(config, 1),
+        pad_id=stage.rollouts.prompts.tokenizer.pad_token_id,
+        seed=stage.rollouts.seed(1),
     )
     return micro_batches, float(measured["kl"].mean())

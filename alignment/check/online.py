@@ -64,22 +64,22 @@ def on_ppo(config: PPOConfig) -> Iterator[Verdict]:
     small = few(in_one_process(config), FEW)
     with TemporaryDirectory() as folder:
         stage = set_up(small, Path(folder))
-        yield rows.read("train", stage.data)
-        if stage.held_out is not None:
-            yield rows.read("eval", stage.held_out)
+        yield rows.read("train", stage.rollouts.prompts.train)
+        if stage.rollouts.prompts.held_out is not None:
+            yield rows.read("eval", stage.rollouts.prompts.held_out)
         yield learning_rate(config, stage.roles.actor.num_weights)
         policy = Policy(
             "",
             config.model,
             stage.players.policy,
             stage.roles.actor,
-            stage.tokenizer,
+            stage.rollouts.prompts.tokenizer,
             stage.config.batch,
             config.generation,
             small.distributed,
             config.seed,
         )
-        samples = yield from of_policy(policy, stage.data)
+        samples = yield from of_policy(policy, stage.rollouts.prompts.train)
         for scorer in stage.players.reward.models():
             yield from of_judge(scorer, samples, policy, config.data)
         yield first_step(stage, samples)

@@ -29,7 +29,7 @@ from alignment.distributed.launch import is_told, launch, tell_launcher
 from alignment.distributed.precision import precision_of
 from alignment.process import belong_to_launcher, end
 from alignment.rollout.samples import Samples
-from alignment.tasks.ppo import draw, seed_of, set_up
+from alignment.tasks.ppo import set_up
 from alignment.terminal import quiet
 from alignment.training.checkpoint import seed_everything
 from alignment.training.step import to_floats, train_step
@@ -72,8 +72,8 @@ def first_step(config: TrainingConfig) -> dict[str, float]:
     if isinstance(config, PPOConfig):
         with TemporaryDirectory() as folder:
             stage = set_up(config, Path(folder))
-            rows = stage.prompts.step_rows(0)
-            samples: Samples = draw(stage, stage.data, rows, seed=seed_of(stage.config, 1), replies=1)
+            rows = stage.train.step_rows(0)
+            samples: Samples = stage.rollouts.draw(stage.rollouts.prompts.train, rows, stage.rollouts.seed(1), 1)
             micro_batches, _ = experienced(stage, samples, stage.config.batch.max_tokens)
             return to_floats(train_step(stage.roles.actor, actor_objective(stage), micro_batches))
     subject = subject_of(config, NEEDS[type(config)])

@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -26,8 +27,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignment.cli.explain import COMPOSE_ERRORS, explain
 from alignment.cli.overrides import written
-from alignment.cli.recipes import shipped
+from alignment.cli.recipes import recipes, shipped
 from alignment.config.inputs import expand_home
+from alignment.config.outside import is_outside, learn_task
 from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig
 from alignment.config.tasks import TASKS
@@ -54,6 +56,28 @@ class SearchPath(SearchPathPlugin):
         search_path.append("recipes", f"file://{shipped('recipes')}")
 
 
+def tasks_of(recipe: str, folders: list[Path]) -> Iterator[str]:
+    """The tasks that a recipe, or one that it is made of, names in its defaults."""
+    path = recipes(folders).get(recipe)
+    try:
+        written_down = None if path is None else yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return  # Hydra says what is wrong with it
+    defaults = written_down.get("defaults") if isinstance(written_down, dict) else None
+    for entry in defaults if isinstance(defaults, list) else []:
+        if isinstance(entry, dict):
+            yield from (str(name) for group, name in entry.items() if str(group).split()[-1:] == ["task"])
+        elif isinstance(entry, str):
+            yield from tasks_of(entry, folders)
+
+
+def learn_tasks(recipe: str) -> None:
+    """Tell Hydra of the tasks from outside of the package that a recipe names by their dotted paths."""
+    for name in tasks_of(recipe, [*SearchPath.own, shipped("recipes")]):
+        if is_outside(name):
+            ConfigStore.instance().store(group="task", name=name, node=schema(learn_task(name)), package="_global_")
+
+
 def register(own: list[Path]) -> None:
     """Tell Hydra where to look, and of the task schemas, which a recipe names as `task: dpo`."""
     warnings.filterwarnings("ignore", message=".*Defaults list is missing `_self_`")  # it is last then, as one expects
@@ -73,6 +97,7 @@ def composing(own: list[Path]) -> Iterator[None]:
 
 def single(recipe: str, overrides: list[str]) -> DictConfig:
     """The composed config of one job."""
+    learn_tasks(recipe)
     try:
         return hydra_compose(recipe, [*SETTINGS, *chosen(recipe, overrides)], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):
@@ -88,6 +113,7 @@ def _require_task(recipe: str) -> None:
 
 def swept(recipe: str, overrides: list[str]) -> list[DictConfig]:
     """The composed config of each job of a sweep by Hydra's own sweeper; none where another one makes them up."""
+    learn_tasks(recipe)
     hydra = current_hydra()
     whole = hydra.compose_config(recipe, [*SETTINGS, *chosen(recipe, overrides)], run_mode=RunMode.MULTIRUN)
     if whole.hydra.runtime.choices["hydra/sweeper"] != "basic":
@@ -112,6 +138,7 @@ def chosen(recipe: str, overrides: list[str]) -> list[str]:
 
 def is_sweep(recipe: str, overrides: list[str]) -> bool:
     """Whether the recipe itself asks for a sweep, as a launcher's preset does."""
+    learn_tasks(recipe)
     return current_hydra().get_mode(recipe, chosen(recipe, overrides)) is RunMode.MULTIRUN
 
 
@@ -128,6 +155,7 @@ def compose(recipe: str, overrides: dict[str, Any]) -> RunConfig:
         ConfigError: whatever is wrong with it, in one line.
     """
     try:
+        learn_tasks(recipe)
         words = [f"{key}={written(value)}" for key, value in overrides.items()]
         return resolve(hydra_compose(recipe, chosen(recipe, words)))
     except COMPOSE_ERRORS as error:

@@ -20,7 +20,7 @@ def input_paths(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 def function_files(config: Any) -> Iterator[tuple[str, Path]]:
     """(key, file) of every function that is set, where its module has one; nothing is imported for it."""
     for key, function in _marked(config, "function", ""):
-        file = _module_file(function.rpartition(".")[0])
+        file = module_file(function.rpartition(".")[0])
         if file is not None:
             yield key, file
 
@@ -67,7 +67,8 @@ def check_path(key: str, path: str) -> None:
         raise ConfigError(f"{key}: no such file or folder, got {path!r}")
 
 
-def _module_file(module: str) -> Path | None:
+def module_file(module: str) -> Path | None:
+    """Where the source of a module lies, if it has one; nothing is imported for it."""
     folders, spec = [str(Path.cwd()), *sys.path], None
     for name in accumulate(module.split("."), "{}.{}".format):
         spec = PathFinder.find_spec(name, folders)

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from alignment.config.alarm import AlarmConfig
 from alignment.config.generation import GenerationConfig
+from alignment.config.online import OnlineConfig, OnlineDPOConfig
 from alignment.config.parts import (
     FUNCTION,
     INPUT,
@@ -25,7 +25,6 @@ from alignment.config.ppo import (
     KLConfig,
     PPOLosses,
     PtxConfig,
-    RewardShapingConfig,
     RolesConfig,
     ScorerConfig,
 )
@@ -89,34 +88,20 @@ class KTOConfig(TrainingConfig):
 
 
 @dataclass(slots=True)
-class PPOConfig(TrainingConfig):
-    replies: ClassVar[bool] = True
+class PPOConfig(OnlineConfig):
     loss: PPOLosses = field(default_factory=PPOLosses)
     ppo: InnerConfig = field(default_factory=InnerConfig)
-    reward: RewardShapingConfig = MISSING
     critic: CriticConfig = field(default_factory=CriticConfig)
     kl: KLConfig = field(default_factory=KLConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     ptx: PtxConfig = field(default_factory=PtxConfig)
     roles: RolesConfig = field(default_factory=RolesConfig)
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
-    missing_eos_penalty: float = 0.0
-    """Taken off the score of a reply that was cut before its end."""
-    gold: str | None = field(default=None, metadata=FUNCTION)
-    """Dotted path of a function that is logged beside the learned reward and never learned from."""
-    gold_model: str | None = field(default=None, metadata=INPUT)
-    """A reward model in its place, where there is no such function; of other data or another seed than the reward's."""
-    alarm: AlarmConfig = field(default_factory=AlarmConfig)
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        OnlineConfig.__post_init__(self)
         self._check_processes()
         rule = "train.best.metric must be null with kl.limit, which keeps the best model by its reward"
         require(self.kl.limit is None or self.train.best.metric is None, rule, self.train.best.metric)
-        both = self.gold is not None and self.gold_model is not None
-        require(not both, "at most one of gold and gold_model must be set", (self.gold, self.gold_model))
-        require_own_world(self.data, {**self.reward.functions(), "gold": self.gold})
-        require(self.missing_eos_penalty >= 0, "missing_eos_penalty must be >= 0", self.missing_eos_penalty)
         rule = "model.lora.dropout must be 0 for PPO: with it the ratio is not 1 before the first step"
         require(self.model.lora.dropout == 0, rule, self.model.lora.dropout)
         full = self.generation.top_k == 0 and self.generation.top_p == 1
@@ -152,8 +137,6 @@ class PPOConfig(TrainingConfig):
         zero = self.distributed.zero
         rule = "distributed.zero must not be 3 with roles.share=lora: two engines cannot share one backbone out"
         require(self.roles.share is not Share.lora or zero != 3, rule, zero)
-        require_generator(self.generation, self.distributed)
-        require_served(self.generation, self.model)
         rule = "ppo.ema must be null with distributed.offload_param=nvme"
         require(self.ppo.ema is None or self.distributed.offload_param is not Offload.nvme, rule, self.ppo.ema)
         require(not self.roles.offload or zero != 3, "roles.offload must be false with distributed.zero=3", True)
@@ -255,8 +238,14 @@ TASKS: dict[str, type[RunConfig]] = {
     "dpo": DPOConfig,
     "orpo": ORPOConfig,
     "kto": KTOConfig,
+    "online_dpo": OnlineDPOConfig,
     "ppo": PPOConfig,
     "rejection": RejectionConfig,
     "evaluate": EvaluateConfig,
     "pipeline": PipelineConfig,
 }
+
+
+def task_name(config: RunConfig) -> str:
+    """As a recipe names it: `dpo`, or the dotted path of a module that is not ours."""
+    return next(name for name, root in TASKS.items() if type(config) is root)

@@ -79,6 +79,13 @@ class AdvantageEstimator(str, Enum):
     reinforce_pp = "reinforce_pp"
 
 
+class PairSelection(str, Enum):
+    """Which of a prompt's replies make pairs."""
+
+    best_and_worst = "best_and_worst"
+    all = "all"
+
+
 class Mode(str, Enum):
     """Which values of a metric are the better ones."""
 

@@ -1,11 +1,11 @@
 """The gold score: watched beside the learned reward and never learned from (the pair of Gao et al. 2210.10760)."""
 
-from alignment.config.tasks import PPOConfig
+from alignment.config.online import OnlineConfig
 from alignment.rollout.function import FunctionScorer, load_function
 from alignment.rollout.score import RewardModelScorer, reward_model_scorer
 
 
-def build_gold(config: PPOConfig) -> FunctionScorer | RewardModelScorer | None:
+def build_gold(config: OnlineConfig) -> FunctionScorer | RewardModelScorer | None:
     """The function `gold`, or the held-out reward model `gold_model`, or nobody.
 
     Raises:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alignment.config.online import OnlineConfig
 from alignment.config.parts import BatchConfig, DistributedConfig
 from alignment.config.ppo import ScorerConfig
-from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Combine
 from alignment.distributed.world import pick_device
 from alignment.losses import (
@@ -106,9 +106,9 @@ def build_reward(config: ScorerConfig, batch: BatchConfig, distributed: Distribu
     return Reward(scorers, config)
 
 
-def shaped(combined: Tensor, samples: Samples, config: PPOConfig) -> Tensor:
-    """[G, n] combined scores of an iteration's replies, those of all processes, to [G, n] float32, what PPO learns
-    from."""
+def shaped(combined: Tensor, samples: Samples, config: OnlineConfig) -> Tensor:
+    """[G, n] combined scores of an iteration's replies, those of all processes, to [G, n] float32, what is
+    learned from."""
     reward = config.reward
     scores = combined.to(pick_device(config.distributed.device))
     if reward.clip is not None:

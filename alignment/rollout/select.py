@@ -1,12 +1,15 @@
 """Rejection sampling: of K replies, those that the scorer ranks first, or first and last (Llama 2, section 3.2.3)."""
 
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from alignment.config.vocabulary import Selection, Template
+from alignment.config.vocabulary import PairSelection, Selection, Template
 from alignment.data.records import Record
+from alignment.data.tokenize import Example
 from alignment.rollout.samples import Samples
 
 
@@ -31,6 +34,27 @@ def select(samples: Samples, scores: Tensor, selection: Selection) -> list[dict[
             scored = {"chosen_score": best_score, "rejected_score": worst_score}
             rows.append({**_prompt(record), "chosen": best, "rejected": worst, **scored})
     return rows
+
+
+def preferences(samples: Samples, scores: Tensor, selection: PairSelection, multiple: int) -> list[Example]:
+    """Pairs of a prompt's replies, in the policy's own tokens: the best against the worst, or each against all that
+    score less. scores: [G, n].
+
+    Replies that score alike, or are the same, make no pair; so many of them are added, with weight 0, that the pairs
+    are a `multiple`, as they can be dealt out where the prompts are one.
+    """
+    pairs, ties = [], []
+    for example, row in zip(samples.examples, scores.tolist(), strict=True):
+        ranked = sorted(range(len(row)), key=lambda k: -row[k])
+        for better, worse in combinations(ranked, 2) if selection is PairSelection.all else [(ranked[0], ranked[-1])]:
+            ids = example.completion_ids[better], example.completion_ids[worse]
+            ends = example.finished[better], example.finished[worse]
+            pair = replace(example, completion_ids=ids, finished=ends)
+            if row[better] > row[worse] and not np.array_equal(*ids):
+                pairs.append(pair)
+            else:
+                ties.append(replace(pair, weight=0.0))
+    return pairs + ties[: -len(pairs) % multiple]
 
 
 def _prompt(record: Record) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from alignment.config.inputs import function_files, input_paths
+from alignment.config.inputs import function_files, input_paths, module_file
+from alignment.config.outside import is_outside
 from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig
+from alignment.config.tasks import task_name
 from alignment.runs.contents import digest, run_digest
 
 UNMARKED = ("output_dir", "log", "checkpoint", "reference", "launch", "cluster")
@@ -61,6 +63,12 @@ def fingerprint(config: RunConfig) -> Fingerprint:
     entries |= {f"{CONTENTS}{key}": _contents(key, path) for key, path in read.items()}
     for key, file in function_files(config):
         entries[f"{CODE}{key}"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    task = task_name(config)
+    if is_outside(task):
+        entries["task"] = task
+        file = module_file(task)
+        if file is not None:
+            entries[f"{CODE}task"] = hashlib.sha256(file.read_bytes()).hexdigest()
     entries["version"] = version("preference-alignment")
     return Fingerprint(tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in entries.items())))
 

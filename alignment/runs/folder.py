@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from alignment.config.parts import ConfigError, UserError
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import TASKS
+from alignment.config.tasks import task_name
 from alignment.config.vocabulary import Resume, Schedule
 from alignment.runs.claim import OWNER, make_folder
 from alignment.runs.fingerprint import Fingerprint
@@ -29,10 +29,6 @@ OTHER = "output_dir holds a run of another config or other inputs"
 def model_folder(folder: Path) -> Path:
     """Where a run leaves its model, in Hugging Face form."""
     return folder / "model"
-
-
-def task_name(config: RunConfig) -> str:
-    return next(name for name, root in TASKS.items() if type(config) is root)
 
 
 def as_recipe(config: RunConfig) -> str:

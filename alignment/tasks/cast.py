@@ -7,12 +7,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import DistributedConfig, ModelConfig, require
+from alignment.config.parts import ModelConfig, require
 from alignment.config.ppo import CriticConfig
 from alignment.config.rules import told_of
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Layout, Share
-from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.layout import settle_layout
@@ -54,12 +53,6 @@ class Cast:
 
     def _copies(self) -> list[nn.Module]:
         return [self.reference.model] if isinstance(self.reference, FrozenCopy) else []
-
-    def share_out(self, distributed: DistributedConfig) -> None:
-        """The frozen models too, under ZeRO 3: among the processes, layer by layer."""
-        self.reward.share_out()
-        if isinstance(self.reference, FrozenCopy):
-            self.reference.model = FrozenEngine(self.reference.model, config=distributed, sharded=True).model
 
 
 def cast(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Cast:

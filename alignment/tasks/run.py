@@ -13,9 +13,10 @@ from typing import Any
 
 from alignment import preempt
 from alignment.config.inputs import check_inputs
+from alignment.config.outside import is_outside
 from alignment.config.parts import UserError, require
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import PipelineConfig
+from alignment.config.tasks import PipelineConfig, task_name
 from alignment.distributed import precision, world
 from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed
 from alignment.distributed.launch import RankFailedError, is_told, launch, tell_launcher
@@ -24,7 +25,7 @@ from alignment.distributed.world import leave
 from alignment.process import importing
 from alignment.runs.claim import FolderInUse, claim
 from alignment.runs.fingerprint import Fingerprint, fingerprint
-from alignment.runs.folder import as_recipe, finish, give_up, is_finished, require_goes_on, start, task_name
+from alignment.runs.folder import as_recipe, finish, give_up, is_finished, require_goes_on, start
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
 
@@ -104,7 +105,8 @@ def imported(config: RunConfig) -> Callable[[Any, Path], str | None]:
         ConfigError: it is to be tracked by what is not installed.
     """
     with importing():
-        task = import_module(f"alignment.tasks.{task_name(config)}")
+        name = task_name(config)
+        task = import_module(name if is_outside(name) else f"alignment.tasks.{name}")
         from alignment.training.trackers import check_trackers
     check_trackers(config.log.trackers)
     run: Callable[[Any, Path], str | None] = task.run

@@ -1,4 +1,4 @@
-"""What PPO carries along beside its models: the KL's controller, the alarm, averages, other texts."""
+"""What PPO carries along beside its models: the KL's controller, averages, other texts."""
 
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,6 @@ from alignment.data.load import Loaded
 from alignment.distributed.world import rank, size
 from alignment.losses import CrossEntropyLoss
 from alignment.models.heads import LanguageModel
-from alignment.training.alarm import Alarm
 from alignment.training.checkpoint import Stateful
 from alignment.training.ema import MovingAverage
 from alignment.training.kl import KLController
@@ -18,10 +17,9 @@ from alignment.training.step import Term
 
 @dataclass(slots=True)
 class Tools:
-    """Each of them is part of a checkpoint, the alarm by the loop's doing."""
+    """Each of them is part of a checkpoint."""
 
     controller: KLController
-    alarm: Alarm
     average: MovingAverage | None
 
     def parts(self) -> dict[str, Stateful]:
@@ -32,7 +30,6 @@ class Tools:
 def tools_of(config: PPOConfig, policy: LanguageModel) -> Tools:
     return Tools(
         KLController(config.kl),
-        Alarm(config.alarm),
         None if config.ppo.ema is None else MovingAverage(policy, config.ppo.ema),
     )
 

@@ -22,7 +22,7 @@ from alignment.distributed import world
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.tokenizer import load_tokenizer
-from alignment.tasks import evaluate, ppo, rejection
+from alignment.tasks import evaluate, online_dpo, ppo, rejection
 from alignment.training.checkpoint import seed_everything
 
 SMALL = [
@@ -45,6 +45,10 @@ GRPO = [
     *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=3e-3", "ppo.mini_batches=2", "ppo.epochs=2"),
     *("ppo.replies=3", "model.path=FOLDER/first", "reward.function=null", "reward.path=REWARD", "checkpoint.every=0"),
 ]
+ONLINE_DPO = [
+    *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=3e-3", "num_samples=3", "pairs=all"),
+    *("model.path=FOLDER/first", "reward.function=null", "reward.path=REWARD", "checkpoint.every=0"),
+]
 REJECTION = ["reward.function=null", "reward.path=REWARD", "samples=3"]
 EVALUATE = [
     *("runs={best:FOLDER/ppo-none-1/best,last:FOLDER/ppo-none-1/model,first:FOLDER/first}", "baseline=first"),
@@ -56,6 +60,7 @@ TASKS = {
     "ppo": ("tiny_ppo", PPO, ppo.run),
     "shared": ("tiny_ppo", SHARED, ppo.run),  # not for ZeRO 3
     "grpo": ("tiny_grpo", GRPO, ppo.run),
+    "online_dpo": ("tiny_online_dpo", ONLINE_DPO, online_dpo.run),
     "rejection": ("tiny_rejection", REJECTION, rejection.run),
     "evaluate": ("tiny_evaluate", EVALUATE, evaluate.run),
 }

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 STAGES = ("0", "1", "2", "3", "3, by layer")
-ROWS = {"ppo": 10, "shared": 4, "grpo": 4, "rejection": 1}
+ROWS = {"ppo": 10, "shared": 4, "grpo": 4, "online_dpo": 4, "rejection": 1}
 TOLERANCE = 1e-5
 LIVE = "generation/live_fraction"
 
@@ -49,7 +49,13 @@ def test_two_processes_are_one(task: str, stage: str, results: tuple[Path, dict[
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_they_save_the_same_model(stage: str, results: tuple[Path, dict[str, Any]]) -> None:
-    saved = [("ppo", "model/model"), ("ppo", "best/model"), ("ppo", "model_ema/model"), ("grpo", "model/model")]
+    saved = [
+        ("ppo", "model/model"),
+        ("ppo", "best/model"),
+        ("ppo", "model_ema/model"),
+        ("grpo", "model/model"),
+        ("online_dpo", "model/model"),
+    ]
     if "3" not in stage:
         saved.append(("shared", "model/adapter/adapter_model"))
     for task, name in saved:
@@ -72,6 +78,8 @@ def test_the_run_learned_something_to_compare(results: tuple[Path, dict[str, Any
     rows = results[1]["grpo/none"]["rows"]
     assert not any(name.startswith("value/") for row in rows for name in row) and rows[0]["kl/loss"] < 1e-5
     assert rows[-1]["kl/loss"] > 1e-4 and all(row["grad_norm"] > 0 and row["groups/alike"] < 1 for row in rows)
+    rows = results[1]["online_dpo/none"]["rows"]
+    assert all(0 < row["pairs"] <= 3 for row in rows) and rows[-1]["rewards/margin"] > rows[0]["rewards/margin"] == 0
     first, last = (results[1]["shared/none"]["rows"][at] for at in (0, -1))
     assert first["kl"] == 0 and abs(last["kl"]) > 1e-4 and abs(last["value/mean"] - first["value/mean"]) > 1e-3
 

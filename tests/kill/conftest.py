@@ -28,6 +28,8 @@ RUNS = {
     "dpo": ["run", "tiny_dpo", *STEPS, "reference.cache=false"],
     "ppo": ["run", "tiny_ppo", *STEPS, "ppo.epochs=2", "generation.max_new_tokens=6", *CARRIED],
     "grpo": ["run", "tiny_grpo", *STEPS, "ppo.replies=2", "generation.max_new_tokens=6"],
+    "online_dpo": ["run", "tiny_online_dpo", *STEPS, "generation.max_new_tokens=6"],
+    "kto": ["run", "tiny_kto", *STEPS, "reference.cache=false"],
     "best": ["run", "tiny_sft", *STEPS, "train.max_steps=8", "train.best.metric=eval/loss", "train.eval_every=1"],
 }
 

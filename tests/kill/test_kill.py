@@ -9,10 +9,20 @@ from typing import Any
 
 import pytest
 
-KILLS = [("dpo", 0), ("dpo", 1), ("ppo", 0), ("ppo", 1), ("grpo", 0), ("best", 0), ("best", 1)]
+KILLS = [
+    ("dpo", 0),
+    ("dpo", 1),
+    ("ppo", 0),
+    ("ppo", 1),
+    ("grpo", 0),
+    ("online_dpo", 0),
+    ("kto", 0),
+    ("best", 0),
+    ("best", 1),
+]
 MANY = [
     pytest.param(name, number, marks=pytest.mark.slow)
-    for name in ("dpo", "ppo", "grpo", "best")
+    for name in ("dpo", "ppo", "grpo", "online_dpo", "kto", "best")
     for number in range(3, 23)
 ]
 DAMAGE: dict[str, Callable[[Path], Any]] = {

@@ -10,7 +10,7 @@ import pytest
 
 COMMAND = str(Path(sys.executable).with_name("alignment"))
 WITHOUT_CRITIC = ("grpo", "rloo", "reinforce_pp")
-METHODS = (*WITHOUT_CRITIC, "kto")
+METHODS = (*WITHOUT_CRITIC, "online_dpo", "kto")
 STAGE = """
   - name: {name}
     recipe: tiny_{name}

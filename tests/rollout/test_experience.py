@@ -19,8 +19,8 @@ from alignment.config.parts import (
     TrainConfig,
     UserError,
 )
-from alignment.config.ppo import PPOLosses
-from alignment.config.tasks import AdvantageConfig, CriticConfig, InnerConfig, KLConfig, PPOConfig, RewardShapingConfig
+from alignment.config.ppo import AdvantageConfig, CriticConfig, InnerConfig, KLConfig, PPOLosses, RewardShapingConfig
+from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import AdvantageEstimator, Device, Format, KLPlace, Layout, Precision
 from alignment.data.experience import Experience
 from alignment.distributed.engine import TorchEngine

@@ -1,0 +1,70 @@
+"""Online DPO (Guo et al. 2402.04792): pairs of the policy's own replies, new at every step, judged as they come."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alignment.config.online import OnlineDPOConfig
+from alignment.data.batches import dealt
+from alignment.data.pack import Batch
+from alignment.distributed.sharded import placement_of
+from alignment.distributed.world import rank, size
+from alignment.losses import Mean
+from alignment.models.layout import settle_layout
+from alignment.models.load import load_language_model
+from alignment.models.roles import Reference, reference_of
+from alignment.rollout.gold import build_gold
+from alignment.rollout.reward import build_reward
+from alignment.rollout.select import preferences
+from alignment.tasks.prepare import save_trained
+from alignment.tasks.rollouts import OnPolicy, load_prompts, rollouts_of, share_out_reference
+from alignment.training.loop import fit
+from alignment.training.nonfinite import Broken
+from alignment.training.objectives import DPO
+from alignment.training.step import Metrics, only_main, train_step
+
+
+def run(config: OnlineDPOConfig, folder: Path) -> str | None:
+    prompts = load_prompts(config)
+    judge = prompts.judge(build_reward(config.reward, config.batch, config.distributed), build_gold(config))
+    policy = load_language_model(config.model, prompts.tokenizer, placement_of(config.distributed))
+    reference = reference_of(policy)
+    config = replace(config, batch=replace(config.batch, layout=settle_layout(policy, config.batch.layout)))
+    rollouts = rollouts_of(config, prompts, judge, policy, folder)
+    share_out_reference(reference, config.distributed)
+    save = partial(save_trained, rollouts.engine, policy, prompts.tokenizer)
+    return fit(OnlineDPO(rollouts, save, config, reference), config, folder)
+
+
+@dataclass(slots=True)
+class OnlineDPO(OnPolicy):
+    """Draw, judge, and learn from the pairs, once."""
+
+    config: OnlineDPOConfig
+    reference: Reference
+
+    def collect(self, step: int) -> tuple[Metrics, tuple[list[Batch], Tensor]]:
+        """This process's micro-batches of the pairs, and their log-probs under the reference, [pairs, 2], nats."""
+        engine = self.rollouts.engine
+        samples, scores, judged = self.rollouts.step(step, self.config.num_samples)
+        pairs = preferences(samples, scores, self.config.pairs, size())
+        judged["pairs"] = Mean(torch.tensor(sum(pair.weight for pair in pairs)), torch.tensor(len(samples.examples)))
+        table = torch.zeros(len(pairs), 2, device=engine.device)
+        with self.watch.part("experience"):
+            pad_id = self.rollouts.prompts.tokenizer.pad_token_id
+            batches = dealt(pairs, range(len(pairs)), self.config.batch, pad_id, rank(), size()) if pairs else []
+            for batch in (batch.to(engine.device) for batch in batches):
+                with engine.precision():
+                    logprobs = self.reference.logprobs(batch, temperature=1.0)
+                table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, 2).to(table.dtype)
+        self.watch.count(batches)
+        return only_main(judged), (batches, table)
+
+    def update(self, step: int, units: tuple[list[Batch], Tensor], on_nonfinite: Callable[[Broken], None]) -> Metrics:
+        """Nothing is learned where the replies to each prompt all score alike."""
+        batches, table = units
+        return train_step(self.rollouts.engine, DPO(self.config.loss, table), batches, on_nonfinite) if batches else {}

@@ -1,0 +1,170 @@
+"""Replies to a step's prompts and what they are worth: how a step begins for every method that learns from its own."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.online import OnlineConfig
+from alignment.config.parts import DistributedConfig
+from alignment.config.vocabulary import Need
+from alignment.data.batches import Batches
+from alignment.data.load import Loaded, load_split
+from alignment.distributed.engine import Engine
+from alignment.distributed.frozen import FrozenEngine
+from alignment.models.heads import LanguageModel
+from alignment.models.roles import FrozenCopy, Reference
+from alignment.rollout.diagnostics import derived
+from alignment.rollout.generate import Generator
+from alignment.rollout.reward import Reward, shaped
+from alignment.rollout.samples import Samples, build_generator, sample
+from alignment.rollout.score import RewardModelScorer, Scorer
+from alignment.tasks.judge import Judge
+from alignment.tasks.prepare import build_engine, prepare_tokenizer, require_positions, required_split, said
+from alignment.training.alarm import Alarm
+from alignment.training.best import Write
+from alignment.training.checkpoint import Stateful
+from alignment.training.samples_log import SamplesLog
+from alignment.training.step import Metrics, to_floats
+from alignment.training.watch import Watch
+
+EVAL_SEED = 2**31  # held-out replies are drawn with the same seed at every evaluation
+
+
+@dataclass(slots=True)
+class Prompts:
+    """Tokenizer and prompts, before any weights are loaded: the user's mistakes are found here."""
+
+    tokenizer: PreTrainedTokenizerBase
+    train: Loaded
+    held_out: Loaded | None
+
+    def judge(self, reward: Reward, gold: Scorer | None) -> Judge:
+        """Raises:
+        ConfigError: the chat template of a model that scores refuses one of the prompts; names its key.
+        """
+        judge = Judge(reward, gold)
+        held_out = [] if self.held_out is None else self.held_out.records
+        judge.check([*self.train.records, *held_out], self.tokenizer)
+        return judge
+
+
+def load_prompts(config: OnlineConfig) -> Prompts:
+    tokenizer = prepare_tokenizer(config.model)
+    train = required_split("train", config.data, tokenizer, Need.prompts)
+    held_out = said(load_split("eval", config.data, tokenizer, Need.prompts), "eval")
+    require_positions(config.model, [train, held_out], config.data, config.generation.max_new_tokens)
+    return Prompts(tokenizer, train, held_out)
+
+
+def share_out(judge: Judge) -> None:
+    """The models that score, under ZeRO 3: among the processes, layer by layer."""
+    judge.reward.share_out()
+    if isinstance(judge.gold, RewardModelScorer):
+        judge.gold.share_out()
+
+
+def share_out_reference(reference: Reference, distributed: DistributedConfig) -> None:
+    """The same of a reference that is a model of its own."""
+    if distributed.zero == 3 and isinstance(reference, FrozenCopy):
+        reference.model = FrozenEngine(reference.model, config=distributed, sharded=True).model
+
+
+@dataclass(slots=True)
+class Rollouts:
+    """Draws replies, has them judged and shows some."""
+
+    config: OnlineConfig
+    prompts: Prompts
+    batches: Batches  # of the training prompts
+    judge: Judge
+    engine: Engine
+    generator: Generator
+    folder: Path
+    watch: Watch
+    shown: SamplesLog = field(init=False)
+
+    def begin(self, done: int) -> None:
+        self.shown = SamplesLog(self.folder, done=done)
+
+    def step(self, step: int, replies: int) -> tuple[Samples, Tensor, Metrics]:
+        """Step `step`'s replies, `replies` to each prompt, on every process; what they are worth to learning, [G, n],
+        penalties included; and what was measured, which is the same on all processes."""
+        with self.watch.part("generate"):
+            samples = self.draw(self.prompts.train, self.batches.step_rows(step - 1), self.seed(step), replies)
+        with self.watch.part("score"):
+            scores, judged = self.judge(samples)
+        self.shown.write(step, "train", self.judge.table(samples, scores, self.config.log.samples))
+        judged["generation/live_fraction"] = samples.live_fraction()
+        return samples, shaped(scores, samples, self.config), judged
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """The same of one reply to each held-out prompt; nothing where there are none."""
+        held_out = self.prompts.held_out
+        if held_out is None:
+            return {}
+        samples = self.draw(held_out, list(range(len(held_out.examples))), EVAL_SEED, 1)
+        scores, judged = self.judge(samples)
+        self.shown.write(step, "eval", self.judge.table(samples, scores, self.config.log.samples))
+        return derived(to_floats(judged))
+
+    def draw(self, data: Loaded, rows: list[int], seed: int, replies: int) -> Samples:
+        """The policy's replies to the prompts at `rows`."""
+        records, examples = [data.records[row] for row in rows], [data.examples[row] for row in rows]
+        return sample(self.generator, self.engine, records, examples, replies=replies, seed=seed)
+
+    def seed(self, step: int) -> int:
+        return self.config.seed * 1_000_003 + step
+
+
+def rollouts_of(config: OnlineConfig, prompts: Prompts, judge: Judge, policy: LanguageModel, folder: Path) -> Rollouts:
+    """Of a method that takes one optimizer step a step, with the policy's engine; models that score are shared out."""
+    batches = Batches(prompts.train.examples, config.batch, config.seed, prompts.tokenizer.pad_token_id)
+    engine = build_engine(policy, config, num_steps=batches.num_steps(config.train))
+    if config.distributed.zero == 3:
+        share_out(judge)
+    generator = build_generator(policy, prompts.tokenizer, config.generation, config.distributed)
+    return Rollouts(config, prompts, batches, judge, engine, generator, folder, Watch(engine.device))
+
+
+@dataclass(slots=True)
+class OnPolicy:
+    """What the methods that learn from their own replies have in common; what they `collect` and `update` is theirs."""
+
+    rollouts: Rollouts
+    write: Write
+    alarm: Alarm = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.alarm = Alarm(self.rollouts.config.alarm)
+
+    @property
+    def train(self) -> Batches:
+        return self.rollouts.batches
+
+    @property
+    def watch(self) -> Watch:
+        return self.rollouts.watch
+
+    @property
+    def kl_limit(self) -> float | None:
+        return None
+
+    def begin(self, done: int) -> None:
+        self.rollouts.begin(done)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        return self.rollouts.evaluate(step)
+
+    def row(self, means: dict[str, float]) -> dict[str, float]:
+        return derived(means)
+
+    def learning_rate(self) -> float:
+        return self.rollouts.engine.learning_rate()
+
+    def parts(self) -> dict[str, Stateful]:
+        return {"model": self.rollouts.engine}
+
+    def save(self, folder: Path) -> None:
+        self.write(folder)
