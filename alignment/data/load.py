@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -98,4 +98,6 @@ def _rows(
         except WorldError as error:
             raise ConfigError(f"data.{name}.limit: {error}, got {source.limit}") from error
         return ((Source(f"world/{name}", line), row) for line, row in enumerate(made, start=1))
-    return None if source.path is None else islice(read_each(source.path), source.limit)
+    if source.path is None:
+        return None
+    return islice(chain.from_iterable(map(read_each, [source.path, *source.join.values()])), source.limit)

@@ -49,13 +49,8 @@ def test_two_processes_are_one(task: str, stage: str, results: tuple[Path, dict[
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_they_save_the_same_model(stage: str, results: tuple[Path, dict[str, Any]]) -> None:
-    saved = [
-        ("ppo", "model/model"),
-        ("ppo", "best/model"),
-        ("ppo", "model_ema/model"),
-        ("grpo", "model/model"),
-        ("online_dpo", "model/model"),
-    ]
+    saved = [("ppo", f"{name}/model") for name in ("model", "best", "model_ema")]
+    saved += [(task, "model/model") for task in ("grpo", "online_dpo")]
     if "3" not in stage:
         saved.append(("shared", "model/adapter/adapter_model"))
     for task, name in saved:

@@ -9,22 +9,9 @@ from typing import Any
 
 import pytest
 
-KILLS = [
-    ("dpo", 0),
-    ("dpo", 1),
-    ("ppo", 0),
-    ("ppo", 1),
-    ("grpo", 0),
-    ("online_dpo", 0),
-    ("kto", 0),
-    ("best", 0),
-    ("best", 1),
-]
-MANY = [
-    pytest.param(name, number, marks=pytest.mark.slow)
-    for name in ("dpo", "ppo", "grpo", "online_dpo", "kto", "best")
-    for number in range(3, 23)
-]
+RUNS = ("dpo", "ppo", "grpo", "online_dpo", "kto", "best")
+KILLS = [*((name, 0) for name in RUNS), ("dpo", 1), ("ppo", 1), ("best", 1)]
+MANY = [pytest.param(name, number, marks=pytest.mark.slow) for name in RUNS for number in range(3, 23)]
 DAMAGE: dict[str, Callable[[Path], Any]] = {
     "rank-00000.pt is cut short": lambda folder: cut(folder / "rank-00000.pt"),
     "rank-00000.pt has changed": lambda folder: flip(folder / "rank-00000.pt"),
