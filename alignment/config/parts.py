@@ -71,10 +71,10 @@ class ModelConfig:
 class SourceConfig:
     path: str | None = field(default=None, metadata=INPUT)
     """.jsonl, .json, either with .gz, .parquet, or a folder saved by `datasets`. Null: none (or the embedded world)."""
-    join: dict[str, str] = field(default_factory=dict, metadata=INPUT)
-    """Further files, each by a name of yours, whose rows follow those of `path`, as those of earlier rounds do."""
     limit: int | None = None
     """Take the first rows only; in the embedded world, how many rows to make."""
+    join: dict[str, str] = field(default_factory=dict, metadata=INPUT)
+    """Further files, each by a name of yours, whose rows follow those of `path`, as those of earlier rounds do."""
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit > 0, "limit must be > 0", self.limit)
