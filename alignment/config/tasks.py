@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from omegaconf import MISSING
 
 from alignment.config.generation import GenerationConfig
-from alignment.config.online import OnlineConfig, OnlineDPOConfig
+from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.parts import (
     FUNCTION,
     INPUT,
@@ -19,13 +19,6 @@ from alignment.config.parts import (
     require,
 )
 from alignment.config.ppo import (
-    AdvantageConfig,
-    CriticConfig,
-    InnerConfig,
-    KLConfig,
-    PPOLosses,
-    PtxConfig,
-    RolesConfig,
     ScorerConfig,
 )
 from alignment.config.rules import (
@@ -37,8 +30,8 @@ from alignment.config.rules import (
     require_temperatures,
 )
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.vocabulary import KLControl, MarginScale, Offload, Selection, Share
-from alignment.losses import CrossEntropyLoss, DPOLoss, KTOLoss, MarginRankingLoss, ORPOLoss, ValueLoss
+from alignment.config.vocabulary import MarginScale, Selection
+from alignment.losses import CrossEntropyLoss, DPOLoss, KTOLoss, MarginRankingLoss, ORPOLoss
 
 STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
 
@@ -85,69 +78,6 @@ class ORPOConfig(TrainingConfig):
 class KTOConfig(TrainingConfig):
     loss: KTOLoss = field(default_factory=KTOLoss)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
-
-
-@dataclass(slots=True)
-class PPOConfig(OnlineConfig):
-    loss: PPOLosses = field(default_factory=PPOLosses)
-    ppo: InnerConfig = field(default_factory=InnerConfig)
-    critic: CriticConfig = field(default_factory=CriticConfig)
-    kl: KLConfig = field(default_factory=KLConfig)
-    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
-    ptx: PtxConfig = field(default_factory=PtxConfig)
-    roles: RolesConfig = field(default_factory=RolesConfig)
-
-    def __post_init__(self) -> None:
-        OnlineConfig.__post_init__(self)
-        self._check_processes()
-        rule = "train.best.metric must be null with kl.limit, which keeps the best model by its reward"
-        require(self.kl.limit is None or self.train.best.metric is None, rule, self.train.best.metric)
-        rule = "model.lora.dropout must be 0 for PPO: with it the ratio is not 1 before the first step"
-        require(self.model.lora.dropout == 0, rule, self.model.lora.dropout)
-        full = self.generation.top_k == 0 and self.generation.top_p == 1
-        rule = "generation.top_k and top_p must be 0 and 1 for PPO, whose log-probs are of the whole distribution"
-        require(full, rule, (self.generation.top_k, self.generation.top_p))
-        if self.roles.share is Share.lora:
-            require(self.model.lora.rank > 0, "roles.share=lora needs model.lora.rank > 0", self.model.lora.rank)
-            rule = "roles.share=lora takes one reward model as it is: no reward.models, no reward.normalize"
-            require(not self.reward.models and not self.reward.normalize, rule, self.reward)
-            require(not self.roles.offload, "roles.share=lora leaves nothing to offload", "roles.offload=true")
-        self._check_estimator()
-        rule = "generation.min_new_tokens must be 0 for PPO, whose log-probs know of no token that is held back"
-        require(self.generation.min_new_tokens == 0, rule, self.generation.min_new_tokens)
-        rule = f"ppo.mini_batches must be <= batch.size ({self.batch.size})"
-        require(self.ppo.mini_batches <= self.batch.size, rule, self.ppo.mini_batches)
-        replies = self.batch.size * self.ppo.replies
-        rule = f"kl.horizon must be >= batch.size * ppo.replies ({replies}), the replies of one iteration"
-        require(self.kl.controller is KLControl.fixed or self.kl.horizon >= replies, rule, self.kl.horizon)
-        rule = "batch.size * ppo.replies must be > 1 with reward.whiten or reward.combine=llama2"
-        require(replies > 1 or not self.reward.whitens, rule, replies)
-
-    def _check_estimator(self) -> None:
-        """Keys of a critic are for an estimator that has one, groups for one that compares replies."""
-        estimator = self.advantage.estimator.value
-        rule = f"ppo.replies must be > 1 with advantage.estimator={estimator}, which compares the replies to a prompt"
-        require(not self.advantage.is_grouped or self.ppo.replies > 1, rule, self.ppo.replies)
-        if not self.advantage.has_critic:
-            rule = f"{{}} must be as it is by default with advantage.estimator={estimator}, which has no critic"
-            require(self.critic == CriticConfig(), rule.format("critic"), self.critic)
-            require(self.loss.value == ValueLoss(), rule.format("loss.value"), self.loss.value)
-
-    def _check_processes(self) -> None:
-        zero = self.distributed.zero
-        rule = "distributed.zero must not be 3 with roles.share=lora: two engines cannot share one backbone out"
-        require(self.roles.share is not Share.lora or zero != 3, rule, zero)
-        rule = "ppo.ema must be null with distributed.offload_param=nvme"
-        require(self.ppo.ema is None or self.distributed.offload_param is not Offload.nvme, rule, self.ppo.ema)
-        require(not self.roles.offload or zero != 3, "roles.offload must be false with distributed.zero=3", True)
-
-    def check_shares(self, processes: int) -> None:
-        TrainingConfig.check_shares(self, processes)
-        least = self.ppo.mini_batches * processes
-        rule = f"batch.size must be a multiple of ppo.mini_batches times the number of processes ({least})"
-        require(processes == 1 or self.batch.size % least == 0, rule, self.batch.size)
-        rule = f"ptx.size must be a multiple of the number of processes ({processes})"
-        require(self.ptx.weight == 0 or self.ptx.size % processes == 0, rule, self.ptx.size)
 
 
 @dataclass(slots=True)

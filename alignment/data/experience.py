@@ -1,6 +1,8 @@
 """What PPO learns from: replies, what was thought of them when they were made, and what they were worth."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,5 +26,5 @@ class Experience:
         return self.batch.num_tokens
 
     def to(self, device: torch.device) -> "Experience":
-        parts = (getattr(self, field.name) for field in fields(self))
+        parts: Iterator[Any] = (getattr(self, field.name) for field in fields(self))
         return Experience(*(None if part is None else part.to(device) for part in parts))

@@ -66,9 +66,9 @@ def fingerprint(config: RunConfig) -> Fingerprint:
     task = task_name(config)
     if is_outside(task):
         entries["task"] = task
-        file = module_file(task)
-        if file is not None:
-            entries[f"{CODE}task"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        source = module_file(task)
+        if source is not None:
+            entries[f"{CODE}task"] = hashlib.sha256(source.read_bytes()).hexdigest()
     entries["version"] = version("preference-alignment")
     return Fingerprint(tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in entries.items())))
 
