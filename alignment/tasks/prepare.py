@@ -81,6 +81,9 @@ def require_positions(
     examples = [example for loaded in splits if loaded is not None for example in loaded.examples]
     lengths = [len(each.prompt_ids) + max([new_tokens, *map(len, each.completion_ids)]) for each in examples]
     longest = max(lengths, default=0)
+    if known.switch is not None and longest > known.switch:
+        what = f"{longest} tokens in a row ({part}.max_length={data.max_length}) change what the model makes of shorter"
+        say(f"{what} rows beside it in a batch, as its RoPE turns otherwise beyond {known.switch}")
     if known.limit is None or longest <= known.limit:
         return
     key, value = f"{part}.max_length", f"rows of up to {longest} tokens ({part}.max_length={data.max_length})"

@@ -231,8 +231,7 @@ def test_a_scalar_model_that_lost_its_head(
     weights = load_file(tmp_path / "model.safetensors")
     del weights["score.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    rule = r"got score\.weight of shape \[3, \d+\], not \[1, \d+\], in "
-    refused(ModelConfig(path=str(tmp_path)), tokenizer, rule, load_scalar_model)
+    refused(ModelConfig(path=str(tmp_path)), tokenizer, r"score\.weight", load_scalar_model)
 
 
 def test_a_reward_model_is_no_language_model(
@@ -250,7 +249,16 @@ def test_a_classifier_s_folder_is_no_reward_model(
     folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).save_pretrained(tmp_path)
-    refused(ModelConfig(path=str(tmp_path)), tokenizer, r"score\.weight", load_scalar_model)
+    rule = r"got score\.weight of shape \[3, \d+\], not \[1, \d+\], in "
+    refused(ModelConfig(path=str(tmp_path)), tokenizer, rule, load_scalar_model)
+
+
+def test_an_architecture_whose_body_is_not_to_be_had_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Llama 4's names a body that is the multimodal model's."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "intermediate_size_mlp": 48, "head_dim": 8}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2}
+    init = {"model_type": "llama4_text", **sizes, **heads}
+    refused(ModelConfig(init=init), tokenizer, r"^model must have a body beneath its head, got a? ?Llama4ForCausalLM")
 
 
 def test_tokenizer_larger_than_the_model_s_table(
