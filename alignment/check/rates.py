@@ -1,4 +1,22 @@
-"""The learning rates that people train with, by method, by what is trained and by size."""
+"""The learning rates that people train with, by method, by what is trained and by size.
+
+Each rate is one that was published. What the names stand for, beside TRL's defaults and examples:
+
+    Alpaca-LoRA, LLaMA-Factory, StackLLaMA  their code (tloen, hiyouga, huggingface/trl)
+    Hong et al.       ORPO, arXiv:2403.07691, app. C, and their code; its OPT models have 125M to 1.3B weights
+    Huang et al.      arXiv:2403.17031: 1B to 6.9B
+    InstructGPT       arXiv:2203.02155, app. C; it has no rate for PPO but those that were tried, of which 8.05e-6 is
+                      the highest that did not diverge (app. E.9)
+    Llama 2           arXiv:2307.09288, section 3; 5e-6 is its reward model of 70B
+    QLoRA             arXiv:2305.14314; 1e-4 is for 33B and 65B
+    Rafailov et al.   DPO, arXiv:2305.18290, app. B
+    Schmid            philschmid.de/dpo-align-llms-in-2024-with-trl
+    SmolLM2, Zephyr   Hugging Face's alignment-handbook; Zephyr also arXiv:2310.16944, section 4
+    Tulu 3            arXiv:2411.15124; the lower of two is for 70B
+    Ziegler et al.    arXiv:1909.08593, section 2.2: 774M
+
+Llama 3's DPO at 1e-5 (arXiv:2407.21783, section 4.1.4) is left out: it is ten times the others, beside a second loss.
+"""
 
 from dataclasses import dataclass
 
@@ -13,29 +31,50 @@ ABOVE, BELOW = 2.0, 0.1  # times the highest and the lowest of the usual ones: w
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    low: float
-    high: float
-    source: str
+    """The rates that were published for a method, by whose they are; the usual ones lie between the ends."""
+
+    published: dict[str, tuple[float, ...]]
+
+    @property
+    def low(self) -> float:
+        return min(min(rates) for rates in self.published.values())
+
+    @property
+    def high(self) -> float:
+        return max(max(rates) for rates in self.published.values())
+
+    def __str__(self) -> str:
+        whose = (f"{name} {' and '.join(f'{rate:g}' for rate in rates)}" for name, rates in self.published.items())
+        return f"{self.low:g} to {self.high:g} ({', '.join(whose)})"
 
 
 FULL: dict[type[TrainingConfig], Usual] = {
-    SFTConfig: Usual(5e-6, 3e-5, "Llama 2 2e-5, Zephyr 2e-5, Tulu 3 5e-6"),
-    RewardConfig: Usual(3e-6, 2e-5, "Llama 2 5e-6 and 1e-5, InstructGPT 9e-6"),
-    DPOConfig: Usual(2e-7, 2e-6, "DPO 1e-6, Zephyr 5e-7, Tulu 3 5e-7"),
-    ORPOConfig: Usual(1e-6, 1e-5, "ORPO 8e-6, TRL 1e-6"),
-    PPOConfig: Usual(5e-7, 1e-5, "Llama 2 1e-6, Huang et al. 3e-6, InstructGPT 9.65e-6"),
+    SFTConfig: Usual({"Llama 2": (2e-5,), "Zephyr": (2e-5,), "InstructGPT": (9.65e-6,), "Tulu 3": (5e-6, 2e-6)}),
+    RewardConfig: Usual({"Llama 2": (1e-5, 5e-6), "InstructGPT": (9e-6,), "Huang et al.": (3e-6,), "Tulu 3": (3e-6,)}),
+    DPOConfig: Usual({"Rafailov et al.": (1e-6,), "Zephyr": (5e-7,), "Tulu 3": (5e-7, 2e-7)}),
+    ORPOConfig: Usual({"Hong et al.": (8e-6, 5e-6), "TRL": (1e-6,)}),
+    PPOConfig: Usual(
+        {
+            "InstructGPT": (8.05e-6, 2.55e-6),
+            "Huang et al.": (3e-6,),
+            "Llama 2": (1e-6,),
+            "Tulu 3": (3e-7, 1e-7),
+        }
+    ),
 }
 SMALL_FULL: dict[type[TrainingConfig], Usual] = {
     **FULL,
-    SFTConfig: Usual(1e-5, 1e-3, "SmolLM2 135M and 360M 1e-3, 1.7B 3e-4"),
-    RewardConfig: Usual(3e-6, 1e-4, "InstructGPT 9e-6, TRL 1e-4"),
+    SFTConfig: Usual({"SmolLM2 135M and 360M": (1e-3,), "Hong et al.": (1e-5,)}),
+    RewardConfig: Usual({"TRL": (1e-4, 1e-5)}),
+    DPOConfig: Usual({"Hong et al.": (5e-6,), "SmolLM2 135M and 360M": (1e-6,), "TRL": (1e-6, 5e-7)}),
+    PPOConfig: Usual({"Ziegler et al.": (1.41e-5, 7.07e-6), "Hong et al.": (1e-5,), "Huang et al.": (3e-6,)}),
 }
 LORA: dict[type[TrainingConfig], Usual] = {
-    SFTConfig: Usual(1e-4, 3e-4, "LoRA and QLoRA 2e-4, Zephyr 2e-4"),
-    RewardConfig: Usual(2e-5, 3e-4, "TRL 1e-4"),
-    DPOConfig: Usual(5e-6, 5e-5, "Zephyr 5e-6, TRL 5e-6"),
-    ORPOConfig: Usual(5e-6, 1e-4, "ten times those of all weights"),
-    PPOConfig: Usual(5e-6, 1e-4, "StackLLaMA 1.4e-5"),
+    SFTConfig: Usual({"Alpaca-LoRA": (3e-4,), "QLoRA": (2e-4, 1e-4), "Zephyr": (2e-4,)}),
+    RewardConfig: Usual({"TRL": (1e-4,), "StackLLaMA": (2e-5,)}),
+    DPOConfig: Usual({"Schmid": (5e-5,), "Zephyr": (5e-6,), "TRL": (5e-6,)}),
+    ORPOConfig: Usual({"TRL": (8e-5,), "LLaMA-Factory": (5e-6,)}),
+    PPOConfig: Usual({"StackLLaMA": (1.4e-5,), "LLaMA-Factory": (1e-5,)}),
 }
 
 
@@ -48,5 +87,5 @@ def learning_rate(config: TrainingConfig, num_weights: int) -> Verdict:
     table = LORA if is_lora else SMALL_FULL if num_weights < SMALL else FULL
     usual = table[type(config)]
     of = f"{'adapters on ' if is_lora else ''}{num_weights / 1e6:.0f} million weights"
-    figure = f"{rate:g}; usual for this method and {of} are {usual.low:g} to {usual.high:g} ({usual.source})"
+    figure = f"{rate:g}; usual for this method and {of} are {usual}"
     return Verdict(name, graded(BELOW * usual.low <= rate <= ABOVE * usual.high, Grade.warn), figure)

@@ -8,7 +8,7 @@ from alignment.config.vocabulary import Format
 
 TOY = "tiny_"
 OWN = ("sft", "reward", "dpo", "orpo", "ppo")  # the recipes whose rates are for all weights of a pretrained model
-MORE_FOR_LORA = 10
+MORE_FOR_LORA = 10  # as between the two of Zephyr (2e-5 and 2e-4, 5e-7 and 5e-6) and of the examples of TRL
 
 
 def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | None = None) -> str | None:

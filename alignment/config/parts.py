@@ -99,8 +99,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         rule = "data.max_prompt_length must be in [1, data.max_length)"
         require(1 <= self.max_prompt_length < self.max_length, rule, self.max_prompt_length)
-        rule = "data.template=none goes with data.format=native, whose prompts and replies may be texts"
-        require(self.template is Template.chat or self.format is Format.native, rule, self.format.value)
+        rule = "data.template=none goes with data.format=native or text, whose prompts and replies may be texts"
+        require(self.template is Template.chat or self.format in (Format.native, Format.text), rule, self.format.value)
         if self.format is Format.world:
             for name, source in (("train", self.train), ("eval", self.eval)):
                 rule = f"data.{name}.path needs its data.format (data.format=world makes its own rows)"

@@ -8,7 +8,7 @@ from alignment.config.vocabulary import AdvantageEstimator, Combine, Format, KLC
 from alignment.losses import KLEstimator, PolicyLoss, ValueLoss
 
 SAFETY_THRESHOLD = 0.15  # Llama 2's
-KL_HORIZON = 10_000  # Ziegler et al.'s
+KL_HORIZON = 10_000  # of Ziegler et al.'s code; their paper has none
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from trl.data_utils import maybe_convert_to_chatml
 
 from alignment.config.vocabulary import Template
+from alignment.data.calls import spells_python, with_json
 from alignment.data.records import DataError, Message, Record, assistant
 
 # The layout of HH-RLHF, with an end after each reply so that a model learns where to stop. A prompt with its open
@@ -27,6 +28,7 @@ PLAIN_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{ '\\n\\nAssistant:' }}{%- endif -%}"
 )
 PROBE = assistant("\u241f")  # a reply that begins like no control token
+MARK = "\u2420"  # and a question like it
 # What a template raises: its own refusals, and Python's where it joins a text and something else.
 REFUSALS = (TemplateError, TypeError, ValueError, KeyError)
 
@@ -68,7 +70,8 @@ def render(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     """The text of a record's prompt and of each of its completions, as the tokenizer's chat template lays them out.
 
     Whitespace around a turn is kept or trimmed as the template has it. Where a template opens a reply otherwise than it
-    writes one, as with a "<think>" to begin with, the prompt of a reply is what the two have in common.
+    writes one, as with a "<think>" to begin with, the prompt of a reply is what the two have in common; where it
+    writes the question otherwise, as Mistral's does with a system turn, the reply follows the question as it is asked.
 
     Raises:
         DataError: the template refuses the dialogue, for instance because it knows no system role, or lays out the
@@ -77,35 +80,72 @@ def render(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     if record.template is Template.none:
         return _as_it_is(record, tokenizer)
     wholes = [_whole(record, tokenizer, number) for number in range(len(record.completions))]
-    prompt = _opening(record, tokenizer, record.prompt, wholes)
+    opening = _opening(record, tokenizer, record.prompt, wholes)
     replies = [
-        _pieces(record, tokenizer, turns, whole, prompt)
+        _pieces(record, tokenizer, turns, whole, opening)
         for turns, whole in zip(record.completions, wholes, strict=True)
     ]
-    return Rendered(prompt, tuple(replies))
+    return Rendered(opening.prompt, tuple(replies))
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Where a reply begins."""
+
+    prompt: str  # what stands before it: what generation is given, or as much of it as a written reply follows
+    at: int  # where it begins in the text of prompt and reply
 
 
 def _opening(
     record: Record, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], wholes: Sequence[str]
-) -> str:
-    """What stands before the assistant's next turn in each of the texts that go on with it."""
+) -> Opening:
+    """Of the assistant's next turn, in all of the texts that go on with it."""
     alone = written(record, tokenizer, turns, add_generation_prompt=True)
     if all(whole.startswith(alone) for whole in wholes):
-        return alone
+        return Opening(alone, len(alone))
     answered = written(record, tokenizer, [*turns, *PROBE])
-    common = takewhile(lambda pair: pair[0] == pair[1], zip(alone, answered, strict=False))
-    opening = "".join(character for character, _ in common)
-    if not all(whole.startswith(opening) for whole in wholes):
-        raise DataError(
-            record.source,
-            f"the tokenizer's chat template writes the first {len(turns)} turns otherwise where a reply follows them, "
-            "so that the tokens of the reply cannot be told; data.learn=last learns the last reply alone",
-        )
+    asked = [*turns[:-1], {**turns[-1], "content": MARK}]
+    marked = written(record, tokenizer, asked, add_generation_prompt=True)
+    replied_to = written(record, tokenizer, [*asked, *PROBE])
+    if MARK in _common(marked, replied_to):
+        same = _common(alone, answered)
+        opening = Opening(same, len(same))
+    else:  # the question itself is written otherwise: Mistral's system turn stands within a question without a reply
+        header = marked.rpartition(MARK)[2]
+        behind = replied_to.rpartition(MARK)[2].partition(PROBE[0]["content"])[0]
+        begins = answered.rindex(PROBE[0]["content"]) - len(behind.removeprefix(header))
+        opening = Opening(alone, begins if behind.startswith(header) else 0)
+    if not opening.at or not all(whole[: opening.at] == answered[: opening.at] for whole in wholes):
+        raise _untold(record, len(turns))
     return opening
 
 
+def _untold(record: Record, count: int) -> DataError:
+    return DataError(
+        record.source,
+        f"the tokenizer's chat template writes the first {count} turns otherwise where a reply follows them, "
+        "so that the tokens of the reply cannot be told; data.learn=last learns the last reply alone",
+    )
+
+
+def _common(one: str, other: str) -> str:
+    """With which both begin."""
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
 def written(record: Record, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], **how: Any) -> str:
-    """These turns with the record's tools, as the template has them; `how` is apply_chat_template's."""
+    """These turns with the record's tools, as the template has them; `how` is apply_chat_template's. The arguments of
+    calls are objects, or JSON where the template refuses those or would write them in Python's own notation."""
+    if not any(turn.get("tool_calls") for turn in turns):
+        return _applied(record, tokenizer, turns, **how)
+    try:
+        text = _applied(record, tokenizer, turns, **how)
+    except DataError:
+        return _applied(record, tokenizer, with_json(turns), **how)
+    return _applied(record, tokenizer, with_json(turns), **how) if spells_python(turns, text) else text
+
+
+def _applied(record: Record, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], **how: Any) -> str:
     try:
         tools: Any = list(record.tools) or None  # some templates write a header for no tools
         return str(
@@ -130,12 +170,16 @@ def _whole(record: Record, tokenizer: PreTrainedTokenizerBase, number: int) -> s
 
 
 def _pieces(
-    record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message], whole: str, prompt: str
+    record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message], whole: str, first: Opening
 ) -> tuple[Piece, ...]:
-    """A reply's turns, the assistant's and what the template writes between them."""
+    """A reply's turns, the assistant's and what the template writes between them; `first` is where it begins."""
     places = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
     befores = [[*record.prompt, *turns[:place]] for place in places]
-    begins = [len(prompt), *(len(_opening(record, tokenizer, before, [whole])) for before in befores[1:])]
+    openings = [first, *(_opening(record, tokenizer, before, [whole]) for before in befores[1:])]
+    for opening, before in zip(openings, befores, strict=True):
+        if len(openings) > 1 and not whole.startswith(opening.prompt):
+            raise _untold(record, len(before))
+    begins = [opening.at for opening in openings]
     pieces = []
     for number, place in enumerate(places):
         begin, end = begins[number], len(whole)
@@ -169,9 +213,12 @@ def _end(
 
 
 def _as_it_is(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """The texts themselves; an end is the tokens' business."""
+    """The texts themselves; an end is the tokens' business, and so is what begins a document, which a text that is laid
+    out already may begin with too."""
     prompt = "".join(turn["content"] for turn in record.prompt)
-    return Rendered(prompt, tuple((Piece(turns[0]["content"], True),) for turns in record.completions))
+    begin = "" if record.prompt else str(tokenizer.bos_token or tokenizer.eos_token)
+    texts = [turns[0]["content"].removeprefix(begin) for turns in record.completions]
+    return Rendered(prompt, tuple((Piece(text, True),) for text in texts))
 
 
 def to_chatml(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:

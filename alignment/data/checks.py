@@ -3,32 +3,76 @@ read, and whether two replies differ in tokens."""
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.vocabulary import Template
 from alignment.data.chat import PROBE, written
-from alignment.data.records import DataError, Message, Record
+from alignment.data.records import DataError, Message, Record, Source
 from alignment.data.tokenize import Example, Limits
 
 REASONING = ("reasoning_content", "reasoning", "thinking")  # what transformers takes for the same
+ROLES = ("system", "developer", "user", "assistant", "tool")  # which a template need not name to know
+MARK = PROBE[0]["content"]
+SYSTEM: Message = {"role": "system", "content": MARK}
+QUESTION: Message = {"role": "user", "content": MARK}
+WAYS = "data.template=none takes texts that are laid out already, data.on_bad_row=skip leaves such rows out"
+NOTHING = re.compile("(?!)")
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """The tokens that a text must not spell: the special ones, and added ones that the template writes."""
-    template = str(tokenizer.chat_template)
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What opens and closes turns, and so must not stand in the text of one."""
+
+    tokens: re.Pattern[str]
+    question: re.Pattern[str]  # one that is laid out whole, from where a template begins it to where a reply begins
+
+
+def signs_of(tokenizer: PreTrainedTokenizerBase, template: Template) -> Signs:
+    """Of the tokenizer's chat template; texts that no template lays out may hold anything."""
+    if template is Template.none:
+        return Signs(NOTHING, NOTHING)
+    return Signs(_control_tokens(tokenizer), _question(tokenizer))
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """The special tokens, and added ones that stand around turns. What a reply may be made of, such as "<think>" or
+    "<tool_call>", which templates write within the last one alone, is not among them."""
+    dialogue = [QUESTION, *PROBE, QUESTION]
+    turns = _tried(tokenizer, [SYSTEM, *dialogue]) or _tried(tokenizer, dialogue) or str(tokenizer.chat_template)
     added = tokenizer.added_tokens_decoder.values()
-    kept = {token.content for token in added if token.special or token.content in template}
+    kept = {token.content for token in added if token.special or token.content in turns}
     spelled = sorted((token for token in kept if token.strip()), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, spelled)) or "(?!)")
+    return re.compile("|".join(map(re.escape, spelled)) or NOTHING.pattern)
 
 
-def require_plain_texts(record: Record, control: re.Pattern[str]) -> None:
+def _question(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Many templates mark turns by plain text, "[INST]" or "### Instruction:", which no token tells from a text's own.
+    With or without what a template says before the first turn."""
+    before, _, behind = _tried(tokenizer, [QUESTION], add_generation_prompt=True).partition(MARK)
+    bos = tokenizer.bos_token or ""
+    before, behind = before.strip().removeprefix(bos).strip(), behind.strip()
+    if not before or not behind:
+        return NOTHING
+    word = before.split()[-1]
+    opens = [before] if word.isalnum() else [before, word]  # "user" alone begins many a question
+    return re.compile(rf"\s*(?:{re.escape(bos)}\s*)?({'|'.join(map(re.escape, opens))})[\s\S]*{re.escape(behind)}")
+
+
+def _tried(tokenizer: PreTrainedTokenizerBase, turns: list[Message], **how: Any) -> str:
+    """What the template writes; nothing where it refuses."""
+    try:
+        return written(Record(turns, (), None, Source("a dialogue", 1)), tokenizer, turns, **how)
+    except DataError:
+        return ""
+
+
+def require_plain_texts(record: Record, signs: Signs) -> None:
     """Raises:
     DataError: a text holds half a character, a NUL, or a control token, which would open or close a turn within one;
-        texts that no template lays out may hold the last.
+        or a question is laid out already, and would be once more.
     """
     turns = [*record.prompt, *(turn for turns in record.completions for turn in turns)]
     for text in _texts([turns, record.tools, record.template_kwargs]):
@@ -39,26 +83,26 @@ def require_plain_texts(record: Record, control: re.Pattern[str]) -> None:
             raise DataError(record.source, what) from error
         if "\0" in text:
             raise DataError(record.source, "a text holds the character NUL")
-    if record.template is Template.none and record.prompt:
-        return
     for turn in turns:
-        found = control.search(turn["content"])
+        where = f"a text of the {'prompt' if turn in record.prompt else 'reply'}"
+        found = signs.tokens.search(turn["content"])
         if found is not None:
-            raise DataError(
-                record.source,
-                f"a text of the {'prompt' if turn in record.prompt else 'reply'} holds the control token "
-                f"{found[0]!r}: data.template=none takes texts that are laid out already, data.on_bad_row=skip leaves "
-                "such rows out",
-            )
+            raise DataError(record.source, f"{where} holds the control token {found[0]!r}: {WAYS}")
+        whole = signs.question.match(turn["content"]) if turn["role"] == "user" else None
+        if whole is not None:
+            what = f"is laid out already, from {whole[1]!r:.60} to where the chat template begins a reply"
+            raise DataError(record.source, f"{where} {what}: {WAYS}")
 
 
 def require_read(record: Record, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises:
-    DataError: the template leaves out tools, a system or a tool turn, or the calls or the reasoning of a reply; what
-        earlier replies have beside their text is the template's to leave out, as Qwen 3 does with reasoning.
+    DataError: a turn has a role that the template knows nothing of; or it leaves out tools, a system or a tool turn,
+        text of the question, or the text, the calls or the reasoning of a reply. What earlier replies have is its own
+        to leave out, as Qwen 3 does with reasoning.
     """
     if record.template is Template.none:
         return
+    _require_known_roles(record, tokenizer)
     unused = [key for key in record.template_kwargs if key not in str(tokenizer.chat_template)]
     if unused:
         raise _unread(record, f"field `chat_template_kwargs.{unused[0]}`")
@@ -71,32 +115,55 @@ def require_read(record: Record, tokenizer: PreTrainedTokenizerBase) -> None:
             raise _unread(record, "field `tools`")
         for place in others:
             turn = record.prompt[place]
-            other = [*record.prompt[:place], {**turn, "content": PROBE[0]["content"]}, *record.prompt[place + 1 :]]
+            other = [*record.prompt[:place], {**turn, "content": MARK}, *record.prompt[place + 1 :]]
             if turn["content"].strip() not in prompt and prompt == written(
                 record, tokenizer, other, add_generation_prompt=True
             ):
                 raise _unread(record, f"the text of turn {place + 1}, whose role is {turn['role']!r},")
-    for turns in record.completions:
-        _require_reply_read(record, tokenizer, turns)
+    wholes = [written(record, tokenizer, [*record.prompt, *turns]) for turns in record.completions]
+    last = record.prompt[-1]
+    if last["role"] == "user":  # what tools return is written in ways of the template's own
+        whole = wholes[0] if wholes else written(record, tokenizer, record.prompt, add_generation_prompt=True)
+        _require_text(record, last, len(record.prompt), whole)
+    for turns, whole in zip(record.completions, wholes, strict=True):
+        _require_reply_read(record, tokenizer, turns, whole)
 
 
-def _require_reply_read(record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message]) -> None:
+def _require_known_roles(record: Record, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A template that writes any role would write "User" or "prompter" into the tokens of a header."""
+    for number, turn in enumerate([*record.prompt, *(turn for turns in record.completions for turn in turns)], start=1):
+        if turn["role"] not in ROLES and turn["role"] not in str(tokenizer.chat_template):
+            rule = f"must be one of {', '.join(ROLES)}, or one that the tokenizer's chat template names"
+            raise DataError(record.source, f"the role of turn {number} {rule}, got {turn['role']!r}")
+
+
+def _require_reply_read(record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message], whole: str) -> None:
     for number, turn in enumerate(turns):
+        place, is_learned = len(record.prompt) + number + 1, turn["role"] == "assistant" and turn.get("weight", 1)
+        if is_learned or turn["role"] in ("system", "developer", "user"):
+            _require_text(record, turn, place, whole)
+        if not is_learned:
+            continue
         for keys in (("tool_calls",), REASONING):
             carried = [key for key in keys if turn.get(key)]
-            if turn["role"] == "assistant" and turn.get("weight", 1) and carried:
+            if carried:
                 bare = {key: value for key, value in turn.items() if key not in keys}
                 other = [*record.prompt, *turns[:number], bare, *turns[number + 1 :]]
-                if written(record, tokenizer, other) == written(record, tokenizer, [*record.prompt, *turns]):
-                    raise _unread(record, f"`{carried[0]}` of turn {len(record.prompt) + number + 1}")
+                if written(record, tokenizer, other) == whole:
+                    raise _unread(record, f"`{carried[0]}` of turn {place}")
+
+
+def _require_text(record: Record, turn: Message, place: int, whole: str) -> None:
+    """But for its blanks, which are the template's to set."""
+    if "".join(turn["content"].split()) not in "".join(whole.split()):
+        raise _unread(record, f"some of the text of turn {place}, {turn['content'].strip()!r:.40},")
 
 
 def _unread(record: Record, what: str) -> DataError:
-    return DataError(
-        record.source,
-        f"{what} is left out by the tokenizer's chat template: take a model whose template writes it, or remove it "
-        "from the row",
-    )
+    way = "take a model whose template writes it, or remove it from the row"
+    if any(len(turns) > 1 for turns in record.completions):
+        way += "; data.learn=last learns the last reply alone"
+    return DataError(record.source, f"{what} is left out by the tokenizer's chat template: {way}")
 
 
 def _texts(value: Any) -> Iterator[str]:

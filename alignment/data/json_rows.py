@@ -119,7 +119,7 @@ def _only(source: Source, value: Any) -> Iterator[tuple[Source, Row | DataError]
     tables = [key for key, each in lists.items() if each and all(isinstance(row, dict) for row in each)]
     if len(tables) == 1 and tables[0] not in ROW_FIELDS and not ROW_FIELDS & set(value):
         yield from _elements(source, value[tables[0]])
-    elif lists and len(lists) == len(value) and len(tables) < len(lists):
+    elif lists and len(lists) == len(value) and len(tables) < len(lists) and not ROW_FIELDS & set(tables):
         if len({len(column) for column in lists.values()}) != 1:
             raise UserError(f"{source.file}: its columns must be of one length, got {_lengths(lists)}")
         rows = (dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True))

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError, DataConfig, SourceConfig
 from alignment.config.vocabulary import BadRow, Format, Need
-from alignment.data.checks import control_tokens, require_difference, require_plain_texts, require_read
+from alignment.data.checks import require_difference, require_plain_texts, require_read, signs_of
 from alignment.data.formats import parse
 from alignment.data.margins import margin_from
 from alignment.data.read import read_each
@@ -62,14 +62,14 @@ def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
         return None
     loaded = Loaded([], [], [], Truncation())
     limits = Limits(config.max_length, config.max_prompt_length)
-    control = control_tokens(tokenizer)
+    signs = signs_of(tokenizer, config.template)
     margin_of = partial(margin_from, **asdict(config.margin))
     for at, row in progress(list(rows), f"reading {name}"):
         try:
             if isinstance(row, DataError):
                 raise row
             record = parse(row, at, config.format, need, margin_of, learn=config.learn, template=config.template)
-            require_plain_texts(record, control)
+            require_plain_texts(record, signs)
             require_read(record, tokenizer)
             records = record.unpaired() if need is Need.labeled else [record]
             examples = [encode(each, tokenizer, limits, loaded.truncation) for each in records]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict, load_dataset, load_from_disk
+from pyarrow import ArrowException
 
 from alignment.config.parts import UserError
 from alignment.data.json_rows import Row, json_rows
@@ -45,7 +46,7 @@ def read_each(path: str | Path) -> Iterator[tuple[Source, Row | DataError]]:
         case ".jsonl" | ".json":
             return json_rows(_lines(path))
         case ".parquet" if path.suffix == ".parquet":
-            return _table(path, load_dataset("parquet", data_files=str(path), split="train", streaming=True))
+            return _table(path, _parquet(path))
     raise UserError(f"{path}: a data file must end in .jsonl, .json, .jsonl.gz, .json.gz or .parquet")
 
 
@@ -62,11 +63,20 @@ def _lines(path: Path) -> Iterator[tuple[Source, str]]:
         raise DataError(Source(str(path), number + 1), f"broken gzip data: {error}") from error
 
 
+def _parquet(path: Path) -> Iterator[Any]:
+    try:
+        yield from load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{path}: it is no parquet file, or cut or damaged ({str(error).partition('.')[0]})") from error
+
+
 def _saved(path: Path) -> Iterable[Any]:
     try:
         saved = load_from_disk(str(path))
     except FileNotFoundError as error:
         raise UserError(f"{path}: a data folder must be one that `Dataset.save_to_disk` wrote") from error
+    except (ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: its files are cut or damaged ({str(error).partition('.')[0]})") from error
     if isinstance(saved, DatasetDict):
         raise UserError(f"{path}: holds several splits, name the folder of one of them: {', '.join(saved)}")
     return saved
@@ -74,4 +84,12 @@ def _saved(path: Path) -> Iterable[Any]:
 
 def _table(path: Path, rows: Iterable[Any]) -> Iterator[tuple[Source, Row]]:
     for number, row in enumerate(rows, start=1):
-        yield Source(str(path), number), row
+        yield Source(str(path), number), {key: _own(value) for key, value in row.items()}
+
+
+def _own(value: Any) -> Any:
+    """What a field has itself: in a table all turns, calls and schemas have all fields that one of any row has, as
+    nulls, which a template would write."""
+    if isinstance(value, dict):
+        return {key: _own(each) for key, each in value.items() if each is not None}
+    return [_own(each) for each in value] if isinstance(value, list) else value

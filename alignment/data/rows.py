@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from alignment.data.calls import with_objects
 from alignment.data.chat import to_chatml
 from alignment.data.records import DataError, Message, Source
 
@@ -61,9 +62,20 @@ class Row:
         content = self._content(name, given)
         if role == CALL:
             return {"role": "assistant", "content": "", "tool_calls": [self._call(name, content)]}
+        if given.get("tool_calls"):
+            given["tool_calls"] = self._calls(name, given["tool_calls"])
         if "weight" in given:
             given["weight"] = int(self.truth(f"{name}: weight", given["weight"]))
         return {**given, "role": ROLES.get(role, role), "content": content}
+
+    def _calls(self, name: str, value: Any) -> list[Any]:
+        """The calls of a turn, or the JSON of them, as tables keep it."""
+        try:
+            calls = json.loads(value) if isinstance(value, str) else value
+            return with_objects([json.loads(call) if isinstance(call, str) else call for call in calls])
+        except (ValueError, TypeError) as error:
+            rule = f"{name}: tool_calls must be a list of calls, their arguments objects or the JSON of one"
+            raise self.error(f"{rule}, got {value!r:.60}") from error
 
     def _content(self, name: str, turn: dict[str, Any]) -> str:
         """The text, or the texts of the parts, one after the other; a turn that calls tools needs none."""
@@ -81,7 +93,7 @@ class Row:
 
     def _call(self, name: str, text: str) -> dict[str, Any]:
         try:
-            call = json.loads(text)
+            (call,) = with_objects([json.loads(text)])
         except ValueError as error:
             raise self.error(
                 f"{name}: the call must be a JSON object of name and arguments, got {text!r:.60}"

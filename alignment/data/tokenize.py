@@ -108,21 +108,25 @@ def _fitting(record: Record, tokenizer: PreTrainedTokenizerBase, limit: int) -> 
 
 def _without_oldest(prompt: list[Message]) -> Iterator[list[Message]]:
     """The prompt from its second question on, from its third, ..., behind the system turn where there is one."""
-    system = [turn for turn in prompt[:1] if turn["role"] == "system"]
+    system = _system(prompt)
     questions = [place for place, turn in enumerate(prompt) if turn["role"] == "user"]
     for place in questions[1:]:
         yield [*system, *prompt[place:]]
 
 
+def _system(prompt: list[Message]) -> list[Message]:
+    return [turn for turn in prompt[:1] if turn["role"] in ("system", "developer")]
+
+
 def _head(record: Record, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """What is kept before a question that is too long itself: the BOS, for models that have one are lost without it,
-    and the system turn, up to where the question's own text begins."""
-    if record.prompt and record.prompt[0]["role"] == "system":
-        other = replace(record, prompt=[*record.prompt[:1], {**PROBE[0], "role": "user"}], completions=())
-        probe = _prompt_ids(record, tokenizer, render(other, tokenizer).prompt)
-        same = list(takewhile(lambda pair: pair[0] == pair[1], zip(ids, probe, strict=False)))
-        return ids[: len(same)]
-    return ids[:1] if ids[0] == tokenizer.bos_token_id else []
+    """What is kept before a question that is too long itself, up to where its own text begins: the BOS, for models that
+    have one are lost without it, the system turn, the row's or the template's own, and the turn's opening."""
+    if record.template is Template.none:
+        return ids[:1] if ids[0] == tokenizer.bos_token_id else []
+    other = replace(record, prompt=[*_system(record.prompt), {**PROBE[0], "role": "user"}], completions=())
+    probe = _prompt_ids(record, tokenizer, render(other, tokenizer).prompt)
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(ids, probe, strict=False))
+    return [first for first, _ in same]
 
 
 def _prompt_ids(record: Record, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -53,7 +53,9 @@ def clipped(scores: Tensor, *, limit: float) -> Tensor:
 
 @torch.no_grad()
 def without_missing_eos(scores: Tensor, finished: Tensor, *, penalty: float) -> Tensor:
-    """The score less `penalty` where a reply was cut before its end (the "EOS trick" of Huang et al. 2403.17031).
+    """The score less `penalty` where a reply was cut before its end, as TRL's missing_eos_penalty.
+
+    The "EOS trick" of Huang et al. 2403.17031, section 7, puts -1 in the place of such a score, whatever it was.
 
     finished: bool, same shape. Raises ValueError for another shape or dtype and a negative penalty.
     """

@@ -15,9 +15,12 @@ def check_logits(model: LanguageModel) -> None:
     """Two texts of two tokens: our logits are the architecture's, and its first token does not see its second.
 
     Raises:
-        ConfigError: more than a head, or other scales than ours, stands between hidden states and logits; or it does.
+        ConfigError: more than a head, or other scales than ours, stands between hidden states and logits; or it does;
+            or the architecture has no body that gives hidden states.
     """
     hf = model.hf
+    if hf.base_model is hf:
+        raise ConfigError(f"model must have a body beneath its head, got {type(hf).__name__}, which names none")
     ids = torch.tensor([[0, 1], [0, 2]], device=next(hf.parameters()).device)
     was_training = hf.training
     hf.eval()

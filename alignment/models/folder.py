@@ -107,9 +107,9 @@ _say_once = cache(say)
 
 def from_folder(
     auto: Any, config: ModelConfig, placement: Placement, folder: ModelFolder, held: torch.dtype, **settings: Any
-) -> tuple[PreTrainedModel, list[str], list[str]]:
-    """The model, the weights that it has and the folder has not, and those that the folder has and it has not. Its
-    products' weights are `held` in that dtype (`made_in`).
+) -> tuple[PreTrainedModel, dict[str, str], list[str]]:
+    """The model, the weights that it has and the folder has not, each with what is wrong, and those that the folder has
+    and it has not. Its products' weights are `held` in that dtype (`made_in`).
 
     Raises:
         ConfigError: there is no such model, or its files are cut or damaged.
@@ -139,12 +139,15 @@ def from_folder(
     except (OSError, ValueError) as error:
         raise ConfigError(f"{where} with model.attention={attention}: no model ({one_line(error)})") from error
     hf.name_or_path = hf.config._name_or_path = config.path
-    lacking = {*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])}
+    lacking = {name: f"no {name}" for name in sorted(found["missing_keys"])}
+    for name, theirs, own in sorted(found["mismatched_keys"]):
+        lacking[name] = f"{name} of shape {list(theirs)}, not {list(own)},"
     for adapter in folder.adapters:
-        lacking -= merge_adapter(hf, adapter, folder.key, placement)
+        for name in merge_adapter(hf, adapter, folder.key, placement):
+            lacking.pop(name, None)
         beside = " beside whole weights" if adapter == folder.path else ""
         _say_once(f"{where}: the adapter in {adapter}{beside} is merged into its base, {folder.path}")
-    return hf, sorted(lacking), sorted(found["unexpected_keys"])
+    return hf, lacking, sorted(found["unexpected_keys"])
 
 
 def dtype_of(folder: ModelFolder) -> torch.dtype:

@@ -51,7 +51,7 @@ def from_init(
     attention = attention_of(auto, hf_config, config.attention, f"model.init ({kind})")
     try:
         hf = auto.from_config(hf_config, attn_implementation=attention, dtype=torch.float32)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # of a number that has no default, too
         raise ConfigError(f"model.init with model.attention={attention}: {one_line(error)}") from error
     hold_in(hf, held)
     return hf

@@ -10,6 +10,7 @@ from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
 from alignment.models.attention import check_branches
+from alignment.models.files import one_line
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import asked
 from alignment.models.readout import token_logprobs, token_values
@@ -44,6 +45,8 @@ def _problem(model: LanguageModel | ScalarModel) -> str | None:
             shared, separate = (_read(model, layout) for layout in (Layout.shared, Layout.separate))
     except ConfigError as error:
         return str(error)
+    except RuntimeError as error:  # of a layer that does not hand on to its attention what it is told
+        return f"{type(model.hf).__name__} cannot read a batch in the shared layout: {one_line(error)}"
     difference = (shared - separate).abs().max() / separate.abs().max().clamp(min=1e-6)
     if difference < TOLERANCE:
         return None

@@ -16,7 +16,14 @@ from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import add_adapter, lora_layers, merged_state, merged_weights, save_adapter
 from alignment.models.checks import check_logits, check_scores
-from alignment.models.folder import dtype_of, find_model, from_folder, is_scalar_folder, read_config
+from alignment.models.folder import (
+    ModelFolder,
+    dtype_of,
+    find_model,
+    from_folder,
+    is_scalar_folder,
+    read_config,
+)
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import asked
 from alignment.models.init import from_init
@@ -54,6 +61,7 @@ def _language_model(
         hf = from_init(auto, config, tokenizer, held)
     else:
         folder = find_model(config.path, "model.path")
+        _require_language_model(folder)
         hf, lacking, _ = from_folder(auto, config, placement, folder, held)
         saved_in = dtype_of(folder)
         _require_all(lacking, hf, config.path, "model.path")
@@ -63,6 +71,13 @@ def _language_model(
         check_logits(tried)
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     return LanguageModel(_prepared(hf, config, placement), placement, weight, saved_in)
+
+
+def _require_language_model(folder: ModelFolder) -> None:
+    """A reward model whose embeddings would be the head lacks no weight of a language model, and is none."""
+    if is_scalar_folder(folder):
+        (name, *_) = read_config(folder).architectures or [""]
+        raise ConfigError(f"{folder.key} must be a language model, got a {name} in {str(folder.path)!r}")
 
 
 def _trained_in(config: ModelConfig, placement: Placement) -> torch.dtype:
@@ -124,10 +139,10 @@ def _scalar_model(
         hf, lacking, unexpected = from_folder(auto, config, placement, folder, held, **one)
         saved_in = dtype_of(folder)
         filled, head = fill_head(hf, folder.path, unexpected, key, placement), f"{head_name(hf)}.weight"
-        lacking = [name for name in lacking if name not in filled]
+        lacking = {name: what for name, what in lacking.items() if name not in filled}
         if head in lacking and not has_head and not is_scalar_folder(folder):
             draw_head(hf, placement)
-            lacking.remove(head)
+            del lacking[head]
         _require_all(lacking, hf, config.path, key)
     fit_vocabulary(hf, tokenizer, config, placement, key)
     tried = ScalarModel(hf, placement)
@@ -137,9 +152,10 @@ def _scalar_model(
     return ScalarModel(_prepared(hf, config, placement), placement, weight, saved_in)
 
 
-def _require_all(lacking: list[str], hf: PreTrainedModel, path: str, key: str) -> None:
+def _require_all(lacking: dict[str, str], hf: PreTrainedModel, path: str, key: str) -> None:
     if lacking:
-        raise ConfigError(f"{key} must hold all weights of a {type(hf).__name__}, got no {lacking[0]} in {path!r}")
+        what = next(iter(lacking.values()))
+        raise ConfigError(f"{key} must hold all weights of a {type(hf).__name__}, got {what} in {path!r}")
 
 
 def load_critic(

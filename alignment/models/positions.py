@@ -1,6 +1,7 @@
 """How many positions a model knows, by its config alone: asked before any weights are loaded."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -21,6 +22,9 @@ class Positions:
     hard: bool
     """Whether a token beyond the limit is an error: its position is looked up in a table (GPT-2, OPT). Otherwise (RoPE)
     it is computed, as a position that the model has never seen."""
+    switch: int | None = None
+    """The length from which RoPE (longrope, dynamic) turns otherwise, and does so for all texts that are computed with
+    one so long: what is shorter is then read otherwise than by itself. None: it never does."""
 
 
 def max_positions(config: PreTrainedConfig) -> Positions:
@@ -30,4 +34,12 @@ def max_positions(config: PreTrainedConfig) -> Positions:
     limits = (settings.get(text.attribute_map.get(name, name)) for name in NAMES)
     limit = next((value for value in limits if isinstance(value, int)), None)
     is_computed = "rope_parameters" in settings or text.model_type in WITHOUT_TABLE
-    return Positions(limit, limit is not None and not is_computed)
+    return Positions(limit, limit is not None and not is_computed, _switch(settings, limit))
+
+
+def _switch(settings: dict[str, Any], limit: int | None) -> int | None:
+    rope = settings.get("rope_parameters") or {}
+    if rope.get("rope_type") not in ("longrope", "dynamic"):
+        return None
+    first = rope.get("original_max_position_embeddings", settings.get("original_max_position_embeddings"))
+    return first if isinstance(first, int) else limit

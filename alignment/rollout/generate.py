@@ -24,7 +24,7 @@ class Reply:
 
     ids: np.ndarray  # [t] int32; with the end token, or the tokens of the stop string, where `finished`
     finished: bool
-    text: str  # without special tokens, cut before the stop string
+    text: str  # without special tokens, cut before the stop string; as it stands behind the prompt, blanks included
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,9 @@ class TransformersGenerator:
                 for index, (row, finished) in zip(np.repeat(piece, len(numbers)), rows, strict=True):
                     by_token = int(row[-1]) in rules.end_ids
                     by_string = config.stop if finished and not by_token else []
-                    sampled[index].append(reply_of(row, self.tokenizer, by_token=by_token, by_string=by_string))
+                    before = int(prompts[index][-1])
+                    reply = reply_of(row, self.tokenizer, before=before, by_token=by_token, by_string=by_string)
+                    sampled[index].append(reply)
         model.train(was_training)
         return Generated(sampled, computed)
 
@@ -126,12 +128,21 @@ def end_ids(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int
     return list(dict.fromkeys([tokenizer.eos_token_id, *listed, *([] if turn is None else [turn])]))
 
 
-def reply_of(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, *, by_token: bool, by_string: Sequence[str]) -> Reply:
+def reply_of(
+    ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, *, before: int, by_token: bool, by_string: Sequence[str]
+) -> Reply:
     """How it ended: by an end token, by one of these stop strings, or neither. (Stop strings that special tokens, which
-    the text does without, hold apart do not end a reply and stay in its text.)"""
-    text = str(tokenizer.decode(ids[:-1] if by_token else ids, skip_special_tokens=True))
+    the text does without, hold apart do not end a reply and stay in its text.)
+
+    Args:
+        before: the prompt's last token, behind which some tokenizers write a blank that they leave out at a beginning.
+    """
+    own = ids[:-1] if by_token else ids
+    head = str(tokenizer.decode([before], skip_special_tokens=True))
+    whole = str(tokenizer.decode([before, *own.tolist()], skip_special_tokens=True))
+    text = whole.removeprefix(head) if whole.startswith(head) else str(tokenizer.decode(own, skip_special_tokens=True))
     cuts = [text.rfind(string) for string in by_string if string in text]
-    return Reply(ids, by_token or bool(by_string), text[: min(cuts, default=len(text))].strip())
+    return Reply(ids, by_token or bool(by_string), text[: min(cuts, default=len(text))])
 
 
 def _left_padded(prompts: Sequence[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

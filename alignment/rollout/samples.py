@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.generation import GenerationConfig
 from alignment.config.parts import DistributedConfig
-from alignment.config.vocabulary import Gather, Generation
+from alignment.config.vocabulary import Gather, Generation, Template
 from alignment.data.records import Message, Record
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import Engine
@@ -128,6 +128,9 @@ def sample(
     prompts = [example.prompt_ids for example in examples]
     with engine.by_layer() if generator.config.gather is Gather.layer else engine.gathered(), engine.precision():
         generated = generator.generate(prompts, keys=mine, replies=replies, seed=seed, describe=describe)
+    drawn = [
+        [_laid_out(reply, record) for reply in row] for row, record in zip(generated.replies, records, strict=True)
+    ]
     answered = [
         Example(
             prompt_ids=example.prompt_ids,
@@ -137,6 +140,12 @@ def sample(
             finished=tuple(reply.finished for reply in row),
             tags=example.tags,
         )
-        for example, row in zip(examples, generated.replies, strict=True)
+        for example, row in zip(examples, drawn, strict=True)
     ]
-    return Samples(records, answered, generated.replies, generated.computed).joined()
+    return Samples(records, answered, drawn, generated.computed).joined()
+
+
+def _laid_out(reply: Reply, record: Record) -> Reply:
+    """A turn's text without the blanks around it, which are the chat template's to set; a text that no template lays
+    out is taken as it is."""
+    return reply if record.template is Template.none else replace(reply, text=reply.text.strip())

@@ -22,7 +22,11 @@ def select(samples: Samples, scores: Tensor, selection: Selection) -> list[dict[
     rows = []
     for record, replies, row in zip(samples.records, samples.replies, scores.tolist(), strict=True):
         ranked = sorted(
-            ((score, reply.text) for score, reply in zip(row, replies, strict=True) if reply.finished and reply.text),
+            (
+                (score, reply.text)
+                for score, reply in zip(row, replies, strict=True)
+                if reply.finished and reply.text.strip()
+            ),
             key=lambda pair: -pair[0],
         )
         if not ranked:
@@ -58,9 +62,10 @@ def preferences(samples: Samples, scores: Tensor, selection: PairSelection, mult
 
 
 def _prompt(record: Record) -> dict[str, Any]:
-    """The prompt as a row of data has it: its turns, or its text where it has no template; its tools and tags."""
+    """The prompt as a row of data has it: its turns, or its text where it has no template; its tools and tags, and what
+    else it gives its template."""
     prompt: Any = record.prompt if record.template is Template.chat else record.prompt[0]["content"]
-    more = {"tools": list(record.tools), "tags": list(record.tags)}
+    more = {"tools": list(record.tools), "tags": list(record.tags), "chat_template_kwargs": record.template_kwargs}
     return {"prompt": prompt} | {name: value for name, value in more.items() if value}
 
 

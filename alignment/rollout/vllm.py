@@ -90,7 +90,8 @@ class VLLMGenerator:
                 logprobs=None,
                 generation_kwargs=self._more(_seed(seed, keys[place]), ends),
             )
-            return [self._reply(np.array(ids, dtype=np.int32), ends) for ids in answer["completion_ids"]]
+            before = int(prompts[place][-1])
+            return [self._reply(np.array(ids, dtype=np.int32), ends, before) for ids in answer["completion_ids"]]
 
         assert len(keys) == len(prompts)
         with ThreadPoolExecutor(max(1, self.config.batch_size // replies)) as threads:
@@ -103,12 +104,12 @@ class VLLMGenerator:
         more: dict[str, Any] = {"seed": seed, "stop_token_ids": ends, "min_tokens": self.config.min_new_tokens}
         return more | ({"stop": list(self.config.stop)} if self.config.stop else {})
 
-    def _reply(self, ids: np.ndarray, ends: list[int]) -> Reply:
+    def _reply(self, ids: np.ndarray, ends: list[int], before: int) -> Reply:
         """The client does not pass on why a reply ended: its last token, or a stop string in its text, tells."""
         text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
         by_token = len(ids) > 0 and int(ids[-1]) in ends
         by_string = [] if by_token else [string for string in self.config.stop if string in text]
-        return reply_of(ids, self.tokenizer, by_token=by_token, by_string=by_string)
+        return reply_of(ids, self.tokenizer, before=before, by_token=by_token, by_string=by_string)
 
 
 def push_weights(model: LanguageModel, client: "VLLMClient") -> None:

@@ -5,9 +5,11 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+from alignment.config.parts import ModelConfig
+from alignment.config.rules import told_of
 from alignment.config.tasks import EvaluateConfig
 from alignment.config.vocabulary import Need
-from alignment.data.load import load_split
+from alignment.data.load import Loaded, load_split
 from alignment.distributed.world import is_main
 from alignment.evaluate.alarms import raised
 from alignment.evaluate.results import Evaluation, MethodResult, RewardModelResult, TrainingRun
@@ -18,7 +20,7 @@ from alignment.rollout.score import RewardModelScorer, reward_model_scorer
 from alignment.rollout.select import best_of
 from alignment.runs.rows import read_rows
 from alignment.tasks.players import Entry, Player, entries, load_player
-from alignment.tasks.prepare import said
+from alignment.tasks.prepare import require_positions, said
 from alignment.terminal import console, say
 from alignment.training.samples_log import SamplesLog
 
@@ -32,12 +34,13 @@ def run(config: EvaluateConfig, folder: Path) -> None:
         scorer.reader.check(baseline.prompts.records, baseline.tokenizer)
         if config.distributed.zero == 3:
             scorer.share_out()
+    pairs = None if scorer is None else _pairs(config, scorer)
     comparison = Comparison(config, runs, scorer, SamplesLog(folder, done=0))
     evaluation = Evaluation(
         prompts=[record.prompt[-1]["content"] for record in baseline.prompts.records],
         methods=comparison.methods(),
         baseline=config.baseline,
-        reward_model=None if scorer is None else _accuracy(config, scorer),
+        reward_model=None if scorer is None or pairs is None else _accuracy(scorer, pairs),
         runs=[
             run for name, path in {**config.runs, **config.curves}.items() for run in _training_run(name, Path(path))
         ],
@@ -108,11 +111,16 @@ class Comparison:
         )
 
 
-def _accuracy(config: EvaluateConfig, scorer: RewardModelScorer) -> RewardModelResult | None:
-    """The reward model's scores of held-out pairs, in the order of the data."""
+def _pairs(config: EvaluateConfig, scorer: RewardModelScorer) -> Loaded | None:
+    """Held-out pairs as the reward model reads them."""
     pairs = said(load_split("eval", config.pairs, scorer.reader.tokenizer, Need.pairs), "pairs")
-    if pairs is None:
-        return None
+    with told_of("reward"):
+        require_positions(ModelConfig(path=config.reward), [pairs], config.pairs, part="pairs")
+    return pairs
+
+
+def _accuracy(scorer: RewardModelScorer, pairs: Loaded) -> RewardModelResult:
+    """The reward model's scores of the pairs, in the order of the data."""
     table = scorer.score_examples(pairs.examples, describe="reward model")
     margins = [example.margin for example in pairs.examples]
     known = [margin for margin in margins if margin is not None]

@@ -24,7 +24,7 @@ from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.rollout.samples import Samples, build_generator, sample
 from alignment.runs.folder import model_folder
-from alignment.tasks.prepare import said
+from alignment.tasks.prepare import require_positions, said
 from alignment.terminal import say
 
 
@@ -61,6 +61,8 @@ def entries(config: EvaluateConfig) -> dict[str, Entry]:
             tokenizer = prepare_tokenizer(settings)
         like = next((entry for entry in found.values() if entry.reads_like(tokenizer)), None)
         prompts = _prompts(config, tokenizer, name, is_first=not found) if like is None else like.prompts
+        with told_of(f"runs.{name}"):
+            require_positions(settings, [prompts], config.data, config.generation.max_new_tokens)
         found[name] = Entry(settings, tokenizer, prompts)
     loaded = [entry.prompts for entry in found.values()]
     common = set.intersection(*({record.source for record in each.records} for each in loaded))

@@ -66,10 +66,13 @@ def said(loaded: Loaded | None, name: str) -> Loaded | None:
 
 
 def require_positions(
-    model: ModelConfig, splits: Sequence[Loaded | None], data: DataConfig, new_tokens: int = 0
+    model: ModelConfig, splits: Sequence[Loaded | None], data: DataConfig, new_tokens: int = 0, *, part: str = "data"
 ) -> None:
     """The longest row, or prompt with `new_tokens` in reply, against the positions that the model knows. Beyond those
     that it computes (RoPE) is said; its replies there are worse than others.
+
+    Args:
+        part: where `data` is in the config.
 
     Raises:
         ConfigError: it is beyond a table of positions.
@@ -78,11 +81,14 @@ def require_positions(
     examples = [example for loaded in splits if loaded is not None for example in loaded.examples]
     lengths = [len(each.prompt_ids) + max([new_tokens, *map(len, each.completion_ids)]) for each in examples]
     longest = max(lengths, default=0)
+    if known.switch is not None and longest > known.switch:
+        what = f"{longest} tokens in a row ({part}.max_length={data.max_length}) change what the model makes of shorter"
+        say(f"{what} rows beside it in a batch, as its RoPE turns otherwise beyond {known.switch}")
     if known.limit is None or longest <= known.limit:
         return
-    key, value = "data.max_length", f"rows of up to {longest} tokens (data.max_length={data.max_length})"
+    key, value = f"{part}.max_length", f"rows of up to {longest} tokens ({part}.max_length={data.max_length})"
     if new_tokens:
-        key = "data.max_prompt_length + generation.max_new_tokens"
+        key = f"{part}.max_prompt_length + generation.max_new_tokens"
         value = f"prompts of up to {longest - new_tokens} tokens and replies of {new_tokens}"
     if known.hard:
         raise ConfigError(f"{key} must be <= {known.limit}, the positions of the model, got {value}")

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from alignment.data.checks import control_tokens, require_difference, require_plain_texts, require_read
+from alignment.config.vocabulary import Template
+from alignment.data.chat import ensure_template
+from alignment.data.checks import require_difference, require_plain_texts, require_read, signs_of
 from alignment.data.records import DataError, Message, Record, Source, assistant
 from alignment.data.tokenize import Limits, Truncation, encode
 
@@ -33,14 +35,63 @@ def test_texts_that_are_more_than_texts(chatml: PreTrainedTokenizerBase, prompt:
     turns = [{"role": "user", "content": prompt}]
     bad = Record(turns, (assistant("good"), assistant(reply)), None, AT)
     with pytest.raises(DataError, match=f"^rows.jsonl:4: {re.escape(what)}"):
-        require_plain_texts(bad, control_tokens(chatml))
-    require_plain_texts(record("a < b |im_end|", "<im_end>"), control_tokens(chatml))
+        require_plain_texts(bad, signs_of(chatml, Template.chat))
+    require_plain_texts(record("a < b |im_end|", "<im_end>"), signs_of(chatml, Template.chat))
+
+
+def test_texts_that_are_laid_out_already_may_spell_what_lays_them_out(chatml: PreTrainedTokenizerBase) -> None:
+    for template in Template:
+        document = Record([], (assistant("<|im_start|>user\nhi<|im_end|>"),), None, AT, template=Template.none)
+        if template is Template.none:
+            require_plain_texts(document, signs_of(chatml, template))
+        else:
+            with pytest.raises(DataError, match="holds the control token"):
+                require_plain_texts(document, signs_of(chatml, template))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "opens"),
+    [
+        ("plain", "\n\nHuman: hi\n\nAssistant:", "Human:"),
+        ("plain", "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: so?\n\nAssistant:", "Human:"),
+        ("llama2", "[INST] hi [/INST]", "[INST]"),
+        ("plain", "Human: is a name", None),
+        ("plain", "what is Human: ... Assistant: ?", None),
+        ("llama2", "what do [INST] and [/INST] mean?", None),
+    ],
+)
+def test_a_question_that_is_laid_out_already_in_plain_text(
+    family: Callable[[str], PreTrainedTokenizerBase], name: str, text: str, opens: str | None
+) -> None:
+    """No token tells these marks from a text: the template would write them once more around them."""
+    tokenizer = family("llama2")
+    if name == "plain":
+        tokenizer.chat_template, tokenizer.bos_token = None, None
+        ensure_template(tokenizer)
+    asked, signs = Record([{"role": "user", "content": text}], (), None, AT), signs_of(tokenizer, Template.chat)
+    if opens is None:
+        require_plain_texts(asked, signs)
+    else:
+        what = f"rows.jsonl:4: a text of the prompt is laid out already, from {opens!r} to where "
+        with pytest.raises(DataError, match=f"^{re.escape(what)}"):
+            require_plain_texts(asked, signs)
+
+
+def test_what_a_reply_is_made_of_is_no_control_token(family: Callable[[str], PreTrainedTokenizerBase]) -> None:
+    """Qwen 3 writes "<think>" itself, and reads it in a reply's text; a turn's own mark is one, special or not."""
+    tokenizer = family("qwen3")
+    tokenizer.add_tokens(["<think>", "</think>", "[turn]"])
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_start|>", "[turn]")
+    signs = signs_of(tokenizer, Template.chat)
+    require_plain_texts(record("<think>\nso\n</think>\n\nfine"), signs)
+    with pytest.raises(DataError, match=r"the reply holds the control token '\[turn\]'"):
+        require_plain_texts(record("fine [turn]"), signs)
 
 
 def test_a_text_of_half_a_character_in_a_schema_is_found(chatml: PreTrainedTokenizerBase) -> None:
     tools = ({"function": {"name": "w", "description": "\udc00"}},)
     with pytest.raises(DataError, match="half of a character"):
-        require_plain_texts(replace(record("fine"), tools=tools), control_tokens(chatml))
+        require_plain_texts(replace(record("fine"), tools=tools), signs_of(chatml, Template.chat))
 
 
 SCHEMA = {"type": "function", "function": {"name": "weather", "parameters": {}}}
@@ -70,12 +121,25 @@ RESULT = {"role": "tool", "content": "sun"}
             "field `chat_template_kwargs.e",
         ),
         ("deaf", Record([SYSTEM, *PROMPT], (), None, AT), "the text of turn 1, whose role is 'system',"),
+        # DeepSeek R1 takes the reasoning out of every reply, Llama 3.1 the words beside a call.
+        (
+            "forgets",
+            Record(PROMPT, (assistant("<think>so</think>fine"),), None, AT),
+            "some of the text of turn 2, '<think>",
+        ),
+        ("forgets", Record(PROMPT, (assistant(" fine\n"),), None, AT), None),
+        ("qwen", Record(PROMPT, ([{**CALLS, "content": "let me see"}],), None, AT), None),
     ],
 )
 def test_what_a_template_leaves_out_is_refused(
     family: Callable[[str], PreTrainedTokenizerBase], name: str, record: Record, what: str | None
 ) -> None:
-    tokenizer = family("qwen" if name == "deaf" else name)
+    tokenizer = family("qwen" if name in ("deaf", "forgets") else name)
+    if name == "forgets":
+        tokenizer = family("qwen")
+        tokenizer.chat_template = tokenizer.chat_template.replace(
+            "message['content']", "message['content'].split('</think>')[-1] | trim"
+        )
     if name == "deaf":
         tokenizer.chat_template = (
             "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
@@ -95,3 +159,13 @@ def test_replies_that_differ_only_beyond_the_limit_are_twins(chatml: PreTrainedT
     with pytest.raises(DataError, match=r"^rows.jsonl:4: chosen and rejected are the same within data.max_length = "):
         require_difference(encode(pair, chatml, short, Truncation()), short)
     require_difference(encode(pair, chatml, longer, Truncation()), longer)
+
+
+@pytest.mark.parametrize("role", ["User", "prompter", "model"])
+def test_a_role_that_nobody_knows_is_refused(family: Callable[[str], PreTrainedTokenizerBase], role: str) -> None:
+    """ChatML would write it into the header; a role that the template names is its own to judge."""
+    tokenizer, bad = family("qwen"), Record([{"role": role, "content": "hello"}], (assistant("fine"),), None, AT)
+    with pytest.raises(DataError, match=f"^rows.jsonl:4: the role of turn 1 must be one of .*, got '{role}'$"):
+        require_read(bad, tokenizer)
+    tokenizer.chat_template = "{# " + role + " #}" + tokenizer.chat_template
+    require_read(bad, tokenizer)

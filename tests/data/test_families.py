@@ -131,6 +131,36 @@ def test_a_template_that_moves_the_system_turn_is_refused_for_many_turns_and_ser
     assert tokenizer.decode(last.completion_ids[0]) == " fine.</s>"
 
 
+def test_a_system_turn_that_only_a_question_without_a_reply_has_is_learned_behind(family: Family) -> None:
+    """Mistral 7B v0.3's template writes it into the last turn, if that is a question: a dialogue that goes on has none.
+    The question is no part of the reply, and the prompt is the one that replies are drawn behind."""
+    tokenizer = family("mistral")
+    tokenizer.chat_template = (
+        "{% set turns = messages[1:] if messages[0]['role'] == 'system' else messages %}{{ bos_token }}"
+        "{% for message in turns %}{% if message['role'] == 'user' %}{% if loop.last and turns != messages %}"
+        "{{ '[INST] ' + messages[0]['content'] + '\n\n' + message['content'] + '[/INST]' }}{% else %}"
+        "{{ '[INST] ' + message['content'] + '[/INST]' }}{% endif %}{% else %}"
+        "{{ ' ' + message['content'] | trim + eos_token }}{% endif %}{% endfor %}"
+    )
+    asked: list[Message] = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
+    drawn = encoded(Record(asked, (), None, AT), tokenizer)
+    learned = encoded(Record(asked, (assistant("fine."), assistant("no")), None, AT), tokenizer)
+    assert tokenizer.decode(drawn.prompt_ids) == "<s>[INST] be kind\n\nhello[/INST]"
+    assert learned.prompt_ids.tolist() == drawn.prompt_ids.tolist()
+    assert [tokenizer.decode(ids) for ids in learned.completion_ids] == [" fine.</s>", " no</s>"]
+    longer = [*asked, {"role": "assistant", "content": "fine."}, *asked[1:]]
+    last = encoded(Record(longer, (assistant("no"),), None, AT), tokenizer)
+    assert tokenizer.decode(last.prompt_ids) == "<s>[INST] hello[/INST] fine.</s>[INST] be kind\n\nhello[/INST]"
+    assert tokenizer.decode(last.completion_ids[0]) == " no</s>"
+    cut = encoded(replied(Record(asked, (), None, AT), ["fine."], [False]), tokenizer)
+    assert tokenizer.decode(cut.completion_ids[0]) == " fine."
+    turns = [{"role": "assistant", "content": "fine."}, *asked[1:], {"role": "assistant", "content": "no"}]
+    with pytest.raises(
+        DataError, match=r"the first 2 turns otherwise .*; data\.learn=last learns the last reply alone"
+    ):
+        encoded(Record(asked, (turns,), None, AT), tokenizer)
+
+
 @pytest.mark.parametrize("name", ["llama3", "phi3", "zephyr"])
 def test_a_long_prompt_loses_whole_turns_and_keeps_its_system(family: Family, name: str) -> None:
     tokenizer, system = family(name), {"role": "system", "content": "be kind"}

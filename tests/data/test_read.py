@@ -57,6 +57,17 @@ def test_one_row_of_turns_over_many_lines_is_a_row(tmp_path: Path) -> None:
     assert [found for _, found in read_rows(written(tmp_path, "a.json", json.dumps(row, indent=2).encode()))] == [row]
 
 
+@pytest.mark.parametrize("more", [{"tags": ["x", "y"]}, {"tools": []}, {"tags": ["x"]}])
+def test_one_row_of_lists_is_a_row(tmp_path: Path, more: dict[str, list[str]]) -> None:
+    """Columns of dialogues are lists of lists."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    row = {"messages": turns, **more}
+    assert [found for _, found in read_rows(written(tmp_path, "a.jsonl", json.dumps(row).encode()))] == [row]
+    columns = json.dumps({"messages": [turns, turns], "tags": ["x", "y"]}).encode()
+    rows = [{"messages": turns, "tags": tag} for tag in "xy"]
+    assert [found for _, found in read_rows(written(tmp_path, "b.json", columns))] == rows
+
+
 def test_lists_of_rows_beside_each_other_are_no_rows(tmp_path: Path) -> None:
     path = written(tmp_path, "a.json", json.dumps({"train": ROWS, "test": ROWS}).encode())
     with pytest.raises(UserError, match="holds several lists of rows, save one of them alone: train, test"):
@@ -91,6 +102,36 @@ def test_parquet(tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": "hi"}], "margin": 1.5}, {"messages": [], "margin": None}]
     Dataset.from_list(rows).to_parquet(str(path))
     assert [(source.line, row) for source, row in read_rows(path)] == [(1, rows[0]), (2, rows[1])]
+
+
+@pytest.mark.parametrize("kept", [0, 40, -20])
+def test_a_cut_table_is_named(tmp_path: Path, kept: int) -> None:
+    Dataset.from_list(ROWS).to_parquet(str(tmp_path / "rows.parquet"))
+    whole = (tmp_path / "rows.parquet").read_bytes()
+    with pytest.raises(UserError, match=r"rows.parquet: it is no parquet file, or cut or damaged \("):
+        list(read_rows(written(tmp_path, "rows.parquet", whole[:kept])))
+    Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
+    (part,) = (tmp_path / "saved").glob("*.arrow")
+    part.write_bytes(part.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"saved: its files are cut or damaged \("):
+        list(read_rows(tmp_path / "saved"))
+
+
+def test_what_a_table_adds_to_turns_and_calls_is_left_out(tmp_path: Path) -> None:
+    """Each row's structures have the fields of all, as nulls: a call would be written with what nobody gave."""
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "?"},
+                {"role": "assistant", "tool_calls": [{"name": "f", "arguments": each}]},
+            ]
+        }
+        for each in ({"city": "Rome"}, {"days": [{"n": 1}, {"m": 2}]})
+    ]
+    Dataset.from_list(rows).to_parquet(str(tmp_path / "rows.parquet"))
+    Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    for name in ("rows.parquet", "saved"):
+        assert [row for _, row in read_rows(tmp_path / name)] == rows
 
 
 def test_a_folder_saved_by_datasets(tmp_path: Path) -> None:

@@ -129,11 +129,13 @@ def test_prompts_lose_their_beginning_and_completions_their_end(chatml: PreTrain
     prompt, (chosen, rejected) = whole.prompt_ids.tolist(), [ids.tolist() for ids in whole.completion_ids]
     room = len(rejected)
     assert len(chosen) > room
-    limits = Limits(max_length=10 + room, max_prompt_length=10)
+    head = len(ids_of(chatml, "<|im_start|>user\n"))
+    size = head + 10
+    limits = Limits(max_length=size + room, max_prompt_length=size)
     truncation = Truncation(prompts=5, completions=7)
     record = Record(DIALOGUE, replies("hello there, how are you?", "hello"), None, AT)
     cut = encode(record, chatml, limits, truncation)
-    assert cut.prompt_ids.tolist() == prompt[-10:]
+    assert cut.prompt_ids.tolist() == [*prompt[:head], *prompt[-10:]]
     assert [ids.tolist() for ids in cut.completion_ids] == [chosen[:room], rejected]
     assert chatml.eos_token_id not in cut.completion_ids[0]
     assert cut.finished == (False, True)
@@ -172,10 +174,37 @@ def test_a_tokenizer_without_an_eos_is_refused(chatml: PreTrainedTokenizerBase) 
 
 
 def test_a_shortened_prompt_keeps_the_bos_it_began_with(llama2: PreTrainedTokenizerBase) -> None:
+    """And where its turn begins, if there is room for more than that."""
     whole = encoded((), llama2).prompt_ids.tolist()
     assert whole[0] == llama2.bos_token_id
-    cut = encoded((), llama2, Limits(max_length=20, max_prompt_length=8)).prompt_ids.tolist()
-    assert cut == [whole[0], *whole[-7:]]
+    head = llama2.convert_ids_to_tokens(whole).index(":") + 1
+    for limit, kept in ((head, 1), (head + 4, head)):
+        cut = encoded((), llama2, Limits(max_length=20, max_prompt_length=limit)).prompt_ids.tolist()
+        assert cut == [*whole[:kept], *whole[kept - limit :]]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_system_turn_of_the_template_s_own_is_kept_as_one_of_the_row_s(
+    chatml: PreTrainedTokenizerBase, own: bool
+) -> None:
+    """Qwen 2.5 writes one where the row has none."""
+    system = {"role": "system", "content": "the user is the system"}
+    prompt = [*([] if own else [system]), {"role": "user", "content": "hello there " * 20}]
+    if own:
+        chatml.chat_template = "<|im_start|>system\n" + system["content"] + "<|im_end|>\n" + chatml.chat_template
+    whole = chatml.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    head = whole.partition("hello")[0]
+    limit = len(ids_of(chatml, head)) + 12
+    cut = encode(Record(prompt, (), None, AT), chatml, Limits(100, limit), Truncation()).prompt_ids.tolist()
+    assert cut == [*ids_of(chatml, head), *ids_of(chatml, whole)[-12:]]
+
+
+def test_a_developer_s_turn_is_kept_as_a_system_s(chatml: PreTrainedTokenizerBase) -> None:
+    kept = [{"role": "developer", "content": "be kind"}, {"role": "user", "content": "fine"}]
+    prompt = [kept[0], *DIALOGUE[:2], kept[1]]
+    size = len(ids_of(chatml, chatml.apply_chat_template(kept, tokenize=False, add_generation_prompt=True)))
+    cut = encode(Record(prompt, (), None, AT), chatml, Limits(100, size), Truncation())
+    assert chatml.decode(cut.prompt_ids).startswith("<|im_start|>developer\nbe kind<|im_end|>\n<|im_start|>user\nfine")
 
 
 def test_tags_stay_with_the_tokens(chatml: PreTrainedTokenizerBase) -> None:
@@ -199,3 +228,12 @@ def test_a_plain_text_is_predicted_whole(which: str, request: pytest.FixtureRequ
     cut = encode(text, tokenizer, Limits(4, 2), truncation)
     assert cut.completion_ids[0].tolist() == ids[:3] and cut.finished == (False,)
     assert (truncation.prompts, truncation.completions) == (0, 1)
+
+
+def test_a_text_that_is_laid_out_already_begins_and_ends_once(llama2: PreTrainedTokenizerBase) -> None:
+    texts = ("<s>[INST] hello [/INST] fine</s>", "[INST] hello [/INST] fine")
+    records = [Record([], replies(text), None, AT, template=Template.none) for text in texts]
+    examples = [encode(record, llama2, WIDE, Truncation()) for record in records]
+    first, second = ([*each.prompt_ids.tolist(), *each.completion_ids[0].tolist()] for each in examples)
+    assert first == second
+    assert [first.count(token) for token in (llama2.bos_token_id, llama2.eos_token_id)] == [1, 1]

@@ -55,3 +55,16 @@ def test_a_model_that_ignores_its_positions_is_found_by_its_numbers(
     assert isinstance(model, LanguageModel)
     assert settle_layout(model, Layout.auto) is Layout.separate
     assert "in the shared layout differently" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_an_architecture_that_does_not_hand_its_mask_s_shape_on_gets_rows_of_its_own(
+    tokenizer: PreTrainedTokenizerBase, capsys: Any
+) -> None:
+    """Nemotron's layers keep from their attention what they are told beside the mask."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    init = {"model_type": "nemotron", "num_key_value_heads": 2, **sizes}
+    model = load_language_model(ModelConfig(init=init), tokenizer, WHOLE)
+    assert settle_layout(model, Layout.auto) is Layout.separate
+    assert "batch.layout: separate (NemotronForCausalLM cannot read a batch" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"^batch\.layout must be separate or auto for this model \(Nemotron"):
+        settle_layout(model, Layout.shared)

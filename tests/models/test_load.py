@@ -20,7 +20,14 @@ from transformers import (
 from alignment.config.parts import ConfigError, LoraConfig, ModelConfig, UserError
 from alignment.config.vocabulary import Attention
 from alignment.distributed.placement import WHOLE
-from alignment.models.load import load_critic, load_language_model, load_reward_model, load_scalar_model, save_model
+from alignment.models.load import (
+    load_critic,
+    load_frozen_language_model,
+    load_language_model,
+    load_reward_model,
+    load_scalar_model,
+    save_model,
+)
 from alignment.models.tokenizer import load_tokenizer
 
 IDS = torch.tensor([[5, 6, 7, 8, 2]])
@@ -227,11 +234,31 @@ def test_a_scalar_model_that_lost_its_head(
     refused(ModelConfig(path=str(tmp_path)), tokenizer, r"score\.weight", load_scalar_model)
 
 
+def test_a_reward_model_is_no_language_model(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """One whose embeddings would be the head lacks no weight: it would train, and reply, without a word."""
+    reward = load_scalar_model(ModelConfig(init={**tiny_init, "tie_word_embeddings": True}), tokenizer, WHOLE)
+    save_model(reward, tokenizer, tmp_path)
+    rule = r"^model\.path must be a language model, got a LlamaForSequenceClassification in "
+    for load in (load_language_model, load_frozen_language_model):
+        refused(ModelConfig(path=str(tmp_path)), tokenizer, rule, load)
+
+
 def test_a_classifier_s_folder_is_no_reward_model(
     folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).save_pretrained(tmp_path)
-    refused(ModelConfig(path=str(tmp_path)), tokenizer, r"score\.weight", load_scalar_model)
+    rule = r"got score\.weight of shape \[3, \d+\], not \[1, \d+\], in "
+    refused(ModelConfig(path=str(tmp_path)), tokenizer, rule, load_scalar_model)
+
+
+def test_an_architecture_whose_body_is_not_to_be_had_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Llama 4's names a body that is the multimodal model's."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "intermediate_size_mlp": 48, "head_dim": 8}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2}
+    init = {"model_type": "llama4_text", **sizes, **heads}
+    refused(ModelConfig(init=init), tokenizer, r"^model must have a body beneath its head, got a? ?Llama4ForCausalLM")
 
 
 def test_tokenizer_larger_than_the_model_s_table(

@@ -147,9 +147,9 @@ def test_a_reply_ended_by_a_stop_string_is_complete(judge: Callable[[str], Path]
     scorer = reward_model_scorer(str(judge("phi3")), BatchConfig(), ON_CPU)
     tokenizer = scorer.reader.tokenizer
     ids = np.array(tokenizer("fine. STOP", add_special_tokens=False)["input_ids"], dtype=np.int32)
-    reply = reply_of(ids, tokenizer, by_token=False, by_string=["STOP"])
-    assert (reply.text, reply.finished) == ("fine.", True)
-    samples = drawn(("fine.", True))
+    reply = reply_of(ids, tokenizer, before=0, by_token=False, by_string=["STOP"])
+    assert (reply.text, reply.finished) == ("fine. ", True)
+    samples = drawn(("fine. ", True))
     assert torch.equal(scorer.score(replace(samples, replies=[[reply], [reply]])), scorer.score(samples))
 
 
@@ -226,7 +226,7 @@ def test_a_reply_ends_where_its_template_closes_the_turn(family: Family, tiny_in
     hf.generation_config = type("Bare", (), {"eos_token_id": None})()  # as a base model's folder has it
     assert end_ids(hf, own) == list(dict.fromkeys([own.eos_token_id, own.convert_tokens_to_ids(turn)]))
     ids = np.array(own(f"fine.{turn}", add_special_tokens=False)["input_ids"], dtype=np.int32)
-    assert reply_of(ids, own, by_token=True, by_string=[]).text == "fine."
+    assert reply_of(ids, own, before=0, by_token=True, by_string=[]).text == "fine."
 
 
 def test_a_turn_that_ends_in_plain_text_has_no_end_token(family: Family) -> None:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.generation import GenerationConfig
 from alignment.config.parts import DistributedConfig, ModelConfig
-from alignment.config.vocabulary import Device, Layout
+from alignment.config.vocabulary import Device, Layout, Template
 from alignment.data.pack import pack
 from alignment.data.records import Record, Source, assistant
 from alignment.data.tokenize import Example
@@ -193,7 +193,7 @@ def test_the_model_s_mode_is_kept(model: LanguageModel, tokenizer: PreTrainedTok
 def test_text_is_without_special_pieces(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
     for row in drawn(model, tokenizer):
         for reply in row:
-            assert reply.text == tokenizer.decode(reply.ids, skip_special_tokens=True).strip()
+            assert reply.text.strip() == tokenizer.decode(reply.ids, skip_special_tokens=True).strip()
             assert "</s>" not in reply.text and "<pad>" not in reply.text
 
 
@@ -216,6 +216,27 @@ def test_samples_are_examples_of_the_replies(model: LanguageModel, tokenizer: Pr
         assert example.finished == tuple(reply.finished for reply in replies)
     assert samples.repeated_prompts()[3:6] == [records[1].prompt] * 3
     assert samples.texts() == [reply.text for row in samples.replies for reply in row]
+
+
+def test_a_reply_that_no_template_lays_out_keeps_its_blanks(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Behind "Q: hello A:" the reply is " the", and a judge that was trained on " the" must not read "the". Turns are
+    without the blanks around them."""
+    the, blank = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (" the", " "))
+    model = limited_to([EOS, the[-1], blank[-1]], tokenizer)
+    prompt = np.array(tokenizer("Q: hello A:", add_special_tokens=False)["input_ids"], dtype=np.int32)
+    at = Source("rows.jsonl", 1)
+    generator = TransformersGenerator(model, tokenizer, GenerationConfig(max_new_tokens=6))
+    texts = {}
+    for template in Template:
+        record = Record([{"role": "user", "content": "Q: hello A:"}], (), None, at, template=template)
+        samples = sample(generator, whole(model), [record], [Example(prompt, (), None, at, ())], replies=30, seed=0)
+        texts[template] = samples.texts()
+        for reply in samples.replies[0]:
+            ids = [*prompt.tolist(), *reply.ids.tolist()]
+            text = tokenizer.decode(ids, skip_special_tokens=True).removeprefix(tokenizer.decode(prompt))
+            assert reply.text == (text if template is Template.none else text.strip())
+    assert any(text.startswith(" the") for text in texts[Template.none])
+    assert [text.strip() for text in texts[Template.none]] == texts[Template.chat]
 
 
 def test_an_end_token_of_the_model_s_own_ends_a_reply_too(
@@ -253,7 +274,7 @@ def test_a_stop_string_ends_a_reply_and_is_cut_off_its_text(
             assert reply.ids.tolist() == want
             assert reply.finished is (place is not None or ids[-1] == EOS)
             text = tokenizer.decode(want, skip_special_tokens=True)
-            assert reply.text == (text if place is None else text[: text.index(stop)]).strip()
+            assert reply.text.strip() == (text if place is None else text[: text.index(stop)]).strip()
     assert hits > 3
 
 

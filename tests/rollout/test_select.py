@@ -1,6 +1,7 @@
 """Rejection sampling and best-of-n by hand. Replies in capitals were cut before their end."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,6 +33,16 @@ def test_best_and_worst_by_hand(samples_of: SamplesOf) -> None:
         {"prompt": prompt(0), "chosen": "b", "rejected": "a", "chosen_score": 3.0, "rejected_score": 1.0},
         {"prompt": prompt(1), "chosen": "d", "rejected": "e", "chosen_score": 0.5, "rejected_score": -1.0},
     ]
+
+
+def test_what_a_row_gives_its_template_goes_with_it(samples_of: SamplesOf) -> None:
+    """The reply was drawn behind a prompt that was written so."""
+    samples = samples_of([["a", "b"]])
+    tools, kwargs = ({"name": "f"},), {"enable_thinking": False}
+    samples.records = [replace(samples.records[0], tools=tools, tags=("safety",), template_kwargs=kwargs)]
+    (row,) = select(samples, torch.tensor([[1.0, 0.0]]), Selection.best)
+    assert (row["tools"], row["tags"]) == ([{"name": "f"}], ["safety"])
+    assert row["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize("selection", list(Selection))

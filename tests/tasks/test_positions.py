@@ -1,6 +1,7 @@
 """Rows and replies against the positions that a model knows, before it is loaded."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from alignment.config.parts import ConfigError, DataConfig, ModelConfig
 from alignment.data.load import Loaded
 from alignment.data.records import Source
 from alignment.data.tokenize import Example, Truncation
+from alignment.models.init import config_of
+from alignment.models.positions import max_positions
 from alignment.tasks.prepare import require_positions
 
 GPT2 = {"model_type": "gpt2", "n_positions": 64, "n_embd": 32, "n_layer": 1, "n_head": 2}
@@ -41,8 +44,36 @@ def test_positions_that_are_computed_are_said(capsys: pytest.CaptureFixture[str]
     assert "data.max_length reaches beyond the 64 positions that the model was made for" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("rope", "more", "switch"),
+    [
+        ({"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}, {}, 64),
+        ({"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}, {}, None),
+        (
+            {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "rope_theta": 1e4},
+            {"model_type": "phi3", "original_max_position_embeddings": 16, "pad_token_id": 0},
+            16,
+        ),
+    ],
+)
+def test_a_rope_that_turns_otherwise_for_long_rows_is_said(
+    rope: dict[str, Any], more: dict[str, Any], switch: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ModelConfig(init={**LLAMA, "num_key_value_heads": 2, "rope_parameters": rope, **more})
+    assert max_positions(config_of(model)).switch == switch
+    for length in () if switch is None else (switch, switch + 1):
+        require_positions(model, [rows(4, length - 4)], DataConfig())
+        said = f"as its RoPE turns otherwise beyond {switch}" in capsys.readouterr().out.replace("\n", " ")
+        assert said == (length > (switch or 0))
+
+
 def test_the_config_of_a_folder_is_asked(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "opt", "max_position_embeddings": 16}')
     save_file({}, tmp_path / "model.safetensors")
     with pytest.raises(ConfigError, match="must be <= 16, the positions of the model"):
         require_positions(ModelConfig(path=str(tmp_path)), [rows(4, 60)], DataConfig())
+
+
+def test_the_part_of_the_config_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^pairs\.max_length must be <= 64, .* \(pairs\.max_length=1024\)$"):
+        require_positions(ModelConfig(init=GPT2), [rows(4, 61)], DataConfig(), part="pairs")

@@ -1,0 +1,73 @@
+"""The usual learning rates: between those that were published, the recipes' own among them."""
+
+from math import nextafter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from alignment.check import rates
+from alignment.cli.advice import MORE_FOR_LORA, OWN
+from alignment.config.parts import DataConfig, LoraConfig, ModelConfig, SourceConfig, TrainConfig
+from alignment.config.run import TrainingConfig
+from alignment.config.tasks import DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig
+from alignment.config.vocabulary import Format, Grade
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+KINDS: dict[str, type[TrainingConfig]] = {
+    "sft": SFTConfig,
+    "reward": RewardConfig,
+    "dpo": DPOConfig,
+    "orpo": ORPOConfig,
+    "ppo": PPOConfig,
+}
+
+
+def shipped(name: str) -> dict[str, Any]:
+    return yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_recipe_s_rate_and_the_one_advised_for_adapters_were_published(name: str) -> None:
+    rate = shipped(name)["train"].get("learning_rate", TrainConfig(max_steps=1).learning_rate)
+    for table, own in ((rates.FULL, rate), (rates.LORA, MORE_FOR_LORA * rate)):
+        published = [each for whose in table[KINDS[name]].published.values() for each in whose]
+        assert any(own == pytest.approx(each) for each in published), (own, published)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_recipes_comments_and_settings_are_the_same(name: str) -> None:
+    text = (RECIPES / f"{name}.yaml").read_text()
+    rate = shipped(name)["train"].get("learning_rate", TrainConfig(max_steps=1).learning_rate)
+    for said in (f"learning rate {rate:.0e}", f"train.learning_rate={MORE_FOR_LORA * rate:.0e}"):
+        assert said.replace("e-0", "e-") in text, said
+
+
+@pytest.mark.parametrize(
+    ("weights", "rank", "low", "high"),
+    [
+        (7e9, 0, 2e-7, 1e-6),  # Tulu 3's 70B and Rafailov et al.
+        (1.35e8, 0, 5e-7, 5e-6),  # TRL's example and Hong et al.'s OPT
+        (7e9, 16, 5e-6, 5e-5),  # Zephyr and Schmid
+    ],
+)
+def test_what_lies_far_beyond_the_published_ones_is_warned_of(
+    weights: float, rank: int, low: float, high: float
+) -> None:
+    def verdict(rate: float) -> Grade:
+        config = DPOConfig(
+            model=ModelConfig(path="model", lora=LoraConfig(rank)),
+            data=DataConfig(format=Format.world, train=SourceConfig(limit=1)),
+            train=TrainConfig(max_steps=1, learning_rate=rate),
+        )
+        return rates.learning_rate(config, int(weights)).grade
+
+    lowest, highest = rates.BELOW * low, rates.ABOVE * high
+    assert verdict(lowest) is verdict(highest) is Grade.ok
+    assert verdict(nextafter(lowest, 0)) is verdict(nextafter(highest, 1)) is Grade.warn
+
+
+def test_the_usual_ones_are_told_by_whose_they_are() -> None:
+    usual = rates.Usual({"A": (3e-6,), "B": (2e-5, 1e-6)})
+    assert str(usual) == "1e-06 to 2e-05 (A 3e-06, B 2e-05 and 1e-06)"
