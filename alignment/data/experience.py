@@ -1,6 +1,5 @@
 """What PPO learns from: replies, what was thought of them when they were made, and what they were worth."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,5 +25,5 @@ class Experience:
         return self.batch.num_tokens
 
     def to(self, device: torch.device) -> "Experience":
-        parts: Iterator[Any] = (getattr(self, field.name) for field in fields(self))
-        return Experience(*(None if part is None else part.to(device) for part in parts))
+        moved: list[Any] = [getattr(self, field.name) for field in fields(self)]
+        return Experience(*(None if part is None else part.to(device) for part in moved))
