@@ -102,7 +102,11 @@ def _has_pairs(source: SourceConfig, format: Format) -> bool:
 def prefers_chosen(scorer: RewardModelScorer, pairs: Loaded, key: str) -> Verdict:
     """That the reward model scores the chosen reply above the rejected one more often than not: a random head does not,
     nor does one that reads another layout than it was trained on."""
-    scores = scorer.score_examples(pairs.examples)
+    examples = [example for example in pairs.examples if scorer.reader.reads(example)]
+    if not examples:
+        figure = f"all {len(pairs.examples)} pairs are longer than the {scorer.reader.limit} tokens that it reads"
+        return Verdict(f"{key}: prefers chosen", Grade.fail, figure)
+    scores = scorer.score_examples(examples)
     right = (scores[:, 0] > scores[:, 1]).double()
     accuracy, half = float(right.mean()), Z * 0.5 / len(right) ** 0.5
     figure = f"{100 * accuracy:.0f}% of {len(right)} pairs ({100 * (0.5 + half):.0f}% is clear of chance)"

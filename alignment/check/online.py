@@ -27,7 +27,7 @@ from alignment.distributed.precision import precision_of
 from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
-from alignment.models.load import load_language_model
+from alignment.models.load import load_frozen_language_model
 from alignment.rollout.generate import end_ids
 from alignment.rollout.reward import build_reward
 from alignment.rollout.samples import Samples, build_generator, sample
@@ -125,7 +125,7 @@ def on_evaluation(config: EvaluateConfig) -> Iterator[Verdict]:
 def frozen_policy(
     name: str, settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, config: RejectionConfig | EvaluateConfig
 ) -> Policy:
-    model = load_language_model(settings, tokenizer, placement_of(config.distributed))
+    model = load_frozen_language_model(settings, tokenizer, placement_of(config.distributed))
     engine = FrozenEngine(model, config=config.distributed, sharded=False)
     batch = replace(config.batch, layout=settle_layout(model, config.batch.layout))
     return Policy(name, settings, model, engine, tokenizer, batch, config.generation, config.distributed, config.seed)
