@@ -29,7 +29,7 @@ from alignment.data.batches import Batches
 from alignment.data.load import load_split
 from alignment.distributed.device import keep_freed_memory
 from alignment.tasks.ppo import set_up
-from alignment.training.nonfinite import stop
+from alignment.training.nonfinite import NonFinite
 from alignment.training.step import to_floats
 
 REPLIES = {"ppo": 1, "ppo, 4 replies a prompt": 4}
@@ -127,10 +127,11 @@ def play(folder: Path, replies: int) -> None:
     keep_freed_memory(torch.device("cpu"))  # as every run does
     stage = set_up(config, folder)
     stage.begin(0)
+    nonfinite = NonFinite(folder, config.train.on_nonfinite, stage.train)
     for step in range(1, setting["iterations"] + 1):
         turns.wait()
         measured, units = stage.collect(step)
-        to_floats(measured | stage.update(step, units, stop))
+        to_floats(measured | stage.update(step, units, nonfinite))
     turns.wait()
 
 

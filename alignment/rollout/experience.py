@@ -165,7 +165,8 @@ def broken_roles(mini_batches: list[list[Experience]]) -> dict[str, int]:
     given = {
         "actor": [experience.old_logprobs for experience in everything],
         "reference": [experience.ref_logprobs for experience in everything],
-        "critic": [experience.values for experience in everything],
+        "critic": [experience.values for experience in everything if experience.values is not None],
     }
+    given = {role: numbers for role, numbers in given.items() if numbers}
     counts = torch.stack([(~torch.cat(numbers).isfinite()).sum() for numbers in given.values()])
     return {role: count for role, count in zip(given, sum_over_ranks(counts).tolist(), strict=True) if count}

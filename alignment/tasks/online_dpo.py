@@ -1,6 +1,5 @@
 """Online DPO (Guo et al. 2402.04792): pairs of the policy's own replies, new at every step, judged as they come."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from alignment.rollout.select import preferences
 from alignment.tasks.prepare import save_trained
 from alignment.tasks.rollouts import OnPolicy, load_prompts, rollouts_of, share_out_reference
 from alignment.training.loop import fit
-from alignment.training.nonfinite import Broken
+from alignment.training.nonfinite import NonFinite
 from alignment.training.objectives import DPO
 from alignment.training.step import Metrics, only_main, train_step
 
@@ -64,7 +63,11 @@ class OnlineDPO(OnPolicy):
         self.watch.count(batches)
         return only_main(judged), (batches, table)
 
-    def update(self, step: int, units: tuple[list[Batch], Tensor], on_nonfinite: Callable[[Broken], None]) -> Metrics:
+    def update(self, step: int, units: tuple[list[Batch], Tensor], nonfinite: NonFinite) -> Metrics:
         """Nothing is learned where the replies to each prompt all score alike."""
         batches, table = units
-        return train_step(self.rollouts.engine, DPO(self.config.loss, table), batches, on_nonfinite) if batches else {}
+        return (
+            train_step(self.rollouts.engine, DPO(self.config.loss, table), batches, partial(nonfinite.meet, step))
+            if batches
+            else {}
+        )

@@ -4,7 +4,6 @@ critic, where `advantage.estimator` compares replies instead (GRPO, Dr. GRPO, RL
 repeat:  replies ~ actor;  scores;  experience;  learn
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,15 +16,9 @@ from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Need
 from alignment.data.batches import Batches
 from alignment.data.experience import Experience
-<<<<<<< HEAD
+from alignment.data.load import Loaded
 from alignment.losses import Mean
-from alignment.rollout.experience import Roles, make_experience
-=======
-from alignment.data.load import Loaded, load_split
-from alignment.rollout.diagnostics import derived
 from alignment.rollout.experience import Roles, broken_roles, make_experience
-from alignment.rollout.generate import Generator
->>>>>>> siblings
 from alignment.rollout.gold import build_gold
 from alignment.rollout.samples import build_generator
 from alignment.tasks.cast import Cast, cast
@@ -39,16 +32,9 @@ from alignment.tasks.prepare import (
 from alignment.tasks.rollouts import OnPolicy, Rollouts, load_prompts, share_out, share_out_reference
 from alignment.tasks.tools import Ptx, Tools, inner_steps, ptx_of, tools_of
 from alignment.terminal import say
-<<<<<<< HEAD
 from alignment.training.checkpoint import Stateful
 from alignment.training.loop import fit
-from alignment.training.nonfinite import Broken
-=======
-from alignment.training.checkpoint import Checkpoints, Stateful
-from alignment.training.log import MetricsLog
-from alignment.training.loop import is_due
-from alignment.training.nonfinite import told_at
->>>>>>> siblings
+from alignment.training.nonfinite import NonFinite
 from alignment.training.ppo import learn
 from alignment.training.step import Metrics, only_main, to_floats
 from alignment.training.watch import Watch
@@ -104,9 +90,10 @@ class Stage(OnPolicy):
         judged |= {"kl/weight": experienced["kl/weight"]}
         return {**experienced, **only_main(judged)}, Iteration(mini_batches, experienced["kl"])
 
-    def update(self, step: int, units: Iteration, on_nonfinite: Callable[[Broken], None]) -> Metrics:
+    def update(self, step: int, units: Iteration, nonfinite: NonFinite) -> Metrics:
         """Epochs over the mini-batches; then what follows the policy: the weight of the KL, and the average."""
         config, tools = self.config, self.tools
+        nonfinite.meet_roles(step, broken_roles(units.mini_batches))
         actor_learns = step > config.critic.warmup
         learned = learn(
             self.roles.actor,
@@ -117,7 +104,7 @@ class Stage(OnPolicy):
             seed=self.rollouts.seed(step),
             actor_learns=actor_learns,
             ptx=None if self.ptx is None else partial(self.ptx.term, step),
-            on_nonfinite=on_nonfinite,
+            on_nonfinite=partial(nonfinite.meet, step),
         )
         if actor_learns:  # a KL that is zero because nothing has been learned yet asks for no smaller weight
             tools.controller.update(to_floats({"kl": units.kl})["kl"], config.batch.size * config.ppo.replies)
@@ -138,29 +125,16 @@ class Stage(OnPolicy):
 
 def set_up(config: PPOConfig, folder: Path) -> Stage:
     """Data first, models then: the user's mistakes are found before anything is computed."""
-<<<<<<< HEAD
     data = load_prompts(config)
     tokenizer = data.tokenizer
-    texts = required_split("train", config.ptx.data, tokenizer, Need.demonstrations) if config.ptx.weight else None
-    require_positions(config.model, [texts], config.ptx.data)
-    gold = build_gold(config)
-    players = cast(config, tokenizer)
-    judge = data.judge(players.reward, gold)
-=======
-    tokenizer = prepare_tokenizer(config.model)
-    train = required_split("train", config.data, tokenizer, Need.prompts)
-    held_out = said(load_split("eval", config.data, tokenizer, Need.prompts), "eval")
-    require_positions(config.model, [train, held_out], config.data, config.generation.max_new_tokens)
     texts = None
     if config.ptx.weight:
         texts = required_split("train", config.ptx.data, tokenizer, Need.demonstrations, part="ptx.data")
     require_positions(config.model, [texts], config.ptx.data, part="ptx.data")
     gold = build_gold(config)
     players = cast(config, tokenizer)
-    require_critic_reads(players, train, config)
-    judge = Judge(players.reward, gold)
-    judge.check([*train.records, *([] if held_out is None else held_out.records)], tokenizer)
->>>>>>> siblings
+    require_critic_reads(players, data.train, config)
+    judge = data.judge(players.reward, gold)
     config = replace(config, batch=replace(config.batch, layout=players.layout(config.batch.layout)))
     prompts = Batches(data.train.examples, config.batch, config.seed, tokenizer.pad_token_id)
     iterations, warmup, inner = prompts.num_steps(config.train), config.critic.warmup, inner_steps(config)
@@ -186,71 +160,14 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
         None if texts is None else ptx_of(texts, config, tokenizer.pad_token_id),
         tools_of(config, players.policy),
     )
-<<<<<<< HEAD
-=======
 
 
 def require_critic_reads(players: Cast, train: Loaded, config: PPOConfig) -> None:
     """Raises:
     ConfigError: the critic, which reads the policy's tokens, is of a model with fewer positions.
     """
-    start = str(players.value.hf.name_or_path or "")
+    start = "" if players.value is None else str(players.value.hf.name_or_path or "")
     if start not in ("", config.model.path):
         with told_of(f"the critic, which begins as {start} (critic.path names another)"):
             asked = config.generation.max_new_tokens
             require_positions(ModelConfig(path=start), [train], config.data, asked)
-
-
-def experience(stage: Stage, step: int, shown: SamplesLog) -> tuple[Metrics, list[list[Experience]]]:
-    """One iteration's replies, scored and turned into what is learned from; and what was measured on the way."""
-    config, seed = stage.config, seed_of(stage.config, step)
-    with stage.watch.part("generate"), told_at(step):
-        replies = draw(stage, stage.train, stage.prompts.step_rows(step - 1), seed=seed, replies=config.ppo.replies)
-    with stage.watch.part("score"), told_at(step):
-        scores, judged = stage.judge(replies)
-    shown.write(step, "train", stage.judge.table(replies, scores, config.log.samples))
-    with stage.watch.part("experience"):
-        mini_batches, experienced = make_experience(
-            stage.roles,
-            replies,
-            shaped(scores, replies, config),
-            config,
-            kl_weight=stage.tools.controller.weight,
-            pad_id=stage.tokenizer.pad_token_id,
-            seed=seed,
-        )
-    stage.tools.nonfinite.meet_roles(step, broken_roles(mini_batches))
-    stage.watch.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
-    if config.roles.offload:
-        stage.players.rest(torch.device("cpu"))
-    judged |= {"generation/live_fraction": replies.live_fraction(), "kl/weight": experienced["kl/weight"]}
-    return {**experienced, **only_main(judged)}, mini_batches
-
-
-def evaluated(stage: Stage, step: int, shown: SamplesLog) -> dict[str, float]:
-    """The same of one reply to each held-out prompt, as `eval/*`; nothing where there are none."""
-    if stage.held_out is None:
-        return {}
-    everything = list(range(len(stage.held_out.examples)))
-    with told_at(step):
-        replies = draw(stage, stage.held_out, everything, seed=EVAL_SEED, replies=1)
-        scores, judged = stage.judge(replies)
-    shown.write(step, "eval", stage.judge.table(replies, scores, stage.config.log.samples))
-    return {f"eval/{name}": number for name, number in derived(to_floats(judged)).items()}
-
-
-def draw(stage: Stage, data: Loaded, rows: list[int], *, seed: int, replies: int) -> Samples:
-    """The policy's replies to the prompts at `rows`."""
-    return sample(
-        stage.generator,
-        stage.roles.actor,
-        [data.records[row] for row in rows],
-        [data.examples[row] for row in rows],
-        replies=replies,
-        seed=seed,
-    )
-
-
-def seed_of(config: PPOConfig, step: int) -> int:
-    return config.seed * 1_000_003 + step
->>>>>>> siblings

@@ -3,8 +3,6 @@
 collect  ->  update  ->  (evaluate)  ->  log  ->  save
 """
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -16,7 +14,7 @@ from alignment.training.alarm import Alarm
 from alignment.training.best import keeper_of
 from alignment.training.checkpoint import Checkpoints, Stateful
 from alignment.training.log import MetricsLog
-from alignment.training.nonfinite import Broken, NonFinite
+from alignment.training.nonfinite import NonFinite, told_at
 from alignment.training.step import Metrics, Pending, only_main, to_floats
 from alignment.training.watch import Watch
 
@@ -54,8 +52,8 @@ class Method(Protocol[Units]):
         """What was measured of the weights before the step, and what the step learns from."""
         ...
 
-    def update(self, step: int, units: Units, on_nonfinite: Callable[[Broken], None]) -> Metrics:
-        """Learn from it: one or many calls of `train_step`."""
+    def update(self, step: int, units: Units, nonfinite: NonFinite) -> Metrics:
+        """Learn from it: one or many calls of `train_step`, which tell `nonfinite` of what is no number."""
         ...
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -96,7 +94,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
     method.begin(done)
 
     def evaluated(step: int) -> dict[str, float]:
-        with method.watch.part("eval"):
+        with method.watch.part("eval"), told_at(step):
             return {f"eval/{name}": value for name, value in method.evaluate(step).items()}
 
     with MetricsLog(folder, config, method.watch, num_steps=num_steps, done=done) as log:
@@ -109,14 +107,15 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
             if keeper.reason is not None:
                 break
             with at_step(step):
-                measured, units = method.collect(step)
+                with told_at(step):
+                    measured, units = method.collect(step)
                 if keeper.before_update(step, measured, method.save):
                     pending.add(measured)
                     log.write(step, method.row(pending.take()))
                     break
                 learning_rate = method.learning_rate()
                 with method.watch.part("learn"):
-                    measured |= method.update(step, units, partial(nonfinite.meet, step))
+                    measured |= method.update(step, units, nonfinite)
                 if method.alarm is not None:
                     measured |= only_main(method.alarm.watch(step, to_floats(measured)))
                 pending.add(measured)

@@ -14,13 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-<<<<<<< HEAD
-from alignment.config.tasks import DPOConfig, KTOConfig, ReferenceConfig
-=======
 from alignment.config.parts import UserError
-from alignment.config.tasks import DPOConfig, ReferenceConfig
+from alignment.config.tasks import DPOConfig, KTOConfig, ReferenceConfig
 from alignment.config.vocabulary import OnNonFinite
->>>>>>> siblings
 from alignment.data.batches import Batches
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import Engine
@@ -50,11 +46,6 @@ def reference_logprobs(engine: Engine, batches: Batches, rows: Iterable[int], *,
     return table.to(engine.device)
 
 
-<<<<<<< HEAD
-def cache_file(
-    model: LanguageModel, examples: list[Example], config: DPOConfig | KTOConfig, data: str | None
-) -> Path | None:
-=======
 def require_reference(table: Tensor, batches: Batches, rows: Iterable[int], choice: OnNonFinite) -> None:
     """Tell rows to whose pair the reference gives no number, before DPO's loss is none.
 
@@ -73,8 +64,9 @@ def require_reference(table: Tensor, batches: Batches, rows: Iterable[int], choi
     say(f"{line}; steps with them are left out")
 
 
-def cache_file(model: LanguageModel, examples: list[Example], config: DPOConfig, data: str | None) -> Path | None:
->>>>>>> siblings
+def cache_file(
+    model: LanguageModel, examples: list[Example], config: DPOConfig | KTOConfig, data: str | None
+) -> Path | None:
     """Where the table of these examples is kept; None where `reference.cache` is off.
 
     Args:

@@ -1,6 +1,7 @@
 """The method of SFT, reward models, DPO and ORPO: a step takes the next rows and minimises one objective over them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine
 from alignment.training.best import Write
 from alignment.training.checkpoint import Stateful
-from alignment.training.nonfinite import Broken
+from alignment.training.nonfinite import NonFinite
 from alignment.training.objectives import Objective
 from alignment.training.step import Metrics, evaluate_step, to_floats, train_step
 from alignment.training.watch import Watch, step_flops
@@ -45,8 +46,8 @@ class Supervised:
             self.watch.count(micro_batches)
         return {}, micro_batches
 
-    def update(self, step: int, units: Sequence[Batch], on_nonfinite: Callable[[Broken], None]) -> Metrics:
-        return train_step(self.engine, self.objective, units, on_nonfinite)
+    def update(self, step: int, units: Sequence[Batch], nonfinite: NonFinite) -> Metrics:
+        return train_step(self.engine, self.objective, units, partial(nonfinite.meet, step))
 
     def evaluate(self, step: int) -> dict[str, float]:
         if self.held_out is None:

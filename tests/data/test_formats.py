@@ -92,7 +92,6 @@ def test_a_pair(name: str) -> None:
     assert row == before
 
 
-<<<<<<< HEAD
 LABELED = {
     "native": ("native", {"prompt": "q", "completion": "a"}, [Q]),
     "native, turns": ("native", {"prompt": DIALOGUE, "completion": [assistant("a")]}, DIALOGUE),
@@ -134,7 +133,8 @@ def test_a_pair_is_two_replies_with_a_label(name: str) -> None:
 def test_a_label_that_is_missing_or_no_label(label: dict[str, Any], what: str) -> None:
     with pytest.raises(DataError, match=f"^{AT}: {what}"):
         record({"prompt": "q", "completion": "a", **label}, "native", "labeled")
-=======
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_chosen_reply_as_a_demonstration_teaches_all_that_is_no_prompt(name: str) -> None:
     """Of a whole dialogue every turn of the assistant; beside a prompt, or the dialogue that was, the reply alone."""
@@ -146,7 +146,6 @@ def test_a_chosen_reply_as_a_demonstration_teaches_all_that_is_no_prompt(name: s
     every = Record([Q], ([assistant("a"), Q2, assistant("a")],), None, AT)
     assert record(whole, "native", "demonstrations") == every
     assert record({"prompt": DIALOGUE, **whole}, "native", "demonstrations").prompt == DIALOGUE
->>>>>>> siblings
 
 
 def test_a_plain_text_has_no_prompt() -> None:
