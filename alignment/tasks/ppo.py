@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import require
@@ -182,20 +183,27 @@ def experience(stage: Stage, step: int, shown: SamplesLog) -> tuple[Metrics, lis
         scores, judged = stage.judge(replies)
     shown.write(step, "train", stage.judge.table(replies, scores, config.log.samples))
     with stage.watch.part("experience"):
-        mini_batches, experienced = make_experience(
-            stage.roles,
-            replies,
-            shaped(scores, replies, config),
-            config,
-            kl_weight=stage.tools.controller.weight,
-            pad_id=stage.tokenizer.pad_token_id,
-            seed=seed,
-        )
+        mini_batches, experienced = experienced_of(stage, replies, scores, seed=seed)
     stage.watch.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
     if config.roles.offload:
         stage.players.rest(torch.device("cpu"))
     judged |= {"generation/live_fraction": replies.live_fraction(), "kl/weight": experienced["kl/weight"]}
     return {**experienced, **only_main(judged)}, mini_batches
+
+
+def experienced_of(
+    stage: Stage, replies: Samples, scores: Tensor, *, seed: int
+) -> tuple[list[list[Experience]], Metrics]:
+    """The mini-batches that replies and their scores [G, n] give to learn from, and what was measured on the way."""
+    return make_experience(
+        stage.roles,
+        replies,
+        shaped(scores, replies, stage.config),
+        stage.config,
+        kl_weight=stage.tools.controller.weight,
+        pad_id=stage.tokenizer.pad_token_id,
+        seed=seed,
+    )
 
 
 def evaluated(stage: Stage, step: int, shown: SamplesLog) -> dict[str, float]:
