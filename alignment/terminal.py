@@ -3,11 +3,12 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 from rich.text import Text
 
 Item = TypeVar("Item")
@@ -29,6 +30,16 @@ def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
     return iter(track(items, description=description, transient=True, console=console, disable=not console.is_terminal))
 
 
+def working(description: str) -> AbstractContextManager[Any]:
+    """Inside, a terminal shows that something is computed; bars of `progress` come beneath it."""
+    return console.status(description) if console.is_terminal else nullcontext()
+
+
+def is_read() -> bool:
+    """Whether somebody still reads what is said: False once the reader of a pipe has gone."""
+    return not console.quiet
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Inside, nothing is said."""
@@ -42,6 +53,19 @@ def quiet() -> Iterator[None]:
 def say(text: str) -> None:
     """One line, as it is."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def say_row(cells: Sequence[tuple[str, str, int]], text: str) -> None:
+    """Cells of (text, rich's style, width) and a text behind them: wrapped in its own column on a terminal, one line
+    elsewhere."""
+    if not console.is_terminal:
+        say(" ".join([*(f"{cell:<{width}}" for cell, _, width in cells), text]))
+        return
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    for _, style, width in cells:
+        grid.add_column(style=style, width=width)
+    grid.add_row(*(Text(cell) for cell, _, _ in cells), Text(text))
+    console.print(grid, highlight=False)
 
 
 def say_styled(*parts: tuple[str, str]) -> None:

@@ -56,6 +56,19 @@ class Reader:
         return "nats a token" if isinstance(self.model, LanguageModel) else "of a score"
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredStep:
+    """What a training step would do."""
+
+    metrics: dict[str, float]
+    gradient: dict[int, Tensor]
+    """Some of each weight's."""
+
+    @property
+    def loss(self) -> float:
+        return self.metrics["loss"]
+
+
 def packed(reader: Reader, batches: Batches, plain: PreTrainedModel) -> Verdict:
     """That log-probs (or scores) of the packed layout are those of each text alone, read by transformers itself.
 
@@ -80,32 +93,39 @@ def packed(reader: Reader, batches: Batches, plain: PreTrainedModel) -> Verdict:
 
 
 def padding(reader: Reader, batches: Batches, tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> Verdict:
-    """That padding is never read: with another token in its place, all comes out alike."""
+    """That padding is never read: with another token in its place, all comes out alike.
+
+    Asked of the shortest and the longest of the rows, of which the one is padded to the length of the other.
+    """
     pad_id = tokenizer.pad_token_id
     config = replace(batches.config, layout=Layout.separate, max_tokens=EVERYTHING)
-    both = [replace(batches, config=config, pad_id=each).once() for each in (pad_id, int(pad_id == 0))]
-    ours, other = (reader.read(batch) for [batch] in both)
+    padded = replace(batches, examples=[batches.examples[0], batches.examples[-1]], config=config)
+    ours, other = (
+        reader.read(batch) for each in (pad_id, int(pad_id == 0)) for batch in replace(padded, pad_id=each).once()
+    )
     difference = float((ours - other).abs().mean())
-    kind = "ends replies, too" if pad_id in end_ids else "ends no reply"
+    kind = "ends no reply"
+    if pad_id in end_ids:
+        kind = "ends replies too, and is told from their ends by its place"
     figure = (
-        f"{tokenizer.pad_token} ({pad_id}) {kind}; {len(batches.examples)} rows with another token in its place differ "
-        f"by {difference:.1e} {reader.unit}"
+        f"{tokenizer.pad_token} ({pad_id}) {kind}; two rows with another token in its place differ by "
+        f"{difference:.1e} {reader.unit} (at most {reader.tolerance:g})"
     )
     return Verdict("padding", graded(difference < reader.tolerance), figure)
 
 
-def micro_batches(engine: Any, objective: Objective, whole: list[Any], cut: list[Any], precision: Precision) -> Verdict:
-    """That a step's loss and gradient do not depend on how its rows were cut: `whole` and `cut` hold the same."""
-    (loss, gradient), (cut_loss, cut_gradient) = (measured_step(engine, objective, each) for each in (whole, cut))
-    difference = sum((gradient[name] - cut_gradient[name]).square().sum() for name in gradient)
-    size = sum(each.square().sum() for each in gradient.values())
+def micro_batches(whole: MeasuredStep, cut: MeasuredStep, count: int, precision: Precision) -> Verdict:
+    """That a step's loss and gradient do not depend on how its rows were cut: in one micro-batch, and in `count`."""
+    names = whole.gradient.keys()
+    difference = sum((whole.gradient[name] - cut.gradient[name]).square().sum() for name in names)
+    size = sum(whole.gradient[name].square().sum() for name in names)
     relative = float(torch.as_tensor(difference / size).sqrt())
     tolerance = GRADIENT_TOLERANCE[precision]
     figure = (
-        f"the same rows in {len(whole)} and in {len(cut)}: loss {loss:.6g} and {cut_loss:.6g}, gradients differ by "
+        f"the same rows in 1 and in {count}: loss {whole.loss:.6g} and {cut.loss:.6g}, gradients differ by "
         f"{relative:.1e} of their size (at most {tolerance:g})"
     )
-    same = abs(loss - cut_loss) <= tolerance * max(1.0, abs(loss)) and relative < tolerance
+    same = abs(whole.loss - cut.loss) <= tolerance * max(1.0, abs(whole.loss)) and relative < tolerance
     return Verdict("one batch == several", graded(same), figure)
 
 
@@ -113,11 +133,10 @@ def of_tokens(batches: Batches, budget: int) -> Batches:
     return replace(batches, config=replace(batches.config, max_tokens=budget))
 
 
-def measured_step(engine: Any, objective: Objective, batches: list[Any]) -> tuple[float, dict[int, Tensor]]:
-    """The loss of a training step, and some of each weight's gradient; the weights stay as they are."""
+def measured_step(engine: Any, objective: Objective, batches: list[Any]) -> MeasuredStep:
+    """A training step that leaves the weights as they are."""
     with gradients(engine.optimizer) as found:
-        loss = to_floats(train_step(engine, objective, batches))["loss"]
-    return loss, found
+        return MeasuredStep(to_floats(train_step(engine, objective, batches)), found)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from alignment.check.verdict import Verdict, graded
 from alignment.config.parts import TrainConfig
 from alignment.config.vocabulary import Schedule
 from alignment.distributed.engine import Engine
+from alignment.terminal import progress
 from alignment.training.objectives import Objective
 from alignment.training.step import to_floats, train_step
 
@@ -43,8 +44,7 @@ def has_fallen(first: float, last: float) -> bool:
 
 def at_rates(own: float, losses: Callable[[float], list[float]], has_learned: HasLearned) -> tuple[str, bool]:
     """First and last loss at the run's own learning rate or a higher one, until something is learned; and whether it
-    is.
-    Where the loss has risen a higher rate says no more."""
+    is. Where the loss has risen a higher rate says no more."""
     tried = []
     for rate in sorted({max(own, each) for each in RATES}):
         first, *others = losses(rate)
@@ -73,6 +73,8 @@ def repeated(
 ) -> list[float]:
     """The losses of steps on the same rows, until they have learned or `STEPS` are behind the first."""
     losses = [to_floats(train_step(engine, objective, micro_batches))["loss"]]
-    while len(losses) <= STEPS and (len(losses) == 1 or not has_learned(losses[0], losses[-1])):
+    for _ in progress(range(STEPS), "steps on the same rows"):
         losses.append(to_floats(train_step(engine, objective, micro_batches))["loss"])
+        if has_learned(losses[0], losses[-1]):
+            break
     return losses

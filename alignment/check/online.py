@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.check import judge, rows, text
+from alignment.check import judge, rows, template, text
 from alignment.check.agreement import Reader, packed
-from alignment.check.experience import first_step, improves, parts_agree
+from alignment.check.experience import first_step, improves
 from alignment.check.plain import plain_model
 from alignment.check.rates import learning_rate
 from alignment.check.replies import brief, prompts_of, stops
@@ -18,23 +18,20 @@ from alignment.check.verdict import Verdict
 from alignment.config.generation import GenerationConfig
 from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, ModelConfig
 from alignment.config.tasks import EvaluateConfig, PPOConfig, RejectionConfig
-from alignment.config.vocabulary import Grade, Need
+from alignment.config.vocabulary import Grade
 from alignment.data.batches import Batches
-from alignment.data.load import Loaded, load_split
+from alignment.data.load import Loaded
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.precision import precision_of
-from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel
-from alignment.models.layout import settle_layout
-from alignment.models.load import load_frozen_language_model
 from alignment.rollout.generate import end_ids
-from alignment.rollout.reward import build_reward
 from alignment.rollout.samples import Samples, build_generator, sample
-from alignment.rollout.score import RewardModelScorer, reward_model_scorer
-from alignment.runs.folder import model_folder
+from alignment.rollout.score import RewardModelScorer
+from alignment.tasks import rejection
+from alignment.tasks.evaluate import scorer_of
+from alignment.tasks.players import Entry, Player, entries, load_player, player_of
 from alignment.tasks.ppo import set_up
-from alignment.tasks.prepare import prepare_tokenizer, required_split, said
 
 
 @dataclass(slots=True)
@@ -52,11 +49,11 @@ class Policy:
     distributed: DistributedConfig
     seed: int
 
-    def drawn(self, loaded: Loaded) -> Samples:
-        """A reply to each of the shortest prompts."""
+    def drawn(self, loaded: Loaded, generation: GenerationConfig, replies: int = 1) -> Samples:
+        """So many replies to each of the shortest prompts."""
         records, examples = zip(*prompts_of(loaded), strict=True)
-        generator = build_generator(self.model, self.tokenizer, brief(self.generation), self.distributed)
-        return sample(generator, self.engine, list(records), list(examples), replies=1, seed=self.seed)
+        generator = build_generator(self.model, self.tokenizer, generation, self.distributed)
+        return sample(generator, self.engine, list(records), list(examples), replies=replies, seed=self.seed)
 
 
 def on_ppo(config: PPOConfig) -> Iterator[Verdict]:
@@ -64,9 +61,9 @@ def on_ppo(config: PPOConfig) -> Iterator[Verdict]:
     small = few(in_one_process(config), FEW)
     with TemporaryDirectory() as folder:
         stage = set_up(small, Path(folder))
-        yield rows.read("train", stage.rollouts.prompts.train)
+        yield rows.read("train", stage.rollouts.prompts.train, config.data)
         if stage.rollouts.prompts.held_out is not None:
-            yield rows.read("eval", stage.rollouts.prompts.held_out)
+            yield rows.read("eval", stage.rollouts.prompts.held_out, config.data)
         yield learning_rate(config, stage.roles.actor.num_weights)
         policy = Policy(
             "",
@@ -80,79 +77,85 @@ def on_ppo(config: PPOConfig) -> Iterator[Verdict]:
             config.seed,
         )
         samples = yield from of_policy(policy, stage.rollouts.prompts.train)
-        for scorer in stage.players.reward.models():
-            yield from of_judge(scorer, samples, policy, config.data)
-        yield first_step(stage, samples)
-        yield parts_agree(stage, samples)
-        yield improves(stage, samples)
+        for scorer in stage.rollouts.judge.models():
+            yield from of_judge(scorer, samples, policy, config.data, "data.eval.path")
+        learned = policy.drawn(stage.rollouts.prompts.train, stage.config.generation, stage.config.ppo.replies)
+        yield from first_step(stage, learned)
+        yield improves(stage, learned)
 
 
 def on_rejection(config: RejectionConfig) -> Iterator[Verdict]:
     """The policy and its judges on few prompts."""
     config = replace(in_one_process(config), data=first_rows(config.data))
-    tokenizer = prepare_tokenizer(config.model)
-    prompts = required_split("train", config.data, tokenizer, Need.prompts)
-    yield rows.read("train", prompts)
-    reward = build_reward(config.reward, config.batch, config.distributed)
-    policy = frozen_policy("", config.model, tokenizer, config)
+    tokenizer, prompts, reward = rejection.set_up(config)
+    yield rows.read("train", prompts, config.data)
+    player = player_of(Entry(config.model, tokenizer, prompts), config.batch, config.distributed)
+    policy = replying("", player, config)
     samples = yield from of_policy(policy, prompts)
     for scorer in reward.models():
-        yield from of_judge(scorer, samples, policy, config.data)
+        yield from of_judge(scorer, samples, policy, config.data, "data.eval.path")
 
 
 def on_evaluation(config: EvaluateConfig) -> Iterator[Verdict]:
     """Each run's model, and the judge, on few prompts."""
     config = replace(in_one_process(config), data=first_rows(config.data))
-    scorer = None
-    if config.reward is not None:
-        scorer = reward_model_scorer(config.reward, config.batch, config.distributed, key="reward")
-    for name, path in config.runs.items():
-        inside = model_folder(Path(path))
-        settings = ModelConfig(path=str(inside if inside.is_dir() else path))
-        tokenizer = prepare_tokenizer(settings)
-        prompts = said(load_split("eval", config.data, tokenizer, Need.prompts), "eval")
-        assert prompts is not None
-        policy = frozen_policy(f"{name}: ", settings, tokenizer, config)
-        if name == config.baseline:
-            yield rows.read("eval", prompts)
-        samples = yield from of_policy(policy, prompts)
+    runs = entries(config)
+    yield rows.read("eval", runs[config.baseline].prompts, config.data)
+    scorer = scorer_of(config, runs[config.baseline])
+    for name, entry in runs.items():
+        player = load_player(config, name, entry)
+        policy = replying(f"{name}: ", player, config)
+        samples = yield from of_policy(policy, entry.prompts)
         if scorer is not None and name == config.baseline:
-            yield from of_judge(scorer, samples, policy, config.pairs)
-        assert isinstance(policy.engine, FrozenEngine)
-        policy.engine.release()
+            yield from of_judge(scorer, samples, policy, config.pairs, "pairs.eval.path")
+        player.engine.release()
 
 
-def frozen_policy(
-    name: str, settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, config: RejectionConfig | EvaluateConfig
-) -> Policy:
-    model = load_frozen_language_model(settings, tokenizer, placement_of(config.distributed))
-    engine = FrozenEngine(model, config=config.distributed, sharded=False)
-    batch = replace(config.batch, layout=settle_layout(model, config.batch.layout))
-    return Policy(name, settings, model, engine, tokenizer, batch, config.generation, config.distributed, config.seed)
+def replying(name: str, player: Player, config: RejectionConfig | EvaluateConfig) -> Policy:
+    """A policy that is not trained."""
+    entry = player.entry
+    return Policy(
+        name,
+        entry.settings,
+        player.policy,
+        player.engine,
+        entry.tokenizer,
+        player.batch,
+        config.generation,
+        config.distributed,
+        config.seed,
+    )
 
 
 def of_policy(policy: Policy, loaded: Loaded) -> Generator[Verdict, None, Samples]:
     """What can be said of a model that replies; returns its replies, which may lack an end."""
-    asked = policy.generation.max_new_tokens
-    samples = policy.drawn(loaded)
-    drawn = Batches(samples.examples, policy.batch, policy.seed, policy.tokenizer.pad_token_id)
-    reader = Reader(policy.model, policy.engine, precision_of(policy.distributed))
-    random = policy.settings.path is None
-    for verdict in (
-        rows.lengths(loaded, policy.model.hf.config, asked),
-        text.opening(loaded, policy.tokenizer),
-        text.ends(loaded, policy.tokenizer, end_ids(policy.model.hf, policy.tokenizer)),
-        stops(samples, policy.tokenizer, asked, otherwise=Grade.warn if random else Grade.fail),
-        packed(reader, drawn, plain_model(policy.model, policy.settings)),
-    ):
+    for verdict in _of_its_text(policy, loaded):
+        yield replace(verdict, name=f"{policy.name}{verdict.name}")
+    samples = policy.drawn(loaded, brief(policy.generation))
+    for verdict in _of_its_replies(policy, samples):
         yield replace(verdict, name=f"{policy.name}{verdict.name}")
     return samples
 
 
-def of_judge(scorer: RewardModelScorer, samples: Samples, policy: Policy, data: DataConfig) -> Iterator[Verdict]:
-    """What can be said of a reward model that scores replies; `data` may hold pairs."""
-    key = scorer.reader.key
-    yield judge.as_trained(scorer, judge.with_ends(samples, policy.tokenizer), key)
+def _of_its_text(policy: Policy, loaded: Loaded) -> Iterator[Verdict]:
+    yield rows.lengths(loaded, policy.model.hf.config, policy.generation.max_new_tokens)
+    yield text.opening(loaded, policy.tokenizer)
+    yield text.ends(loaded, policy.tokenizer, end_ids(policy.model.hf, policy.tokenizer))
+
+
+def _of_its_replies(policy: Policy, samples: Samples) -> Iterator[Verdict]:
+    asked, is_random = policy.generation.max_new_tokens, policy.settings.path is None
+    yield stops(samples, policy.tokenizer, asked, otherwise=Grade.warn if is_random else Grade.fail)
+    plain = plain_model(policy.model, policy.settings)
+    yield template.layout(samples.records, policy.tokenizer, plain)
+    drawn = Batches(samples.examples, policy.batch, policy.seed, policy.tokenizer.pad_token_id)
+    yield packed(Reader(policy.model, policy.engine, precision_of(policy.distributed)), drawn, plain)
+
+
+def of_judge(
+    scorer: RewardModelScorer, samples: Samples, policy: Policy, data: DataConfig, where: str
+) -> Iterator[Verdict]:
+    """What can be said of a reward model that scores replies; `data` may hold pairs, for which `where` is the key."""
+    yield judge.as_trained(scorer, judge.with_ends(samples, policy.tokenizer), scorer.reader.key)
     pairs = judge.pairs_in(data, ("eval", "train"), scorer.reader.tokenizer)
-    if pairs is not None:
-        yield judge.prefers_chosen(scorer, pairs, key)
+    yield judge.prefers_chosen(scorer, policy.model, pairs, where)

@@ -1,105 +1,156 @@
 """Several processes and one: the same first step, measured in processes that are started for it.
 
-Each process runs this module: `python -m alignment.check.ranks FOLDER` reads the config there, and the main one leaves
-what it measured beside it.
+They are given the config as a run's are, as a recipe: `alignment check FOLDER/config.yaml`, which in a process of our
+launcher takes part in the measurement. What the main one measured lies in the folder then.
 """
 
 import json
-import pickle
-import sys
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
 import torch
 
+from alignment import preempt
 from alignment.check.agreement import GRADIENT_TOLERANCE
-from alignment.check.experience import actor_objective, experienced
-from alignment.check.subject import FEW, NEEDS, few, in_one_process, subject_of
+from alignment.check.experience import experienced, objectives_of
+from alignment.check.subject import FEW, NEEDS, few, in_one_process, settle, subject_of
 from alignment.check.verdict import Verdict, graded
 from alignment.config.cluster import ClusterConfig
-from alignment.config.errors import UserError
 from alignment.config.launch import LaunchConfig
-from alignment.config.run import TrainingConfig
+from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Grade
 from alignment.distributed import world
-from alignment.distributed.device import tell_deepspeed
-from alignment.distributed.launch import is_told, launch, tell_launcher
+from alignment.distributed.launch import RankFailedError, launch, tell_launcher
 from alignment.distributed.precision import precision_of
-from alignment.process import belong_to_launcher, end
+from alignment.rollout.generate import Reply
 from alignment.rollout.samples import Samples
+from alignment.runs.folder import CONFIG, as_recipe
 from alignment.tasks.ppo import set_up
-from alignment.terminal import quiet
+from alignment.terminal import quiet, say
 from alignment.training.checkpoint import seed_everything
 from alignment.training.step import to_floats, train_step
 
-CONFIG, MEASURED = "config.pickle", "measured.json"
-USER_ERROR = 2
+MEASURED, REPLIES = "measured.json", "replies.json"
+LEAST = 1e-6  # a gradient that is smaller is compared with this size
+Replies = list[list[dict[str, Any]]]
+"""Of each prompt: their token ids, whether they are finished, and their texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStep:
+    """What processes measure together."""
+
+    numbers: dict[str, float]
+    """Losses, and the norms of gradients, before the first step."""
+    replies: Replies
+    """Drawn from PPO's policy; none of a task that draws none."""
 
 
 def processes_agree(config: TrainingConfig) -> Verdict:
-    """That the first step of the processes that the config asks for is that of one: loss and norm of the gradient.
+    """That the first step of the processes that the config asks for is that of one: losses and norms of the gradients.
 
     Proves that rows are dealt out once each, that sums cross the ranks once, and that sharded weights are whole where
-    they are used.
+    they are used. PPO's processes draw replies of their own, of which some may differ by a rounding, and learn from
+    those of one process.
     """
     count = config.launch.processes if config.launch.processes > 1 else min(2, config.processes())
     name = f"{count} processes == one"
     device = world.pick_device(config.distributed.device)
     if device.type != "cpu" and torch.accelerator.device_count() < count:
-        return Verdict(
-            name, Grade.warn, f"not measured: it takes {count} devices, {torch.accelerator.device_count()} here"
-        )
+        lacking = f"not measured: it takes {count} devices, {torch.accelerator.device_count()} here"
+        return Verdict(name, Grade.warn, lacking)
     config = replace(few(config, -(-FEW // count) * count), cluster=ClusterConfig(), launch=LaunchConfig(count))
-    with quiet():  # what there is to say of rows and roles has been said
-        alone = first_step(in_one_process(config))
     with TemporaryDirectory() as folder:
-        (Path(folder) / CONFIG).write_bytes(pickle.dumps(config))
-        launch(["-m", "alignment.check.ranks", folder], count)
-        together: dict[str, float] = json.loads((Path(folder) / MEASURED).read_text())
+        with quiet():  # what there is to say of rows and roles has been said
+            alone = first_step(in_one_process(config), None)
+        config, recipe = replace(config, output_dir=folder), Path(folder) / CONFIG
+        recipe.write_text(as_recipe(config))
+        (Path(folder) / REPLIES).write_text(json.dumps(alone.replies))
+        try:
+            launch(["-m", "alignment", "check", str(recipe)], count)
+        except RankFailedError as error:
+            say(str(error))
+            return Verdict(name, Grade.fail, f"the processes failed, {str(error).splitlines()[-1]}")
+        together = FirstStep(**json.loads((Path(folder) / MEASURED).read_text()))
     tolerance = GRADIENT_TOLERANCE[precision_of(config.distributed)]
-    pairs = {key: (together[key], alone[key]) for key in ("loss", "grad_norm")}
-    same = all(abs(one - other) <= tolerance * max(1.0, abs(other)) for one, other in pairs.values())
+    pairs = {key: (together.numbers[key], each) for key, each in alone.numbers.items()}
+    same = all(abs(one - other) <= tolerance * _size(key, other) for key, (one, other) in pairs.items())
     figure = ", ".join(f"{key} {one:.6g} and {other:.6g}" for key, (one, other) in pairs.items())
-    zero = f"distributed.zero={config.distributed.zero}, {config.batch.size} rows"
-    return Verdict(name, graded(same), f"{figure} ({zero}, at most {tolerance:g} apart)")
+    figure += f" (distributed.zero={config.distributed.zero}, the {config.batch.size} shortest rows, "
+    figure += f"at most {tolerance:g} apart)"
+    if alone.replies:
+        alike = sum(one == other for one, other in zip(together.replies, alone.replies, strict=True))
+        figure += f"; {alike} of {len(alone.replies)} drawn replies are the same"
+        same = same and alike > 0
+    return Verdict(name, graded(same), figure)
 
 
-def first_step(config: TrainingConfig) -> dict[str, float]:
-    """The metrics of the first step, by all processes of this run together."""
-    seed_everything(config.seed)
-    if isinstance(config, PPOConfig):
-        with TemporaryDirectory() as folder:
-            stage = set_up(config, Path(folder))
-            rows = stage.train.step_rows(0)
-            samples: Samples = stage.rollouts.draw(stage.rollouts.prompts.train, rows, stage.rollouts.seed(1), 1)
-            micro_batches, _ = experienced(stage, samples, stage.config.batch.max_tokens)
-            return to_floats(train_step(stage.roles.actor, actor_objective(stage), micro_batches))
-    subject = subject_of(config, NEEDS[type(config)])
-    engine = subject.engine()
-    return to_floats(train_step(engine, subject.objective(engine), subject.batches.step(0)))
+def _size(key: str, number: float) -> float:
+    """What a difference is measured by: a loss may be zero, a gradient's norm is compared with itself."""
+    return max(abs(number), LEAST if "grad_norm" in key else 1.0)
 
 
-def main(folder: Path) -> None:
-    """One of the processes."""
-    belong_to_launcher()
+def take_part(config: RunConfig) -> None:
+    """As one of the processes: the first step, whose figures the main one leaves in `output_dir`.
+
+    Raises:
+        Preempted: the processes were asked to stop.
+    """
+    assert isinstance(config, TrainingConfig)
     tell_launcher()
-    config: TrainingConfig = pickle.loads((folder / CONFIG).read_bytes())
-    tell_deepspeed(world.pick_device(config.distributed.device))
-    try:
-        world.init(config.distributed)
-        with quiet():
-            measured = first_step(config)
-    except UserError as error:
-        if is_told(error, is_user_error=True):
-            end(USER_ERROR)
-        raise
+    settle(config)
+    world.init(config.distributed)
+    folder = Path(config.output_dir)
+    with quiet():
+        step = first_step(config, json.loads((folder / REPLIES).read_text()))
+    if preempt.asked():
+        raise preempt.Preempted(preempt.said())
     if world.is_main():
-        (folder / MEASURED).write_text(json.dumps(measured))
+        (folder / MEASURED).write_text(json.dumps({"numbers": step.numbers, "replies": step.replies}))
     world.barrier()
     world.leave()
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def first_step(config: TrainingConfig, given: Replies | None) -> FirstStep:
+    """The first step, by all processes of this run together. `given`: what PPO learns from; None: what it draws."""
+    seed_everything(config.seed)
+    if isinstance(config, PPOConfig):
+        return _ppo_step(config, given)
+    subject = subject_of(config, NEEDS[type(config)])
+    engine = subject.engine()
+    measured = to_floats(train_step(engine, subject.objective(engine), subject.batches.step(0)))
+    return FirstStep({key: measured[key] for key in ("loss", "grad_norm")}, [])
+
+
+def _ppo_step(config: PPOConfig, given: Replies | None) -> FirstStep:
+    with TemporaryDirectory() as folder:
+        stage = set_up(config, Path(folder))
+        data = stage.rollouts.prompts.train
+        lengths = [len(example.prompt_ids) for example in data.examples]
+        shortest = sorted(range(len(lengths)), key=lambda row: lengths[row])
+        rows = list(islice(cycle(shortest), config.batch.size))
+        drawn = stage.rollouts.draw(data, rows, stage.rollouts.seed(1), config.ppo.replies)
+        samples = drawn if given is None else _with_replies(drawn, given)
+        micro_batches, _ = experienced(stage, samples, stage.config.batch.max_tokens)
+        policy, critic = objectives_of(stage)
+        measured = {"policy": to_floats(train_step(stage.roles.actor, policy, micro_batches))}
+        if stage.roles.critic is not None:
+            measured["critic"] = to_floats(train_step(stage.roles.critic, critic, micro_batches))
+    numbers = {f"{role}'s {key}": each[key] for role, each in measured.items() for key in ("loss", "grad_norm")}
+    replies = [[{**asdict(reply), "ids": reply.ids.tolist()} for reply in row] for row in drawn.replies]
+    return FirstStep(numbers, replies)
+
+
+def _with_replies(samples: Samples, given: Replies) -> Samples:
+    """The same prompts with other replies."""
+    replies = [[Reply(**{**one, "ids": np.array(one["ids"], dtype=np.int32)}) for one in row] for row in given]
+    examples = [
+        replace(example, completion_ids=tuple(r.ids for r in row), finished=tuple(r.finished for r in row))
+        for example, row in zip(samples.examples, replies, strict=True)
+    ]
+    return Samples(samples.records, examples, replies)

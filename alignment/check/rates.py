@@ -20,13 +20,15 @@ Llama 3's DPO at 1e-5 (arXiv:2407.21783, section 4.1.4) is left out: it is ten t
 
 from dataclasses import dataclass
 
-from alignment.check.verdict import Verdict, graded
+from alignment.check.verdict import Verdict
 from alignment.config.run import TrainingConfig
 from alignment.config.tasks import DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig
 from alignment.config.vocabulary import Grade
 
 SMALL = 1_000_000_000  # weights; below this, rates are higher
-ABOVE, BELOW = 2.0, 0.1  # times the highest and the lowest of the usual ones: what lies beyond is said
+ABOVE, BELOW = 1.5, 0.1  # times the highest and the lowest of the usual ones: what lies beyond is said
+FAR_ABOVE = 5.0  # and from here on it is wrong: a pretrained model forgets what it knows in its first steps
+TOY = 10_000_000  # weights; below this nobody has published any rate, so that none is known to be wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,13 @@ def learning_rate(config: TrainingConfig, num_weights: int) -> Verdict:
     is_lora = config.model.lora.rank > 0
     table = LORA if is_lora else SMALL_FULL if num_weights < SMALL else FULL
     usual = table[type(config)]
-    of = f"{'adapters on ' if is_lora else ''}{num_weights / 1e6:.0f} million weights"
+    of = f"{'adapters on ' if is_lora else ''}{num_weights / 1e6:,.1f} million weights"
     figure = f"{rate:g}; usual for this method and {of} are {usual}"
-    return Verdict(name, graded(BELOW * usual.low <= rate <= ABOVE * usual.high, Grade.warn), figure)
+    if BELOW * usual.low <= rate <= ABOVE * usual.high:
+        return Verdict(name, Grade.ok, figure)
+    grade = Grade.fail if rate >= FAR_ABOVE * usual.high and num_weights >= TOY else Grade.warn
+    if rate > usual.high:
+        times, nearest = f"{rate / usual.high:.3g} times the highest", usual.high
+    else:
+        times, nearest = f"{rate / usual.low:.1g} times the lowest", usual.low
+    return Verdict(name, grade, f"{figure}; it is {times} of them: take train.learning_rate={nearest:g}")

@@ -1,21 +1,24 @@
 """What the policy replies before it has learned anything."""
 
 from dataclasses import replace
+from statistics import median
 
 from transformers import PreTrainedTokenizerBase
 
+from alignment.check.agreement import EVERYTHING, Reader, of_tokens
 from alignment.check.subject import FEW
+from alignment.check.text import completions_of, show
 from alignment.check.verdict import Verdict, graded
 from alignment.config.generation import GenerationConfig
 from alignment.config.vocabulary import Grade
+from alignment.data.batches import Batches
 from alignment.data.load import Loaded
 from alignment.data.records import Record
 from alignment.data.tokenize import Example
 from alignment.rollout.samples import Samples
-from alignment.terminal import say, say_marked
 
 MOST_TOKENS = 128  # of a reply that is drawn here
-SHOWN = 2
+KNOWN = 0.05  # of the end: a model that has never seen one there gives it a ten thousandth
 
 
 def brief(config: GenerationConfig) -> GenerationConfig:
@@ -30,18 +33,55 @@ def prompts_of(loaded: Loaded, count: int = FEW) -> list[tuple[Record, Example]]
 
 
 def stops(samples: Samples, tokenizer: PreTrainedTokenizerBase, asked: int, *, otherwise: Grade) -> Verdict:
-    """That the policy ends its replies within the tokens that it is given; two of them are shown.
+    """That the policy ends its replies within the tokens that it is given; some of them are shown.
 
     Args:
         asked: the run's own `generation.max_new_tokens`.
-        otherwise: the grade where none ends.
+        otherwise: the grade where none ends within all the tokens that the run gives.
     """
+    show(samples.examples, tokenizer, "a reply that was drawn")
     replies = [reply for row in samples.replies for reply in row]
-    for example, [reply, *_] in list(zip(samples.examples, samples.replies, strict=True))[:SHOWN]:
-        say(f"\nreply to {example.source}, marked")
-        say_marked([(str(tokenizer.decode(reply.ids)), True)])
-    say("")
     ended = sum(reply.finished for reply in replies)
     longest, given = max(len(reply.ids) for reply in replies), min(asked, MOST_TOKENS)
-    figure = f"{ended} of {len(replies)} replies ended within {given} tokens (the run gives {asked}), longest {longest}"
+    figure = f"{ended} of {len(replies)} replies to the shortest prompts ended within {given} tokens "
+    figure += f"(the run gives {asked}), longest {longest}"
+    if not ended:
+        figure += ": it writes no end, or another than generation stops at (the line ends), or its replies are longer"
+    if asked > given:  # some may have ended later
+        otherwise = Grade.warn
     return Verdict("a reply stops", graded(ended > 0, otherwise), figure)
+
+
+def begins_to_stop(samples: Samples, tokenizer: PreTrainedTokenizerBase, known: float, *, is_taught: bool) -> Verdict:
+    """The same of a task that draws no replies: that one ends, or that the end is likely where the rows have one.
+
+    Args:
+        known: what `end_probability` gives.
+        is_taught: whether it is this run that teaches a model to end.
+    """
+    show(samples.examples, tokenizer, "a reply that was drawn")
+    replies = [reply for row in samples.replies for reply in row]
+    ended = sum(reply.finished for reply in replies)
+    figure = f"{ended} of {len(replies)} drawn replies ended within {max(len(reply.ids) for reply in replies)} tokens; "
+    figure += f"the model gives the end of the rows' replies a probability of {100 * known:.2g}% (median)"
+    if ended or known > KNOWN:
+        return Verdict("a reply stops", Grade.ok, figure)
+    if is_taught:
+        return Verdict("a reply stops", Grade.ok, f"{figure}, which this run is to teach it")
+    way = "it was not trained in this layout, or not trained to end: SFT comes before this"
+    return Verdict("a reply stops", Grade.warn, f"{figure}: {way}")
+
+
+def end_probability(reader: Reader, batches: Batches) -> float:
+    """What the model gives the token that ends a reply of the rows, behind that reply; the median of those that end."""
+    batches = of_tokens(batches, EVERYTHING)
+    [batch] = batches.once()
+    logprobs = reader.read(batch)
+    found, place = [], 0
+    for row in batch.rows.tolist():
+        example = batches.examples[row]
+        for (_, learned), finished in zip(completions_of(example), example.finished, strict=True):
+            place += int(learned.sum())
+            if finished and learned[-1]:
+                found.append(float(logprobs[place - 1].exp()))
+    return median(found) if found else 0.0

@@ -11,30 +11,41 @@ from alignment.check.verdict import Verdict, graded, worst
 from alignment.config.parts import DataConfig, SourceConfig
 from alignment.config.vocabulary import Format, Grade, MarginScale, Need
 from alignment.data.load import Loaded
-from alignment.data.read import Row, read_rows
+from alignment.data.read import Row, read_each
+from alignment.data.records import DataError
 from alignment.models.positions import max_positions
 
-MANY = 0.5  # of the completions: a model that learns from cut ones does not learn to end
-RATINGS = ("rating", "margin", "chosen_score", "rejected_score")
+MANY = 0.5  # of rows, prompts or completions: what is left is no longer the data that the user means
+RATINGS = ("rating", "margin", "chosen_score", "rejected_score", "score_chosen", "score_rejected")
+SCORES = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
+"""The names under which data sets have the scores of a pair's replies, the chosen one's first."""
 SHOWN = 6  # different margins or labels
 
 
-def read(name: str, loaded: Loaded) -> Verdict:
-    """That rows were neither skipped nor cut; where most completions lost their end, none is learned."""
+def read(name: str, loaded: Loaded, data: DataConfig) -> Verdict:
+    """That rows were neither skipped nor cut. Most rows skipped, most prompts without their beginning or most
+    completions without their end are a fault: a model that learns from cut replies does not learn to end."""
     rows, completions = len(loaded.examples), sum(len(example.completion_ids) for example in loaded.examples)
-    cut = loaded.truncation
-    figure = (
-        f"{rows} of the first {rows + len(loaded.skipped)}, {len(loaded.skipped)} skipped; {cut.prompts} prompts lost "
-        f"their beginning ({_percent(cut.prompts, rows)})"
-    )
+    cut, skipped = loaded.truncation, len(loaded.skipped)
+    figure = f"{rows} of the first {rows + skipped} are used, {skipped} skipped ({_percent(skipped, rows + skipped)})"
+    ways = []
+    if skipped:
+        figure += f", the first of them {loaded.skipped[0]}"
+    figure += f"; {cut.prompts} prompts lost their beginning ({_percent(cut.prompts, rows)})"
+    if cut.prompts:
+        ways.append(f"data.max_prompt_length is {data.max_prompt_length}")
     if completions:
         lost = _percent(cut.completions, completions)
         figure += f", {cut.completions} of {completions} completions their end ({lost})"
-    if loaded.skipped:
-        figure += f"; first skipped: {loaded.skipped[0]}"
-    any_lost = bool(loaded.skipped or cut.prompts or cut.completions)
-    grades = [graded(not any_lost, Grade.warn), graded(cut.completions <= MANY * completions)]
-    return Verdict(f"rows, {name}", worst(grades), figure)
+    if cut.completions:
+        ways.append(f"data.max_length is {data.max_length}")
+    if ways:
+        figure += f": {' and '.join(ways)} tokens, more keep them whole"
+    any_lost = bool(skipped or cut.prompts or cut.completions)
+    too_many = (
+        skipped > MANY * (rows + skipped) or cut.prompts > MANY * rows or cut.completions > MANY * max(1, completions)
+    )
+    return Verdict(f"rows, {name}", worst([graded(not any_lost, Grade.warn), graded(not too_many)]), figure)
 
 
 def lengths(loaded: Loaded, config: PreTrainedConfig, new_tokens: int = 0) -> Verdict:
@@ -49,6 +60,8 @@ def lengths(loaded: Loaded, config: PreTrainedConfig, new_tokens: int = 0) -> Ve
         return Verdict("lengths", Grade.ok, f"{figure}; the model names no limit")
     beyond = sum(size > known.limit for size in sizes)
     figure += f"; the model knows {known.limit} positions, {beyond} rows are beyond"
+    if beyond:
+        figure += f": data.max_length{' and generation.max_new_tokens' if new_tokens else ''} must keep within them"
     return Verdict("lengths", graded(not beyond), figure)
 
 
@@ -68,23 +81,51 @@ def margins(data: DataConfig, loaded: Loaded) -> Verdict:
     if not columns:
         return Verdict("margins", Grade.ok, "none is asked for, and the rows have no rating and no scores")
     seen = ", ".join(f"{column} in {count} rows" for column, count in columns.items())
-    return Verdict("margins", Grade.warn, f"{seen}, and data.margin.scale=none: they are not read")
+    way = "data.margin.scale and its columns make margins of them, which the recipe reward learns with"
+    return Verdict("margins", Grade.warn, f"{seen}, and data.margin.scale=none: they are not read; {way}")
 
 
 def labels(data: DataConfig, need: Need) -> Verdict | None:
-    """What rows with a `label` call their replies; None where they have none."""
+    """What rows say themselves of their replies: a demonstration by its `label`, a pair by the scores of its two. None
+    where they say nothing."""
+    if need is Need.pairs:
+        return _preferred(data)
     seen = Counter(str(row["label"]) for row in raw_rows(data.train, data.format) if "label" in row)
-    if not seen or need is not Need.demonstrations:
+    if not seen:
         return None
     shown = ", ".join(f"{label}: {count}" for label, count in seen.most_common(SHOWN))
     return Verdict("labels", Grade.ok, f"of the rows as they are in the file, {shown}; only the desirable are learned")
 
 
+def _preferred(data: DataConfig) -> Verdict | None:
+    """That the reply which is called chosen has the higher score: where most have the lower one, they are swapped."""
+    names = {*SCORES, (data.margin.chosen_column, data.margin.rejected_column)}
+    gaps = [
+        row[chosen] - row[rejected]
+        for row in raw_rows(data.train, data.format)
+        for chosen, rejected in names
+        if _is_number(row.get(chosen)) and _is_number(row.get(rejected))
+    ]
+    if not gaps:
+        return None
+    right, wrong = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+    figure = f"the chosen reply has the higher score in {right} of {len(gaps)} pairs, the lower one in {wrong}"
+    if wrong > right:
+        figure += ": chosen and rejected are swapped"
+    return Verdict("labels", worst([graded(not wrong, Grade.warn), graded(wrong <= right)]), figure)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def raw_rows(source: SourceConfig, format: Format) -> Iterator[Row]:
-    """The rows as they are in the file; none of the embedded task, which has no file."""
+    """The rows as they are in the file, those that cannot be read left out; none of the embedded task, which has no
+    file."""
     if format is Format.world or source.path is None:
         return iter(())
-    return (row for _, row in islice(read_rows(source.path), source.limit or ROWS))
+    rows = islice(read_each(source.path), source.limit or ROWS)
+    return (row for _, row in rows if not isinstance(row, DataError))
 
 
 def _percent(part: int, whole: int) -> str:

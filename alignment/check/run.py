@@ -1,35 +1,53 @@
 """The verdicts on each task, in the order in which a fault shows first."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
-from alignment.check import rows, text
-from alignment.check.agreement import EVERYTHING, ONE_ROW, Reader, micro_batches, of_tokens, packed, padding
+from alignment.check import rows, template, text
+from alignment.check.agreement import (
+    EVERYTHING,
+    ONE_ROW,
+    Reader,
+    measured_step,
+    micro_batches,
+    of_tokens,
+    packed,
+    padding,
+)
 from alignment.check.learning import overfit
 from alignment.check.online import on_evaluation, on_ppo, on_rejection
 from alignment.check.plain import plain_model
 from alignment.check.ranks import processes_agree
 from alignment.check.rates import learning_rate
-from alignment.check.replies import prompts_of, stops
+from alignment.check.replies import begins_to_stop, end_probability, prompts_of
 from alignment.check.start import reference_start
-from alignment.check.subject import FEW, NEEDS, Subject, few, in_one_process, subject_of
+from alignment.check.subject import FEW, NEEDS, Subject, few, in_one_process, said_of, settle, subject_of
 from alignment.check.verdict import Verdict
 from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig
 from alignment.config.inputs import check_inputs
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import DPOConfig, EvaluateConfig, PPOConfig, RejectionConfig
-from alignment.config.vocabulary import Grade, Need
+from alignment.config.tasks import (
+    DPOConfig,
+    EvaluateConfig,
+    ORPOConfig,
+    PPOConfig,
+    RejectionConfig,
+    RewardConfig,
+    SFTConfig,
+)
+from alignment.config.vocabulary import Need
 from alignment.distributed import world
-from alignment.distributed.engine import Engine
-from alignment.distributed.precision import precision_of
+from alignment.distributed.precision import precision_of, said
 from alignment.models.heads import LanguageModel
 from alignment.rollout.samples import build_generator, sample
+from alignment.tasks.run import check_processes
+from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
 
-REPLY_TOKENS = 64  # of tasks that train on rows and do not say how long a reply may be
+REPLY_TOKENS, CALM = 64, 0.7  # replies of tasks that train on rows: how long, and at which temperature
 
 
-def check(config: RunConfig) -> Iterator[Verdict]:
+def check(config: RunConfig) -> Generator[Verdict, None, None]:
     """The verdicts on a run, as they come. It writes nothing and leaves the model's folder as it is.
 
     Raises:
@@ -38,7 +56,12 @@ def check(config: RunConfig) -> Iterator[Verdict]:
     check_inputs(config)
     if world.is_launched():
         raise ConfigError("check starts the processes of launch.processes itself, got a launcher around it")
+    settle(config)
+    check_processes(config)
     seed_everything(config.seed)
+    chosen = said(config.distributed)
+    if chosen is not None:
+        say(chosen)
     if isinstance(config, TrainingConfig):
         yield from on_ppo(config) if isinstance(config, PPOConfig) else on_rows(config)
         if config.processes() > 1:
@@ -55,19 +78,25 @@ def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
     need = NEEDS[type(config)]
     subject = subject_of(few(in_one_process(config), FEW), need)
     engine = subject.engine()
-    text.show(subject.train.examples, subject.tokenizer)
+    text.show(subject.train.examples, subject.tokenizer, "what carries loss")
     yield from of_the_data(subject, need)
     yield learning_rate(config, engine.num_weights)
+    say(f"\nwhat follows is measured on {said_of(subject.batches)}")
     reader = Reader(subject.model, engine, precision_of(config.distributed))
-    yield packed(reader, subject.batches, plain_model(subject.model, config.model))
+    plain = plain_model(subject.model, config.model)
+    is_language = isinstance(subject.model, LanguageModel)
+    yield template.layout(subject.train.records, subject.tokenizer, plain if is_language else None)
+    yield packed(reader, subject.batches, plain)
+    del plain
     yield padding(reader, subject.batches, subject.tokenizer, subject.end_ids())
-    objective = subject.objective(engine)
+    objective, precision = subject.objective(engine), precision_of(config.distributed)
+    whole = measured_step(engine, objective, of_tokens(subject.batches, EVERYTHING).step(0))
     if isinstance(config, DPOConfig):
-        yield reference_start(subject, engine, objective)
-    whole, cut = (of_tokens(subject.batches, budget).step(0) for budget in (EVERYTHING, ONE_ROW))
-    yield micro_batches(engine, objective, whole, cut, precision_of(config.distributed))
+        yield reference_start(config, whole)
+    cut = of_tokens(subject.batches, ONE_ROW).step(0)
+    yield micro_batches(whole, measured_step(engine, objective, cut), len(cut), precision)
     if isinstance(subject.model, LanguageModel):
-        yield replies(subject, subject.model, engine)
+        yield replies(subject, subject.model, reader)
     del engine, objective, reader
     yield overfit(subject)
 
@@ -75,11 +104,11 @@ def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
 def of_the_data(subject: Subject, need: Need) -> Iterator[Verdict]:
     """What can be said of rows, template and tokenizer."""
     train, tokenizer = subject.train, subject.tokenizer
-    yield rows.read("train", train)
+    yield rows.read("train", train, subject.config.data)
     if subject.prepared.held_out is not None:
-        yield rows.read("eval", subject.prepared.held_out)
+        yield rows.read("eval", subject.prepared.held_out, subject.config.data)
     yield rows.lengths(train, subject.model.hf.config)
-    if need is Need.pairs:
+    if isinstance(subject.config, RewardConfig):  # the one loss that has margins
         yield rows.margins(subject.config.data, train)
     labelled = rows.labels(subject.config.data, need)
     if labelled is not None:
@@ -89,11 +118,12 @@ def of_the_data(subject: Subject, need: Need) -> Iterator[Verdict]:
     yield text.ends(train, tokenizer, subject.end_ids())
 
 
-def replies(subject: Subject, model: LanguageModel, engine: Engine) -> Verdict:
-    """Some replies to the run's own prompts. Where nothing was learned yet, one that does not end is no fault."""
+def replies(subject: Subject, model: LanguageModel, reader: Reader) -> Verdict:
+    """Some replies to the run's own prompts, and what the model gives the end of the rows' own."""
     config = subject.config
     records, examples = zip(*prompts_of(subject.train, FEW // 2), strict=True)
-    generation = GenerationConfig(max_new_tokens=min(REPLY_TOKENS, config.data.max_length))
+    generation = GenerationConfig(max_new_tokens=min(REPLY_TOKENS, config.data.max_length), temperature=CALM)
     generator = build_generator(model, subject.tokenizer, generation, config.distributed)
-    samples = sample(generator, engine, list(records), list(examples), replies=1, seed=config.seed)
-    return stops(samples, subject.tokenizer, generation.max_new_tokens, otherwise=Grade.warn)
+    samples = sample(generator, reader.engine, list(records), list(examples), replies=1, seed=config.seed)
+    known = end_probability(reader, subject.batches)
+    return begins_to_stop(samples, subject.tokenizer, known, is_taught=isinstance(config, SFTConfig | ORPOConfig))

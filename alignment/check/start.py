@@ -2,15 +2,13 @@
 
 import math
 
-from alignment.check.agreement import measured_step
-from alignment.check.subject import Subject
+from alignment.check.agreement import MeasuredStep
 from alignment.check.verdict import Verdict, graded
 from alignment.config.tasks import DPOConfig
 from alignment.config.vocabulary import Precision
 from alignment.distributed.precision import precision_of
 from alignment.losses import DPOLoss
 from alignment.losses.dpo import DPOVariant
-from alignment.training.objectives import Objective
 
 TOLERANCE = {Precision.float32: 1e-4, Precision.bfloat16: 2e-2}
 
@@ -26,15 +24,13 @@ def first_loss(loss: DPOLoss) -> float:
             return 1.0
 
 
-def reference_start(subject: Subject, engine: object, objective: Objective) -> Verdict:
+def reference_start(config: DPOConfig, first: MeasuredStep) -> Verdict:
     """That DPO's policy is its reference before the first step: the loss is that of no difference, log 2.
 
     Proves that reference and policy read the same tokens with the same weights, and that nothing is random in them.
     """
-    assert isinstance(subject.config, DPOConfig)
-    wanted = first_loss(subject.config.loss)
-    loss, _ = measured_step(engine, objective, subject.batches.step(0))
-    tolerance = TOLERANCE[precision_of(subject.config.distributed)] * max(1.0, wanted)
+    wanted, loss = first_loss(config.loss), first.loss
+    tolerance = TOLERANCE[precision_of(config.distributed)] * max(1.0, wanted)
     name = "log 2" if math.isclose(wanted, math.log(2)) else "its value"
     figure = f"loss {loss:.6f} before the first step, {name} where policy == reference is {wanted:.6f}"
     return Verdict("policy == reference", graded(abs(loss - wanted) < tolerance), figure)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,8 +21,10 @@ from alignment.data.ends import end_of_turn
 from alignment.data.load import Loaded
 from alignment.data.pack import laid_out_length
 from alignment.data.tokenize import Example
+from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed
 from alignment.distributed.engine import Engine
 from alignment.distributed.sharded import placement_of
+from alignment.distributed.world import pick_device
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.rollout.generate import end_ids
@@ -29,7 +32,7 @@ from alignment.tasks.prepare import Prepared, build_engine, prepare
 from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
 from alignment.training.reference import reference_logprobs
 
-ROWS = 2000  # of each split that are read
+ROWS = 1000  # of each split that are read
 FEW = 8  # rows that a model is tried on
 REPLY_TOKENS = 32  # of a reply that PPO learns from here
 
@@ -41,6 +44,14 @@ NEEDS: dict[type[TrainingConfig], Need] = {
 }
 Run = TypeVar("Run", bound=RunConfig)
 Trained = TypeVar("Trained", bound=TrainingConfig)
+
+
+def settle(config: RunConfig) -> None:
+    """Make this process as one of the run's own: its kernels, its memory, and which device DeepSpeed is for."""
+    device = pick_device(config.distributed.device)
+    tell_deepspeed(device)
+    keep_freed_memory(device)
+    choose_kernels(device, deterministic=config.distributed.deterministic)
 
 
 def in_one_process(config: Run) -> Run:
@@ -63,7 +74,8 @@ def few(config: Trained, size: int) -> Trained:
         return config
     return replace(
         config,
-        ppo=replace(config.ppo, mini_batches=1, replies=1, ema=None),
+        ptx=replace(config.ptx, data=first_rows(config.ptx.data)),
+        ppo=replace(config.ppo, mini_batches=1, replies=2 if config.advantage.is_grouped else 1, ema=None),
         critic=replace(config.critic, warmup=0),
         generation=replace(config.generation, max_new_tokens=min(REPLY_TOKENS, config.generation.max_new_tokens)),
     )
@@ -81,8 +93,16 @@ def _limited(source: SourceConfig) -> SourceConfig:
 
 
 def shortest(examples: Sequence[Example], count: int) -> list[Example]:
-    """The rows of fewest tokens, which cost least; in the order of the data where they are alike."""
-    return sorted(examples, key=lambda example: laid_out_length(example, Layout.shared))[:count]
+    """The rows of fewest tokens, which cost least; in the order of the data where they are alike. Where there are fewer
+    than `count`, some twice."""
+    found = sorted(examples, key=lambda example: laid_out_length(example, Layout.shared))[:count]
+    return list(islice(cycle(found), count))
+
+
+def said_of(batches: Batches) -> str:
+    """Which rows these are, by their lengths."""
+    sizes = [laid_out_length(example, Layout.shared) for example in batches.examples]
+    return f"the {len(sizes)} shortest rows, of {min(sizes)} to {max(sizes)} tokens"
 
 
 @dataclass(slots=True)

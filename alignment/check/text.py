@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from alignment.check.verdict import Verdict
 from alignment.config.vocabulary import Grade, Template
 from alignment.data.load import Loaded
-from alignment.data.records import Message, Record
+from alignment.data.records import Message, Record, Source
 from alignment.data.tokenize import Example
 from alignment.terminal import say, say_marked
 
@@ -23,10 +23,10 @@ END_CHARACTERS = 24  # at most, of what a template writes behind a reply
 NO_THOUGHT = "<think></think>"  # what templates of reasoning models write before a reply that has none
 
 
-def show(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Three rows as the model reads them, the tokens that carry loss marked."""
+def show(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, marked: str) -> None:
+    """Three rows as the model reads them, the tokens that carry loss marked; `marked` says what these are."""
     for number, example in enumerate(examples[:SHOWN], start=1):
-        say(f"\nrow {number} ({example.source}), marked: what carries loss")
+        say(f"\nrow {number} ({example.source}), marked: {marked}")
         prompt = str(tokenizer.decode(example.prompt_ids))
         cut = prompt if len(prompt) <= SHOWN_CHARACTERS else f"... {prompt[-SHOWN_CHARACTERS:]}"
         say_marked([(cut, False)])
@@ -122,8 +122,8 @@ def _squeezed(tokenizer: PreTrainedTokenizerBase, ids: list[int] | np.ndarray) -
 
 
 def ends(loaded: Loaded, tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> Verdict:
-    """That each learned reply that was not cut ends in a token at which generation stops, and that the chat template
-    ends a turn itself.
+    """That each reply that was not cut ends in a token at which generation stops, that this token is learned, and that
+    the chat template ends a turn itself.
 
     `end_ids`: the generator's. A template without an end has replies run into the next turn wherever it is used.
     """
@@ -138,20 +138,41 @@ def ends(loaded: Loaded, tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[i
     if endless:
         last = tokenizer.decode([endless[0]])
         figure = f"{len(endless)} of {len(lasts)} learned replies do not end where generation stops ({stops})"
-        figure += f", first {last!r}"
+        figure += f", the first ends in {last!r}: the chat template must close a reply with one of them"
         return Verdict("ends", Grade.fail, figure)
     written = _template_end(loaded, tokenizer)
+    ids = [] if written is None else tokenizer(written, add_special_tokens=False)["input_ids"]
+    turn_ends = set(ids) & set(end_ids)
+    unlearned = _without_end(loaded, turn_ends)
+    if unlearned:
+        figure = f"{len(unlearned)} of {len(lasts)} replies carry no loss on the token that ends them ({stops}), first "
+        figure += f"{unlearned[0]}: a model that does not learn its end does not stop"
+        return Verdict("ends", Grade.fail, figure)
     figure = f"{len(lasts)} of {len(lasts)} replies end where generation stops: {stops}"
     if written is None:
         return Verdict("ends", Grade.ok, figure)
-    ids = tokenizer(written, add_special_tokens=False)["input_ids"]
     if not written.strip():
         why = f"the chat template writes no end behind a reply ({written!r}): replies run into the next turn"
         return Verdict("ends", Grade.fail, f"{why}; add eos_token behind the assistant's turns")
-    if not set(ids) & set(end_ids):
+    if not turn_ends:
         why = f"the chat template ends a reply with {written!r}, at which generation does not stop"
         return Verdict("ends", Grade.warn, f"{figure}; {why}: list it in generation_config.eos_token_id")
     return Verdict("ends", Grade.ok, f"{figure}; the template writes {written!r}")
+
+
+def _without_end(loaded: Loaded, turn_ends: set[int]) -> list[Source]:
+    """The replies with a learned turn whose end is not learned with it: the last turn's last token; of earlier turns
+    one of `turn_ends`, with which the template ends them, where there are any."""
+    found = []
+    for record, example in _rows(loaded):
+        for turns, finished, (ids, learned) in zip(
+            record.completions, example.finished, completions_of(example), strict=True
+        ):
+            parts = [set(part.tolist()) for part, is_learned in runs(ids, learned) if is_learned]
+            ends_unlearned = finished and turns[-1].get("weight") != 0 and not learned[-1]
+            if ends_unlearned or (turn_ends and any(not part & turn_ends for part in parts[:-1])):
+                found.append(example.source)
+    return found
 
 
 def _template_end(loaded: Loaded, tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -171,5 +192,5 @@ def _rows(loaded: Loaded) -> list[tuple[Record, Example]]:
 def _written(turns: Sequence[Message], record: Record, tokenizer: PreTrainedTokenizerBase, *, opens: bool) -> str:
     """The template itself, without this package's rendering."""
     tools: Any = list(record.tools) or None
-    text = tokenizer.apply_chat_template(list(turns), tools=tools, tokenize=False, add_generation_prompt=opens)
-    return str(text)
+    how = {**record.template_kwargs, "add_generation_prompt": opens}
+    return str(tokenizer.apply_chat_template(list(turns), tools=tools, tokenize=False, **how))

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from alignment.config.vocabulary import Grade
-from alignment.terminal import say_styled
+from alignment.terminal import say_row
 
-NAME_WIDTH = 26
+GRADE_WIDTH, NAME_WIDTH = 4, 27
 STYLES = {Grade.ok: "green", Grade.warn: "bold yellow", Grade.fail: "bold red"}
 
 
@@ -18,7 +18,7 @@ class Verdict:
     figure: str
 
     def print(self) -> None:
-        say_styled((f"{self.grade.value:<5}", STYLES[self.grade]), (f"{self.name:<{NAME_WIDTH}} {self.figure}", ""))
+        say_row([(self.grade.value, STYLES[self.grade], GRADE_WIDTH), (self.name, "", NAME_WIDTH)], self.figure)
 
 
 def graded(holds: bool, otherwise: Grade = Grade.fail) -> Grade:

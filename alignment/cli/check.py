@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alignment.cli.compose import compose, composing
-from alignment.cli.errors import fail
-from alignment.cli.explain import COMPOSE_ERRORS, explain
-from alignment.cli.run import checked
+from alignment.cli.errors import USER_ERROR, fail
+from alignment.cli.explain import COMPOSE_ERRORS
+from alignment.cli.run import checked, say_advice, told
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.inputs import input_paths
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
 from alignment.config.vocabulary import Grade
-from alignment.process import importing
-from alignment.terminal import say
+from alignment.preempt import EXIT_CODE, Preempted
+from alignment.process import end, importing, is_ours
+from alignment.terminal import is_read, say, working
 
 UNSOUND = 1
 
@@ -25,6 +26,9 @@ def check_recipe(recipe: str, overrides: list[str], own: list[Path]) -> None:
     """Exit code 1 where a verdict is FAIL, 2 for a user's mistake; a warning changes nothing.
 
     `own`: the user's folders of recipes and presets.
+
+    Raises:
+        BrokenPipeError: nobody reads on, so that there is no more to do.
     """
     begun = time.monotonic()
     with composing(own):
@@ -32,14 +36,19 @@ def check_recipe(recipe: str, overrides: list[str], own: list[Path]) -> None:
             configs, is_sweep = checked(recipe, overrides, sweep=False)
             if is_sweep:
                 raise ConfigError("check takes one run, got a sweep")
+            if not is_ours():
+                say_advice(recipe, configs, overrides)
         except COMPOSE_ERRORS as error:
-            fail(f"{recipe}: {explain(error)}")
+            fail(f"{recipe}: {told(error, overrides)}")
+        if is_ours():
+            _take_part(configs[0])
+            return
         try:
             grades = Counter(grade for config in _runs(configs[0]) for grade in _grades(config))
         except UserError as error:
             fail(f"{recipe}: {error}")
     counts = ", ".join(f"{grades[grade]} {grade.value}" for grade in Grade)
-    say(f"{counts}; {time.monotonic() - begun:.0f} s, nothing was written")
+    say(f"\n{counts}; {time.monotonic() - begun:.0f} s, nothing was written")
     sys.exit(UNSOUND if grades[Grade.fail] else 0)
 
 
@@ -60,7 +69,27 @@ def _runs(config: RunConfig) -> Iterator[RunConfig]:
 def _grades(config: RunConfig) -> Iterator[Grade]:
     with importing():
         from alignment.check.run import check
-
-    for verdict in check(config):
+    verdicts = check(config)
+    while True:
+        with working("the next line ..."):
+            verdict = next(verdicts, None)
+        if verdict is None:
+            return
         verdict.print()
+        if not is_read():
+            verdicts.close()
+            raise BrokenPipeError
         yield verdict.grade
+
+
+def _take_part(config: RunConfig) -> None:
+    """As one of the processes that the line about them has started; `config` is what they were given."""
+    with importing():
+        from alignment.check.ranks import take_part
+        from alignment.tasks.run import is_told
+    try:
+        take_part(config)
+    except (UserError, Preempted) as error:
+        if is_told(error, is_user_error=True):
+            end(EXIT_CODE if isinstance(error, Preempted) else USER_ERROR)
+        raise

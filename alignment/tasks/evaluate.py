@@ -28,12 +28,9 @@ from alignment.training.samples_log import SamplesLog
 def run(config: EvaluateConfig, folder: Path) -> None:
     runs = entries(config)
     baseline = runs[config.baseline]
-    scorer = None
-    if config.reward is not None:
-        scorer = reward_model_scorer(config.reward, config.batch, config.distributed, key="reward")
-        scorer.reader.check(baseline.prompts.records, baseline.tokenizer)
-        if config.distributed.zero == 3:
-            scorer.share_out()
+    scorer = scorer_of(config, baseline)
+    if scorer is not None and config.distributed.zero == 3:
+        scorer.share_out()
     pairs = None if scorer is None else _pairs(config, scorer)
     comparison = Comparison(config, runs, scorer, SamplesLog(folder, done=0))
     evaluation = Evaluation(
@@ -55,6 +52,19 @@ def run(config: EvaluateConfig, folder: Path) -> None:
     for alarm in (alarm for drawn in evaluation.runs for alarm in raised(drawn)):
         say(f"ALARM {alarm.run}: {alarm.words()}")
     say(f"report: {folder / 'report.html'}")
+
+
+def scorer_of(config: EvaluateConfig, baseline: Entry) -> RewardModelScorer | None:
+    """The reward model of the learned score; None where there is none.
+
+    Raises:
+        ConfigError: it cannot be had, or its chat template refuses one of the prompts.
+    """
+    if config.reward is None:
+        return None
+    scorer = reward_model_scorer(config.reward, config.batch, config.distributed, key="reward")
+    scorer.reader.check(baseline.prompts.records, baseline.tokenizer)
+    return scorer
 
 
 class Comparison:

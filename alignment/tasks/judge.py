@@ -24,12 +24,16 @@ class Judge:
     reward: Reward
     gold: Scorer | None
 
+    def models(self) -> list[RewardModelScorer]:
+        """All reward models that score here."""
+        gold = [self.gold] if isinstance(self.gold, RewardModelScorer) else []
+        return [*self.reward.models(), *gold]
+
     def check(self, prompts: Sequence[Record], policy: PreTrainedTokenizerBase) -> None:
         """Raises:
         ConfigError: the chat template of a model that scores refuses one of the prompts; names its key.
         """
-        gold = [self.gold] if isinstance(self.gold, RewardModelScorer) else []
-        for scorer in (*self.reward.models(), *gold):
+        for scorer in self.models():
             scorer.reader.check(prompts, policy)
 
     def __call__(self, samples: Samples) -> tuple[Tensor, Metrics]:

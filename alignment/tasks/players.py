@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import BatchConfig, ConfigError, ModelConfig
+from alignment.config.parts import BatchConfig, ConfigError, DistributedConfig, ModelConfig
 from alignment.config.rules import told_of
 from alignment.config.tasks import EvaluateConfig
 from alignment.config.vocabulary import Need
@@ -134,11 +134,18 @@ class Player:
 
 
 def load_player(config: EvaluateConfig, name: str, entry: Entry) -> Player:
-    distributed = config.distributed
+    """Raises:
+    ConfigError: the folder holds no such model; names the run.
+    """
     with told_of(f"runs.{name}"):
-        policy = load_frozen_language_model(entry.settings, entry.tokenizer, placement_of(distributed))
+        return player_of(entry, config.batch, config.distributed)
+
+
+def player_of(entry: Entry, batch: BatchConfig, distributed: DistributedConfig) -> Player:
+    """A policy that replies and is never trained."""
+    policy = load_frozen_language_model(entry.settings, entry.tokenizer, placement_of(distributed))
     policy = policy.to(pick_device(distributed.device))
-    batch = replace(config.batch, layout=settle_layout(policy, config.batch.layout))
+    batch = replace(batch, layout=settle_layout(policy, batch.layout))
     return Player(entry, policy, FrozenEngine(policy, config=distributed, sharded=distributed.zero == 3), batch)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from alignment.config.parts import ModelConfig, require
 from alignment.config.rules import told_of
@@ -20,7 +21,7 @@ from alignment.data.load import Loaded
 from alignment.losses import Mean
 from alignment.rollout.experience import Roles, broken_roles, make_experience
 from alignment.rollout.gold import build_gold
-from alignment.rollout.samples import build_generator
+from alignment.rollout.samples import Samples, build_generator
 from alignment.tasks.cast import Cast, cast
 from alignment.tasks.memory import held
 from alignment.tasks.prepare import (
@@ -72,20 +73,11 @@ class Stage(OnPolicy):
 
     def collect(self, step: int) -> tuple[Metrics, Iteration]:
         """Replies, scored and turned into what is learned from."""
-        config = self.config
-        samples, scores, judged = self.rollouts.step(step, config.ppo.replies)
+        samples, scores, judged = self.rollouts.step(step, self.config.ppo.replies)
         with self.watch.part("experience"):
-            mini_batches, experienced = make_experience(
-                self.roles,
-                samples,
-                scores,
-                config,
-                kl_weight=self.tools.controller.weight,
-                pad_id=self.rollouts.prompts.tokenizer.pad_token_id,
-                seed=self.rollouts.seed(step),
-            )
+            mini_batches, experienced = experienced_of(self, samples, scores, seed=self.rollouts.seed(step))
         self.watch.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
-        if config.roles.offload:
+        if self.config.roles.offload:
             self.players.rest(torch.device("cpu"))
         judged |= {"kl/weight": experienced["kl/weight"]}
         return {**experienced, **only_main(judged)}, Iteration(mini_batches, experienced["kl"])
@@ -171,3 +163,18 @@ def require_critic_reads(players: Cast, train: Loaded, config: PPOConfig) -> Non
         with told_of(f"the critic, which begins as {start} (critic.path names another)"):
             asked = config.generation.max_new_tokens
             require_positions(ModelConfig(path=start), [train], config.data, asked)
+
+
+def experienced_of(
+    stage: Stage, samples: Samples, scores: Tensor, *, seed: int
+) -> tuple[list[list[Experience]], Metrics]:
+    """The mini-batches that replies and what they are worth, [G, n], give to learn from, and what was measured."""
+    return make_experience(
+        stage.roles,
+        samples,
+        scores,
+        stage.config,
+        kl_weight=stage.tools.controller.weight,
+        pad_id=stage.rollouts.prompts.tokenizer.pad_token_id,
+        seed=seed,
+    )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import UserError
 from alignment.config.tasks import RejectionConfig
@@ -15,7 +16,7 @@ from alignment.distributed.sharded import placement_of
 from alignment.distributed.world import is_main
 from alignment.models.load import load_frozen_language_model
 from alignment.rollout.generate import TransformersGenerator
-from alignment.rollout.reward import build_reward
+from alignment.rollout.reward import Reward, build_reward
 from alignment.rollout.samples import Samples, build_generator, sample, side_by_side
 from alignment.rollout.select import select
 from alignment.rollout.vllm import VLLMGenerator
@@ -26,11 +27,7 @@ from alignment.training.samples_log import SamplesLog
 
 
 def run(config: RejectionConfig, folder: Path) -> None:
-    tokenizer = prepare_tokenizer(config.model)
-    prompts = required_split("train", config.data, tokenizer, Need.prompts)
-    require_positions(config.model, [prompts], config.data, config.generation.max_new_tokens)
-    reward = build_reward(config.reward, config.batch, config.distributed)
-    Judge(reward, None).check(prompts.records, tokenizer)
+    tokenizer, prompts, reward = set_up(config)
     if config.distributed.zero == 3:
         reward.share_out()
     policy = load_frozen_language_model(config.model, tokenizer, placement_of(config.distributed))
@@ -64,6 +61,16 @@ def run(config: RejectionConfig, folder: Path) -> None:
         f"{len(rows)} of {len(samples.records)} prompts gave a row; mean reward {summary['reward']:.3f}, "
         f"of the best of {config.samples} {summary['reward/best']:.3f}"
     )
+
+
+def set_up(config: RejectionConfig) -> tuple[PreTrainedTokenizerBase, Loaded, Reward]:
+    """Data first, models then: the user's mistakes are found before anything is computed."""
+    tokenizer = prepare_tokenizer(config.model)
+    prompts = required_split("train", config.data, tokenizer, Need.prompts)
+    require_positions(config.model, [prompts], config.data, config.generation.max_new_tokens)
+    reward = build_reward(config.reward, config.batch, config.distributed)
+    Judge(reward, None).check(prompts.records, tokenizer)
+    return tokenizer, prompts, reward
 
 
 def temperature_of_each(config: RejectionConfig) -> list[float]:

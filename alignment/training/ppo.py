@@ -28,6 +28,11 @@ def actor_objective(config: PPOConfig, kl_weight: float) -> Actor:
     return Actor(loss, config.generation.temperature, in_loss, config.kl.estimator)
 
 
+def objectives(config: PPOConfig, kl_weight: float) -> tuple[Actor, Critic]:
+    """Of the policy, see `actor_objective`, and of the critic, where there is one."""
+    return actor_objective(config, kl_weight), Critic(config.loss.value)
+
+
 def learn(
     actor: Engine,
     critic: Engine | None,
@@ -50,8 +55,7 @@ def learn(
         the metrics of all inner steps; `loss` is the policy's, the critic's is `value/loss`. `policy/steps` counts the
         actor's steps. Without a critic nothing is said of one.
     """
-    policy = actor_objective(config, kl_weight)
-    value = Critic(config.loss.value)
+    policy, value = objectives(config, kl_weight)
     metrics: Metrics = {}
     steps = 0
     for epoch in range(config.ppo.epochs):
@@ -66,6 +70,13 @@ def learn(
                 learned = train_step(critic, value, mini_batches[index], on_nonfinite)
                 metrics = added_metrics(metrics, {CRITIC_NAMES.get(name, name): m for name, m in learned.items()})
     return metrics | only_main({"policy/steps": Mean(torch.tensor(float(steps)), torch.tensor(1))})
+
+
+def objectives(config: PPOConfig, kl_weight: float) -> tuple[Actor, Critic]:
+    """What actor and critic minimise; `kl_weight` is beta, which the policy's loss has in it where kl.place=loss."""
+    in_loss = kl_weight if config.kl.place is KLPlace.loss else 0.0
+    policy = Actor(config.loss.policy, config.generation.temperature, in_loss, config.kl.estimator)
+    return policy, Critic(config.loss.value)
 
 
 def _is_too_far(learned: Metrics, max_kl: float | None) -> bool:

@@ -1,8 +1,9 @@
 """PPO, rejection sampling and evaluation: sound ones pass, each planted fault fails the verdict that is about it."""
 
+import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from alignment.check import judge as judges
 from alignment.check import online
 from alignment.check.verdict import Verdict
 from alignment.config.generation import GenerationConfig
@@ -24,6 +26,9 @@ from alignment.distributed.placement import WHOLE
 from alignment.models.heads import scalar_head
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.rollout import dialogue, experience
+from alignment.tasks import cast as players
+from alignment.tasks import ppo as iteration
+from alignment.training import objectives
 
 START, CUT, STOPS, LEARNS = "policy == reference", "one batch == several", "a reply stops", "learns from a few replies"
 TRAINED, PREFERS = "reward.path: as in training", "reward.path: prefers chosen"
@@ -71,6 +76,26 @@ def judge(
     return of
 
 
+@pytest.fixture(scope="module")
+def stranger(tokenizer: PreTrainedTokenizerBase, tiny_init: dict[str, object], tmp_path_factory: Any) -> str:
+    """The folder of a model with a head that nobody has trained, on another body than the policy's."""
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("stranger")
+    save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    """300 pairs of which nothing but a throw of dice says which is the better one."""
+    dice, path = random.Random(0), tmp_path_factory.mktemp("many") / "pairs.jsonl"
+    words = ("cow", "dog", "owl", "runs", "eats", "sleeps", "and", "well")
+    texts = [[" ".join(dice.choices(words, k=5)) for _ in range(3)] for _ in range(300)]
+    rows = [{"prompt": a, "chosen": b, "rejected": c} for a, b, c in texts if b != c]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return DataConfig(train=SourceConfig(str(path)))
+
+
 @pytest.fixture
 def ppo(checked: Callable[..., Any], judge: Callable[[float], str]) -> Callable[..., Any]:
     """The verdicts on PPO with the reward model that prefers chosen replies; the rows are pairs."""
@@ -104,9 +129,53 @@ def test_a_head_that_prefers_the_rejected_replies_is_found(
     assert found.grade is Grade.fail and found.figure.startswith("0% of 10 pairs")
 
 
-def test_prompts_alone_say_nothing_of_what_is_preferred(ppo: Callable[..., Any]) -> None:
-    names = [verdict.name for verdict in takewhile(lambda verdict: verdict.name != START, ppo("prompts"))]
-    assert TRAINED in names and PREFERS not in names
+def test_without_pairs_it_is_said_that_nothing_is_known(ppo: Callable[..., Any], stranger: str) -> None:
+    found = named(PREFERS, ppo("prompts", reward=RewardShapingConfig(path=stranger)))
+    assert found.grade is Grade.warn and "data.eval.path with some" in found.figure
+
+
+def test_a_head_on_the_policy_s_own_body_was_never_trained(
+    ppo: Callable[..., Any], judge: Callable[[float], str]
+) -> None:
+    """What transformers makes of a language model: even where its scores happen to be right, it is said."""
+    without, right = (named(PREFERS, ppo(rows)) for rows in ("prompts", "pairs"))
+    assert without.grade is Grade.fail and right.grade is Grade.warn
+    assert all("the policy's to the bit" in found.figure for found in (without, right))
+
+
+def test_a_random_head_is_found_where_there_are_enough_pairs(
+    ppo: Callable[..., Any], stranger: str, many: DataConfig
+) -> None:
+    found = named(PREFERS, ppo(reward=RewardShapingConfig(path=stranger), data=many))
+    assert found.grade is Grade.fail and "% of 256 pairs" in found.figure and "random head" in found.figure
+    few = replace(many, train=replace(many.train, limit=40))
+    found = named(PREFERS, ppo(reward=RewardShapingConfig(path=stranger), data=few))
+    assert found.grade is Grade.warn and "40 pairs" in found.figure and "too few" in found.figure
+
+
+@pytest.mark.parametrize(("right", "count"), [(42, 64), (22, 64), (147, 256)])
+def test_the_interval_of_an_accuracy_is_wilson_s(right: int, count: int) -> None:
+    """Its ends are the shares that lie Z of their own deviations from what was seen."""
+    for share in judges.interval(right, count):
+        assert abs(right / count - share) == pytest.approx(judges.Z * (share * (1 - share) / count) ** 0.5)
+
+
+def test_a_held_out_judge_is_checked_too(ppo: Callable[..., Any], judge: Callable[[float], str]) -> None:
+    found = named("gold_model: prefers chosen", ppo(gold_model=judge(-1.0)))
+    assert found.grade is Grade.fail and "inverted" in found.figure
+
+
+def test_a_reference_that_is_not_the_policy_is_found(ppo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    reference_of = players.reference_of
+
+    def another(policy: Any) -> Any:
+        reference = reference_of(policy)
+        with torch.no_grad():
+            reference.model.hf.get_output_embeddings().weight.mul_(1.5)
+        return reference
+
+    monkeypatch.setattr(players, "reference_of", another)
+    assert named(START, ppo()).grade is Grade.fail
 
 
 def test_a_reward_model_that_is_asked_in_another_layout_is_found(
@@ -149,14 +218,12 @@ def test_experience_at_another_temperature_than_the_replies_is_found(
 
 def test_replies_that_never_end_are_found(ppo: Callable[..., Any]) -> None:
     found = named(STOPS, ppo(generation=GenerationConfig(max_new_tokens=4)))
-    assert found.grade is Grade.fail and found.figure.startswith("0 of 8 replies ended within 4 tokens")
+    assert found.grade is Grade.fail and found.figure.startswith("0 of 8 replies to the shortest prompts ended")
 
 
 def test_rewards_that_are_all_alike_teach_nothing(ppo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from alignment.check import experience as learned
-
-    monkeypatch.setattr(learned, "shaped", lambda scores, samples, config: torch.zeros_like(scores))
-    monkeypatch.setattr(learned.Critic, "__call__", _flat)
+    monkeypatch.setattr(iteration, "shaped", lambda scores, samples, config: torch.zeros_like(scores))
+    monkeypatch.setattr(objectives.Critic, "__call__", _flat)
     assert named(LEARNS, ppo()).grade is Grade.fail
 
 

@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from alignment.check import ranks
+from alignment.config.generation import GenerationConfig
 from alignment.config.launch import LaunchConfig
 from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
-from alignment.config.tasks import RewardConfig
+from alignment.config.ppo import RewardShapingConfig
+from alignment.config.tasks import PPOConfig, RewardConfig
 from alignment.config.vocabulary import Device, Grade
+from alignment.distributed.launch import RankFailedError
+from alignment.distributed.placement import WHOLE
+from alignment.models.load import load_scalar_model, save_model
 
 
 @pytest.fixture
@@ -35,17 +41,47 @@ def test_two_processes_take_the_step_of_one(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_processes_take_ppo_s_step_of_one(
+    config: RewardConfig, pretrained: str, tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Rollout, scores, experience and a step of both roles, with all weights shared out."""
+    folder = tmp_path_factory.mktemp("judge")
+    save_model(load_scalar_model(ModelConfig(path=pretrained), tokenizer, WHOLE), tokenizer, folder)
+    ppo = PPOConfig(
+        output_dir="run",
+        distributed=config.distributed,
+        launch=config.launch,
+        model=config.model,
+        data=config.data,
+        train=config.train,
+        reward=RewardShapingConfig(path=str(folder)),
+        generation=GenerationConfig(max_new_tokens=6),
+    )
+    found = ranks.processes_agree(ppo)
+    assert found.grade is Grade.ok and "8 of 8 drawn replies are the same" in found.figure, found
+    assert "policy's grad_norm" in found.figure and "critic's grad_norm" in found.figure
+
+
 def test_processes_that_count_a_gradient_twice_are_found(config: RewardConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """What two processes left: the loss of one, and twice its gradient."""
 
     def launched(arguments: list[str], processes: int) -> None:
-        assert arguments[:2] == ["-m", "alignment.check.ranks"] and processes == 2
-        alone = ranks.first_step(ranks.in_one_process(ranks.few(config, 8)))
-        doubled = {**alone, "grad_norm": 2 * alone["grad_norm"]}
-        (Path(arguments[2]) / ranks.MEASURED).write_text(json.dumps(doubled))
+        assert arguments[:3] == ["-m", "alignment", "check"] and processes == 2
+        alone = ranks.first_step(ranks.in_one_process(ranks.few(config, 8)), None)
+        doubled = {**alone.numbers, "grad_norm": 2 * alone.numbers["grad_norm"]}
+        Path(arguments[3]).with_name(ranks.MEASURED).write_text(json.dumps({"numbers": doubled, "replies": []}))
 
     monkeypatch.setattr(ranks, "launch", launched)
     assert ranks.processes_agree(config).grade is Grade.fail
+
+
+def test_processes_that_fail_are_a_verdict(config: RewardConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def launched(arguments: list[str], processes: int) -> None:
+        raise RankFailedError("rank 1:\nRuntimeError: out of memory", 1)
+
+    monkeypatch.setattr(ranks, "launch", launched)
+    found = ranks.processes_agree(config)
+    assert found.grade is Grade.fail and found.figure.endswith("RuntimeError: out of memory")
 
 
 def test_several_processes_are_asked_for_where_the_config_does(

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from alignment.check import text
+from alignment.check import template, text
 from alignment.config.margin import MarginConfig
 from alignment.config.parts import DataConfig, ModelConfig, SourceConfig
 from alignment.config.tasks import DPOConfig, RewardConfig, SFTConfig
-from alignment.config.vocabulary import BadRow, Grade, MarginScale
+from alignment.config.vocabulary import BadRow, Format, Grade, MarginScale
 from alignment.data import load
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
@@ -102,6 +102,40 @@ def test_a_missing_end_token_is_found(tampered: Callable[..., Any], verdict: Cal
     assert found.grade is Grade.fail and "10 of 10 learned replies" in found.figure
 
 
+def test_an_end_that_is_masked_because_it_is_padding_too_is_found(
+    tampered: Callable[..., Any], verdict: Callable[..., Any], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """As where labels are hidden by the id of the pad token, and that is eos."""
+    eos = tokenizer.eos_token_id
+    tampered(lambda e: replace(e, learned=tuple(ids != eos for ids in e.completion_ids)))
+    found = verdict(ENDS, SFTConfig, "demonstrations")
+    assert found.grade is Grade.fail and "10 of 10 replies carry no loss on the token that ends them" in found.figure
+
+
+def test_the_end_of_an_earlier_turn_is_learned_too(
+    templated: Callable[..., Any],
+    tampered: Callable[..., Any],
+    verdict: Callable[..., Any],
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("turns") / "turns.jsonl"
+    texts = ("What has the cow?", "It has legs.", "What can it do?", "It can run.")
+    turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+    path.write_text(json.dumps({"messages": turns}) + "\n")
+    data = DataConfig(train=SourceConfig(str(path)), format=Format.messages)
+    given: dict[str, Any] = {"data": data, "model": templated(SOUND)}
+    assert verdict(ENDS, SFTConfig, "demonstrations", **given).grade is Grade.ok
+
+    def without_first_end(example: Example) -> Example:
+        [ids], [learned] = example.completion_ids, example.learned or ()
+        first = int(np.flatnonzero(ids == tokenizer.eos_token_id)[0])
+        return replace(example, learned=(learned & (np.arange(len(ids)) != first),))
+
+    tampered(without_first_end)
+    assert verdict(ENDS, SFTConfig, "demonstrations", **given).grade is Grade.fail
+
+
 def test_an_end_at_which_generation_does_not_stop_is_warned_of(
     pretrained: str, templated: Callable[..., Any], verdict: Callable[..., Any]
 ) -> None:
@@ -120,7 +154,12 @@ def test_the_layouts_of_families_are_sound(
     loaded = load.load_split("train", data, tokenizer, load.Need.pairs)
     turn_end = {"gemma": ["<end_of_turn>"], "phi3": ["<|end|>"]}.get(name, [])
     stops = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(turn_end)]
-    for found in (text.opening(loaded, tokenizer), text.mask(loaded, tokenizer), text.ends(loaded, tokenizer, stops)):
+    for found in (
+        text.opening(loaded, tokenizer),
+        text.mask(loaded, tokenizer),
+        text.ends(loaded, tokenizer, stops),
+        template.layout(loaded.records, tokenizer, None),
+    ):
         assert found.grade is Grade.ok, found
 
 
@@ -143,7 +182,7 @@ def test_rows_skipped_and_cut_are_counted(
     path.write_text("\n".join([*lines, json.dumps({"prompt": "Hello"})]) + "\n")
     data = DataConfig(train=SourceConfig(str(path)), on_bad_row=BadRow.skip)
     found = verdict("rows, train", SFTConfig, "demonstrations", data=data)
-    assert found.grade is Grade.warn and "10 of the first 11, 1 skipped" in found.figure
+    assert found.grade is Grade.warn and "10 of the first 11 are used, 1 skipped" in found.figure
     short = DataConfig(train=SourceConfig(files["demonstrations"]), max_prompt_length=16, max_length=17)
     found = verdict("rows, train", SFTConfig, "demonstrations", data=short)
     assert found.grade is Grade.fail and "10 of 10 completions their end (100.0%)" in found.figure

@@ -1,10 +1,15 @@
 """The verb `check`: lines, exit codes, and nothing left behind."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from alignment.cli.main import UNREAD
 
 SMALL = ("data.train.limit=12", "data.eval.limit=2", "model.init.hidden_size=32", "model.init.intermediate_size=32")
 
@@ -53,3 +58,16 @@ def test_of_a_pipeline_the_stages_whose_inputs_exist_are_checked(
     ended = alignment("check", own("two", stages))
     assert ended.code == 0
     assert "sft (tiny_sft)" in ended.out and "dpo (tiny_dpo): not checked, there is no model.path=" in ended.out
+
+
+def test_it_ends_with_its_reader(tmp_path: Path) -> None:
+    """As before `| head`: without a word, as soon as there is a line that nobody reads, and without going on."""
+    read, write = os.pipe()
+    command = [sys.executable, "-m", "alignment", "check", "tiny_sft", *SMALL]
+    with subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE, cwd=tmp_path, text=True) as process:
+        os.close(write)
+        with os.fdopen(read) as lines:
+            lines.readline()
+        assert process.stderr is not None and process.stderr.read() == ""
+    assert process.returncode == UNREAD
+    assert list(tmp_path.iterdir()) == []
