@@ -72,13 +72,6 @@ def learn(
     return metrics | only_main({"policy/steps": Mean(torch.tensor(float(steps)), torch.tensor(1))})
 
 
-def objectives(config: PPOConfig, kl_weight: float) -> tuple[Actor, Critic]:
-    """What actor and critic minimise; `kl_weight` is beta, which the policy's loss has in it where kl.place=loss."""
-    in_loss = kl_weight if config.kl.place is KLPlace.loss else 0.0
-    policy = Actor(config.loss.policy, config.generation.temperature, in_loss, config.kl.estimator)
-    return policy, Critic(config.loss.value)
-
-
 def _is_too_far(learned: Metrics, max_kl: float | None) -> bool:
     """A step that was left out for want of numbers is no reason to stop."""
     if max_kl is None or not learned:
