@@ -10,12 +10,13 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError, DataConfig, SourceConfig
 from alignment.config.vocabulary import BadRow, Format, Need
+from alignment.data.chat import render
 from alignment.data.checks import require_difference, require_plain_texts, require_read, signs_of
 from alignment.data.formats import parse
 from alignment.data.margins import margin_from
 from alignment.data.read import read_each
 from alignment.data.records import DataError, MarginError, Record, Source
-from alignment.data.tokenize import Example, Limits, Truncation, encode
+from alignment.data.tokenize import Example, Limits, Truncation, encode_rendered
 from alignment.terminal import progress
 from alignment.world import WorldError, demonstrations, pairs, prompts
 
@@ -70,8 +71,9 @@ def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
                 raise row
             record = parse(row, at, config.format, need, margin_of, learn=config.learn, template=config.template)
             require_plain_texts(record, signs)
-            require_read(record, tokenizer)
-            example = encode(record, tokenizer, limits, loaded.truncation)
+            rendered = render(record, tokenizer)
+            require_read(record, tokenizer, rendered)
+            example = encode_rendered(record, rendered, tokenizer, limits, loaded.truncation)
             require_difference(example, limits)
         except DataError as error:
             if config.on_bad_row is BadRow.error or isinstance(error, MarginError):
