@@ -122,7 +122,7 @@ def micro_batches(whole: MeasuredStep, cut: MeasuredStep, count: int, precision:
     relative = float(torch.as_tensor(difference / size).sqrt())
     tolerance = GRADIENT_TOLERANCE[precision]
     figure = (
-        f"the same rows in 1 and in {count}: loss {whole.loss:.6g} and {cut.loss:.6g}, gradients differ by "
+        f"the same rows in 1 micro-batch and in {count}: loss {whole.loss:.6g} and {cut.loss:.6g}, gradients differ by "
         f"{relative:.1e} of their size (at most {tolerance:g})"
     )
     same = abs(whole.loss - cut.loss) <= tolerance * max(1.0, abs(whole.loss)) and relative < tolerance

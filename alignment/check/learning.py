@@ -49,7 +49,8 @@ def at_rates(own: float, losses: Callable[[float], list[float]], has_learned: Ha
     for rate in sorted({max(own, each) for each in RATES}):
         first, *others = losses(rate)
         last = others[-1]
-        tried.append(f"{first:.4f} -> {last:.4f} in {len(others)} steps at {rate:g}")
+        steps = f"{len(others)} step{'s' if len(others) > 1 else ''}"
+        tried.append(f"{first:.4f} -> {last:.4f} in {steps} at {rate:g}")
         if has_learned(first, last) or not last <= first:
             break
     return f"{', '.join(tried)} (the run's rate is {own:g})", has_learned(first, last)

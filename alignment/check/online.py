@@ -33,6 +33,8 @@ from alignment.tasks.evaluate import scorer_of
 from alignment.tasks.players import Entry, Player, entries, load_player, player_of
 from alignment.tasks.ppo import set_up
 
+SOME = 4  # of the replies are read by transformers, one at a time
+
 
 @dataclass(slots=True)
 class Policy:
@@ -148,7 +150,8 @@ def _of_its_replies(policy: Policy, samples: Samples) -> Iterator[Verdict]:
     yield stops(samples, policy.tokenizer, asked, otherwise=Grade.warn if is_random else Grade.fail)
     plain = plain_model(policy.model, policy.settings)
     yield template.layout(samples.records, policy.tokenizer, plain)
-    drawn = Batches(samples.examples, policy.batch, policy.seed, policy.tokenizer.pad_token_id)
+    some = samples.first(SOME)
+    drawn = Batches(some.examples, policy.batch, policy.seed, policy.tokenizer.pad_token_id)
     yield packed(Reader(policy.model, policy.engine, precision_of(policy.distributed)), drawn, plain)
 
 
@@ -156,6 +159,6 @@ def of_judge(
     scorer: RewardModelScorer, samples: Samples, policy: Policy, data: DataConfig, where: str
 ) -> Iterator[Verdict]:
     """What can be said of a reward model that scores replies; `data` may hold pairs, for which `where` is the key."""
-    yield judge.as_trained(scorer, judge.with_ends(samples, policy.tokenizer), scorer.reader.key)
+    yield judge.as_trained(scorer, judge.with_ends(samples.first(SOME), policy.tokenizer), scorer.reader.key)
     pairs = judge.pairs_in(data, ("eval", "train"), scorer.reader.tokenizer)
     yield judge.prefers_chosen(scorer, policy.model, pairs, where)

@@ -16,6 +16,7 @@ from alignment.data.records import DataError
 from alignment.models.positions import max_positions
 
 MANY = 0.5  # of rows, prompts or completions: what is left is no longer the data that the user means
+SOME = 0.01  # of them: a row in a hundred is what real data lose
 RATINGS = ("rating", "margin", "chosen_score", "rejected_score", "score_chosen", "score_rejected")
 SCORES = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
 """The names under which data sets have the scores of a pair's replies, the chosen one's first."""
@@ -41,11 +42,9 @@ def read(name: str, loaded: Loaded, data: DataConfig) -> Verdict:
         ways.append(f"data.max_length is {data.max_length}")
     if ways:
         figure += f": {' and '.join(ways)} tokens, more keep them whole"
-    any_lost = bool(skipped or cut.prompts or cut.completions)
-    too_many = (
-        skipped > MANY * (rows + skipped) or cut.prompts > MANY * rows or cut.completions > MANY * max(1, completions)
-    )
-    return Verdict(f"rows, {name}", worst([graded(not any_lost, Grade.warn), graded(not too_many)]), figure)
+    shares = (skipped / (rows + skipped), cut.prompts / rows, cut.completions / max(1, completions))
+    grades = [graded(max(shares) <= SOME, Grade.warn), graded(max(shares) <= MANY)]
+    return Verdict(f"rows, {name}", worst(grades), figure)
 
 
 def lengths(loaded: Loaded, config: PreTrainedConfig, new_tokens: int = 0) -> Verdict:

@@ -20,7 +20,7 @@ from alignment.check.ranks import processes_agree
 from alignment.check.rates import learning_rate
 from alignment.check.replies import begins_to_stop, end_probability, prompts_of
 from alignment.check.start import reference_start
-from alignment.check.subject import FEW, NEEDS, Subject, few, in_one_process, said_of, settle, subject_of
+from alignment.check.subject import FEW, NEEDS, Subject, every_other, few, in_one_process, said_of, settle, subject_of
 from alignment.check.verdict import Verdict
 from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig
@@ -89,15 +89,16 @@ def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
     yield packed(reader, subject.batches, plain)
     del plain
     yield padding(reader, subject.batches, subject.tokenizer, subject.end_ids())
-    objective, precision = subject.objective(engine), precision_of(config.distributed)
-    whole = measured_step(engine, objective, of_tokens(subject.batches, EVERYTHING).step(0))
+    some, precision = every_other(subject), precision_of(config.distributed)
+    objective = some.objective(engine)
+    whole = measured_step(engine, objective, of_tokens(some.batches, EVERYTHING).step(0))
     if isinstance(config, DPOConfig):
         yield reference_start(config, whole)
-    cut = of_tokens(subject.batches, ONE_ROW).step(0)
+    cut = of_tokens(some.batches, ONE_ROW).step(0)
     yield micro_batches(whole, measured_step(engine, objective, cut), len(cut), precision)
     if isinstance(subject.model, LanguageModel):
         yield replies(subject, subject.model, reader)
-    del engine, objective, reader
+    del engine, objective, reader, some
     yield overfit(subject)
 
 

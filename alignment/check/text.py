@@ -148,7 +148,8 @@ def ends(loaded: Loaded, tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[i
         figure = f"{len(unlearned)} of {len(lasts)} replies carry no loss on the token that ends them ({stops}), first "
         figure += f"{unlearned[0]}: a model that does not learn its end does not stop"
         return Verdict("ends", Grade.fail, figure)
-    figure = f"{len(lasts)} of {len(lasts)} replies end where generation stops: {stops}"
+    figure = f"{len(lasts)} of {len(lasts)} replies end where generation stops: {stops}" if lasts else ""
+    figure = figure or f"generation stops at {stops}"
     if written is None:
         return Verdict("ends", Grade.ok, figure)
     if not written.strip():

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.vocabulary import Template
-from alignment.data.chat import PROBE, written
+from alignment.data.chat import PROBE, Rendered, written
 from alignment.data.records import DataError, Message, Record, Source
 from alignment.data.tokenize import Example, Limits
 
@@ -94,8 +94,10 @@ def require_plain_texts(record: Record, signs: Signs) -> None:
             raise DataError(record.source, f"{where} {what}: {WAYS}")
 
 
-def require_read(record: Record, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises:
+def require_read(record: Record, tokenizer: PreTrainedTokenizerBase, rendered: Rendered) -> None:
+    """Of the record and what the template has made of it.
+
+    Raises:
     DataError: a turn has a role that the template knows nothing of; or it leaves out tools, a system or a tool turn,
         text of the question, or the text, the calls or the reasoning of a reply. What earlier replies have is its own
         to leave out, as Qwen 3 does with reasoning.
@@ -120,13 +122,11 @@ def require_read(record: Record, tokenizer: PreTrainedTokenizerBase) -> None:
                 record, tokenizer, other, add_generation_prompt=True
             ):
                 raise _unread(record, f"the text of turn {place + 1}, whose role is {turn['role']!r},")
-    wholes = [written(record, tokenizer, [*record.prompt, *turns]) for turns in record.completions]
     last = record.prompt[-1]
     if last["role"] == "user":  # what tools return is written in ways of the template's own
-        whole = wholes[0] if wholes else written(record, tokenizer, record.prompt, add_generation_prompt=True)
-        _require_text(record, last, len(record.prompt), whole)
-    for turns, whole in zip(record.completions, wholes, strict=True):
-        _require_reply_read(record, tokenizer, turns, whole)
+        _require_text(record, last, len(record.prompt), rendered.prompt)
+    for turns, text in zip(record.completions, rendered.texts(), strict=True):
+        _require_reply_read(record, tokenizer, turns, rendered.prompt + text)
 
 
 def _require_known_roles(record: Record, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -137,11 +137,11 @@ def _require_known_roles(record: Record, tokenizer: PreTrainedTokenizerBase) -> 
             raise DataError(record.source, f"the role of turn {number} {rule}, got {turn['role']!r}")
 
 
-def _require_reply_read(record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message], whole: str) -> None:
+def _require_reply_read(record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message], text: str) -> None:
     for number, turn in enumerate(turns):
         place, is_learned = len(record.prompt) + number + 1, turn["role"] == "assistant" and turn.get("weight", 1)
         if is_learned or turn["role"] in ("system", "developer", "user"):
-            _require_text(record, turn, place, whole)
+            _require_text(record, turn, place, text)
         if not is_learned:
             continue
         for keys in (("tool_calls",), REASONING):
@@ -149,13 +149,13 @@ def _require_reply_read(record: Record, tokenizer: PreTrainedTokenizerBase, turn
             if carried:
                 bare = {key: value for key, value in turn.items() if key not in keys}
                 other = [*record.prompt, *turns[:number], bare, *turns[number + 1 :]]
-                if written(record, tokenizer, other) == whole:
+                if written(record, tokenizer, other) == written(record, tokenizer, [*record.prompt, *turns]):
                     raise _unread(record, f"`{carried[0]}` of turn {place}")
 
 
-def _require_text(record: Record, turn: Message, place: int, whole: str) -> None:
+def _require_text(record: Record, turn: Message, place: int, text: str) -> None:
     """But for its blanks, which are the template's to set."""
-    if "".join(turn["content"].split()) not in "".join(whole.split()):
+    if "".join(turn["content"].split()) not in "".join(text.split()):
         raise _unread(record, f"some of the text of turn {place}, {turn['content'].strip()!r:.40},")
 
 

@@ -1,7 +1,6 @@
 """What PPO learns from: replies, what was thought of them when they were made, and what they were worth."""
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,5 +24,12 @@ class Experience:
         return self.batch.num_tokens
 
     def to(self, device: torch.device) -> "Experience":
-        moved: list[Any] = [getattr(self, field.name) for field in fields(self)]
-        return Experience(*(None if part is None else part.to(device) for part in moved))
+        values, returns = (None if part is None else part.to(device) for part in (self.values, self.returns))
+        return Experience(
+            self.batch.to(device),
+            self.old_logprobs.to(device),
+            self.ref_logprobs.to(device),
+            self.advantages.to(device),
+            values,
+            returns,
+        )

@@ -10,12 +10,13 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import ConfigError, DataConfig, SourceConfig
 from alignment.config.vocabulary import BadRow, Format, Need
+from alignment.data.chat import render
 from alignment.data.checks import require_difference, require_plain_texts, require_read, signs_of
 from alignment.data.formats import parse
 from alignment.data.margins import margin_from
 from alignment.data.read import read_each
 from alignment.data.records import DataError, MarginError, Record, Source
-from alignment.data.tokenize import Example, Limits, Truncation, encode
+from alignment.data.tokenize import Example, Limits, Truncation, encode_rendered
 from alignment.terminal import progress
 from alignment.world import WorldError, demonstrations, pairs, prompts
 
@@ -73,11 +74,13 @@ def load_split(
                 raise row
             record = parse(row, at, config.format, need, margin_of, learn=config.learn, template=config.template)
             require_plain_texts(record, signs)
-            require_read(record, tokenizer)
             records = record.unpaired() if need is Need.labeled else [record]
-            examples = [encode(each, tokenizer, limits, loaded.truncation) for each in records]
-            for example in examples:
-                require_difference(example, limits)
+            examples = []
+            for each in records:
+                rendered = render(each, tokenizer)
+                require_read(each, tokenizer, rendered)
+                examples.append(encode_rendered(each, rendered, tokenizer, limits, loaded.truncation))
+                require_difference(examples[-1], limits)
         except DataError as error:
             if config.on_bad_row is BadRow.error or isinstance(error, MarginError):
                 raise

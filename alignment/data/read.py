@@ -13,6 +13,8 @@ from alignment.config.parts import UserError
 from alignment.data.json_rows import Row, json_rows
 from alignment.data.records import DataError, Source
 
+PARQUET = b"PAR1"
+
 
 def read_rows(path: str | Path) -> Iterator[tuple[Source, Row]]:
     """As `read_each`, but that the error of a row is raised when it is reached."""
@@ -64,6 +66,11 @@ def _lines(path: Path) -> Iterator[tuple[Source, str]]:
 
 
 def _parquet(path: Path) -> Iterator[Any]:
+    with path.open("rb") as file:  # asked first, for the library tells of it on a line of its own
+        begin = file.read(len(PARQUET))
+        file.seek(max(0, path.stat().st_size - len(PARQUET)))
+        if (begin, file.read()) != (PARQUET, PARQUET):
+            raise UserError(f"{path}: it is no parquet file, or cut or damaged (it must begin and end with PAR1)")
     try:
         yield from load_dataset("parquet", data_files=str(path), split="train", streaming=True)
     except (ArrowException, OSError) as error:

@@ -50,7 +50,19 @@ class Truncation:
 
 
 def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, truncation: Truncation) -> Example:
-    """The tokens of a record, as the tokenizer's chat template lays it out.
+    """`encode_rendered` of a record as the tokenizer's chat template lays it out.
+
+    Raises:
+        DataError: the template refuses the dialogue.
+        ValueError: the tokenizer has no EOS token.
+    """
+    return encode_rendered(record, render(record, tokenizer), tokenizer, limits, truncation)
+
+
+def encode_rendered(
+    record: Record, rendered: Rendered, tokenizer: PreTrainedTokenizerBase, limits: Limits, truncation: Truncation
+) -> Example:
+    """The tokens of a record that is laid out.
 
     The prompt is tokenized as it will be for generation, on its own. A completion's tokens are those of prompt and
     completion together, less the prompt's, so that no break between tokens is invented; where a token spans the border
@@ -66,7 +78,7 @@ def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, t
     """
     if tokenizer.eos_token is None:
         raise ValueError("the tokenizer must have an eos_token: without one no reply has an end")
-    rendered, prompt, is_whole = _fitting(record, tokenizer, limits.max_prompt_length)
+    rendered, prompt, is_whole = _fitting(record, rendered, tokenizer, limits.max_prompt_length)
     replies = [
         _reply(tokenizer, rendered.prompt, pieces, record.template, ends=record.has_end(number))
         for number, pieces in enumerate(rendered.replies)
@@ -88,9 +100,10 @@ def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, t
     )
 
 
-def _fitting(record: Record, tokenizer: PreTrainedTokenizerBase, limit: int) -> tuple[Rendered, list[int], bool]:
+def _fitting(
+    record: Record, rendered: Rendered, tokenizer: PreTrainedTokenizerBase, limit: int
+) -> tuple[Rendered, list[int], bool]:
     """The record laid out, its prompt's tokens within the limit, and whether they are all of them."""
-    rendered = render(record, tokenizer)
     whole = _prompt_ids(record, tokenizer, rendered.prompt)
     if len(whole) <= limit:
         return rendered, whole, True

@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.vocabulary import Template
-from alignment.data.chat import ensure_template
+from alignment.data.chat import ensure_template, render
 from alignment.data.checks import require_difference, require_plain_texts, require_read, signs_of
 from alignment.data.records import DataError, Message, Record, Source, assistant
 from alignment.data.tokenize import Limits, Truncation, encode
@@ -128,13 +128,16 @@ RESULT = {"role": "tool", "content": "sun"}
             "some of the text of turn 2, '<think>",
         ),
         ("forgets", Record(PROMPT, (assistant(" fine\n"),), None, AT), None),
+        ("opens", Record(PROMPT, (assistant("<think>\nso</think>fine"),), None, AT), None),  # the prompt has the first
         ("qwen", Record(PROMPT, ([{**CALLS, "content": "let me see"}],), None, AT), None),
     ],
 )
 def test_what_a_template_leaves_out_is_refused(
     family: Callable[[str], PreTrainedTokenizerBase], name: str, record: Record, what: str | None
 ) -> None:
-    tokenizer = family("qwen" if name in ("deaf", "forgets") else name)
+    tokenizer = family("qwen" if name in ("deaf", "forgets", "opens") else name)
+    if name == "opens":
+        tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
     if name == "forgets":
         tokenizer = family("qwen")
         tokenizer.chat_template = tokenizer.chat_template.replace(
@@ -145,10 +148,10 @@ def test_what_a_template_leaves_out_is_refused(
             "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
         )
     if what is None:
-        require_read(record, tokenizer)
+        require_read(record, tokenizer, render(record, tokenizer))
     else:
         with pytest.raises(DataError, match=f"^rows.jsonl:4: {re.escape(what)}.* is left out by the token"):
-            require_read(record, tokenizer)
+            require_read(record, tokenizer, render(record, tokenizer))
 
 
 def test_replies_that_differ_only_beyond_the_limit_are_twins(chatml: PreTrainedTokenizerBase) -> None:
@@ -166,6 +169,6 @@ def test_a_role_that_nobody_knows_is_refused(family: Callable[[str], PreTrainedT
     """ChatML would write it into the header; a role that the template names is its own to judge."""
     tokenizer, bad = family("qwen"), Record([{"role": role, "content": "hello"}], (assistant("fine"),), None, AT)
     with pytest.raises(DataError, match=f"^rows.jsonl:4: the role of turn 1 must be one of .*, got '{role}'$"):
-        require_read(bad, tokenizer)
+        require_read(bad, tokenizer, render(bad, tokenizer))
     tokenizer.chat_template = "{# " + role + " #}" + tokenizer.chat_template
-    require_read(bad, tokenizer)
+    require_read(bad, tokenizer, render(bad, tokenizer))

@@ -1,5 +1,6 @@
 """Rows and replies against the positions that a model knows, before it is loaded."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from alignment.config.parts import ConfigError, DataConfig, ModelConfig
+from alignment.config.generation import GenerationConfig
+from alignment.config.parts import ConfigError, DataConfig, ModelConfig, SourceConfig
+from alignment.config.tasks import EvaluateConfig
+from alignment.config.vocabulary import Format
 from alignment.data.load import Loaded
 from alignment.data.records import Source
 from alignment.data.tokenize import Example, Truncation
 from alignment.models.init import config_of
 from alignment.models.positions import max_positions
+from alignment.models.tokenizer import load_tokenizer
+from alignment.tasks.players import entries
 from alignment.tasks.prepare import require_positions
 
 GPT2 = {"model_type": "gpt2", "n_positions": 64, "n_embd": 32, "n_layer": 1, "n_head": 2}
@@ -77,3 +83,16 @@ def test_the_config_of_a_folder_is_asked(tmp_path: Path) -> None:
 def test_the_part_of_the_config_is_named() -> None:
     with pytest.raises(ConfigError, match=r"^pairs\.max_length must be <= 64, .* \(pairs\.max_length=1024\)$"):
         require_positions(ModelConfig(init=GPT2), [rows(4, 61)], DataConfig(), part="pairs")
+
+
+def test_an_evaluation_s_runs_are_asked_before_they_are_loaded(tmp_path: Path) -> None:
+    load_tokenizer(ModelConfig(init=LLAMA)).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(GPT2))
+    save_file({}, tmp_path / "model.safetensors")
+    world = DataConfig(format=Format.world, eval=SourceConfig(limit=4), max_length=128, max_prompt_length=64)
+    generation = GenerationConfig(max_new_tokens=60)
+    runs = {"mine": str(tmp_path)}
+    config = EvaluateConfig(runs=runs, baseline="mine", data=world, generation=generation, reward="none")
+    rule = r"^runs\.mine: data\.max_prompt_length \+ generation\.max_new_tokens must be <= 64"
+    with pytest.raises(ConfigError, match=rule):
+        entries(config)
