@@ -9,6 +9,7 @@ from alignment.data.layouts import LAYOUTS, REPLIES, Dialogues
 from alignment.data.records import Message, Record, Source, assistant
 from alignment.data.rows import Row
 
+LABEL = ": whether the completion is desirable"
 MarginOf = Callable[[Mapping[str, Any], Source], float | None]
 BEFORE_THE_QUESTION = ("system", "developer", "assistant")  # whose turns ask for no reply
 
@@ -46,40 +47,38 @@ def parse(
     if template is Template.none:
         _require_texts(fields)
     dialogues = {key: _with_system(fields, turns) for key, turns in LAYOUTS[format](fields).items()}
-    margin, label, dropped = None, None, 0
-    completions: tuple[list[Message], ...] = ()
-    match need:
-        case Need.prompts:
-            prompt = _any_prompt(fields, dialogues)
-        case Need.demonstrations:
-            _refuse_undesirable(fields, dialogues)
-            prompt, completion, dropped = _demonstration(fields, dialogues, format, learn)
-            completions = (completion,)
-        case Need.labeled if "completion" in dialogues:
-            label = fields.truth("label", fields.require("label", need=": whether the completion is desirable"))
-            how = Learn.all if _own_prompt("completion", dialogues, format) else Learn.last
-            prompt, completion, dropped = _demonstration(fields, dialogues, format, how)
-            completions = (completion,)
-        case Need.labeled:
-            prompt, *replies = _pair(fields, dialogues, format)
-            completions = tuple(replies)
-        case Need.pairs:
-            prompt, *replies = _pair(fields, dialogues, format)
-            completions, margin = tuple(replies), margin_of(row, source)
-    tags = fields.tags() if need is Need.prompts else ()
-    tools, kwargs = fields.tools(), fields.template_kwargs()
+    prompt, completions, dropped = _asked_and_replied(fields, dialogues, format, need, learn)
+    is_labeled = need is Need.labeled and "completion" in dialogues
     return Record(
         prompt,
         completions,
-        margin,
+        margin_of(row, source) if need is Need.pairs else None,
         source,
-        tags,
-        tools,
+        fields.tags() if need is Need.prompts else (),
+        fields.tools(),
         template,
         dropped=dropped,
-        template_kwargs=kwargs,
-        label=label,
+        template_kwargs=fields.template_kwargs(),
+        label=fields.truth("label", fields.require("label", need=LABEL)) if is_labeled else None,
     )
+
+
+def _asked_and_replied(
+    row: Row, dialogues: Dialogues, format: Format, need: Need, learn: Learn
+) -> tuple[list[Message], tuple[list[Message], ...], int]:
+    """Prompt, completions, and how many turns behind them were left out."""
+    is_single = "completion" in dialogues
+    if need is Need.prompts:
+        return _any_prompt(row, dialogues), (), 0
+    if need is Need.pairs or (need is Need.labeled and not is_single):
+        prompt, *replies = _pair(row, dialogues, format)
+        return prompt, tuple(replies), 0
+    if need is Need.labeled:  # earlier turns are context, as they are of a pair
+        learn = Learn.all if _own_prompt("completion", dialogues, format) else Learn.last
+    else:
+        _refuse_undesirable(row, dialogues)
+    prompt, completion, dropped = _demonstration(row, dialogues, format, learn)
+    return prompt, (completion,), dropped
 
 
 def _refuse_undesirable(row: Row, dialogues: Dialogues) -> None:

@@ -379,7 +379,7 @@ def test_reinforce_pp_whitens_the_rewards_to_come_over_all_tokens(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf
 ) -> None:
     advantage = AdvantageConfig(estimator=AdvantageEstimator.reinforce_pp, gamma=0.9)
-    config = without_critic(tiny_init, "", advantage=advantage)
+    config = without_critic(tiny_init, "reinforce_pp", advantage=advantage)
     mini_batches, _ = made(actor_alone(config, tokenizer), samples_of(TEXTS), config)
     old, reference = (of_replies(mini_batches, name) for name in ("old_logprobs", "ref_logprobs"))
     returns = {}
