@@ -47,11 +47,11 @@ def templated(pretrained: str, tmp_path_factory: pytest.TempPathFactory) -> Call
 
 @pytest.fixture
 def tampered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Example], Example]], None]:
-    """Every example is changed by a function on its way out of `encode`."""
+    """Every example is changed by a function on its way out of `encode_rendered`."""
 
     def change(by: Callable[[Example], Example]) -> None:
-        encode = load.encode
-        monkeypatch.setattr(load, "encode", lambda *arguments: by(encode(*arguments)))
+        encode = load.encode_rendered
+        monkeypatch.setattr(load, "encode_rendered", lambda *arguments: by(encode(*arguments)))
 
     return change
 
