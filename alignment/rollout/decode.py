@@ -29,9 +29,11 @@ from transformers import GenerationConfig as HFGenerationConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from alignment.config.generation import GenerationConfig
+from alignment.config.parts import UserError
 from alignment.distributed.device import any_kernel
 
 GOES_ON = 0.75  # share of a call's rows still live below which the next call goes on with those alone
+NO_NUMBERS = "the logits of the policy are no finite numbers: look for such weights, or lower train.learning_rate"
 
 
 def uniforms(seed: int, key: int, reply: int, count: int) -> np.ndarray:
@@ -60,19 +62,19 @@ class Rules:
             return_dict_in_generate=True,
         )
 
-    def processors(self, uniforms: Tensor, width: int) -> LogitsProcessorList:
+    def processors(self, draw: "InverseCDF", width: int) -> LogitsProcessorList:
         """transformers' own, in its order, then the draw."""
         config, processors = self.config, LogitsProcessorList()
         if config.min_new_tokens:
             least = config.min_new_tokens
-            processors.append(MinNewTokensLengthLogitsProcessor(width, least, self.end_ids, str(uniforms.device)))
+            processors.append(MinNewTokensLengthLogitsProcessor(width, least, self.end_ids, str(draw.uniforms.device)))
         if config.temperature != 1:
             processors.append(TemperatureLogitsWarper(config.temperature))
         if config.top_k:
             processors.append(TopKLogitsWarper(config.top_k))
         if config.top_p < 1:
             processors.append(TopPLogitsWarper(config.top_p))
-        processors.append(InverseCDF(uniforms, width))
+        processors.append(draw)
         return processors
 
 
@@ -82,12 +84,15 @@ class InverseCDF(LogitsProcessor):
     def __init__(self, uniforms: Tensor, width: int) -> None:
         self.uniforms = uniforms  # [B, N] float64, one a step
         self.width = width  # of the prompts
+        self.total = uniforms.new_zeros(())  # of all probabilities so far: no number, once one of them is none
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         with any_kernel():  # CUDA's cumsum may differ in the last of 53 bits, where next to no uniform lies
             cdf = scores.softmax(-1).cumsum(-1, dtype=torch.float64)  # [B, V]
         uniforms = self.uniforms[:, input_ids.shape[1] - self.width, None]
         tokens = torch.searchsorted(cdf, uniforms * cdf[:, -1:], right=True)  # the first with cdf > u
+        tokens = tokens.clamp(max=cdf.shape[1] - 1)  # where there is none, for want of numbers
+        self.total = self.total + cdf[:, -1].sum()
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
 
 
@@ -184,6 +189,9 @@ def decode(
     `ids`, `mask` [P, W], padded on the left. The prompts are computed once, all but their last token, and the cache is
     repeated; rows that have ended leave the batch when enough have. A cache that is more than keys and values (a
     recurrent state) allows neither: there each reply has its own prompt, and all rows go on till the last has ended.
+
+    Raises:
+        UserError: the model gives logits that are no numbers.
     """
     width, splits = ids.shape[1], _splits(hf)
     repeats = len(uniforms) // len(ids)
@@ -197,14 +205,17 @@ def decode(
     while len(rows):
         ends = Ends(rules, width, len(rows), ids.device, live=int(GOES_ON * len(rows)) if splits else 1)
         before = ids.shape[1]
+        draw = InverseCDF(uniforms[rows], width)
         output = hf.generate(
             ids,
             attention_mask=mask,
             generation_config=rules.hf(width + uniforms.shape[1] - before),
-            logits_processor=rules.processors(uniforms[rows], width),
+            logits_processor=rules.processors(draw, width),
             stopping_criteria=StoppingCriteriaList([ends]),
             **({} if cache is None else {"past_key_values": cache}),
         )
+        if not draw.total.isfinite():
+            raise UserError(NO_NUMBERS)
         ids = output.sequences
         computed += len(rows) * (ids.shape[1] - before)
         is_last = ids.shape[1] - width == uniforms.shape[1]

@@ -118,3 +118,16 @@ def _whiten_together(everything: list[Experience]) -> None:
     white = whiten(advantages, torch.ones_like(advantages, dtype=torch.bool), across=sum_over_ranks)
     for experience, part in zip(everything, white.split([e.num_tokens for e in everything]), strict=True):
         experience.advantages = part
+
+
+def broken_roles(mini_batches: list[list[Experience]]) -> dict[str, int]:
+    """How many log-probs of `actor` and `reference` and values of `critic` are no finite numbers, on all processes
+    together; a role that gives numbers alone is left out."""
+    everything = [experience for mini_batch in mini_batches for experience in mini_batch]
+    given = {
+        "actor": [experience.old_logprobs for experience in everything],
+        "reference": [experience.ref_logprobs for experience in everything],
+        "critic": [experience.values for experience in everything],
+    }
+    counts = torch.stack([(~torch.cat(numbers).isfinite()).sum() for numbers in given.values()])
+    return {role: count for role, count in zip(given, sum_over_ranks(counts).tolist(), strict=True) if count}

@@ -1,15 +1,19 @@
 """Direct preference optimisation (arXiv:2305.18290). The reference is the policy before its first step."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.config.tasks import DPOConfig
 from alignment.config.vocabulary import Need
+from alignment.data.batches import Batches
+from alignment.distributed.engine import Engine
 from alignment.distributed.sharded import placement_of
+from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model
 from alignment.tasks.prepare import build_engine, model_folder, prepare, save_trained
 from alignment.training.loop import fit
 from alignment.training.objectives import DPO
-from alignment.training.reference import cache_file, reference_logprobs
+from alignment.training.reference import cache_file, reference_logprobs, require_reference
 
 
 def run(config: DPOConfig, folder: Path) -> None:
@@ -18,13 +22,20 @@ def run(config: DPOConfig, folder: Path) -> None:
     train, held_out = prepared.batches(model)
     num_steps = train.num_steps(config.train)
     engine = build_engine(model, config, num_steps=num_steps)
-    with engine.at_rest():
-        cache = cache_file(model, train.examples, config, config.data.train.path)
-    objective = evaluation = DPO(config.loss, reference_logprobs(engine, train, train.rows_of(num_steps), cache=cache))
+    objective = evaluation = dpo(config, engine, model, train, train.rows_of(num_steps), config.data.train.path)
     if held_out is not None:
-        with engine.at_rest():
-            cache = cache_file(model, held_out.examples, config, config.data.eval.path)
         everything = range(len(held_out.examples))
-        evaluation = DPO(config.loss, reference_logprobs(engine, held_out, everything, cache=cache))
+        evaluation = dpo(config, engine, model, held_out, everything, config.data.eval.path)
     fit(engine, objective, evaluation, train=train, held_out=held_out, config=config, folder=folder)
     save_trained(engine, model, prepared.tokenizer, model_folder(folder))
+
+
+def dpo(
+    config: DPOConfig, engine: Engine, model: LanguageModel, pairs: Batches, rows: Sequence[int], data: str | None
+) -> DPO:
+    """The loss beside what the reference says of the pairs at `rows`, which come from the file `data`."""
+    with engine.at_rest():
+        cache = cache_file(model, pairs.examples, config, data)
+    table = reference_logprobs(engine, pairs, rows, cache=cache)
+    require_reference(table, pairs, rows, config.train.on_nonfinite)
+    return DPO(config.loss, table)

@@ -18,7 +18,7 @@ from alignment.data.batches import Batches
 from alignment.data.experience import Experience
 from alignment.data.load import Loaded, load_split
 from alignment.rollout.diagnostics import derived
-from alignment.rollout.experience import Roles, make_experience
+from alignment.rollout.experience import Roles, broken_roles, make_experience
 from alignment.rollout.generate import Generator
 from alignment.rollout.gold import build_gold
 from alignment.rollout.reward import shaped
@@ -41,6 +41,7 @@ from alignment.terminal import say
 from alignment.training.checkpoint import Checkpoints, Stateful
 from alignment.training.log import MetricsLog
 from alignment.training.loop import is_due
+from alignment.training.nonfinite import told_at
 from alignment.training.ppo import learn
 from alignment.training.samples_log import SamplesLog
 from alignment.training.step import Metrics, only_main, to_floats
@@ -177,13 +178,14 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
 def experience(stage: Stage, step: int, shown: SamplesLog) -> tuple[Metrics, list[list[Experience]]]:
     """One iteration's replies, scored and turned into what is learned from; and what was measured on the way."""
     config, seed = stage.config, seed_of(stage.config, step)
-    with stage.watch.part("generate"):
+    with stage.watch.part("generate"), told_at(step):
         replies = draw(stage, stage.train, stage.prompts.step_rows(step - 1), seed=seed, replies=config.ppo.replies)
-    with stage.watch.part("score"):
+    with stage.watch.part("score"), told_at(step):
         scores, judged = stage.judge(replies)
     shown.write(step, "train", stage.judge.table(replies, scores, config.log.samples))
     with stage.watch.part("experience"):
         mini_batches, experienced = experienced_of(stage, replies, scores, seed=seed)
+    stage.tools.nonfinite.meet_roles(step, broken_roles(mini_batches))
     stage.watch.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
     if config.roles.offload:
         stage.players.rest(torch.device("cpu"))
@@ -211,8 +213,9 @@ def evaluated(stage: Stage, step: int, shown: SamplesLog) -> dict[str, float]:
     if stage.held_out is None:
         return {}
     everything = list(range(len(stage.held_out.examples)))
-    replies = draw(stage, stage.held_out, everything, seed=EVAL_SEED, replies=1)
-    scores, judged = stage.judge(replies)
+    with told_at(step):
+        replies = draw(stage, stage.held_out, everything, seed=EVAL_SEED, replies=1)
+        scores, judged = stage.judge(replies)
     shown.write(step, "eval", stage.judge.table(replies, scores, stage.config.log.samples))
     return {f"eval/{name}": number for name, number in derived(to_floats(judged)).items()}
 

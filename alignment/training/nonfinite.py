@@ -1,6 +1,8 @@
 """A loss or a gradient that is no number: the run stops, or leaves the step out, before the weights are touched."""
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,19 @@ from alignment.config.vocabulary import OnNonFinite
 from alignment.data.batches import Batches
 from alignment.distributed.world import is_main
 from alignment.terminal import say
+
+KEPT = "the last checkpoint, if any, is kept (train.on_nonfinite=skip leaves such steps out)"
+ROLES = {  # what each gives to PPO's experience, and where to look when it is no number
+    "actor": ("log-probs of the actor", "a lower train.learning_rate keeps it from that"),
+    "reference": (
+        "log-probs of the reference",
+        "it is the model as it came: look there for weights that are none, or compute in distributed.precision=float32",
+    ),
+    "critic": (
+        "values of the critic",
+        "a lower critic.learning_rate keeps it from that, if the model that it began as gave numbers",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +38,15 @@ class Broken:
 
     def __str__(self) -> str:
         return f"the loss of {self.objective} is {self.loss}, the norm of its gradient {self.grad_norm}"
+
+
+@contextmanager
+def told_at(step: int) -> Iterator[None]:
+    """Inside, a user's mistake that only now shows is told with the step that met it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"step {step}: {error}") from error
 
 
 def stop(broken: Broken) -> None:
@@ -44,18 +68,39 @@ class NonFinite:
         Raises:
             UserError: `train.on_nonfinite` is stop.
         """
-        rows = [{"row": row, "source": str(self.data.examples[row].source)} for row in self.data.step_rows(step - 1)]
         numbers = {name: str(value) for name, value in asdict(broken).items()}  # JSON has no word for nan
-        self.met.append({"step": step, **numbers, "rows": rows})
+        self._note(step, numbers)
+        if self.choice is OnNonFinite.stop:
+            raise UserError(f"step {step}: {broken}; its rows are in {self.path}; {KEPT}")
+        if is_main():
+            say(f"step {step}: {broken}; left out")
+
+    def meet_roles(self, step: int, broken: Mapping[str, int]) -> None:
+        """Tell whose numbers in PPO's experience are none, before they break the steps that learn from them: the loss
+        of the actor has the values of the critic and the log-probs of the reference in it.
+
+        Args:
+            broken: a role of `ROLES` -> how many of its numbers.
+
+        Raises:
+            UserError: there are any, and `train.on_nonfinite` is stop.
+        """
+        if not broken:
+            return
+        found = [f"{count} {ROLES[role][0]} are no finite numbers ({ROLES[role][1]})" for role, count in broken.items()]
+        if self.choice is OnNonFinite.stop:
+            self._note(step, {"roles": dict(broken)})
+            raise UserError(f"step {step}: {'; '.join(found)}; its rows are in {self.path}; {KEPT}")
+        if is_main():
+            say(f"step {step}: {'; '.join(found)}; what learns from them is left out")
+
+    def _note(self, step: int, what: dict[str, Any]) -> None:
+        rows = [{"row": row, "source": str(self.data.examples[row].source)} for row in self.data.step_rows(step - 1)]
+        self.met.append({"step": step, **what, "rows": rows})
         if is_main():
             beside = self.path.with_suffix(".partial")
             beside.write_text(json.dumps(self.met, indent=1))
             beside.replace(self.path)
-        if self.choice is OnNonFinite.stop:
-            stopped = "; the last checkpoint, if any, is kept (train.on_nonfinite=skip leaves such steps out)"
-            raise UserError(f"step {step}: {broken}; its rows are in {self.path}{stopped}")
-        if is_main():
-            say(f"step {step}: {broken}; left out")
 
     def metrics(self) -> dict[str, float]:
         """`skipped_steps`, how many optimizer steps were left out so far, where that is asked for."""

@@ -14,7 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from alignment.config.parts import UserError
 from alignment.config.tasks import DPOConfig, ReferenceConfig
+from alignment.config.vocabulary import OnNonFinite
 from alignment.data.batches import Batches
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import Engine
@@ -41,6 +43,24 @@ def reference_logprobs(engine: Engine, batches: Batches, rows: Iterable[int], *,
         if cache is not None and is_main():
             _write(cache, table)
     return table.to(engine.device)
+
+
+def require_reference(table: Tensor, batches: Batches, rows: Iterable[int], choice: OnNonFinite) -> None:
+    """Tell rows to whose pair the reference gives no number, before DPO's loss is none.
+
+    Raises:
+        UserError: there are any, and `choice` is stop.
+    """
+    is_number = table.isfinite().all(1).tolist()
+    broken = [row for row in rows if not is_number[row]]
+    if not broken:
+        return
+    first = batches.examples[broken[0]].source
+    line = f"the reference's log-probs are no finite numbers for {len(broken)} pairs, first {first}"
+    line += ": it is the model as it came, look there for weights that are none"
+    if choice is OnNonFinite.stop:
+        raise UserError(f"{line} (train.on_nonfinite=skip leaves steps with them out)")
+    say(f"{line}; steps with them are left out")
 
 
 def cache_file(model: LanguageModel, examples: list[Example], config: DPOConfig, data: str | None) -> Path | None:

@@ -44,6 +44,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def without_numbers(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """The weights in a folder, of which one is no number."""
+    weights = load_file(folder / "model.safetensors")
+    return {**weights, name: weights[name] * torch.nan}
+
+
 @torch.no_grad()
 def as_trained(folder: Path, row: dict[str, Any]) -> float:
     """transformers' own score of a row's text, laid out as the judge's training lays it out; in float64."""
@@ -103,12 +109,55 @@ def test_a_critic_reads_the_policy_s_tokens(alignment: Command, folders: Path) -
 
 def test_a_reward_model_that_gives_nan_is_named(alignment: Command, folders: Path) -> None:
     """Not the actor, which would have learned from it."""
-    weights = load_file(folders / "judge" / "model.safetensors")
-    save_file({**weights, "score.weight": weights["score.weight"] * torch.nan}, folders / "judge" / "model.safetensors")
+    save_file(without_numbers(folders / "judge", "score.weight"), folders / "judge" / "model.safetensors")
     ended = alignment(*PPO, "reward.path=judge", "output_dir=out")
     (line,) = ended.err
     assert ended.code == 2
-    assert line.startswith(
-        "alignment: tiny_ppo: reward.path must give finite scores, got nan of 'judge' for the reply "
-    )
+    told = "alignment: tiny_ppo: step 1: reward.path must give finite scores, got nan of 'judge' for the reply "
+    assert line.startswith(told)
     assert "prompts.jsonl:" in line and "(8 of 8)" in line
+
+
+def test_a_critic_or_a_policy_that_gives_nan_is_named(
+    alignment: Command, folders: Path, tokenizer: PreTrainedTokenizerBase, tiny_init: dict[str, Any]
+) -> None:
+    save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, folders / "critic")
+    save_file(without_numbers(folders / "critic", "score.weight"), folders / "critic" / "model.safetensors")
+    ended = alignment(*PPO, "reward.path=judge", "critic.path=critic", "output_dir=out")
+    (line,) = ended.err
+    assert ended.code == 2 and line.startswith("alignment: tiny_ppo: step 1: ")
+    assert " values of the critic are no finite numbers (a lower critic.learning_rate keeps it from that, if " in line
+    assert "Actor" not in line and (folders / "out" / "nonfinite.json").exists()
+    save_file(without_numbers(folders / "a", "lm_head.weight"), folders / "a" / "model.safetensors")
+    ended = alignment(*PPO, "reward.path=judge", "output_dir=other")
+    (line,) = ended.err
+    assert ended.code == 2 and "tiny_ppo: step 1: the logits of the policy are no finite numbers: look for " in line
+
+
+def test_every_model_s_table_of_positions_is_held_against_the_rows_before_the_run(
+    alignment: Command, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Each run's of an evaluation, the reward model's where pairs are, and the critic's; the judge's own texts are cut
+    to what it reads, and that is said."""
+    for name, positions in (("long", 256), ("short", 16), ("judge", 16)):
+        load: Any = load_scalar_model if name == "judge" else load_language_model
+        init = {"model_type": "gpt2", "n_positions": positions, "n_embd": 32, "n_layer": 1, "n_head": 2}
+        save_model(load(ModelConfig(init=init), tokenizer, WHOLE), tokenizer, tmp_path / name)
+    prompts = [{"prompt": f"{text} " * 3, "chosen": "yes " * 9, "rejected": "no"} for text in PROMPTS]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    evaluate = ["run", "tiny_evaluate", *OWN, "data.eval.path=prompts.jsonl", "reward=judge", "baseline=long"]
+
+    def told(*words: str) -> str:
+        ended = alignment(*words, "output_dir=out")
+        (line,) = ended.err
+        assert ended.code == 2 and not (tmp_path / "out").exists()
+        return str(line)
+
+    line = told(*evaluate, "runs={long: long, short: short}")
+    assert "data.max_prompt_length + generation.max_new_tokens must be <= 16, the positions of runs.short, got" in line
+    line = told(*evaluate, "runs={long: long}", "pairs.eval.path=prompts.jsonl")
+    assert "tiny_evaluate: pairs.max_length must be <= 16, the positions of reward, got rows of up to " in line
+    line = told(*[word.replace("path=a", "path=long") for word in PPO], "reward.path=judge")
+    assert "must be <= 16, the positions of the critic, which begins as judge (critic.path names another), got" in line
+    ended = alignment(*evaluate, "runs={long: long}", "output_dir=out")
+    assert ended.code == 0 and "reward: 4 texts are longer than the 16 tokens that it reads, and were cut" in ended.out

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from alignment.config.generation import GenerationConfig
-from alignment.config.parts import DistributedConfig, ModelConfig
+from alignment.config.parts import DistributedConfig, ModelConfig, UserError
 from alignment.config.vocabulary import Attention, Device, Precision
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.precision import autocast, compute_dtype
@@ -169,6 +169,14 @@ def test_a_draw_never_takes_what_has_no_probability() -> None:
     chosen = draw(torch.zeros(4, 2, dtype=torch.long), scores)
     assert chosen.argmax(-1).tolist() == [1, 3, 3, 1]
     assert torch.isinf(chosen).sum() == 4 * 4
+
+
+def test_logits_that_are_no_numbers_draw_nothing(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = load_language_model(ModelConfig(init=FAMILIES["llama"]), tokenizer, WHOLE)
+    with torch.no_grad():
+        model.hf.lm_head.weight[7] = torch.nan
+    with pytest.raises(UserError, match=r"^the logits of the policy are no finite numbers: "):
+        drawn(model, tokenizer, [0, 3])
 
 
 def test_a_roomy_layer_holds_what_transformers_own_does_and_moves_none_of_it() -> None:

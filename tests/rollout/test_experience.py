@@ -28,7 +28,7 @@ from alignment.losses import KLEstimator, kl_estimate
 from alignment.models.load import load_critic, load_language_model
 from alignment.models.readout import token_logprobs
 from alignment.models.roles import reference_of
-from alignment.rollout.experience import Roles, make_experience
+from alignment.rollout.experience import Roles, broken_roles, make_experience
 from alignment.rollout.samples import Samples
 from alignment.training.objectives import Actor, Critic
 from alignment.training.optim import build_optimizer
@@ -266,6 +266,25 @@ def test_a_broken_advantage_stops_the_actor_s_step_and_not_the_critic_s(
     assert all(torch.equal(p, q) for p, q in zip(roles.actor.model.parameters(), before, strict=True))
     with pytest.raises(UserError, match=r"^the loss of Actor is nan"):
         learn(roles.actor, roles.critic, mini_batches, config, kl_weight=0.1, seed=0)
+
+
+def test_whose_numbers_are_none_is_found_in_the_experience(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf
+) -> None:
+    config = ppo_config(tiny_init)
+    roles = build_roles(config, tokenizer)
+    tokens = sum(len(ids) for example in samples_of(TEXTS).examples for ids in example.completion_ids)
+    assert broken_roles(made(roles, samples_of(TEXTS), config)[0]) == {}
+    reference: Any = roles.reference
+    for role, weight in (
+        ("critic", roles.critic.model.hf.score.weight),
+        ("reference", reference.model.hf.lm_head.weight),
+    ):
+        before = weight.detach().clone()
+        with torch.no_grad():
+            weight.fill_(torch.nan)
+            assert broken_roles(made(roles, samples_of(TEXTS), config)[0]) == {role: tokens}
+            weight.copy_(before)
 
 
 def test_kl_in_the_loss_leaves_the_reward_to_the_score(

@@ -28,7 +28,7 @@ from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
 from alignment.losses import CrossEntropyLoss, LossOutput, Mean
 from alignment.training.loop import fit
-from alignment.training.nonfinite import Broken
+from alignment.training.nonfinite import Broken, NonFinite
 from alignment.training.objectives import SFT
 from alignment.training.step import train_step
 
@@ -118,6 +118,25 @@ def test_stop_ends_the_run_and_tells_the_rows(
     assert {row["source"] for row in met["rows"]} == {"rows.jsonl:1"}
     logged = (tmp_path / "metrics.jsonl").read_text().splitlines() if bad > 1 else []
     assert len(logged) == bad - 1
+
+
+def test_the_role_whose_numbers_are_none_is_named(
+    demonstrations: list[Example], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The critic's and the reference's are in the loss of the actor, which is not to be blamed for them."""
+    data = Batches(demonstrations, BatchConfig(size=2, max_tokens=60), 0, 0)
+    stops, skips = (NonFinite(tmp_path, choice, data) for choice in (OnNonFinite.stop, OnNonFinite.skip))
+    stops.meet_roles(2, {})
+    told = r"^step 3: 2 log-probs of the reference are no finite numbers \(it is the model as .*\); 5 values of the "
+    told += r"critic are .* critic\.learning_rate .* its rows are in .*nonfinite\.json; .*train\.on_nonfinite=skip"
+    with pytest.raises(UserError, match=told):
+        stops.meet_roles(3, {"reference": 2, "critic": 5})
+    (met,) = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert (met["step"], met["roles"]) == (3, {"reference": 2, "critic": 5})
+    assert [row["row"] for row in met["rows"]] == data.step_rows(2)
+    skips.meet_roles(3, {"actor": 1})
+    assert "step 3: 1 log-probs of the actor are no finite numbers" in capsys.readouterr().out
+    assert skips.metrics() == {"skipped_steps": 0.0}  # they are counted as they are met
 
 
 def test_skip_leaves_the_step_out_counts_it_and_goes_on_the_same(

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.config.parts import BatchConfig, DistributedConfig
+from alignment.config.parts import BatchConfig, DistributedConfig, UserError
 from alignment.config.tasks import ReferenceConfig
-from alignment.config.vocabulary import Device, Layout
+from alignment.config.vocabulary import Device, Layout, OnNonFinite
 from alignment.data.batches import Batches
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
 from alignment.models.heads import LanguageModel
-from alignment.training.reference import cache_folder, fingerprint, reference_logprobs
+from alignment.training.reference import cache_folder, fingerprint, reference_logprobs, require_reference
 
 
 def pair(seed: int) -> Example:
@@ -100,3 +100,15 @@ def test_the_cache_lies_beside_the_data(tmp_path):
     assert cache_folder(ReferenceConfig(), str(tmp_path / "pairs.jsonl")) == tmp_path / ".reference"
     assert cache_folder(ReferenceConfig(folder="here"), str(tmp_path / "pairs.jsonl")) == Path("here")
     assert cache_folder(ReferenceConfig(), None).parts[-2:] == ("alignment", "reference")
+
+
+def test_pairs_without_a_reference_are_named_before_the_first_step(engine, batches, capsys):
+    table = reference_logprobs(engine, batches, range(6))
+    require_reference(table, batches, range(6), OnNonFinite.stop)
+    table[4, 1] = torch.inf
+    table[0] = torch.nan  # which no step of the run touches
+    told = r"^the reference's log-probs are no finite numbers for 1 pairs, first made:4: .* \(train\.on_nonfinite=skip"
+    with pytest.raises(UserError, match=told):
+        require_reference(table, batches, range(1, 6), OnNonFinite.stop)
+    require_reference(table, batches, range(1, 6), OnNonFinite.skip)
+    assert "first made:4: " in capsys.readouterr().out
