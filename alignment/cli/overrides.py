@@ -15,6 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from alignment.cli.texts import holds_texts
+
 PLAIN = re.compile(r"[A-Za-z_/@][\w./@-]*", re.ASCII)  # a string that the grammar takes without quotes,
 RESERVED = ("null", "true", "false", "inf", "nan")  # unless it is one of its words
 SIMPLE = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list|\w*str|int|float|bool)\(.*\)")
@@ -23,22 +25,49 @@ TIGHT = re.compile(r"([{,]\s*[\w.@-]+):(?=[^\s/\\])")  # {a:b}, which YAML would
 
 def readable(word: str, *, is_sweep: bool) -> str:
     """The override, its value quoted where the grammar cannot read it and it is plainly a text, or texts in a list, a
-    mapping or (`is_sweep`) a sweep."""
+    mapping or (`is_sweep`) a sweep; or where the key holds texts, and it would be taken for a number or a yes."""
     key, equals, value = word.partition("=")
     parsed = _parsed(word)
     if parsed is not None and not (parsed.is_sweep_override() and Path(value).exists()):
-        return word
+        return _with_texts(word, parsed) if holds_texts(key.lstrip("+")) else word
     if not equals or _parsed(f"{key}=x") is None or SIMPLE.fullmatch(value):
         return word
     if Path(value).exists() or value[:1] not in ("[", "{"):
         is_one = not is_sweep or Path(value).exists()
         pieces = [value] if is_one else value.split(",")
-        return f"{key}={','.join(piece if _is_text(piece) else written(piece) for piece in pieces)}"
+        return f"{key}={','.join(_as_it_is(key, piece) if _is_text(piece) else written(piece) for piece in pieces)}"
+    return _rewritten(word)
+
+
+def _rewritten(word: str) -> str:
+    """A list or a mapping, in the grammar's own words; in one of texts everything is a text."""
+    key, _, value = word.partition("=")
+    loader = yaml.BaseLoader if holds_texts(key.lstrip("+")) else yaml.SafeLoader
     try:
-        inside = yaml.safe_load(TIGHT.sub(r"\1: ", value) if value.startswith("{") else value)
+        inside = yaml.load(TIGHT.sub(r"\1: ", value) if value.startswith("{") else value, Loader=loader)
     except yaml.YAMLError:
         return word
     return f"{key}={written(inside)}"
+
+
+def _with_texts(word: str, parsed: Override) -> str:
+    """The override of a key that holds texts, so quoted that none is read as a number or a yes: 1e3, 007 and 1.50 would
+    be written otherwise then."""
+    key, _, value = word.partition("=")
+    if parsed.is_sweep_override():
+        pieces = [_as_it_is(key, piece) for piece in value.split(",")]
+        return word if SIMPLE.fullmatch(value) else f"{key}={','.join(pieces)}"
+    inside = parsed.value()
+    if not isinstance(inside, dict | list):
+        return f"{key}={_as_it_is(key, value)}"
+    values = inside.values() if isinstance(inside, dict) else inside
+    return _rewritten(word) if any(isinstance(each, int | float) for each in values) else word
+
+
+def _as_it_is(key: str, value: str) -> str:
+    """A value as it is typed; where the key holds texts, one that would be taken for a number or a yes is quoted."""
+    parsed = _parsed(f"key={value}") if holds_texts(key.lstrip("+")) else None
+    return written(value.strip()) if parsed is not None and isinstance(parsed.value(), int | float) else value
 
 
 def quoted(word: str) -> str:

@@ -1,7 +1,8 @@
 """Overrides as people type them: any path is a value, a list stays a list and a sweep a sweep."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from omegaconf import OmegaConf
 
 from alignment.cli.compose import composing, current_hydra
 from alignment.cli.overrides import quoted, readable
+from alignment.cli.texts import holds_texts
+from alignment.config.tasks import TASKS
 
 TEXTS = ["données-数据.jsonl", "o'neil.jsonl", "'tis", "100%#1.jsonl", "a (1).jsonl", "data(1)", "(x).jsonl", "x;y&z!"]
 TEXTS += ["runs/lr=1e-3/model", "é,b", "a=b,c", 'say "no"', "<a>", "^`a", "back\\slash'", "плюс+минус", "x{y}", "a[0]"]
@@ -97,3 +100,47 @@ def test_home_begins_a_path(alignment: Callable[..., Any], tmp_path: Path, monke
     (tmp_path / "mine" / "é.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
     assert alignment(*words, "output_dir=~/out").code == 0
     assert (tmp_path / "mine" / "out" / "finished.json").exists()
+
+
+NUMBERS = ["1e3", "007", "1_000", "1.50", ".5", "+5", "-0", "true", "No", "nan", "inf", "1e-3"]
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_a_name_that_looks_like_a_number_keeps_its_letters(text: str) -> None:
+    words = [f"{key}={text}" for key in ("output_dir", "model.path", "data.train.path", "log.project", "seed")]
+    *texts, seed = [readable(word, is_sweep=False) for word in words]
+    assert seed == f"seed={text}"
+    with composing([]):
+        tree = current_hydra().compose_config("tiny_sft", texts, run_mode=None)
+        other = f"{{a: {text}, b: x}}"
+        runs = [readable(word, is_sweep=False) for word in (f"runs={other}", f"baseline={text}", f"+curves.c={text}")]
+        evaluate = current_hydra().compose_config("tiny_evaluate", runs, run_mode=None)
+    assert [tree.output_dir, tree.model.path, tree.data.train.path, tree.log.project] == [text] * 4
+    assert (evaluate.runs, evaluate.baseline, evaluate.curves.c) == ({"a": text, "b": "x"}, text, text)
+    one = readable(f"model.path={text}", is_sweep=False)
+    assert readable(f"model.path={text},x", is_sweep=True) == f"{one},x"
+
+
+def test_what_is_no_text_or_nothing_stays_what_it_is() -> None:
+    for word in ("model.path=null", "model.path=choice(1,2)", "train.learning_rate=1e3", "model.init.n=007", "runs={}"):
+        assert readable(word, is_sweep=False) == word
+    assert readable("reward.models={a: {path: x, weight: 2}}", is_sweep=False).endswith("{path: x, weight: 2}}")
+    assert readable("model.lora.targets=[1e3,q]", is_sweep=False) == 'model.lora.targets=["1e3", q]'
+
+
+def test_no_key_is_a_text_in_one_task_and_a_number_in_another() -> None:
+    kinds: dict[str, set[bool]] = {}
+    for root in TASKS.values():
+        for key, kind in leaves(root, ""):
+            kinds.setdefault(key, set()).add(kind in ("str", "str | None"))
+    assert {key for key, found in kinds.items() if len(found) > 1} == set()
+    assert all(holds_texts(key) == (True in found) for key, found in kinds.items())
+
+
+def leaves(kind: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """Keys that hold one value, and the name of its type as it is written."""
+    for field in fields(kind):
+        if is_dataclass(field.type):
+            yield from leaves(field.type, f"{prefix}{field.name}.")
+        elif "dict" not in str(field.type) and "list" not in str(field.type):
+            yield f"{prefix}{field.name}", field.type.__name__ if isinstance(field.type, type) else str(field.type)
