@@ -36,9 +36,13 @@ class Status:
     """When the newest row was written, in seconds since the epoch."""
     trouble: str = ""
     """Why Slurm could not be asked."""
+    damage: str = ""
+    """Why nothing can be said of it: which of its files cannot be read."""
 
     def state(self) -> str:
         """Slurm's word with its reason; without it, what the files show."""
+        if self.damage:
+            return "damaged"
         if self.known is not None:
             return f"{self.known.state} ({self.known.reason})" if self.known.reason else self.known.state
         if self.is_finished:
@@ -54,7 +58,7 @@ class Status:
 def print_status(folder: Path) -> None:
     try:
         runs = runs_in(folder)
-        found = [read_status(run) for run in runs]
+        found = [read_status(folder)] if runs == [folder] else [status_of(run) for run in runs]
     except UserError as error:
         fail(f"status: {error}")
     if not runs:
@@ -74,10 +78,26 @@ def runs_in(folder: Path) -> list[Path]:
             raise UserError(f"{folder / CONFIG}: stages must be a list of mappings with a name, got {stages!r}")
         return [folder / str(stage["name"]) for stage in stages]
     try:
-        found = [inner for inner in folder.iterdir() if (inner / CONFIG).exists()]
+        found = [inner for inner in folder.iterdir() if _may_be_run(inner)]
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error.strerror})") from error
     return sorted(found, key=lambda path: (len(path.name), path.name))  # 10 comes after 9
+
+
+def _may_be_run(folder: Path) -> bool:
+    """One that cannot be looked into counts as one, so that it is told."""
+    try:
+        return (folder / CONFIG).exists()
+    except PermissionError:
+        return True
+
+
+def status_of(run: Path) -> Status:
+    """Of one among others, which are shown whatever it is like."""
+    try:
+        return read_status(run)
+    except UserError as error:
+        return Status(run, None, None, 0, None, {}, False, False, None, damage=" ".join(str(error).split()))
 
 
 def read_status(folder: Path) -> Status:
@@ -165,5 +185,6 @@ def _table(found: list[Status]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+    yield from (f"{status.folder.name} is damaged: {status.damage}" for status in found if status.damage)
     num_finished = sum(status.is_finished for status in found)
     yield f"{num_finished} of {len(found)} finished"

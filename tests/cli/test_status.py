@@ -232,3 +232,38 @@ def test_a_run_outlives_its_reader(tmp_path: Path) -> None:
     os.close(write)
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert (tmp_path / "out" / "finished.json").exists()
+
+
+def test_a_damaged_run_is_shown_among_the_others(
+    alignment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind of damage, in a sweep and in a pipeline; the others are shown as ever."""
+    damage = {name: case for name, case in DAMAGED.items() if name != "stages"}
+    for number, (name, content, _) in enumerate(damage.values()):
+        run_folder(tmp_path / "sweep" / str(number), steps=1)
+        (tmp_path / "sweep" / str(number) / name).write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
+    run_folder(tmp_path / "sweep" / "6", steps=5, finished=True)
+    ended = alignment("status", "sweep")
+    assert (ended.code, ended.err) == (0, [])
+    lines = ended.out.splitlines()
+    assert [line.split()[:2] for line in lines[1:7]] == [[str(number), "damaged"] for number in range(6)]
+    assert lines[7].split() == ["6", "finished", "-", "5", "of", "5", "0.2"]
+    for number, (_, _, line) in enumerate(damage.values()):
+        assert lines[8 + number].startswith(f"{number} is damaged: sweep/{number}/{line}")
+    assert lines[-1] == "1 of 7 finished"
+
+    (tmp_path / "sweep" / "config.yaml").write_text("stages: [{name: '6'}, {name: '0'}]\n")
+    assert [line.split()[1] for line in alignment("status", "sweep").out.splitlines()[1:3]] == ["finished", "damaged"]
+    (tmp_path / "sweep" / "config.yaml").unlink()
+
+    exists = Path.exists
+
+    def refused(path: Path) -> bool:
+        if path.parent.name == "0":
+            raise PermissionError(13, "Permission denied")
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refused)
+    assert "0 is damaged: sweep/0/submitted.json cannot be read" in alignment("status", "sweep").out
