@@ -90,7 +90,7 @@ class DataConfig:
     template: Template = Template.chat
     """chat: the tokenizer's chat template lays turns out. none: prompt and reply are texts and taken as they are."""
     learn: Learn = Learn.all
-    """Which turns of the assistant a demonstration teaches; a row's `prompt` and a pair's earlier turns are context."""
+    """Which turns of the assistant a demonstration teaches; what a row gives as its `prompt` is context."""
 
     def __post_init__(self) -> None:
         rule = "data.max_prompt_length must be in [1, data.max_length)"

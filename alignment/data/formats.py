@@ -30,7 +30,7 @@ def parse(
             the prompt, whatever the replies are.
         margin_of: called for pairs only.
         learn: which of a demonstration's assistant turns are its completion, all or the last. What a row gives as its
-            prompt is never learned, nor are the turns before the reply of a pair.
+            prompt, or as the dialogue that a chosen reply stands beside, is never learned.
         template: `none` takes prompt and replies as texts.
 
     Raises:
@@ -52,8 +52,7 @@ def parse(
         case Need.prompts:
             prompt = _any_prompt(fields, dialogues)
         case Need.demonstrations:
-            own = len(dialogues.get("prompt", [])) if format in (Format.native, Format.world) else 0
-            prompt, completion, dropped = _demonstration(fields, dialogues, own, learn)
+            prompt, completion, dropped = _demonstration(fields, dialogues, format, learn)
             completions = (completion,)
         case Need.pairs:
             prompt, *replies = _pair(fields, dialogues, format)
@@ -100,14 +99,17 @@ def _any_prompt(row: Row, dialogues: Dialogues) -> list[Message]:
     return _checked(row, key, dialogues[key][:-1])
 
 
-def _demonstration(row: Row, dialogues: Dialogues, own: int, learn: Learn) -> tuple[list[Message], list[Message], int]:
-    """Prompt, completion and how many turns behind it were left out; the first `own` turns are the row's prompt."""
+def _demonstration(
+    row: Row, dialogues: Dialogues, format: Format, learn: Learn
+) -> tuple[list[Message], list[Message], int]:
+    """Prompt, completion and how many turns behind it were left out."""
     key = next((key for key in ("completion", "chosen") if key in dialogues), None)
     if key is None:
         raise row.error("there is no reply to learn: the row has neither a completion nor a chosen reply")
     if key == "completion" and "label" in row.fields and not row.truth("label", row.fields["label"]):
         raise row.error("label is false: an undesirable reply is no demonstration")
     dialogue = dialogues[key]
+    own = _own_prompt(key, dialogues, format)
     places = [place for place in range(own, len(dialogue)) if dialogue[place]["role"] == "assistant"]
     if not places or (key == "chosen" and places[-1] != len(dialogue) - 1):
         raise row.error(f"{key}: the dialogue must end with the assistant's reply")
@@ -115,11 +117,17 @@ def _demonstration(row: Row, dialogues: Dialogues, own: int, learn: Learn) -> tu
     asked = [place for place in learned if place and dialogue[place - 1]["role"] not in BEFORE_THE_QUESTION]
     if not learned:
         raise row.error(f"{key}: every assistant's turn has weight 0: there is nothing to learn")
-    is_last = learn is Learn.last or (key == "chosen" and not own)
-    first = learned[-1] if is_last or not asked else asked[0]
+    first = learned[-1] if learn is Learn.last or not asked else asked[0]
     completion = dialogue[first : learned[-1] + 1]
     _require_replies(row, key, completion)
     return _checked(row, key, dialogue[:first]), completion, len(dialogue) - 1 - learned[-1]
+
+
+def _own_prompt(key: str, dialogues: Dialogues, format: Format) -> int:
+    """How many turns the row itself sets apart from its reply, which is a whole dialogue in other rows."""
+    if format in (Format.native, Format.world):
+        return len(dialogues.get("prompt", []))
+    return 0 if key == "completion" or format is Format.hh else len(dialogues[key]) - 1
 
 
 def _pair(row: Row, dialogues: Dialogues, format: Format) -> tuple[list[Message], list[Message], list[Message]]:

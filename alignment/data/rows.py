@@ -37,8 +37,10 @@ class Row:
 
     def truth(self, name: str, value: Any) -> bool:
         """A yes or no, however the file that it came from wrote it: true, 1, 1.0, "True", "yes" and their opposites."""
-        word = str(value).strip().lower()
-        if not isinstance(value, bool | int | float | str) or word not in (*YES, *NO):
+        if isinstance(value, bool | int | float) and value in (0, 1):
+            return bool(value)
+        word = value.strip().lower() if isinstance(value, str) else None
+        if word not in (*YES, *NO):
             raise self.error(f"{name} must be one of {', '.join((*YES, *NO))}, got {value!r:.60}")
         return word in YES
 

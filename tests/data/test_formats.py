@@ -1,4 +1,5 @@
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -86,9 +87,22 @@ def test_a_pair(name: str) -> None:
     format, row, prompt = PAIRS[name]
     before = copy.deepcopy(row)
     assert record(row, format, "pairs") == Record(prompt, ([assistant("a")], [assistant("b")]), 1.5, AT)
-    assert record(row, format, "demonstrations") == Record(prompt, ([assistant("a")],), None, AT)
+    assert record(row, format, "demonstrations", learn=Learn.last) == Record(prompt, ([assistant("a")],), None, AT)
     assert record(row, format, "prompts") == Record(prompt, (), None, AT)
     assert row == before
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_chosen_reply_as_a_demonstration_teaches_all_that_is_no_prompt(name: str) -> None:
+    """Of a whole dialogue every turn of the assistant; beside a prompt, or the dialogue that was, the reply alone."""
+    format, row, prompt = PAIRS[name]
+    first = 1 if name == "hh" else len(prompt)
+    dialogue = [*prompt, assistant("a")]
+    assert record(row, format, "demonstrations") == Record(prompt[:first], (dialogue[first:],), None, AT)
+    whole = {"chosen": [*DIALOGUE, assistant("a")], "rejected": [*DIALOGUE, assistant("b")]}
+    every = Record([Q], ([assistant("a"), Q2, assistant("a")],), None, AT)
+    assert record(whole, "native", "demonstrations") == every
+    assert record({"prompt": DIALOGUE, **whole}, "native", "demonstrations").prompt == DIALOGUE
 
 
 def test_a_plain_text_has_no_prompt() -> None:
@@ -215,3 +229,25 @@ def test_a_prompt_keeps_its_tags(format: str, tags: Any, found: tuple[str, ...])
 def test_tags_that_are_no_texts(tags: Any) -> None:
     with pytest.raises(DataError, match=r"^rows\.jsonl:9: field `tags` must be text or a list of texts, got "):
         record({"prompt": "q", "tags": tags}, "native", "prompts")
+
+
+LABELS = {True: [True, 1, 1.0, "True", "true", "1", "1.0", "yes", "YES "], False: [False, 0, 0.0, -0.0]}
+LABELS[False] += ["False", "false", "0", "0.0", "no", "NO"]
+
+
+@pytest.mark.parametrize(("truth", "label"), [(truth, label) for truth, labels in LABELS.items() for label in labels])
+def test_a_label_is_read_however_it_is_written(truth: bool, label: Any) -> None:
+    row = {"prompt": "q", "completion": "a", "label": label}
+    if truth:
+        assert record(row, "native", "demonstrations") == Record([Q], ([assistant("a")],), None, AT)
+    else:
+        with pytest.raises(DataError, match=r"^rows\.jsonl:9: label is false: an undesirable reply"):
+            record(row, "native", "demonstrations")
+
+
+def test_a_label_that_is_neither_is_a_bad_row_and_a_null_is_none() -> None:
+    for label in (2, -1, 0.5, math.nan, "", "good", [], {}, [True]):
+        with pytest.raises(DataError, match=r"^rows\.jsonl:9: label must be one of true, yes, 1, 1\.0, false, "):
+            record({"prompt": "q", "completion": "a", "label": label}, "native", "demonstrations")
+    row = {"prompt": "q", "completion": "a", "label": None}
+    assert record(row, "native", "demonstrations") == Record([Q], ([assistant("a")],), None, AT)

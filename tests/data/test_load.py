@@ -48,3 +48,21 @@ def test_more_held_out_prompts_than_the_world_has_is_a_config_error(tokenizer):
     world = DataConfig(format=Format.world, eval=SourceConfig(limit=1_000_000), max_length=99, max_prompt_length=50)
     with pytest.raises(ConfigError, match=r"^data.eval.limit: .* got 1000000$"):
         load_split("eval", world, tokenizer, Need.prompts)
+
+
+def test_a_rating_that_is_given_twice_is_a_bad_row_and_one_of_two_columns_is_the_named_one(tokenizer, tmp_path):
+    """A key twice: skipped, counted and said. A column of another name beside the usual one: the named one is read,
+    and where it is missing the usual one does not step in."""
+    path = tmp_path / "rows.jsonl"
+    twice = GOOD.replace('"rating"', '"rating": "unsure", "rating"')
+    path.write_text(GOOD + twice)
+    loaded = load_split("train", config(path, MarginScale.large), tokenizer, Need.pairs)
+    assert [example.margin for example in loaded.examples] == [2.0]
+    assert f"1 bad rows skipped (first: {path}:2: field `rating` is given twice)" in loaded.said("train")
+    named = config(path, MarginScale.large)
+    named.margin.column = "grade"
+    path.write_text(GOOD.replace('"rating"', '"grade": "slightly better", "rating"'))
+    assert [e.margin for e in load_split("train", named, tokenizer, Need.pairs).examples] == [1.0]
+    path.write_text(GOOD)
+    with pytest.raises(MarginError, match=r"rows.jsonl:1: a margin was asked for, but field `grade` is missing"):
+        load_split("train", named, tokenizer, Need.pairs)
