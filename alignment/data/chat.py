@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 from trl.data_utils import maybe_convert_to_chatml
 
+from alignment.config.errors import ConfigError
 from alignment.config.vocabulary import Template
 from alignment.data.calls import spells_python, with_json
 from alignment.data.records import DataError, Message, Record, assistant
@@ -30,7 +31,7 @@ PLAIN_TEMPLATE = (
 PROBE = assistant("\u241f")  # a reply that begins like no control token
 MARK = "\u2420"  # and a question like it
 # What a template raises: its own refusals, and Python's where it joins a text and something else.
-REFUSALS = (TemplateError, TypeError, ValueError, KeyError)
+REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,31 @@ def ensure_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
         The sentence to tell the user once; None if the tokenizer has a template of its own, which is left alone.
     """
     if tokenizer.chat_template is not None:
+        _check_template(tokenizer)
         return None
     tokenizer.chat_template = PLAIN_TEMPLATE
     name = tokenizer.name_or_path or "the tokenizer"
     return rf"{name} has no chat template: turns are laid out plainly, as \n\nHuman: ... \n\nAssistant: ..."
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises:
+    ConfigError: it is no template at all, whatever the dialogue; what it says of one is for the row to be told.
+    """
+    template: object = tokenizer.chat_template
+    rule = f"model.tokenizer: the chat template of {tokenizer.name_or_path or 'the tokenizer'} must be"
+    if isinstance(template, dict):
+        if "default" not in template:
+            raise ConfigError(f"{rule} one, or several of which one is called default, got {sorted(template)}")
+        template = template["default"]
+    if not isinstance(template, str) or not template.strip():
+        raise ConfigError(f"{rule} a text in Jinja's language, got {template!r:.60}")
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"{rule} a text in Jinja's language: line {error.lineno}: {error.message}") from error
+    except REFUSALS:
+        return
 
 
 def render(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:

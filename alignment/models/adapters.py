@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from alignment.config.folders import ADAPTER_FILE
 from alignment.config.parts import ConfigError, LoraConfig
 from alignment.distributed.engine import shape_of
 from alignment.distributed.placement import Placement
@@ -28,7 +29,7 @@ from alignment.models.scalar_head import head_name, scalar_head
 from alignment.terminal import say
 
 DEFAULT = "default"
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = ADAPTER_FILE, "adapter_model.safetensors"
 EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 """Names that experts and routers had as linear layers, and which peft takes for those of the tensors they are now."""
 MERGED = {"Linear", "Linear4bit", "Linear8bitLt"}
@@ -187,19 +188,24 @@ def adapter_off(hf: PreTrainedModel) -> Iterator[None]:
 
 
 @torch.no_grad()
-def merged_state(hf: nn.Module, placement: Placement, *, keep: bool = True) -> dict[str, Tensor]:
+def merged_state(
+    hf: PreTrainedModel, placement: Placement, *, dtype: torch.dtype | None = None, keep: bool = True
+) -> dict[str, Tensor]:
     """The state dict of the model with its adapter added into the weights; the model itself is left as it is.
 
     Args:
+        dtype: of the weights that are made here, as in `as_saved`: a second set of them in float32 may not fit. None:
+            as they are made.
         keep: False where another of the processes that share the weights is to have them: here it is empty then.
     """
     state: dict[str, Tensor] = {}
     tied: dict[int, Tensor] = {}
+    buffers = {name for name, _ in hf.named_buffers()}
     for name, tensor in merged_weights(hf, placement):
         if keep and isinstance(tensor, nn.Parameter):  # one tensor for all its names
             state[name] = tied.setdefault(id(tensor), placement.kept(tensor))
         elif keep:
-            state[name] = tensor
+            state[name] = tensor if dtype is None or name in buffers else as_saved(hf, name, tensor, dtype)
     return state
 
 

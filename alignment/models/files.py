@@ -3,30 +3,63 @@
 A library that reads a damaged file says so in its own words, and which file it was, not always.
 """
 
-import json
 import pickle
 import zipfile
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import CONFIG_MAPPING
 from transformers.utils import (
     CONFIG_NAME,
+    GENERATION_CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
 )
 
-from alignment.config.parts import ConfigError
+from alignment.config.folders import read_json
+from alignment.config.parts import ConfigError, UserError
 
 INDICES = {SAFE_WEIGHTS_NAME: SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME: WEIGHTS_INDEX_NAME}
 """A file of weights, and the index that stands for it where there are several; in transformers' order."""
 
+HALVES = {"BF16": torch.bfloat16, "F16": torch.float16}  # as safetensors calls them
+
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+
+MISREADINGS = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError),
+    *(ImportError, StrictDataclassError),
+)
+"""What transformers, peft and the like raise where a file holds another thing than they take for granted."""
+
+
+class Reading:
+    """Inside, a library reads a folder that somebody else has written: what it raises is told in one line, behind the
+    rule that was broken. tokenizers raises `Exception` itself, of no class of its own."""
+
+    def __init__(self, rule: str) -> None:
+        self.rule = rule
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raises:
+        ConfigError: the library could not read the folder.
+        """
+        if not isinstance(error, Exception) or isinstance(error, UserError):
+            return
+        if type(error) is Exception or isinstance(error, MISREADINGS):
+            raise ConfigError(f"{self.rule} ({type(error).__name__}: {one_line(error)})") from error
 
 
 def check_folder(folder: Path, key: str) -> None:
@@ -40,8 +73,25 @@ def check_folder(folder: Path, key: str) -> None:
     if kind not in CONFIG_MAPPING:
         rule = f"{key}: {CONFIG_NAME} must have a model_type that transformers knows"
         raise ConfigError(f"{rule}, got {kind!r} in {str(folder)!r}")
+    quantized = settings.get("quantization_config")
+    if quantized is not None and not isinstance(quantized, dict):
+        rule = f"{key}: quantization_config in {str(folder / CONFIG_NAME)!r} must be an object"
+        raise ConfigError(f"{rule}, got {quantized!r}")
+    _check_generation(folder / GENERATION_CONFIG_NAME, key)
     for file in _weight_files(folder, key):
         _check(file, key)
+
+
+def _check_generation(file: Path, key: str) -> None:
+    """One that transformers cannot read it passes over, and with it the tokens that end a reply."""
+    if not file.exists():
+        return
+    ends = read_json(file, key).get("eos_token_id")
+    listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(isinstance(each, int) for each in listed):
+        raise ConfigError(
+            f"{key}: eos_token_id in {str(file)!r} must be a token's number or a list of them, got {ends!r}"
+        )
 
 
 def check_adapter(folder: Path, key: str) -> None:
@@ -50,21 +100,6 @@ def check_adapter(folder: Path, key: str) -> None:
     if not files:
         raise ConfigError(f"{key}: no adapter in {str(folder)!r}: neither {' nor '.join(ADAPTERS)}")
     _check(files[0], key)
-
-
-def read_json(file: Path, key: str) -> dict[str, Any]:
-    """Raises:
-    ConfigError: there is no such file, or it is no JSON object; names `key` and the file.
-    """
-    if not file.is_file():
-        raise ConfigError(f"{key}: no {file.name} in {str(file.parent)!r}")
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{key}: {str(file)!r} is no JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{key}: {str(file)!r} must be a JSON object, got {type(content).__name__}")
-    return content
 
 
 def read_weight(folder: Path, name: str, key: str) -> Tensor:
@@ -82,6 +117,12 @@ def holds_packed_weights(folder: Path, key: str) -> bool:
     return any(name.endswith((".absmax", ".SCB")) for name in names)
 
 
+def dtype_in(folder: Path, key: str) -> torch.dtype:
+    """The dtype that all matrices of the weights have there, where it is one of half precision; else float32."""
+    found = {dtype for file in _weight_files(folder, key) for dtype in _dtypes(file)}
+    return found.pop() if found in ({torch.bfloat16}, {torch.float16}) else torch.float32
+
+
 def one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else f"{text[:200]}..."
@@ -97,9 +138,15 @@ def _weight_files(folder: Path, key: str) -> list[Path]:
         if (folder / single).is_file():
             return [folder / single]
         if (folder / index).is_file():
-            parts = read_json(folder / index, key).get("weight_map")
-            if not isinstance(parts, dict) or not parts:
-                raise ConfigError(f"{key}: {str(folder / index)!r} must have a weight_map, got {parts!r}")
+            content = read_json(folder / index, key)
+            parts: Any = content.get("weight_map")
+            if not isinstance(parts, dict) or not parts or not all(isinstance(name, str) for name in parts.values()):
+                rule = f"{key}: {str(folder / index)!r} must have a weight_map of names to files"
+                raise ConfigError(f"{rule}, got {parts!r:.80}")
+            if not isinstance(content.get("metadata"), dict):
+                raise ConfigError(
+                    f"{key}: {str(folder / index)!r} must have metadata, got {content.get('metadata')!r:.80}"
+                )
             files = [folder / name for name in sorted(set(parts.values()))]
             lost = [file.name for file in files if not file.is_file()]
             if lost:
@@ -112,7 +159,9 @@ def _check(file: Path, key: str) -> None:
     try:
         _names(file)
     except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"{key}: {str(file)!r} is cut or damaged ({one_line(error)})") from error
+        raise ConfigError(
+            f"{key}: {str(file)!r} is cut or damaged ({type(error).__name__}: {one_line(error)})"
+        ) from error
 
 
 def _names(file: Path) -> list[str]:
@@ -122,8 +171,21 @@ def _names(file: Path) -> list[str]:
         return list(weights.keys())
 
 
+def _dtypes(file: Path) -> set[torch.dtype]:
+    """Of the matrices; a scalar head is none, and is kept in float32 beside others."""
+    if file.suffix != ".safetensors":
+        weights = _pickled(file).values()
+        return {weight.dtype for weight in weights if weight.ndim > 1 and len(weight) > 1}
+    with safe_open(file, framework="pt") as opened:
+        slices = list(map(opened.get_slice, opened.keys()))
+        names = {each.get_dtype() for each in slices if len(each.get_shape()) > 1 and each.get_shape()[0] > 1}
+    return {HALVES.get(name, torch.float32) for name in names}
+
+
 def _pickled(file: Path) -> dict[str, Tensor]:
     weights = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
     if not isinstance(weights, dict):
         raise ValueError(f"weights by name are wanted, got a {type(weights).__name__}")
+    if not all(isinstance(name, str) for name in weights):
+        raise ValueError("weights by name are wanted, and not all keys are names")
     return weights

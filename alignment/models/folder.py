@@ -3,22 +3,20 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
+from alignment.config.folders import ADAPTER_FILE, ModelFolder
 from alignment.config.parts import ConfigError, ModelConfig
 from alignment.config.vocabulary import Attention
 from alignment.distributed.placement import Placement
-from alignment.models.adapters import CONFIG_FILE
-from alignment.models.files import check_folder, holds_packed_weights, one_line, read_json
+from alignment.models.files import Reading, check_folder, holds_packed_weights
 from alignment.models.held import made_in
 from alignment.models.merge import merge_adapter
 from alignment.models.quantized import check_quantized, quantization_of
@@ -28,50 +26,22 @@ transformers_logging.disable_progress_bar()  # weights of a file at a time are n
 transformers_logging.set_verbosity_error()  # what a folder lacks is asked for, and told, in from_folder
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFolder:
-    """Where a model's weights are: in a folder, or in an adapter's folder and in that of its base."""
-
-    path: Path
-    adapters: tuple[Path, ...]  # to be merged into it, one after the other
-    key: str  # what its user named it by
-
-
-def find_model(path: str, key: str) -> ModelFolder:
-    """The model that a path stands for. An adapter lies on the folder that it names as its base, which may be an
-    adapter's itself; one that lies beside whole weights lies on those, as transformers has it.
-
-    Raises:
-        ConfigError: the base is no folder here.
-    """
-    folder, adapters = Path(path), list[Path]()
-    while (folder / CONFIG_FILE).is_file() and folder not in adapters:
-        adapters.insert(0, folder)
-        if (folder / CONFIG_NAME).is_file():
-            break
-        folder = _base(folder, key)
-    return ModelFolder(folder, tuple(adapters), key)
-
-
-def _base(adapter: Path, key: str) -> Path:
-    named = read_json(adapter / CONFIG_FILE, key).get("base_model_name_or_path")
-    tried = [Path(named), adapter / named, adapter.parent / named] if isinstance(named, str) else []
-    found = [each for each in tried if each.is_dir()]
-    if not found:
-        rule = f"base_model_name_or_path in {str(adapter / CONFIG_FILE)!r} must be the folder of the adapter's base"
-        raise ConfigError(f"{key}: {rule}, got {named!r}")
-    return found[0]
-
-
 def read_config(folder: ModelFolder) -> PreTrainedConfig:
     """Raises:
     ConfigError: what the folder holds is no model, or its files are cut or damaged; names the key and the file.
     """
     check_folder(folder.path, folder.key)
-    try:
-        return AutoConfig.from_pretrained(folder.path)
-    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
-        raise ConfigError(f"{folder.key}: {str(folder.path / CONFIG_NAME)!r}: {one_line(error)}") from error
+    return parse_config(folder.path, folder.key)
+
+
+def parse_config(folder: Path, key: str) -> PreTrainedConfig:
+    """What config.json alone says.
+
+    Raises:
+        ConfigError: it holds what transformers does not take; names the key and the file.
+    """
+    with Reading(f"{key}: {str(folder / CONFIG_NAME)!r} is no config that transformers reads"):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def is_scalar_folder(folder: ModelFolder) -> bool:
@@ -116,7 +86,7 @@ def from_folder(
     """
     where = f"{folder.key} {config.path!r}"
     hf_config = read_config(folder)
-    check_quantized(hf_config, config, placement, where)
+    check_quantized(hf_config, placement, where)
     attention = attention_of(auto, hf_config, config.attention, where)
     if quantization_of(hf_config) is not None:
         for name, value in settings.items():
@@ -126,18 +96,17 @@ def from_folder(
         if not holds_packed_weights(folder.path, folder.key):  # transformers would take them for packed ones
             settings["quantization_config"] = BitsAndBytesConfig(**quantization_of(hf_config) or {})
             del hf_config.quantization_config
-    try:
-        with placement.reading(), made_in(held), _without_adapter(folder) as path:
-            hf, found = auto.from_pretrained(
-                path,
-                dtype=torch.float32,
-                attn_implementation=attention,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are found below, by name
-                **settings,
-            )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{where} with model.attention={attention}: no model ({one_line(error)})") from error
+    unread = f"{where} with model.attention={attention}: no model"
+    with Reading(unread), placement.reading(), made_in(held), _without_adapter(folder) as path:
+        hf, found = auto.from_pretrained(
+            path,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are found below, by name
+            trust_remote_code=False,
+            **settings,
+        )
     hf.name_or_path = hf.config._name_or_path = config.path
     lacking = {name: f"no {name}" for name in sorted(found["missing_keys"])}
     for name, theirs, own in sorted(found["mismatched_keys"]):
@@ -159,11 +128,11 @@ def dtype_of(folder: ModelFolder) -> torch.dtype:
 @contextmanager
 def _without_adapter(folder: ModelFolder) -> Iterator[str]:
     """The folder as it is without an adapter in it, which transformers would put into the model but not merge."""
-    if not (folder.path / CONFIG_FILE).is_file():
+    if not (folder.path / ADAPTER_FILE).is_file():
         yield str(folder.path)
         return
     with tempfile.TemporaryDirectory() as view:
         for file in folder.path.iterdir():
-            if file.name != CONFIG_FILE:
+            if file.name != ADAPTER_FILE:
                 (Path(view) / file.name).symlink_to(file.resolve())
         yield view

@@ -12,21 +12,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from alignment.config.folders import ModelFolder, find_model
 from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import add_adapter, lora_layers, merged_state, merged_weights, save_adapter
 from alignment.models.checks import check_logits, check_scores
-from alignment.models.folder import (
-    ModelFolder,
-    dtype_of,
-    find_model,
-    from_folder,
-    is_scalar_folder,
-    read_config,
-)
+from alignment.models.folder import dtype_of, from_folder, is_scalar_folder, read_config
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import asked
 from alignment.models.init import from_init
+from alignment.models.quantized import require_adapter
 from alignment.models.routers import has_routers, router_weight
 from alignment.models.save import write_weights
 from alignment.models.scalar_head import draw_head, fill_head, head_name
@@ -41,7 +36,7 @@ def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase,
         placement: where its weights go as they are read, in a run `placement_of(config.distributed)`. A random model is
             for tests and small recipes: it is drawn whole, as one process draws it, and shared out when it is done.
     """
-    return _language_model(config, tokenizer, placement, _trained_in(config, placement))
+    return _language_model(config, tokenizer, placement, _trained_in(config, placement, "model.path"))
 
 
 def load_frozen_language_model(
@@ -80,8 +75,14 @@ def _require_language_model(folder: ModelFolder) -> None:
         raise ConfigError(f"{folder.key} must be a language model, got a {name} in {str(folder.path)!r}")
 
 
-def _trained_in(config: ModelConfig, placement: Placement) -> torch.dtype:
-    """What the weights of a model that trains are held in, but for an adapter's, which are float32."""
+def _trained_in(config: ModelConfig, placement: Placement, key: str) -> torch.dtype:
+    """What the weights of a model that trains are held in, but for an adapter's, which are float32.
+
+    Raises:
+        ConfigError: they are quantised, and no adapter is asked for.
+    """
+    if config.path is not None:
+        require_adapter(read_config(find_model(config.path, key)), config, f"{key} {config.path!r}")
     return placement.compute if config.lora.rank else torch.float32
 
 
@@ -92,7 +93,7 @@ def load_scalar_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, p
     Args:
         placement: as in `load_language_model`.
     """
-    held = _trained_in(config, placement)
+    held = _trained_in(config, placement, "model.path")
     return _scalar_model(config, tokenizer, placement, held, "model.path", has_head=False)
 
 
@@ -108,7 +109,7 @@ def load_reward_model(
     Raises:
         ConfigError: the folder has no scalar head (a causal LM's has none); names `key` and the missing weight.
     """
-    return _scalar_model(config, tokenizer, placement, _trained_in(config, placement), key, has_head=True)
+    return _scalar_model(config, tokenizer, placement, _trained_in(config, placement, key), key, has_head=True)
 
 
 def load_frozen_reward_model(
@@ -197,7 +198,7 @@ def save_model(
     """
     model.activate()
     has_adapter = bool(lora_layers(model.hf))
-    state = merged_state(model.hf, model.placement, keep=write)
+    state = merged_state(model.hf, model.placement, dtype=model.saved_in, keep=write)
     if isinstance(model, ScalarModel):
         tokenizer = with_padding_apart(tokenizer)
         model.hf.config.get_text_config().pad_token_id = tokenizer.pad_token_id

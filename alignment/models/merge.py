@@ -10,10 +10,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from alignment.config.folders import read_json
 from alignment.config.parts import ConfigError
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import CONFIG_FILE, DEFAULT, PREFIX
-from alignment.models.files import check_adapter, one_line, read_json
+from alignment.models.files import Reading, check_adapter, one_line
 from alignment.models.held import widened
 
 
@@ -27,21 +28,23 @@ def merge_adapter(hf: PreTrainedModel, folder: Path, key: str, placement: Placem
     Raises:
         ConfigError: it is of a kind that cannot be merged, is cut or damaged, or was trained on another model.
     """
+    where = f"{key}: the adapter in {str(folder)!r}"
     config = _config(folder, key)
     check_adapter(folder, key)
-    weights = load_peft_weights(str(folder), device="cpu")
+    with Reading(f"{where} cannot be read"):
+        weights = load_peft_weights(str(folder), device="cpu")
     trained = [p for p in hf.parameters() if p.requires_grad]
-    written = _write_whole(hf, weights, f"{key}: the adapter in {str(folder)!r}", placement)
+    written = _write_whole(hf, weights, where, placement)
     try:
-        with warnings.catch_warnings(action="ignore"):  # peft's, of what is checked below
+        with Reading(f"{where} does not fit its base"), warnings.catch_warnings(action="ignore"):  # checked below
             model: Any = PeftModel(hf, config)
             found: Any = set_peft_model_state_dict(model, weights, adapter_name=DEFAULT)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise ConfigError(f"{key}: the adapter in {str(folder)!r} does not fit its base ({one_line(error)})") from error
+    except RuntimeError as error:  # of shapes
+        raise ConfigError(f"{where} does not fit its base ({one_line(error)})") from error
     lost = sorted({name for name, _ in model.named_parameters() if f".{DEFAULT}" in name} & set(found.missing_keys))
     if lost or found.unexpected_keys:
         what = f"has no {lost[0]}" if lost else f"has a weight that its base has not, {found.unexpected_keys[0]}"
-        raise ConfigError(f"{key}: the adapter in {str(folder)!r} {what}")
+        raise ConfigError(f"{where} {what}")
     tuned: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in tuned:
         with placement.whole(list(layer.parameters()), write=True), widened(layer):
@@ -57,7 +60,8 @@ def _config(folder: Path, key: str) -> PeftConfig:
     rule = f"{key} must be an adapter that peft can merge into its base"
     if kind not in PeftType.__members__:
         raise ConfigError(f"{rule}, got {kind!r} in {str(folder)!r}")
-    config = PeftConfig.from_pretrained(str(folder))
+    with Reading(f"{key}: {str(folder / CONFIG_FILE)!r} is no config that peft reads"):
+        config = PeftConfig.from_pretrained(str(folder))
     if config.is_prompt_learning or config.is_adaption_prompt or kind in ("XLORA", "POLY"):
         raise ConfigError(f"{rule}, got {kind} in {str(folder)!r}")
     vars(config).update(modules_to_save=None, inference_mode=True)  # what is saved whole is written in its place here

@@ -1,4 +1,4 @@
-"""A base that bitsandbytes has quantised (4 or 8 bits): frozen under an adapter, and made whole to be saved."""
+"""Weights that bitsandbytes has quantised (4 or 8 bits): read as they are, trained by an adapter alone, saved whole."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -15,10 +15,9 @@ HEADS = ["lm_head", "score"]
 """Kept as they are: an output layer has few weights for what hangs on each, and a scalar head is trained in full."""
 
 
-def check_quantized(config: PreTrainedConfig, asked: ModelConfig, placement: Placement, where: str) -> None:
+def check_quantized(config: PreTrainedConfig, placement: Placement, where: str) -> None:
     """Raises:
-    ConfigError: the weights are quantised, and by another method, without the package, with no adapter to train, or
-        shared out among processes.
+    ConfigError: the weights are quantised, and by another method, without the package, or shared out among processes.
     """
     settings = quantization_of(config)
     if settings is None:
@@ -28,11 +27,18 @@ def check_quantized(config: PreTrainedConfig, asked: ModelConfig, placement: Pla
         raise ConfigError(f"{where} must be in whole weights or quantized by {METHOD}, got quant_method={method!r}")
     if find_spec(METHOD) is None:
         raise ConfigError(f"{where} is quantized by {METHOD}, which is not installed: pip install {METHOD}")
-    if not asked.lora.rank:
-        raise ConfigError(f"model.lora.rank must be > 0 for {where}, whose weights are quantized, got 0")
     if not isinstance(placement, Whole):
         raise ConfigError(f"distributed.zero must be null, 0, 1 or 2 for {where}, whose weights are quantized, got 3")
     settings.setdefault("llm_int8_skip_modules", HEADS)
+
+
+def require_adapter(config: PreTrainedConfig, asked: ModelConfig, where: str) -> None:
+    """Raises:
+    ConfigError: the weights, which are to be trained, are quantised, and no adapter is asked for.
+    """
+    settings = quantization_of(config)
+    if settings is not None and settings.get("quant_method") == METHOD and not asked.lora.rank:
+        raise ConfigError(f"model.lora.rank must be > 0 for {where}, whose weights are quantized, got 0")
 
 
 def quantization_of(config: PreTrainedConfig) -> dict[str, Any] | None:

@@ -1,18 +1,25 @@
 """The tokenizer of a model: from its folder, or the small one in the package."""
 
 from copy import deepcopy
+from importlib.metadata import version
+from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils import CONFIG_NAME
 
+from alignment.config.folders import find_model, read_json
 from alignment.config.parts import ConfigError, ModelConfig
 from alignment.data.chat import ensure_template
-from alignment.models.files import one_line
-from alignment.models.folder import find_model
+from alignment.models.files import Reading
+from alignment.models.folder import parse_config
 from alignment.terminal import say
 from alignment.world import tokenizer_path
 
 PAD_NAMES = ("<pad>", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<unk>")
 """What a tokenizer that names no pad token may have for it."""
+
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TEXT = "A text, 1 of 2:\n\n\u00e9 \u732b \U0001f404"
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -24,10 +31,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         ConfigError: the folder holds no tokenizer, or the tokenizer has no end-of-sequence token to learn.
     """
     folder = _folder(config)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:  # of a tokenizer.json that is no tokenizer, too
-        raise ConfigError(f"{_lacking(folder)} ({one_line(error)})") from error
+    tokenizer = _read(folder)
     if tokenizer.get_vocab().keys() <= {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}:
         raise ConfigError(f"{_lacking(folder)} (transformers makes one of {len(tokenizer)} special tokens of it)")
     if tokenizer.eos_token_id is None:
@@ -38,10 +42,48 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _read(folder: str) -> PreTrainedTokenizerBase:
+    """The tokenizer, tried on a text, for some mistakes in its files show only then."""
+    for name in SETTINGS:
+        if (Path(folder) / name).is_file():
+            read_json(Path(folder) / name, "model.tokenizer")
+    try:
+        with Reading(_lacking(folder)):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer(TEXT, add_special_tokens=False)
+            return tokenizer
+    except ConfigError as error:
+        _require_readable(Path(folder), error)
+        raise
+
+
+def _require_readable(folder: Path, error: ConfigError) -> None:
+    """Raises:
+    ConfigError: the file is known that is at fault for a tokenizer that cannot be read: config.json, from which its
+        class may be taken; tokenizer.json; or the class that another file names for it.
+    """
+    if (folder / CONFIG_NAME).is_file():
+        parse_config(folder, "model.tokenizer")
+    file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    if not file.is_file():
+        return
+    read_json(file, "model.tokenizer")
+    rule = f"model.tokenizer: no tokenizer in {str(file)!r} that tokenizers {version('tokenizers')} reads, as one of a"
+    with Reading(f"{rule} later version is"):
+        PreTrainedTokenizerFast(tokenizer_file=str(file))
+    named = read_json(settings, "model.tokenizer").get("tokenizer_class") if settings.is_file() else None
+    rule = f"model.tokenizer: {str(settings)!r} and the files beside it must say what goes with tokenizer.json"
+    way = "tokenizer_class=PreTrainedTokenizerFast takes it as it is"
+    why = str(error).removeprefix(_lacking(str(folder))).strip()
+    raise ConfigError(f"{rule}, got tokenizer_class={named!r} {why}; {way}") from error
+
+
 def _folder(config: ModelConfig) -> str:
     """Where the tokenizer is: for an adapter's folder without one, in that of its base."""
     if config.tokenizer is not None or config.path is None:
         return config.tokenizer or str(tokenizer_path())
+    if not Path(config.path).is_dir():
+        raise ConfigError(f"model.path must be a model's folder, got {config.path!r}")
     model = find_model(config.path, "model.path")
     folders = [*reversed(model.adapters), model.path]
     return str(next((each for each in folders if any(each.glob("tokenizer*"))), model.path))

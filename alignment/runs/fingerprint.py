@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from alignment.config.folders import base_of
 from alignment.config.inputs import function_files, input_paths
 from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig
@@ -58,7 +59,9 @@ def fingerprint(config: RunConfig) -> Fingerprint:
     read = {key: Path(path) for key, path in input_paths(config) if not key.startswith("distributed.")}
     settings = {key: value for key, value in _flat(asdict(config), "") if key not in read}
     entries: dict[str, Any] = {key: value for key, value in settings.items() if not _is_unmarked(key)}
-    entries |= {f"{CONTENTS}{key}": _contents(key, path) for key, path in read.items()}
+    for key, path in read.items():
+        for name, folder in [(key, path), *_bases(key, path)]:
+            entries[f"{CONTENTS}{name}"] = _contents(name, folder)
     for key, file in function_files(config):
         entries[f"{CODE}{key}"] = hashlib.sha256(file.read_bytes()).hexdigest()
     entries["version"] = version("preference-alignment")
@@ -79,12 +82,24 @@ def _flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
+def _bases(key: str, path: Path) -> Iterator[tuple[str, Path]]:
+    """What is read behind an input that is an adapter's folder: its base, and that one's where it is one itself."""
+    folder, seen = path / "model" if _is_run(path) else path, set[Path]()
+    while folder not in seen and (base := base_of(folder, key)) is not None:
+        seen.add(folder)
+        key, folder = f"the base of {key}", base
+        yield key, folder
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.yaml").is_file() and (path / "model").is_dir()
+
+
 def _contents(key: str, path: Path) -> str:
     """Of an input, with the ending of its name, which says how it is read."""
-    is_run = (path / "config.yaml").is_file() and (path / "model").is_dir()
     try:
         ending = "" if path.is_dir() else Path(path.name.removesuffix(".gz")).suffix + path.suffix
-        return (run_digest(path) if is_run else digest(path)) + ending
+        return (run_digest(path) if _is_run(path) else digest(path)) + ending
     except OSError as error:
         raise ConfigError(f"{key} cannot be read ({error.strerror}: {error.filename}), got {str(path)!r}") from error
 

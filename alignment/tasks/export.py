@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 
+from alignment.config.folders import find_model
 from alignment.config.inputs import check_path, input_paths
-from alignment.config.parts import ConfigError
+from alignment.config.parts import ConfigError, ModelConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import PPOConfig, RewardConfig
 from alignment.distributed.device import tell_deepspeed
-from alignment.distributed.placement import WHOLE
+from alignment.distributed.placement import WHOLE, Placement, Whole
 from alignment.distributed.shards import whole_weights
+from alignment.models.files import dtype_in
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.tasks.prepare import prepare_tokenizer
 from alignment.terminal import say
@@ -46,7 +48,7 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
         raise ConfigError(f"--out must be a folder that is not there yet, got {str(out)!r}")
     tokenizer = prepare_tokenizer(config.model)
     load: Any = load_scalar_model if isinstance(config, RewardConfig) else load_language_model
-    model = load(config.model, tokenizer, WHOLE)
+    model = load(config.model, tokenizer, _placement(config.model))
     trained = model.trained()
     groups = [{name: p.shape for name, p in group.items()} for group in weight_groups(model) if group]
     weights = whole_weights(states, groups)
@@ -59,6 +61,15 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     beside.rename(out)
     say(f"the model after step {step} is in {out}")
     return out
+
+
+def _placement(model: ModelConfig) -> Placement:
+    """A base under an adapter is held in what its folder has it in: the same numbers as in float32, in half the memory.
+    What is put together from several folders, or made, is held as it is made."""
+    if not model.lora.rank or model.path is None or model.resize_embeddings:
+        return WHOLE
+    folder = find_model(model.path, "model.path")
+    return WHOLE if folder.adapters else Whole(dtype_in(folder.path, folder.key))
 
 
 def _states(folder: Path, step: int | None, part: str) -> tuple[int, list[dict[str, Any]]]:

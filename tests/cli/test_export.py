@@ -10,6 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from alignment.models.load import save_model
+from alignment.tasks import export
+
 SMALL = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "data.train.limit=16", "data.eval.limit=4"]
 SAVED = [*SMALL, "batch.size=4", "train.max_steps=2", "checkpoint.every=1", "output_dir=out"]
 
@@ -42,11 +45,24 @@ def test_the_last_step_is_the_model_of_the_run(task: str, alignment: Callable[..
     assert "--out must be a folder that is not there yet, got 'out/exported/step-00000002'" in again.err[0]
 
 
-def test_an_adapter_is_merged(alignment: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_adapter_is_merged(
+    dtype: torch.dtype, alignment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into a base that is held in what its folder has it in; what is saved is what the run, in float32, has saved."""
+    held = []
+
+    def seen(model: Any, *rest: Any) -> None:
+        held.append({weight.dtype for name, weight in model.named_parameters() if "proj.base_layer" in name})
+        save_model(model, *rest)
+
     alignment("run", "tiny_sft", *SMALL, "batch.size=4", "train.max_steps=1", "output_dir=base")
+    AutoModelForCausalLM.from_pretrained("base/model", dtype=dtype).save_pretrained("base/model")
     lora = ["model=pretrained_lora", "model.path=base/model", *SAVED[2:], "reference.cache=false"]
     assert alignment("run", "tiny_dpo", *lora).code == 0
+    monkeypatch.setattr(export, "save_model", seen)
     assert alignment("export", "out").code == 0
+    assert held == [{dtype}]
     exported = tmp_path / "out" / "exported" / "step-00000002"
     assert same_weights(exported, tmp_path / "out" / "model")
     assert not same_weights(exported, tmp_path / "base" / "model")

@@ -15,10 +15,19 @@ from transformers import (
 )
 
 from alignment.config.parts import ConfigError, DistributedConfig, LoraConfig, ModelConfig
+from alignment.config.vocabulary import Device, Precision
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.sharded import placement_of
 from alignment.models.adapters import adapter_off
-from alignment.models.load import load_language_model, load_scalar_model, save_model
+from alignment.models.load import (
+    load_frozen_language_model,
+    load_frozen_reward_model,
+    load_language_model,
+    load_reward_model,
+    load_scalar_model,
+    save_model,
+)
+from alignment.models.scalar_head import scalar_head
 
 IDS = torch.tensor([[5, 6, 7, 8, 2]])
 PLACEMENT = placement_of(DistributedConfig())  # as a run has it
@@ -104,3 +113,37 @@ def test_what_cannot_be_trained_is_one_line(
     config = ModelConfig(path=str(base), lora=LoraConfig(rank=rank))
     with pytest.raises(ConfigError, match=match):
         load_language_model(config, tokenizer, placement_of(DistributedConfig(zero=zero)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_quantised_weights_that_only_reply_or_score_are_read_as_they_are(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path, method: str
+) -> None:
+    """A policy in rejection sampling or an evaluation, a reward model: no adapter, and no second rounding."""
+    narrow = placement_of(DistributedConfig(device=Device.cpu, precision=Precision.bfloat16))
+    base = quantised(tmp_path / "base", tiny_init, tokenizer, METHODS[method])
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    for placement in (PLACEMENT, narrow):
+        model = load_frozen_language_model(ModelConfig(path=str(base)), tokenizer, placement)
+        assert not any(weight.requires_grad for weight in model.parameters())
+        for name, weight in plain.state_dict().items():
+            assert weight.dtype.is_floating_point or torch.equal(weight, model.hf.state_dict()[name])
+        with torch.no_grad():
+            torch.testing.assert_close(model.hf(IDS).logits, plain(IDS).logits, rtol=1e-3, atol=1e-3)
+
+    reward = load_scalar_model(ModelConfig(path=str(base), lora=LoraConfig(rank=4)), tokenizer, PLACEMENT)
+    save_model(reward, tokenizer, tmp_path / "whole")
+    packed = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "whole",
+        quantization_config=BitsAndBytesConfig(**METHODS[method], llm_int8_skip_modules=["score"]),
+    )
+    packed.save_pretrained(tmp_path / "reward")
+    config = ModelConfig(path=str(tmp_path / "reward"))
+    judge = load_frozen_reward_model(config, tokenizer, narrow, key="reward.path")
+    with torch.no_grad():
+        torch.testing.assert_close(judge.hf(IDS).logits, packed(IDS).logits, rtol=1e-3, atol=1e-3)
+    assert scalar_head(judge.hf).weight.dtype == torch.float32
+    with pytest.raises(ConfigError, match=r"^model\.lora\.rank must be > 0 for critic\.path .*, got 0$"):
+        load_reward_model(config, tokenizer, PLACEMENT, key="critic.path")
+    with pytest.raises(ConfigError, match=r"^distributed\.zero must be null, 0, 1 or 2 for reward\.path .*, got 3$"):
+        load_frozen_reward_model(config, tokenizer, placement_of(DistributedConfig(zero=3)), key="reward.path")

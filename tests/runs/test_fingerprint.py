@@ -1,5 +1,6 @@
 """Inputs are known by what they hold: copied anew they are the same, edited they are others, whatever their times."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -62,6 +63,27 @@ def test_what_is_read_of_a_run_is_its_model_and_its_metrics(tmp_path: Path) -> N
     assert run_digest(tmp_path) == before
     (tmp_path / "model" / "weights").write_text("others")
     assert run_digest(tmp_path) != before
+
+
+def test_the_base_of_an_adapter_is_an_input_too(config: SFTConfig, tmp_path: Path) -> None:
+    """Also of an adapter on an adapter; a base that is not here is not read, whoever needs it says so."""
+    for name, base in (("adapter", str(tmp_path / "base")), ("upper", "../adapter")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    weights = tmp_path / "base" / "model.safetensors"
+    for name, said in (("adapter", "the base of model.path"), ("upper", "the base of the base of model.path")):
+        config.model.path = str(tmp_path / name)
+        weights.write_bytes(b"weights")
+        before = fingerprint(config)
+        assert fingerprint(config) == before
+        weights.write_bytes(b"others!")
+        assert fingerprint(config).differences(before) == f"the contents of {said} changed"
+    shutil.rmtree(tmp_path / "base")
+    config.model.tokenizer, config.model.path = str(tmp_path / "adapter"), str(tmp_path / "rows.jsonl")
+    assert "the base of" not in str(fingerprint(config))
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"^model\.tokenizer: .*adapter_config\.json' is no JSON"):
+        fingerprint(config)
 
 
 def test_a_large_file_is_read_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

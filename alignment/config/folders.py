@@ -1,0 +1,74 @@
+"""Which folder a model's weights are in: an adapter's lie on those of its base, which its folder names.
+
+Asked of the files alone, before anything that can read a model is imported.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment.config.errors import ConfigError
+
+MODEL_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"  # transformers' and peft's
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """Where a model's weights are: in a folder, or in an adapter's folder and in that of its base."""
+
+    path: Path
+    adapters: tuple[Path, ...]  # to be merged into it, one after the other
+    key: str  # what its user named it by
+
+
+def find_model(path: str, key: str) -> ModelFolder:
+    """The model that a path stands for. An adapter lies on the folder that it names as its base, which may be an
+    adapter's itself; one that lies beside whole weights lies on those, as transformers has it.
+
+    Raises:
+        ConfigError: the base is no folder here.
+    """
+    folder, adapters = Path(path), list[Path]()
+    while (folder / ADAPTER_FILE).is_file() and folder not in adapters:
+        adapters.insert(0, folder)
+        if (folder / MODEL_FILE).is_file():
+            break
+        base = base_of(folder, key)
+        if base is None:
+            rule = f"base_model_name_or_path in {str(folder / ADAPTER_FILE)!r} must be the folder of the adapter's base"
+            raise ConfigError(f"{key}: {rule}, got {_named(folder, key)!r}")
+        folder = base
+    return ModelFolder(folder, tuple(adapters), key)
+
+
+def base_of(folder: Path, key: str) -> Path | None:
+    """The base on which an adapter's folder lies; None for any other folder, and where the base is not here.
+
+    Raises:
+        ConfigError: what should name the base is cut or damaged.
+    """
+    if not (folder / ADAPTER_FILE).is_file() or (folder / MODEL_FILE).is_file():
+        return None
+    named = _named(folder, key)
+    tried = [Path(named), folder / named, folder.parent / named] if isinstance(named, str) and named else []
+    return next((each for each in tried if each.is_dir()), None)
+
+
+def _named(adapter: Path, key: str) -> Any:
+    return read_json(adapter / ADAPTER_FILE, key).get("base_model_name_or_path")
+
+
+def read_json(file: Path, key: str) -> dict[str, Any]:
+    """Raises:
+    ConfigError: there is no such file, or it is no JSON object; names `key` and the file.
+    """
+    if not file.is_file():
+        raise ConfigError(f"{key}: no {file.name} in {str(file.parent)!r}")
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {str(file)!r} is no JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{key}: {str(file)!r} must be a JSON object, got {type(content).__name__}")
+    return content

@@ -1,0 +1,245 @@
+"""Folders that somebody else has written: whatever is wrong in one of their files is one line that names the file."""
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.parts import ConfigError, ModelConfig
+from alignment.distributed.placement import WHOLE
+from alignment.models.load import load_language_model, save_model
+from alignment.models.tokenizer import prepare_tokenizer
+
+Change = Callable[[Path], Any]
+
+
+@pytest.fixture(scope="module")
+def good(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("foreign") / "good"
+    save_model(load_language_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(good: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(good, tmp_path / "model"))
+
+
+def with_keys(file: str, **keys: Any) -> Change:
+    def change(folder: Path) -> None:
+        before = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(before | keys))
+
+    return change
+
+
+settings, config = partial(with_keys, "tokenizer_config.json"), partial(with_keys, "config.json")
+
+
+def with_content(file: str, content: str | bytes) -> Change:
+    return lambda folder: (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def with_part(part: str, value: Any) -> Change:
+    """Of tokenizer.json."""
+    return with_keys("tokenizer.json", **{part: value})
+
+
+CLASS = "tokenizer_config.json' and the files beside it must say what goes with tokenizer.json, got tokenizer_class="
+LATER = r"no tokenizer in '.*tokenizer\.json' that tokenizers [\d.]+ reads, as one of a later version is"
+NO_JINJA = "the chat template of .*model must be a text in Jinja's language"
+TOKENIZERS: dict[str, tuple[Change, str]] = {
+    "class of others": (settings(tokenizer_class="BertTokenizer"), f"{CLASS}'BertTokenizer'"),
+    "class, sentencepiece": (
+        settings(tokenizer_class="T5Tokenizer"),
+        f"{CLASS}'T5Tokenizer'",
+    ),
+    "class, Gemma": (settings(tokenizer_class="GemmaTokenizer"), f"{CLASS}'GemmaTokenizer'"),
+    "class, not installed": (settings(tokenizer_class="CpmTokenizer"), f"{CLASS}'CpmTo"),
+    "class is none": (settings(tokenizer_class=5), f"{CLASS}5 "),
+    "code of its own": (
+        settings(tokenizer_class="X", auto_map={"AutoTokenizer": ["x.X", None]}),
+        f"{CLASS}'X' .*custom code",
+    ),
+    "eos": (settings(eos_token=5), f"{CLASS}.*eos_token has to be"),
+    "length": (settings(model_max_length="x"), CLASS),
+    "settings cut": (with_content("tokenizer_config.json", "{"), r"tokenizer_config\.json' is no JSON"),
+    "settings, a list": (with_content("tokenizer_config.json", "[]"), r"tokenizer_config\.json' must be a JSON object"),
+    "added": (with_content("added_tokens.json", "[]"), r"added_tokens\.json' must be a JSON object, got list"),
+    "added cut": (with_content("added_tokens.json", "{"), r"added_tokens\.json' is no JSON"),
+    "map": (with_content("special_tokens_map.json", b"\xff\xfe"), r"special_tokens_map\.json' is no JSON"),
+    "version": (with_part("version", "2.0"), f"{LATER} .*version '2.0'"),
+    "model": (with_part("model", {"type": "Quantum", "vocab": {}}), LATER),
+    "pieces": (with_part("pre_tokenizer", {"type": "Quantum"}), LATER),
+    "not fetched": (with_content("tokenizer.json", "version https://git-lfs"), r"tokenizer\.json' is no JSON"),
+    "template": (with_content("chat_template.jinja", "{% for m in messages %}\n{{ m }"), f"{NO_JINJA}: line 2: unexp"),
+    "filter": (with_content("chat_template.jinja", "{{ messages | nosuch }}"), f"{NO_JINJA}: line 1: No filter named"),
+    "no template": (with_content("chat_template.jinja", " \n"), f"{NO_JINJA}, got ' "),
+    "config": (
+        config(rms_norm_eps="x"),
+        r"config\.json' is no config that .*rms_",
+    ),
+    "config's dtype": (
+        config(dtype="float99"),
+        r"config\.json' is no config that transformers reads",
+    ),
+    "quantization": (
+        config(quantization_config="x"),
+        r"config\.json' is no config that transformers",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOKENIZERS)
+def test_what_is_wrong_with_a_tokenizer_is_one_line(case: str, folder: Path) -> None:
+    change, line = TOKENIZERS[case]
+    change(folder)
+    with pytest.raises(ConfigError, match=rf"^model\.tokenizer: .*{line}") as caught:
+        prepare_tokenizer(ModelConfig(path=str(folder)))
+    assert "\n" not in str(caught.value)
+
+
+def test_several_templates_have_one_that_is_the_default(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    template = (folder / "tokenizer_config.json").read_text()
+    for names, is_good in ((["default", "rag"], True), (["rag", "tools"], False)):
+        several = [{"name": name, "template": "{{ messages[0]['content'] }}"} for name in names]
+        (folder / "tokenizer_config.json").write_text(json.dumps(json.loads(template) | {"chat_template": several}))
+        if is_good:
+            prepare_tokenizer(ModelConfig(path=str(folder)))
+        else:
+            with pytest.raises(ConfigError, match=r"one is called default, got \['rag', 'tools'\]$"):
+                prepare_tokenizer(ModelConfig(path=str(folder)))
+
+
+def pickled(change: Callable[[dict[str, Any]], Any], cut: bool = False) -> Change:
+    def write(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        torch.save(change(weights), folder / "pytorch_model.bin")
+        if cut:
+            content = (folder / "pytorch_model.bin").read_bytes()
+            (folder / "pytorch_model.bin").write_bytes(content[: len(content) // 2])
+
+    return write
+
+
+def in_shards(lost: bool = False, **index: Any) -> Change:
+    def write(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        places = {name: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(weights)}
+        for file in set(places.values()):
+            part = {name: weights[name] for name, place in places.items() if place == file}
+            save_file(part, folder / file, metadata={"format": "pt"})
+        content = {"metadata": {}, "weight_map": places} | index
+        (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+        if lost:
+            (folder / "model-00002-of-00002.safetensors").unlink()
+
+    return write
+
+
+def emptied(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+BIN, INDEX, ENDS = (rf"{name}' " for name in (r"pytorch_model\.bin", r"index\.json", r"generation_config\.json"))
+MODELS: dict[str, tuple[Change, str]] = {
+    "unknown kind": (
+        config(model_type="llama9"),
+        "must have a model_type that",
+    ),
+    "rope": (
+        config(rope_parameters={"rope_type": "quantum", "rope_theta": 1.0}),
+        "KeyError: 'quantum'",
+    ),
+    "padding": (config(pad_token_id=10**6), "AssertionError: Padding_idx"),
+    "ends cut": (with_content("generation_config.json", "{"), f"{ENDS}is no JSON"),
+    "ends, a list": (with_content("generation_config.json", "[]"), f"{ENDS}must be a JSON object"),
+    "ends, no numbers": (
+        with_keys("generation_config.json", eos_token_id=[1, "x"]),
+        rf"eos_token_id in .*{ENDS}must be .* \[1",
+    ),
+    "lengths": (with_keys("generation_config.json", max_new_tokens="x"), "no model .TypeError: "),
+    "cut": (pickled(lambda weights: weights, cut=True), f"{BIN}is cut or damaged"),
+    "code": (pickled(lambda weights: {"a": torch.nn.Linear(2, 2)}), f"{BIN}is cut or damaged"),
+    "numbers for names": (
+        pickled(lambda weights: {1: torch.ones(1), **weights}),
+        f"{BIN}is cut .* not all keys",
+    ),
+    "no names": (
+        pickled(lambda weights: list(weights.values())),
+        f"{BIN}is cut .*wanted, got a list",
+    ),
+    "shard": (in_shards(lost=True), f"{INDEX}names 'model-00002-of-00002.safetensors', which is not there"),
+    "shards of numbers": (
+        in_shards(weight_map={"a": 5, "b": None}),
+        f"{INDEX}must have a weight_map of",
+    ),
+    "shards without more": (in_shards(metadata=None), f"{INDEX}must have metadata"),
+    "not fetched": (
+        with_content("model.safetensors", "version https://git-lfs"),
+        r"model\.safetensors' is cut",
+    ),
+    "empty": (emptied, "no config.json in"),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_what_is_wrong_with_a_model_is_one_line(case: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    change, line = MODELS[case]
+    change(folder)
+    with pytest.raises(ConfigError, match=rf"^model\.path.*{line}") as caught:
+        load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_shards_are_read(folder: Path, good: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    in_shards()(folder)
+    model = load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
+    assert torch.equal(model.hf.lm_head.weight, load_file(good / "model.safetensors")["lm_head.weight"])
+
+
+def test_a_file_is_no_folder(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^model\.path must be a model's folder, got '.*config\.json'$"):
+        prepare_tokenizer(ModelConfig(path=str(folder / "config.json")))
+
+
+ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+ADAPTERS: dict[str, tuple[dict[str, Any], str]] = {
+    "rank": ({"r": "x"}, "does not fit its base .TypeError"),
+    "alpha": ({"lora_alpha": "x"}, "does not fit its base .TypeError"),
+    "targets": ({"target_modules": 5}, "does not fit its base .TypeError"),
+    "pattern": ({"rank_pattern": 5}, "does not fit its base .AttributeError"),
+    "task": ({"task_type": "QUANTUM"}, r"adapter_config\.json' is no config that peft reads"),
+    "no base": ({"base_model_name_or_path": ""}, "must be the folder of the adapter's base, got ''"),
+}
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_what_is_wrong_with_an_adapter_is_one_line(
+    case: str, good: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    keys, line = ADAPTERS[case]
+    (tmp_path / "adapter").mkdir()
+    own = {**ADAPTER, "base_model_name_or_path": str(good), **keys}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(own))
+    layers = [f"base_model.model.model.layers.{number}.self_attn.q_proj" for number in range(2)]
+    weights = {f"{layer}.lora_{part}.weight": torch.zeros(shape) for layer in layers for part, shape in SHAPES.items()}
+    save_file(weights, tmp_path / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match=rf"^model\.path: .*{line}"):
+        load_language_model(ModelConfig(path=str(tmp_path / "adapter")), tokenizer, WHOLE)
+
+
+SHAPES = {"A": (2, 32), "B": (32, 2)}
