@@ -82,7 +82,7 @@ def _folder(config: ModelConfig) -> str:
     """Where the tokenizer is: for an adapter's folder without one, in that of its base."""
     if config.tokenizer is not None or config.path is None:
         return config.tokenizer or str(tokenizer_path())
-    if not Path(config.path).is_dir():
+    if Path(config.path).is_file():
         raise ConfigError(f"model.path must be a model's folder, got {config.path!r}")
     model = find_model(config.path, "model.path")
     folders = [*reversed(model.adapters), model.path]

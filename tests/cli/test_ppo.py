@@ -145,3 +145,17 @@ def test_several_reward_models_from_their_training_to_ppo(alignment: Callable[..
     ended = alignment(*words, f"reward.models={{a: {one}}}", "output_dir=none")
     assert ended.code == 2 and not (tmp_path / "none").exists()
     assert ended.err[0].startswith("alignment: tiny_ppo: reward.models.a.normalize needs the file that reward training")
+
+
+def test_a_finished_run_made_longer_is_the_run_of_that_length(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    """To the last bit, with a schedule that does not ask for the end: controller, average and critic go on too."""
+    words = [*RUN, *ADAPTIVE, "checkpoint.every=1", "data.eval.limit=null", "ppo.ema=0.8", "critic.warmup=1"]
+    assert alignment(*words, "train.max_steps=2", "output_dir=out").code == 0
+    ended = alignment(*words, "train.max_steps=4", "output_dir=out")
+    assert (ended.code, ended.err) == (0, []) and "out: goes on to train.max_steps=4, where 2 was" in ended.out
+    assert alignment(*words, "train.max_steps=4", "output_dir=whole").code == 0
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    for model in ("model", "model_ema/model"):
+        assert same(tmp_path / "out" / model, tmp_path / "whole" / model)
+    shown = [(tmp_path / name / "samples.jsonl").read_text() for name in ("out", "whole")]
+    assert shown[0] == shown[1] != ""

@@ -311,3 +311,27 @@ def test_a_mistake_in_the_data_leaves_no_claim_on_the_folder(alignment: Callable
     data.write_text(good)
     assert alignment(*words, f"output_dir={out}", "reference.cache=false").code == 0
     assert alignment("run", str(out / "config.yaml")).code == 0, "its config is a recipe; the run is finished"
+
+
+def test_a_relative_model_path_is_kept_as_it_was_typed(
+    alignment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs the folder's own config from where it was typed goes on; elsewhere the path is named. The same model
+    by its whole path is the same input."""
+    assert alignment(*TWO, "output_dir=base").code == 0
+    words = [*RUN[:2], "model=pretrained", "data.train.limit=8", "batch.size=4", "train.max_steps=1", "output_dir=out"]
+    assert alignment(*words, "model.path=base/model").code == 0
+    assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["model"]["path"] == "base/model"
+    for again in (["run", "out/config.yaml"], [*words, f"model.path={tmp_path / 'base' / 'model'}"]):
+        ended = alignment(*again)
+        assert ended.code == 0 and "finished already" in ended.out
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ended = alignment("run", "../out/config.yaml")
+    assert ended.code == 2 and len(ended.err) == 1
+    assert "model.path: no such file or folder, got 'base/model'" in ended.err[0]
+
+
+def test_output_dir_keeps_the_name_that_was_typed(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    assert alignment(*TWO, "output_dir=1e3").code == 0
+    assert (tmp_path / "1e3" / "finished.json").exists() and not (tmp_path / "1000.0").exists()

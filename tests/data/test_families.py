@@ -187,3 +187,24 @@ def test_a_question_too_long_itself_loses_its_beginning_behind_the_system_turn(f
     head = tokenizer.apply_chat_template(asked, tokenize=False).partition("hello")[0]
     assert text.startswith(head) and "the end<|eot_id|>" in text
     assert cut[-20:] == whole[-20:]
+
+
+GENERATION = (  # as trainers write it that take the mask from the template
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}{{ message['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_the_mask_that_a_template_marks_itself_is_the_one_that_is_found_without_it(family: Family) -> None:
+    tokenizer = family("qwen")
+    tokenizer.chat_template = GENERATION
+    example = encoded(Record(DIALOGUE[:1], (DIALOGUE[1:],), None, AT), tokenizer)
+    marked = tokenizer.apply_chat_template(DIALOGUE, return_dict=True, return_assistant_tokens_mask=True)
+    ids, mask = [*example.prompt_ids, *example.completion_ids[0]], [False] * len(example.prompt_ids)
+    mask += example.learned[0].tolist()
+    assert ids == marked["input_ids"][: len(ids)] and tokenizer.decode(marked["input_ids"][len(ids) :]) == "\n"
+    assert mask == [bool(each) for each in marked["assistant_masks"][: len(ids)]]
+    assert 5 < sum(mask) < len(mask) - 5
