@@ -47,8 +47,10 @@ class Loaded:
         return ", ".join(parts)
 
 
-def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, need: Need) -> Loaded | None:
-    """The split `train` or `eval`; None where the config names none.
+def load_split(
+    name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, need: Need, *, part: str = "data"
+) -> Loaded | None:
+    """The split `train` or `eval` of what is `part` in the config; None where it names none.
 
     Raises:
         ConfigError: the split has no usable row.
@@ -57,8 +59,9 @@ def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
     """
     source = {"train": config.train, "eval": config.eval}[name]
     if config.format is Format.text and need is not Need.demonstrations:
-        raise ConfigError(f"data.format=text has texts alone, for sft and ptx.data, got a task that needs {need.value}")
-    rows = _rows(name, source, config.format, need)
+        rule = f"{part}.format=text has texts alone, for sft and ptx.data"
+        raise ConfigError(f"{rule}, got a task that needs {need.value}")
+    rows = _rows(f"{part}.{name}", source, config.format, need)
     if rows is None:
         return None
     loaded = Loaded([], [], [], Truncation())
@@ -83,19 +86,21 @@ def load_split(name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
         loaded.records.append(record)
         loaded.examples.append(example)
     if not loaded.examples:
-        raise ConfigError(f"data.{name}.path must have at least one good row, got {source.path!r}")
+        first = f" (first: {loaded.skipped[0]})" if loaded.skipped else ""
+        raise ConfigError(f"{part}.{name}.path must have at least one good row, got {source.path!r}{first}")
     return loaded
 
 
 def _rows(
-    name: str, source: SourceConfig, format: Format, need: Need
+    key: str, source: SourceConfig, format: Format, need: Need
 ) -> Iterator[tuple[Source, Mapping[str, Any] | DataError]] | None:
     if format is Format.world:
         if source.limit is None:
             return None
+        split = key.rpartition(".")[2]
         try:
-            made = WORLD[need](source.limit, WORLD_SEED, name)
+            made = WORLD[need](source.limit, WORLD_SEED, split)
         except WorldError as error:
-            raise ConfigError(f"data.{name}.limit: {error}, got {source.limit}") from error
-        return ((Source(f"world/{name}", line), row) for line, row in enumerate(made, start=1))
+            raise ConfigError(f"{key}.limit: {error}, got {source.limit}") from error
+        return ((Source(f"world/{split}", line), row) for line, row in enumerate(made, start=1))
     return None if source.path is None else islice(read_each(source.path), source.limit)

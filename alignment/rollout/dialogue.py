@@ -54,11 +54,15 @@ class Reader:
         replies = samples.replies[place]
         record = replied(samples.records[place], [r.text for r in replies], [r.finished for r in replies])
         whole = encode(record, self.tokenizer, ENDLESS, Truncation())
-        longest = max(len(ids) for ids in whole.completion_ids)
-        if self.limit is None or len(whole.prompt_ids) + longest <= self.limit:
+        if self.limit is None or self.reads(whole):
             return whole
-        room = max(1, self.limit - longest)
+        room = max(1, self.limit - max(len(ids) for ids in whole.completion_ids))
         return encode(record, self.tokenizer, Limits(self.limit, room), truncation)
+
+    def reads(self, example: Example) -> bool:
+        """Whether the model has positions for the prompt with each of its completions."""
+        longest = max(len(ids) for ids in example.completion_ids)
+        return self.limit is None or len(example.prompt_ids) + longest <= self.limit
 
     def check(self, records: Sequence[Record], policy: PreTrainedTokenizerBase) -> None:
         """Before anything is computed: prompts that the policy's own template took are tried on this one.

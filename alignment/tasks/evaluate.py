@@ -123,7 +123,7 @@ class Comparison:
 
 def _pairs(config: EvaluateConfig, scorer: RewardModelScorer) -> Loaded | None:
     """Held-out pairs as the reward model reads them."""
-    pairs = said(load_split("eval", config.pairs, scorer.reader.tokenizer, Need.pairs), "pairs")
+    pairs = said(load_split("eval", config.pairs, scorer.reader.tokenizer, Need.pairs, part="pairs"), "pairs")
     with told_of("reward"):
         require_positions(ModelConfig(path=config.reward), [pairs], config.pairs, part="pairs")
     return pairs

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import require
+from alignment.config.parts import ModelConfig, require
+from alignment.config.rules import told_of
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Need
 from alignment.data.batches import Batches
@@ -139,10 +140,13 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
     train = required_split("train", config.data, tokenizer, Need.prompts)
     held_out = said(load_split("eval", config.data, tokenizer, Need.prompts), "eval")
     require_positions(config.model, [train, held_out], config.data, config.generation.max_new_tokens)
-    texts = required_split("train", config.ptx.data, tokenizer, Need.demonstrations) if config.ptx.weight else None
-    require_positions(config.model, [texts], config.ptx.data)
+    texts = None
+    if config.ptx.weight:
+        texts = required_split("train", config.ptx.data, tokenizer, Need.demonstrations, part="ptx.data")
+    require_positions(config.model, [texts], config.ptx.data, part="ptx.data")
     gold = build_gold(config)
     players = cast(config, tokenizer)
+    require_critic_reads(players, train, config)
     judge = Judge(players.reward, gold)
     judge.check([*train.records, *([] if held_out is None else held_out.records)], tokenizer)
     config = replace(config, batch=replace(config.batch, layout=players.layout(config.batch.layout)))
@@ -173,6 +177,16 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
         tools_of(config, players.policy, prompts, folder),
         Watch(actor.device),
     )
+
+
+def require_critic_reads(players: Cast, train: Loaded, config: PPOConfig) -> None:
+    """Raises:
+    ConfigError: the critic, which reads the policy's tokens, is of a model with fewer positions.
+    """
+    start = str(players.value.hf.name_or_path or "")
+    if start not in ("", config.model.path):
+        with told_of(f"the critic, which begins as {start} (critic.path names another)"):
+            require_positions(ModelConfig(path=start), [train], config.data, config.generation.max_new_tokens)
 
 
 def experience(stage: Stage, step: int, shown: SamplesLog) -> tuple[Metrics, list[list[Experience]]]:

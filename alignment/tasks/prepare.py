@@ -51,11 +51,13 @@ def prepare(config: TrainingConfig, need: Need) -> Prepared:
     return Prepared(tokenizer, train, held_out, config)
 
 
-def required_split(name: str, data: DataConfig, tokenizer: PreTrainedTokenizerBase, need: Need) -> Loaded:
-    loaded = said(load_split(name, data, tokenizer, need), name)
+def required_split(
+    name: str, data: DataConfig, tokenizer: PreTrainedTokenizerBase, need: Need, *, part: str = "data"
+) -> Loaded:
+    loaded = said(load_split(name, data, tokenizer, need, part=part), name)
     if loaded is None:
         key = "limit" if data.format is Format.world else "path"
-        raise ConfigError(f"data.{name}.{key} is required for data.format={data.format.value}, got None")
+        raise ConfigError(f"{part}.{name}.{key} is required for {part}.format={data.format.value}, got None")
     return loaded
 
 

@@ -154,10 +154,10 @@ def test_every_model_s_table_of_positions_is_held_against_the_rows_before_the_ru
         return str(line)
 
     line = told(*evaluate, "runs={long: long, short: short}")
-    assert "data.max_prompt_length + generation.max_new_tokens must be <= 16, the positions of runs.short, got" in line
+    assert "runs.short: data.max_prompt_length + generation.max_new_tokens must be <= 16, the positions of " in line
     line = told(*evaluate, "runs={long: long}", "pairs.eval.path=prompts.jsonl")
-    assert "tiny_evaluate: pairs.max_length must be <= 16, the positions of reward, got rows of up to " in line
+    assert "tiny_evaluate: reward: pairs.max_length must be <= 16, the positions of the model, got rows of " in line
     line = told(*[word.replace("path=a", "path=long") for word in PPO], "reward.path=judge")
-    assert "must be <= 16, the positions of the critic, which begins as judge (critic.path names another), got" in line
+    assert "the critic, which begins as judge (critic.path names another): data.max_prompt_length + generation" in line
     ended = alignment(*evaluate, "runs={long: long}", "output_dir=out")
     assert ended.code == 0 and "reward: 4 texts are longer than the 16 tokens that it reads, and were cut" in ended.out
