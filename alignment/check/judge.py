@@ -124,6 +124,7 @@ def prefers_chosen(scorer: RewardModelScorer, policy: LanguageModel, pairs: Sequ
     Args:
         where: the key under which pairs are looked for.
     """
+    pairs = [pair for pair in pairs if scorer.reader.reads(pair)]  # beyond a table of positions is an error
     name, untrained = f"{scorer.reader.key}: prefers chosen", has_body_of(scorer, policy)
     told = "; but for its head its weights are the policy's to the bit: it was never trained, or its head alone"
     pairs = [example for example in pairs if scorer.reader.reads(example)]

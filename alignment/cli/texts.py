@@ -31,7 +31,7 @@ def _texts(kind: type[Any], prefix: str = "") -> Iterator[str]:
             yield from _texts(hint, rf"{key}\.")
         elif get_origin(hint) is dict:
             inner = get_args(hint)[1]
-            if is_dataclass(inner):
+            if isinstance(inner, type) and is_dataclass(inner):
                 yield from _texts(inner, rf"{key}\.{NAME}\.")
             elif inner is str:
                 yield from (key, rf"{key}\.{NAME}")

@@ -143,14 +143,14 @@ def _weight_files(folder: Path, key: str) -> list[Path]:
             if not isinstance(parts, dict) or not parts or not all(isinstance(name, str) for name in parts.values()):
                 rule = f"{key}: {str(folder / index)!r} must have a weight_map of names to files"
                 raise ConfigError(f"{rule}, got {parts!r:.80}")
-            if not isinstance(content.get("metadata"), dict):
-                raise ConfigError(
-                    f"{key}: {str(folder / index)!r} must have metadata, got {content.get('metadata')!r:.80}"
-                )
             files = [folder / name for name in sorted(set(parts.values()))]
             lost = [file.name for file in files if not file.is_file()]
             if lost:
                 raise ConfigError(f"{key}: {str(folder / index)!r} names {lost[0]!r}, which is not there")
+            if not isinstance(content.get("metadata"), dict):
+                raise ConfigError(
+                    f"{key}: {str(folder / index)!r} must have metadata, got {content.get('metadata')!r:.80}"
+                )
             return files
     raise ConfigError(f"{key}: no model in {str(folder)!r}: neither {SAFE_WEIGHTS_NAME} nor {WEIGHTS_NAME}")
 

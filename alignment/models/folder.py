@@ -40,7 +40,7 @@ def parse_config(folder: Path, key: str) -> PreTrainedConfig:
     Raises:
         ConfigError: it holds what transformers does not take; names the key and the file.
     """
-    with Reading(f"{key}: {str(folder / CONFIG_NAME)!r} is no config that transformers reads"):
+    with Reading(f"{key}: {str(folder / CONFIG_NAME)!r}: no config that transformers reads"):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 

@@ -86,15 +86,15 @@ TOKENIZERS: dict[str, tuple[Change, str]] = {
     "no template": (with_content("chat_template.jinja", " \n"), f"{NO_JINJA}, got ' "),
     "config": (
         config(rms_norm_eps="x"),
-        r"config\.json' is no config that .*rms_",
+        r"config\.json': no config that .*rms_",
     ),
     "config's dtype": (
         config(dtype="float99"),
-        r"config\.json' is no config that transformers reads",
+        r"config\.json': no config that transformers reads",
     ),
     "quantization": (
         config(quantization_config="x"),
-        r"config\.json' is no config that transformers",
+        r"config\.json': no config that transformers",
     ),
 }
 
