@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from alignment.check.verdict import Verdict, graded
 from alignment.config.run import TrainingConfig
-from alignment.config.tasks import DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig
+from alignment.config.tasks import CPOConfig, DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig, SimPOConfig
 from alignment.config.vocabulary import Grade
 
 SMALL = 1_000_000_000  # weights; below this, rates are higher
@@ -23,6 +23,8 @@ FULL: dict[type[TrainingConfig], Usual] = {
     RewardConfig: Usual(3e-6, 2e-5, "Llama 2 5e-6 and 1e-5, InstructGPT 9e-6"),
     DPOConfig: Usual(2e-7, 2e-6, "DPO 1e-6, Zephyr 5e-7, Tulu 3 5e-7"),
     ORPOConfig: Usual(1e-6, 1e-5, "ORPO 8e-6, TRL 1e-6"),
+    SimPOConfig: Usual(3e-7, 1e-6, "SimPO 3e-7 to 1e-6"),
+    CPOConfig: Usual(3e-7, 2e-6, "SimPO's comparison 3e-7 to 1e-6, TRL 1e-6"),
     PPOConfig: Usual(5e-7, 1e-5, "Llama 2 1e-6, Huang et al. 3e-6, InstructGPT 9.65e-6"),
 }
 SMALL_FULL: dict[type[TrainingConfig], Usual] = {
@@ -35,6 +37,8 @@ LORA: dict[type[TrainingConfig], Usual] = {
     RewardConfig: Usual(2e-5, 3e-4, "TRL 1e-4"),
     DPOConfig: Usual(5e-6, 5e-5, "Zephyr 5e-6, TRL 5e-6"),
     ORPOConfig: Usual(5e-6, 1e-4, "ten times those of all weights"),
+    SimPOConfig: Usual(3e-6, 2e-5, "ten times those of all weights"),
+    CPOConfig: Usual(1e-5, 1e-4, "CPO 1e-4"),
     PPOConfig: Usual(5e-6, 1e-4, "StackLLaMA 1.4e-5"),
 }
 

@@ -1,6 +1,7 @@
 """What the first step must be, because nothing has been learned yet."""
 
 import math
+from dataclasses import replace
 
 from alignment.check.agreement import measured_step
 from alignment.check.subject import Subject
@@ -10,19 +11,28 @@ from alignment.config.vocabulary import Precision
 from alignment.distributed.precision import precision_of
 from alignment.losses import DPOLoss
 from alignment.losses.dpo import DPOVariant
-from alignment.training.objectives import Objective
+from alignment.training.objectives import DPO, Objective
 
 TOLERANCE = {Precision.float32: 1e-4, Precision.bfloat16: 2e-2}
 
 
 def first_loss(loss: DPOLoss) -> float:
-    """Of a policy that is its reference, h = 0 (written out here, for `DPOLoss` itself is on trial)."""
+    """Of a policy that is its reference, c = r = h = 0 (written out here, for `DPOLoss` itself is on trial)."""
     match loss.variant:
-        case DPOVariant.sigmoid | DPOVariant.robust:
+        case DPOVariant.sigmoid | DPOVariant.sigmoid_norm | DPOVariant.robust:
             return math.log(2)
+        case DPOVariant.nca_pair | DPOVariant.bco_pair:
+            return 2 * math.log(2)
+        case DPOVariant.exo_pair:
+            flipped = loss.label_smoothing
+            return -math.log(2) - (math.log(1 - flipped) + math.log(flipped)) / 2
+        case DPOVariant.sppo_hard:
+            return 1 / (2 * loss.beta**2)
+        case DPOVariant.discopop:
+            return (math.log(2) + 1) / 2
         case DPOVariant.ipo:
             return 1 / (4 * loss.beta**2)
-        case DPOVariant.hinge:
+        case DPOVariant.hinge | DPOVariant.apo_zero | DPOVariant.apo_down:
             return 1.0
 
 
@@ -30,10 +40,12 @@ def reference_start(subject: Subject, engine: object, objective: Objective) -> V
     """That DPO's policy is its reference before the first step: the loss is that of no difference, log 2.
 
     Proves that reference and policy read the same tokens with the same weights, and that nothing is random in them.
+    Margins and likelihood, which differ from row to row, are left out.
     """
-    assert isinstance(subject.config, DPOConfig)
+    assert isinstance(subject.config, DPOConfig) and isinstance(objective, DPO)
     wanted = first_loss(subject.config.loss)
-    loss, _ = measured_step(engine, objective, subject.batches.step(0))
+    alone = DPO(replace(objective.loss, margin_scale=0.0, rpo_alpha=0.0), objective.reference)
+    loss, _ = measured_step(engine, alone, subject.batches.step(0))
     tolerance = TOLERANCE[precision_of(subject.config.distributed)] * max(1.0, wanted)
     name = "log 2" if math.isclose(wanted, math.log(2)) else "its value"
     figure = f"loss {loss:.6f} before the first step, {name} where policy == reference is {wanted:.6f}"

@@ -7,7 +7,8 @@ from alignment.config.tasks import EvaluateConfig, RejectionConfig
 from alignment.config.vocabulary import Format
 
 TOY = "tiny_"
-OWN = ("sft", "reward", "dpo", "orpo", "ppo")  # the recipes whose rates are for all weights of a pretrained model
+# The recipes whose rates are for all weights of a pretrained model.
+OWN = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "ppo")
 MORE_FOR_LORA = 10
 
 

@@ -215,3 +215,23 @@ def test_a_prompt_keeps_its_tags(format: str, tags: Any, found: tuple[str, ...])
 def test_tags_that_are_no_texts(tags: Any) -> None:
     with pytest.raises(DataError, match=r"^rows\.jsonl:9: field `tags` must be text or a list of texts, got "):
         record({"prompt": "q", "tags": tags}, "native", "prompts")
+
+
+PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
+
+
+@pytest.mark.parametrize(("weight", "read"), [(2, 2.0), (0.25, 0.25), (None, 1.0)])
+def test_a_pair_may_say_what_it_counts(weight: float | None, read: float) -> None:
+    assert record({**PAIR, "weight": weight}, "native", "pairs").weight == read
+    turns = {"conversations": [human("q")], "chosen": gpt("a"), "rejected": gpt("b"), "weight": weight}
+    assert record(turns, "sharegpt", "pairs").weight == read
+
+
+@pytest.mark.parametrize("weight", [0, -1, "2", True, float("nan"), float("inf"), 1e7, 1e-7, [1]])
+def test_a_weight_that_is_none_is_refused(weight: object) -> None:
+    with pytest.raises(DataError, match=r"^rows.jsonl:9: field `weight`, .* must be a number in \[1e-06, 1e\+06\]"):
+        record({**PAIR, "weight": weight}, "native", "pairs")
+
+
+def test_what_is_no_pair_has_no_weight() -> None:
+    assert record({"prompt": "q", "weight": "12 kg"}, "native", "prompts").weight == 1.0
