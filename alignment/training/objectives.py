@@ -152,9 +152,9 @@ class CPO:
     loss: CPOLoss
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
-        sums = batch.sum_by_completion(token_logprobs(model, batch)).view(-1, 2)
-        chosen_nll = -sums[:, 0] / batch.lengths.view(-1, 2)[:, 0]
-        return self.loss(*sums.unbind(1), chosen_nll, weight=batch.weights)
+        chosen, rejected = batch.sum_by_completion(token_logprobs(model, batch)).view(-1, 2).unbind(1)
+        chosen_nll = -chosen / batch.lengths.view(-1, 2)[:, 0]
+        return self.loss(chosen, rejected, chosen_nll, weight=batch.weights)
 
     def count(self, batch: Batch) -> float:
         return batch.total_weight
