@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from alignment.check.verdict import Verdict
 from alignment.config.run import TrainingConfig
-from alignment.config.tasks import DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig
+from alignment.config.tasks import CPOConfig, DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig, SimPOConfig
 from alignment.config.vocabulary import Grade
 
 SMALL = 1_000_000_000  # weights; below this, rates are higher
@@ -55,6 +55,8 @@ FULL: dict[type[TrainingConfig], Usual] = {
     RewardConfig: Usual({"Llama 2": (1e-5, 5e-6), "InstructGPT": (9e-6,), "Huang et al.": (3e-6,), "Tulu 3": (3e-6,)}),
     DPOConfig: Usual({"Rafailov et al.": (1e-6,), "Zephyr": (5e-7,), "Tulu 3": (5e-7, 2e-7)}),
     ORPOConfig: Usual({"Hong et al.": (8e-6, 5e-6), "TRL": (1e-6,)}),
+    SimPOConfig: Usual({"SimPO": (1e-6, 3e-7)}),
+    CPOConfig: Usual({"SimPO's comparison": (1e-6, 3e-7), "TRL": (1e-6,)}),
     PPOConfig: Usual(
         {
             "InstructGPT": (8.05e-6, 2.55e-6),
@@ -76,6 +78,7 @@ LORA: dict[type[TrainingConfig], Usual] = {
     RewardConfig: Usual({"TRL": (1e-4,), "StackLLaMA": (2e-5,)}),
     DPOConfig: Usual({"Schmid": (5e-5,), "Zephyr": (5e-6,), "TRL": (5e-6,)}),
     ORPOConfig: Usual({"TRL": (8e-5,), "LLaMA-Factory": (5e-6,)}),
+    CPOConfig: Usual({"CPO": (1e-4,)}),
     PPOConfig: Usual({"StackLLaMA": (1.4e-5,), "LLaMA-Factory": (1e-5,)}),
 }
 

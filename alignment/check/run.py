@@ -19,7 +19,7 @@ from alignment.check.plain import plain_model
 from alignment.check.ranks import processes_agree
 from alignment.check.rates import learning_rate
 from alignment.check.replies import begins_to_stop, end_probability, prompts_of
-from alignment.check.start import reference_start
+from alignment.check.start import is_known, reference_start
 from alignment.check.subject import FEW, NEEDS, Subject, every_other, few, in_one_process, said_of, settle, subject_of
 from alignment.check.verdict import Verdict
 from alignment.config.errors import ConfigError
@@ -34,6 +34,7 @@ from alignment.config.tasks import (
     RejectionConfig,
     RewardConfig,
     SFTConfig,
+    task_name,
 )
 from alignment.config.vocabulary import Need
 from alignment.distributed import world
@@ -63,6 +64,8 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
     if chosen is not None:
         say(chosen)
     if isinstance(config, TrainingConfig):
+        if not isinstance(config, PPOConfig) and type(config) not in NEEDS:
+            raise ConfigError(f"alignment check must be of a task that it knows, got {task_name(config)!r}")
         yield from on_ppo(config) if isinstance(config, PPOConfig) else on_rows(config)
         if config.processes() > 1:
             yield processes_agree(config)
@@ -92,7 +95,7 @@ def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
     some, precision = every_other(subject), precision_of(config.distributed)
     objective = some.objective(engine)
     whole = measured_step(engine, objective, of_tokens(some.batches, EVERYTHING).step(0))
-    if isinstance(config, DPOConfig):
+    if isinstance(config, DPOConfig) and is_known(config):
         yield reference_start(config, whole)
     cut = of_tokens(some.batches, ONE_ROW).step(0)
     yield micro_batches(whole, measured_step(engine, objective, cut), len(cut), precision)

@@ -5,7 +5,7 @@ import math
 from alignment.check.agreement import MeasuredStep
 from alignment.check.verdict import Verdict, graded
 from alignment.config.tasks import DPOConfig
-from alignment.config.vocabulary import Precision
+from alignment.config.vocabulary import MarginScale, Precision
 from alignment.distributed.precision import precision_of
 from alignment.losses import DPOLoss
 from alignment.losses.dpo import DPOVariant
@@ -14,14 +14,28 @@ TOLERANCE = {Precision.float32: 1e-4, Precision.bfloat16: 2e-2}
 
 
 def first_loss(loss: DPOLoss) -> float:
-    """Of a policy that is its reference, h = 0 (written out here, for `DPOLoss` itself is on trial)."""
+    """Of a policy that is its reference, c = r = h = 0 (written out here, for `DPOLoss` itself is on trial)."""
     match loss.variant:
-        case DPOVariant.sigmoid | DPOVariant.robust:
+        case DPOVariant.sigmoid | DPOVariant.sigmoid_norm | DPOVariant.robust:
             return math.log(2)
+        case DPOVariant.nca_pair | DPOVariant.bco_pair:
+            return 2 * math.log(2)
+        case DPOVariant.exo_pair:
+            flipped = loss.label_smoothing
+            return -math.log(2) - (math.log(1 - flipped) + math.log(flipped)) / 2
+        case DPOVariant.sppo_hard:
+            return 1 / (2 * loss.beta**2)
+        case DPOVariant.discopop:
+            return (math.log(2) + 1) / 2
         case DPOVariant.ipo:
             return 1 / (4 * loss.beta**2)
-        case DPOVariant.hinge:
+        case DPOVariant.hinge | DPOVariant.apo_zero | DPOVariant.apo_down:
             return 1.0
+
+
+def is_known(config: DPOConfig) -> bool:
+    """Whether the first loss is the same for all rows: margins and likelihood differ from one to the other."""
+    return config.loss.rpo_alpha == 0 and config.data.margin.scale is MarginScale.none
 
 
 def reference_start(config: DPOConfig, first: MeasuredStep) -> Verdict:

@@ -14,7 +14,16 @@ from alignment.config.cluster import ClusterConfig
 from alignment.config.launch import LaunchConfig
 from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig
+from alignment.config.tasks import (
+    CPOConfig,
+    DPOConfig,
+    KTOConfig,
+    ORPOConfig,
+    PPOConfig,
+    RewardConfig,
+    SFTConfig,
+    SimPOConfig,
+)
 from alignment.config.vocabulary import Layout, Need, Offload
 from alignment.data.batches import Batches
 from alignment.data.ends import end_of_turn
@@ -29,7 +38,8 @@ from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.rollout.generate import end_ids
 from alignment.tasks.prepare import Prepared, build_engine, prepare
-from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
+from alignment.training.kto import KTO, with_replies_to_others
+from alignment.training.objectives import CPO, DPO, ORPO, SFT, Objective, RewardRanking, SimPO
 from alignment.training.reference import reference_logprobs
 
 ROWS = 1000  # of each split that are read
@@ -41,6 +51,9 @@ NEEDS: dict[type[TrainingConfig], Need] = {
     RewardConfig: Need.pairs,
     DPOConfig: Need.pairs,
     ORPOConfig: Need.pairs,
+    SimPOConfig: Need.pairs,
+    CPOConfig: Need.pairs,
+    KTOConfig: Need.labeled,
 }
 Run = TypeVar("Run", bound=RunConfig)
 Trained = TypeVar("Trained", bound=TrainingConfig)
@@ -141,9 +154,20 @@ class Subject:
                 return RewardRanking(self.config.loss)
             case ORPOConfig():
                 return ORPO(self.config.loss)
+            case SimPOConfig():
+                return SimPO(self.config.loss)
+            case CPOConfig():
+                return CPO(self.config.loss)
             case DPOConfig():
                 everything = range(len(self.batches.examples))
                 return DPO(self.config.loss, reference_logprobs(engine, self.batches, everything, cache=None))
+            case KTOConfig():
+                everything, limit = range(len(self.batches.examples)), self.config.data.max_length
+                others = replace(self.batches, examples=with_replies_to_others(self.batches.examples, limit))
+                own, theirs = (
+                    reference_logprobs(engine, each, everything, cache=None) for each in (self.batches, others)
+                )
+                return KTO(self.config.loss, own, others, theirs)
         raise AssertionError(f"no objective of a {type(self.config).__name__}")
 
 

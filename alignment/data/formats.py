@@ -59,6 +59,7 @@ def parse(
         template,
         dropped=dropped,
         template_kwargs=fields.template_kwargs(),
+        weight=fields.weight() if need is Need.pairs else 1.0,
         label=fields.truth("label", fields.require("label", need=LABEL)) if is_labeled else None,
     )
 

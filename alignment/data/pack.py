@@ -42,6 +42,7 @@ class Batch:
     rows: Tensor  # [G] long; the example of each prompt
     margins: Tensor | None  # [G] float32; rating margins, where the data asks for them
     labels: Tensor | None  # [G] bool; whether a single completion is desirable, where the data says so
+    weights: Tensor  # [G] float32; what each pair counts in the mean of a loss, 1 where the data say nothing
     group_lengths: tuple[int, ...]  # tokens of each group of the one row in the shared layout; () in the separate one
     plain_lengths: tuple[int, ...]  # of these the prompt's and first completion's, which are one plain text; or ()
 
@@ -59,6 +60,11 @@ class Batch:
     def num_tokens(self) -> int:
         """T, the completion tokens that are learned."""
         return len(self.targets)
+
+    @property
+    def total_weight(self) -> float:
+        """The number of prompts, each counted by its weight."""
+        return self.weights.sum().item()
 
     def to(self, device: torch.device) -> "Batch":
         parts = (getattr(self, field.name) for field in fields(self))
@@ -218,6 +224,7 @@ class _Builder:
             rows=torch.tensor(list(rows)),
             margins=torch.tensor(margins, dtype=torch.float32) if has_margins else None,
             labels=torch.tensor(labels) if labels[0] is not None else None,
+            weights=torch.tensor([example.weight for example in examples], dtype=torch.float32),
             group_lengths=group_lengths,
             plain_lengths=plain_lengths,
         )

@@ -64,6 +64,8 @@ class Record:
     """Turns behind the last reply that the row has and the record leaves out."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """What else the row gives the chat template."""
+    weight: float = 1.0
+    """What the pair counts in the mean of a loss."""
 
     label: bool | None = None
     """Whether the one reply is desirable; None where nobody asks."""

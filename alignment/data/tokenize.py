@@ -37,6 +37,7 @@ class Example:
     tags: tuple[str, ...] = ()  # the record's
     learned: tuple[np.ndarray, ...] | None = None  # each [C_k] bool, the tokens that carry loss; None: all of them
     label: bool | None = None  # the record's: whether the one completion is desirable
+    weight: float = 1.0  # what the pair counts in the mean of a loss
 
 
 @dataclass(slots=True)
@@ -97,6 +98,7 @@ def encode_rendered(
         tags=record.tags,
         learned=None if all(mask.all() for mask in learned) else learned,
         label=record.label,
+        weight=record.weight,
     )
 
 

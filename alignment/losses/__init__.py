@@ -10,13 +10,14 @@ from alignment.losses.advantages import (
     token_rewards,
     whiten,
 )
+from alignment.losses.cpo import CPOLoss, CPOVariant
 from alignment.losses.dpo import DPOLoss, DPOVariant
 from alignment.losses.kl import KLEstimator, adaptive_kl_weight, kl_estimate
 from alignment.losses.kto import KTOLoss, KTOVariant
 from alignment.losses.orpo import ORPOLoss, ORPONll, log1mexp
 from alignment.losses.ppo import ImportanceRatio, Normalization, PolicyLoss, ValueLoss
-from alignment.losses.preference import preference_metrics
-from alignment.losses.reward import MarginRankingLoss
+from alignment.losses.preference import mean_over_pairs, preference_metrics
+from alignment.losses.reward import MarginRankingLoss, RankingVariant
 from alignment.losses.sft import CrossEntropyLoss
 from alignment.losses.shaping import (
     clipped,
@@ -25,9 +26,12 @@ from alignment.losses.shaping import (
     without_length,
     without_missing_eos,
 )
+from alignment.losses.simpo import SimPOLoss
 from alignment.losses.types import LossOutput, Mean
 
 __all__ = [
+    "CPOLoss",
+    "CPOVariant",
     "CrossEntropyLoss",
     "DPOLoss",
     "DPOVariant",
@@ -42,6 +46,8 @@ __all__ = [
     "ORPOLoss",
     "ORPONll",
     "PolicyLoss",
+    "RankingVariant",
+    "SimPOLoss",
     "ValueLoss",
     "adaptive_kl_weight",
     "advantages_and_returns",
@@ -51,6 +57,7 @@ __all__ = [
     "grpo_advantages",
     "kl_estimate",
     "log1mexp",
+    "mean_over_pairs",
     "moments",
     "normalized",
     "preference_metrics",

@@ -1,4 +1,4 @@
-"""The method of SFT, reward models, DPO and ORPO: a step takes the next rows and minimises one objective over them."""
+"""The method of SFT and of all that train on rows as they are: a step minimises one objective over the next ones."""
 
 from collections.abc import Sequence
 from functools import partial

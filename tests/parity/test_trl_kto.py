@@ -1,0 +1,75 @@
+"""A step of KTO is TRL's, as those of test_trl.py are."""
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from test_trl import ON_CPU, PAIRS, assert_same, build, our_step, trl_step
+from transformers import PreTrainedTokenizerBase
+from trl import KTOConfig, KTOTrainer
+
+from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, SourceConfig
+from alignment.config.vocabulary import Device, Format, Layout, Need
+from alignment.data.batches import Batches
+from alignment.data.load import load_split
+from alignment.distributed.engine import TorchEngine
+from alignment.losses import KTOLoss, KTOVariant
+from alignment.models.load import load_language_model
+from alignment.training.kto import KTO, with_replies_to_others
+from alignment.training.reference import reference_logprobs
+
+
+def engine_of(model: Any) -> TorchEngine:
+    optimizer = torch.optim.SGD(model.parameters())
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    return TorchEngine(model, optimizer, scheduler, config=DistributedConfig(device=Device.cpu), max_grad_norm=1.0)
+
+
+@pytest.mark.parametrize("variant", ["kto", "apo_zero_unpaired"])
+def test_kto(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path, variant: str) -> None:
+    """With a reference of other weights, and the KL of prompts with the replies to those before them, which is > 0."""
+    config = DataConfig(format=Format.world, train=SourceConfig(limit=PAIRS), max_prompt_length=128)
+    split = load_split("train", config, tokenizer, Need.labeled)
+    assert split is not None
+    chosen = [2 * place + place % 2 for place in range(PAIRS)]  # one reply to each prompt, good and bad in turn
+    records, examples = [split.records[row] for row in chosen], [split.examples[row] for row in chosen]
+    assert [record.label for record in records] == [True, False] * (PAIRS // 2)
+    model = build(load_language_model, tiny_init, tokenizer, seed=0)
+    reference = build(load_language_model, tiny_init, tokenizer, seed=1)
+    args = KTOConfig(
+        output_dir=str(tmp_path),
+        max_length=None,
+        beta=0.3,
+        desirable_weight=1.5,
+        undesirable_weight=0.5,
+        loss_type=variant,
+        per_device_train_batch_size=PAIRS,
+        train_sampling_strategy="sequential",
+        **ON_CPU,
+    )
+    trainer = KTOTrainer(
+        model=deepcopy(model.hf),
+        ref_model=deepcopy(reference.hf),
+        args=args,
+        train_dataset=Dataset.from_list(
+            [{"prompt": r.prompt, "completion": r.completions[0], "label": r.label} for r in records]
+        ),
+        processing_class=tokenizer,
+    )
+    batches = Batches(examples, BatchConfig(size=PAIRS, max_tokens=200, layout=Layout.shared), 0, pad_id=0)
+    mismatched = replace(batches, examples=with_replies_to_others(examples, config.max_length))
+    for row, example, other in zip(trainer.train_dataset, examples, mismatched.examples, strict=True):
+        assert row["prompt_ids"] == example.prompt_ids.tolist()
+        assert row["completion_ids"] == example.completion_ids[0].tolist()
+        if variant == "kto":
+            assert row["KL_completion_ids"] == other.completion_ids[0].tolist()
+    tables = [reference_logprobs(engine_of(reference), each, range(PAIRS)) for each in (batches, mismatched)]
+    loss = KTOLoss(beta=0.3, desirable_weight=1.5, undesirable_weight=0.5, variant=KTOVariant(variant))
+    objective = KTO(loss, tables[0], mismatched, tables[1])
+    objective.prepare(engine_of(model), batches.once())
+    assert variant != "kto" or objective.baseline > 0.01
+    assert_same(our_step(model, objective, batches), trl_step(trainer))
