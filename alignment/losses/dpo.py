@@ -134,7 +134,7 @@ class DPOLoss:
             ref_rejected_logprobs=ref_rejected_logprobs,
         )
         chosen_ratio, rejected_ratio = chosen - ref_chosen, rejected - ref_rejected
-        metrics = preference_metrics(self.beta * chosen_ratio, self.beta * rejected_ratio)
+        metrics = preference_metrics(self.beta * chosen_ratio, self.beta * rejected_ratio, weight)
         metrics |= {"logps/chosen": Mean.of(chosen), "logps/rejected": Mean.of(rejected)}
         losses = self._losses(chosen_ratio, rejected_ratio, self._offset(chosen, margin))
         if (self.rpo_alpha > 0) != (chosen_nll is not None):

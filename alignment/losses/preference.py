@@ -1,19 +1,26 @@
 """What all losses on preference pairs share: their metrics, and the mean over pairs that may count unequally."""
 
+import torch
 from torch import Tensor
 
 from alignment.losses.checks import pairwise
 from alignment.losses.types import Mean
 
 
-def preference_metrics(chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[str, Mean]:
-    """Means over the pairs of rewards [B]; `rewards/accuracy` is the share r_chosen > r_rejected: a tie is a miss."""
+def preference_metrics(
+    chosen_rewards: Tensor, rejected_rewards: Tensor, weight: Tensor | None = None
+) -> dict[str, Mean]:
+    """Means over the pairs of rewards [B]; `rewards/accuracy` is the share r_chosen > r_rejected: a tie is a miss.
+
+    weight: [B]; those of 0 are no pairs, the others count alike.
+    """
     chosen, rejected = chosen_rewards.detach(), rejected_rewards.detach()
+    mask = torch.ones_like(chosen, dtype=torch.bool) if weight is None else weight > 0
     return {
-        "rewards/chosen": Mean.of(chosen),
-        "rewards/rejected": Mean.of(rejected),
-        "rewards/margin": Mean.of(chosen - rejected),
-        "rewards/accuracy": Mean.of(chosen > rejected),
+        "rewards/chosen": Mean.of(chosen, mask),
+        "rewards/rejected": Mean.of(rejected, mask),
+        "rewards/margin": Mean.of(chosen - rejected, mask),
+        "rewards/accuracy": Mean.of(chosen > rejected, mask),
     }
 
 
