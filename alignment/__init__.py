@@ -1,1 +1,1 @@
-"""Preference alignment that people trust: reward models with margins, PPO, DPO, ORPO and what surrounds them."""
+"""Preference alignment that people trust: reward models with margins, PPO, DPO and its kin, and what surrounds them."""

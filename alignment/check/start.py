@@ -14,13 +14,22 @@ TOLERANCE = {Precision.float32: 1e-4, Precision.bfloat16: 2e-2}
 
 
 def first_loss(loss: DPOLoss) -> float:
-    """Of a policy that is its reference, h = 0 (written out here, for `DPOLoss` itself is on trial)."""
+    """Of a policy that is its reference, c = r = h = 0 (written out here, for `DPOLoss` itself is on trial)."""
     match loss.variant:
-        case DPOVariant.sigmoid | DPOVariant.robust:
+        case DPOVariant.sigmoid | DPOVariant.sigmoid_norm | DPOVariant.robust:
             return math.log(2)
+        case DPOVariant.nca_pair | DPOVariant.bco_pair:
+            return 2 * math.log(2)
+        case DPOVariant.exo_pair:
+            flipped = loss.label_smoothing
+            return -math.log(2) - (math.log(1 - flipped) + math.log(flipped)) / 2
+        case DPOVariant.sppo_hard:
+            return 1 / (2 * loss.beta**2)
+        case DPOVariant.discopop:
+            return (math.log(2) + 1) / 2
         case DPOVariant.ipo:
             return 1 / (4 * loss.beta**2)
-        case DPOVariant.hinge:
+        case DPOVariant.hinge | DPOVariant.apo_zero | DPOVariant.apo_down:
             return 1.0
 
 
@@ -28,6 +37,7 @@ def reference_start(config: DPOConfig, first: MeasuredStep) -> Verdict:
     """That DPO's policy is its reference before the first step: the loss is that of no difference, log 2.
 
     Proves that reference and policy read the same tokens with the same weights, and that nothing is random in them.
+    `first`: a step without margins and likelihood, which differ from row to row.
     """
     wanted, loss = first_loss(config.loss), first.loss
     tolerance = TOLERANCE[precision_of(config.distributed)] * max(1.0, wanted)

@@ -14,7 +14,7 @@ from alignment.config.cluster import ClusterConfig
 from alignment.config.launch import LaunchConfig
 from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig
+from alignment.config.tasks import CPOConfig, DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig, SimPOConfig
 from alignment.config.vocabulary import Layout, Need, Offload
 from alignment.data.batches import Batches
 from alignment.data.ends import end_of_turn
@@ -29,7 +29,7 @@ from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.rollout.generate import end_ids
 from alignment.tasks.prepare import Prepared, build_engine, prepare
-from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
+from alignment.training.objectives import CPO, DPO, ORPO, SFT, Objective, RewardRanking, SimPO
 from alignment.training.reference import reference_logprobs
 
 ROWS = 1000  # of each split that are read
@@ -41,6 +41,8 @@ NEEDS: dict[type[TrainingConfig], Need] = {
     RewardConfig: Need.pairs,
     DPOConfig: Need.pairs,
     ORPOConfig: Need.pairs,
+    SimPOConfig: Need.pairs,
+    CPOConfig: Need.pairs,
 }
 Run = TypeVar("Run", bound=RunConfig)
 Trained = TypeVar("Trained", bound=TrainingConfig)
@@ -141,6 +143,10 @@ class Subject:
                 return RewardRanking(self.config.loss)
             case ORPOConfig():
                 return ORPO(self.config.loss)
+            case SimPOConfig():
+                return SimPO(self.config.loss)
+            case CPOConfig():
+                return CPO(self.config.loss)
             case DPOConfig():
                 everything = range(len(self.batches.examples))
                 return DPO(self.config.loss, reference_logprobs(engine, self.batches, everything, cache=None))

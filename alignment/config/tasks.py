@@ -12,7 +12,6 @@ from alignment.config.parts import (
     INPUT,
     PLACE,
     BatchConfig,
-    ConfigError,
     DataConfig,
     ModelConfig,
     SourceConfig,
@@ -29,6 +28,12 @@ from alignment.config.ppo import (
     RolesConfig,
     ScorerConfig,
 )
+from alignment.config.preference import CPOConfig as CPOConfig
+from alignment.config.preference import DPOConfig as DPOConfig
+from alignment.config.preference import ORPOConfig as ORPOConfig
+from alignment.config.preference import ReferenceConfig as ReferenceConfig
+from alignment.config.preference import RewardConfig as RewardConfig
+from alignment.config.preference import SimPOConfig as SimPOConfig
 from alignment.config.rules import (
     require_device,
     require_generator,
@@ -38,8 +43,8 @@ from alignment.config.rules import (
     require_temperatures,
 )
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.vocabulary import KLControl, MarginScale, Offload, Selection, Share
-from alignment.losses import CrossEntropyLoss, DPOLoss, MarginRankingLoss, ORPOLoss
+from alignment.config.vocabulary import KLControl, Offload, Selection, Share
+from alignment.losses import CrossEntropyLoss
 
 STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
 
@@ -47,39 +52,6 @@ STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
 @dataclass(slots=True)
 class SFTConfig(TrainingConfig):
     loss: CrossEntropyLoss = field(default_factory=CrossEntropyLoss)
-
-
-@dataclass(slots=True)
-class RewardConfig(TrainingConfig):
-    loss: MarginRankingLoss = field(default_factory=MarginRankingLoss)
-
-    def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
-        if self.data.margin.scale is MarginScale.none and self.loss.margin_scale != MarginRankingLoss().margin_scale:
-            rule = "loss.margin_scale scales the margins of data.margin.scale, which is none"
-            raise ConfigError(f"{rule}, got {self.loss.margin_scale}")
-
-
-@dataclass(slots=True)
-class ReferenceConfig:
-    cache: bool = True
-    """Keep the reference's log-probs beside the data and read them when weights, data and tokenizer are the same."""
-    folder: str | None = field(default=None, metadata=PLACE)
-    """Where. Null: `.reference` beside the data; where that cannot be written, the user's cache folder."""
-
-    def __post_init__(self) -> None:
-        require(self.cache or self.folder is None, "reference.folder needs reference.cache=true", self.folder)
-
-
-@dataclass(slots=True)
-class DPOConfig(TrainingConfig):
-    loss: DPOLoss = field(default_factory=DPOLoss)
-    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
-
-
-@dataclass(slots=True)
-class ORPOConfig(TrainingConfig):
-    loss: ORPOLoss = field(default_factory=ORPOLoss)
 
 
 @dataclass(slots=True)
@@ -235,6 +207,8 @@ TASKS: dict[str, type[RunConfig]] = {
     "reward": RewardConfig,
     "dpo": DPOConfig,
     "orpo": ORPOConfig,
+    "simpo": SimPOConfig,
+    "cpo": CPOConfig,
     "ppo": PPOConfig,
     "rejection": RejectionConfig,
     "evaluate": EvaluateConfig,

@@ -46,7 +46,7 @@ def parse(
     if template is Template.none:
         _require_texts(fields)
     dialogues = {key: _with_system(fields, turns) for key, turns in LAYOUTS[format](fields).items()}
-    margin, dropped = None, 0
+    margin, weight, dropped = None, 1.0, 0
     completions: tuple[list[Message], ...] = ()
     match need:
         case Need.prompts:
@@ -56,10 +56,20 @@ def parse(
             completions = (completion,)
         case Need.pairs:
             prompt, *replies = _pair(fields, dialogues, format)
-            completions, margin = tuple(replies), margin_of(row, source)
+            completions, margin, weight = tuple(replies), margin_of(row, source), fields.weight()
     tags = fields.tags() if need is Need.prompts else ()
-    tools, kwargs = fields.tools(), fields.template_kwargs()
-    return Record(prompt, completions, margin, source, tags, tools, template, dropped=dropped, template_kwargs=kwargs)
+    return Record(
+        prompt,
+        completions,
+        margin,
+        source,
+        tags,
+        fields.tools(),
+        template,
+        dropped=dropped,
+        template_kwargs=fields.template_kwargs(),
+        weight=weight,
+    )
 
 
 def _text(row: Row) -> Record:

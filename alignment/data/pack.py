@@ -41,6 +41,7 @@ class Batch:
     prompt_lengths: Tensor  # [G] long; predicted tokens of each prompt; sums to U
     rows: Tensor  # [G] long; the example of each prompt
     margins: Tensor | None  # [G] float32; rating margins, where the data asks for them
+    weights: Tensor  # [G] float32; what each pair counts in the mean of a loss, 1 where the data say nothing
     group_lengths: tuple[int, ...]  # tokens of each group of the one row in the shared layout; () in the separate one
     plain_lengths: tuple[int, ...]  # of these the prompt's and first completion's, which are one plain text; or ()
 
@@ -58,6 +59,11 @@ class Batch:
     def num_tokens(self) -> int:
         """T, the completion tokens that are learned."""
         return len(self.targets)
+
+    @property
+    def total_weight(self) -> float:
+        """The number of prompts, each counted by its weight."""
+        return self.weights.sum().item()
 
     def to(self, device: torch.device) -> "Batch":
         parts = (getattr(self, field.name) for field in fields(self))
@@ -215,6 +221,7 @@ class _Builder:
             prompt_lengths=torch.tensor([len(ids) for ids in self.prompt_targets]),
             rows=torch.tensor(list(rows)),
             margins=torch.tensor(margins, dtype=torch.float32) if has_margins else None,
+            weights=torch.tensor([example.weight for example in examples], dtype=torch.float32),
             group_lengths=group_lengths,
             plain_lengths=plain_lengths,
         )

@@ -64,6 +64,8 @@ class Record:
     """Turns behind the last reply that the row has and the record leaves out."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """What else the row gives the chat template."""
+    weight: float = 1.0
+    """What the pair counts in the mean of a loss."""
 
     def has_end(self, number: int) -> bool:
         """Whether a completion is laid out with its end; a blank one is, for it has nothing else to end with."""

@@ -11,6 +11,7 @@ from alignment.data.records import DataError, Message, Source
 ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}  # ShareGPT's names; the rest is the template's
 CALL = "function_call"  # ShareGPT's role of a turn whose text is a call, and the older name of tool_calls
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+WEIGHTS = (1e-6, 1e6)  # the least and the most that a row may count
 YES, NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
 
 
@@ -43,6 +44,15 @@ class Row:
         if word not in (*YES, *NO):
             raise self.error(f"{name} must be one of {', '.join((*YES, *NO))}, got {value!r:.60}")
         return word in YES
+
+    def weight(self) -> float:
+        """What the row counts in the mean of a loss: its `weight`, 1 where it has none."""
+        value = self.fields.get("weight", 1.0)
+        least, most = WEIGHTS
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            rule = f"field `weight`, what the row counts in the loss, must be a number in [{least:g}, {most:g}]"
+            raise self.error(f"{rule} (a row that is not to count is left out), got {value!r:.60}")
+        return float(value)
 
     def turns(self, key: str) -> list[Message]:
         """A list of turns; a system turn without a text is none."""

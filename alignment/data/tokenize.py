@@ -36,6 +36,7 @@ class Example:
     finished: tuple[bool, ...]  # per completion: True if it ends with its EOS, False if it was cut
     tags: tuple[str, ...] = ()  # the record's
     learned: tuple[np.ndarray, ...] | None = None  # each [C_k] bool, the tokens that carry loss; None: all of them
+    weight: float = 1.0  # what the pair counts in the mean of a loss
 
 
 @dataclass(slots=True)
@@ -95,6 +96,7 @@ def encode_rendered(
         finished=tuple(fit and end for fit, end in zip(fits, record.finished or fits, strict=True)),
         tags=record.tags,
         learned=None if all(mask.all() for mask in learned) else learned,
+        weight=record.weight,
     )
 
 

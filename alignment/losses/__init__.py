@@ -1,12 +1,13 @@
 """Pure functions of tensors: the losses, and what PPO derives from scores. Useful in anybody's own trainer."""
 
 from alignment.losses.advantages import advantages_and_returns, moments, token_rewards, whiten
+from alignment.losses.cpo import CPOLoss, CPOVariant
 from alignment.losses.dpo import DPOLoss, DPOVariant
 from alignment.losses.kl import KLEstimator, adaptive_kl_weight, kl_estimate
 from alignment.losses.orpo import ORPOLoss, ORPONll, log1mexp
 from alignment.losses.ppo import PolicyLoss, ValueLoss
-from alignment.losses.preference import preference_metrics
-from alignment.losses.reward import MarginRankingLoss
+from alignment.losses.preference import mean_over_pairs, preference_metrics
+from alignment.losses.reward import MarginRankingLoss, RankingVariant
 from alignment.losses.sft import CrossEntropyLoss
 from alignment.losses.shaping import (
     clipped,
@@ -15,9 +16,12 @@ from alignment.losses.shaping import (
     without_length,
     without_missing_eos,
 )
+from alignment.losses.simpo import SimPOLoss
 from alignment.losses.types import LossOutput, Mean
 
 __all__ = [
+    "CPOLoss",
+    "CPOVariant",
     "CrossEntropyLoss",
     "DPOLoss",
     "DPOVariant",
@@ -28,12 +32,15 @@ __all__ = [
     "ORPOLoss",
     "ORPONll",
     "PolicyLoss",
+    "RankingVariant",
+    "SimPOLoss",
     "ValueLoss",
     "adaptive_kl_weight",
     "advantages_and_returns",
     "clipped",
     "kl_estimate",
     "log1mexp",
+    "mean_over_pairs",
     "moments",
     "normalized",
     "preference_metrics",

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alignment.losses.checks import member, pairwise
-from alignment.losses.preference import preference_metrics
+from alignment.losses.preference import mean_over_pairs, preference_metrics
 from alignment.losses.types import LossOutput, Mean
 
 
@@ -24,7 +24,8 @@ class ORPONll(str, Enum):
 class ORPOLoss:
     """L = nll(y_c) - weight log sigmoid(log odds(y_c) - log odds(y_r)),  odds(y) = p / (1 - p),  p = exp(mean log-prob)
 
-    Hong, Lee, Thorne 2403.07691, eqs. 4, 6 and 7; `weight` is the paper's lambda. Reduction: mean over pairs.
+    Hong, Lee, Thorne 2403.07691, eqs. 4, 6 and 7; `weight` is the paper's lambda. Reduction: mean over pairs,
+    weighted where they carry weights.
     """
 
     weight: float = 0.1
@@ -36,13 +37,20 @@ class ORPOLoss:
             raise ValueError(f"loss.weight must be > 0 and finite, got {self.weight}")
 
     def __call__(
-        self, chosen_logprobs: Tensor, rejected_logprobs: Tensor, chosen_nll: Tensor | None = None
+        self,
+        chosen_logprobs: Tensor,
+        rejected_logprobs: Tensor,
+        chosen_nll: Tensor | None = None,
+        *,
+        weight: Tensor | None = None,
     ) -> LossOutput:
         """All [B]. *_logprobs: MEAN log-prob per completion token, nats. chosen_nll: mean negative log-prob per token
         of prompt and completion, nats; nll=sequence requires it, nll=completion takes -chosen_logprobs and no other.
+        weight: > 0, what each pair counts in the mean; None: 1.
 
-        Metrics: `rewards/*` of weight * log-prob, `logps/chosen`, `logps/rejected`, `nll`, `log_odds` (their
-        difference), `odds_ratio_loss` (before the weight). Raises ValueError for wrong shapes, dtypes and chosen_nll.
+        Metrics, over pairs alike: `rewards/*` of loss.weight * log-prob, `logps/chosen`, `logps/rejected`, `nll`,
+        `log_odds` (their difference), `odds_ratio_loss` (before loss.weight). Raises ValueError for wrong shapes,
+        dtypes and chosen_nll.
         """
         chosen, rejected = pairwise(chosen_logprobs=chosen_logprobs, rejected_logprobs=rejected_logprobs)
         nll = self._nll(chosen, chosen_nll)
@@ -55,7 +63,7 @@ class ORPOLoss:
             "log_odds": Mean.of(log_odds),
             "odds_ratio_loss": Mean.of(odds_ratio_losses),
         }
-        return LossOutput(Mean.of(nll + self.weight * odds_ratio_losses), metrics)
+        return LossOutput(mean_over_pairs(nll + self.weight * odds_ratio_losses, weight), metrics)
 
     def _nll(self, chosen_logprobs: Tensor, chosen_nll: Tensor | None) -> Tensor:
         if self.nll is ORPONll.completion:

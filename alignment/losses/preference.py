@@ -1,7 +1,8 @@
-"""The metrics that all losses on preference pairs share."""
+"""What all losses on preference pairs share: their metrics, and the mean over pairs that may count unequally."""
 
 from torch import Tensor
 
+from alignment.losses.checks import pairwise
 from alignment.losses.types import Mean
 
 
@@ -14,3 +15,14 @@ def preference_metrics(chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict
         "rewards/margin": Mean.of(chosen - rejected),
         "rewards/accuracy": Mean.of(chosen > rejected),
     }
+
+
+def mean_over_pairs(losses: Tensor, weight: Tensor | None) -> Mean:
+    """sum(weight * loss) over sum(weight), both [B]: a pair of weight 2 counts as two. None: each counts 1.
+
+    Raises ValueError for wrong shapes and dtypes.
+    """
+    if weight is None:
+        return Mean.of(losses)
+    losses, weight = pairwise(losses=losses, weight=weight)
+    return Mean((weight * losses).sum(), weight.sum())

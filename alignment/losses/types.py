@@ -12,7 +12,8 @@ from alignment.losses.checks import at_least_float32, require_bool, require_shap
 class Mean:
     """A mean that is not divided yet. Totals and counts of any split add to those of the whole; means do not.
 
-    total: scalar, the sum over the counted values. count: scalar, how many they are (pairs, tokens).
+    total: scalar, the sum over the counted values. count: scalar, how many they are (pairs, tokens), or, where they
+    count unequally, the sum of their weights, which total holds too.
     """
 
     total: Tensor

@@ -4,19 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.config.tasks import DPOConfig
-from alignment.config.vocabulary import Need
+from alignment.config.vocabulary import MarginScale, Need
 from alignment.data.batches import Batches
 from alignment.distributed.engine import Engine
 from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model
 from alignment.tasks.prepare import build_engine, model_folder, prepare, save_trained
+from alignment.terminal import say
 from alignment.training.loop import fit
 from alignment.training.objectives import DPO
 from alignment.training.reference import cache_file, reference_logprobs, require_reference
 
 
 def run(config: DPOConfig, folder: Path) -> None:
+    if config.data.margin.scale is not MarginScale.none:
+        say(f"data.margin.scale={config.data.margin.scale.value}: DPO with an offset, loss.margin_scale * margin")
     prepared = prepare(config, Need.pairs)
     model = load_language_model(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, held_out = prepared.batches(model)

@@ -47,6 +47,7 @@ def prepare(config: TrainingConfig, need: Need) -> Prepared:
     tokenizer = prepare_tokenizer(config.model)
     train = required_split("train", config.data, tokenizer, need)
     held_out = said(load_split("eval", config.data, tokenizer, need), "eval")
+    say_weights([train, held_out])
     require_positions(config.model, [train, held_out], config.data)
     return Prepared(tokenizer, train, held_out, config)
 
@@ -65,6 +66,13 @@ def said(loaded: Loaded | None, name: str) -> Loaded | None:
     if loaded is not None:
         say(loaded.said(name))
     return loaded
+
+
+def say_weights(splits: Sequence[Loaded | None]) -> None:
+    """That pairs count unequally, where they do."""
+    weights = [example.weight for loaded in splits if loaded is not None for example in loaded.examples]
+    if set(weights) != {1.0}:
+        say(f"pairs count {min(weights):g} to {max(weights):g} in the loss, each by its `weight`")
 
 
 def require_positions(

@@ -1,4 +1,4 @@
-"""A reward model by ranking pairs, with Llama 2's margins where the data are graded."""
+"""A reward model by ranking pairs, with Llama 2's margins or HelpSteer2-Preference's weights where they are graded."""
 
 from pathlib import Path
 

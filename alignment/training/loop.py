@@ -1,4 +1,4 @@
-"""The loop of SFT, reward, DPO and ORPO: steps, evaluations, log, checkpoints."""
+"""The loop of SFT, reward models, DPO, ORPO, SimPO and CPO: steps, evaluations, log, checkpoints."""
 
 from functools import partial
 from pathlib import Path

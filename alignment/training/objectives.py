@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from alignment.data.experience import Experience
 from alignment.data.pack import Batch
 from alignment.losses import (
+    CPOLoss,
     CrossEntropyLoss,
     DPOLoss,
+    DPOVariant,
     KLEstimator,
     LossOutput,
     MarginRankingLoss,
@@ -21,6 +23,7 @@ from alignment.losses import (
     ORPOLoss,
     ORPONll,
     PolicyLoss,
+    SimPOLoss,
     ValueLoss,
     kl_estimate,
 )
@@ -47,7 +50,7 @@ class Objective(Protocol[Unit]):
 
     def __call__(self, model: nn.Module, batch: Unit) -> LossOutput: ...
 
-    def count(self, batch: Unit) -> int:
+    def count(self, batch: Unit) -> float:
         """What `loss.count` will be for this batch."""
         ...
 
@@ -74,10 +77,10 @@ class RewardRanking:
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
         chosen, rejected = sequence_scores(model, batch).view(-1, 2).unbind(1)
-        return self.loss(chosen, rejected, batch.margins)
+        return self.loss(chosen, rejected, batch.margins, weight=batch.weights)
 
-    def count(self, batch: Batch) -> int:
-        return len(batch.rows)
+    def count(self, batch: Batch) -> float:
+        return batch.total_weight
 
 
 @dataclass(slots=True)
@@ -88,13 +91,16 @@ class DPO:
     reference: Tensor
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
-        logprobs = batch.sum_by_completion(token_logprobs(model, batch))
-        chosen, rejected = logprobs.view(-1, 2).unbind(1)
-        ref_chosen, ref_rejected = self.reference[batch.rows].unbind(1)
-        return self.loss(chosen, rejected, ref_chosen, ref_rejected)
+        policy = batch.sum_by_completion(token_logprobs(model, batch)).view(-1, 2)
+        reference, lengths = self.reference[batch.rows], batch.lengths.view(-1, 2)
+        chosen_nll = -policy[:, 0] / lengths[:, 0] if self.loss.rpo_alpha > 0 else None
+        if self.loss.variant is DPOVariant.sigmoid_norm:
+            policy, reference = policy / lengths, reference / lengths
+        logprobs = (*policy.unbind(1), *reference.unbind(1))
+        return self.loss(*logprobs, margin=batch.margins, chosen_nll=chosen_nll, weight=batch.weights)
 
-    def count(self, batch: Batch) -> int:
-        return len(batch.rows)
+    def count(self, batch: Batch) -> float:
+        return batch.total_weight
 
 
 @dataclass(slots=True)
@@ -106,15 +112,16 @@ class ORPO:
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
         if self.loss.nll is ORPONll.completion:
             chosen, rejected = self._pairs(batch, batch.sum_by_completion(token_logprobs(model, batch)))
-            return self.loss(chosen / self._lengths(batch)[0], rejected / self._lengths(batch)[1])
+            means = chosen / self._lengths(batch)[0], rejected / self._lengths(batch)[1]
+            return self.loss(*means, weight=batch.weights)
         prompt, completion = prompt_and_completion_logprobs(model, batch)
         chosen, rejected = self._pairs(batch, batch.sum_by_completion(completion))
         chosen_length, rejected_length = self._lengths(batch)
         chosen_nll = -(batch.sum_by_prompt(prompt) + chosen) / (batch.prompt_lengths + chosen_length)
-        return self.loss(chosen / chosen_length, rejected / rejected_length, chosen_nll)
+        return self.loss(chosen / chosen_length, rejected / rejected_length, chosen_nll, weight=batch.weights)
 
-    def count(self, batch: Batch) -> int:
-        return len(batch.rows)
+    def count(self, batch: Batch) -> float:
+        return batch.total_weight
 
     def _pairs(self, batch: Batch, values: Tensor) -> tuple[Tensor, Tensor]:
         chosen, rejected = values.view(-1, 2).unbind(1)
@@ -122,6 +129,35 @@ class ORPO:
 
     def _lengths(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self._pairs(batch, batch.lengths)
+
+
+@dataclass(slots=True)
+class SimPO:
+    """Preference by mean log-prob, without a reference."""
+
+    loss: SimPOLoss
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        means = batch.sum_by_completion(token_logprobs(model, batch)) / batch.lengths
+        return self.loss(*means.view(-1, 2).unbind(1), weight=batch.weights)
+
+    def count(self, batch: Batch) -> float:
+        return batch.total_weight
+
+
+@dataclass(slots=True)
+class CPO:
+    """Preference by log-prob, without a reference, and the chosen side's negative log-likelihood."""
+
+    loss: CPOLoss
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        chosen, rejected = batch.sum_by_completion(token_logprobs(model, batch)).view(-1, 2).unbind(1)
+        chosen_nll = -chosen / batch.lengths.view(-1, 2)[:, 0]
+        return self.loss(chosen, rejected, chosen_nll, weight=batch.weights)
+
+    def count(self, batch: Batch) -> float:
+        return batch.total_weight
 
 
 @dataclass(slots=True)

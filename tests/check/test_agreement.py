@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from alignment.check import learning, subject
 from alignment.check.plain import plain_model
 from alignment.config.parts import LoraConfig, ModelConfig, TrainConfig
-from alignment.config.tasks import DPOConfig, ORPOConfig, RewardConfig, SFTConfig
+from alignment.config.tasks import CPOConfig, DPOConfig, ORPOConfig, RewardConfig, SFTConfig, SimPOConfig
 from alignment.config.vocabulary import Grade, Layout, Schedule
 from alignment.data.pack import Batch
 from alignment.distributed.placement import WHOLE
@@ -30,7 +30,10 @@ PACKED, CUT, START, LEARNS = (
     "policy == reference",
     "overfits a few rows",
 )
-METHODS = {SFTConfig: "demonstrations", RewardConfig: "pairs", DPOConfig: "pairs", ORPOConfig: "pairs"}
+METHODS = {
+    SFTConfig: "demonstrations",
+    **dict.fromkeys((RewardConfig, DPOConfig, ORPOConfig, SimPOConfig, CPOConfig), "pairs"),
+}
 
 
 @pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
@@ -55,6 +58,12 @@ def test_a_sound_run_with_adapters_and_one_of_a_random_model_pass(
         (DPOLoss(beta=0.25, variant="ipo"), "4.000000"),
         (DPOLoss(variant="hinge"), "1.000000"),
         (DPOLoss(label_smoothing=0.1, variant="robust"), "0.693147"),
+        (DPOLoss(variant="sigmoid_norm", rpo_alpha=0.5), "0.693147"),
+        (DPOLoss(variant="nca_pair"), "1.386294"),
+        (DPOLoss(variant="exo_pair", label_smoothing=0.1), "0.510826"),
+        (DPOLoss(variant="sppo_hard", beta=0.5), "2.000000"),
+        (DPOLoss(variant="apo_down"), "1.000000"),
+        (DPOLoss(variant="discopop"), "0.846574"),
     ],
 )
 def test_the_first_loss_of_each_variant_is_written_out(loss: DPOLoss, value: str, verdict: Callable[..., Any]) -> None:
@@ -124,7 +133,7 @@ def test_a_model_that_does_not_learn_is_found(verdict: Callable[..., Any], monke
 
 def test_a_rate_for_toys_on_a_pretrained_model_is_warned_of(verdict: Callable[..., Any]) -> None:
     for kind, data in METHODS.items():  # of a toy, whose rates nobody has published
-        for rate, grade in ((3e-3, Grade.warn), (1e-9, Grade.warn), (2e-6, Grade.ok)):
+        for rate, grade in ((3e-3, Grade.warn), (1e-9, Grade.warn), (1.2e-6, Grade.ok)):
             train = TrainConfig(max_steps=20, learning_rate=rate)
             found = verdict("learning rate", kind, data, train=train)
             assert found.grade is grade and found.figure.startswith(f"{rate:g};")

@@ -157,6 +157,13 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "GenerationConfig": ("tiny_ppo generation.top_p=1.1", r"generation.top_p must be in \(0, 1\], got 1.1"),
     "VLLMConfig": ("tiny_ppo generation.vllm.port=0", r"generation.vllm.port must be in \[1, 65535\], got 0"),
     "RewardConfig": ("tiny_reward data=world loss.margin_scale=2", "loss.margin_scale .* which is none, got 2.0"),
+    "DPOConfig": (
+        "tiny_dpo data=world_graded loss.variant=ipo",
+        "data.margin.scale must be none for loss.variant=ipo, whose loss has no margin, got .small.",
+    ),
+    "ORPOConfig": ("tiny_orpo data=world_graded", "data.margin.scale must be none for orpo, .*, got .small."),
+    "SimPOConfig": ("tiny_simpo data=world_graded", "data.margin.scale must be none for simpo, .*, got .small."),
+    "CPOConfig": ("tiny_cpo data=world_graded", "data.margin.scale must be none for cpo, .*, got .small."),
     "ScorerConfig": (
         "tiny_ppo reward.path=.",
         "exactly one of reward.path, reward.function and reward.models must be set, got",
@@ -178,6 +185,8 @@ RULES = {  # dataclass: a command that breaks a rule of it
         "reference.folder needs reference.cache=true, got 'here'",
     ),
     "ORPOLoss": ("tiny_orpo loss.weight=-1", "loss.weight must be .*, got -1.0"),
+    "SimPOLoss": ("tiny_simpo loss.gamma=-1", "loss.gamma must be >= 0 and finite, got -1.0"),
+    "CPOLoss": ("tiny_cpo loss.cpo_alpha=-1", "loss.cpo_alpha must be >= 0 and finite, got -1.0"),
     "MarginRankingLoss": ("tiny_reward loss.center=-1", "loss.center must be .*, got -1.0"),
     "PolicyLoss": ("tiny_ppo loss.policy.clip=-1", r"loss.policy.clip must be in \(0, 1\), got -1.0"),
     "ValueLoss": ("tiny_ppo loss.value.clip=-1", "loss.value.clip must be .*, got -1.0"),

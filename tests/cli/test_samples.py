@@ -74,7 +74,7 @@ def test_rejection_and_evaluation_show_theirs(alignment: Callable[..., Any], tmp
     assert all(row.keys() >= {"prompt", "reply", "gold", "kl", "length", "finished"} for row in rows)
 
 
-@pytest.mark.parametrize("task", ["sft", "reward", "dpo", "orpo"])
+@pytest.mark.parametrize("task", ["sft", "reward", "dpo", "orpo", "simpo", "cpo"])
 def test_a_task_that_makes_no_replies_has_none_to_show(alignment: Callable[..., Any], task: str) -> None:
     ended = alignment("run", f"tiny_{task}", "log.samples=1")
     assert ended.code == 2

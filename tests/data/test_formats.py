@@ -251,3 +251,23 @@ def test_a_label_that_is_neither_is_a_bad_row_and_a_null_is_none() -> None:
             record({"prompt": "q", "completion": "a", "label": label}, "native", "demonstrations")
     row = {"prompt": "q", "completion": "a", "label": None}
     assert record(row, "native", "demonstrations") == Record([Q], ([assistant("a")],), None, AT)
+
+
+PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
+
+
+@pytest.mark.parametrize(("weight", "read"), [(2, 2.0), (0.25, 0.25), (None, 1.0)])
+def test_a_pair_may_say_what_it_counts(weight: float | None, read: float) -> None:
+    assert record({**PAIR, "weight": weight}, "native", "pairs").weight == read
+    turns = {"conversations": [human("q")], "chosen": gpt("a"), "rejected": gpt("b"), "weight": weight}
+    assert record(turns, "sharegpt", "pairs").weight == read
+
+
+@pytest.mark.parametrize("weight", [0, -1, "2", True, float("nan"), float("inf"), 1e7, 1e-7, [1]])
+def test_a_weight_that_is_none_is_refused(weight: object) -> None:
+    with pytest.raises(DataError, match=r"^rows.jsonl:9: field `weight`, .* must be a number in \[1e-06, 1e\+06\]"):
+        record({**PAIR, "weight": weight}, "native", "pairs")
+
+
+def test_what_is_no_pair_has_no_weight() -> None:
+    assert record({"prompt": "q", "weight": "12 kg"}, "native", "prompts").weight == 1.0

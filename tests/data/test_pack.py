@@ -92,6 +92,13 @@ def test_examples_rows_and_margins(layout: Layout) -> None:
         assert getattr(batch, name).dtype == torch.long
 
 
+@pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
+def test_weights_are_one_where_the_data_say_nothing(layout: Layout) -> None:
+    batch = packed(FIRST, dataclasses.replace(SECOND, weight=2.5), FIRST, layout=layout)
+    assert (batch.weights.tolist(), batch.weights.dtype) == ([1.0, 2.5, 1.0], torch.float32)
+    assert batch.total_weight == 4.5
+
+
 def test_no_margins_where_the_data_carry_none() -> None:
     assert packed(example([1, 2], [3])).margins is None
 

@@ -29,11 +29,20 @@ from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.sharded import placement_of
 from alignment.distributed.shards import whole_weights
-from alignment.losses import CrossEntropyLoss, DPOLoss, LossOutput, MarginRankingLoss, Mean, ORPOLoss
+from alignment.losses import (
+    CPOLoss,
+    CrossEntropyLoss,
+    DPOLoss,
+    LossOutput,
+    MarginRankingLoss,
+    Mean,
+    ORPOLoss,
+    SimPOLoss,
+)
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import load_tokenizer
-from alignment.training.objectives import DPO, ORPO, SFT, Objective, RewardRanking
+from alignment.training.objectives import CPO, DPO, ORPO, SFT, Objective, RewardRanking, SimPO
 from alignment.training.optim import build_optimizer, weight_groups
 from alignment.training.reference import reference_logprobs
 from alignment.training.step import evaluate_step, to_floats, train_step
@@ -57,18 +66,20 @@ ADAPTERS = {
     "lora on the head": LoraConfig(rank=4, targets=["q_proj", "lm_head"]),
     "bfloat16 lora": LoraConfig(rank=4),
 }
-METHODS = ("sft", "reward", "dpo", "orpo", "lora", "bfloat16", "bfloat16 lora")  # lora: DPO of adapters; bfloat16: SFT
+# lora: DPO of adapters; bfloat16: SFT
+METHODS = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "lora", "bfloat16", "bfloat16 lora")
 
 
 def examples(num_completions: int) -> list[Example]:
-    """Rows of very different lengths, so that a mean of means would show."""
+    """Rows of very different lengths, and pairs that count unequally, so that a mean of means would show."""
     rng = np.random.default_rng(0)
     rows = []
     for _ in range(11):
         prompt, *completions = (rng.integers(3, 2000, n).astype(np.int32) for n in rng.integers(1, 14, 3))
-        margin = float(rng.integers(0, 4))
+        margin, weight = float(rng.integers(0, 4)), (0.5, 1.0, 2.5)[len(rows) % 3]
         taken = tuple(completions[:num_completions])
-        rows.append(Example(prompt, taken, margin, Source("rows.jsonl", 1), (True,) * num_completions))
+        finished = (True,) * num_completions
+        rows.append(Example(prompt, taken, margin, Source("rows.jsonl", 1), finished, weight=weight))
     return rows
 
 
@@ -103,9 +114,13 @@ def build(method: str, config: DistributedConfig) -> tuple[Engine, Any]:
 def objective_of(method: str, engine: Engine, batches: Batches) -> Objective[Any]:
     if method == "dpo" or method in ADAPTERS:
         return DPO(DPOLoss(beta=0.3), reference_logprobs(engine, batches, range(len(batches.examples))))
-    if method == "reward":
-        return RewardRanking(MarginRankingLoss())
-    return ORPO(ORPOLoss()) if method == "orpo" else SFT(CrossEntropyLoss())
+    of_pairs: dict[str, Objective[Any]] = {
+        "reward": RewardRanking(MarginRankingLoss()),
+        "orpo": ORPO(ORPOLoss()),
+        "simpo": SimPO(SimPOLoss()),
+        "cpo": CPO(CPOLoss(beta=0.3)),
+    }
+    return of_pairs.get(method, SFT(CrossEntropyLoss()))
 
 
 def batches_of(method: str) -> Batches:

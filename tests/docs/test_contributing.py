@@ -35,7 +35,7 @@ def package(tmp_path: Path) -> Path:
 def run(package: Path, name: str, *how: str) -> None:
     small = ["train.max_steps=10", "data.train.limit=400", "data.eval.limit=40", "log.progress=false"]
     ran = subprocess.run(
-        [sys.executable, "-m", "alignment", "run", "tiny_simpo", *small, f"output_dir={name}", *how],
+        [sys.executable, "-m", "alignment", "run", "tiny_rrhf", *small, f"output_dir={name}", *how],
         cwd=package,
         env={**os.environ, "PYTHONPATH": str(package)},
         capture_output=True,
@@ -51,7 +51,7 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 def test_the_example_trains_in_one_process_and_shared_out_in_two(package: Path) -> None:
     """The losses are the same, and both save a whole model, which transformers reads."""
-    recipe = yaml.safe_load((package / "recipes" / "tiny_simpo.yaml").read_text())
+    recipe = yaml.safe_load((package / "recipes" / "tiny_rrhf.yaml").read_text())
     assert recipe["train"]["max_steps"] == 100
     models = []
     for name, how in {"one": [], "two": ZERO_3}.items():

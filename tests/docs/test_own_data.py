@@ -22,7 +22,7 @@ QUESTIONS = ["What does a cow say?", "What is two plus two?", "Name a colour.", 
 TRAINING = ["train.max_steps=2", "train.epochs=null", "batch.size=4", "log.progress=false"]
 DRAWING = ["generation.max_new_tokens=6"]
 FEW = {
-    **dict.fromkeys(("sft", "reward", "dpo", "orpo"), TRAINING),
+    **dict.fromkeys(("sft", "reward", "dpo", "orpo", "simpo", "cpo"), TRAINING),
     "ppo": [*TRAINING, *DRAWING, "ppo.mini_batches=2"],
     "rejection": [*DRAWING, "samples=2", "generation.min_new_tokens=1", "generation.stop=[e,a,o,i]"],
     "evaluate": DRAWING,
@@ -83,7 +83,7 @@ def test_the_commands_run_one_after_the_other(folder: Path, run: Callable[..., s
                     with opener(f"FILE{ending}", "wt") as file:
                         file.writelines(json.dumps(row) + "\n" for row in rows)
         assert "WARNING" not in run(*words, *FEW[words[2]])
-    for task in ("sft", "reward", "dpo", "orpo", "ppo"):
+    for task in ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "ppo"):
         logged = [json.loads(line) for line in (folder / "runs" / task / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in logged] == [1, 2]
         assert 0 <= logged[0]["lr"] <= 2e-5

@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("task", ["sft", "reward", "dpo", "orpo", "ppo"])
+@pytest.mark.parametrize("task", ["sft", "reward", "dpo", "orpo", "simpo", "cpo", "ppo"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_few_steps(task, precision, tmp_path):
     small = ["data.train.limit=96", "data.eval.limit=16", "train.max_steps=3", "train.eval_every=2"]

@@ -1,16 +1,20 @@
 """h = (log pi(y_c) - log pi_ref(y_c)) - (log pi(y_r) - log pi_ref(y_r)); each variant by hand.
 
 The pair used throughout: log pi = -10, -12; log pi_ref = -11, -10.  h = (-10 + 11) - (-12 + 10) = 1 + 2 = 3.
+Its log-ratios: c = -10 + 11 = 1, r = -12 + 10 = -2.
 """
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from alignment.losses import DPOLoss, DPOVariant
+from alignment.losses.dpo import SMOOTHED, WITH_MARGIN
 
 PAIR = (-10.0, -12.0, -11.0, -10.0)
+NEEDS_SMOOTHING = (DPOVariant.robust, DPOVariant.exo_pair)
 
 
 def f64(*values: float) -> torch.Tensor:
@@ -101,6 +105,8 @@ def test_gradient_by_hand():
         DPOLoss(beta=0.3, label_smoothing=0.2, variant=DPOVariant.robust),
         DPOLoss(beta=0.3, variant=DPOVariant.ipo),
         DPOLoss(beta=0.3, variant=DPOVariant.hinge),
+        *(DPOLoss(beta=0.3, variant=variant) for variant in set(DPOVariant) - set(SMOOTHED)),
+        DPOLoss(beta=0.3, label_smoothing=0.2, variant=DPOVariant.exo_pair),
     ],
 )
 def test_gradcheck(loss):
@@ -134,7 +140,7 @@ def test_split_invariance():
 @pytest.mark.parametrize("variant", list(DPOVariant))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_extremes_are_finite(variant, dtype):
-    loss = DPOLoss(label_smoothing=0.1 if variant is DPOVariant.robust else 0.0, variant=variant)
+    loss = DPOLoss(label_smoothing=0.1 if variant in NEEDS_SMOOTHING else 0.0, variant=variant)
     low, high = torch.tensor([-1e4, 0.0], dtype=dtype), torch.tensor([0.0, -1e4], dtype=dtype)
     tensors = [each.clone().requires_grad_() for each in (low, high, high, low)]
     value = loss(*tensors).loss
@@ -156,13 +162,16 @@ def test_label_smoothing_out_of_range(smoothing):
 
 
 def test_arguments_that_could_not_act_are_refused():
-    for variant in (DPOVariant.ipo, DPOVariant.hinge):
+    for variant in set(DPOVariant) - set(SMOOTHED):
         rule = rf"loss\.label_smoothing must be 0 for loss\.variant={variant.value}, .*, got 0\.1"
         with pytest.raises(ValueError, match=rule):
             DPOLoss(label_smoothing=0.1, variant=variant)
-    with pytest.raises(ValueError, match=r"loss\.label_smoothing must be > 0 for loss\.variant=robust"):
-        DPOLoss(variant=DPOVariant.robust)
-    with pytest.raises(ValueError, match=r"loss\.variant must be one of sigmoid, ipo, hinge, robust, got 'kto'"):
+    for variant in NEEDS_SMOOTHING:
+        with pytest.raises(ValueError, match=rf"loss\.label_smoothing must be > 0 for loss\.variant={variant.value}"):
+            DPOLoss(variant=variant)
+    with pytest.raises(
+        ValueError, match=r"loss\.variant must be one of sigmoid, sigmoid_norm, robust, ipo, .*, discopop, got 'kto'"
+    ):
         DPOLoss(variant="kto")  # type: ignore[arg-type]
 
 
@@ -172,3 +181,115 @@ def test_wrong_shapes(argument):
     tensors = {name: torch.zeros(2) for name in names} | {argument: torch.zeros(2, 1)}
     with pytest.raises(ValueError, match=rf"{argument} must have the shape of chosen_logprobs, got \[2, 1\] against"):
         DPOLoss()(**tensors)
+
+
+def s(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def exo(c: float, r: float, b: float) -> float:
+    """KL(p || q) over two replies, p = softmax(b c, b r), q = (0.9, 0.1)."""
+    p = math.exp(b * c) / (math.exp(b * c) + math.exp(b * r))
+    return p * math.log(p / 0.9) + (1 - p) * math.log((1 - p) / 0.1)
+
+
+def discopop(c: float, r: float, b: float) -> float:
+    z = b * (c - r)
+    mixed = s(z / 0.05)
+    return (1 - mixed) * softplus(-z) + mixed * math.exp(-z)
+
+
+BY_HAND: dict[DPOVariant, Callable[[float, float, float], float]] = {
+    DPOVariant.sigmoid_norm: lambda c, r, b: softplus(-b * (c - r)),
+    DPOVariant.exo_pair: exo,
+    DPOVariant.nca_pair: lambda c, r, b: softplus(-b * c) + softplus(b * c) / 2 + softplus(b * r) / 2,
+    DPOVariant.bco_pair: lambda c, r, b: softplus(-b * c) + softplus(b * r),
+    DPOVariant.sppo_hard: lambda c, r, b: (c - 0.5 / b) ** 2 + (r + 0.5 / b) ** 2,
+    DPOVariant.apo_zero: lambda c, r, b: 1 - s(b * c) + s(b * r),
+    DPOVariant.apo_down: lambda c, r, b: s(b * c) + 1 - s(b * (c - r)),
+    DPOVariant.discopop: discopop,
+}
+
+
+@pytest.mark.parametrize("variant", BY_HAND)
+@pytest.mark.parametrize("beta", [0.05, 0.7])
+@pytest.mark.parametrize("more", [None, 0, 1, 2, 3])
+def test_variants_by_hand(variant: DPOVariant, beta: float, more: int | None) -> None:
+    """And with one nat more in each of the four places."""
+    logprobs = list(PAIR)
+    if more is not None:
+        logprobs[more] += 1.0
+    c, r = logprobs[0] - logprobs[2], logprobs[1] - logprobs[3]
+    loss = DPOLoss(beta=beta, variant=variant, label_smoothing=0.1 if variant in NEEDS_SMOOTHING else 0.0)
+    assert loss_of(loss, *logprobs) == pytest.approx(BY_HAND[variant](c, r, beta), rel=1e-12)
+
+
+def test_variants_at_numbers_worked_out() -> None:
+    # beta = 1, c = log 3, r = -log 3: s(c) = 3/4, s(r) = 1/4, h = log 9: s(h) = 9/10.
+    logprobs = (math.log(3), -math.log(3), 0.0, 0.0)
+
+    def value(variant: DPOVariant, smoothing: float = 0.0) -> float:
+        return loss_of(DPOLoss(beta=1.0, variant=variant, label_smoothing=smoothing), *logprobs)
+
+    assert value(DPOVariant.apo_zero) == pytest.approx(1 / 4 + 1 / 4, rel=1e-12)
+    assert value(DPOVariant.apo_down) == pytest.approx(3 / 4 + 1 / 10, rel=1e-12)
+    assert value(DPOVariant.bco_pair) == pytest.approx(2 * math.log(4 / 3), rel=1e-12)
+    assert value(DPOVariant.nca_pair) == pytest.approx(1.5 * math.log(4 / 3) + 0.5 * math.log(4), rel=1e-12)
+    assert value(DPOVariant.sppo_hard) == pytest.approx(2 * (math.log(3) - 0.5) ** 2, rel=1e-12)
+    # p = (9/10, 1/10): the KL to itself is 0, to (3/4, 1/4) it is 0.9 log(6/5) + 0.1 log(2/5).
+    assert value(DPOVariant.exo_pair, 0.1) == pytest.approx(0.0, abs=1e-12)
+    assert value(DPOVariant.exo_pair, 0.25) == pytest.approx(0.9 * math.log(1.2) + 0.1 * math.log(0.4), rel=1e-12)
+
+
+def test_discopop_tau_sets_where_the_two_losses_meet() -> None:
+    # tau = 1, beta h = log 3: 1/4 log(4/3) + 3/4 * 1/3.
+    logprobs = (math.log(3), 0.0, 0.0, 0.0)
+    loss = DPOLoss(beta=1.0, variant=DPOVariant.discopop, discopop_tau=1.0)
+    assert loss_of(loss, *logprobs) == pytest.approx(math.log(4 / 3) / 4 + 1 / 4, rel=1e-12)
+
+
+@pytest.mark.parametrize("variant", WITH_MARGIN)
+def test_a_margin_is_taken_off(variant: DPOVariant) -> None:
+    # beta h - 2 m = 0.3 - 2 * 0.4 = -0.5; at margin_scale 0 it is not read.
+    tensors = [f64(each) for each in PAIR]
+    scaled, unread = (DPOLoss(beta=0.1, variant=variant, margin_scale=each) for each in (2.0, 0.0))
+    assert scaled(*tensors, margin=f64(0.4)).loss.mean().item() == pytest.approx(softplus(0.5), rel=1e-12)
+    assert unread(*tensors, margin=f64(0.4)).loss.mean().item() == pytest.approx(softplus(-0.3), rel=1e-12)
+
+
+@pytest.mark.parametrize("variant", [DPOVariant.sigmoid, DPOVariant.ipo])
+def test_rpo_alpha_adds_the_likelihood(variant: DPOVariant) -> None:
+    tensors, plain = [f64(each) for each in PAIR], loss_of(DPOLoss(variant=variant), *PAIR)
+    output = DPOLoss(variant=variant, rpo_alpha=0.5)(*tensors, chosen_nll=f64(3.0))
+    assert output.loss.mean().item() == pytest.approx(plain + 1.5, rel=1e-12)
+    assert output.metrics["nll"].mean().item() == 3.0
+
+
+def test_what_a_variant_has_no_use_for_or_lacks_is_refused() -> None:
+    tensors = [f64(each) for each in PAIR]
+    for loss in (DPOLoss(variant=DPOVariant.ipo), DPOLoss(label_smoothing=0.1)):
+        with pytest.raises(
+            ValueError, match=r"a margin goes with loss\.variant sigmoid and sigmoid_norm and .*=0, got"
+        ):
+            loss(*tensors, margin=f64(1.0))
+    with pytest.raises(ValueError, match=r"loss\.margin_scale must be 1 \(or 0\) for pairs without one, got 2\.0"):
+        DPOLoss(margin_scale=2.0)(*tensors)
+    for loss, nll in ((DPOLoss(rpo_alpha=1.0), None), (DPOLoss(), f64(1.0))):
+        with pytest.raises(ValueError, match=r"chosen_nll goes with loss\.rpo_alpha > 0, and only with it"):
+            loss(*tensors, chosen_nll=nll)
+    with pytest.raises(ValueError, match=r"margin must have the shape of chosen_logprobs, got \[2\] against \[1\]"):
+        DPOLoss()(*tensors, margin=f64(1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("margin_scale", -1.0, "must be >= 0 and finite"),
+        ("rpo_alpha", math.inf, "must be >= 0 and finite"),
+        ("discopop_tau", 1.5, r"must be in \(0, 1\]"),
+        ("discopop_tau", 0.1, r"goes with loss\.variant=discopop"),
+    ],
+)
+def test_further_constants_out_of_range(key: str, value: float, rule: str) -> None:
+    with pytest.raises(ValueError, match=rf"loss\.{key} {rule}, got {value}"):
+        DPOLoss(**{key: value})

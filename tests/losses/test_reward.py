@@ -122,3 +122,22 @@ def test_a_scale_with_nothing_to_scale_is_refused():
     with pytest.raises(ValueError, match=r"loss\.margin_scale must be 1 \(or 0\) for pairs without a margin, got 2\.0"):
         MarginRankingLoss(margin_scale=2.0)(torch.zeros(2), torch.zeros(2))
     assert loss_of(MarginRankingLoss(margin_scale=0.0), 0.0, 0.0) == pytest.approx(math.log(2))
+
+
+def test_scaled_weighs_the_pair_by_its_margin():
+    # 3 log(1 + e^-2), the mean over both pairs: the second weighs 0, and its center term does not.
+    scaled = MarginRankingLoss(variant="scaled", center=0.1)  # type: ignore[arg-type]
+    expected = (3 * math.log(1 + math.exp(-2)) + 0.1 * (16 + 25)) / 2
+    value = scaled(f64(3.0, 2.0), f64(1.0, 3.0), f64(3.0, 0.0)).loss
+    assert value.mean().item() == pytest.approx(expected, rel=1e-12)
+    swapped = scaled(f64(1.0), f64(3.0), f64(2.0)).loss
+    assert swapped.mean().item() == pytest.approx(2 * math.log(1 + math.exp(2)) + 1.6, rel=1e-12)
+
+
+def test_scaled_needs_margins_and_no_factor_on_them():
+    with pytest.raises(ValueError, match=r"margin must be given for loss\.variant=scaled, got None"):
+        MarginRankingLoss(variant="scaled")(torch.zeros(2), torch.zeros(2))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"loss\.margin_scale must be 1 for loss\.variant=scaled, got 0\.5"):
+        MarginRankingLoss(variant="scaled", margin_scale=0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"loss\.variant must be one of margin, scaled, got 'bt'"):
+        MarginRankingLoss(variant="bt")  # type: ignore[arg-type]

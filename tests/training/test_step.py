@@ -1,7 +1,7 @@
 """One step: its gradient is that of the mean over all of its examples, however they are cut, ordered and laid out."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -14,32 +14,41 @@ from alignment.data.pack import Batch, pack
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
 from alignment.losses import (
+    CPOLoss,
     CrossEntropyLoss,
     DPOLoss,
+    DPOVariant,
     MarginRankingLoss,
     Mean,
     ORPOLoss,
     ORPONll,
     PolicyLoss,
+    RankingVariant,
+    SimPOLoss,
     ValueLoss,
 )
 from alignment.models.readout import sequence_scores, token_logprobs
-from alignment.training.objectives import DPO, ORPO, SFT, Actor, Critic, RewardRanking
+from alignment.training.objectives import CPO, DPO, ORPO, SFT, Actor, Critic, RewardRanking, SimPO
 from alignment.training.step import added_metrics, evaluate_step, to_floats, train_step
 
 REFERENCE = torch.tensor([[-40.0, -70.0], [-30.0, -15.0], [-45.0, -25.0], [-8.0, -50.0], [-80.0, -75.0], [-15.0, -9.0]])
 OBJECTIVES: dict[str, Any] = {
     "sft": SFT(CrossEntropyLoss()),
     "reward": RewardRanking(MarginRankingLoss(center=0.1)),
+    "reward, scaled": RewardRanking(MarginRankingLoss(variant=RankingVariant.scaled)),
     "dpo": DPO(DPOLoss(), REFERENCE),
+    "dpo, by token": DPO(DPOLoss(beta=5.0, variant=DPOVariant.sigmoid_norm, rpo_alpha=0.5), REFERENCE),
     "orpo, completion": ORPO(ORPOLoss()),
     "orpo, sequence": ORPO(ORPOLoss(nll=ORPONll.sequence)),
+    "simpo": SimPO(SimPOLoss()),
+    "cpo": CPO(CPOLoss()),
     "actor": Actor(PolicyLoss(clip=0.2), 0.7),
     "actor, kl": Actor(PolicyLoss(clip=0.2), 0.7, kl_weight=0.4),
     "critic": Critic(ValueLoss(clip=0.2)),
 }
 PPO = ("actor", "actor, kl", "critic")
-KINDS = {"reward": "scalar", "critic": "scalar"}
+KINDS = {"reward": "scalar", "reward, scaled": "scalar", "critic": "scalar"}
+PAIRS = [name for name in OBJECTIVES if name not in ("sft", *PPO)]
 WHOLE = [[0, 1, 2, 3, 4, 5]]
 CUT = [[0], [1, 2, 3], [4, 5]]
 PERMUTED = [[5, 3, 1, 0, 2, 4]]
@@ -103,6 +112,23 @@ def test_count_is_known_before_the_forward(
     for unit in units(name, rows, CUT, layout):
         objective = OBJECTIVES[name]
         assert objective(engine.model, unit).loss.count.item() == objective.count(unit) > 0
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_pair_of_weight_two_is_the_pair_twice(
+    descent: Callable[..., TorchEngine], pairs: list[Example], name: str
+) -> None:
+    """However the pairs are cut, in loss and gradient."""
+    weighted = [replace(row, weight=weight) for row, weight in zip(pairs, (1.0, 2.0, 1.0, 3.0, 1.0, 1.0), strict=True)]
+    twice = [[0, 1, 1, 2], [3, 3, 3, 4, 5]]
+    wanted, repeated = stepped(descent, name, pairs, twice, Layout.shared)
+    plain, _ = stepped(descent, name, pairs, CUT, Layout.shared)
+    gradient, metrics = stepped(descent, name, weighted, CUT, Layout.shared)
+    assert metrics["loss"] == pytest.approx(repeated["loss"], rel=1e-6)
+    assert any((plain[key] - value).abs().max() > 1e-3 * value.abs().max() for key, value in wanted.items())
+    for key, value in wanted.items():
+        scale = value.abs().max().item()
+        torch.testing.assert_close(gradient[key], value, rtol=1e-5, atol=1e-5 * max(scale, 1e-6), msg=key)
 
 
 def test_loss_is_the_mean_over_all_tokens(descent: Callable[..., TorchEngine], demonstrations: list[Example]) -> None:

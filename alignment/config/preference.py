@@ -1,0 +1,86 @@
+"""What trains on pairs: reward models, DPO, and the methods that need no reference."""
+
+from dataclasses import dataclass, field
+
+from alignment.config.parts import PLACE, DataConfig, require
+from alignment.config.run import TrainingConfig
+from alignment.config.vocabulary import MarginScale
+from alignment.losses import CPOLoss, DPOLoss, MarginRankingLoss, ORPOLoss, RankingVariant, SimPOLoss
+from alignment.losses.dpo import WITH_MARGIN
+
+
+@dataclass(slots=True)
+class RewardConfig(TrainingConfig):
+    loss: MarginRankingLoss = field(default_factory=MarginRankingLoss)
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        _require_something_to_scale(self.data, self.loss.margin_scale)
+        rule = "data.margin.scale must not be none for loss.variant=scaled, which weighs a pair by its margin"
+        is_scaled = self.loss.variant is RankingVariant.scaled
+        require(not is_scaled or self.data.margin.scale is not MarginScale.none, rule, self.data.margin.scale.value)
+
+
+@dataclass(slots=True)
+class ReferenceConfig:
+    cache: bool = True
+    """Keep the reference's log-probs beside the data and read them when weights, data and tokenizer are the same."""
+    folder: str | None = field(default=None, metadata=PLACE)
+    """Where. Null: `.reference` beside the data; where that cannot be written, the user's cache folder."""
+
+    def __post_init__(self) -> None:
+        require(self.cache or self.folder is None, "reference.folder needs reference.cache=true", self.folder)
+
+
+@dataclass(slots=True)
+class DPOConfig(TrainingConfig):
+    loss: DPOLoss = field(default_factory=DPOLoss)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        _require_something_to_scale(self.data, self.loss.margin_scale)
+        if self.data.margin.scale is not MarginScale.none:
+            rule = (
+                f"data.margin.scale must be none for loss.variant={self.loss.variant.value}, whose loss has no margin"
+            )
+            require(self.loss.variant in WITH_MARGIN, rule, self.data.margin.scale.value)
+            rule = "loss.label_smoothing must be 0 with the margins of data.margin.scale"
+            require(self.loss.label_smoothing == 0, rule, self.loss.label_smoothing)
+
+
+@dataclass(slots=True)
+class ORPOConfig(TrainingConfig):
+    loss: ORPOLoss = field(default_factory=ORPOLoss)
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        _require_no_margin(self.data, "orpo")
+
+
+@dataclass(slots=True)
+class SimPOConfig(TrainingConfig):
+    loss: SimPOLoss = field(default_factory=SimPOLoss)
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        _require_no_margin(self.data, "simpo")
+
+
+@dataclass(slots=True)
+class CPOConfig(TrainingConfig):
+    loss: CPOLoss = field(default_factory=CPOLoss)
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        _require_no_margin(self.data, "cpo")
+
+
+def _require_something_to_scale(data: DataConfig, margin_scale: float) -> None:
+    rule = "loss.margin_scale scales the margins of data.margin.scale, which is none"
+    require(data.margin.scale is not MarginScale.none or margin_scale == 1, rule, margin_scale)
+
+
+def _require_no_margin(data: DataConfig, task: str) -> None:
+    rule = f"data.margin.scale must be none for {task}, whose loss has no margin"
+    require(data.margin.scale is MarginScale.none, rule, data.margin.scale.value)
