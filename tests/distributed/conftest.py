@@ -48,6 +48,8 @@ def _run_ranks(
     environment, as on a machine with GPUs: see two_devices.py."""
     port = str(_free_port())
     guard = [str(GUARD)] if two_devices or os.environ.get("RANKS") == "cuda:gloo" else []
+    if guard:
+        timeout_s *= 5  # each operation is looked at
     started = [
         subprocess.Popen(
             [sys.executable, *guard, str(script), *arguments],
