@@ -1,11 +1,9 @@
-"""What one process of the test of a real vocabulary does for the tasks that draw replies: PPO, rejection sampling and
-an evaluation, as in ppo_ranks.py, with 131,072 pieces, the logits of which take several chunks.
+"""What one process of the test of a real vocabulary does for PPO, as in ppo_ranks.py, with 131,072 pieces, the logits of which take several chunks.
 
 python vocabulary_ppo_ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
 """
 
 import json
-from typing import Any
 
 import ppo_ranks
 import ranks
@@ -17,8 +15,9 @@ from alignment.models.tokenizer import load_tokenizer
 
 PIECES = 131_072
 CHUNK = 16  # tokens: as many logits at a time as there are of many thousand tokens in a run
-FEW = ["batch.size=4", "data.eval.limit=3", "generation.max_new_tokens=6", "model.path=FOLDER/first"]
-PPO = ["ppo.epochs=1", "ppo.replies=1", "train.eval_every=8", "ptx.size=2"]
+FEW = ["batch.size=4", "data.train.limit=8", "data.eval.limit=2", "generation.max_new_tokens=4"]
+PPO = ["ppo.epochs=1", "ppo.replies=1", "train.eval_every=0", "ptx.weight=0", "ptx.data.format=native"]
+PPO += ["ptx.data.train.limit=null", "ppo.ema=null", "kl.limit=null", "model.path=FOLDER/first"]
 
 
 def tokenizer_of(settings: ModelConfig) -> PreTrainedTokenizerBase:
@@ -37,10 +36,9 @@ def make_large() -> None:
     ranks.INIT |= {"vocab_size": PIECES, "hidden_size": 16, "intermediate_size": 24}
     heads.CHUNK = CHUNK * PIECES
     ppo_ranks.load_tokenizer = tokenizer_of
-    del ppo_ranks.TASKS["shared"]
-    for name, (recipe, overrides, run) in ppo_ranks.TASKS.items():
-        more: list[Any] = [*FEW[:3], *(FEW[3:] if name != "evaluate" else []), *(PPO if name == "ppo" else [])]
-        ppo_ranks.TASKS[name] = (recipe, [*overrides, *more], run)
+    recipe, overrides, run = ppo_ranks.TASKS["ppo"]
+    ppo_ranks.TASKS.clear()
+    ppo_ranks.TASKS["ppo"] = (recipe, [*overrides, *FEW, *PPO], run)
 
 
 if __name__ == "__main__":
