@@ -1,5 +1,5 @@
-"""What one process of the test of a real vocabulary does for PPO, as in ppo_ranks.py, with 131,072 pieces, the logits of
-which take several chunks.
+"""What one process of the test of a real vocabulary does for PPO, as in ppo_ranks.py, with 131,072 pieces, the logits
+of which take several chunks.
 
 python vocabulary_ppo_ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
 """
