@@ -8,11 +8,13 @@ Each rate is one that was published. What the names stand for, beside TRL's defa
     InstructGPT       arXiv:2203.02155, app. C; it has no rate for PPO but those that were tried, of which 8.05e-6 is
                       the highest that did not diverge (app. E.9)
     Llama 2           arXiv:2307.09288, section 3; 5e-6 is its reward model of 70B
+    Meng et al.       SimPO, arXiv:2405.14734: what they tune SimPO, and CPO beside it, over
     QLoRA             arXiv:2305.14314; 1e-4 is for 33B and 65B
     Rafailov et al.   DPO, arXiv:2305.18290, app. B
     Schmid            philschmid.de/dpo-align-llms-in-2024-with-trl
     SmolLM2, Zephyr   Hugging Face's alignment-handbook; Zephyr also arXiv:2310.16944, section 4
     Tulu 3            arXiv:2411.15124; the lower of two is for 70B
+    Xu et al.         CPO, arXiv:2401.08417, their code
     Ziegler et al.    arXiv:1909.08593, section 2.2: 774M
 
 Llama 3's DPO at 1e-5 (arXiv:2407.21783, section 4.1.4) is left out: it is ten times the others, beside a second loss.
@@ -55,8 +57,8 @@ FULL: dict[type[TrainingConfig], Usual] = {
     RewardConfig: Usual({"Llama 2": (1e-5, 5e-6), "InstructGPT": (9e-6,), "Huang et al.": (3e-6,), "Tulu 3": (3e-6,)}),
     DPOConfig: Usual({"Rafailov et al.": (1e-6,), "Zephyr": (5e-7,), "Tulu 3": (5e-7, 2e-7)}),
     ORPOConfig: Usual({"Hong et al.": (8e-6, 5e-6), "TRL": (1e-6,)}),
-    SimPOConfig: Usual({"SimPO": (1e-6, 3e-7)}),
-    CPOConfig: Usual({"SimPO's comparison": (1e-6, 3e-7), "TRL": (1e-6,)}),
+    SimPOConfig: Usual({"Meng et al.": (1e-6, 6e-7, 5e-7, 3e-7)}),
+    CPOConfig: Usual({"TRL": (8e-6, 1e-6), "Meng et al.": (1e-6, 6e-7, 5e-7, 3e-7)}),
     PPOConfig: Usual(
         {
             "InstructGPT": (8.05e-6, 2.55e-6),
@@ -78,7 +80,8 @@ LORA: dict[type[TrainingConfig], Usual] = {
     RewardConfig: Usual({"TRL": (1e-4,), "StackLLaMA": (2e-5,)}),
     DPOConfig: Usual({"Schmid": (5e-5,), "Zephyr": (5e-6,), "TRL": (5e-6,)}),
     ORPOConfig: Usual({"TRL": (8e-5,), "LLaMA-Factory": (5e-6,)}),
-    CPOConfig: Usual({"CPO": (1e-4,)}),
+    SimPOConfig: Usual({"LLaMA-Factory": (5e-6,)}),
+    CPOConfig: Usual({"Xu et al.": (1e-4,), "TRL": (8e-5,)}),
     PPOConfig: Usual({"StackLLaMA": (1.4e-5,), "LLaMA-Factory": (1e-5,)}),
 }
 

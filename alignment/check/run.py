@@ -1,6 +1,7 @@
 """The verdicts on each task, in the order in which a fault shows first."""
 
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 
 from alignment.check import rows, template, text
 from alignment.check.agreement import (
@@ -19,7 +20,7 @@ from alignment.check.plain import plain_model
 from alignment.check.ranks import processes_agree
 from alignment.check.rates import learning_rate
 from alignment.check.replies import begins_to_stop, end_probability, prompts_of
-from alignment.check.start import is_known, reference_start
+from alignment.check.start import reference_start
 from alignment.check.subject import FEW, NEEDS, Subject, every_other, few, in_one_process, said_of, settle, subject_of
 from alignment.check.verdict import Verdict
 from alignment.config.errors import ConfigError
@@ -27,6 +28,7 @@ from alignment.config.generation import GenerationConfig
 from alignment.config.inputs import check_inputs
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import (
+    CPOConfig,
     DPOConfig,
     EvaluateConfig,
     ORPOConfig,
@@ -36,7 +38,7 @@ from alignment.config.tasks import (
     SFTConfig,
     task_name,
 )
-from alignment.config.vocabulary import Need
+from alignment.config.vocabulary import MarginScale, Need
 from alignment.distributed import world
 from alignment.distributed.precision import precision_of, said
 from alignment.models.heads import LanguageModel
@@ -44,6 +46,7 @@ from alignment.rollout.samples import build_generator, sample
 from alignment.tasks.run import check_processes
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
+from alignment.training.objectives import DPO
 
 REPLY_TOKENS, CALM = 64, 0.7  # replies of tasks that train on rows: how long, and at which temperature
 
@@ -95,8 +98,12 @@ def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
     some, precision = every_other(subject), precision_of(config.distributed)
     objective = some.objective(engine)
     whole = measured_step(engine, objective, of_tokens(some.batches, EVERYTHING).step(0))
-    if isinstance(config, DPOConfig) and is_known(config):
-        yield reference_start(config, whole)
+    if isinstance(config, DPOConfig) and isinstance(objective, DPO):
+        first = whole
+        if config.loss.rpo_alpha > 0 or config.data.margin.scale is not MarginScale.none:
+            alone = DPO(replace(objective.loss, margin_scale=0.0, rpo_alpha=0.0), objective.reference)
+            first = measured_step(engine, alone, of_tokens(some.batches, EVERYTHING).step(0))
+        yield reference_start(config, first)
     cut = of_tokens(some.batches, ONE_ROW).step(0)
     yield micro_batches(whole, measured_step(engine, objective, cut), len(cut), precision)
     if isinstance(subject.model, LanguageModel):
@@ -112,7 +119,7 @@ def of_the_data(subject: Subject, need: Need) -> Iterator[Verdict]:
     if subject.prepared.held_out is not None:
         yield rows.read("eval", subject.prepared.held_out, subject.config.data)
     yield rows.lengths(train, subject.model.hf.config)
-    if isinstance(subject.config, RewardConfig):  # the one loss that has margins
+    if isinstance(subject.config, RewardConfig) or subject.config.data.margin.scale is not MarginScale.none:
         yield rows.margins(subject.config.data, train)
     labelled = rows.labels(subject.config.data, need)
     if labelled is not None:
@@ -130,4 +137,6 @@ def replies(subject: Subject, model: LanguageModel, reader: Reader) -> Verdict:
     generator = build_generator(model, subject.tokenizer, generation, config.distributed)
     samples = sample(generator, reader.engine, list(records), list(examples), replies=1, seed=config.seed)
     known = end_probability(reader, subject.batches)
-    return begins_to_stop(samples, subject.tokenizer, known, is_taught=isinstance(config, SFTConfig | ORPOConfig))
+    return begins_to_stop(
+        samples, subject.tokenizer, known, is_taught=isinstance(config, SFTConfig | ORPOConfig | CPOConfig)
+    )

@@ -5,7 +5,7 @@ import math
 from alignment.check.agreement import MeasuredStep
 from alignment.check.verdict import Verdict, graded
 from alignment.config.tasks import DPOConfig
-from alignment.config.vocabulary import MarginScale, Precision
+from alignment.config.vocabulary import Precision
 from alignment.distributed.precision import precision_of
 from alignment.losses import DPOLoss
 from alignment.losses.dpo import DPOVariant
@@ -33,15 +33,11 @@ def first_loss(loss: DPOLoss) -> float:
             return 1.0
 
 
-def is_known(config: DPOConfig) -> bool:
-    """Whether the first loss is the same for all rows: margins and likelihood differ from one to the other."""
-    return config.loss.rpo_alpha == 0 and config.data.margin.scale is MarginScale.none
-
-
 def reference_start(config: DPOConfig, first: MeasuredStep) -> Verdict:
     """That DPO's policy is its reference before the first step: the loss is that of no difference, log 2.
 
     Proves that reference and policy read the same tokens with the same weights, and that nothing is random in them.
+    `first`: a step without margins and likelihood, which differ from row to row.
     """
     wanted, loss = first_loss(config.loss), first.loss
     tolerance = TOLERANCE[precision_of(config.distributed)] * max(1.0, wanted)

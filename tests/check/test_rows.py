@@ -11,7 +11,7 @@ from alignment.check import rates
 from alignment.check.rates import learning_rate
 from alignment.config.parts import DataConfig, LoraConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.ppo import RewardShapingConfig
-from alignment.config.tasks import DPOConfig, PPOConfig, RewardConfig, SFTConfig
+from alignment.config.tasks import DPOConfig, PPOConfig, RewardConfig, SFTConfig, SimPOConfig
 from alignment.config.vocabulary import BadRow, Grade
 
 ROWS, LABELS = "rows, train", "labels"
@@ -72,7 +72,9 @@ def test_a_bad_row_that_is_skipped_is_no_label(files: dict[str, str], upto: Verd
 @pytest.mark.parametrize("rank", [0, 8])
 def test_a_hundred_times_the_usual_rate_is_found(kind: type, rank: int, files: dict[str, str]) -> None:
     """Of a model that others have trained; of a toy's rates nobody knows."""
-    usual = {SFTConfig: 2e-5, RewardConfig: 1e-5, DPOConfig: 5e-7}.get(kind, 1e-6) * (10 if rank else 1)
+    usual = {SFTConfig: 2e-5, RewardConfig: 1e-5, DPOConfig: 5e-7, SimPOConfig: 5e-7}.get(kind, 1e-6) * (
+        10 if rank else 1
+    )
 
     def at(rate: float, num_weights: int) -> Any:
         model = ModelConfig(path="somewhere", lora=LoraConfig(rank=rank))

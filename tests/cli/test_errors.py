@@ -53,7 +53,7 @@ COMMANDS = {
     "list": ("run tiny_dpo train.betas=0.9", "train.betas must be a list, got 0.9"),
     "group": ("run tiny_dpo loss=1", "loss holds keys of its own, got 1"),
     "null": ("run tiny_dpo seed=null", "seed must have a value, got null"),
-    "enum": ("run tiny_dpo loss.variant=sigmod", r"one of sigmoid, ipo, hinge, robust, got 'sigmod' \(did you mean 's"),
+    "enum": ("run tiny_dpo loss.variant=sigmod", r"one of sigmoid, sigmoid_norm, .*, got 'sigmod' \(did you mean 's"),
     "nested enum": ("run tiny_dpo distributed.precision=fp8", "one of auto, float32, bfloat16, got 'fp8'"),
     "tracker": (
         "run tiny_dpo log.trackers=[tensorbord]",

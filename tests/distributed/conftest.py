@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ def _run_ranks(
     environment, as on a machine with GPUs: see two_devices.py."""
     port = str(_free_port())
     guard = [str(GUARD)] if two_devices or os.environ.get("RANKS") == "cuda:gloo" else []
+    if guard:
+        timeout_s *= 5  # each operation is looked at
     started = [
         subprocess.Popen(
             [sys.executable, *guard, str(script), *arguments],
@@ -144,3 +146,26 @@ def rows() -> Callable[[Path], list[dict[str, Any]]]:
 @pytest.fixture(scope="session")
 def weights() -> Callable[[Path], dict[str, torch.Tensor]]:
     return _weights
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The numbers and words of a JSON value, each with where it is."""
+    if not isinstance(value, dict | list):
+        yield key, value
+        return
+    for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _leaves(inner, f"{key}.{name}")
+
+
+def _assert_close(found: Any, wanted: Any, *, tolerance: float) -> None:
+    """JSON values with the same words, and numbers that differ by no more than this, of themselves or of one."""
+    found, wanted = dict(_leaves(found)), dict(_leaves(wanted))
+    numbers = {key: value for key, value in wanted.items() if isinstance(value, float)}
+    others = {key: value for key, value in wanted.items() if key not in numbers}
+    assert {key: value for key, value in found.items() if key not in numbers} == others
+    assert {key: found[key] for key in numbers} == pytest.approx(numbers, rel=tolerance, abs=tolerance)
+
+
+@pytest.fixture(scope="session")
+def assert_close() -> Callable[..., None]:
+    return _assert_close

@@ -1,47 +1,55 @@
 """What stands for a GPU in the tests of several processes refuses what a GPU would."""
 
-import importlib
-from copy import deepcopy
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+GUARD = Path(__file__).with_name("two_devices.py")
+MOVED = """
 import torch
 from torch import nn
+there, model = torch.ones(2, 2).to("cpu:0"), nn.Linear(2, 2)
+assert str(there.device) == "cpu:0" and str((there + 1)[0].device) == "cpu:0"
+assert str(there.cpu().device) == str(torch.ones(1).device) == "cpu"
+assert torch.zeros(1, device=there.device).device == torch.tensor(1, device="cpu:0").device == there.device
+source = torch.zeros(1)
+source.to("cpu:0").add_(1)
+assert source.item() == 0  # between two devices there is a copy
+model.to("cpu:0")(there).sum().backward()
+assert {str(value.device) for value in (model.weight, model.weight.grad)} == {"cpu:0"}
+there[torch.tensor([0])] * torch.tensor(2.0)  # indices and single numbers of a CPU go to any device
+"""
+REFUSED = {
+    "there + torch.ones(2, 2)": "Expected all tensors to be on the same device (add)",
+    "nn.Linear(2, 2)(there)": "Expected all tensors to be on the same device (addmm)",
+    "there.numpy()": "copy it to the host's memory first",
+    "world.sum_over_ranks(there); dist.all_reduce(torch.ones(1))": "No backend type associated with device type cpu",
+}
 
 
-@pytest.fixture(scope="module")
-def two() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parent))
-        return importlib.import_module("two_devices")
+@pytest.fixture
+def run(tmp_path: Path, run_ranks: Callable[..., None]) -> Callable[[str], None]:
+    """A program on two devices."""
+
+    def call(program: str) -> None:
+        script = tmp_path / "script.py"
+        script.write_text(program)
+        subprocess.run([sys.executable, GUARD, script], check=True, capture_output=True, text=True)
+
+    return call
 
 
-def test_a_collective_takes_what_was_moved(two: ModuleType) -> None:
-    value, sent = torch.ones(2), []
-
-    def all_reduce(tensor: torch.Tensor) -> None:
-        sent.append(tensor)
-
-    with pytest.raises(RuntimeError, match="No backend type associated with device type cpu"):
-        two.refusing(all_reduce)(value)
-    there = two.moved(value, two.GPU)
-    two.refusing(all_reduce)(there)
-    assert sent == [there] and there is not value and not two.is_on_gpu(value)
-    assert two.moved(there, two.GPU) is not value and not two.is_on_gpu(two.moved(there, two.HOST))
-    with pytest.raises(RuntimeError, match="No backend type"):
-        two.refusing(all_reduce)(there + 1)  # what came of a computation is moved again, by name
+def test_what_is_made_of_a_tensor_is_where_it_is(run: Callable[[str], None]) -> None:
+    run(MOVED)
 
 
-def test_a_model_and_its_rows_are_in_one_place(two: ModuleType) -> None:
-    model = nn.Linear(2, 2)
-    copy, rows = deepcopy(model), torch.ones(1, 2)
-    two.check_place(model, rows)
-    two.module_moved(model, two.GPU)
-    there = two.moved(rows, two.GPU)
-    two.check_place(model, there)
-    for left, values in ((copy, there), (model, rows)):
-        with pytest.raises(RuntimeError, match="same device: weight of a Linear"):
-            two.check_place(left, values)
-    two.module_moved(model, two.HOST)
-    two.check_place(model, rows)
+@pytest.mark.parametrize(("what", "said"), REFUSED.items())
+def test_it_refuses(what: str, said: str, run: Callable[[str], None]) -> None:
+    group = "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)"
+    begin = f"import torch.distributed as dist\nfrom alignment.distributed import world\n{group}\n"
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run(f"{MOVED}\n{begin}\n{what}\n")
+    assert said in failed.value.stderr

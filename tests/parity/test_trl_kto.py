@@ -8,19 +8,48 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from test_trl import ON_CPU, PAIRS, assert_same, build, our_step, trl_step
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import KTOConfig, KTOTrainer
 
-from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, SourceConfig
+from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, ModelConfig, SourceConfig
 from alignment.config.vocabulary import Device, Format, Layout, Need
 from alignment.data.batches import Batches
 from alignment.data.load import load_split
 from alignment.distributed.engine import TorchEngine
+from alignment.distributed.placement import WHOLE
 from alignment.losses import KTOLoss, KTOVariant
 from alignment.models.load import load_language_model
 from alignment.training.kto import KTO, with_replies_to_others
 from alignment.training.reference import reference_logprobs
+
+PAIRS = 6
+ON_CPU = {
+    "num_train_epochs": 1,
+    "max_grad_norm": 0.0,  # no clipping: the gradient itself is compared
+    "learning_rate": 1e-9,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+}
+
+
+class Gradients(TrainerCallback):
+    """Keeps what the optimizer is about to see."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Tensor] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def build(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> Any:
+    torch.manual_seed(seed)
+    return load_language_model(ModelConfig(init=tiny_init), tokenizer, WHOLE)
 
 
 def engine_of(model: Any) -> TorchEngine:
@@ -38,8 +67,8 @@ def test_kto(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_
     chosen = [2 * place + place % 2 for place in range(PAIRS)]  # one reply to each prompt, good and bad in turn
     records, examples = [split.records[row] for row in chosen], [split.examples[row] for row in chosen]
     assert [record.label for record in records] == [True, False] * (PAIRS // 2)
-    model = build(load_language_model, tiny_init, tokenizer, seed=0)
-    reference = build(load_language_model, tiny_init, tokenizer, seed=1)
+    model = build(tiny_init, tokenizer, seed=0)
+    reference = build(tiny_init, tokenizer, seed=1)
     args = KTOConfig(
         output_dir=str(tmp_path),
         max_length=None,
@@ -72,4 +101,14 @@ def test_kto(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_
     objective = KTO(loss, tables[0], mismatched, tables[1])
     objective.prepare(engine_of(model), batches.once())
     assert variant != "kto" or objective.baseline > 0.01
-    assert_same(our_step(model, objective, batches), trl_step(trainer))
+    gradients, count, total = Gradients(), len(examples), 0.0
+    trainer.add_callback(gradients)
+    wanted = trainer.train().training_loss
+    for piece in batches.once():
+        output = objective(model, piece)
+        (output.loss.total / count).backward()
+        total += output.loss.total.item()
+    assert total / count == pytest.approx(wanted, rel=1e-5)
+    for name, want in gradients.found.items():
+        found = dict(model.named_parameters())[f"hf.{name}"].grad
+        assert want.abs().max() > 1e-4 and (found - want).abs().max() < 1e-5 * want.abs().max(), name

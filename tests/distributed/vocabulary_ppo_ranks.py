@@ -1,0 +1,47 @@
+"""What one process of the test of a real vocabulary does for PPO, as in ppo_ranks.py, with 131,072 pieces, the logits
+of which take several chunks.
+
+python vocabulary_ppo_ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+"""
+
+import json
+
+import ppo_ranks
+import ranks
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from alignment.config.parts import ModelConfig
+from alignment.models import heads
+from alignment.models.tokenizer import load_tokenizer
+
+PIECES = 131_072
+CHUNK = 16  # tokens: as many logits at a time as there are of many thousand tokens in a run
+FEW = ["batch.size=4", "data.train.limit=8", "data.eval.limit=2", "generation.max_new_tokens=4"]
+PPO = ["ppo.epochs=1", "ppo.replies=1", "train.eval_every=0", "ptx.weight=0", "ptx.data.format=native"]
+PPO += ["ptx.data.train.limit=null", "ppo.ema=null", "kl.limit=null", "model.path=FOLDER/first"]
+
+
+def tokenizer_of(settings: ModelConfig) -> PreTrainedTokenizerBase:
+    """The small one, with words of its own for the pieces that it has not: no text is cut into them, all are drawn."""
+    small = load_tokenizer(settings)
+    written = json.loads(small.backend_tokenizer.to_str())
+    vocabulary = written["model"]["vocab"]
+    vocabulary |= {f"▁word{piece}": piece for piece in range(len(small), PIECES)}
+    large = PreTrainedTokenizerFast.from_pretrained(small.name_or_path)
+    large._tokenizer = type(small.backend_tokenizer).from_str(json.dumps(written))
+    return large
+
+
+def make_large() -> None:
+    """Few weights beside those of the vocabulary, few tokens, and many chunks of them."""
+    ranks.INIT |= {"vocab_size": PIECES, "hidden_size": 16, "intermediate_size": 24}
+    heads.CHUNK = CHUNK * PIECES
+    ppo_ranks.load_tokenizer = tokenizer_of
+    recipe, overrides, run = ppo_ranks.TASKS["ppo"]
+    ppo_ranks.TASKS.clear()
+    ppo_ranks.TASKS["ppo"] = (recipe, [*overrides, *FEW, *PPO], run)
+
+
+if __name__ == "__main__":
+    make_large()
+    ppo_ranks.main()
