@@ -6,7 +6,8 @@ runs all of them so.
 A group made as "cuda:gloo" refuses a CPU's tensors, and without a GPU it has no others. So the run's device is called
 cpu:0 here. Every storage knows where it is, and every operation of torch, DeepSpeed's and autograd's own among them, is
 seen: what it makes is where its inputs are, inputs on two devices are refused, and so is a collective over what is not
-on cpu:0. `to` copies, as it does between two devices. The arithmetic is the CPU's.
+on cpu:0. `to` copies, as it does between two devices. The arithmetic is the CPU's, but for ZeRO 3, where the first
+forwards of a model that was read from a folder are not to be trusted here.
 """
 
 import runpy
