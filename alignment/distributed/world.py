@@ -15,6 +15,7 @@ from alignment.config.vocabulary import Device
 
 Value = TypeVar("Value")
 
+JOINING = timedelta(minutes=10)  # for the last process to have started, whatever a collective may take
 LOST = ("timed out", "connection closed", "connection reset", "broken pipe", "connection refused")  # as gloo says it
 
 
@@ -37,6 +38,7 @@ def init(config: DistributedConfig) -> None:
     nccl between GPUs. DeepSpeed wants a group of one process too. Called again, it does nothing.
 
     Raises:
+        DistStoreError: a process had not started after ten minutes.
         ConfigError: there are several processes and the config asks for the engine of one.
     """
     if dist.is_initialized():
@@ -54,7 +56,10 @@ def init(config: DistributedConfig) -> None:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group(backend, timeout=timeout)
+    store, own, number = next(dist.rendezvous("env://", timeout=JOINING))
+    store.set(f"started {own}", "")
+    store.wait([f"started {other}" for other in range(number)], JOINING)  # what begins late is not taken for hanging
+    dist.init_process_group(backend, store=dist.PrefixStore("run", store), rank=own, world_size=number, timeout=timeout)
 
 
 def leave() -> None:

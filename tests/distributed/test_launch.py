@@ -81,6 +81,13 @@ def test_a_hang_is_an_error_with_rank_and_step(run: Run) -> None:
     assert "rank 0 of 2, step 3: a collective did not finish" in ended.stderr.splitlines()[-1]
 
 
+def test_a_rank_that_starts_late_is_waited_for(run: Run, tmp_path: Path) -> None:
+    words = ("launch.processes=2", "distributed=zero2", "distributed.timeout_minutes=0.1")
+    ended = run("train.max_steps=2", *words, BROKEN_RANK="1", BROKEN_HOW="starts late")
+    assert ended.returncode == 0, ended.stderr
+    assert len(losses(tmp_path)) == 2
+
+
 @pytest.mark.parametrize("broken", [{}, {"BROKEN_RANK": "0", "BROKEN_HOW": "cannot say"}])
 def test_a_users_mistake_is_one_line_for_all_ranks(run: Run, tmp_path: Path, broken: dict[str, str]) -> None:
     """Also where a rank is ended by the launcher, for another one's failure, while it is writing down its own."""

@@ -31,7 +31,7 @@ REFUSED = {
 
 
 @pytest.fixture
-def run(tmp_path: Path, run_ranks: Callable[..., None]) -> Callable[[str], None]:
+def run(tmp_path: Path) -> Callable[[str], None]:
     """A program on two devices."""
 
     def call(program: str) -> None:

@@ -6,7 +6,7 @@ runs all of them so.
 A group made as "cuda:gloo" refuses a CPU's tensors, and without a GPU it has no others. So the run's device is called
 cpu:0 here. Every storage knows where it is, and every operation of torch, DeepSpeed's and autograd's own among them, is
 seen: what it makes is where its inputs are, inputs on two devices are refused, and so is a collective over what is not
-on cpu:0. `to` copies, as it does between two devices. The arithmetic is the CPU's.
+on cpu:0. `to` copies, as it does between two devices. The arithmetic is the CPU's, to the bit.
 """
 
 import runpy
@@ -68,7 +68,7 @@ class TwoDevices(TorchDispatchMode):
         if torch._C._current_graph_task_id() != -1:  # autograd makes zeros where C++ has a tensor, and that says cpu
             there = there or not inputs or any(map(is_on_gpu, inputs))
         known = {tensor.untyped_storage()._cdata for tensor in inputs}
-        results = operation(*args, **settings)
+        results = operation(*args, **{key: as_torch_knows_it(value) for key, value in settings.items()})
         for tensor in tensors_in(results):
             if tensor.untyped_storage()._cdata not in known:
                 put(tensor, GPU if there else HOST)
@@ -76,7 +76,8 @@ class TwoDevices(TorchDispatchMode):
 
 
 def as_torch_knows_it(value: Any) -> Any:
-    """An argument of `to`, whose cpu:0 is to torch another device than cpu, to which it copies."""
+    """An argument that may be a device. To torch cpu:0 is another one than cpu and it would copy between them, where
+    there is no copy on a GPU: DeepSpeed's ZeRO 3 would read a buffer before it is filled."""
     return HOST if isinstance(value, torch.device | str) and torch.device(value) == GPU else value
 
 
@@ -90,7 +91,8 @@ def asked(arguments: tuple[Any, ...], settings: dict[str, Any]) -> torch.device 
 def moved(tensor: Tensor, *arguments: Any, **settings: Any) -> Tensor:
     device = asked(arguments, settings)
     known = {name: as_torch_knows_it(value) for name, value in settings.items()}
-    result = TO(tensor, *map(as_torch_knows_it, arguments), **known)
+    with torch._C.DisableTorchFunction():  # or `Made` calls this again, from cpu:0 to cpu
+        result = TO(tensor, *map(as_torch_knows_it, arguments), **known)
     if device is not None and device.type != "cpu":
         return result
     here = GPU if is_on_gpu(tensor) else HOST

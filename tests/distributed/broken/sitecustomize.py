@@ -1,4 +1,5 @@
-"""Python imports this where its folder is on the path: one rank fails in its third step, or cannot say that it did."""
+"""Python imports this where its folder is on the path: one rank fails in its third step, cannot say that it
+did, or starts late."""
 
 import os
 import signal
@@ -7,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 if os.environ.get("RANK") == os.environ.get("BROKEN_RANK", "none"):
+    if os.environ["BROKEN_HOW"] == "starts late":
+        time.sleep(9)  # longer than this test's collectives may take
+
     from alignment.training import loop
 
     write_text = Path.write_text
@@ -30,6 +34,8 @@ if os.environ.get("RANK") == os.environ.get("BROKEN_RANK", "none"):
             os.kill(os.getpid(), signal.SIGKILL)
         if os.environ["BROKEN_HOW"] == "hangs":
             time.sleep(600)
-        raise RuntimeError("the third step of this rank")
+        if os.environ["BROKEN_HOW"] == "raises":
+            raise RuntimeError("the third step of this rank")
+        return train_step(*arguments)
 
     loop.train_step = broken_step
