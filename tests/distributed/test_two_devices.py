@@ -13,6 +13,7 @@ import torch
 from torch import nn
 there, model = torch.ones(2, 2).to("cpu:0"), nn.Linear(2, 2)
 assert str(there.device) == "cpu:0" and str((there + 1)[0].device) == "cpu:0"
+assert there.to("cpu:0").data_ptr() == there.to(there.device).data_ptr() == there.data_ptr()
 assert str(there.cpu().device) == str(torch.ones(1).device) == "cpu"
 assert torch.zeros(1, device=there.device).device == torch.tensor(1, device="cpu:0").device == there.device
 source = torch.zeros(1)
