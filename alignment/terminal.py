@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ class _Console(Console):
 console = _Console(quiet=os.environ.get("RANK", "0") != "0")
 
 
-def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
+def progress(items: Iterable[Item], description: str) -> Iterator[Item]:
     """The items, with a bar that is gone when they are."""
     return iter(track(items, description=description, transient=True, console=console, disable=not console.is_terminal))
 

@@ -38,7 +38,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.parts import BatchConfig, TrainConfig
 from alignment.config.vocabulary import Layout, Need
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded, load_split
 from alignment.data.pack import Batch
 from alignment.data.tokenize import Example
@@ -169,7 +169,8 @@ def our_step(method: str, hf: Any, loaded: Loaded, tokenizer: PreTrainedTokenize
     optimizer, scheduler = build_optimizer(model, train, num_steps=10_000, learning_rate=1e-6)
     config = setting.distributed()
     engine = TorchEngine(model, optimizer, scheduler, config=config, max_grad_norm=1.0)
-    batches = InOrder(loaded.examples, BatchConfig(size=setting.size, layout=Layout.shared), 0, tokenizer.pad_token_id)
+    packer = Packer(BatchConfig(size=setting.size, layout=Layout.shared), tokenizer.pad_token_id)
+    batches = InOrder(loaded.examples, packer, 0)
     if method.startswith("dpo"):
         frozen = TorchEngine(deepcopy(model), optimizer, scheduler, config=config, max_grad_norm=1.0)
         cached = reference_logprobs(frozen, batches, range(len(loaded.examples))) if "cached" in method else None
@@ -197,7 +198,7 @@ class InOrder(Batches):
     """Rows as they come, as TRL is given them."""
 
     def step_rows(self, index: int) -> list[int]:
-        return list(range(index * self.config.size, (index + 1) * self.config.size))
+        return list(range(index * self.packer.config.size, (index + 1) * self.packer.config.size))
 
 
 def floor_step(method: str, hf: Any, examples: list[Example], setting: Setting) -> Step:

@@ -25,7 +25,7 @@ from alignment.config.parts import BatchConfig, ModelConfig, TrainConfig
 from alignment.config.ppo import CriticConfig, InnerConfig, KLConfig, RewardShapingConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Need
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, Packer
 from alignment.data.load import load_split
 from alignment.distributed.device import keep_freed_memory
 from alignment.tasks.ppo import set_up
@@ -87,7 +87,7 @@ def write_setting(folder: Path, data: Path, *, iterations: int) -> None:
     (folder / "data.json").write_text(json.dumps({"data": str(data.resolve()), "iterations": iterations}))
     loaded = load_split("train", config.data, tokenizer, Need.prompts)
     assert loaded is not None
-    prompts = Batches(loaded.examples, config.batch, config.seed, tokenizer.pad_token_id)
+    prompts = Batches(loaded.examples, Packer(config.batch, tokenizer.pad_token_id), config.seed)
     steps = [[loaded.examples[row].prompt_ids.tolist() for row in prompts.step_rows(i)] for i in range(iterations)]
     theirs = {
         "response_length": config.generation.max_new_tokens,

@@ -14,7 +14,7 @@ from alignment.check.plain import plain_logprobs, plain_scores
 from alignment.check.text import completions_of
 from alignment.check.verdict import Verdict, graded
 from alignment.config.vocabulary import Layout, Precision
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, Packer
 from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
@@ -75,7 +75,7 @@ def packed(reader: Reader, batches: Batches, plain: PreTrainedModel) -> Verdict:
     Proves the attention's mask, the positions, the read-outs, and that the weights are what the folder holds.
     """
     batches = of_tokens(batches, EVERYTHING)
-    [batch] = batches.once()
+    [(batch, _)] = batches.once()
     rows = [batches.examples[row] for row in batch.rows.tolist()]
     ours = reader.read(batch)
     if isinstance(reader.model, LanguageModel):
@@ -84,8 +84,9 @@ def packed(reader: Reader, batches: Batches, plain: PreTrainedModel) -> Verdict:
     else:
         theirs = plain_scores(plain, rows).double().flatten()
     difference = (ours - theirs).abs()
+    layout = batches.packer.config.layout.value
     figure = (
-        f"{len(rows)} rows in the {batches.config.layout.value} layout, each against transformers alone in float32: "
+        f"{len(rows)} rows in the {layout} layout, each against transformers alone in float32: "
         f"mean difference {difference.mean():.1e}, largest {difference.max():.1e} {reader.unit} "
         f"(at most {reader.tolerance:g})"
     )
@@ -98,11 +99,9 @@ def padding(reader: Reader, batches: Batches, tokenizer: PreTrainedTokenizerBase
     Asked of the shortest and the longest of the rows, of which the one is padded to the length of the other.
     """
     pad_id = tokenizer.pad_token_id
-    config = replace(batches.config, layout=Layout.separate, max_tokens=EVERYTHING)
-    padded = replace(batches, examples=[batches.examples[0], batches.examples[-1]], config=config)
-    ours, other = (
-        reader.read(batch) for each in (pad_id, int(pad_id == 0)) for batch in replace(padded, pad_id=each).once()
-    )
+    config = replace(batches.packer.config, layout=Layout.separate, max_tokens=EVERYTHING)
+    two = [batches.examples[0], batches.examples[-1]]
+    ours, other = (reader.read(Packer(config, each).batch(two, range(2))) for each in (pad_id, int(pad_id == 0)))
     difference = float((ours - other).abs().mean())
     kind = "ends no reply"
     if pad_id in end_ids:
@@ -130,7 +129,8 @@ def micro_batches(whole: MeasuredStep, cut: MeasuredStep, count: int, precision:
 
 
 def of_tokens(batches: Batches, budget: int) -> Batches:
-    return replace(batches, config=replace(batches.config, max_tokens=budget))
+    packer = batches.packer
+    return replace(batches, packer=replace(packer, config=replace(packer.config, max_tokens=budget)))
 
 
 def measured_step(engine: Any, objective: Objective, batches: list[Any]) -> MeasuredStep:

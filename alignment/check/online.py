@@ -19,7 +19,7 @@ from alignment.config.generation import GenerationConfig
 from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, ModelConfig
 from alignment.config.tasks import EvaluateConfig, PPOConfig, RejectionConfig
 from alignment.config.vocabulary import Grade
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
@@ -151,7 +151,7 @@ def _of_its_replies(policy: Policy, samples: Samples) -> Iterator[Verdict]:
     plain = plain_model(policy.model, policy.settings)
     yield template.layout(samples.records, policy.tokenizer, plain)
     some = samples.first(SOME)
-    drawn = Batches(some.examples, policy.batch, policy.seed, policy.tokenizer.pad_token_id)
+    drawn = Batches(some.examples, Packer(policy.batch, policy.tokenizer.pad_token_id), policy.seed)
     yield packed(Reader(policy.model, policy.engine, precision_of(policy.distributed)), drawn, plain)
 
 

@@ -75,7 +75,7 @@ def begins_to_stop(samples: Samples, tokenizer: PreTrainedTokenizerBase, known: 
 def end_probability(reader: Reader, batches: Batches) -> float:
     """What the model gives the token that ends a reply of the rows, behind that reply; the median of those that end."""
     batches = of_tokens(batches, EVERYTHING)
-    [batch] = batches.once()
+    [(batch, _)] = batches.once()
     logprobs = reader.read(batch)
     found, place = [], 0
     for row in batch.rows.tolist():

@@ -190,14 +190,9 @@ def subject_of(config: TrainingConfig, need: Need) -> Subject:
     torch.manual_seed(config.seed)
     model = load(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, _ = prepared.batches(model)
-    few = shortest(train.examples, config.batch.size)
-    batch = replace(train.config, size=len(few))
-    return Subject(config, prepared, model, replace(train, examples=few, config=batch))
+    return Subject(config, prepared, model, train.one_step_of(shortest(train.examples, config.batch.size)))
 
 
 def every_other(subject: Subject) -> Subject:
     """On half of the rows, for what costs a backward pass each time and says as much of four rows as of eight."""
-    batches = subject.batches
-    examples = batches.examples[::2]
-    config = replace(batches.config, size=len(examples))
-    return replace(subject, batches=replace(batches, examples=examples, config=config))
+    return replace(subject, batches=subject.batches.one_step_of(subject.batches.examples[::2]))

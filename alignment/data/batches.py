@@ -4,9 +4,10 @@ A step's set is a pure function of (seed, step): the data are shuffled anew for 
 end, and step k takes the k-th slice. So one integer is the whole data position.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -15,95 +16,111 @@ from alignment.config.vocabulary import Layout
 from alignment.data.pack import Batch, laid_out_length, pack
 from alignment.data.tokenize import Example
 
+Unit_co = TypeVar("Unit_co", covariant=True)
 
-@dataclass(slots=True)
-class Batches:
-    """Examples and how to batch them."""
 
-    examples: list[Example]
+@dataclass(frozen=True, slots=True)
+class EvenBatches(Generic[Unit_co]):
+    """What this process runs, with which all run equally many: ranks that share weights out must."""
+
+    counted: Sequence[Unit_co]
+    extra: Sequence[Unit_co] = ()
+    """Run behind the others where another process has more, and not counted."""
+
+    def __iter__(self) -> Iterator[tuple[Unit_co, bool]]:
+        """Each batch, and whether it counts."""
+        yield from ((batch, True) for batch in self.counted)
+        yield from ((batch, False) for batch in self.extra)
+
+    def __len__(self) -> int:
+        return len(self.counted) + len(self.extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Packer:
+    """Makes batches of examples: bound once to their budget and layout, the padding, and this process's place."""
+
     config: BatchConfig
-    seed: int
     pad_id: int
     rank: int = 0
     num_ranks: int = 1
 
+    def train_batches(self, examples: Sequence[Example], rows: Iterable[int] | None = None) -> list[Batch]:
+        """This rank's micro-batches of the examples at `rows` (None: of all): equally many on each rank, so that all
+        take part in every backward pass, and about equally many tokens. Each batch remembers its rows.
+
+        Raises:
+            ValueError: there are not enough rows to give every rank as many micro-batches.
+        """
+        chosen, lengths = self._chosen(examples, rows)
+        pieces = deal(cut(lengths, self.config.max_tokens, self.config.layout), lengths, self.num_ranks)[self.rank]
+        return [self.batch(examples, [chosen[i] for i in piece]) for piece in pieces]
+
+    def eval_batches(self, examples: Sequence[Example], rows: Iterable[int] | None = None) -> EvenBatches[Batch]:
+        """This rank's micro-batches of what is only looked at. The ranks' together count each example once."""
+        chosen, lengths = self._chosen(examples, rows)
+        pieces = evened(cut(lengths, self.config.max_tokens, self.config.layout), self.num_ranks)
+        mine = pieces[self.rank :: self.num_ranks]
+        extra = pieces[:1] * (-(-len(pieces) // self.num_ranks) - len(mine))
+        counted_batches, extra_batches = (
+            [self.batch(examples, [chosen[i] for i in piece]) for piece in part] for part in (mine, extra)
+        )
+        return EvenBatches(counted_batches, extra_batches)
+
+    def batch(self, examples: Sequence[Example], rows: Sequence[int]) -> Batch:
+        """The examples at `rows` as one batch."""
+        return pack([examples[row] for row in rows], rows, layout=self.config.layout, pad_id=self.pad_id)
+
+    def _chosen(self, examples: Sequence[Example], rows: Iterable[int] | None) -> tuple[list[int], list[int]]:
+        chosen = list(range(len(examples)) if rows is None else rows)
+        return chosen, [laid_out_length(examples[row], self.config.layout) for row in chosen]
+
+
+@dataclass(slots=True)
+class Batches:
+    """Examples, in which order they come, and how they are packed."""
+
+    examples: list[Example]
+    packer: Packer
+    seed: int
+
     def step(self, index: int) -> list[Batch]:
         """This rank's micro-batches of optimizer step `index` (from 0); the ranks' together are the step's examples."""
-        return dealt(self.examples, self.step_rows(index), self.config, self.pad_id, self.rank, self.num_ranks)
+        return self.packer.train_batches(self.examples, self.step_rows(index))
 
     def step_rows(self, index: int) -> list[int]:
         """The examples of optimizer step `index`, in the order of the shuffled passes."""
-        first = index * self.config.size
-        return [self._row(place) for place in range(first, first + self.config.size)]
+        first = index * self.packer.config.size
+        return [self._row(place) for place in range(first, first + self.packer.config.size)]
 
-    def once(self) -> list[Batch]:
-        """This rank's micro-batches of a pass over every example; the ranks' together hold each once."""
-        return self.share(range(len(self.examples)))[0]
-
-    def spare(self) -> list[Batch]:
-        """What this rank runs behind `once` and does not count: a batch, where others have one more than it has.
-
-        Ranks that share weights out must run equally many forwards.
-        """
-        return self.share(range(len(self.examples)))[1]
-
-    def share(self, rows: Iterable[int]) -> tuple[list[Batch], list[Batch]]:
-        """This rank's micro-batches of the examples at `rows`, and its spare ones."""
-        return shared_out(self.examples, rows, self.config, self.pad_id, self.rank, self.num_ranks)
+    def once(self, rows: Iterable[int] | None = None) -> EvenBatches[Batch]:
+        """This rank's micro-batches of a pass over the examples at `rows` (None: over all)."""
+        return self.packer.eval_batches(self.examples, rows)
 
     def of(self, rows: Sequence[int]) -> Batch:
         """These examples as one batch."""
-        return _packed(self.examples, list(rows), self.config, self.pad_id)
+        return self.packer.batch(self.examples, rows)
 
     def rows_of(self, num_steps: int) -> list[int]:
         """The examples that the first `num_steps` steps touch, each once."""
-        places = min(num_steps * self.config.size, len(self.examples))
+        places = min(num_steps * self.packer.config.size, len(self.examples))
         return sorted(self._row(place) for place in range(places))
+
+    def one_step_of(self, examples: list[Example]) -> "Batches":
+        """Others, all of which make a step."""
+        config = replace(self.packer.config, size=len(examples))
+        return Batches(examples, replace(self.packer, config=config), self.seed)
 
     def num_steps(self, train: TrainConfig) -> int:
         """Steps of the whole run: `train.max_steps`, or what `train.epochs` passes make (the last step is full too)."""
         if train.max_steps is not None:
             return train.max_steps
         assert train.epochs is not None
-        return max(1, int(np.ceil(train.epochs * len(self.examples) / self.config.size)))
+        return max(1, int(np.ceil(train.epochs * len(self.examples) / self.packer.config.size)))
 
     def _row(self, place: int) -> int:
         epoch, index = divmod(place, len(self.examples))
         return int(shuffled(len(self.examples), self.seed, epoch)[index])
-
-
-def dealt(
-    examples: Sequence[Example], rows: Iterable[int], config: BatchConfig, pad_id: int, rank: int, num_ranks: int
-) -> list[Batch]:
-    """This rank's micro-batches of what is learned from: equally many on each, so that all take part in every backward
-    pass, and about equally many tokens. Each batch remembers its rows.
-
-    Raises:
-        ValueError: there are not enough rows to give every rank as many micro-batches.
-    """
-    chosen = list(rows)
-    lengths = [laid_out_length(examples[row], config.layout) for row in chosen]
-    pieces = deal(cut(lengths, config.max_tokens, config.layout), lengths, num_ranks)[rank]
-    return [_packed(examples, [chosen[i] for i in piece], config, pad_id) for piece in pieces]
-
-
-def shared_out(
-    examples: Sequence[Example], rows: Iterable[int], config: BatchConfig, pad_id: int, rank: int, num_ranks: int
-) -> tuple[list[Batch], list[Batch]]:
-    """This rank's micro-batches of what is only looked at, and its spare ones, with which all run equally many."""
-    chosen = list(rows)
-    lengths = [laid_out_length(examples[row], config.layout) for row in chosen]
-    pieces = evened(cut(lengths, config.max_tokens, config.layout), num_ranks)
-    mine = pieces[rank::num_ranks]
-    spare = pieces[:1] * (-(-len(pieces) // num_ranks) - len(mine))
-    mine_packed, spare_packed = (
-        [_packed(examples, [chosen[i] for i in piece], config, pad_id) for piece in part] for part in (mine, spare)
-    )
-    return mine_packed, spare_packed
-
-
-def _packed(examples: Sequence[Example], rows: list[int], config: BatchConfig, pad_id: int) -> Batch:
-    return pack([examples[row] for row in rows], rows, layout=config.layout, pad_id=pad_id)
 
 
 @lru_cache(maxsize=4)

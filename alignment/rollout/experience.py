@@ -32,11 +32,11 @@ from torch import Tensor
 
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import AdvantageEstimator, KLPlace
-from alignment.data.batches import dealt
+from alignment.data.batches import Packer
 from alignment.data.experience import Experience
 from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine
-from alignment.distributed.world import rank, size, sum_over_ranks
+from alignment.distributed.world import sum_over_ranks
 from alignment.losses import (
     Mean,
     advantages_and_returns,
@@ -64,7 +64,7 @@ class Roles:
 
 @torch.no_grad()
 def make_experience(
-    roles: Roles, samples: Samples, scores: Tensor, config: PPOConfig, *, kl_weight: float, pad_id: int, seed: int
+    roles: Roles, samples: Samples, scores: Tensor, config: PPOConfig, *, kl_weight: float, packer: Packer, seed: int
 ) -> tuple[list[list[Experience]], dict[str, Mean]]:
     """`ppo.mini_batches` mini-batches, each a list of this process's micro-batches, and the iteration's metrics.
 
@@ -82,7 +82,7 @@ def make_experience(
     mini_batches = [
         [
             _experience(roles, batch, scores, config, kl_weight=in_reward)
-            for batch in dealt(samples.examples, rows, config.batch, pad_id, rank(), size())
+            for batch in packer.train_batches(samples.examples, rows)
         ]
         for rows in np.array_split(order, config.ppo.mini_batches)
     ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from alignment.config.parts import BatchConfig, DistributedConfig, ModelConfig, UserError
 from alignment.config.ppo import OneScorerConfig, ScorerConfig
 from alignment.config.rules import told_of
-from alignment.data.batches import shared_out
+from alignment.data.batches import Packer
 from alignment.data.tokenize import Example
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.precision import autocast
@@ -70,14 +70,13 @@ class RewardModelScorer:
         device = pick_device(self.distributed.device)
         if isinstance(self.model, ScalarModel):
             self.model.to(device)  # it may have been sent to rest on the CPU
-        pad_id = self.reader.tokenizer.pad_token_id
-        mine, spare = shared_out(examples, range(len(examples)), self.batch, pad_id, rank(), size())
+        packer = Packer(self.batch, self.reader.tokenizer.pad_token_id, rank(), size())
+        batches = packer.eval_batches(examples)
         table = torch.zeros(len(examples), len(examples[0].completion_ids), device=device)
-        batches = [*mine, *spare]
-        for index, batch in enumerate(batches if describe is None else progress(batches, describe)):
+        for batch, counts in batches if describe is None else progress(batches, describe):
             with autocast(self.distributed):
                 scores = sequence_scores(self.model, batch.to(device))
-            if index < len(mine):
+            if counts:
                 table[batch.rows] = scores.view(len(batch.rows), -1)
         return sum_over_ranks(table).cpu()
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from alignment.config.online import OnlineDPOConfig
-from alignment.data.batches import dealt
 from alignment.data.pack import Batch
 from alignment.distributed.sharded import placement_of
-from alignment.distributed.world import rank, size
+from alignment.distributed.world import size
 from alignment.losses import Mean
 from alignment.models.layout import settle_layout
 from alignment.models.load import load_language_model
@@ -54,8 +53,7 @@ class OnlineDPO(OnPolicy):
         judged["pairs"] = Mean(torch.tensor(sum(pair.weight for pair in pairs)), torch.tensor(len(samples.examples)))
         table = torch.zeros(len(pairs), 2, device=engine.device)
         with self.watch.part("experience"):
-            pad_id = self.rollouts.prompts.tokenizer.pad_token_id
-            batches = dealt(pairs, range(len(pairs)), self.config.batch, pad_id, rank(), size()) if pairs else []
+            batches = self.rollouts.batches.packer.train_batches(pairs) if pairs else []
             for batch in (batch.to(engine.device) for batch in batches):
                 with engine.precision():
                     logprobs = self.reference.logprobs(batch, temperature=1.0)

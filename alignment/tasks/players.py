@@ -10,13 +10,12 @@ from alignment.config.parts import BatchConfig, ConfigError, DistributedConfig, 
 from alignment.config.rules import told_of
 from alignment.config.tasks import EvaluateConfig
 from alignment.config.vocabulary import Need
-from alignment.data.batches import shared_out
 from alignment.data.load import Loaded, load_split
 from alignment.data.records import DataError, Source
 from alignment.data.tokenize import Example
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.sharded import placement_of
-from alignment.distributed.world import pick_device, rank, size, sum_over_ranks
+from alignment.distributed.world import pick_device, sum_over_ranks
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import load_frozen_language_model
@@ -24,7 +23,7 @@ from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.rollout.samples import Samples, build_generator, sample
 from alignment.runs.folder import model_folder
-from alignment.tasks.prepare import require_positions, said
+from alignment.tasks.prepare import packer_of, require_positions, said
 from alignment.terminal import say
 
 
@@ -117,18 +116,17 @@ class Player:
     def logprobs(self, samples: Samples, temperature: float) -> torch.Tensor:
         """[G] float64, the summed log-prob (nats) of each prompt's one reply, behind the prompt as this model is given
         it: the difference of two such sums is small beside them. The reply's tokens must be of its vocabulary."""
-        engine, pad_id = self.engine, self.entry.tokenizer.pad_token_id
+        engine = self.engine
         examples: list[Example] = [
             replace(theirs, prompt_ids=own.prompt_ids)
             for theirs, own in zip(samples.examples, self.entry.prompts.examples, strict=True)
         ]
-        mine, spare = shared_out(examples, range(len(examples)), self.batch, pad_id, rank(), size())
         table = torch.zeros(len(examples), device=engine.device, dtype=torch.float64)
-        for index, batch in enumerate([*mine, *spare]):
+        for batch, counts in packer_of(self.batch, self.entry.tokenizer).eval_batches(examples):
             batch = batch.to(engine.device)
             with engine.precision():
                 logprobs = token_logprobs(engine.model, batch, temperature=temperature)
-            if index < len(mine):
+            if counts:
                 table[batch.rows] = batch.sum_by_completion(logprobs.double())
         return sum_over_ranks(table).cpu()
 

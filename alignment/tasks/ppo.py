@@ -26,6 +26,7 @@ from alignment.tasks.cast import Cast, cast
 from alignment.tasks.memory import held
 from alignment.tasks.prepare import (
     build_engine,
+    packer_of,
     require_positions,
     required_split,
     save_trained,
@@ -128,7 +129,7 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
     require_critic_reads(players, data.train, config)
     judge = data.judge(players.reward, gold)
     config = replace(config, batch=replace(config.batch, layout=players.layout(config.batch.layout)))
-    prompts = Batches(data.train.examples, config.batch, config.seed, tokenizer.pad_token_id)
+    prompts = Batches(data.train.examples, packer_of(config.batch, tokenizer), config.seed)
     iterations, warmup, inner = prompts.num_steps(config.train), config.critic.warmup, inner_steps(config)
     require(warmup < iterations, f"critic.warmup must be < the run's {iterations} iterations", warmup)
     trained = [list(role.trained().values()) for role in players.trained()]
@@ -149,7 +150,7 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
         config,
         players,
         Roles(actor, critic, players.reference),
-        None if texts is None else ptx_of(texts, config, tokenizer.pad_token_id),
+        None if texts is None else ptx_of(texts, config, prompts.packer),
         tools_of(config, players.policy),
     )
 
@@ -175,6 +176,6 @@ def experienced_of(
         scores,
         stage.config,
         kl_weight=stage.tools.controller.weight,
-        pad_id=stage.rollouts.prompts.tokenizer.pad_token_id,
+        packer=stage.rollouts.batches.packer,
         seed=seed,
     )

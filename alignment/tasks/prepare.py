@@ -6,10 +6,10 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, DataConfig, ModelConfig
+from alignment.config.parts import BatchConfig, ConfigError, DataConfig, ModelConfig
 from alignment.config.run import TrainingConfig
 from alignment.config.vocabulary import Format, Need
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded, load_split
 from alignment.distributed import world
 from alignment.distributed.deepspeed import DeepSpeedEngine
@@ -36,11 +36,14 @@ class Prepared:
     def batches(self, model: LanguageModel | ScalarModel) -> tuple[Batches, Batches | None]:
         """Training and held-out data in the layout that this model takes."""
         batch = replace(self.config.batch, layout=settle_layout(model, self.config.batch.layout))
-        seed, pad_id = self.config.seed, self.tokenizer.pad_token_id
-        train = Batches(self.train.examples, batch, seed, pad_id, world.rank(), world.size())
-        if self.held_out is None:
-            return train, None
-        return train, Batches(self.held_out.examples, batch, seed, pad_id, world.rank(), world.size())
+        packer, seed = packer_of(batch, self.tokenizer), self.config.seed
+        train = Batches(self.train.examples, packer, seed)
+        return train, None if self.held_out is None else Batches(self.held_out.examples, packer, seed)
+
+
+def packer_of(config: BatchConfig, tokenizer: PreTrainedTokenizerBase) -> Packer:
+    """This process's."""
+    return Packer(config, tokenizer.pad_token_id, world.rank(), world.size())
 
 
 def prepare(config: TrainingConfig, need: Need) -> Prepared:

@@ -21,7 +21,7 @@ from alignment.rollout.reward import Reward, shaped
 from alignment.rollout.samples import Samples, build_generator, sample
 from alignment.rollout.score import RewardModelScorer, Scorer
 from alignment.tasks.judge import Judge
-from alignment.tasks.prepare import build_engine, prepare_tokenizer, require_positions, required_split, said
+from alignment.tasks.prepare import build_engine, packer_of, prepare_tokenizer, require_positions, required_split, said
 from alignment.training.alarm import Alarm
 from alignment.training.best import Write
 from alignment.training.checkpoint import Stateful
@@ -120,7 +120,7 @@ class Rollouts:
 
 def rollouts_of(config: OnlineConfig, prompts: Prompts, judge: Judge, policy: LanguageModel, folder: Path) -> Rollouts:
     """Of a method that takes one optimizer step a step, with the policy's engine; models that score are shared out."""
-    batches = Batches(prompts.train.examples, config.batch, config.seed, prompts.tokenizer.pad_token_id)
+    batches = Batches(prompts.train.examples, packer_of(config.batch, prompts.tokenizer), config.seed)
     engine = build_engine(policy, config, num_steps=batches.num_steps(config.train))
     if config.distributed.zero == 3:
         share_out(judge)

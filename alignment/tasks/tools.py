@@ -3,9 +3,8 @@
 from dataclasses import dataclass, replace
 
 from alignment.config.tasks import PPOConfig
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded
-from alignment.distributed.world import rank, size
 from alignment.losses import CrossEntropyLoss
 from alignment.models.heads import LanguageModel
 from alignment.training.checkpoint import Stateful
@@ -53,7 +52,6 @@ class Ptx:
         return Term("ptx", SFT(CrossEntropyLoss()), texts, self.weight)
 
 
-def ptx_of(texts: Loaded, config: PPOConfig, pad_id: int) -> Ptx:
-    batch = replace(config.batch, size=config.ptx.size)
-    batches = Batches(texts.examples, batch, config.seed, pad_id, rank(), size())
-    return Ptx(batches, config.ptx.weight, inner_steps(config))
+def ptx_of(texts: Loaded, config: PPOConfig, packer: Packer) -> Ptx:
+    packer = replace(packer, config=replace(config.batch, size=config.ptx.size))
+    return Ptx(Batches(texts.examples, packer, config.seed), config.ptx.weight, inner_steps(config))

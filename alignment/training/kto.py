@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, EvenBatches
 from alignment.data.pack import Batch
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import Engine
@@ -28,7 +28,7 @@ class KTO:
     baseline: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     @torch.no_grad()
-    def prepare(self, engine: Engine, micro_batches: Sequence[Batch], spare: Sequence[Batch] = ()) -> None:
+    def prepare(self, engine: Engine, batches: EvenBatches[Batch]) -> None:
         """The mean over the whole step, on all processes, of log pi - log pi_ref of the mismatched replies: so that it
         depends neither on the cut nor on how many processes there are."""
         if not self.loss.has_baseline:
@@ -36,11 +36,11 @@ class KTO:
         was_training = engine.model.training
         engine.model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
-        for index, batch in enumerate([*micro_batches, *spare]):
+        for batch, counts in batches:
             other = self.mismatched.of(batch.rows.tolist()).to(engine.device)
             with engine.precision():
                 logprobs = other.sum_by_completion(token_logprobs(engine.model, other))
-            if index < len(micro_batches):
+            if counts:
                 log_ratio = logprobs.double() - self.mismatched_reference[other.rows, 0].double()
                 sums += torch.stack([log_ratio.sum(), log_ratio.new_tensor(len(log_ratio))])
         total, count = sum_over_ranks(sums)

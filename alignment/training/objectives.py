@@ -3,13 +3,14 @@
 `count` is known before the forward, so that a step can divide each micro-batch's sum by the GLOBAL count at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from alignment.data.batches import EvenBatches
 from alignment.data.experience import Experience
 from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine
@@ -61,8 +62,8 @@ class Objective(Protocol[Unit]):
 class StepWide(Protocol[Unit]):
     """An objective that must know something of a whole step, on all processes, before its first forward."""
 
-    def prepare(self, engine: Engine, micro_batches: Sequence[Unit], spare: Sequence[Unit] = ()) -> None:
-        """Once a step, and once an evaluation, by all processes. `spare`: of `evaluate_step`."""
+    def prepare(self, engine: Engine, batches: EvenBatches[Unit]) -> None:
+        """Once a step, and once an evaluation, by all processes."""
         ...
 
 

@@ -83,12 +83,11 @@ def _computed(engine: Engine, batches: Batches, rows: list[int]) -> Tensor:
     """[examples, n], zero outside `rows`; every process gets what all of them have computed."""
     table = torch.zeros(len(batches.examples), len(batches.examples[0].completion_ids), device=engine.device)
     engine.model.eval()
-    mine, spare = batches.share(rows)
-    for index, batch in enumerate(progress([*mine, *spare], "reference")):
+    for batch, counts in progress(batches.once(rows), "reference"):
         batch = batch.to(engine.device)
         with engine.precision():
             logprobs = token_logprobs(engine.model, batch)
-        if index < len(mine):
+        if counts:
             table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, table.shape[1]).to(table.dtype)
     return sum_over_ranks(table).cpu()
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, EvenBatches
 from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine
 from alignment.distributed.world import sum_over_ranks
@@ -21,13 +21,13 @@ def reward_statistics(engine: Engine, train: Batches, held_out: Batches | None) 
     Where there are no held-out pairs, of those that the first steps trained on: it knows them, so their deviation is
     somewhat larger than that of new ones.
     """
-    mine, spare = (_first(train), []) if held_out is None else (held_out.once(), held_out.spare())
+    batches = EvenBatches(_first(train)) if held_out is None else held_out.once()
     engine.model.eval()
     scores = [torch.zeros(0, device=engine.device)]
-    for index, batch in enumerate([*mine, *spare]):
+    for batch, counts in batches:
         with engine.precision():
             of_batch = sequence_scores(engine.model, batch.to(engine.device))
-        if index < len(mine):
+        if counts:
             scores.append(of_batch)
     mean, variance, count = moments(torch.cat(scores), across=sum_over_ranks)
     return RewardStatistics(mean.item(), variance.sqrt().item(), count, "train" if held_out is None else "eval")
@@ -35,5 +35,5 @@ def reward_statistics(engine: Engine, train: Batches, held_out: Batches | None) 
 
 def _first(train: Batches) -> list[Batch]:
     """About `ENOUGH_PAIRS`, none of them twice unless a step itself holds one twice."""
-    steps = max(1, min(ENOUGH_PAIRS, len(train.examples)) // train.config.size)
+    steps = max(1, min(ENOUGH_PAIRS, len(train.examples)) // train.packer.config.size)
     return [batch for index in range(steps) for batch in train.step(index)]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignment.data.batches import EvenBatches
 from alignment.distributed.engine import Engine
 from alignment.distributed.world import is_main, sum_over_ranks
 from alignment.losses import LossOutput, Mean
@@ -62,7 +63,7 @@ def _accumulate(
 ) -> tuple[Metrics, Tensor]:
     """Add the gradient of weight * mean; returns the metrics of this rank and the mean over all ranks."""
     if isinstance(objective, StepWide):
-        objective.prepare(engine, micro_batches)
+        objective.prepare(engine, EvenBatches(micro_batches))
     local = torch.tensor(sum(objective.count(batch) for batch in micro_batches), device=engine.device)
     count = sum_over_ranks(local)
     metrics: Metrics = {}
@@ -79,22 +80,16 @@ def _accumulate(
 
 
 @torch.no_grad()
-def evaluate_step(
-    engine: Engine, objective: Objective[Unit], micro_batches: Sequence[Unit], spare: Sequence[Unit] = ()
-) -> Metrics:
-    """The objective's metrics over micro-batches, with nothing learned.
-
-    Args:
-        spare: run behind them, for the sake of ranks that have more, and not counted.
-    """
+def evaluate_step(engine: Engine, objective: Objective[Unit], batches: EvenBatches[Unit]) -> Metrics:
+    """The objective's metrics over batches, with nothing learned."""
     engine.model.eval()
     if isinstance(objective, StepWide):
-        objective.prepare(engine, micro_batches, spare)
+        objective.prepare(engine, batches)
     metrics: Metrics = {}
-    for index, batch in enumerate([*micro_batches, *spare]):
+    for batch, counts in batches:
         with engine.precision():
             output = objective(engine.model, batch.to(engine.device))
-        metrics = added(metrics, output if index < len(micro_batches) else uncounted(output))
+        metrics = added(metrics, output if counts else uncounted(output))
     return metrics
 
 

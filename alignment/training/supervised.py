@@ -52,7 +52,7 @@ class Supervised:
     def evaluate(self, step: int) -> dict[str, float]:
         if self.held_out is None:
             return {}
-        return to_floats(evaluate_step(self.engine, self.evaluation, self.held_out.once(), self.held_out.spare()))
+        return to_floats(evaluate_step(self.engine, self.evaluation, self.held_out.once()))
 
     def row(self, means: dict[str, float]) -> dict[str, float]:
         return means

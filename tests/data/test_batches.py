@@ -3,7 +3,7 @@ import pytest
 
 from alignment.config.parts import BatchConfig, TrainConfig
 from alignment.config.vocabulary import Layout
-from alignment.data.batches import Batches, cut, deal, dealt, shuffled
+from alignment.data.batches import Batches, Packer, cut, deal, shuffled
 from alignment.data.pack import laid_out_length
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
@@ -21,7 +21,7 @@ def examples(lengths: list[int]) -> list[Example]:
 
 def batches(size: int = 4, seed: int = 0, max_tokens: int = 24, layout: Layout = Layout.shared) -> Batches:
     config = BatchConfig(size=size, max_tokens=max_tokens, layout=layout)
-    return Batches(examples(LENGTHS), config, seed, pad_id=0)
+    return Batches(examples(LENGTHS), Packer(config, 0), seed)
 
 
 def test_cut_by_hand() -> None:
@@ -49,13 +49,13 @@ def test_what_is_longer_than_the_budget_stands_alone(layout: Layout) -> None:
 
 @pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
 def test_no_packed_micro_batch_is_larger_than_the_budget(layout: Layout) -> None:
-    for batch in batches(max_tokens=24, layout=layout).once():
+    for batch, _ in batches(max_tokens=24, layout=layout).once():
         assert batch.input_ids.numel() <= 24
 
 
 def test_packed_batches_remember_their_rows() -> None:
     data = batches()
-    pieces = dealt(data.examples, [5, 2, 9], data.config, 0, 0, 1)
+    pieces = data.packer.train_batches(data.examples, [5, 2, 9])
     assert sorted(row for batch in pieces for row in batch.rows.tolist()) == [2, 5, 9]
     for batch in pieces:
         lengths = [len(data.examples[row].prompt_ids) - 1 for row in batch.rows.tolist()]
@@ -87,7 +87,7 @@ def test_step_packs_its_rows() -> None:
 
 
 def test_once_is_every_example_once() -> None:
-    assert sorted(row for batch in batches().once() for row in batch.rows.tolist()) == list(range(len(LENGTHS)))
+    assert sorted(row for batch, _ in batches().once() for row in batch.rows.tolist()) == list(range(len(LENGTHS)))
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 7])
@@ -142,8 +142,8 @@ def test_the_ranks_steps_together_are_the_step(num_ranks):
     rng = np.random.default_rng(3)
     rows = examples([int(n) for n in rng.integers(3, 18, 20)])
     config = BatchConfig(size=6, max_tokens=60, layout=Layout.shared)
-    whole = Batches(rows, config, 5, 0)
-    parts = [Batches(rows, config, 5, 0, rank, num_ranks) for rank in range(num_ranks)]
+    whole = Batches(rows, Packer(config, 0), 5)
+    parts = [Batches(rows, Packer(config, 0, rank, num_ranks), 5) for rank in range(num_ranks)]
     for step in range(4):
         dealt = [batch.rows.tolist() for part in parts for batch in part.step(step)]
         assert sorted(row for part in dealt for row in part) == sorted(whole.step_rows(step))
@@ -154,8 +154,9 @@ def test_the_ranks_steps_together_are_the_step(num_ranks):
 def test_a_pass_is_shared_out_and_every_rank_runs_as_many_micro_batches(num_ranks, count, max_tokens):
     rows = examples([int(n) for n in np.random.default_rng(count).integers(3, 18, count)])
     config = BatchConfig(size=6, max_tokens=max_tokens, layout=Layout.shared)
-    parts = [Batches(rows, config, 0, 0, rank, num_ranks) for rank in range(num_ranks)]
-    assert sorted(row for part in parts for batch in part.once() for row in batch.rows.tolist()) == list(range(count))
-    assert len({len(part.once()) + len(part.spare()) for part in parts}) == 1
+    parts = [Packer(config, 0, rank, num_ranks).eval_batches(rows) for rank in range(num_ranks)]
+    counted = [batch for part in parts for batch, counts in part if counts]
+    assert sorted(row for batch in counted for row in batch.rows.tolist()) == list(range(count))
+    assert len({len(part) for part in parts}) == len({len(list(part)) for part in parts}) == 1
     if count >= 5 and max_tokens > 60:
-        assert not any(part.spare() for part in parts), "halved rather than run twice"
+        assert not any(part.extra for part in parts), "halved rather than run twice"

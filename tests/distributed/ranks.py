@@ -20,7 +20,7 @@ from torch import nn
 
 from alignment.config.parts import BatchConfig, DistributedConfig, LoraConfig, ModelConfig, TrainConfig, UserError
 from alignment.config.vocabulary import Device, Layout, Offload, Precision
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, Packer
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
 from alignment.distributed import world
@@ -134,7 +134,7 @@ def batches_of(method: str) -> Batches:
     rows = examples(1 if method in ("sft", "kto", "bfloat16") else 2)
     if method == "kto":
         rows = [replace(row, label=place % 3 > 0) for place, row in enumerate(rows)]
-    return Batches(rows, BATCH, 0, 0, world.rank(), world.size())
+    return Batches(rows, Packer(BATCH, 0, world.rank(), world.size()), 0)
 
 
 def left(stage: str, processes: int, rank: int) -> Path:
@@ -152,7 +152,7 @@ def run(method: str, stage: str, config: DistributedConfig) -> dict[str, list[fl
             torch.save(engine.state(), left(stage, world.size(), world.rank()))
         steps.append(to_floats(train_step(engine, objective, batches.step(index))))
     seen = {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
-    evaluated = to_floats(evaluate_step(engine, objective, batches.once(), batches.spare()))
+    evaluated = to_floats(evaluate_step(engine, objective, batches.once()))
     return {**seen, "eval": [evaluated["loss"]]}
 
 

@@ -23,7 +23,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, MarginConfig, ModelConfig, SourceConfig
 from alignment.config.vocabulary import Device, Format, Layout, MarginScale, Need
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded, load_split
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
@@ -152,7 +152,7 @@ def arguments(config: type, folder: Path, **settings: Any) -> Any:
 
 def our_step(model: nn.Module, objective: Objective, batches: Batches) -> tuple[float, dict[str, Tensor]]:
     """As `train_step` takes it, micro-batch by micro-batch, but for the update."""
-    pieces = batches.once()
+    pieces = batches.once().counted
     assert len(pieces) > 1 and all(piece.shared for piece in pieces)
     count, total = sum(objective.count(piece) for piece in pieces), 0.0
     for piece in pieces:
@@ -173,7 +173,7 @@ def assert_same(ours: tuple[float, dict[str, Tensor]], theirs: tuple[float, dict
 
 
 def batches_of(loaded: Loaded) -> Batches:
-    return Batches(loaded.examples, BatchConfig(size=PAIRS, max_tokens=200, layout=Layout.shared), 0, pad_id=0)
+    return Batches(loaded.examples, Packer(BatchConfig(size=PAIRS, max_tokens=200, layout=Layout.shared), 0), 0)
 
 
 def build(load: Callable[..., Any], tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> Any:

@@ -14,7 +14,7 @@ from trl import KTOConfig, KTOTrainer
 
 from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, ModelConfig, SourceConfig
 from alignment.config.vocabulary import Device, Format, Layout, Need
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, Packer
 from alignment.data.load import load_split
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
@@ -89,7 +89,7 @@ def test_kto(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_
         ),
         processing_class=tokenizer,
     )
-    batches = Batches(examples, BatchConfig(size=PAIRS, max_tokens=200, layout=Layout.shared), 0, pad_id=0)
+    batches = Batches(examples, Packer(BatchConfig(size=PAIRS, max_tokens=200, layout=Layout.shared), 0), 0)
     mismatched = replace(batches, examples=with_replies_to_others(examples, config.max_length))
     for row, example, other in zip(trainer.train_dataset, examples, mismatched.examples, strict=True):
         assert row["prompt_ids"] == example.prompt_ids.tolist()
@@ -104,7 +104,7 @@ def test_kto(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_
     gradients, count, total = Gradients(), len(examples), 0.0
     trainer.add_callback(gradients)
     wanted = trainer.train().training_loss
-    for piece in batches.once():
+    for piece, _ in batches.once():
         output = objective(model, piece)
         (output.loss.total / count).backward()
         total += output.loss.total.item()

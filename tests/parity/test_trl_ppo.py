@@ -22,6 +22,7 @@ from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, M
 from alignment.config.ppo import AdvantageConfig, InnerConfig, KLConfig, RewardShapingConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Device, Format, Layout
+from alignment.data.batches import Packer
 from alignment.data.pack import Batch
 from alignment.data.records import Record, Source
 from alignment.data.tokenize import Example
@@ -259,8 +260,10 @@ def test_experience_from_end_to_end() -> None:
     """`make_experience`, packed in micro-batches of two mini-batches, where no definition differs: gamma = lam = 1."""
     case = Case("no discount")
     roles = Roles(Still(Policy(case, "logprobs")), Still(Value(case, "values")), Replay(case, "ref_logprobs"))
+    config = ppo_config(case)
+    packer = Packer(config.batch, 0)
     mini_batches, metrics = make_experience(
-        roles, samples_of(case), case["scores"][:, None], ppo_config(case), kl_weight=0.3, pad_id=0, seed=0
+        roles, samples_of(case), case["scores"][:, None], config, kl_weight=0.3, packer=packer, seed=0
     )
     pieces = [experience for mini_batch in mini_batches for experience in mini_batch]
     assert len(mini_batches) == 2 and len(pieces) > 2

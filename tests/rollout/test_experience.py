@@ -22,6 +22,7 @@ from alignment.config.parts import (
 from alignment.config.ppo import AdvantageConfig, CriticConfig, InnerConfig, KLConfig, PPOLosses, RewardShapingConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import AdvantageEstimator, Device, Format, KLPlace, Layout, Precision
+from alignment.data.batches import Packer
 from alignment.data.experience import Experience
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
@@ -87,7 +88,7 @@ def move(roles: Roles) -> None:
 
 
 def made(roles: Roles, samples: Samples, config: PPOConfig, seed: int = 0) -> tuple[list[list[Experience]], Any]:
-    return make_experience(roles, samples, SCORES, config, kl_weight=0.3, pad_id=0, seed=seed)
+    return make_experience(roles, samples, SCORES, config, kl_weight=0.3, packer=Packer(config.batch, 0), seed=seed)
 
 
 def of_replies(mini_batches: list[list[Experience]], name: str) -> dict[tuple[int, int], Tensor]:
@@ -400,7 +401,10 @@ def test_replies_that_score_alike_are_counted_and_teach_nothing(
 ) -> None:
     config = without_critic(tiny_init, "grpo", kl=KLConfig(place=KLPlace.loss, estimator=KLEstimator.k3))
     roles, scores = actor_alone(config, tokenizer), torch.where(torch.arange(5)[:, None] < 3, 2.0, SCORES)
-    mini_batches, metrics = make_experience(roles, samples_of(TEXTS), scores, config, kl_weight=0.3, pad_id=0, seed=0)
+    packer = Packer(config.batch, 0)
+    mini_batches, metrics = make_experience(
+        roles, samples_of(TEXTS), scores, config, kl_weight=0.3, packer=packer, seed=0
+    )
     assert metrics["groups/alike"].total.item() == 3
     for (row, _), advantages in of_replies(mini_batches, "advantages").items():
         assert (advantages == 0).all().item() == (row < 3)

@@ -10,7 +10,7 @@ import torch
 
 from alignment.config.parts import BatchConfig
 from alignment.config.vocabulary import Layout
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, EvenBatches, Packer
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
 from alignment.losses import KTOLoss
@@ -21,7 +21,7 @@ from alignment.training.step import evaluate_step, to_floats, train_step
 
 def batches_of(rows: list[Example], max_tokens: int = 1000) -> Batches:
     labeled = [replace(row, label=place % 3 > 0) for place, row in enumerate(rows)]
-    return Batches(labeled, BatchConfig(size=len(rows), max_tokens=max_tokens, layout=Layout.shared), 0, 0)
+    return Batches(labeled, Packer(BatchConfig(size=len(rows), max_tokens=max_tokens, layout=Layout.shared), 0), 0)
 
 
 def objective_of(engine: TorchEngine, batches: Batches, tables: list[torch.Tensor] | None = None) -> KTO:
@@ -86,5 +86,6 @@ def test_before_the_first_step_every_loss_is_a_half_and_an_evaluation_has_a_base
     batches = batches_of(demonstrations, 20)
     objective = objective_of(engine, batches)
     engine.model.train()
-    metrics = to_floats(evaluate_step(engine, objective, batches.once(), batches.once()[:1]))
+    counted = batches.once().counted
+    metrics = to_floats(evaluate_step(engine, objective, EvenBatches(counted, counted[:1])))
     assert metrics["loss"] == pytest.approx(0.5, abs=1e-5) and abs(objective.baseline.item()) < 1e-4

@@ -24,7 +24,7 @@ from alignment.config.parts import (
 )
 from alignment.config.tasks import SFTConfig
 from alignment.config.vocabulary import Device, Format, Layout, Need
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, Packer
 from alignment.data.load import load_split
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
@@ -61,7 +61,7 @@ def train(config: SFTConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     """One process's run from start to end; returns its weights."""
     seed_everything(config.seed)
     splits = [load_split(name, config.data, tokenizer, Need.demonstrations) for name in ("train", "eval")]
-    batches = [Batches(split.examples, config.batch, config.seed, 0) for split in splits if split is not None]
+    batches = [Batches(split.examples, Packer(config.batch, 0), config.seed) for split in splits if split is not None]
     model = load_language_model(config.model, tokenizer, WHOLE)
     optimizer, scheduler = build_optimizer(model, config.train, num_steps=STEPS, learning_rate=0.01)
     engine = TorchEngine(model, optimizer, scheduler, config=config.distributed, max_grad_norm=1.0)
@@ -199,7 +199,7 @@ def test_reference_table_holds_the_model_s_sums(
 ) -> None:
     """One row an example by its index, NaN where it was not asked for."""
     engine = descent()
-    batches = Batches(pairs, BatchConfig(size=2, max_tokens=60, layout=Layout.shared), 0, 0)
+    batches = Batches(pairs, Packer(BatchConfig(size=2, max_tokens=60, layout=Layout.shared), 0), 0)
     table = reference_logprobs(engine, batches, [1, 2, 4])
     assert table.isnan().all(1).tolist() == [True, False, False, True, False, True]
     for row in (1, 2, 4):

@@ -22,7 +22,7 @@ from alignment.config.parts import (
 )
 from alignment.config.tasks import SFTConfig
 from alignment.config.vocabulary import Device, Layout, OnNonFinite
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, Packer
 from alignment.data.pack import Batch, pack
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
@@ -112,7 +112,7 @@ def test_stop_ends_the_run_and_tells_the_rows(
     descent: Callable[..., TorchEngine], demonstrations: list[Example], tmp_path: Path
 ) -> None:
     config = settings(tmp_path, OnNonFinite.stop)
-    train, engine = Batches(demonstrations, config.batch, 0, 0), descent()
+    train, engine = Batches(demonstrations, Packer(config.batch, 0), 0), descent()
     bad = next(step for step in range(1, 4) if BAD_ROW in train.step_rows(step - 1))
     told = rf"^step {bad}: the loss of Bad is nan, .* its rows are in .*nonfinite\.json; .*train\.on_nonfinite=skip"
     with pytest.raises(UserError, match=told):
@@ -129,7 +129,7 @@ def test_the_role_whose_numbers_are_none_is_named(
     demonstrations: list[Example], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The critic's and the reference's are in the loss of the actor, which is not to be blamed for them."""
-    data = Batches(demonstrations, BatchConfig(size=2, max_tokens=60), 0, 0)
+    data = Batches(demonstrations, Packer(BatchConfig(size=2, max_tokens=60), 0), 0)
     stops, skips = (NonFinite(tmp_path, choice, data) for choice in (OnNonFinite.stop, OnNonFinite.skip))
     stops.meet_roles(2, {})
     told = r"^step 3: 2 log-probs of the reference are no finite numbers \(it is the model as .*\); 5 values of the "
@@ -153,7 +153,7 @@ def test_skip_leaves_the_step_out_counts_it_and_goes_on_the_same(
         folder = tmp_path / name
         folder.mkdir()
         config = settings(folder, OnNonFinite.skip, checkpoint=CheckpointConfig(every=every))
-        train = Batches(demonstrations, config.batch, 0, 0)
+        train = Batches(demonstrations, Packer(config.batch, 0), 0)
         for max_steps in (6,) if name == "whole" else (3, 6):
             config.train.max_steps = max_steps
             engine = descent()

@@ -8,7 +8,7 @@ import torch
 from alignment.config.parts import BatchConfig, DistributedConfig, UserError
 from alignment.config.tasks import ReferenceConfig
 from alignment.config.vocabulary import Device, Layout, OnNonFinite
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, Packer
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
@@ -26,7 +26,7 @@ def pair(seed: int) -> Example:
 @pytest.fixture
 def batches() -> Batches:
     return Batches(
-        [pair(seed) for seed in range(6)], BatchConfig(size=2, max_tokens=40, layout=Layout.shared), 0, pad_id=0
+        [pair(seed) for seed in range(6)], Packer(BatchConfig(size=2, max_tokens=40, layout=Layout.shared), 0), 0
     )
 
 

@@ -7,7 +7,7 @@ import torch
 
 from alignment.config.parts import BatchConfig
 from alignment.config.vocabulary import Layout
-from alignment.data.batches import Batches
+from alignment.data.batches import Batches, Packer
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
 from alignment.models.readout import sequence_scores
@@ -16,12 +16,12 @@ from alignment.training.statistics import reward_statistics
 
 
 def batches(pairs: list[Example], size: int) -> Batches:
-    return Batches(pairs, BatchConfig(size=size, max_tokens=30, layout=Layout.shared), 0, 0)
+    return Batches(pairs, Packer(BatchConfig(size=size, max_tokens=30, layout=Layout.shared), 0), 0)
 
 
 @torch.no_grad()
 def scores(engine: TorchEngine, pairs: list[Example]) -> torch.Tensor:
-    return torch.cat([sequence_scores(engine.model, batch) for batch in batches(pairs, len(pairs)).once()]).double()
+    return torch.cat([sequence_scores(engine.model, batch) for batch, _ in batches(pairs, len(pairs)).once()]).double()
 
 
 def test_held_out_pairs_are_taken_where_there_are_some(

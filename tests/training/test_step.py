@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alignment.config.vocabulary import Layout
+from alignment.data.batches import EvenBatches
 from alignment.data.experience import Experience
 from alignment.data.pack import Batch, pack
 from alignment.data.tokenize import Example
@@ -167,7 +168,9 @@ def test_evaluation_is_the_same_numbers_and_learns_nothing(
 ) -> None:
     engine = descent()
     before = [p.detach().clone() for p in engine.model.parameters()]
-    evaluated = to_floats(evaluate_step(engine, OBJECTIVES["dpo"], units("dpo", pairs, CUT, Layout.shared)))
+    evaluated = to_floats(
+        evaluate_step(engine, OBJECTIVES["dpo"], EvenBatches(units("dpo", pairs, CUT, Layout.shared)))
+    )
     assert all(torch.equal(p, q) for p, q in zip(engine.model.parameters(), before, strict=True))
     assert all(p.grad is None for p in engine.model.parameters())
     trained = to_floats(train_step(engine, OBJECTIVES["dpo"], units("dpo", pairs, WHOLE, Layout.shared)))
@@ -209,12 +212,12 @@ def test_experience_moves_whole(demonstrations: list[Example]) -> None:
     assert all(getattr(moved, field.name).device.type == "meta" for field in fields(moved) if field.name != "batch")
 
 
-def test_spare_batches_are_run_and_not_counted(descent, demonstrations):
+def test_extra_batches_are_run_and_not_counted(descent, demonstrations):
     engine, objective = descent(), SFT(CrossEntropyLoss())
     batches = [pack([row], [i], layout=Layout.shared, pad_id=0) for i, row in enumerate(demonstrations[:3])]
-    alone = evaluate_step(engine, objective, batches[:2])
-    with_spare = evaluate_step(engine, objective, batches[:2], batches[2:])
-    assert with_spare.keys() == alone.keys()
-    assert all(torch.equal(with_spare[name].total, alone[name].total) for name in alone)
-    only_spare = evaluate_step(engine, objective, [], batches[2:])
-    assert only_spare.keys() == alone.keys() and all(mean.count == 0 for mean in only_spare.values())
+    alone = evaluate_step(engine, objective, EvenBatches(batches[:2]))
+    with_extra = evaluate_step(engine, objective, EvenBatches(batches[:2], batches[2:]))
+    assert with_extra.keys() == alone.keys()
+    assert all(torch.equal(with_extra[name].total, alone[name].total) for name in alone)
+    only_extra = evaluate_step(engine, objective, EvenBatches([], batches[2:]))
+    assert only_extra.keys() == alone.keys() and all(mean.count == 0 for mean in only_extra.values())
