@@ -127,6 +127,9 @@ class KLConfig:
     estimator: KLEstimator = KLEstimator.k1
     place: KLPlace = KLPlace.reward
     """In the loss, on average, k2 has the gradient of KL(pi || pi_ref), k3 that of KL(pi_ref || pi), k1 none."""
+    bias_correction: bool = False
+    """In the loss, times pi / pi_old of the token: then k1 and k3 have the gradient of KL(pi || pi_ref), also for the
+    replies of an older policy (DeepSeek-V3.2 2512.02556; TRL's GRPO does so by default)."""
     controller: KLControl = KLControl.fixed
     """adaptive: beta grows and shrinks by up to a fifth a horizon towards `target` (arXiv:1909.08593, section 2.2)."""
     target: float | None = None
@@ -138,8 +141,16 @@ class KLConfig:
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, "kl.weight must be >= 0", self.weight)
-        rule = "kl.estimator must be k2 or k3 with kl.place=loss: the gradient of k1 is zero on average"
-        require(self.place is KLPlace.reward or self.estimator is not KLEstimator.k1, rule, self.estimator.value)
+        rule = "kl.bias_correction needs kl.place=loss"
+        require(self.place is KLPlace.loss or not self.bias_correction, rule, self.bias_correction)
+        of_k1 = "the gradient of k1 is zero on average without kl.bias_correction"
+        rule, without = f"kl.estimator must be k2 or k3 with kl.place=loss: {of_k1}", KLEstimator.k1
+        if self.bias_correction:
+            rule, without = (
+                "kl.estimator must be k1 or k3 with kl.bias_correction: k2 is no KL on average",
+                KLEstimator.k2,
+            )
+        require(self.place is KLPlace.reward or self.estimator is not without, rule, self.estimator.value)
         adaptive = self.controller is KLControl.adaptive
         rule = "kl.target must be set, and > 0, with kl.controller=adaptive, and only there"
         require((self.target is not None and self.target > 0) if adaptive else self.target is None, rule, self.target)

@@ -178,13 +178,15 @@ class Actor:
 
     With a `kl_weight` beta, plus beta * KL_t to the reference, `kl_estimator`'s, reduced in the same way. In
     expectation over pi, k2 has the gradient of KL(pi || pi_ref), k3 that of KL(pi_ref || pi), and k1 none, since
-    E[grad log pi] = 0.
+    E[grad log pi] = 0. With `kl_bias_correction` it is beta * (pi / pi_old) * KL_t, the ratio of the token: then k1 and
+    k3 have the gradient of KL(pi || pi_ref), also for the replies of an older policy (DeepSeek-V3.2 2512.02556).
     """
 
     loss: PolicyLoss
     temperature: float
     kl_weight: float = 0.0
     kl_estimator: KLEstimator = KLEstimator.k2
+    kl_bias_correction: bool = False
 
     def __call__(self, model: nn.Module, batch: Experience) -> LossOutput:
         logprobs, entropy = token_logprobs_and_entropy(model, batch.batch, temperature=self.temperature)
@@ -193,6 +195,8 @@ class Actor:
         loss, metrics = output.loss, {**output.metrics, "entropy": Mean.of(entropy)}
         if self.kl_weight:
             kl = kl_estimate(logprobs, batch.ref_logprobs, self.kl_estimator)
+            if self.kl_bias_correction:
+                kl = kl * (logprobs - batch.old_logprobs).exp()
             added = self.loss.reduce(by_reply(kl), mask)
             loss = Mean(loss.total + self.kl_weight * added.total, loss.count)
             metrics = {**metrics, "kl/loss": Mean.of(kl)}

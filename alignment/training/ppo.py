@@ -25,7 +25,7 @@ def actor_objective(config: PPOConfig, kl_weight: float) -> Actor:
     loss = config.loss.policy
     if loss.normalization is Normalization.constant and loss.length is None:
         loss = replace(loss, length=config.generation.max_new_tokens)
-    return Actor(loss, config.generation.temperature, in_loss, config.kl.estimator)
+    return Actor(loss, config.generation.temperature, in_loss, config.kl.estimator, config.kl.bias_correction)
 
 
 def objectives(config: PPOConfig, kl_weight: float) -> tuple[Actor, Critic]:

@@ -53,6 +53,11 @@ KL: list[tuple[dict[str, Any], str]] = [
         {"place": KLPlace.loss},
         "kl.estimator must be k2 or k3 with kl.place=loss: the gradient of k1 is zero on average",
     ),
+    ({"bias_correction": True}, "kl.bias_correction needs kl.place=loss, got True"),
+    (
+        {"place": KLPlace.loss, "estimator": KLEstimator.k2, "bias_correction": True},
+        "kl.estimator must be k1 or k3 with kl.bias_correction: k2 is no KL on average, got 'k2'",
+    ),
     ({"controller": KLControl.adaptive}, "kl.target must be set, and > 0, with kl.controller=adaptive, .*, got None"),
     ({**ADAPTIVE, "target": 0.0}, "kl.target must be set, and > 0, with kl.controller=adaptive, .*, got 0.0"),
     ({"target": 6.0}, "kl.target must be set, .*, and only there, got 6.0"),

@@ -89,6 +89,11 @@ def test_gradient_in_expectation():
     torch.testing.assert_close(found[KLEstimator.k2], of_reverse)
     torch.testing.assert_close(found[KLEstimator.k3], of_forward)
     assert (of_reverse - of_forward).abs().max() > 1e-2
+    for estimator in (KLEstimator.k1, KLEstimator.k3):  # times pi / pi_old, of samples from another policy
+        pi_old = f64(0.1, 0.6, 0.3)
+        ratio = (logprobs - pi_old.log()).exp()
+        expectation = (pi_old * ratio * kl_estimate(logprobs, pi_ref.log(), estimator)).sum()
+        torch.testing.assert_close(torch.autograd.grad(expectation, logits, retain_graph=True)[0], of_reverse)
 
 
 @pytest.mark.parametrize(

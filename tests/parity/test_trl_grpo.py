@@ -141,11 +141,17 @@ def assert_same(one: tuple[float, dict[str, Tensor]], other: tuple[float, dict[s
 SCORES = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 2.0]])
 
 
-@pytest.mark.parametrize("beta", [0.0, BETA])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "beta", "bias_correction"),
+    [
+        *((name, beta, False) for name in CASES for beta in (0.0, BETA)),
+        *((name, BETA, True) for name in CASES if name != "gspo"),  # TRL's there, of a whole reply's ratio, is biased
+    ],
+)
 def test_grpo(
     name: str,
     beta: float,
+    bias_correction: bool,
     rows: list[Example],
     tiny_init: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
@@ -155,7 +161,8 @@ def test_grpo(
     model = model_of(tiny_init, tokenizer)
     advantages = grpo_advantages(SCORES, eps=1e-4)
     made = experience(model, rows, advantages)
-    found = ours(model, Actor(loss, TEMPERATURE, beta, KLEstimator.k3), made)
+    found = ours(model, Actor(loss, TEMPERATURE, beta, KLEstimator.k3, bias_correction), made)
+    settings = {**settings, "use_bias_correction_kl": bias_correction}
     trainer = trainer_of(GRPOTrainer, GRPOConfig, tmp_path, model, tokenizer, **settings)
     trainer.beta = beta
     inputs = {
