@@ -1,6 +1,6 @@
 """Online DPO (Guo et al. 2402.04792): pairs of the policy's own replies, new at every step, judged as they come."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from alignment.data.pack import Batch
 from alignment.distributed.sharded import placement_of
 from alignment.distributed.world import size
 from alignment.losses import Mean
-from alignment.models.layout import settle_layout
 from alignment.models.load import load_language_model
 from alignment.models.roles import Reference, reference_of
 from alignment.rollout.gold import build_gold
@@ -31,7 +30,6 @@ def run(config: OnlineDPOConfig, folder: Path) -> str | None:
     judge = prompts.judge(build_reward(config.reward, config.batch, config.distributed), build_gold(config))
     policy = load_language_model(config.model, prompts.tokenizer, placement_of(config.distributed))
     reference = reference_of(policy)
-    config = replace(config, batch=replace(config.batch, layout=settle_layout(policy, config.batch.layout)))
     rollouts = rollouts_of(config, prompts, judge, policy, folder)
     share_out_reference(reference, config.distributed)
     save = partial(save_trained, rollouts.engine, policy, prompts.tokenizer)

@@ -1,6 +1,6 @@
 """Replies to a step's prompts and what they are worth: how a step begins for every method that learns from its own."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from alignment.data.load import Loaded, load_split
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
 from alignment.models.heads import LanguageModel
+from alignment.models.layout import settle_layout
 from alignment.models.roles import FrozenCopy, Reference
 from alignment.rollout.diagnostics import derived
 from alignment.rollout.generate import Generator
@@ -119,8 +120,10 @@ class Rollouts:
 
 
 def rollouts_of(config: OnlineConfig, prompts: Prompts, judge: Judge, policy: LanguageModel, folder: Path) -> Rollouts:
-    """Of a method that takes one optimizer step a step, with the policy's engine; models that score are shared out."""
-    batches = Batches(prompts.train.examples, packer_of(config.batch, prompts.tokenizer), config.seed)
+    """Of a method that takes one optimizer step a step, with the policy's engine, in the layout that the policy takes;
+    models that score are shared out."""
+    batch = replace(config.batch, layout=settle_layout(policy, config.batch.layout))
+    batches = Batches(prompts.train.examples, packer_of(batch, prompts.tokenizer), config.seed)
     engine = build_engine(policy, config, num_steps=batches.num_steps(config.train))
     if config.distributed.zero == 3:
         share_out(judge)

@@ -28,7 +28,7 @@ OWN = ["model.path=somewhere", "data.train.path=somewhere"]
 REQUIRED = {  # what only the user knows
     "tiny_evaluate": ["runs={a: somewhere}", "baseline=a"],
     "evaluate": ["runs={a: somewhere}", "baseline=a", "data.eval.path=somewhere", "reward=somewhere"],
-    **{name: [*OWN] for name in ("sft", "reward", "dpo", "orpo", "simpo", "cpo")},
+    **{name: [*OWN] for name in ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto")},
     **{name: [*OWN, "reward.path=somewhere"] for name in ("ppo", "rejection")},
 }
 PRESET_NEEDS = {

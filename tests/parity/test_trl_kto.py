@@ -67,8 +67,8 @@ def test_kto(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_
     chosen = [2 * place + place % 2 for place in range(PAIRS)]  # one reply to each prompt, good and bad in turn
     records, examples = [split.records[row] for row in chosen], [split.examples[row] for row in chosen]
     assert [record.label for record in records] == [True, False] * (PAIRS // 2)
-    model = build(tiny_init, tokenizer, seed=0)
-    reference = build(tiny_init, tokenizer, seed=1)
+    model = build(tiny_init, tokenizer, seed=1)
+    reference = build(tiny_init, tokenizer, seed=0)
     args = KTOConfig(
         output_dir=str(tmp_path),
         max_length=None,
