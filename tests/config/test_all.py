@@ -29,7 +29,10 @@ REQUIRED = {  # what only the user knows
     "tiny_evaluate": ["runs={a: somewhere}", "baseline=a"],
     "evaluate": ["runs={a: somewhere}", "baseline=a", "data.eval.path=somewhere", "reward=somewhere"],
     **{name: [*OWN] for name in ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto")},
-    **{name: [*OWN, "reward.path=somewhere"] for name in ("ppo", "rejection")},
+    **{
+        name: [*OWN, "reward.path=somewhere"]
+        for name in ("ppo", "grpo", "rloo", "reinforce_pp", "online_dpo", "rejection")
+    },
 }
 PRESET_NEEDS = {
     "model": ["model.path=somewhere"],

@@ -22,8 +22,12 @@ QUESTIONS = ["What does a cow say?", "What is two plus two?", "Name a colour.", 
 TRAINING = ["train.max_steps=2", "train.epochs=null", "batch.size=4", "log.progress=false"]
 DRAWING = ["generation.max_new_tokens=6"]
 FEW = {
-    **dict.fromkeys(("sft", "reward", "dpo", "orpo", "simpo", "cpo"), TRAINING),
+    **dict.fromkeys(("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto"), TRAINING),
     "ppo": [*TRAINING, *DRAWING, "ppo.mini_batches=2"],
+    "grpo": [*TRAINING, *DRAWING, "ppo.replies=2"],
+    "rloo": [*TRAINING, *DRAWING, "ppo.replies=2"],
+    "reinforce_pp": [*TRAINING, *DRAWING, "ppo.mini_batches=2"],
+    "online_dpo": [*TRAINING, *DRAWING],
     "rejection": [*DRAWING, "samples=2", "generation.min_new_tokens=1", "generation.stop=[e,a,o,i]"],
     "evaluate": DRAWING,
 }
@@ -43,7 +47,7 @@ ROWS = {
 def folder(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, tiny_init: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A pretrained model in `FOLDER`, prompts in `PROMPTS.jsonl`."""
+    """A pretrained model in `FOLDER`, prompts in `PROMPTS.jsonl`, replies with labels in `LABELED.jsonl`."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     init = {**tiny_init, "vocab_size": len(tokenizer), "max_position_embeddings": 4096}
@@ -52,6 +56,8 @@ def folder(
     AutoModelForCausalLM.from_config(config).save_pretrained("FOLDER")
     tokenizer.save_pretrained("FOLDER")
     Path("PROMPTS.jsonl").write_text("".join(json.dumps({"prompt": q}) + "\n" for q in QUESTIONS))
+    labeled = [{"prompt": q, "completion": f"Well, {n}.", "label": n % 2 == 0} for n, q in enumerate(QUESTIONS)]
+    Path("LABELED.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labeled))
     return tmp_path
 
 
@@ -83,7 +89,7 @@ def test_the_commands_run_one_after_the_other(folder: Path, run: Callable[..., s
                     with opener(f"FILE{ending}", "wt") as file:
                         file.writelines(json.dumps(row) + "\n" for row in rows)
         assert "WARNING" not in run(*words, *FEW[words[2]])
-    for task in ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "ppo"):
+    for task in FEW.keys() - {"rejection", "evaluate"}:
         logged = [json.loads(line) for line in (folder / "runs" / task / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in logged] == [1, 2]
         assert 0 <= logged[0]["lr"] <= 2e-5
