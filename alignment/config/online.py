@@ -105,6 +105,10 @@ class PPOConfig(OnlineConfig):
         estimator = self.advantage.estimator.value
         rule = f"ppo.replies must be > 1 with advantage.estimator={estimator}, which compares the replies to a prompt"
         require(not self.advantage.is_grouped or self.ppo.replies > 1, rule, self.ppo.replies)
+        rule = (
+            "advantage.redraws must be 0 with reward.whiten or reward.combine=llama2, which whiten all scores together"
+        )
+        require(not self.advantage.redraws or not self.reward.whitens, rule, self.advantage.redraws)
         if not self.advantage.has_critic:
             rule = f"{{}} must be as it is by default with advantage.estimator={estimator}, which has no critic"
             require(self.critic == CriticConfig(), rule.format("critic"), self.critic)

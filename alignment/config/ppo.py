@@ -175,6 +175,11 @@ class AdvantageConfig:
     whiten: bool | None = None
     """Zero mean and unit variance over all reply tokens of the iteration, on all processes. Null: as the estimator's
     authors have it, which is true for gae and reinforce_pp."""
+    redraws: int = 0
+    """How often the replies to a prompt are drawn anew in an iteration, while they all score alike: nothing is learned
+    from such ones (DAPO, 2503.14476, section 3.2, takes other prompts)."""
+    drop_alike: bool = False
+    """Leave those out that still score alike: they neither count in the loss nor are held to the reference."""
 
     def __post_init__(self) -> None:
         require(0 <= self.gamma <= 1, "advantage.gamma must be in [0, 1]", self.gamma)
@@ -183,6 +188,11 @@ class AdvantageConfig:
         require(self.has_critic or self.lam == LAM, rule, self.lam)
         rule = "advantage.gamma must be 1 for an estimator that takes a reply as one action (grpo, dr_grpo, rloo)"
         require(not self.is_grouped or self.gamma == 1, rule, self.gamma)
+
+        require(self.redraws >= 0, "advantage.redraws must be >= 0", self.redraws)
+        rule = "advantage.{} goes with an estimator that compares the replies to a prompt (grpo, dr_grpo, rloo)"
+        require(self.is_grouped or not self.redraws, rule.format("redraws"), self.redraws)
+        require(self.is_grouped or not self.drop_alike, rule.format("drop_alike"), self.drop_alike)
 
     @property
     def has_critic(self) -> bool:

@@ -19,6 +19,7 @@ What PPO logs, beside what TRL 1.12's PPOTrainer calls the same thing:
     entropy                         policy/entropy_avg
     value/clip_fraction             val/clipfrac_avg
     groups/alike                    none: share of prompts whose replies all score alike, from which nothing is learned
+    groups/redrawn                  none: share of those that were replied to anew for it (advantage.redraws)
     lr, step, time/step_s           lr, episode / batch size, 1 / eps
 
 TRL averages micro-batches; a mean here is over all replies or tokens, whatever the cut.
@@ -126,9 +127,6 @@ def _experience(
         "objective/rlhf_reward": Mean.of(rewards.sum(1)),
         "objective/non_score_reward": Mean.of(-kl_weight * batch.sum_by_completion(kl)),
     }
-    if config.advantage.is_grouped:
-        of_prompt = worth.view(-1, batch.replies)
-        metrics["groups/alike"] = Mean.of((of_prompt == of_prompt[:, :1]).all(1))
     return experience, metrics
 
 

@@ -64,6 +64,21 @@ class Samples:
         """The first prompts alone."""
         return Samples(self.records[:count], self.examples[:count], self.replies[:count])
 
+    def at(self, places: Sequence[int]) -> "Samples":
+        """The prompts at these places, in this order."""
+        return Samples(
+            [self.records[place] for place in places],
+            [self.examples[place] for place in places],
+            [self.replies[place] for place in places],
+        )
+
+    def with_replies(self, places: Sequence[int], other: "Samples") -> "Samples":
+        """With the other's replies to its prompts, which are those at `places`."""
+        examples, replies = list(self.examples), list(self.replies)
+        for place, example, row in zip(places, other.examples, other.replies, strict=True):
+            examples[place], replies[place] = example, row
+        return Samples(self.records, examples, replies, self.computed + other.computed)
+
     def table(self, **columns: list[float] | None) -> list[dict[str, Any]]:
         """A row a reply: prompt, reply, length (tokens), finished, and the columns, each of G * n numbers or None."""
         replies = [reply for row in self.replies for reply in row]

@@ -18,6 +18,7 @@ from alignment.config.vocabulary import Need
 from alignment.data.batches import Batches
 from alignment.data.experience import Experience
 from alignment.data.load import Loaded
+from alignment.distributed.world import size
 from alignment.losses import Mean
 from alignment.rollout.experience import Roles, broken_roles, make_experience
 from alignment.rollout.gold import build_gold
@@ -31,7 +32,7 @@ from alignment.tasks.prepare import (
     required_split,
     save_trained,
 )
-from alignment.tasks.rollouts import OnPolicy, Rollouts, load_prompts, share_out, share_out_reference
+from alignment.tasks.rollouts import OnPolicy, Rollouts, alike, load_prompts, share_out, share_out_reference
 from alignment.tasks.tools import Ptx, Tools, inner_steps, ptx_of, tools_of
 from alignment.terminal import say
 from alignment.training.checkpoint import Stateful
@@ -75,6 +76,12 @@ class Stage(OnPolicy):
     def collect(self, step: int) -> tuple[Metrics, Iteration]:
         """Replies, scored and turned into what is learned from."""
         samples, scores, judged = self.rollouts.step(step, self.config.ppo.replies)
+        if self.config.advantage.is_grouped:
+            samples, scores, groups = self.rollouts.redrawn(samples, scores, step, self.config.advantage.redraws)
+            judged |= groups
+            if self.config.advantage.drop_alike:
+                kept = apart(scores, self.config.ppo.mini_batches * size())
+                samples, scores = samples.at(kept), scores[kept]
         with self.watch.part("experience"):
             mini_batches, experienced = experienced_of(self, samples, scores, seed=self.rollouts.seed(step))
         self.watch.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
@@ -153,6 +160,15 @@ def set_up(config: PPOConfig, folder: Path) -> Stage:
         None if texts is None else ptx_of(texts, config, prompts.packer),
         tools_of(config, players.policy),
     )
+
+
+def apart(scores: Tensor, multiple: int) -> list[int]:
+    """The prompts whose replies do not all score alike, and so many others that they can be dealt out, at least one to
+    each mini-batch of each process; scores [G, n]."""
+    teach = ~alike(scores)
+    others = (~teach).nonzero()[:, 0].tolist()
+    count = max(1, -(-int(teach.sum()) // multiple)) * multiple
+    return sorted([*teach.nonzero()[:, 0].tolist(), *others][:count])
 
 
 def require_critic_reads(players: Cast, train: Loaded, config: PPOConfig) -> None:

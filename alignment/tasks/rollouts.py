@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -13,6 +14,7 @@ from alignment.data.batches import Batches
 from alignment.data.load import Loaded, load_split
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
+from alignment.losses import Mean
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
 from alignment.models.roles import FrozenCopy, Reference
@@ -30,7 +32,13 @@ from alignment.training.samples_log import SamplesLog
 from alignment.training.step import Metrics, to_floats
 from alignment.training.watch import Watch
 
+REDRAWN = 2**40  # a seed of step k's second draw is no other step's
 EVAL_SEED = 2**31  # held-out replies are drawn with the same seed at every evaluation
+
+
+def alike(scores: Tensor) -> Tensor:
+    """[G] bool, whether the replies to a prompt all score alike; scores [G, n]."""
+    return (scores == scores[:, :1]).all(1)
 
 
 @dataclass(slots=True)
@@ -99,6 +107,24 @@ class Rollouts:
         self.shown.write(step, "train", self.judge.table(samples, scores, self.config.log.samples))
         judged["generation/live_fraction"] = samples.live_fraction()
         return samples, shaped(scores, samples, self.config), judged
+
+    def redrawn(self, samples: Samples, scores: Tensor, step: int, times: int) -> tuple[Samples, Tensor, Metrics]:
+        """Replies and scores of a step, those to prompts whose replies all score alike drawn anew up to so many times;
+        which is measured beside what the step's replies are, from which it takes nothing away."""
+        again = torch.zeros(len(scores), dtype=torch.bool)
+        for attempt in range(1, times + 1):
+            places = alike(scores).nonzero()[:, 0].tolist()
+            if not places:
+                break
+            again[places] = True
+            rows = [self.batches.step_rows(step - 1)[place] for place in places]
+            with self.watch.part("generate"):
+                other = self.draw(self.prompts.train, rows, self.seed(step) + attempt * REDRAWN, scores.shape[1])
+            with self.watch.part("score"):
+                samples = samples.with_replies(places, other)
+                scores[places] = shaped(self.judge(other)[0], other, self.config)
+        measured = {"groups/alike": Mean.of(alike(scores))}
+        return samples, scores, measured | ({"groups/redrawn": Mean.of(again)} if times else {})
 
     def evaluate(self, step: int) -> dict[str, float]:
         """The same of one reply to each held-out prompt; nothing where there are none."""

@@ -73,6 +73,7 @@ def test_the_run_learned_something_to_compare(results: tuple[Path, dict[str, Any
     rows = results[1]["grpo/none"]["rows"]
     assert not any(name.startswith("value/") for row in rows for name in row) and rows[0]["kl/loss"] < 1e-5
     assert rows[-1]["kl/loss"] > 1e-4 and all(row["grad_norm"] > 0 and row["groups/alike"] < 1 for row in rows)
+    assert max(row["groups/redrawn"] for row in rows) > 0
     rows = results[1]["online_dpo/none"]["rows"]
     assert all(0 < row["pairs"] <= 3 for row in rows) and rows[-1]["rewards/margin"] > rows[0]["rewards/margin"] == 0
     first, last = (results[1]["shared/none"]["rows"][at] for at in (0, -1))

@@ -23,11 +23,12 @@ SMALL = [
     "log.progress=false",
 ]
 STEPS = [*SMALL, "train.max_steps=5", "train.eval_every=2", "log.every=2"]
+GROUPS = ["advantage.redraws=1", "advantage.drop_alike=true"]
 CARRIED = ["critic.warmup=1", "ppo.ema=0.9", "kl.controller=adaptive", "kl.target=0.5", "kl.horizon=32"]
 RUNS = {
     "dpo": ["run", "tiny_dpo", *STEPS, "reference.cache=false"],
     "ppo": ["run", "tiny_ppo", *STEPS, "ppo.epochs=2", "generation.max_new_tokens=6", *CARRIED],
-    "grpo": ["run", "tiny_grpo", *STEPS, "ppo.replies=2", "generation.max_new_tokens=6"],
+    "grpo": ["run", "tiny_grpo", *STEPS, "ppo.replies=2", "generation.max_new_tokens=6", *GROUPS],
     "online_dpo": ["run", "tiny_online_dpo", *STEPS, "generation.max_new_tokens=6"],
     "kto": ["run", "tiny_kto", *STEPS, "reference.cache=false"],
     "best": ["run", "tiny_sft", *STEPS, "train.max_steps=8", "train.best.metric=eval/loss", "train.eval_every=1"],

@@ -9,6 +9,7 @@ from alignment.config.parts import BatchConfig, DataConfig, ModelConfig, SourceC
 from alignment.config.ppo import InnerConfig, PtxConfig, RewardShapingConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.vocabulary import Format, Layout
+from alignment.data.batches import Packer
 from alignment.data.load import Loaded
 from alignment.data.records import Source
 from alignment.data.tokenize import Example, Truncation
@@ -30,7 +31,7 @@ def ptx(tiny_init: dict[str, Any]) -> Ptx:
         ppo=InnerConfig(epochs=2, mini_batches=3),
         ptx=PtxConfig(weight=0.5, size=2, data=world),
     )
-    return ptx_of(Loaded([], texts, [], Truncation()), config, 0)
+    return ptx_of(Loaded([], texts, [], Truncation()), config, Packer(config.batch, 0))
 
 
 def rows(ptx: Ptx, iteration: int, inner: int) -> list[int]:
