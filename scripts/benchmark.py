@@ -36,8 +36,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import BatchConfig, TrainConfig
-from alignment.config.vocabulary import Layout, Need
+from alignment.config.enums import ExampleKind, Layout
+from alignment.config.sections import BatchConfig, TrainConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded, load_split
 from alignment.data.pack import Batch
@@ -143,7 +143,7 @@ def build(whose: str, method: str, data: Path, steps: int, folder: str, setting:
     if whose != "trl":
         keep_freed_memory(torch.device(setting.device.value))  # as every run does
     tokenizer = tokenizer_of(setting, data)
-    need = Need.demonstrations if method == "sft" else Need.pairs
+    need = ExampleKind.demonstrations if method == "sft" else ExampleKind.pairs
     loaded = load(data, tokenizer, need, setting.size * steps, setting.limit)
     hf = make_model(method, tokenizer, setting)
     if whose == "ours":
@@ -153,7 +153,7 @@ def build(whose: str, method: str, data: Path, steps: int, folder: str, setting:
     return trl_step(method, hf, loaded, tokenizer, folder, size=setting.size, limit=setting.limit)
 
 
-def load(data: Path, tokenizer: PreTrainedTokenizerBase, need: Need, rows: int, limit: int = LIMIT) -> Loaded:
+def load(data: Path, tokenizer: PreTrainedTokenizerBase, need: ExampleKind, rows: int, limit: int = LIMIT) -> Loaded:
     config = data_config(data, 50 + 4 * rows, max_prompt_length=limit - 1, limit=limit)  # many may be too long
     loaded = load_split("train", config, tokenizer, need)
     assert loaded is not None

@@ -23,10 +23,10 @@ from benchmark_setting import LARGE, SIZE, Setting, make_model, make_tokenizer
 from rich.console import Console
 from rich.table import Table
 
-from alignment.config.vocabulary import Need
+from alignment.config.enums import ExampleKind
 from alignment.distributed.device import peak_flops
 from alignment.distributed.engine import counts
-from alignment.training.watch import GB, step_flops
+from alignment.training.timer import GB, step_flops
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def measured(method: str, arguments: argparse.Namespace, setting: Setting) -> di
 
 def needed(method: str, arguments: argparse.Namespace) -> float:
     """Tokens of the median step."""
-    need = Need.demonstrations if method == "sft" else Need.pairs
+    need = ExampleKind.demonstrations if method == "sft" else ExampleKind.pairs
     loaded = load(arguments.data, make_tokenizer(arguments.data), need, SIZE * (arguments.warmup + arguments.steps))
     lengths = [len(e.prompt_ids) + sum(len(ids) for ids in e.completion_ids) for e in loaded.examples]
     steps = [sum(lengths[start : start + SIZE]) for start in range(SIZE * arguments.warmup, len(lengths), SIZE)]

@@ -20,16 +20,17 @@ import torch
 from benchmark_setting import LIMIT, data_config, make_model, make_tokenizer
 from benchmark_turns import KEEPS_MEMORY, Player, Turns, play_in_turns
 
+from alignment.config.enums import ExampleKind
 from alignment.config.generation import GenerationConfig
-from alignment.config.parts import BatchConfig, ModelConfig, TrainConfig
-from alignment.config.ppo import CriticConfig, InnerConfig, KLConfig, RewardShapingConfig
+from alignment.config.ppo import CriticConfig, KLConfig, PPOUpdateConfig
+from alignment.config.reward import RewardShapingConfig
+from alignment.config.sections import BatchConfig, ModelConfig, TrainConfig
 from alignment.config.tasks import PPOConfig
-from alignment.config.vocabulary import Need
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import load_split
 from alignment.distributed.device import keep_freed_memory
-from alignment.tasks.ppo import set_up
-from alignment.training.nonfinite import NonFinite
+from alignment.tasks.ppo import build_trainer
+from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.step import to_floats
 
 REPLIES = {"ppo": 1, "ppo, 4 replies a prompt": 4}
@@ -85,7 +86,7 @@ def write_setting(folder: Path, data: Path, *, iterations: int) -> None:
         tokenizer.save_pretrained(folder / kind)
     config = ppo_config(folder, data, replies=1, iterations=iterations)
     (folder / "data.json").write_text(json.dumps({"data": str(data.resolve()), "iterations": iterations}))
-    loaded = load_split("train", config.data, tokenizer, Need.prompts)
+    loaded = load_split("train", config.data, tokenizer, ExampleKind.prompts)
     assert loaded is not None
     prompts = Batches(loaded.examples, Packer(config.batch, tokenizer.pad_token_id), config.seed)
     steps = [[loaded.examples[row].prompt_ids.tolist() for row in prompts.step_rows(i)] for i in range(iterations)]
@@ -113,7 +114,7 @@ def ppo_config(folder: Path, data: Path, *, replies: int, iterations: int) -> PP
         train=TrainConfig(max_steps=iterations, learning_rate=1e-6),
         reward=RewardShapingConfig(path=str(folder / "reward")),
         critic=CriticConfig(learning_rate=1e-6),
-        ppo=InnerConfig(epochs=4, replies=replies),
+        ppo=PPOUpdateConfig(epochs=4, replies=replies),
         kl=KLConfig(weight=0.05),
         generation=GenerationConfig(max_new_tokens=TOKENS, temperature=0.7),
     )
@@ -125,9 +126,9 @@ def play(folder: Path, replies: int) -> None:
     setting = json.loads((folder / "data.json").read_text())
     config = ppo_config(folder, Path(setting["data"]), replies=replies, iterations=setting["iterations"])
     keep_freed_memory(torch.device("cpu"))  # as every run does
-    stage = set_up(config, folder)
+    stage = build_trainer(config, folder)
     stage.begin(0)
-    nonfinite = NonFinite(folder, config.train.on_nonfinite, stage.train)
+    nonfinite = NonFiniteGuard(folder, config.train.on_nonfinite, stage.train)
     for step in range(1, setting["iterations"] + 1):
         turns.wait()
         measured, units = stage.collect(step)

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from alignment.config.parts import ModelConfig
+from alignment.config.sections import ModelConfig
 from alignment.models.tokenizer import load_tokenizer
 
 TINY = {

@@ -6,15 +6,15 @@ from dataclasses import replace
 from alignment.check.agreement import EVERYTHING, ONE_ROW, measured_step, micro_batches
 from alignment.check.learning import STEPS, at_rates, constant, repeated
 from alignment.check.verdict import Verdict, graded
-from alignment.config.vocabulary import Precision
-from alignment.data.experience import Experience
+from alignment.config.enums import Precision
 from alignment.distributed.precision import precision_of
-from alignment.rollout.reward import shaped
-from alignment.rollout.samples import Samples
-from alignment.tasks.ppo import Stage, experienced_of
-from alignment.tasks.prepare import build_engine
-from alignment.training.objectives import Actor, Critic
-from alignment.training.ppo import objectives
+from alignment.generation.samples import Samples
+from alignment.rl.experience import Experience
+from alignment.rl.objectives import Actor, Critic
+from alignment.rl.rewards import shaped
+from alignment.rl.update import objectives
+from alignment.tasks.ppo import PPOTrainer, experienced_of
+from alignment.training.setup import build_engine
 
 RATIO_TOLERANCE = {Precision.float32: 1e-5, Precision.bfloat16: 1e-2}
 KL_TOLERANCE = {Precision.float32: 1e-3, Precision.bfloat16: 0.5}  # nats a reply
@@ -22,17 +22,17 @@ GAIN = 0.01  # of the policy's loss, whose advantages have the size of one
 VALUE_FALL = 0.99  # of the value's loss is left at most: its clipping holds a step down
 
 
-def first_step(stage: Stage, samples: Samples) -> Iterator[Verdict]:
+def first_step(trainer: PPOTrainer, samples: Samples) -> Iterator[Verdict]:
     """That before the first inner step the policy is the one that replied (ratio 1) and the reference (KL 0); and that
     its loss and gradient do not depend on how the iteration was cut.
 
     The first proves that replies, experience and learning read the same tokens, at one temperature and with the same
     weights.
     """
-    precision = precision_of(stage.config.distributed)
-    experience, kl = experienced(stage, samples, EVERYTHING)
-    policy, _ = objectives_of(stage)
-    whole = measured_step(stage.roles.actor, policy, experience)
+    precision = precision_of(trainer.config.distributed)
+    experience, kl = experienced(trainer, samples, EVERYTHING)
+    policy, _ = objectives_of(trainer)
+    whole = measured_step(trainer.roles.actor, policy, experience)
     ratio, approx_kl = whole.metrics["policy/ratio"], whole.metrics["policy/approx_kl"]
     figure = (
         f"ratio {ratio:.7f}, KL {approx_kl:.1e} nats a token to the policy that replied and {kl:.1e} nats a reply to "
@@ -40,25 +40,25 @@ def first_step(stage: Stage, samples: Samples) -> Iterator[Verdict]:
     )
     same = abs(ratio - 1) < RATIO_TOLERANCE[precision] and abs(kl) < KL_TOLERANCE[precision]
     yield Verdict("policy == reference", graded(same), figure)
-    cut, _ = experienced(stage, samples, ONE_ROW)
-    yield micro_batches(whole, measured_step(stage.roles.actor, policy, cut), len(cut), precision)
+    cut, _ = experienced(trainer, samples, ONE_ROW)
+    yield micro_batches(whole, measured_step(trainer.roles.actor, policy, cut), len(cut), precision)
 
 
-def improves(stage: Stage, samples: Samples) -> Verdict:
+def improves(trainer: PPOTrainer, samples: Samples) -> Verdict:
     """That the policy, and the critic where there is one, learn from the same experience, with the run's optimizer and
     losses. Changes both."""
-    experience, _ = experienced(stage, samples, EVERYTHING)
-    config, players = stage.config, stage.players
-    policy, critic = objectives_of(stage)
+    experience, _ = experienced(trainer, samples, EVERYTHING)
+    config, models = trainer.config, trainer.models
+    policy, critic = objectives_of(trainer)
 
     def policy_losses(rate: float) -> list[float]:
         trial = replace(config, train=constant(config.train, rate))
-        engine = build_engine(players.policy, trial, num_steps=STEPS + 1)
+        engine = build_engine(models.policy, trial, num_steps=STEPS + 1)
         return repeated(engine, policy, experience, has_gained)
 
     figure, learns = at_rates(config.train.learning_rate, policy_losses, has_gained)
     figure = f"policy's loss {figure}"
-    value = players.value
+    value = models.value
     if value is not None:
 
         def value_losses(rate: float) -> list[float]:
@@ -79,16 +79,16 @@ def has_fallen(first: float, last: float) -> bool:
     return last < VALUE_FALL * first
 
 
-def objectives_of(stage: Stage) -> tuple[Actor, Critic]:
+def objectives_of(trainer: PPOTrainer) -> tuple[Actor, Critic]:
     """The actor's and the critic's, as the run has them."""
-    return objectives(stage.config, stage.tools.controller.weight)
+    return objectives(trainer.config, trainer.state.controller.weight)
 
 
-def experienced(stage: Stage, samples: Samples, budget: int) -> tuple[list[Experience], float]:
+def experienced(trainer: PPOTrainer, samples: Samples, budget: int) -> tuple[list[Experience], float]:
     """The micro-batches of at most `budget` tokens that an iteration of these replies gives, and its KL to the
     reference, nats a reply."""
-    config = replace(stage.config, batch=replace(stage.config.batch, max_tokens=budget))
-    scores = shaped(stage.rollouts.judge(samples)[0], samples, config)
-    seed = stage.rollouts.seed(1)
-    [micro_batches], measured = experienced_of(replace(stage, config=config), samples, scores, seed=seed)
+    config = replace(trainer.config, batch=replace(trainer.config.batch, max_tokens=budget))
+    scores = shaped(trainer.rollouts.scorer(samples)[0], samples, config)
+    seed = trainer.rollouts.seed(1)
+    [micro_batches], measured = experienced_of(replace(trainer, config=config), samples, scores, seed=seed)
     return micro_batches, float(measured["kl"].mean())

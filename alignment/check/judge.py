@@ -13,18 +13,18 @@ from alignment.check.plain import plain_model, plain_score
 from alignment.check.rows import raw_rows
 from alignment.check.subject import shortest
 from alignment.check.verdict import Verdict, graded
+from alignment.config.enums import BadRow, ExampleKind, Format, Grade
 from alignment.config.margin import MarginConfig
-from alignment.config.parts import DataConfig, ModelConfig, SourceConfig
-from alignment.config.vocabulary import BadRow, Format, Grade, Need
+from alignment.config.sections import DataConfig, ModelConfig, SourceConfig
 from alignment.data.load import load_split
 from alignment.data.records import Record, assistant
 from alignment.data.tokenize import Example
 from alignment.distributed.precision import precision_of
+from alignment.generation.generate import Reply
+from alignment.generation.samples import Samples
+from alignment.generation.score import RewardModelScorer
 from alignment.models.adapters import merged_weights
 from alignment.models.heads import LanguageModel, ScalarModel
-from alignment.rollout.generate import Reply
-from alignment.rollout.samples import Samples
-from alignment.rollout.score import RewardModelScorer
 
 READ = 600  # pairs, of which the shortest are scored
 LOOKS = (64, 256)
@@ -101,7 +101,7 @@ def pairs_in(data: DataConfig, names: Sequence[str], tokenizer: PreTrainedTokeni
         if _has_pairs(source, data.format):
             some = replace(source, limit=min(source.limit or READ, READ))
             pairs = replace(data, train=some, margin=MarginConfig(), on_bad_row=BadRow.skip)
-            loaded = load_split("train", pairs, tokenizer, Need.pairs)
+            loaded = load_split("train", pairs, tokenizer, ExampleKind.pairs)
             assert loaded is not None
             kept = {id(example) for example in shortest(loaded.examples, min(LOOKS[-1], len(loaded.examples)))}
             return [example for example in loaded.examples if id(example) in kept]

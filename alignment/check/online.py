@@ -15,23 +15,23 @@ from alignment.check.rates import learning_rate
 from alignment.check.replies import brief, prompts_of, stops
 from alignment.check.subject import FEW, few, first_rows, in_one_process
 from alignment.check.verdict import Verdict
+from alignment.config.enums import Grade
 from alignment.config.generation import GenerationConfig
-from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, ModelConfig
+from alignment.config.sections import BatchConfig, DataConfig, DistributedConfig, ModelConfig
 from alignment.config.tasks import EvaluateConfig, PPOConfig, RejectionConfig
-from alignment.config.vocabulary import Grade
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.precision import precision_of
+from alignment.generation.generate import end_ids
+from alignment.generation.samples import Samples, build_generator, sample
+from alignment.generation.score import RewardModelScorer
 from alignment.models.heads import LanguageModel
-from alignment.rollout.generate import end_ids
-from alignment.rollout.samples import Samples, build_generator, sample
-from alignment.rollout.score import RewardModelScorer
 from alignment.tasks import rejection
+from alignment.tasks.compared import Entry, Player, entries, load_player, player_of
 from alignment.tasks.evaluate import scorer_of
-from alignment.tasks.players import Entry, Player, entries, load_player, player_of
-from alignment.tasks.ppo import set_up
+from alignment.tasks.ppo import build_trainer
 
 SOME = 4  # of the replies are read by transformers, one at a time
 
@@ -62,28 +62,28 @@ def on_ppo(config: PPOConfig) -> Iterator[Verdict]:
     """PPO's roles on one iteration of few prompts."""
     small = few(in_one_process(config), FEW)
     with TemporaryDirectory() as folder:
-        stage = set_up(small, Path(folder))
-        yield rows.read("train", stage.rollouts.prompts.train, config.data)
-        if stage.rollouts.prompts.held_out is not None:
-            yield rows.read("eval", stage.rollouts.prompts.held_out, config.data)
-        yield learning_rate(config, stage.roles.actor.num_weights)
+        trainer = build_trainer(small, Path(folder))
+        yield rows.read("train", trainer.rollouts.prompts.train, config.data)
+        if trainer.rollouts.prompts.held_out is not None:
+            yield rows.read("eval", trainer.rollouts.prompts.held_out, config.data)
+        yield learning_rate(config, trainer.roles.actor.num_weights)
         policy = Policy(
             "",
             config.model,
-            stage.players.policy,
-            stage.roles.actor,
-            stage.rollouts.prompts.tokenizer,
-            stage.config.batch,
+            trainer.models.policy,
+            trainer.roles.actor,
+            trainer.rollouts.prompts.tokenizer,
+            trainer.config.batch,
             config.generation,
             small.distributed,
             config.seed,
         )
-        samples = yield from of_policy(policy, stage.rollouts.prompts.train)
-        for scorer in stage.rollouts.judge.models():
+        samples = yield from of_policy(policy, trainer.rollouts.prompts.train)
+        for scorer in trainer.rollouts.scorer.models():
             yield from of_judge(scorer, samples, policy, config.data, "data.eval.path")
-        learned = policy.drawn(stage.rollouts.prompts.train, stage.config.generation, stage.config.ppo.replies)
-        yield from first_step(stage, learned)
-        yield improves(stage, learned)
+        learned = policy.drawn(trainer.rollouts.prompts.train, trainer.config.generation, trainer.config.ppo.replies)
+        yield from first_step(trainer, learned)
+        yield improves(trainer, learned)
 
 
 def on_rejection(config: RejectionConfig) -> Iterator[Verdict]:

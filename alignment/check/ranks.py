@@ -20,17 +20,17 @@ from alignment.check.experience import experienced, objectives_of
 from alignment.check.subject import FEW, NEEDS, few, in_one_process, settle, subject_of
 from alignment.check.verdict import Verdict, graded
 from alignment.config.cluster import ClusterConfig
+from alignment.config.enums import Grade
 from alignment.config.launch import LaunchConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import PPOConfig
-from alignment.config.vocabulary import Grade
-from alignment.distributed import world
+from alignment.distributed import collectives
 from alignment.distributed.launch import RankFailedError, launch, tell_launcher
 from alignment.distributed.precision import precision_of
-from alignment.rollout.generate import Reply
-from alignment.rollout.samples import Samples
+from alignment.generation.generate import Reply
+from alignment.generation.samples import Samples
 from alignment.runs.folder import CONFIG, as_recipe
-from alignment.tasks.ppo import set_up
+from alignment.tasks.ppo import build_trainer
 from alignment.terminal import quiet, say
 from alignment.training.checkpoint import seed_everything
 from alignment.training.step import to_floats, train_step
@@ -60,7 +60,7 @@ def processes_agree(config: TrainingConfig) -> Verdict:
     """
     count = config.launch.processes if config.launch.processes > 1 else min(2, config.processes())
     name = f"{count} processes == one"
-    device = world.pick_device(config.distributed.device)
+    device = collectives.pick_device(config.distributed.device)
     if device.type != "cpu" and torch.accelerator.device_count() < count:
         lacking = f"not measured: it takes {count} devices, {torch.accelerator.device_count()} here"
         return Verdict(name, Grade.warn, lacking)
@@ -104,16 +104,16 @@ def take_part(config: RunConfig) -> None:
     assert isinstance(config, TrainingConfig)
     tell_launcher()
     settle(config)
-    world.init(config.distributed)
+    collectives.init(config.distributed)
     folder = Path(config.output_dir)
     with quiet():
         step = first_step(config, json.loads((folder / REPLIES).read_text()))
     if preempt.asked():
         raise preempt.Preempted(preempt.said())
-    if world.is_main():
+    if collectives.is_main():
         (folder / MEASURED).write_text(json.dumps({"numbers": step.numbers, "replies": step.replies}))
-    world.barrier()
-    world.leave()
+    collectives.barrier()
+    collectives.leave()
 
 
 def first_step(config: TrainingConfig, given: Replies | None) -> FirstStep:
@@ -129,18 +129,18 @@ def first_step(config: TrainingConfig, given: Replies | None) -> FirstStep:
 
 def _ppo_step(config: PPOConfig, given: Replies | None) -> FirstStep:
     with TemporaryDirectory() as folder:
-        stage = set_up(config, Path(folder))
-        data = stage.rollouts.prompts.train
+        trainer = build_trainer(config, Path(folder))
+        data = trainer.rollouts.prompts.train
         lengths = [len(example.prompt_ids) for example in data.examples]
         shortest = sorted(range(len(lengths)), key=lambda row: lengths[row])
         rows = list(islice(cycle(shortest), config.batch.size))
-        drawn = stage.rollouts.draw(data, rows, stage.rollouts.seed(1), config.ppo.replies)
+        drawn = trainer.rollouts.draw(data, rows, trainer.rollouts.seed(1), config.ppo.replies)
         samples = drawn if given is None else _with_replies(drawn, given)
-        micro_batches, _ = experienced(stage, samples, stage.config.batch.max_tokens)
-        policy, critic = objectives_of(stage)
-        measured = {"policy": to_floats(train_step(stage.roles.actor, policy, micro_batches))}
-        if stage.roles.critic is not None:
-            measured["critic"] = to_floats(train_step(stage.roles.critic, critic, micro_batches))
+        micro_batches, _ = experienced(trainer, samples, trainer.config.batch.max_tokens)
+        policy, critic = objectives_of(trainer)
+        measured = {"policy": to_floats(train_step(trainer.roles.actor, policy, micro_batches))}
+        if trainer.roles.critic is not None:
+            measured["critic"] = to_floats(train_step(trainer.roles.critic, critic, micro_batches))
     numbers = {f"{role}'s {key}": each[key] for role, each in measured.items() for key in ("loss", "grad_norm")}
     replies = [[{**asdict(reply), "ids": reply.ids.tolist()} for reply in row] for row in drawn.replies]
     return FirstStep(numbers, replies)

@@ -23,9 +23,9 @@ Llama 3's DPO at 1e-5 (arXiv:2407.21783, section 4.1.4) is left out: it is ten t
 from dataclasses import dataclass
 
 from alignment.check.verdict import Verdict
+from alignment.config.enums import Grade
 from alignment.config.run import TrainingConfig
 from alignment.config.tasks import CPOConfig, DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig, SimPOConfig
-from alignment.config.vocabulary import Grade
 
 SMALL = 1_000_000_000  # weights; below this, rates are higher
 ABOVE, BELOW = 1.5, 0.1  # times the highest and the lowest of the usual ones: what lies beyond is said

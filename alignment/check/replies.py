@@ -9,13 +9,13 @@ from alignment.check.agreement import EVERYTHING, Reader, of_tokens
 from alignment.check.subject import FEW
 from alignment.check.text import completions_of, show
 from alignment.check.verdict import Verdict, graded
+from alignment.config.enums import Grade
 from alignment.config.generation import GenerationConfig
-from alignment.config.vocabulary import Grade
 from alignment.data.batches import Batches
 from alignment.data.load import Loaded
 from alignment.data.records import Record
 from alignment.data.tokenize import Example
-from alignment.rollout.samples import Samples
+from alignment.generation.samples import Samples
 
 MOST_TOKENS = 128  # of a reply that is drawn here
 KNOWN = 0.05  # of the end: a model that has never seen one there gives it a ten thousandth

@@ -8,8 +8,8 @@ from transformers import PreTrainedConfig
 
 from alignment.check.subject import ROWS
 from alignment.check.verdict import Verdict, graded, worst
-from alignment.config.parts import DataConfig, SourceConfig
-from alignment.config.vocabulary import Format, Grade, MarginScale, Need
+from alignment.config.enums import ExampleKind, Format, Grade, MarginScale
+from alignment.config.sections import DataConfig, SourceConfig
 from alignment.data.load import Loaded
 from alignment.data.read import Row, read_each
 from alignment.data.records import DataError
@@ -84,10 +84,10 @@ def margins(data: DataConfig, loaded: Loaded) -> Verdict:
     return Verdict("margins", Grade.warn, f"{seen}, and data.margin.scale=none: they are not read; {way}")
 
 
-def labels(data: DataConfig, need: Need) -> Verdict | None:
+def labels(data: DataConfig, need: ExampleKind) -> Verdict | None:
     """What rows say themselves of their replies: a demonstration by its `label`, a pair by the scores of its two. None
     where they say nothing."""
-    if need is Need.pairs:
+    if need is ExampleKind.pairs:
         return _preferred(data)
     seen = Counter(str(row["label"]) for row in raw_rows(data.train, data.format) if "label" in row)
     if not seen:

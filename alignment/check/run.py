@@ -23,6 +23,7 @@ from alignment.check.replies import begins_to_stop, end_probability, prompts_of
 from alignment.check.start import reference_start
 from alignment.check.subject import FEW, NEEDS, Subject, every_other, few, in_one_process, said_of, settle, subject_of
 from alignment.check.verdict import Verdict
+from alignment.config.enums import ExampleKind, MarginScale
 from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig
 from alignment.config.inputs import check_inputs
@@ -38,11 +39,10 @@ from alignment.config.tasks import (
     SFTConfig,
     task_name,
 )
-from alignment.config.vocabulary import MarginScale, Need
-from alignment.distributed import world
+from alignment.distributed import collectives
 from alignment.distributed.precision import precision_of, said
+from alignment.generation.samples import build_generator, sample
 from alignment.models.heads import LanguageModel
-from alignment.rollout.samples import build_generator, sample
 from alignment.tasks.run import check_processes
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
@@ -58,7 +58,7 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
         UserError: the config or the data are wrong in a way that would end the run itself.
     """
     check_inputs(config)
-    if world.is_launched():
+    if collectives.is_launched():
         raise ConfigError("check starts the processes of launch.processes itself, got a launcher around it")
     settle(config)
     check_processes(config)
@@ -112,7 +112,7 @@ def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
     yield overfit(subject)
 
 
-def of_the_data(subject: Subject, need: Need) -> Iterator[Verdict]:
+def of_the_data(subject: Subject, need: ExampleKind) -> Iterator[Verdict]:
     """What can be said of rows, template and tokenizer."""
     train, tokenizer = subject.train, subject.tokenizer
     yield rows.read("train", train, subject.config.data)

@@ -4,8 +4,8 @@ import math
 
 from alignment.check.agreement import MeasuredStep
 from alignment.check.verdict import Verdict, graded
+from alignment.config.enums import Precision
 from alignment.config.tasks import DPOConfig
-from alignment.config.vocabulary import Precision
 from alignment.distributed.precision import precision_of
 from alignment.losses import DPOLoss
 from alignment.losses.dpo import DPOVariant

@@ -11,9 +11,10 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from alignment.config.cluster import ClusterConfig
+from alignment.config.enums import ExampleKind, Layout, Offload
 from alignment.config.launch import LaunchConfig
-from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.sections import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import (
     CPOConfig,
     DPOConfig,
@@ -24,36 +25,35 @@ from alignment.config.tasks import (
     SFTConfig,
     SimPOConfig,
 )
-from alignment.config.vocabulary import Layout, Need, Offload
 from alignment.data.batches import Batches
 from alignment.data.ends import end_of_turn
 from alignment.data.load import Loaded
-from alignment.data.pack import laid_out_length
+from alignment.data.pack import packed_length
 from alignment.data.tokenize import Example
+from alignment.distributed.collectives import pick_device
 from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed
 from alignment.distributed.engine import Engine
 from alignment.distributed.sharded import placement_of
-from alignment.distributed.world import pick_device
+from alignment.generation.generate import end_ids
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model, load_scalar_model
-from alignment.rollout.generate import end_ids
-from alignment.tasks.prepare import Prepared, build_engine, prepare
 from alignment.training.kto import KTO, with_replies_to_others
 from alignment.training.objectives import CPO, DPO, ORPO, SFT, Objective, RewardRanking, SimPO
 from alignment.training.reference import reference_logprobs
+from alignment.training.setup import Prepared, build_engine, prepare
 
 ROWS = 1000  # of each split that are read
 FEW = 8  # rows that a model is tried on
 REPLY_TOKENS = 32  # of a reply that PPO learns from here
 
-NEEDS: dict[type[TrainingConfig], Need] = {
-    SFTConfig: Need.demonstrations,
-    RewardConfig: Need.pairs,
-    DPOConfig: Need.pairs,
-    ORPOConfig: Need.pairs,
-    SimPOConfig: Need.pairs,
-    CPOConfig: Need.pairs,
-    KTOConfig: Need.labeled,
+NEEDS: dict[type[TrainingConfig], ExampleKind] = {
+    SFTConfig: ExampleKind.demonstrations,
+    RewardConfig: ExampleKind.pairs,
+    DPOConfig: ExampleKind.pairs,
+    ORPOConfig: ExampleKind.pairs,
+    SimPOConfig: ExampleKind.pairs,
+    CPOConfig: ExampleKind.pairs,
+    KTOConfig: ExampleKind.labeled,
 }
 Run = TypeVar("Run", bound=RunConfig)
 Trained = TypeVar("Trained", bound=TrainingConfig)
@@ -108,13 +108,13 @@ def _limited(source: SourceConfig) -> SourceConfig:
 def shortest(examples: Sequence[Example], count: int) -> list[Example]:
     """The rows of fewest tokens, which cost least; in the order of the data where they are alike. Where there are fewer
     than `count`, some twice."""
-    found = sorted(examples, key=lambda example: laid_out_length(example, Layout.shared))[:count]
+    found = sorted(examples, key=lambda example: packed_length(example, Layout.shared))[:count]
     return list(islice(cycle(found), count))
 
 
 def said_of(batches: Batches) -> str:
     """Which rows these are, by their lengths."""
-    sizes = [laid_out_length(example, Layout.shared) for example in batches.examples]
+    sizes = [packed_length(example, Layout.shared) for example in batches.examples]
     return f"the {len(sizes)} shortest rows, of {min(sizes)} to {max(sizes)} tokens"
 
 
@@ -183,7 +183,7 @@ def ends_of(model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBa
     return list(dict.fromkeys([tokenizer.eos_token_id, *listed, *([] if turn is None else [turn])]))
 
 
-def subject_of(config: TrainingConfig, need: Need) -> Subject:
+def subject_of(config: TrainingConfig, need: ExampleKind) -> Subject:
     """The run on the shortest rows, `batch.size` of them: data first, as the run itself has it, then the model."""
     prepared = prepare(config, need)
     load = load_scalar_model if isinstance(config, RewardConfig) else load_language_model

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from alignment.check.verdict import Verdict
-from alignment.config.vocabulary import Grade, Template
+from alignment.config.enums import Grade, Template
 from alignment.data.load import Loaded
 from alignment.data.records import Message, Record, Source
 from alignment.data.tokenize import Example

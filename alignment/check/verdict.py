@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from alignment.config.vocabulary import Grade
+from alignment.config.enums import Grade
 from alignment.terminal import say_row
 
 GRADE_WIDTH, NAME_WIDTH = 4, 27

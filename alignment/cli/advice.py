@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from alignment.config.enums import Format
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import EvaluateConfig, RejectionConfig
-from alignment.config.vocabulary import Format
 
 TOY = "tiny_"
 OWN = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto", "ppo")  # recipes with rates for all weights of a model

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alignment.cli.compose import compose, composing
-from alignment.cli.errors import USER_ERROR, fail
-from alignment.cli.explain import COMPOSE_ERRORS
+from alignment.cli.config_errors import COMPOSE_ERRORS
 from alignment.cli.run import checked, say_advice, told
+from alignment.config.enums import Grade
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.inputs import input_paths
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
-from alignment.config.vocabulary import Grade
 from alignment.preempt import EXIT_CODE, Preempted
 from alignment.process import end, importing, is_ours
 from alignment.terminal import is_read, say, working
+from alignment.user_error import USER_ERROR, fail
 
 UNSOUND = 1
 

@@ -25,13 +25,13 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alignment.cli.explain import COMPOSE_ERRORS, explain
+from alignment.cli.config_errors import COMPOSE_ERRORS, explain
 from alignment.cli.overrides import written
 from alignment.cli.recipes import recipes, shipped
 from alignment.config.inputs import expand_home
 from alignment.config.outside import is_outside, learn_task
-from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig
+from alignment.config.sections import ConfigError
 from alignment.config.tasks import TASKS
 
 VERSION_BASE = "1.3"

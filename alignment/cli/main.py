@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from alignment import preempt
-from alignment.cli.errors import USER_ERROR, fail, nearest
 from alignment.cli.recipes import first_comment, found, may_be_recipe, own_folders, recipes, shipped
 from alignment.process import belong_to_launcher
+from alignment.user_error import USER_ERROR, fail, nearest
 
 USAGE = """usage: alignment VERB ...
 
@@ -186,7 +186,7 @@ def show_status(arguments: list[str]) -> None:
         return
     folder = _existing("status", given.folder)
 
-    from alignment.cli.status import print_status
+    from alignment.slurm.status import print_status
 
     print_status(folder)
 
@@ -201,7 +201,7 @@ def show_logs(arguments: list[str]) -> None:
         return
     folder = _existing("logs", given.folder)
 
-    from alignment.cli.logs import print_log
+    from alignment.slurm.logs import print_log
 
     print_log(folder, rank=given.rank, follow=given.follow)
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from alignment.cli.errors import fail, nearest
+from alignment.user_error import fail, nearest
 
 
 def shipped(name: str) -> Path:

@@ -24,19 +24,19 @@ from alignment.cli.compose import (
     single,
     swept,
 )
-from alignment.cli.errors import USER_ERROR, fail
-from alignment.cli.explain import COMPOSE_ERRORS, explain
+from alignment.cli.config_errors import COMPOSE_ERRORS, explain
 from alignment.cli.help import page
 from alignment.cli.recipes import shipped
 from alignment.config.cluster import require_scheduler
+from alignment.config.enums import Scheduler
 from alignment.config.inputs import check_inputs
-from alignment.config.parts import UserError
 from alignment.config.run import RunConfig
+from alignment.config.sections import UserError
 from alignment.config.tasks import PipelineConfig
-from alignment.config.vocabulary import Scheduler
 from alignment.preempt import EXIT_CODE, Preempted
 from alignment.process import end, importing
 from alignment.terminal import say
+from alignment.user_error import USER_ERROR, fail
 
 
 def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: bool) -> None:

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from alignment.cli.compose import compose, composing
-from alignment.cli.errors import fail
-from alignment.cli.explain import COMPOSE_ERRORS
-from alignment.cli.plan import Planned, plan_pipeline, plan_run, plan_sweep
+from alignment.cli.config_errors import COMPOSE_ERRORS
 from alignment.cli.run import checked, say_advice, told
-from alignment.cluster.folder import SCRIPT
-from alignment.config.parts import UserError
 from alignment.config.run import RunConfig
+from alignment.config.sections import UserError
 from alignment.config.tasks import PipelineConfig
+from alignment.slurm.folder import SCRIPT
+from alignment.slurm.jobs import Planned, plan_pipeline, plan_run, plan_sweep
+from alignment.user_error import fail
 
 
 def submit_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: bool, dry_run: bool) -> None:
@@ -26,7 +26,7 @@ def submit_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: 
     if dry_run:
         _show(planned)
         return
-    from alignment.cli.handover import hand_over
+    from alignment.slurm.submit import hand_over
 
     try:
         hand_over(planned, whole=configs[0])

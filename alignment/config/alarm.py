@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from alignment.config.parts import require
+from alignment.config.sections import require
 
 ALARMS = {  # name: what has happened
     "over_optimisation": "the learned reward rises while the gold score falls",
@@ -35,7 +35,7 @@ class AlarmConfig:
     max_unfinished: float | None = None
     """Share of replies without an end."""
     min_distinct_2: float | None = None
-    """Share of bigrams; it falls with the number of replies (alignment/rollout/diagnostics.py)."""
+    """Share of bigrams; it falls with the number of replies (alignment/generation/diagnostics.py)."""
 
     def __post_init__(self) -> None:
         require(self.window >= 5, "alarm.window must be >= 5", self.window)

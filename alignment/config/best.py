@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from alignment.config.enums import Mode
 from alignment.config.errors import require
-from alignment.config.vocabulary import Mode
 
 
 @dataclass(slots=True)

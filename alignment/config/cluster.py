@@ -4,8 +4,8 @@ import re
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from alignment.config.parts import require
-from alignment.config.vocabulary import Scheduler
+from alignment.config.enums import Scheduler
+from alignment.config.sections import require
 
 TIME = re.compile(r"\d+-\d+(:\d+){0,2}|\d+(:\d+){1,2}")
 MEMORY = re.compile(r"\d+[KMGT]?")

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from alignment.config.parts import require
-from alignment.config.vocabulary import Gather, Generation
+from alignment.config.enums import Gather, Generation
+from alignment.config.sections import require
 
 
 @dataclass(slots=True)

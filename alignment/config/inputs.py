@@ -9,7 +9,7 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
-from alignment.config.parts import ConfigError
+from alignment.config.sections import ConfigError
 
 
 def input_paths(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

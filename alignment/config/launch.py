@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from alignment.config.parts import require
+from alignment.config.sections import require
 
 
 @dataclass(slots=True)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from alignment.config.enums import MarginScale
 from alignment.config.errors import require
-from alignment.config.vocabulary import MarginScale
 
 MAX_MARGIN = 1e4  # where float32 still tells rewards a thousandth apart
 

@@ -6,21 +6,13 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from alignment.config.alarm import AlarmConfig
+from alignment.config.cross_checks import require_generator, require_own_world, require_served
+from alignment.config.enums import KLControl, Offload, PairSelection, Share
 from alignment.config.generation import GenerationConfig
-from alignment.config.parts import FUNCTION, INPUT, require
-from alignment.config.ppo import (
-    AdvantageConfig,
-    CriticConfig,
-    InnerConfig,
-    KLConfig,
-    PPOLosses,
-    PtxConfig,
-    RewardShapingConfig,
-    RolesConfig,
-)
-from alignment.config.rules import require_generator, require_own_world, require_served
+from alignment.config.ppo import AdvantageConfig, CriticConfig, KLConfig, PPOLosses, PPOUpdateConfig, PtxConfig, RolesConfig
+from alignment.config.reward import RewardShapingConfig
 from alignment.config.run import TrainingConfig
-from alignment.config.vocabulary import KLControl, Offload, PairSelection, Share
+from alignment.config.sections import FUNCTION, INPUT, require
 from alignment.losses import DPOLoss, ValueLoss
 
 
@@ -67,7 +59,7 @@ class OnlineDPOConfig(OnlineConfig):
 @dataclass(slots=True)
 class PPOConfig(OnlineConfig):
     loss: PPOLosses = field(default_factory=PPOLosses)
-    ppo: InnerConfig = field(default_factory=InnerConfig)
+    ppo: PPOUpdateConfig = field(default_factory=PPOUpdateConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
     kl: KLConfig = field(default_factory=KLConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)

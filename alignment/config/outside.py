@@ -7,8 +7,8 @@ from inspect import signature
 from pathlib import Path
 from typing import get_type_hints
 
-from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig
+from alignment.config.sections import ConfigError
 from alignment.config.tasks import TASKS
 
 WAY = "it must be a module with a function run(config, folder), whose config is a dataclass like SFTConfig"

@@ -1,110 +1,13 @@
-"""The parts of PPO's config: who scores, how the reward is shaped, how experience is learned from."""
+"""The parts of PPO's config: how experience is made and learned from."""
 
 import math
 from dataclasses import dataclass, field
 
-from alignment.config.parts import FUNCTION, INPUT, DataConfig, require
-from alignment.config.vocabulary import AdvantageEstimator, Combine, Format, KLControl, KLPlace, Share
+from alignment.config.enums import AdvantageEstimator, Combine, Format, KLControl, KLPlace, Share
+from alignment.config.sections import FUNCTION, INPUT, DataConfig, require
 from alignment.losses import KLEstimator, PolicyLoss, ValueLoss
 
-SAFETY_THRESHOLD = 0.15  # Llama 2's
 KL_HORIZON = 10_000  # of Ziegler et al.'s code; their paper has none
-
-
-@dataclass(slots=True)
-class OneScorerConfig:
-    """One of several scorers: a reward model, or a Python function of (prompts, replies)."""
-
-    path: str | None = field(default=None, metadata=INPUT)
-    function: str | None = field(default=None, metadata=FUNCTION)
-    weight: float = 1.0
-    normalize: bool = False
-
-
-@dataclass(slots=True)
-class ScorerConfig:
-    """What scores a reply: a reward model, a Python function of (prompts, replies), or several of them."""
-
-    path: str | None = field(default=None, metadata=INPUT)
-    function: str | None = field(default=None, metadata=FUNCTION)
-    """Dotted path of a function (list of prompts as messages, list of replies as text) -> list of floats."""
-    normalize: bool = False
-    """(score - mean) / std, both as the reward model's training left them in its reward_statistics.json."""
-    models: dict[str, OneScorerConfig] = field(default_factory=dict)
-    """name -> path or function, weight and normalize of one of several; needs path and function to be null."""
-    combine: Combine = Combine.sum
-    safety_threshold: float = SAFETY_THRESHOLD
-    """combine=llama2: the safety model decides below this probability, and for prompts with the tag `safety`."""
-
-    def __post_init__(self) -> None:
-        given = [self.path, self.function, self.models or None]
-        rule = "exactly one of reward.path, reward.function and reward.models must be set"
-        require(sum(each is not None for each in given) == 1, rule, tuple(given))
-        rule = "reward.normalize needs reward.path: other scorers carry no statistics"
-        require(not self.normalize or self.path is not None, rule, self.normalize)
-        for name, model in self.models.items():
-            _check_one(f"reward.models.{name}", model)
-        if self.combine is Combine.llama2:
-            self._check_llama2()
-        else:
-            rule = "reward.safety_threshold needs reward.combine=llama2"
-            require(self.safety_threshold == SAFETY_THRESHOLD, rule, self.safety_threshold)
-
-    def _check_llama2(self) -> None:
-        rule = "reward.combine=llama2 needs reward.models named helpfulness and safety, and no other"
-        require(set(self.models) == {"helpfulness", "safety"}, rule, sorted(self.models))
-        for name, model in self.models.items():
-            rule = f"reward.models.{name}.{{}} with reward.combine=llama2, which reads the model's own probability"
-            require(model.weight == 1, rule.format("weight must be 1"), model.weight)
-            require(not model.normalize, rule.format("normalize must be false"), model.normalize)
-        rule = "reward.safety_threshold must be in [0, 1]"
-        require(0 <= self.safety_threshold <= 1, rule, self.safety_threshold)
-
-    def by_key(self) -> dict[str, OneScorerConfig]:
-        """Each scorer by the key its user knows it by: `reward`, or `reward.models.NAME`."""
-        if self.models:
-            return {f"reward.models.{name}": model for name, model in self.models.items()}
-        return {"reward": OneScorerConfig(self.path, self.function, normalize=self.normalize)}
-
-    def functions(self) -> dict[str, str | None]:
-        """key -> the dotted path of each function that scores."""
-        return {f"{key}.function": scorer.function for key, scorer in self.by_key().items()}
-
-
-def _check_one(key: str, scorer: OneScorerConfig) -> None:
-    require(key.rpartition(".")[2].isidentifier(), "reward.models must have names without spaces and signs", key)
-    rule = f"exactly one of {key}.path and {key}.function must be set"
-    require((scorer.path is None) != (scorer.function is None), rule, (scorer.path, scorer.function))
-    require(math.isfinite(scorer.weight), f"{key}.weight must be finite", scorer.weight)
-    rule = f"{key}.normalize needs {key}.path: a function carries no statistics"
-    require(not scorer.normalize or scorer.path is not None, rule, scorer.normalize)
-
-
-@dataclass(slots=True)
-class RewardShapingConfig(ScorerConfig):
-    """PPO's reward. In this order: normalize, combine, clip, whiten, missing-EOS penalty, length penalty."""
-
-    clip: float | None = None
-    """Scores are cut to [-clip, clip]."""
-    whiten: bool = False
-    """Unit variance over an iteration's replies, the mean kept; combine=llama2 does it by itself, with the mean off."""
-    length_penalty: float = 0.0
-    """Taken off for each token beyond the first `length_free`."""
-    length_free: int = 0
-
-    def __post_init__(self) -> None:
-        ScorerConfig.__post_init__(self)
-        require(self.clip is None or self.clip > 0, "reward.clip must be > 0, or null for no clipping", self.clip)
-        rule = "reward.whiten must be false with reward.combine=llama2, which whitens by itself"
-        require(not (self.whiten and self.combine is Combine.llama2), rule, self.whiten)
-        require(0 <= self.length_penalty < math.inf, "reward.length_penalty must be >= 0", self.length_penalty)
-        require(self.length_free >= 0, "reward.length_free must be >= 0", self.length_free)
-        rule = "reward.length_free needs reward.length_penalty"
-        require(self.length_free == 0 or self.length_penalty > 0, rule, self.length_free)
-
-    @property
-    def whitens(self) -> bool:
-        return self.whiten or self.combine is Combine.llama2
 
 
 @dataclass(slots=True)
@@ -209,7 +112,7 @@ class AdvantageConfig:
 
 
 @dataclass(slots=True)
-class InnerConfig:
+class PPOUpdateConfig:
     """How often, and in how many pieces, one iteration's experience is learned from."""
 
     epochs: int = 4

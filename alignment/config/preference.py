@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from alignment.config.parts import PLACE, DataConfig, require
+from alignment.config.enums import MarginScale
 from alignment.config.run import TrainingConfig
-from alignment.config.vocabulary import MarginScale
+from alignment.config.sections import PLACE, DataConfig, require
 from alignment.losses import CPOLoss, DPOLoss, MarginRankingLoss, ORPOLoss, RankingVariant, SimPOLoss
 from alignment.losses.dpo import WITH_MARGIN
 

@@ -6,8 +6,10 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from alignment.config.cluster import ClusterConfig
+from alignment.config.cross_checks import require_device, require_rows
+from alignment.config.enums import Scheduler
 from alignment.config.launch import LaunchConfig
-from alignment.config.parts import (
+from alignment.config.sections import (
     PLACE,
     BatchConfig,
     CheckpointConfig,
@@ -18,8 +20,6 @@ from alignment.config.parts import (
     TrainConfig,
     require,
 )
-from alignment.config.rules import require_device, require_rows
-from alignment.config.vocabulary import Scheduler
 
 
 @dataclass(slots=True)

@@ -5,9 +5,26 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from alignment.config.cross_checks import (
+    require_device,
+    require_generator,
+    require_own_world,
+    require_rows,
+    require_served,
+    require_temperatures,
+)
+from alignment.config.enums import Selection
 from alignment.config.generation import GenerationConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
-from alignment.config.parts import (
+from alignment.config.reward import ScorerConfig
+from alignment.config.preference import CPOConfig as CPOConfig
+from alignment.config.preference import DPOConfig as DPOConfig
+from alignment.config.preference import ORPOConfig as ORPOConfig
+from alignment.config.preference import ReferenceConfig as ReferenceConfig
+from alignment.config.preference import RewardConfig as RewardConfig
+from alignment.config.preference import SimPOConfig as SimPOConfig
+from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.sections import (
     FUNCTION,
     INPUT,
     PLACE,
@@ -17,25 +34,6 @@ from alignment.config.parts import (
     SourceConfig,
     require,
 )
-from alignment.config.ppo import (
-    ScorerConfig,
-)
-from alignment.config.preference import CPOConfig as CPOConfig
-from alignment.config.preference import DPOConfig as DPOConfig
-from alignment.config.preference import ORPOConfig as ORPOConfig
-from alignment.config.preference import ReferenceConfig as ReferenceConfig
-from alignment.config.preference import RewardConfig as RewardConfig
-from alignment.config.preference import SimPOConfig as SimPOConfig
-from alignment.config.rules import (
-    require_device,
-    require_generator,
-    require_own_world,
-    require_rows,
-    require_served,
-    require_temperatures,
-)
-from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.vocabulary import Selection
 from alignment.losses import CrossEntropyLoss, KTOLoss
 
 STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`

@@ -11,9 +11,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from alignment.config.parts import BatchConfig, TrainConfig
-from alignment.config.vocabulary import Layout
-from alignment.data.pack import Batch, laid_out_length, pack
+from alignment.config.enums import Layout
+from alignment.config.sections import BatchConfig, TrainConfig
+from alignment.data.pack import Batch, pack, packed_length
 from alignment.data.tokenize import Example
 
 Unit_co = TypeVar("Unit_co", covariant=True)
@@ -73,7 +73,7 @@ class Packer:
 
     def _chosen(self, examples: Sequence[Example], rows: Iterable[int] | None) -> tuple[list[int], list[int]]:
         chosen = list(range(len(examples)) if rows is None else rows)
-        return chosen, [laid_out_length(examples[row], self.config.layout) for row in chosen]
+        return chosen, [packed_length(examples[row], self.config.layout) for row in chosen]
 
 
 @dataclass(slots=True)

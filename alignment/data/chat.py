@@ -9,8 +9,8 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 from trl.data_utils import maybe_convert_to_chatml
 
+from alignment.config.enums import Template
 from alignment.config.errors import ConfigError
-from alignment.config.vocabulary import Template
 from alignment.data.calls import spells_python, with_json
 from alignment.data.records import DataError, Message, Record, assistant
 

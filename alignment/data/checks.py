@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.vocabulary import Template
+from alignment.config.enums import Template
 from alignment.data.chat import PROBE, Rendered, written
 from alignment.data.records import DataError, Message, Record, Source
 from alignment.data.tokenize import Example, Limits

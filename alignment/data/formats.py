@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from itertools import takewhile, zip_longest
 from typing import Any
 
-from alignment.config.vocabulary import Format, Learn, Need, Template
-from alignment.data.layouts import LAYOUTS, REPLIES, Dialogues
+from alignment.config.enums import ExampleKind, Format, Learn, Template
 from alignment.data.records import Message, Record, Source, assistant
+from alignment.data.row_parsers import LAYOUTS, REPLIES, Dialogues
 from alignment.data.rows import Row
 
 LABEL = ": whether the completion is desirable"
@@ -18,7 +18,7 @@ def parse(
     row: Mapping[str, Any],
     source: Source,
     format: Format,
-    need: Need,
+    need: ExampleKind,
     margin_of: MarginOf,
     *,
     learn: Learn = Learn.all,
@@ -39,7 +39,7 @@ def parse(
             question before a reply; a reply is blank; the replies of a pair are the same or answer different prompts;
             a demonstration is labelled undesirable.
     """
-    unread = {"rejected"} if need is Need.demonstrations else set()
+    unread = {"rejected"} if need is ExampleKind.demonstrations else set()
     fields = Row({key: value for key, value in row.items() if value is not None and key not in unread}, source)
     if format is Format.text:
         return _text(fields)
@@ -48,33 +48,33 @@ def parse(
         _require_texts(fields)
     dialogues = {key: _with_system(fields, turns) for key, turns in LAYOUTS[format](fields).items()}
     prompt, completions, dropped = _asked_and_replied(fields, dialogues, format, need, learn)
-    is_labeled = need is Need.labeled and "completion" in dialogues
+    is_labeled = need is ExampleKind.labeled and "completion" in dialogues
     return Record(
         prompt,
         completions,
-        margin_of(row, source) if need is Need.pairs else None,
+        margin_of(row, source) if need is ExampleKind.pairs else None,
         source,
-        fields.tags() if need is Need.prompts else (),
+        fields.tags() if need is ExampleKind.prompts else (),
         fields.tools(),
         template,
         dropped=dropped,
         template_kwargs=fields.template_kwargs(),
-        weight=fields.weight() if need is Need.pairs else 1.0,
+        weight=fields.weight() if need is ExampleKind.pairs else 1.0,
         label=fields.truth("label", fields.require("label", need=LABEL)) if is_labeled else None,
     )
 
 
 def _asked_and_replied(
-    row: Row, dialogues: Dialogues, format: Format, need: Need, learn: Learn
+    row: Row, dialogues: Dialogues, format: Format, need: ExampleKind, learn: Learn
 ) -> tuple[list[Message], tuple[list[Message], ...], int]:
     """Prompt, completions, and how many turns behind them were left out."""
     is_single = "completion" in dialogues
-    if need is Need.prompts:
+    if need is ExampleKind.prompts:
         return _any_prompt(row, dialogues), (), 0
-    if need is Need.pairs or (need is Need.labeled and not is_single):
+    if need is ExampleKind.pairs or (need is ExampleKind.labeled and not is_single):
         prompt, *replies = _pair(row, dialogues, format)
         return prompt, tuple(replies), 0
-    if need is Need.labeled:  # earlier turns are context, as they are of a pair
+    if need is ExampleKind.labeled:  # earlier turns are context, as they are of a pair
         learn = Learn.all if _own_prompt("completion", dialogues, format) else Learn.last
     else:
         _refuse_undesirable(row, dialogues)

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, DataConfig, SourceConfig
-from alignment.config.vocabulary import BadRow, Format, Need
+from alignment.config.enums import BadRow, ExampleKind, Format
+from alignment.config.sections import ConfigError, DataConfig, SourceConfig
 from alignment.data.chat import render
 from alignment.data.checks import require_difference, require_plain_texts, require_read, signs_of
 from alignment.data.formats import parse
@@ -20,7 +20,12 @@ from alignment.data.tokenize import Example, Limits, Truncation, encode_rendered
 from alignment.terminal import progress
 from alignment.world import WorldError, demonstrations, pairs, prompts
 
-WORLD = {Need.demonstrations: demonstrations, Need.pairs: pairs, Need.labeled: pairs, Need.prompts: prompts}
+WORLD = {
+    ExampleKind.demonstrations: demonstrations,
+    ExampleKind.pairs: pairs,
+    ExampleKind.labeled: pairs,
+    ExampleKind.prompts: prompts,
+}
 WORLD_SEED = 0
 
 
@@ -48,7 +53,7 @@ class Loaded:
 
 
 def load_split(
-    name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, need: Need, *, part: str = "data"
+    name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, need: ExampleKind, *, part: str = "data"
 ) -> Loaded | None:
     """The split `train` or `eval` of what is `part` in the config; None where it names none.
 
@@ -58,7 +63,7 @@ def load_split(
             is one under `skip` too.
     """
     source = {"train": config.train, "eval": config.eval}[name]
-    if config.format is Format.text and need is not Need.demonstrations:
+    if config.format is Format.text and need is not ExampleKind.demonstrations:
         rule = f"{part}.format=text has texts alone, for sft and ptx.data"
         raise ConfigError(f"{rule}, got a task that needs {need.value}")
     rows = _rows(f"{part}.{name}", source, config.format, need)
@@ -74,7 +79,7 @@ def load_split(
                 raise row
             record = parse(row, at, config.format, need, margin_of, learn=config.learn, template=config.template)
             require_plain_texts(record, signs)
-            records = record.unpaired() if need is Need.labeled else [record]
+            records = record.unpaired() if need is ExampleKind.labeled else [record]
             examples = []
             for each in records:
                 rendered = render(each, tokenizer)
@@ -95,7 +100,7 @@ def load_split(
 
 
 def _rows(
-    key: str, source: SourceConfig, format: Format, need: Need
+    key: str, source: SourceConfig, format: Format, need: ExampleKind
 ) -> Iterator[tuple[Source, Mapping[str, Any] | DataError]] | None:
     if format is Format.world:
         if source.limit is None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignment.config.vocabulary import Layout
+from alignment.config.enums import Layout
 from alignment.data.tokenize import Example
 
 PADDING = -1  # the group of a token that is nobody's
@@ -102,7 +102,7 @@ def _segment_sums(values: Tensor, lengths: Tensor) -> Tensor:
     return _table(values, lengths).sum(1)  # not index_add, whose order on a GPU differs from run to run
 
 
-def laid_out_length(example: Example, layout: Layout) -> int:
+def packed_length(example: Example, layout: Layout) -> int:
     """Tokens that an example takes, the padding between its own rows included."""
     lengths = [len(ids) for ids in example.completion_ids]
     if layout is Layout.separate:
@@ -138,7 +138,7 @@ def pack(examples: Sequence[Example], rows: Sequence[int], *, layout: Layout, pa
     return builder.finish(
         examples,
         rows,
-        group_lengths=tuple(laid_out_length(e, layout) for e in grouped),
+        group_lengths=tuple(packed_length(e, layout) for e in grouped),
         plain_lengths=tuple(len(e.prompt_ids) + len(e.completion_ids[0]) for e in grouped),
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import DatasetDict, load_dataset, load_from_disk
 from pyarrow import ArrowException
 
-from alignment.config.parts import UserError
+from alignment.config.sections import UserError
 from alignment.data.json_rows import Row, json_rows
 from alignment.data.records import DataError, Source
 

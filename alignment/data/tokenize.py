@@ -7,7 +7,7 @@ from itertools import takewhile
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.vocabulary import Template
+from alignment.config.enums import Template
 from alignment.data.chat import PROBE, Piece, Rendered, render
 from alignment.data.records import Message, Record, Source
 

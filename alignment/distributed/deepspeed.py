@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from alignment.config.parts import DistributedConfig, UserError
-from alignment.config.vocabulary import Offload
-from alignment.distributed import world
+from alignment.config.enums import Offload
+from alignment.config.sections import DistributedConfig, UserError
+from alignment.distributed import collectives
 from alignment.distributed.device import tell_deepspeed
-from alignment.distributed.engine import counts, load_schedule, require_shared_out
+from alignment.distributed.engine import counts, load_schedule, require_sharded
 from alignment.distributed.layers import running_by_layer, without_hooks
 from alignment.distributed.layout import layout, trained_groups
 from alignment.distributed.precision import autocast
+from alignment.distributed.reshard import Groups, recut
 from alignment.distributed.settings import deepspeed_settings
-from alignment.distributed.shards import Groups, recut
 
 
 class DeepSpeedEngine:
@@ -55,7 +55,7 @@ class DeepSpeedEngine:
         self.max_grad_norm = max_grad_norm
         assert config.zero is not None
         if config.zero == 3:
-            require_shared_out(model)
+            require_sharded(model)
         self._stage = config.zero
         self._config = config
         self._module = model
@@ -68,7 +68,7 @@ class DeepSpeedEngine:
 
     def backward(self, loss: Tensor) -> None:
         """DeepSpeed takes the mean over processes, and a step's loss is their sum."""
-        self.model.backward(loss * world.size())
+        self.model.backward(loss * collectives.size())
 
     def step(self, *, update: bool = True) -> Tensor:
         """The norm is infinite where ZeRO has dropped the gradients before it was known."""
@@ -106,7 +106,7 @@ class DeepSpeedEngine:
         return layer_by_layer(self._module, self._zero.parameter_offload) if self._stage == 3 else nullcontext()
 
     @contextmanager
-    def at_rest(self) -> Iterator[None]:
+    def partitioned(self) -> Iterator[None]:
         """Small weights, which ZeRO 3 keeps whole, are shared out too until the next forward."""
         if self._stage == 3:
             self._zero.parameter_offload.partition_all_parameters()
@@ -136,12 +136,12 @@ class DeepSpeedEngine:
         self._load_shard(state)
         load_schedule(self.scheduler, state["scheduler"])
 
-    def load_shares(self, saved: Sequence[dict[str, Any]]) -> None:
+    def load_resharded(self, saved: Sequence[dict[str, Any]]) -> None:
         """As the engine's protocol says."""
         self.load_state(recut(saved, self.state(), self._groups()))
 
     def _place(self) -> dict[str, int]:
-        return {"zero": self._stage, "processes": world.size(), "rank": world.rank()}
+        return {"zero": self._stage, "processes": collectives.size(), "rank": collectives.rank()}
 
     def _layout(self) -> dict[str, Any]:
         return layout(self._stage, self._zero, self._groups())
@@ -204,14 +204,14 @@ def layer_by_layer(module: nn.Module, offload: Any) -> Iterator[None]:
 
 def ready(config: DistributedConfig) -> tuple[ModuleType, torch.device]:
     """deepspeed, told which device it is for before it looks itself, and quiet; and that device."""
-    device = world.pick_device(config.device)
+    device = collectives.pick_device(config.device)
     tell_deepspeed(device)
     import deepspeed
 
     deepspeed.utils.logger.setLevel("ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")  # its old calls
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a build in C++, for inference on CPUs
-    world.init(config)
+    collectives.init(config)
     os.environ.setdefault("LOCAL_RANK", "0")  # it insists, also where there is no launcher to set it
     return deepspeed, device
 

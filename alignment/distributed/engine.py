@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from alignment.config.parts import DistributedConfig, UserError
+from alignment.config.sections import DistributedConfig, UserError
+from alignment.distributed.collectives import pick_device
 from alignment.distributed.precision import autocast
-from alignment.distributed.shards import recut
-from alignment.distributed.world import pick_device
+from alignment.distributed.reshard import recut
 
 
 class Engine(Protocol):
@@ -53,7 +53,7 @@ class Engine(Protocol):
         leaves waits for the others' forwards, to which it brings its share."""
         ...
 
-    def at_rest(self) -> AbstractContextManager[None]:
+    def partitioned(self) -> AbstractContextManager[None]:
         """A context in which every weight is where the model's placement has it, to be read through that."""
         ...
 
@@ -61,7 +61,7 @@ class Engine(Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None: ...
 
-    def load_shares(self, saved: Sequence[dict[str, Any]]) -> None:
+    def load_resharded(self, saved: Sequence[dict[str, Any]]) -> None:
         """Go on from what the ranks 0, 1, ... of another number of processes, or another ZeRO stage, saved.
 
         Raises:
@@ -118,7 +118,7 @@ class TorchEngine:
         return nullcontext()
 
     @contextmanager
-    def at_rest(self) -> Iterator[None]:
+    def partitioned(self) -> Iterator[None]:
         yield
 
     def state(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class TorchEngine:
         self.optimizer.load_state_dict(state["optimizer"])
         load_schedule(self.scheduler, state["scheduler"])
 
-    def load_shares(self, saved: Sequence[dict[str, Any]]) -> None:
+    def load_resharded(self, saved: Sequence[dict[str, Any]]) -> None:
         """As the protocol says."""
         names = {id(p): name for name, p in self._trained.items()}
         groups = [{names[id(p)]: p.shape for p in group["params"]} for group in self.optimizer.param_groups]
@@ -170,7 +170,7 @@ def shape_of(weight: Tensor) -> torch.Size:
     return shape
 
 
-def require_shared_out(model: nn.Module) -> None:
+def require_sharded(model: nn.Module) -> None:
     """Under ZeRO 3 DeepSpeed would share out a whole model by itself, and nobody who reads it would know.
 
     Raises:

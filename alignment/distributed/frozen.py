@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from alignment.config.parts import DistributedConfig, UserError
-from alignment.distributed import world
+from alignment.config.sections import DistributedConfig, UserError
+from alignment.distributed import collectives
 from alignment.distributed.deepspeed import layer_by_layer, ready, whole
-from alignment.distributed.engine import require_shared_out
+from alignment.distributed.engine import require_sharded
 from alignment.distributed.precision import autocast
 from alignment.distributed.settings import deepspeed_settings
 
@@ -29,14 +29,14 @@ class FrozenEngine:
             raise UserError(f"a frozen role is sharded only under distributed.zero=3, got {config.zero}")
         model.requires_grad_(False)
         model.eval()
-        self.device = world.pick_device(config.device)
+        self.device = collectives.pick_device(config.device)
         self.module = model
         self._config = config
         self._offload: Any = None
         if not sharded:
             self.model = model.to(self.device)
             return
-        require_shared_out(model)
+        require_sharded(model)
         settings = deepspeed_settings(config, max_grad_norm=None)
         settings["zero_optimization"].pop("offload_optimizer", None)
         deepspeed, self.device = ready(config)

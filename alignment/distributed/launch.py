@@ -17,8 +17,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from alignment.config.parts import UserError
-from alignment.distributed.world import is_lost
+from alignment.config.sections import UserError
+from alignment.distributed.collectives import is_lost
 from alignment.preempt import SIGNALS, Preempted
 from alignment.process import LAUNCHED_BY, is_ours
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from alignment.distributed import world
+from alignment.distributed import collectives
 
 Whole = Callable[[list[nn.Parameter]], AbstractContextManager[None]]
 """A context of all processes, in which they have these weights whole."""
@@ -32,7 +32,7 @@ def running_by_layer(module: nn.Module, whole: Whole) -> Iterator[None]:
     for number, (layer, weights) in enumerate(layers, start=1):
 
         def enter(layer: nn.Module, _inputs: Any, number: int = number, weights: list[nn.Parameter] = weights) -> None:
-            if world.highest_over_ranks(number) != number:
+            if collectives.highest_over_ranks(number) != number:
                 raise RuntimeError(f"{type(layer).__name__}: another process is at another layer of its forward")
             running[layer] = whole(weights)
             running[layer].__enter__()
@@ -45,7 +45,7 @@ def running_by_layer(module: nn.Module, whole: Whole) -> Iterator[None]:
             hook.remove()
         for layer in list(running):  # of a forward that has failed
             leave(layer)
-    while number := world.highest_over_ranks(0):
+    while number := collectives.highest_over_ranks(0):
         with whole(layers[number - 1][1]):
             pass
 

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Size, nn
 from torch.optim import Optimizer
 
-from alignment.distributed.shards import Groups
+from alignment.distributed.reshard import Groups
 
 
 def trained_groups(stage: int, zero: Any, optimizer: Optimizer, module: nn.Module) -> Groups:

@@ -28,7 +28,7 @@ class Placement(Protocol):
         """
         ...
 
-    def share_out(self, module: nn.Module) -> None:
+    def shard(self, module: nn.Module) -> None:
         """Put the weights that are still whole in their places."""
         ...
 
@@ -62,7 +62,7 @@ class Whole:
     def reading(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def share_out(self, module: nn.Module) -> None: ...
+    def shard(self, module: nn.Module) -> None: ...
 
     def whole(self, weights: Iterable[Tensor], *, write: bool = False) -> AbstractContextManager[None]:
         return nullcontext()

@@ -2,9 +2,9 @@
 
 import torch
 
-from alignment.config.parts import DistributedConfig
-from alignment.config.vocabulary import Precision
-from alignment.distributed.world import pick_device
+from alignment.config.enums import Precision
+from alignment.config.sections import DistributedConfig
+from alignment.distributed.collectives import pick_device
 
 
 def precision_of(config: DistributedConfig) -> Precision:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from alignment.config.parts import ConfigError, DistributedConfig, TrainConfig
-from alignment.config.vocabulary import Offload, Precision
+from alignment.config.enums import Offload, Precision
+from alignment.config.sections import ConfigError, DistributedConfig, TrainConfig
 from alignment.distributed.precision import precision_of
 from alignment.terminal import say
 

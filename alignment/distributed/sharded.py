@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-from alignment.config.parts import DistributedConfig
-from alignment.distributed import world
+from alignment.config.sections import DistributedConfig
+from alignment.distributed import collectives
 from alignment.distributed.deepspeed import ready
 from alignment.distributed.layers import running_by_layer
 from alignment.distributed.placement import Held, Placement, Whole, dtypes
@@ -62,11 +62,11 @@ class Sharded:
             overrides[:] = before
             unset_hf_deepspeed_config()  # generate() would think that each of its forwards is a collective
             del settings
-        problems = [each for each in world.gathered(problem) if each]
+        problems = [each for each in collectives.gathered(problem) if each]
         if problems:
             raise ValueError(problems[0])
 
-    def share_out(self, module: nn.Module) -> None:
+    def shard(self, module: nn.Module) -> None:
         deepspeed, device = ready(self._config)
         deepspeed.zero.Init(module=module.to(device), config_dict_or_path=self._settings())
 

@@ -110,13 +110,13 @@ def _require_groups(scores: Tensor) -> Tensor:
     return at_least_float32(scores)
 
 
-def here_only(sums: Tensor) -> Tensor:
+def single_process(sums: Tensor) -> Tensor:
     """The sums of a process that is alone."""
     return sums
 
 
 @torch.no_grad()
-def moments(values: Tensor, *, across: Callable[[Tensor], Tensor] = here_only) -> tuple[Tensor, Tensor, int]:
+def moments(values: Tensor, *, across: Callable[[Tensor], Tensor] = single_process) -> tuple[Tensor, Tensor, int]:
     """Mean, unbiased variance (n - 1) and number n of all processes' values.
 
     values: this process's, any shape, none too. across: adds a tensor up over the processes, such as an all-reduce; it
@@ -139,7 +139,7 @@ def _about_mean(values: Tensor, across: Callable[[Tensor], Tensor]) -> tuple[Ten
 
 @torch.no_grad()
 def whiten(
-    values: Tensor, mask: Tensor, *, zero_mean: bool = True, across: Callable[[Tensor], Tensor] = here_only
+    values: Tensor, mask: Tensor, *, zero_mean: bool = True, across: Callable[[Tensor], Tensor] = single_process
 ) -> Tensor:
     """The counted values with standard deviation 1, and mean 0 or (zero_mean=False) the mean they had.
 

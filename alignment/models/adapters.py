@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from alignment.config.folders import ADAPTER_FILE
-from alignment.config.parts import ConfigError, LoraConfig
+from alignment.config.sections import ConfigError, LoraConfig
 from alignment.distributed.engine import shape_of
 from alignment.distributed.placement import Placement
 from alignment.models.quantized import is_quantized, whole_weight

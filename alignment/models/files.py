@@ -24,7 +24,7 @@ from transformers.utils import (
 )
 
 from alignment.config.folders import read_json
-from alignment.config.parts import ConfigError, UserError
+from alignment.config.sections import ConfigError, UserError
 
 INDICES = {SAFE_WEIGHTS_NAME: SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME: WEIGHTS_INDEX_NAME}
 """A file of weights, and the index that stands for it where there are several; in transformers' order."""

@@ -12,9 +12,9 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTr
 from transformers.utils import CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
+from alignment.config.enums import Attention
 from alignment.config.folders import ADAPTER_FILE, ModelFolder
-from alignment.config.parts import ConfigError, ModelConfig
-from alignment.config.vocabulary import Attention
+from alignment.config.sections import ConfigError, ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.files import Reading, check_folder, holds_packed_weights
 from alignment.models.held import made_in

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from alignment.config.folders import ModelFolder, find_model
-from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
+from alignment.config.sections import ConfigError, LoraConfig, ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import add_adapter, lora_layers, merged_state, merged_weights, save_adapter
 from alignment.models.checks import check_logits, check_scores
@@ -227,5 +227,5 @@ def _prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) ->
         hf.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.lora.rank:
         add_adapter(hf, config.lora)
-    placement.share_out(hf)
+    placement.shard(hf)
     return hf

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from alignment.config.folders import read_json
-from alignment.config.parts import ConfigError
+from alignment.config.sections import ConfigError
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import CONFIG_FILE, DEFAULT, PREFIX
 from alignment.models.files import Reading, check_adapter, one_line

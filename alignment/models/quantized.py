@@ -7,7 +7,7 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from alignment.config.parts import ConfigError, ModelConfig
+from alignment.config.sections import ConfigError, ModelConfig
 from alignment.distributed.placement import Placement, Whole
 
 METHOD = "bitsandbytes"

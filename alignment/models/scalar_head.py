@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from alignment.config.parts import ConfigError
+from alignment.config.sections import ConfigError
 from alignment.distributed.placement import Placement
 from alignment.models.files import read_weight
 

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.utils import CONFIG_NAME
 
 from alignment.config.folders import find_model, read_json
-from alignment.config.parts import ConfigError, ModelConfig
+from alignment.config.sections import ConfigError, ModelConfig
 from alignment.data.chat import ensure_template
 from alignment.models.files import Reading
 from alignment.models.folder import parse_config

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, ModelConfig
+from alignment.config.sections import ConfigError, ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.files import one_line
 from alignment.models.quantized import quantization_of
@@ -72,4 +72,4 @@ def resize(hf: PreTrainedModel, size: int, placement: Placement) -> None:
     head = hf.get_output_embeddings()
     for name, weight in [] if head is None else head.named_parameters(recurse=False):
         weight.data = weight.data.to(held[name])
-    placement.share_out(hf)
+    placement.shard(hf)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alignment.config.parts import ConfigError
+from alignment.config.sections import ConfigError
 from alignment.terminal import say
 
 OWNER = "owner.json"

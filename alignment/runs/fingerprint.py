@@ -14,8 +14,8 @@ from typing import Any
 from alignment.config.folders import base_of
 from alignment.config.inputs import function_files, input_paths, module_file
 from alignment.config.outside import is_outside
-from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig
+from alignment.config.sections import ConfigError
 from alignment.config.tasks import task_name
 from alignment.runs.contents import digest, run_digest
 

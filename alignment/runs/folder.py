@@ -12,10 +12,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from alignment.config.parts import ConfigError, UserError
+from alignment.config.enums import Resume, Schedule
 from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.sections import ConfigError, UserError
 from alignment.config.tasks import task_name
-from alignment.config.vocabulary import Resume, Schedule
 from alignment.runs.claim import OWNER, make_folder
 from alignment.runs.fingerprint import Fingerprint
 from alignment.terminal import say

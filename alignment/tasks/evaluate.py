@@ -5,24 +5,24 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from alignment.config.parts import ModelConfig
-from alignment.config.rules import told_of
+from alignment.config.cross_checks import told_of
+from alignment.config.enums import ExampleKind
+from alignment.config.sections import ModelConfig
 from alignment.config.tasks import EvaluateConfig
-from alignment.config.vocabulary import Need
 from alignment.data.load import Loaded, load_split
-from alignment.distributed.world import is_main
+from alignment.distributed.collectives import is_main
 from alignment.evaluate.alarms import raised
 from alignment.evaluate.results import Evaluation, MethodResult, RewardModelResult, TrainingRun
 from alignment.evaluate.table import summary, terminal_table
-from alignment.rollout.function import FunctionScorer, load_function
-from alignment.rollout.samples import Samples
-from alignment.rollout.score import RewardModelScorer, reward_model_scorer
-from alignment.rollout.select import best_of
+from alignment.generation.function import FunctionScorer, load_function
+from alignment.generation.samples import Samples
+from alignment.generation.score import RewardModelScorer, reward_model_scorer
+from alignment.generation.select import best_of
 from alignment.runs.rows import read_rows
-from alignment.tasks.players import Entry, Player, entries, load_player
-from alignment.tasks.prepare import require_positions, said
+from alignment.tasks.compared import Entry, Player, entries, load_player
 from alignment.terminal import console, say
 from alignment.training.samples_log import SamplesLog
+from alignment.training.setup import require_positions, said
 
 
 def run(config: EvaluateConfig, folder: Path) -> None:
@@ -30,7 +30,7 @@ def run(config: EvaluateConfig, folder: Path) -> None:
     baseline = runs[config.baseline]
     scorer = scorer_of(config, baseline)
     if scorer is not None and config.distributed.zero == 3:
-        scorer.share_out()
+        scorer.shard()
     pairs = None if scorer is None else _pairs(config, scorer)
     comparison = Comparison(config, runs, scorer, SamplesLog(folder, done=0))
     evaluation = Evaluation(
@@ -123,7 +123,7 @@ class Comparison:
 
 def _pairs(config: EvaluateConfig, scorer: RewardModelScorer) -> Loaded | None:
     """Held-out pairs as the reward model reads them."""
-    pairs = said(load_split("eval", config.pairs, scorer.reader.tokenizer, Need.pairs, part="pairs"), "pairs")
+    pairs = said(load_split("eval", config.pairs, scorer.reader.tokenizer, ExampleKind.pairs, part="pairs"), "pairs")
     with told_of("reward"):
         require_positions(ModelConfig(path=config.reward), [pairs], config.pairs, part="pairs")
     return pairs

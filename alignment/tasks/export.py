@@ -8,19 +8,19 @@ import torch
 
 from alignment.config.folders import find_model
 from alignment.config.inputs import check_path, input_paths
-from alignment.config.parts import ConfigError, ModelConfig
 from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.sections import ConfigError, ModelConfig
 from alignment.config.tasks import PPOConfig, RewardConfig
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.placement import WHOLE, Placement, Whole
-from alignment.distributed.shards import whole_weights
+from alignment.distributed.reshard import whole_weights
 from alignment.models.files import dtype_in
 from alignment.models.load import load_language_model, load_scalar_model, save_model
-from alignment.tasks.prepare import prepare_tokenizer
 from alignment.terminal import say
 from alignment.training.manifest import Damaged, check_part, map_part, part_name, read_manifest
 from alignment.training.optim import weight_groups
 from alignment.training.restore import saved
+from alignment.training.setup import prepare_tokenizer
 
 
 def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | None) -> Path:

@@ -5,23 +5,23 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from alignment.config.parts import require
+from alignment.config.enums import ExampleKind
+from alignment.config.sections import require
 from alignment.config.tasks import KTOConfig
-from alignment.config.vocabulary import Need
 from alignment.data.batches import Batches
 from alignment.distributed.engine import Engine
 from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model
-from alignment.tasks.prepare import build_engine, prepare, save_trained
 from alignment.training.kto import KTO, with_replies_to_others
 from alignment.training.loop import fit
 from alignment.training.reference import cache_file, reference_logprobs
+from alignment.training.setup import build_engine, prepare, save_trained
 from alignment.training.supervised import Supervised
 
 
 def run(config: KTOConfig, folder: Path) -> str | None:
-    prepared = prepare(config, Need.labeled)
+    prepared = prepare(config, ExampleKind.labeled)
     for name, split in (("train", prepared.train), ("eval", prepared.held_out)):
         prompts = set() if split is None else {example.prompt_ids.tobytes() for example in split.examples}
         rule = f"data.{name} must have two prompts or more, for KTO's KL is of replies to other ones"
@@ -48,7 +48,7 @@ def objective_of(
     mismatched = replace(batches, examples=with_replies_to_others(batches.examples, config.data.max_length))
     tables, rows = [], list(rows)
     for each in (batches, mismatched):
-        with engine.at_rest():
+        with engine.partitioned():
             cache = cache_file(model, each.examples, config, data)
         tables.append(reference_logprobs(engine, each, rows, cache=cache))
     own, others = tables

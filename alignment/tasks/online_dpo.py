@@ -9,29 +9,29 @@ from torch import Tensor
 
 from alignment.config.online import OnlineDPOConfig
 from alignment.data.pack import Batch
+from alignment.distributed.collectives import size
 from alignment.distributed.sharded import placement_of
-from alignment.distributed.world import size
+from alignment.generation.gold import build_gold
+from alignment.generation.select import preferences
 from alignment.losses import Mean
 from alignment.models.load import load_language_model
-from alignment.models.roles import Reference, reference_of
-from alignment.rollout.gold import build_gold
-from alignment.rollout.reward import build_reward
-from alignment.rollout.select import preferences
-from alignment.tasks.prepare import save_trained
-from alignment.tasks.rollouts import OnPolicy, load_prompts, rollouts_of, share_out_reference
+from alignment.rl.reference import Reference, reference_of
+from alignment.rl.rewards import build_reward
+from alignment.rl.rollouts import OnPolicy, load_prompts, rollouts_of, shard_reference
 from alignment.training.loop import fit
-from alignment.training.nonfinite import NonFinite
+from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.objectives import DPO
+from alignment.training.setup import save_trained
 from alignment.training.step import Metrics, only_main, train_step
 
 
 def run(config: OnlineDPOConfig, folder: Path) -> str | None:
     prompts = load_prompts(config)
-    judge = prompts.judge(build_reward(config.reward, config.batch, config.distributed), build_gold(config))
+    scorer = prompts.scorer(build_reward(config.reward, config.batch, config.distributed), build_gold(config))
     policy = load_language_model(config.model, prompts.tokenizer, placement_of(config.distributed))
     reference = reference_of(policy)
-    rollouts = rollouts_of(config, prompts, judge, policy, folder)
-    share_out_reference(reference, config.distributed)
+    rollouts = rollouts_of(config, prompts, scorer, policy, folder)
+    shard_reference(reference, config.distributed)
     save = partial(save_trained, rollouts.engine, policy, prompts.tokenizer)
     return fit(OnlineDPO(rollouts, save, config, reference), config, folder)
 
@@ -50,20 +50,20 @@ class OnlineDPO(OnPolicy):
         pairs = preferences(samples, scores, self.config.pairs, size())
         judged["pairs"] = Mean(torch.tensor(sum(pair.weight for pair in pairs)), torch.tensor(len(samples.examples)))
         table = torch.zeros(len(pairs), 2, device=engine.device)
-        with self.watch.part("experience"):
+        with self.timer.part("experience"):
             batches = self.rollouts.batches.packer.train_batches(pairs) if pairs else []
             for batch in (batch.to(engine.device) for batch in batches):
                 with engine.precision():
                     logprobs = self.reference.logprobs(batch, temperature=1.0)
                 table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, 2).to(table.dtype)
-        self.watch.count(batches)
+        self.timer.count(batches)
         return only_main(judged), (batches, table)
 
-    def update(self, step: int, units: tuple[list[Batch], Tensor], nonfinite: NonFinite) -> Metrics:
+    def update(self, step: int, units: tuple[list[Batch], Tensor], nonfinite: NonFiniteGuard) -> Metrics:
         """Nothing is learned where the replies to each prompt all score alike."""
         batches, table = units
         return (
-            train_step(self.rollouts.engine, DPO(self.config.loss, table), batches, partial(nonfinite.meet, step))
+            train_step(self.rollouts.engine, DPO(self.config.loss, table), batches, partial(nonfinite.record, step))
             if batches
             else {}
         )

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config.cluster import require_scheduler
+from alignment.config.enums import Scheduler
 from alignment.config.inputs import check_path, input_paths
-from alignment.config.parts import ConfigError
 from alignment.config.run import RunConfig
+from alignment.config.sections import ConfigError
 from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
-from alignment.config.vocabulary import Scheduler
 from alignment.runs.claim import claim
 from alignment.runs.fingerprint import fingerprint
 from alignment.runs.folder import belongs_to, is_finished, write_config

@@ -11,43 +11,42 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignment.config.parts import ModelConfig, require
-from alignment.config.rules import told_of
+from alignment.config.cross_checks import told_of
+from alignment.config.enums import ExampleKind
+from alignment.config.sections import ModelConfig, require
 from alignment.config.tasks import PPOConfig
-from alignment.config.vocabulary import Need
 from alignment.data.batches import Batches
-from alignment.data.experience import Experience
 from alignment.data.load import Loaded
-from alignment.distributed.world import size
+from alignment.distributed.collectives import size
+from alignment.generation.gold import build_gold
+from alignment.generation.samples import Samples, build_generator
 from alignment.losses import Mean
-from alignment.rollout.experience import Roles, broken_roles, make_experience
-from alignment.rollout.gold import build_gold
-from alignment.rollout.samples import Samples, build_generator
-from alignment.tasks.cast import Cast, cast
-from alignment.tasks.memory import held
-from alignment.tasks.prepare import (
+from alignment.rl.experience import Experience, Roles, broken_roles, make_experience
+from alignment.rl.memory import estimate_memory
+from alignment.rl.roles import PPOModels, build_models
+from alignment.rl.rollouts import OnPolicy, Rollouts, alike, load_prompts, shard_reference
+from alignment.rl.state import PPOState, Ptx, build_state, inner_steps, ptx_of
+from alignment.rl.update import learn
+from alignment.terminal import say
+from alignment.training.checkpoint import Stateful
+from alignment.training.loop import fit
+from alignment.training.nonfinite import NonFiniteGuard
+from alignment.training.setup import (
     build_engine,
     packer_of,
     require_positions,
     required_split,
     save_trained,
 )
-from alignment.tasks.rollouts import OnPolicy, Rollouts, alike, load_prompts, share_out, share_out_reference
-from alignment.tasks.tools import Ptx, Tools, inner_steps, ptx_of, tools_of
-from alignment.terminal import say
-from alignment.training.checkpoint import Stateful
-from alignment.training.loop import fit
-from alignment.training.nonfinite import NonFinite
-from alignment.training.ppo import learn
 from alignment.training.step import Metrics, only_main, to_floats
-from alignment.training.watch import Watch
+from alignment.training.timer import StepTimer
 
 
 def run(config: PPOConfig, folder: Path) -> str | None:
     """Returns why the run ended before its last iteration, where `kl.limit` had it end."""
-    stage = set_up(config, folder)
-    reason = fit(stage, stage.config, folder)
-    stage.save_average(folder)
+    trainer = build_trainer(config, folder)
+    reason = fit(trainer, trainer.config, folder)
+    trainer.save_average(folder)
     return reason
 
 
@@ -60,14 +59,14 @@ class Iteration:
 
 
 @dataclass(slots=True)
-class Stage(OnPolicy):
+class PPOTrainer(OnPolicy):
     """PPO as the loop drives it: a step is an iteration."""
 
     config: PPOConfig
-    players: Cast
+    models: PPOModels
     roles: Roles
     ptx: Ptx | None
-    tools: Tools
+    state: PPOState
 
     @property
     def kl_limit(self) -> float | None:
@@ -82,83 +81,83 @@ class Stage(OnPolicy):
             if self.config.advantage.drop_alike:
                 kept = apart(scores, self.config.ppo.mini_batches * size())
                 samples, scores = samples.at(kept), scores[kept]
-        with self.watch.part("experience"):
+        with self.timer.part("experience"):
             mini_batches, experienced = experienced_of(self, samples, scores, seed=self.rollouts.seed(step))
-        self.watch.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
+        self.timer.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
         if self.config.roles.offload:
-            self.players.rest(torch.device("cpu"))
+            self.models.rest(torch.device("cpu"))
         judged |= {"kl/weight": experienced["kl/weight"]}
         return {**experienced, **only_main(judged)}, Iteration(mini_batches, experienced["kl"])
 
-    def update(self, step: int, units: Iteration, nonfinite: NonFinite) -> Metrics:
+    def update(self, step: int, units: Iteration, nonfinite: NonFiniteGuard) -> Metrics:
         """Epochs over the mini-batches; then what follows the policy: the weight of the KL, and the average."""
-        config, tools = self.config, self.tools
-        nonfinite.meet_roles(step, broken_roles(units.mini_batches))
+        config, state = self.config, self.state
+        nonfinite.record_roles(step, broken_roles(units.mini_batches))
         actor_learns = step > config.critic.warmup
         learned = learn(
             self.roles.actor,
             self.roles.critic,
             units.mini_batches,
             config,
-            kl_weight=tools.controller.weight,
+            kl_weight=state.controller.weight,
             seed=self.rollouts.seed(step),
             actor_learns=actor_learns,
             ptx=None if self.ptx is None else partial(self.ptx.term, step),
-            on_nonfinite=partial(nonfinite.meet, step),
+            on_nonfinite=partial(nonfinite.record, step),
         )
         if actor_learns:  # a KL that is zero because nothing has been learned yet asks for no smaller weight
-            tools.controller.update(to_floats({"kl": units.kl})["kl"], config.batch.size * config.ppo.replies)
-        if tools.average is not None:
-            tools.average.update()
+            state.controller.update(to_floats({"kl": units.kl})["kl"], config.batch.size * config.ppo.replies)
+        if state.average is not None:
+            state.average.update()
         return learned
 
     def parts(self) -> dict[str, Stateful]:
         critic: dict[str, Stateful] = {} if self.roles.critic is None else {"critic": self.roles.critic}
-        return {"actor": self.roles.actor, **critic, **self.tools.parts()}
+        return {"actor": self.roles.actor, **critic, **self.state.parts()}
 
     def save_average(self, folder: Path) -> None:
         """The moving average, where there is one, as a model of its own."""
-        if self.tools.average is not None:
-            with self.roles.actor.at_rest(), self.tools.average.in_place():
+        if self.state.average is not None:
+            with self.roles.actor.partitioned(), self.state.average.in_place():
                 self.save(folder / "model_ema")
 
 
-def set_up(config: PPOConfig, folder: Path) -> Stage:
+def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
     """Data first, models then: the user's mistakes are found before anything is computed."""
     data = load_prompts(config)
     tokenizer = data.tokenizer
     texts = None
     if config.ptx.weight:
-        texts = required_split("train", config.ptx.data, tokenizer, Need.demonstrations, part="ptx.data")
+        texts = required_split("train", config.ptx.data, tokenizer, ExampleKind.demonstrations, part="ptx.data")
     require_positions(config.model, [texts], config.ptx.data, part="ptx.data")
     gold = build_gold(config)
-    players = cast(config, tokenizer)
-    require_critic_reads(players, data.train, config)
-    judge = data.judge(players.reward, gold)
-    config = replace(config, batch=replace(config.batch, layout=players.layout(config.batch.layout)))
+    models = build_models(config, tokenizer)
+    require_critic_reads(models, data.train, config)
+    scorer = data.scorer(models.reward, gold)
+    config = replace(config, batch=replace(config.batch, layout=models.layout(config.batch.layout)))
     prompts = Batches(data.train.examples, packer_of(config.batch, tokenizer), config.seed)
     iterations, warmup, inner = prompts.num_steps(config.train), config.critic.warmup, inner_steps(config)
     require(warmup < iterations, f"critic.warmup must be < the run's {iterations} iterations", warmup)
-    trained = [list(role.trained().values()) for role in players.trained()]
+    trained = [list(role.trained().values()) for role in models.trained()]
     average, zero = config.ppo.ema is not None, config.distributed.zero
-    say(held(players.models(), trained, average=average, zero=zero).said())
-    actor = build_engine(players.policy, config, num_steps=(iterations - warmup) * inner)
+    say(estimate_memory(models.modules(), trained, average=average, zero=zero).summary())
+    actor = build_engine(models.policy, config, num_steps=(iterations - warmup) * inner)
     critic = None
-    if players.value is not None:
+    if models.value is not None:
         rate = config.critic.learning_rate
-        critic = build_engine(players.value, config, num_steps=iterations * inner, learning_rate=rate)
+        critic = build_engine(models.value, config, num_steps=iterations * inner, learning_rate=rate)
     if config.distributed.zero == 3:
-        share_out(judge)
-        share_out_reference(players.reference, config.distributed)
-    generator = build_generator(players.policy, tokenizer, config.generation, config.distributed)
-    return Stage(
-        Rollouts(config, data, prompts, judge, actor, generator, folder, Watch(actor.device)),
-        partial(save_trained, actor, players.policy, tokenizer),
+        scorer.shard()
+        shard_reference(models.reference, config.distributed)
+    generator = build_generator(models.policy, tokenizer, config.generation, config.distributed)
+    return PPOTrainer(
+        Rollouts(config, data, prompts, scorer, actor, generator, folder, StepTimer(actor.device)),
+        partial(save_trained, actor, models.policy, tokenizer),
         config,
-        players,
-        Roles(actor, critic, players.reference),
+        models,
+        Roles(actor, critic, models.reference),
         None if texts is None else ptx_of(texts, config, prompts.packer),
-        tools_of(config, players.policy),
+        build_state(config, models.policy),
     )
 
 
@@ -171,11 +170,11 @@ def apart(scores: Tensor, multiple: int) -> list[int]:
     return sorted([*teach.nonzero()[:, 0].tolist(), *others][:count])
 
 
-def require_critic_reads(players: Cast, train: Loaded, config: PPOConfig) -> None:
+def require_critic_reads(models: PPOModels, train: Loaded, config: PPOConfig) -> None:
     """Raises:
     ConfigError: the critic, which reads the policy's tokens, is of a model with fewer positions.
     """
-    start = "" if players.value is None else str(players.value.hf.name_or_path or "")
+    start = "" if models.value is None else str(models.value.hf.name_or_path or "")
     if start not in ("", config.model.path):
         with told_of(f"the critic, which begins as {start} (critic.path names another)"):
             asked = config.generation.max_new_tokens
@@ -183,15 +182,15 @@ def require_critic_reads(players: Cast, train: Loaded, config: PPOConfig) -> Non
 
 
 def experienced_of(
-    stage: Stage, samples: Samples, scores: Tensor, *, seed: int
+    trainer: PPOTrainer, samples: Samples, scores: Tensor, *, seed: int
 ) -> tuple[list[list[Experience]], Metrics]:
     """The mini-batches that replies and what they are worth, [G, n], give to learn from, and what was measured."""
     return make_experience(
-        stage.roles,
+        trainer.roles,
         samples,
         scores,
-        stage.config,
-        kl_weight=stage.tools.controller.weight,
-        packer=stage.rollouts.batches.packer,
+        trainer.config,
+        kl_weight=trainer.state.controller.weight,
+        packer=trainer.rollouts.batches.packer,
         seed=seed,
     )

@@ -7,29 +7,29 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import UserError
+from alignment.config.enums import ExampleKind
+from alignment.config.sections import UserError
 from alignment.config.tasks import RejectionConfig
-from alignment.config.vocabulary import Need
 from alignment.data.load import Loaded
+from alignment.distributed.collectives import is_main
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.sharded import placement_of
-from alignment.distributed.world import is_main
+from alignment.generation.generate import TransformersGenerator
+from alignment.generation.samples import Samples, build_generator, sample, side_by_side
+from alignment.generation.select import select
+from alignment.generation.vllm import VLLMGenerator
 from alignment.models.load import load_frozen_language_model
-from alignment.rollout.generate import TransformersGenerator
-from alignment.rollout.reward import Reward, build_reward
-from alignment.rollout.samples import Samples, build_generator, sample, side_by_side
-from alignment.rollout.select import select
-from alignment.rollout.vllm import VLLMGenerator
-from alignment.tasks.judge import Judge
-from alignment.tasks.prepare import prepare_tokenizer, require_positions, required_split
+from alignment.rl.reward_scorer import RewardScorer
+from alignment.rl.rewards import Reward, build_reward
 from alignment.terminal import say
 from alignment.training.samples_log import SamplesLog
+from alignment.training.setup import prepare_tokenizer, require_positions, required_split
 
 
 def run(config: RejectionConfig, folder: Path) -> None:
     tokenizer, prompts, reward = set_up(config)
     if config.distributed.zero == 3:
-        reward.share_out()
+        reward.shard()
     policy = load_frozen_language_model(config.model, tokenizer, placement_of(config.distributed))
     engine = FrozenEngine(policy, config=config.distributed, sharded=config.distributed.zero == 3)
     generator = build_generator(policy, tokenizer, config.generation, config.distributed)
@@ -66,10 +66,10 @@ def run(config: RejectionConfig, folder: Path) -> None:
 def set_up(config: RejectionConfig) -> tuple[PreTrainedTokenizerBase, Loaded, Reward]:
     """Data first, models then: the user's mistakes are found before anything is computed."""
     tokenizer = prepare_tokenizer(config.model)
-    prompts = required_split("train", config.data, tokenizer, Need.prompts)
+    prompts = required_split("train", config.data, tokenizer, ExampleKind.prompts)
     require_positions(config.model, [prompts], config.data, config.generation.max_new_tokens)
     reward = build_reward(config.reward, config.batch, config.distributed)
-    Judge(reward, None).check(prompts.records, tokenizer)
+    RewardScorer(reward, None).check(prompts.records, tokenizer)
     return tokenizer, prompts, reward
 
 

@@ -2,24 +2,24 @@
 
 from pathlib import Path
 
+from alignment.config.enums import ExampleKind, MarginScale
 from alignment.config.tasks import RewardConfig
-from alignment.config.vocabulary import MarginScale, Need
+from alignment.distributed.collectives import is_main
 from alignment.distributed.sharded import placement_of
-from alignment.distributed.world import is_main
 from alignment.models.load import load_scalar_model
-from alignment.models.statistics import write_statistics
-from alignment.tasks.prepare import build_engine, prepare, save_trained
+from alignment.models.reward_normalization import write_statistics
 from alignment.terminal import say
 from alignment.training.loop import fit
 from alignment.training.objectives import RewardRanking
-from alignment.training.statistics import reward_statistics
+from alignment.training.reward_normalization import reward_statistics
+from alignment.training.setup import build_engine, prepare, save_trained
 from alignment.training.supervised import Supervised
 
 
 def run(config: RewardConfig, folder: Path) -> str | None:
     if config.data.margin.scale is MarginScale.none:
         say("data.margin.scale=none: the plain ranking loss, without margins")
-    prepared = prepare(config, Need.pairs)
+    prepared = prepare(config, ExampleKind.pairs)
     model = load_scalar_model(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, held_out = prepared.batches(model)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))

@@ -14,14 +14,14 @@ from typing import Any
 from alignment import preempt
 from alignment.config.inputs import check_inputs
 from alignment.config.outside import is_outside
-from alignment.config.parts import UserError, require
 from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.sections import UserError, require
 from alignment.config.tasks import PipelineConfig, task_name
-from alignment.distributed import precision, world
+from alignment.distributed import collectives, precision
+from alignment.distributed.collectives import leave
 from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed
 from alignment.distributed.launch import RankFailedError, is_told, launch, tell_launcher
 from alignment.distributed.settings import check_trainer, deepspeed_settings
-from alignment.distributed.world import leave
 from alignment.process import importing
 from alignment.runs.claim import FolderInUse, claim
 from alignment.runs.fingerprint import Fingerprint, fingerprint
@@ -47,41 +47,41 @@ def execute(config: RunConfig) -> None:
 def _execute(config: RunConfig) -> None:
     assert not isinstance(config, PipelineConfig)
     check_inputs(config)
-    device = world.pick_device(config.distributed.device)
+    device = collectives.pick_device(config.distributed.device)
     tell_deepspeed(device)
     check_processes(config)
-    if config.launch.processes > 1 and not world.is_launched():
+    if config.launch.processes > 1 and not collectives.is_launched():
         in_processes(config)
         return
     tell_launcher()
     keep_freed_memory(device)
     choose_kernels(device, deterministic=config.distributed.deterministic)
-    world.init(config.distributed)
-    config = replace(config, output_dir=world.from_main(config.output_dir))  # which may hold the time
+    collectives.init(config.distributed)
+    config = replace(config, output_dir=collectives.from_main(config.output_dir))  # which may hold the time
     folder = Path(config.output_dir)
-    mark = world.from_main(fingerprint(config) if world.is_main() else None)
+    mark = collectives.from_main(fingerprint(config) if collectives.is_main() else None)
     assert mark is not None
     if _is_done(folder, mark):
         return
-    if world.is_main():
+    if collectives.is_main():
         require_goes_on(folder, config, mark)
     run = imported(config)
-    with claim(folder) if world.is_main() else nullcontext():
+    with claim(folder) if collectives.is_main() else nullcontext():
         if not _is_done(folder, mark):  # as another process may have had it while this one imported
             _carry_out(run, config, folder, mark)
 
 
 def _is_done(folder: Path, mark: Fingerprint) -> bool:
-    is_done = world.from_main(is_finished(folder, mark))
+    is_done = collectives.from_main(is_finished(folder, mark))
     if is_done:
         say(f"{folder}: finished already, nothing to do (another output_dir runs it again)")
     return is_done
 
 
 def _carry_out(run: Callable[[Any, Path], str | None], config: RunConfig, folder: Path, mark: Fingerprint) -> None:
-    if world.is_main():
+    if collectives.is_main():
         start(folder, config, mark)
-    world.barrier()
+    collectives.barrier()
     seed_everything(config.seed)
     chosen = precision.said(config.distributed)
     if chosen is not None:
@@ -89,11 +89,11 @@ def _carry_out(run: Callable[[Any, Path], str | None], config: RunConfig, folder
     try:
         stopped = run(config, folder)
     except UserError:
-        if world.is_main():
+        if collectives.is_main():
             give_up(folder)
         raise
-    world.barrier()
-    if world.is_main():
+    collectives.barrier()
+    if collectives.is_main():
         finish(folder, mark, stopped)
 
 
@@ -117,8 +117,8 @@ def check_processes(config: RunConfig) -> None:
     """Raises:
     ConfigError: the config does not suit the number of processes, or DeepSpeed's own settings it names do not suit it.
     """
-    launched, asked = world.num_launched(), config.launch.processes
-    if world.is_launched():
+    launched, asked = collectives.num_launched(), config.launch.processes
+    if collectives.is_launched():
         rule = f"launch.processes must be 1, or the {launched} processes that were started for it"
         require(asked in (1, launched), rule, asked)
     max_grad_norm = None

@@ -3,18 +3,18 @@
 from functools import partial
 from pathlib import Path
 
+from alignment.config.enums import ExampleKind
 from alignment.config.tasks import SFTConfig
-from alignment.config.vocabulary import Need
 from alignment.distributed.sharded import placement_of
 from alignment.models.load import load_language_model
-from alignment.tasks.prepare import build_engine, prepare, save_trained
 from alignment.training.loop import fit
 from alignment.training.objectives import SFT
+from alignment.training.setup import build_engine, prepare, save_trained
 from alignment.training.supervised import Supervised
 
 
 def run(config: SFTConfig, folder: Path) -> str | None:
-    prepared = prepare(config, Need.demonstrations)
+    prepared = prepare(config, ExampleKind.demonstrations)
     model = load_language_model(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, held_out = prepared.batches(model)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))

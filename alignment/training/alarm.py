@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from alignment.config.alarm import ALARMS, AlarmConfig
-from alignment.distributed.world import is_main
+from alignment.distributed.collectives import is_main
 from alignment.losses import Mean
 from alignment.terminal import say
 from alignment.training.trend import trend

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from alignment.config.parts import BestConfig, UserError
-from alignment.config.vocabulary import Mode
-from alignment.distributed.world import barrier, is_main
+from alignment.config.enums import Mode
+from alignment.config.sections import BestConfig, UserError
+from alignment.distributed.collectives import barrier, is_main
 from alignment.runs.folder import BEST
 from alignment.terminal import say
 from alignment.training.manifest import sync_folder

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from alignment import preempt
-from alignment.config.parts import CheckpointConfig, UserError
-from alignment.config.vocabulary import Resume
-from alignment.distributed.world import any_over_ranks, gathered, is_main, rank, size
+from alignment.config.enums import Resume
+from alignment.config.sections import CheckpointConfig, UserError
+from alignment.distributed.collectives import any_over_ranks, gathered, is_main, rank, size
 from alignment.runs.folder import note
 from alignment.terminal import say
 from alignment.training.manifest import (
@@ -42,10 +42,10 @@ class Stateful(Protocol):
 
 
 @runtime_checkable
-class Shared(Stateful, Protocol):
+class ShardedState(Stateful, Protocol):
     """A part of which each rank has a share of its own. Of any other, all ranks have the same."""
 
-    def load_shares(self, saved: Sequence[dict[str, Any]]) -> None:
+    def load_resharded(self, saved: Sequence[dict[str, Any]]) -> None:
         """Take this rank's share of what ranks 0, 1, ... saved, which were other ones in number or in ZeRO stage."""
         ...
 
@@ -102,8 +102,8 @@ class Checkpoints:
         if states[0]["parts"].keys() != self.parts.keys():
             raise ValueError(f"{folder} is of another kind of run: {sorted(states[0]['parts'])}")
         for name, part in self.parts.items():
-            if isinstance(part, Shared) and not same:
-                part.load_shares([state["parts"][name] for state in states])
+            if isinstance(part, ShardedState) and not same:
+                part.load_resharded([state["parts"][name] for state in states])
             else:
                 part.load_state(states[0]["parts"][name])
         set_rng_state(states[rank() % len(states)]["rng"])

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from alignment.data.batches import Batches, EvenBatches
 from alignment.data.pack import Batch
 from alignment.data.tokenize import Example
+from alignment.distributed.collectives import sum_over_ranks
 from alignment.distributed.engine import Engine
-from alignment.distributed.world import sum_over_ranks
 from alignment.losses import KTOLoss, LossOutput
 from alignment.models.readout import token_logprobs
 

@@ -7,13 +7,13 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from alignment.config.parts import UserError
 from alignment.config.run import TrainingConfig
-from alignment.distributed.world import is_main
+from alignment.config.sections import UserError
+from alignment.distributed.collectives import is_main
 from alignment.runs.rows import whole_lines
 from alignment.terminal import console
+from alignment.training.timer import StepTimer
 from alignment.training.trackers import started_trackers
-from alignment.training.watch import Watch
 
 SPEED = "time/tokens_per_s"
 SHOWN = ("loss", "rewards/accuracy", "reward", "gold", "kl")  # of a step's metrics, on the progress bar
@@ -22,7 +22,7 @@ SHOWN = ("loss", "rewards/accuracy", "reward", "gold", "kl")  # of a step's metr
 class MetricsLog:
     """Writes a step's metrics everywhere they go. Used as a context manager around a run."""
 
-    def __init__(self, folder: Path, config: TrainingConfig, watch: Watch, *, num_steps: int, done: int) -> None:
+    def __init__(self, folder: Path, config: TrainingConfig, timer: StepTimer, *, num_steps: int, done: int) -> None:
         """`done` steps are in the log already; rows after them are forgotten, for a resumed run writes them again."""
         self.path = folder / "metrics.jsonl"
         self.trackers = started_trackers(folder, config) if is_main() else []
@@ -30,7 +30,7 @@ class MetricsLog:
         hidden = not (config.log.progress and is_main())
         self.progress = Progress(TextColumn(folder.name), *columns, console=console, disable=hidden)
         self.bar = self.progress.add_task("", total=num_steps, completed=done)
-        self.watch = watch
+        self.timer = timer
         if is_main():
             keep_rows_until(self.path, done)
 
@@ -50,7 +50,7 @@ class MetricsLog:
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if broken:
             raise UserError(f"step {step}: {broken[0]} is {metrics[broken[0]]}; the last checkpoint, if any, is kept")
-        measured = self.watch.take()
+        measured = self.timer.take()
         row = {"step": step, **metrics, **measured}
         if not is_main():
             return

@@ -8,15 +8,15 @@ from typing import Any, Protocol, TypeVar
 
 from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches
-from alignment.distributed.world import at_step
+from alignment.distributed.collectives import at_step
 from alignment.runs.folder import CHECKPOINTS, model_folder
 from alignment.training.alarm import Alarm
 from alignment.training.best import keeper_of
 from alignment.training.checkpoint import Checkpoints, Stateful
 from alignment.training.log import MetricsLog
-from alignment.training.nonfinite import NonFinite, told_at
+from alignment.training.nonfinite import NonFiniteGuard, told_at
 from alignment.training.step import Metrics, Pending, only_main, to_floats
-from alignment.training.watch import Watch
+from alignment.training.timer import StepTimer
 
 Units = TypeVar("Units")
 
@@ -30,7 +30,7 @@ class Method(Protocol[Units]):
         ...
 
     @property
-    def watch(self) -> Watch:
+    def timer(self) -> StepTimer:
         """Times the parts of `collect`; those of the loop are `learn`, `eval` and `save`."""
         ...
 
@@ -52,7 +52,7 @@ class Method(Protocol[Units]):
         """What was measured of the weights before the step, and what the step learns from."""
         ...
 
-    def update(self, step: int, units: Units, nonfinite: NonFinite) -> Metrics:
+    def update(self, step: int, units: Units, nonfinite: NonFiniteGuard) -> Metrics:
         """Learn from it: one or many calls of `train_step`, which tell `nonfinite` of what is no number."""
         ...
 
@@ -84,7 +84,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
         why the run ended before its last step, where its config had it end.
     """
     num_steps = method.train.num_steps(config.train)
-    nonfinite = NonFinite(folder, config.train.on_nonfinite, method.train)
+    nonfinite = NonFiniteGuard(folder, config.train.on_nonfinite, method.train)
     pending, keeper = Pending(), keeper_of(folder, config.train.best, method.kl_limit)
     parts: dict[str, Stateful] = {**method.parts(), "pending": pending, "nonfinite": nonfinite, "best": keeper}
     if method.alarm is not None:
@@ -94,10 +94,10 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
     method.begin(done)
 
     def evaluated(step: int) -> dict[str, float]:
-        with method.watch.part("eval"), told_at(step):
+        with method.timer.part("eval"), told_at(step):
             return {f"eval/{name}": value for name, value in method.evaluate(step).items()}
 
-    with MetricsLog(folder, config, method.watch, num_steps=num_steps, done=done) as log:
+    with MetricsLog(folder, config, method.timer, num_steps=num_steps, done=done) as log:
         if done == 0 and (config.train.eval_on_start or config.train.best.metric is not None):
             with at_step(0):
                 found = evaluated(0)
@@ -114,7 +114,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
                     log.write(step, method.row(pending.take()))
                     break
                 learning_rate = method.learning_rate()
-                with method.watch.part("learn"):
+                with method.timer.part("learn"):
                     measured |= method.update(step, units, nonfinite)
                 if method.alarm is not None:
                     measured |= only_main(method.alarm.watch(step, to_floats(measured)))
@@ -124,7 +124,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
                 if found or keeper.reason is not None or is_due(step, config.log.every, num_steps):
                     row = {**method.row(pending.take()), "lr": learning_rate}
                     log.write(step, {**row, **nonfinite.metrics(), **found})
-                with method.watch.part("save"):
+                with method.timer.part("save"):
                     checkpoints.save_if_due(step)
     keeper.leave(model_folder(folder), method.save)
     if method.alarm is not None:

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alignment.config.parts import UserError
-from alignment.config.vocabulary import OnNonFinite
+from alignment.config.enums import OnNonFinite
+from alignment.config.sections import UserError
 from alignment.data.batches import Batches
-from alignment.distributed.world import is_main
+from alignment.distributed.collectives import is_main
 from alignment.terminal import say
 
 KEPT = "the last checkpoint, if any, is kept (train.on_nonfinite=skip leaves such steps out)"
@@ -28,7 +28,7 @@ ROLES = {  # what each gives to PPO's experience, and where to look when it is n
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class NonFiniteStep:
     """A step that was not taken."""
 
     objective: str
@@ -49,11 +49,11 @@ def told_at(step: int) -> Iterator[None]:
         raise UserError(f"step {step}: {error}") from error
 
 
-def stop(broken: Broken) -> None:
+def stop(broken: NonFiniteStep) -> None:
     raise UserError(f"{broken}; the weights are as they were")
 
 
-class NonFinite:
+class NonFiniteGuard:
     """What a run does about such a step, as `train.on_nonfinite` says; `nonfinite.json` tells its rows."""
 
     def __init__(self, folder: Path, choice: OnNonFinite, data: Batches) -> None:
@@ -62,7 +62,7 @@ class NonFinite:
         self.data = data
         self.met: list[dict[str, Any]] = []
 
-    def meet(self, step: int, broken: Broken) -> None:
+    def record(self, step: int, broken: NonFiniteStep) -> None:
         """Write down step `step` (from 1) with its rows.
 
         Raises:
@@ -75,7 +75,7 @@ class NonFinite:
         if is_main():
             say(f"step {step}: {broken}; left out")
 
-    def meet_roles(self, step: int, broken: Mapping[str, int]) -> None:
+    def record_roles(self, step: int, broken: Mapping[str, int]) -> None:
         """Tell whose numbers in PPO's experience are none, before they break the steps that learn from them: the loss
         of the actor has the values of the critic and the log-probs of the reference in it.
 

@@ -7,8 +7,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
-from alignment.config.parts import TrainConfig
-from alignment.config.vocabulary import Schedule
+from alignment.config.enums import Schedule
+from alignment.config.sections import TrainConfig
 from alignment.distributed.engine import shape_of
 from alignment.models.heads import Trunk
 

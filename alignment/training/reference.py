@@ -14,14 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alignment.config.parts import UserError
+from alignment.config.enums import OnNonFinite
+from alignment.config.sections import UserError
 from alignment.config.tasks import DPOConfig, KTOConfig, ReferenceConfig
-from alignment.config.vocabulary import OnNonFinite
 from alignment.data.batches import Batches
 from alignment.data.tokenize import Example
+from alignment.distributed.collectives import is_main, sum_over_ranks, tensor_from_main
 from alignment.distributed.engine import Engine
 from alignment.distributed.precision import precision_of
-from alignment.distributed.world import is_main, sum_over_ranks, tensor_from_main
 from alignment.models.heads import LanguageModel
 from alignment.models.readout import token_logprobs
 from alignment.terminal import progress, say

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from alignment.distributed.world import is_main
+from alignment.distributed.collectives import is_main
 from alignment.training.log import keep_rows_until
 
 

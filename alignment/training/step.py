@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from alignment.data.batches import EvenBatches
+from alignment.distributed.collectives import is_main, sum_over_ranks
 from alignment.distributed.engine import Engine
-from alignment.distributed.world import is_main, sum_over_ranks
 from alignment.losses import LossOutput, Mean
-from alignment.training.nonfinite import Broken, stop
+from alignment.training.nonfinite import NonFiniteStep, stop
 from alignment.training.objectives import Objective, StepWide, Unit
 
 Metrics = dict[str, Mean]
@@ -31,7 +31,7 @@ def train_step(
     engine: Engine,
     objective: Objective[Unit],
     micro_batches: Sequence[Unit],
-    on_nonfinite: Callable[[Broken], None] = stop,
+    on_nonfinite: Callable[[NonFiniteStep], None] = stop,
     *,
     beside: Term | None = None,
 ) -> Metrics:
@@ -53,7 +53,7 @@ def train_step(
         loss = loss + beside.weight * other
     norm = engine.step(update=bool(loss.isfinite()))
     if not (loss.isfinite() and norm.isfinite()):
-        on_nonfinite(Broken(type(objective).__name__, loss.item(), norm.item()))
+        on_nonfinite(NonFiniteStep(type(objective).__name__, loss.item(), norm.item()))
         return {}
     return metrics | only_main({"grad_norm": Mean(norm.detach(), torch.ones_like(norm, dtype=torch.long))})
 
@@ -150,7 +150,7 @@ class Pending:
     def load_state(self, state: dict[str, Any]) -> None:
         self.metrics = {name: Mean(total, count) for name, (total, count) in state.items()}
 
-    def load_shares(self, saved: Sequence[dict[str, Any]]) -> None:
+    def load_resharded(self, saved: Sequence[dict[str, Any]]) -> None:
         """The main process goes on with what all ranks had counted, the others from zero."""
         summed: Metrics = {}
         for state in saved:

@@ -10,10 +10,10 @@ from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine
 from alignment.training.best import Write
 from alignment.training.checkpoint import Stateful
-from alignment.training.nonfinite import NonFinite
+from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.objectives import Objective
 from alignment.training.step import Metrics, evaluate_step, to_floats, train_step
-from alignment.training.watch import Watch, step_flops
+from alignment.training.timer import StepTimer, step_flops
 
 
 class Supervised:
@@ -35,19 +35,19 @@ class Supervised:
         self.engine, self.objective, self.evaluation = engine, objective, evaluation
         self.train, self.held_out = train, held_out
         self.write = save
-        self.watch = Watch(engine.device, step_flops(engine.num_weights, engine.num_trained))
+        self.timer = StepTimer(engine.device, step_flops(engine.num_weights, engine.num_trained))
 
     def begin(self, done: int) -> None:
         """Nothing but its engine changes as it goes on."""
 
     def collect(self, step: int) -> tuple[Metrics, Sequence[Batch]]:
-        with self.watch.part("data"):
+        with self.timer.part("data"):
             micro_batches = self.train.step(step - 1)
-            self.watch.count(micro_batches)
+            self.timer.count(micro_batches)
         return {}, micro_batches
 
-    def update(self, step: int, units: Sequence[Batch], nonfinite: NonFinite) -> Metrics:
-        return train_step(self.engine, self.objective, units, partial(nonfinite.meet, step))
+    def update(self, step: int, units: Sequence[Batch], nonfinite: NonFiniteGuard) -> Metrics:
+        return train_step(self.engine, self.objective, units, partial(nonfinite.record, step))
 
     def evaluate(self, step: int) -> dict[str, float]:
         if self.held_out is None:

@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.check.run import check
 from alignment.check.verdict import Verdict
-from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
+from alignment.config.enums import Device
 from alignment.config.run import RunConfig
-from alignment.config.vocabulary import Device
+from alignment.config.sections import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, save_model
 

@@ -13,16 +13,15 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.check import learning, subject
 from alignment.check.plain import plain_model
-from alignment.config.parts import LoraConfig, ModelConfig, TrainConfig
+from alignment.config.enums import Grade, Layout, Schedule
+from alignment.config.sections import LoraConfig, ModelConfig, TrainConfig
 from alignment.config.tasks import CPOConfig, DPOConfig, ORPOConfig, RewardConfig, SFTConfig, SimPOConfig
-from alignment.config.vocabulary import Grade, Layout, Schedule
 from alignment.data.pack import Batch
 from alignment.distributed.placement import WHOLE
 from alignment.losses import DPOLoss
 from alignment.models import attention
 from alignment.models.load import load_language_model
-from alignment.tasks import prepare
-from alignment.training import objectives, step
+from alignment.training import objectives, setup, step
 
 PACKED, CUT, START, LEARNS = (
     "packed == one by one",
@@ -80,7 +79,7 @@ def test_a_mask_that_lets_branches_see_each_other_is_found(
         return lambda _batch, _head, query, key: (query >= key) & (groups[query] == groups[key])
 
     monkeypatch.setattr(attention, "branch_rule", causal)
-    monkeypatch.setattr(prepare, "settle_layout", lambda model, asked: Layout.shared)  # which would decline it
+    monkeypatch.setattr(setup, "settle_layout", lambda model, asked: Layout.shared)  # which would decline it
     assert verdict(PACKED, kind, "pairs").grade is Grade.fail
 
 

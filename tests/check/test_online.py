@@ -15,17 +15,17 @@ from transformers import PreTrainedTokenizerBase
 from alignment.check import judge as judges
 from alignment.check import online
 from alignment.check.verdict import Verdict
+from alignment.config.enums import Device, ExampleKind, Grade
 from alignment.config.generation import GenerationConfig
-from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, ModelConfig, SourceConfig
-from alignment.config.ppo import RewardShapingConfig, ScorerConfig
+from alignment.config.reward import RewardShapingConfig, ScorerConfig
+from alignment.config.sections import BatchConfig, DataConfig, DistributedConfig, ModelConfig, SourceConfig
 from alignment.config.tasks import EvaluateConfig, PPOConfig, RejectionConfig
-from alignment.config.vocabulary import Device, Grade, Need
 from alignment.data.load import load_split
 from alignment.data.records import replied
 from alignment.distributed.placement import WHOLE
+from alignment.generation import dialogue, experience
 from alignment.models.heads import scalar_head
 from alignment.models.load import load_language_model, load_scalar_model, save_model
-from alignment.rollout import dialogue, experience
 from alignment.tasks import cast as players
 from alignment.tasks import ppo as iteration
 from alignment.training import objectives
@@ -39,7 +39,7 @@ def separating(folder: Path, tokenizer: PreTrainedTokenizerBase, pairs: str, *, 
     """A reward model's folder, whose head points from the rejected replies to the chosen ones, times `sign`."""
     model = load_scalar_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
     data = DataConfig(train=SourceConfig(pairs))
-    loaded = load_split("train", data, tokenizer, Need.pairs)
+    loaded = load_split("train", data, tokenizer, ExampleKind.pairs)
     assert loaded is not None
     with torch.no_grad():
         ends = [

@@ -9,10 +9,10 @@ import yaml
 
 from alignment.check import rates
 from alignment.cli.advice import MORE_FOR_LORA, OWN
-from alignment.config.parts import DataConfig, LoraConfig, ModelConfig, SourceConfig, TrainConfig
+from alignment.config.enums import Format, Grade
 from alignment.config.run import TrainingConfig
+from alignment.config.sections import DataConfig, LoraConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig
-from alignment.config.vocabulary import Format, Grade
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KINDS: dict[str, type[TrainingConfig]] = {

@@ -9,10 +9,10 @@ import pytest
 
 from alignment.check import rates
 from alignment.check.rates import learning_rate
-from alignment.config.parts import DataConfig, LoraConfig, ModelConfig, SourceConfig, TrainConfig
-from alignment.config.ppo import RewardShapingConfig
+from alignment.config.enums import BadRow, Grade
+from alignment.config.reward import RewardShapingConfig
+from alignment.config.sections import DataConfig, LoraConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import DPOConfig, PPOConfig, RewardConfig, SFTConfig, SimPOConfig
-from alignment.config.vocabulary import BadRow, Grade
 
 ROWS, LABELS = "rows, train", "labels"
 Verdicts = Callable[..., Any]

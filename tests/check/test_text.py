@@ -11,10 +11,10 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.check import template, text
+from alignment.config.enums import BadRow, Format, Grade, MarginScale
 from alignment.config.margin import MarginConfig
-from alignment.config.parts import DataConfig, ModelConfig, SourceConfig
+from alignment.config.sections import DataConfig, ModelConfig, SourceConfig
 from alignment.config.tasks import DPOConfig, RewardConfig, SFTConfig
-from alignment.config.vocabulary import BadRow, Format, Grade, MarginScale
 from alignment.data import load
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
@@ -151,7 +151,7 @@ def test_the_layouts_of_families_are_sound(
     """But for what their models say in generation_config.json, where turns end in another token than eos."""
     tokenizer = family(name)
     data = DataConfig(train=SourceConfig(files["pairs"]))
-    loaded = load.load_split("train", data, tokenizer, load.Need.pairs)
+    loaded = load.load_split("train", data, tokenizer, load.ExampleKind.pairs)
     turn_end = {"gemma": ["<end_of_turn>"], "phi3": ["<|end|>"]}.get(name, [])
     stops = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(turn_end)]
     for found in (

@@ -173,7 +173,7 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "CriticConfig": ("tiny_ppo critic.learning_rate=0", "critic.learning_rate must be > 0, got 0.0"),
     "KLConfig": ("tiny_ppo kl.weight=-0.1", "kl.weight must be >= 0, got -0.1"),
     "AdvantageConfig": ("tiny_ppo advantage.lam=1.5", r"advantage.lam must be in \[0, 1\], got 1.5"),
-    "InnerConfig": ("tiny_ppo ppo.epochs=0", "ppo.epochs must be > 0, got 0"),
+    "PPOUpdateConfig": ("tiny_ppo ppo.epochs=0", "ppo.epochs must be > 0, got 0"),
     "AlarmConfig": ("tiny_ppo alarm.window=4", "alarm.window must be >= 5, got 4"),
     "PPOConfig": ("tiny_ppo ppo.mini_batches=65", r"ppo.mini_batches must be <= batch.size \(64\), got 65"),
     "RejectionConfig": ("tiny_rejection samples=1", "samples must be > 1, got 1"),

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from alignment.models.statistics import FILE
-from alignment.training.kl import BestModel
+from alignment.models.reward_normalization import FILE
+from alignment.rl.kl_control import BestModel
 
 TINY = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "log.progress=false", "seed=3"]
 SMALL = [*TINY, "data.train.limit=32", "data.eval.limit=8", "batch.size=8", "generation.max_new_tokens=10"]

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from alignment.cli import logs
-from alignment.cli.status import runs_in
-from alignment.cluster.folder import write_record
+from alignment.slurm import logs
+from alignment.slurm.folder import write_record
+from alignment.slurm.status import runs_in
 
 SMALL = ["data.train.limit=16", "data.eval.limit=4", "batch.size=4"]
 

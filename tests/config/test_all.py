@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 from alignment.cli.compose import composing, current_hydra, resolve, schema, single
 from alignment.cli.overrides import written
 from alignment.config.cluster import ClusterConfig
-from alignment.config.parts import DataConfig, DistributedConfig, ModelConfig
+from alignment.config.enums import Tracker
 from alignment.config.run import RunConfig
+from alignment.config.sections import DataConfig, DistributedConfig, ModelConfig
 from alignment.config.tasks import TASKS
-from alignment.config.vocabulary import Tracker
 from alignment.runs.folder import write_config
 
 REPOSITORY = Path(__file__).parents[2]

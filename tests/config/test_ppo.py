@@ -4,14 +4,15 @@ from typing import Any
 
 import pytest
 
+from alignment.config.enums import Combine, Format, KLControl, KLPlace, Offload
 from alignment.config.inputs import input_paths
-from alignment.config.parts import ConfigError, DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
-from alignment.config.ppo import KLConfig, OneScorerConfig, RewardShapingConfig, ScorerConfig
+from alignment.config.ppo import KLConfig
+from alignment.config.reward import RewardShapingConfig, ScorerConfig, ScorerEntry
+from alignment.config.sections import ConfigError, DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import EvaluateConfig, PPOConfig, RejectionConfig
-from alignment.config.vocabulary import Combine, Format, KLControl, KLPlace, Offload
 from alignment.losses import KLEstimator
 
-A, B = OneScorerConfig(path="a"), OneScorerConfig(function="b.c")
+A, B = ScorerEntry(path="a"), ScorerEntry(function="b.c")
 TWO = {"helpfulness": A, "safety": A}
 LLAMA2 = {"models": TWO, "combine": Combine.llama2}
 ADAPTIVE = {"controller": KLControl.adaptive, "target": 6.0}
@@ -21,24 +22,24 @@ REWARDS: list[tuple[dict[str, Any], str]] = [
     ({"path": "a", "models": {"b": B}}, "exactly one of reward.path, reward.function and reward.models must be set"),
     ({"function": "b.c", "normalize": True}, "reward.normalize needs reward.path"),
     ({"models": {"b": B}, "normalize": True}, "reward.normalize needs reward.path"),
-    ({"models": {"b": OneScorerConfig()}}, "exactly one of reward.models.b.path and reward.models.b.function must be"),
+    ({"models": {"b": ScorerEntry()}}, "exactly one of reward.models.b.path and reward.models.b.function must be"),
     (
-        {"models": {"b": OneScorerConfig("a", "b.c")}},
+        {"models": {"b": ScorerEntry("a", "b.c")}},
         "exactly one of reward.models.b.path and reward.models.b.function",
     ),
-    ({"models": {"b": OneScorerConfig(function="b.c", normalize=True)}}, "reward.models.b.normalize needs reward.mode"),
-    ({"models": {"b": OneScorerConfig("a", weight=float("nan"))}}, "reward.models.b.weight must be finite, got nan"),
+    ({"models": {"b": ScorerEntry(function="b.c", normalize=True)}}, "reward.models.b.normalize needs reward.mode"),
+    ({"models": {"b": ScorerEntry("a", weight=float("nan"))}}, "reward.models.b.weight must be finite, got nan"),
     ({"models": {"b c": B}}, "reward.models must have names without spaces and signs, got 'reward.models.b c'"),
     ({"path": "a", "safety_threshold": 0.2}, "reward.safety_threshold needs reward.combine=llama2, got 0.2"),
     ({**LLAMA2, "safety_threshold": 15.0}, r"reward.safety_threshold must be in \[0, 1\], got 15.0"),
     ({"path": "a", "combine": Combine.llama2}, r"reward.combine=llama2 needs .*helpfulness and safety.*, got \[\]"),
     ({**LLAMA2, "models": {**TWO, "b": B}}, "reward.combine=llama2 needs .*, got .*'b'"),
     (
-        {**LLAMA2, "models": {**TWO, "safety": OneScorerConfig("a", weight=2)}},
+        {**LLAMA2, "models": {**TWO, "safety": ScorerEntry("a", weight=2)}},
         "reward.models.safety.weight must be 1 w",
     ),
     (
-        {**LLAMA2, "models": {**TWO, "safety": OneScorerConfig("a", normalize=True)}},
+        {**LLAMA2, "models": {**TWO, "safety": ScorerEntry("a", normalize=True)}},
         "reward.models.safety.normalize must be false with reward.combine=llama2",
     ),
     ({"path": "a", "clip": -1.0}, "reward.clip must be > 0, or null for no clipping, got -1.0"),
@@ -83,7 +84,7 @@ def test_a_kl_that_is_refused(fields: dict[str, Any], message: str) -> None:
 
 def test_what_is_accepted() -> None:
     RewardShapingConfig(**LLAMA2, clip=3.0, length_penalty=0.1, length_free=5)
-    RewardShapingConfig(models={"a": OneScorerConfig("a", weight=-0.5, normalize=True), "b": B}, whiten=True)
+    RewardShapingConfig(models={"a": ScorerEntry("a", weight=-0.5, normalize=True), "b": B}, whiten=True)
     KLConfig(place=KLPlace.loss, estimator=KLEstimator.k3, **ADAPTIVE, limit=7.0)
 
 
@@ -120,7 +121,7 @@ def test_what_zero_3_cannot_do() -> None:
 
 
 def test_inputs_within_a_mapping_are_found() -> None:
-    config = ScorerConfig(models={"a": A, "b": B, "c": OneScorerConfig("c")})
+    config = ScorerConfig(models={"a": A, "b": B, "c": ScorerEntry("c")})
     assert list(input_paths(config)) == [("models.a.path", "a"), ("models.c.path", "c")]
 
 
@@ -151,9 +152,9 @@ def test_the_world_scores_its_own_questions_alone(key: str) -> None:
 def test_the_world_scores_no_foreign_rows_elsewhere_either() -> None:
     foreign = DataConfig(train=SourceConfig(path="rows.jsonl"), eval=SourceConfig(path="rows.jsonl"))
     model = ModelConfig(init={"model_type": "llama"})
-    one = OneScorerConfig(function="alignment.world.gold")
+    one = ScorerEntry(function="alignment.world.gold")
     with pytest.raises(ConfigError, match=r"^reward.models.b.function=alignment.world.gold knows the embedded"):
-        RejectionConfig(model=model, data=foreign, reward=ScorerConfig(models={"a": OneScorerConfig("a"), "b": one}))
+        RejectionConfig(model=model, data=foreign, reward=ScorerConfig(models={"a": ScorerEntry("a"), "b": one}))
     with pytest.raises(ConfigError, match=r"^gold=alignment.world.gold knows the embedded"):
         EvaluateConfig(runs={"a": "a"}, baseline="a", data=foreign, gold="alignment.world.gold", reward="b")
     EvaluateConfig(runs={"a": "a"}, baseline="a", data=foreign, gold="mine.gold")

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from alignment.config.parts import BatchConfig, TrainConfig
-from alignment.config.vocabulary import Layout
+from alignment.config.enums import Layout
+from alignment.config.sections import BatchConfig, TrainConfig
 from alignment.data.batches import Batches, Packer, cut, deal, shuffled
-from alignment.data.pack import laid_out_length
+from alignment.data.pack import packed_length
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
 
@@ -116,7 +116,7 @@ def test_shuffled_is_pure_and_changes_with_seed_and_epoch() -> None:
 
 def test_lengths_count_a_shared_prompt_once() -> None:
     pair = Example(np.arange(5), (np.arange(3), np.arange(4)), None, Source("rows.jsonl", 1), (True, True))
-    assert laid_out_length(pair, Layout.shared) == 12
+    assert packed_length(pair, Layout.shared) == 12
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])

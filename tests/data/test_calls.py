@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.vocabulary import Format, Need
+from alignment.config.enums import ExampleKind, Format
 from alignment.data.chat import render
 from alignment.data.formats import parse
 from alignment.data.records import DataError, Record, Source
@@ -32,7 +32,7 @@ TEMPLATES = {  # how templates write a call's arguments
 def demonstration(arguments: Any) -> Record:
     call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
-    return parse({"messages": turns}, AT, Format.messages, Need.demonstrations, lambda *_: None)
+    return parse({"messages": turns}, AT, Format.messages, ExampleKind.demonstrations, lambda *_: None)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -63,5 +63,5 @@ def test_a_call_in_the_older_form_of_sharegpt() -> None:
     text = '{"name": "weather", "arguments": "{\\"days\\": 2}"}'
     turns = [{"from": "human", "value": "?"}, {"from": "function_call", "value": text}]
     row = {"conversations": turns}
-    (reply,) = parse(row, AT, Format.sharegpt, Need.demonstrations, lambda *_: None).completions[0]
+    (reply,) = parse(row, AT, Format.sharegpt, ExampleKind.demonstrations, lambda *_: None).completions[0]
     assert reply["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"days": 2}}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.vocabulary import Template
+from alignment.config.enums import Template
 from alignment.data.chat import ensure_template, render
 from alignment.data.checks import require_difference, require_plain_texts, require_read, signs_of
 from alignment.data.records import DataError, Message, Record, Source, assistant

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from alignment.config.vocabulary import Format, Learn, Need, Template
+from alignment.config.enums import ExampleKind, Format, Learn, Template
 from alignment.data.formats import parse
 from alignment.data.records import DataError, Record, Source
 
@@ -32,7 +32,7 @@ def gpt(text: str) -> dict[str, str]:
 
 
 def record(row: dict[str, Any], format: str, need: str, **how: Any) -> Record:
-    return parse(row, AT, Format(format), Need(need), lambda row, source: 1.5, **how)
+    return parse(row, AT, Format(format), ExampleKind(need), lambda row, source: 1.5, **how)
 
 
 Q, Q2 = user("q"), user("q2")
@@ -175,7 +175,7 @@ def test_a_prompt(name: str) -> None:
 def test_the_margin_is_asked_of_the_row_and_its_place() -> None:
     row = {"prompt": "q", "chosen": "a", "rejected": "b", "rating": "better"}
     asked = []
-    parse(row, AT, Format.native, Need.pairs, lambda *seen: asked.append(seen))
+    parse(row, AT, Format.native, ExampleKind.pairs, lambda *seen: asked.append(seen))
     assert asked == [(row, AT)]
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from alignment.config.parts import ConfigError, DataConfig, MarginConfig, SourceConfig
-from alignment.config.vocabulary import BadRow, Format, MarginScale, Need
+from alignment.config.enums import BadRow, ExampleKind, Format, MarginScale
+from alignment.config.sections import ConfigError, DataConfig, MarginConfig, SourceConfig
 from alignment.data.load import load_split
 from alignment.data.records import MarginError
 
@@ -15,7 +15,7 @@ def config(path, margin: MarginScale = MarginScale.none) -> DataConfig:
 def test_bad_rows_are_skipped_counted_and_said(tokenizer, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(GOOD + '{"prompt": "a", "chosen": "b"}\n' + GOOD)
-    loaded = load_split("train", config(path), tokenizer, Need.pairs)
+    loaded = load_split("train", config(path), tokenizer, ExampleKind.pairs)
     assert (len(loaded.examples), len(loaded.skipped)) == (2, 1)
     assert f"1 bad rows skipped (first: {path}:2: " in loaded.said("train")
 
@@ -24,22 +24,22 @@ def test_a_missing_margin_is_never_skipped(tokenizer, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(GOOD + '{"prompt": "a", "chosen": "b c", "rejected": "d"}\n')
     with pytest.raises(MarginError, match=r"rows.jsonl:2: "):
-        load_split("train", config(path, MarginScale.large), tokenizer, Need.pairs)
+        load_split("train", config(path, MarginScale.large), tokenizer, ExampleKind.pairs)
 
 
 def test_a_file_without_a_good_row_is_refused(tokenizer, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a"}\n')
     with pytest.raises(ConfigError, match=r"^data.train.path must have at least one good row"):
-        load_split("train", config(path), tokenizer, Need.pairs)
+        load_split("train", config(path), tokenizer, ExampleKind.pairs)
 
 
-@pytest.mark.parametrize("need", [Need.prompts, Need.pairs])
+@pytest.mark.parametrize("need", [ExampleKind.prompts, ExampleKind.pairs])
 def test_plain_texts_are_demonstrations_alone(tokenizer, tmp_path, need):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "once upon a time"}\n')
     texts = DataConfig(format=Format.text, train=SourceConfig(str(path)))
-    assert len(load_split("train", texts, tokenizer, Need.demonstrations).examples) == 1
+    assert len(load_split("train", texts, tokenizer, ExampleKind.demonstrations).examples) == 1
     with pytest.raises(ConfigError, match=rf"^data.format=text has texts alone, .* needs {need.value}$"):
         load_split("train", texts, tokenizer, need)
 
@@ -47,7 +47,7 @@ def test_plain_texts_are_demonstrations_alone(tokenizer, tmp_path, need):
 def test_more_held_out_prompts_than_the_world_has_is_a_config_error(tokenizer):
     world = DataConfig(format=Format.world, eval=SourceConfig(limit=1_000_000), max_length=99, max_prompt_length=50)
     with pytest.raises(ConfigError, match=r"^data.eval.limit: .* got 1000000$"):
-        load_split("eval", world, tokenizer, Need.prompts)
+        load_split("eval", world, tokenizer, ExampleKind.prompts)
 
 
 def test_a_rating_that_is_given_twice_is_a_bad_row_and_one_of_two_columns_is_the_named_one(tokenizer, tmp_path):
@@ -56,13 +56,13 @@ def test_a_rating_that_is_given_twice_is_a_bad_row_and_one_of_two_columns_is_the
     path = tmp_path / "rows.jsonl"
     twice = GOOD.replace('"rating"', '"rating": "unsure", "rating"')
     path.write_text(GOOD + twice)
-    loaded = load_split("train", config(path, MarginScale.large), tokenizer, Need.pairs)
+    loaded = load_split("train", config(path, MarginScale.large), tokenizer, ExampleKind.pairs)
     assert [example.margin for example in loaded.examples] == [2.0]
     assert f"1 bad rows skipped (first: {path}:2: field `rating` is given twice)" in loaded.said("train")
     named = config(path, MarginScale.large)
     named.margin.column = "grade"
     path.write_text(GOOD.replace('"rating"', '"grade": "slightly better", "rating"'))
-    assert [e.margin for e in load_split("train", named, tokenizer, Need.pairs).examples] == [1.0]
+    assert [e.margin for e in load_split("train", named, tokenizer, ExampleKind.pairs).examples] == [1.0]
     path.write_text(GOOD)
     with pytest.raises(MarginError, match=r"rows.jsonl:1: a margin was asked for, but field `grade` is missing"):
-        load_split("train", named, tokenizer, Need.pairs)
+        load_split("train", named, tokenizer, ExampleKind.pairs)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.config.vocabulary import Layout
-from alignment.data.pack import PADDING, Batch, laid_out_length, pack
+from alignment.config.enums import Layout
+from alignment.data.pack import PADDING, Batch, pack, packed_length
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
 
@@ -137,10 +137,10 @@ def test_a_prompt_of_one_token_predicts_none_of_its_own() -> None:
 
 
 def test_laid_out_length() -> None:
-    assert laid_out_length(FIRST, Layout.shared) == 6
+    assert packed_length(FIRST, Layout.shared) == 6
     longest = max(len(ids) for ids in FIRST.completion_ids)
     rows = len(FIRST.completion_ids)
-    assert laid_out_length(FIRST, Layout.separate) == rows * (len(FIRST.prompt_ids) + longest)
+    assert packed_length(FIRST, Layout.separate) == rows * (len(FIRST.prompt_ids) + longest)
 
 
 def test_one_batch_has_one_number_of_completions() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
-from alignment.config.parts import UserError
+from alignment.config.sections import UserError
 from alignment.data.read import read_each, read_rows
 from alignment.data.records import DataError
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.vocabulary import Format, Need, Template
+from alignment.config.enums import ExampleKind, Format, Template
 from alignment.data.chat import render
 from alignment.data.formats import parse
 from alignment.data.read import read_rows
@@ -38,17 +38,17 @@ def no_margin(row: object, source: object) -> None:
 
 
 REAL = [
-    ("hh_harmless.test.jsonl.gz", Format.hh, Need.pairs),
-    ("alpaca_en_demo.json.gz", Format.alpaca, Need.demonstrations),
-    ("dpo_zh_demo.json.gz", Format.sharegpt, Need.pairs),
-    ("kto_en_demo.json.gz", Format.messages, Need.prompts),
+    ("hh_harmless.test.jsonl.gz", Format.hh, ExampleKind.pairs),
+    ("alpaca_en_demo.json.gz", Format.alpaca, ExampleKind.demonstrations),
+    ("dpo_zh_demo.json.gz", Format.sharegpt, ExampleKind.pairs),
+    ("kto_en_demo.json.gz", Format.messages, ExampleKind.prompts),
 ]
 
 
 @pytest.mark.parametrize(("name", "format", "need"), REAL)
 @pytest.mark.parametrize("which", ["llama2", "chatml"])
 def test_real_rows_are_tokenized_as_one_text(
-    shared: Path, name: str, format: Format, need: Need, which: str, request: pytest.FixtureRequest
+    shared: Path, name: str, format: Format, need: ExampleKind, which: str, request: pytest.FixtureRequest
 ) -> None:
     tokenizer = request.getfixturevalue(which)
     for source, row in islice(read_rows(shared / "data" / name), 40):

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from alignment.config.parts import DistributedConfig, UserError
-from alignment.config.vocabulary import Device
+from alignment.config.enums import Device
+from alignment.config.sections import DistributedConfig, UserError
 from alignment.data.records import Record, Source
 from alignment.data.tokenize import Example
-from alignment.distributed import world
-from alignment.rollout.function import FunctionScorer
-from alignment.rollout.generate import Reply
-from alignment.rollout.samples import Samples
+from alignment.distributed import collectives
+from alignment.generation.function import FunctionScorer
+from alignment.generation.generate import Reply
+from alignment.generation.samples import Samples
 
 
 def failing(prompts: list[Any], replies: list[str]) -> list[float]:
@@ -42,7 +42,7 @@ def samples() -> Samples:
 
 
 def main() -> None:
-    world.init(DistributedConfig(device=Device.cpu, zero=1))
+    collectives.init(DistributedConfig(device=Device.cpu, zero=1))
     told: dict[str, Any] = {}
     for name, function in FUNCTIONS.items():
         asked: list[str] = []
@@ -55,9 +55,9 @@ def main() -> None:
             told[name] = FunctionScorer(counted, "gold").score(samples()).tolist()
         except UserError as error:
             told[name] = f"{type(error).__name__}: {error}"
-        assert asked == (["a", "bbb"] if world.is_main() else [])
-    (Path(sys.argv[1]) / f"{world.rank()}.json").write_text(json.dumps(told))
-    world.barrier()
+        assert asked == (["a", "bbb"] if collectives.is_main() else [])
+    (Path(sys.argv[1]) / f"{collectives.rank()}.json").write_text(json.dumps(told))
+    collectives.barrier()
 
 
 main()

@@ -15,10 +15,10 @@ import torch
 from ranks import INIT, config_of
 
 from alignment.cli.compose import composing, resolve, single
-from alignment.config.parts import LoraConfig, ModelConfig
 from alignment.config.run import RunConfig
+from alignment.config.sections import LoraConfig, ModelConfig
 from alignment.config.tasks import PPOConfig, RejectionConfig
-from alignment.distributed import world
+from alignment.distributed import collectives
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.tokenizer import load_tokenizer
@@ -103,10 +103,10 @@ def main() -> None:
     torch.set_num_threads(1)
     out, stages = Path(sys.argv[1]), sys.argv[2:]
     folder = out.parent
-    world.init(config_of(stages[0], folder))
-    if world.is_main():
+    collectives.init(config_of(stages[0], folder))
+    if collectives.is_main():
         make_models(folder)
-    world.barrier()
+    collectives.barrier()
     results: dict[str, Any] = {}
     for stage in stages:
         for name, (recipe, overrides, run) in TASKS.items():
@@ -114,16 +114,16 @@ def main() -> None:
                 continue
             more, zero = (["distributed=zero3", "generation.gather=layer"], "3") if stage == BY_LAYER else ([], stage)
             config = replace(composed(recipe, [*overrides, *more], folder), distributed=config_of(zero, folder))
-            where = folder / f"{name}-{stage}-{world.size()}"
+            where = folder / f"{name}-{stage}-{collectives.size()}"
             where.mkdir(exist_ok=True)
-            world.barrier()
+            collectives.barrier()
             seed_everything(config.seed)
             run(config, where)  # type: ignore[operator]
-            world.barrier()
+            collectives.barrier()
             results[f"{name}/{stage}"] = seen(where)
-    if world.is_main():
+    if collectives.is_main():
         out.write_text(json.dumps(results))
-    world.leave()
+    collectives.leave()
 
 
 if __name__ == "__main__":

@@ -18,18 +18,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from alignment.config.parts import BatchConfig, DistributedConfig, LoraConfig, ModelConfig, TrainConfig, UserError
-from alignment.config.vocabulary import Device, Layout, Offload, Precision
+from alignment.config.enums import Device, Layout, Offload, Precision
+from alignment.config.sections import BatchConfig, DistributedConfig, LoraConfig, ModelConfig, TrainConfig, UserError
 from alignment.data.batches import Batches, Packer
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
-from alignment.distributed import world
+from alignment.distributed import collectives
 from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import Engine, TorchEngine
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.placement import WHOLE
+from alignment.distributed.reshard import whole_weights
 from alignment.distributed.sharded import placement_of
-from alignment.distributed.shards import whole_weights
 from alignment.losses import (
     CPOLoss,
     CrossEntropyLoss,
@@ -89,7 +89,7 @@ def examples(num_completions: int) -> list[Example]:
 def config_of(stage: str, folder: Path, precision: Precision = Precision.float32) -> DistributedConfig:
     if stage == "none":
         return DistributedConfig(device=Device.cpu, precision=precision)
-    settings = folder / f"deepspeed-{world.num_launched()}.json"
+    settings = folder / f"deepspeed-{collectives.num_launched()}.json"
     settings.write_text('{"zero_optimization": {"stage3_param_persistence_threshold": 0}}')  # nothing stays whole
     zero, offload = (3, Offload.cpu) if stage == "offload" else (int(stage), Offload.none)
     return DistributedConfig(
@@ -134,7 +134,7 @@ def batches_of(method: str) -> Batches:
     rows = examples(1 if method in ("sft", "kto", "bfloat16") else 2)
     if method == "kto":
         rows = [replace(row, label=place % 3 > 0) for place, row in enumerate(rows)]
-    return Batches(rows, Packer(BATCH, 0, world.rank(), world.size()), 0)
+    return Batches(rows, Packer(BATCH, 0, collectives.rank(), collectives.size()), 0)
 
 
 def left(stage: str, processes: int, rank: int) -> Path:
@@ -149,7 +149,7 @@ def run(method: str, stage: str, config: DistributedConfig) -> dict[str, list[fl
     steps = []
     for index in range(STEPS):
         if index == LEFT and method == "dpo":
-            torch.save(engine.state(), left(stage, world.size(), world.rank()))
+            torch.save(engine.state(), left(stage, collectives.size(), collectives.rank()))
         steps.append(to_floats(train_step(engine, objective, batches.step(index))))
     seen = {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
     evaluated = to_floats(evaluate_step(engine, objective, batches.once()))
@@ -162,7 +162,7 @@ def resumed(method: str, config: DistributedConfig) -> bool:
     unbroken, _ = build(method, config)
     objective = objective_of(method, unbroken, batches)
     taken = [train_step(unbroken, objective, batches.step(index)) for index in range(2)]
-    saved = Path(sys.argv[1]).parent / f"rank-{world.rank()}.pt"
+    saved = Path(sys.argv[1]).parent / f"rank-{collectives.rank()}.pt"
     torch.save(unbroken.state(), saved)
     taken += [train_step(unbroken, objective, batches.step(index)) for index in range(2, 4)]
     other, _ = build(method, config)
@@ -185,7 +185,7 @@ def goes_on(stage: str, processes: int, config: DistributedConfig) -> list[float
     engine, _ = build("dpo", config)
     objective = objective_of("dpo", engine, batches)
     saved = [torch.load(left(stage, processes, rank), weights_only=True, mmap=True) for rank in range(processes)]
-    engine.load_shares(saved)
+    engine.load_resharded(saved)
     steps = [to_floats(train_step(engine, objective, batches.step(index))) for index in range(LEFT, STEPS)]
     return [step[name] for step in steps for name in ("loss", "grad_norm")]
 
@@ -196,14 +196,14 @@ def exported(method: str, config: DistributedConfig) -> bool:
     engine, model = build(method, config)
     train_step(engine, objective_of(method, engine, batches), batches.step(0))
     folder = Path(sys.argv[1]).parent
-    torch.save(engine.state(), folder / f"state-{world.rank()}.pt")
-    world.barrier()
-    states = [torch.load(folder / f"state-{rank}.pt", weights_only=True) for rank in range(world.size())]
+    torch.save(engine.state(), folder / f"state-{collectives.rank()}.pt")
+    collectives.barrier()
+    states = [torch.load(folder / f"state-{rank}.pt", weights_only=True) for rank in range(collectives.size())]
     with engine.gathered():
         groups = [group for group in weight_groups(model) if group]
         whole = whole_weights(states, [{name: p.shape for name, p in group.items()} for group in groups])
         same = [torch.equal(whole[name], p) for group in groups for name, p in group.items()]
-    world.barrier()
+    collectives.barrier()
     return all(same)
 
 
@@ -286,10 +286,10 @@ def roles(config: DistributedConfig) -> dict[str, float]:
     for name, engine, module in (("actor", actor, policy), ("sharded", sharded, sharded.module)):
         for how, context in (("gathered", engine.gathered()), ("by layer", engine.by_layer())):
             with context, whole_at_once(module) as numbers:
-                for _ in range(1 + world.rank()):  # nobody counts on anybody running as many
+                for _ in range(1 + collectives.rank()):  # nobody counts on anybody running as many
                     found[f"{name}, {how}"] = far(module)
                 ids = torch.randint(3, 100, (2, 5))
-                settings = {"max_new_tokens": 4 + world.rank(), "do_sample": False, "pad_token_id": 0}
+                settings = {"max_new_tokens": 4 + collectives.rank(), "do_sample": False, "pad_token_id": 0}
                 same = torch.equal(module.hf.generate(ids, **settings), plain.hf.generate(ids, **settings))
                 found[f"{name}, {how}, generates"] = float(not same)
             found[f"{name}, {how}, whole"] = float(max(numbers) - (largest if how == "by layer" else everything))
@@ -330,26 +330,28 @@ def main() -> None:
     results: dict[str, Any] = {}
     for stage in stages:
         config = config_of(stage, out.parent)
-        world.init(config)
+        collectives.init(config)
         for method in METHODS:
             kind = config_of(stage, out.parent, Precision.bfloat16) if method.startswith("bfloat16") else config
             results[f"{method}/{stage}"] = run(method, stage, kind)
         if stage != "none":
-            results[f"left out/{stage}"] = all(world.gathered(left_out(config)))
-            results[f"exported/{stage}"] = all(world.gathered([exported(name, config) for name in ("sft", "lora")])[0])
-            results[f"resumed/{stage}"] = all(world.gathered(resumed("sft", config)))
+            results[f"left out/{stage}"] = all(collectives.gathered(left_out(config)))
+            results[f"exported/{stage}"] = all(
+                collectives.gathered([exported(name, config) for name in ("sft", "lora")])[0]
+            )
+            results[f"resumed/{stage}"] = all(collectives.gathered(resumed("sft", config)))
         if config.zero == 3:
             results[f"copied/{stage}"] = copied(config)
-        if world.size() > 1:
+        if collectives.size() > 1:
             before = [(other, 2) for other in stages[: stages.index(stage)]]
             for other, processes in (("none", 1), [("3", 1), *before][-1]):
                 results[f"on/{other}/{processes}/{stage}"] = goes_on(other, processes, config)
-    if world.size() > 1:
-        results["refused"] = world.gathered(refused(config_of("3", out.parent)))
-        results["roles"] = world.gathered(roles(config_of("3", out.parent)))
-    if world.is_main():
+    if collectives.size() > 1:
+        results["refused"] = collectives.gathered(refused(config_of("3", out.parent)))
+        results["roles"] = collectives.gathered(roles(config_of("3", out.parent)))
+    if collectives.is_main():
         out.write_text(json.dumps(results))
-    world.leave()
+    collectives.leave()
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, DistributedConfig, LoraConfig, ModelConfig
-from alignment.config.vocabulary import Device, Layout, Precision
-from alignment.distributed import world
+from alignment.config.enums import Device, Layout, Precision
+from alignment.config.sections import ConfigError, DistributedConfig, LoraConfig, ModelConfig
+from alignment.distributed import collectives
 from alignment.distributed.deepspeed import DeepSpeedEngine, ready
 from alignment.distributed.engine import Engine, TorchEngine, counts, shape_of
 from alignment.distributed.placement import WHOLE
@@ -38,9 +38,9 @@ from alignment.models.load import (
     save_model,
 )
 from alignment.models.tokenizer import load_tokenizer
-from alignment.tasks.prepare import save_trained
 from alignment.training.optim import build_optimizer
 from alignment.training.reference import fingerprint
+from alignment.training.setup import save_trained
 from alignment.training.step import to_floats, train_step
 
 STEPS = 3
@@ -202,7 +202,7 @@ def saved(name: str, folder: Path, config: DistributedConfig) -> list[list[float
     with engine.gathered():
         for own, other in zip(model.parameters(), plain.parameters(), strict=True):
             other.data.copy_(own)
-    if world.is_main():
+    if collectives.is_main():
         save_model(plain, tokenizer, folder / "plain" / name)
     return steps
 
@@ -213,17 +213,17 @@ def main() -> None:
     folder = Path(sys.argv[1])
     default = DistributedConfig(device=Device.cpu, zero=3)
     kinds = (config_of("3", folder), default, config_of("offload", folder))  # small weights stay whole by default alone
-    world.init(default)
+    collectives.init(default)
     found: dict[str, Any] = {}
     for index, name in enumerate(MODELS):
-        found[f"loaded/{name}"] = world.gathered(loaded(name, folder, default))
+        found[f"loaded/{name}"] = collectives.gathered(loaded(name, folder, default))
         if MODELS[name][2]:
             found[f"steps/{name}"] = saved(name, folder, kinds[index % 3])
     for name in BROKEN:
-        found[f"problem/{name}"] = world.gathered(problem(name, folder, default))
-    if world.is_main():
+        found[f"problem/{name}"] = collectives.gathered(problem(name, folder, default))
+    if collectives.is_main():
         (folder / "found.json").write_text(json.dumps(found))
-    world.leave()
+    collectives.leave()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from alignment.config.parts import ConfigError, DistributedConfig, TrainConfig
-from alignment.config.vocabulary import Offload, Precision
+from alignment.config.enums import Offload, Precision
+from alignment.config.sections import ConfigError, DistributedConfig, TrainConfig
 from alignment.distributed.settings import check_trainer, deepspeed_settings
 
 

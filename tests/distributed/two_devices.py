@@ -129,10 +129,10 @@ def install() -> None:
     Tensor.numpy = on_host(Tensor.numpy)
     torch.distributed.distributed_c10d._get_object_coll_device = lambda group=None: "cpu:0"
 
-    from alignment.distributed import world
+    from alignment.distributed import collectives
 
-    world.pick_device = lambda device: GPU
-    world.group_device = lambda: GPU
+    collectives.pick_device = lambda device: GPU
+    collectives.group_device = lambda: GPU
 
     from deepspeed.accelerator import get_accelerator
 

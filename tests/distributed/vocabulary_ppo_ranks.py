@@ -10,7 +10,7 @@ import ppo_ranks
 import ranks
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from alignment.config.parts import ModelConfig
+from alignment.config.sections import ModelConfig
 from alignment.models import heads
 from alignment.models.tokenizer import load_tokenizer
 

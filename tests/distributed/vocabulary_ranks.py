@@ -16,9 +16,9 @@ import ranks
 import torch
 from torch import Tensor
 
-from alignment.config.parts import BatchConfig, DistributedConfig
-from alignment.config.vocabulary import Layout
-from alignment.distributed import world
+from alignment.config.enums import Layout
+from alignment.config.sections import BatchConfig, DistributedConfig
+from alignment.distributed import collectives
 from alignment.distributed.deepspeed import ready
 from alignment.models import heads
 from alignment.models.logprobs import logprobs_of
@@ -87,17 +87,17 @@ def main() -> None:
     results: dict[str, Any] = {}
     for stage in stages:
         config = ranks.config_of(stage, out.parent)
-        world.init(config)
+        collectives.init(config)
         for method in METHODS:
             if method == ON_HEAD and stage not in ("none", "3"):  # the others have every weight whole
                 continue
             results[f"{method}/{stage}"] = ranks.run(method, stage, config)
     if "3" in stages:
         for method in ("sft", ON_HEAD):
-            results[f"gathers/{method}"] = world.gathered(gathers(method, config))
-    if world.is_main():
+            results[f"gathers/{method}"] = collectives.gathered(gathers(method, config))
+    if collectives.is_main():
         out.write_text(json.dumps(results))
-    world.leave()
+    collectives.leave()
 
 
 if __name__ == "__main__":

@@ -25,30 +25,32 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "terminal": set(),
     "preempt": set(),
     "process": set(),
+    "user_error": set(),
     "losses": set(),
     "world": set(),
     "config": {"losses"},
-    "cluster": {"config"},  # Slurm's words and commands: text and subprocesses, no model and no data
     "runs": {"config"},
     "data": {"config", "world"},
     "distributed": {"config"},
     "models": {"config", "data", "distributed", "world"},
     "training": {"config", "losses", "runs", *LIBRARY},
-    "rollout": {"config", "losses", *LIBRARY},
+    "generation": {"config", "losses", *LIBRARY},
+    "rl": {"config", "losses", "runs", "training", "generation", *LIBRARY},
     "evaluate": {"config", "losses", "runs", *LIBRARY},
-    "tasks": {"config", "losses", "world", "runs", "training", "rollout", "evaluate", *LIBRARY},
-    "check": {"config", "losses", "world", "runs", "training", "rollout", "evaluate", "tasks", *LIBRARY},
-    "cli": {"config", "cluster", "runs", "tasks", "check"},
+    "tasks": {"config", "losses", "world", "runs", "training", "generation", "rl", "evaluate", *LIBRARY},
+    "check": {"config", "losses", "world", "runs", "training", "generation", "rl", "evaluate", "tasks", *LIBRARY},
+    "slurm": {"config", "runs", "tasks"},  # its words and commands: text and subprocesses, no model and no data
+    "cli": {"config", "slurm", "runs", "tasks", "check"},
     "__main__": {"cli"},
     "__init__": set(),
 }
-EVERYBODYS = {"terminal", "preempt", "process"}
+EVERYBODYS = {"terminal", "preempt", "process", "user_error"}
 DOORS = {  # library: the only rooms or modules that may import it
     "hydra": ["alignment.cli"],
-    "yaml": ["alignment.cli"],
+    "yaml": ["alignment.cli", "alignment.slurm.status"],
     "omegaconf": ["alignment.cli", "alignment.config", "alignment.runs.folder"],
     "deepspeed": ["alignment.distributed.deepspeed"],
-    "trl": ["alignment.data.chat", "alignment.rollout.vllm"],
+    "trl": ["alignment.data.chat", "alignment.generation.vllm"],
     "accelerate": ["alignment.training.trackers"],
     "peft": ["alignment.models.adapters", "alignment.models.merge", "alignment.models.quantized"],
     "datasets": ["alignment.data.read"],
@@ -61,6 +63,7 @@ ONLY = {  # rooms that import no other library
     "terminal": {"rich"},
     "preempt": set(),
     "process": set(),
+    "user_error": set(),
 }
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
-from alignment.config.vocabulary import Layout
+from alignment.config.enums import Layout
+from alignment.config.sections import ConfigError, LoraConfig, ModelConfig
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
@@ -18,7 +18,7 @@ from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import adapter_off, lora_layers
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.readout import sequence_scores, token_logprobs
-from alignment.models.roles import AdapterOff, FrozenCopy, reference_of
+from alignment.rl.reference import AdapterOff, FrozenCopy, reference_of
 
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
 PROMPT, REPLY = [5, 6, 7, 8], [9, 10, 2]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, ModelConfig
-from alignment.config.vocabulary import Attention, Layout
+from alignment.config.enums import Attention, Layout
+from alignment.config.sections import ConfigError, ModelConfig
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, ModelConfig
+from alignment.config.sections import ConfigError, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, save_model
 from alignment.models.tokenizer import prepare_tokenizer

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, DistributedConfig, LoraConfig, ModelConfig
-from alignment.config.vocabulary import Device, Layout, Precision
+from alignment.config.enums import Device, Layout, Precision
+from alignment.config.sections import ConfigError, DistributedConfig, LoraConfig, ModelConfig
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from alignment.config.parts import DistributedConfig, LoraConfig, ModelConfig
-from alignment.config.vocabulary import Attention, Device, Layout, Precision
+from alignment.config.enums import Attention, Device, Layout, Precision
+from alignment.config.sections import DistributedConfig, LoraConfig, ModelConfig
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
@@ -28,8 +28,8 @@ from alignment.models.load import (
     save_model,
 )
 from alignment.models.readout import sequence_scores, token_logprobs
-from alignment.models.roles import FrozenCopy, reference_of
 from alignment.models.scalar_head import scalar_head
+from alignment.rl.reference import FrozenCopy, reference_of
 
 BFLOAT16 = DistributedConfig(device=Device.cpu, precision=Precision.bfloat16)
 NARROW = placement_of(BFLOAT16)

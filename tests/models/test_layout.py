@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, ModelConfig
-from alignment.config.vocabulary import Attention, Layout
+from alignment.config.enums import Attention, Layout
+from alignment.config.sections import ConfigError, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout

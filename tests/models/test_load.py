@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from alignment.config.parts import ConfigError, LoraConfig, ModelConfig, UserError
-from alignment.config.vocabulary import Attention
+from alignment.config.enums import Attention
+from alignment.config.sections import ConfigError, LoraConfig, ModelConfig, UserError
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import (
     load_critic,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
+from alignment.config.sections import ConfigError, LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import adapter_off
 from alignment.models.load import load_language_model, load_reward_model, load_scalar_model, save_model

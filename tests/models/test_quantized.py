@@ -14,8 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from alignment.config.parts import ConfigError, DistributedConfig, LoraConfig, ModelConfig
-from alignment.config.vocabulary import Device, Precision
+from alignment.config.enums import Device, Precision
+from alignment.config.sections import ConfigError, DistributedConfig, LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.sharded import placement_of
 from alignment.models.adapters import adapter_off

@@ -16,10 +16,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from alignment.config.cross_checks import require_served
+from alignment.config.enums import Generation
 from alignment.config.generation import GenerationConfig
-from alignment.config.parts import ConfigError, LoraConfig, ModelConfig
-from alignment.config.rules import require_served
-from alignment.config.vocabulary import Generation
+from alignment.config.sections import ConfigError, LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE, Whole
 from alignment.models.load import (
     load_critic,
@@ -29,9 +29,9 @@ from alignment.models.load import (
     load_scalar_model,
     save_model,
 )
-from alignment.models.roles import FrozenCopy, reference_of
 from alignment.models.tokenizer import load_tokenizer
 from alignment.models.vocabulary import SEED
+from alignment.rl.reference import FrozenCopy, reference_of
 
 IDS = torch.tensor([[5, 6, 7, 8, 2]])
 ADDED = ["<one>", "<two>", "<three>"]

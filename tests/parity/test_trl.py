@@ -21,8 +21,15 @@ from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, MarginConfig, ModelConfig, SourceConfig
-from alignment.config.vocabulary import Device, Format, Layout, MarginScale, Need
+from alignment.config.enums import Device, ExampleKind, Format, Layout, MarginScale
+from alignment.config.sections import (
+    BatchConfig,
+    DataConfig,
+    DistributedConfig,
+    MarginConfig,
+    ModelConfig,
+    SourceConfig,
+)
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded, load_split
 from alignment.distributed.engine import TorchEngine
@@ -120,7 +127,7 @@ def load(tokenizer: PreTrainedTokenizerBase, margin: MarginScale) -> Loaded:
         margin=MarginConfig(scale=margin),
         max_prompt_length=128,
     )
-    split = load_split("train", config, tokenizer, Need.pairs)
+    split = load_split("train", config, tokenizer, ExampleKind.pairs)
     assert split is not None and split.truncation.prompts == split.truncation.completions == 0
     return split
 

@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from alignment.config.parts import ModelConfig
-from alignment.config.vocabulary import Layout
-from alignment.data.experience import Experience
+from alignment.config.enums import Layout
+from alignment.config.sections import ModelConfig
 from alignment.data.pack import pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
@@ -24,7 +23,8 @@ from alignment.distributed.placement import WHOLE
 from alignment.losses import ImportanceRatio, KLEstimator, Normalization, PolicyLoss, grpo_advantages, rloo_advantages
 from alignment.models.load import load_language_model
 from alignment.models.readout import token_logprobs
-from alignment.training.objectives import Actor
+from alignment.rl.experience import Experience
+from alignment.rl.objectives import Actor
 
 TEMPERATURE, LENGTH, BETA = 0.7, 9, 0.3
 CASES: dict[str, tuple[dict[str, Any], PolicyLoss]] = {

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import KTOConfig, KTOTrainer
 
-from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, ModelConfig, SourceConfig
-from alignment.config.vocabulary import Device, Format, Layout, Need
+from alignment.config.enums import Device, ExampleKind, Format, Layout
+from alignment.config.sections import BatchConfig, DataConfig, DistributedConfig, ModelConfig, SourceConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import load_split
 from alignment.distributed.engine import TorchEngine
@@ -62,7 +62,7 @@ def engine_of(model: Any) -> TorchEngine:
 def test_kto(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path, variant: str) -> None:
     """With a reference of other weights, and the KL of prompts with the replies to those before them, which is > 0."""
     config = DataConfig(format=Format.world, train=SourceConfig(limit=PAIRS), max_prompt_length=128)
-    split = load_split("train", config, tokenizer, Need.labeled)
+    split = load_split("train", config, tokenizer, ExampleKind.labeled)
     assert split is not None
     chosen = [2 * place + place % 2 for place in range(PAIRS)]  # one reply to each prompt, good and bad in turn
     records, examples = [split.records[row] for row in chosen], [split.examples[row] for row in chosen]

@@ -18,14 +18,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignment.config.parts import BatchConfig, DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
-from alignment.config.ppo import AdvantageConfig, InnerConfig, KLConfig, RewardShapingConfig
+from alignment.config.enums import Device, Format, Layout
+from alignment.config.ppo import AdvantageConfig, KLConfig, PPOUpdateConfig
+from alignment.config.reward import RewardShapingConfig
+from alignment.config.sections import BatchConfig, DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import PPOConfig
-from alignment.config.vocabulary import Device, Format, Layout
 from alignment.data.batches import Packer
 from alignment.data.pack import Batch
 from alignment.data.records import Record, Source
 from alignment.data.tokenize import Example
+from alignment.generation.generate import Reply
+from alignment.generation.samples import Samples
 from alignment.losses import (
     KLEstimator,
     PolicyLoss,
@@ -35,10 +38,8 @@ from alignment.losses import (
     token_rewards,
     whiten,
 )
-from alignment.rollout.experience import Roles, make_experience
-from alignment.rollout.generate import Reply
-from alignment.rollout.reward import shaped
-from alignment.rollout.samples import Samples
+from alignment.rl.experience import Roles, make_experience
+from alignment.rl.rewards import shaped
 from alignment.training.step import to_floats
 
 RECORDED = np.load(Path(__file__).with_name("trl_ppo.npz"))
@@ -248,7 +249,7 @@ def ppo_config(case: Case) -> PPOConfig:
         batch=BatchConfig(size=8, max_tokens=40, layout=Layout.shared),
         train=TrainConfig(max_steps=1),
         reward=RewardShapingConfig(function="alignment.world.gold"),
-        ppo=InnerConfig(mini_batches=2),
+        ppo=PPOUpdateConfig(mini_batches=2),
         kl=KLConfig(weight=case.setting("kl_coef"), estimator=KLEstimator(case.setting("kl_estimator"))),
         advantage=AdvantageConfig(gamma=case.setting("gamma"), lam=case.setting("lam")),
         distributed=DistributedConfig(device=Device.cpu),

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import DataConfig, ModelConfig, SourceConfig
-from alignment.config.vocabulary import Format, Layout, Need
+from alignment.config.enums import ExampleKind, Format, Layout
+from alignment.config.sections import DataConfig, ModelConfig, SourceConfig
 from alignment.data.load import load_split
 from alignment.data.pack import pack
 from alignment.distributed.placement import WHOLE
@@ -35,7 +35,7 @@ def test_log_probs_of_every_reply_token(
     real_tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     data = DataConfig(format=Format.hh, train=SourceConfig(str(hh[0])))
-    loaded = load_split("train", data, real_tokenizer, Need.pairs)
+    loaded = load_split("train", data, real_tokenizer, ExampleKind.pairs)
     model = load_language_model(ModelConfig(path=str(real_model)), real_tokenizer, WHOLE)
     batch = pack(loaded.examples, range(len(texts)), layout=layout, pad_id=real_tokenizer.pad_token_id)
     assert torch.equal(batch.targets, torch.cat([text.reply for pair in texts for text in pair]))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.config.parts import ConfigError, DataConfig, ModelConfig, SourceConfig, TrainConfig
+from alignment.config.sections import ConfigError, DataConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import SFTConfig
 from alignment.runs import contents
 from alignment.runs.contents import digest, run_digest

@@ -11,8 +11,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import DistributedConfig, ModelConfig
-from alignment.config.vocabulary import Device
+from alignment.config.enums import Device
+from alignment.config.sections import DistributedConfig, ModelConfig
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine

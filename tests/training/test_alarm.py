@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alignment.config.alarm import ALARMS, AlarmConfig
-from alignment.config.parts import CheckpointConfig, ConfigError
+from alignment.config.sections import CheckpointConfig, ConfigError
 from alignment.training.alarm import Alarm
 from alignment.training.checkpoint import Checkpoints
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.config.parts import CheckpointConfig, ConfigError, UserError
-from alignment.config.vocabulary import Layout, Resume
+from alignment.config.enums import Layout, Resume
+from alignment.config.sections import CheckpointConfig, ConfigError, UserError
 from alignment.data.pack import pack
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine

@@ -4,18 +4,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment.config.parts import LogConfig, UserError
+from alignment.config.sections import LogConfig, UserError
 from alignment.config.tasks import SFTConfig
 from alignment.losses import Mean
 from alignment.training.log import MetricsLog
 from alignment.training.step import to_floats
-from alignment.training.watch import Watch
+from alignment.training.timer import StepTimer
 
 
 def open_log(folder: Path, done: int) -> MetricsLog:
     config = object.__new__(SFTConfig)
     config.log = LogConfig(progress=False)
-    return MetricsLog(folder, config, Watch(torch.device("cpu")), num_steps=9, done=done)
+    return MetricsLog(folder, config, StepTimer(torch.device("cpu")), num_steps=9, done=done)
 
 
 def steps(folder: Path) -> list[int]:

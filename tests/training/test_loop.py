@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from alignment import preempt
-from alignment.config.parts import (
+from alignment.config.enums import Device, ExampleKind, Format, Layout
+from alignment.config.sections import (
     BatchConfig,
     CheckpointConfig,
     DataConfig,
@@ -23,7 +24,6 @@ from alignment.config.parts import (
     TrainConfig,
 )
 from alignment.config.tasks import SFTConfig
-from alignment.config.vocabulary import Device, Format, Layout, Need
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import load_split
 from alignment.distributed.engine import TorchEngine
@@ -60,7 +60,7 @@ def config(tiny_init: dict[str, Any], folder: Path, *, log_every: int = 1, seed:
 def train(config: SFTConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, torch.Tensor]:
     """One process's run from start to end; returns its weights."""
     seed_everything(config.seed)
-    splits = [load_split(name, config.data, tokenizer, Need.demonstrations) for name in ("train", "eval")]
+    splits = [load_split(name, config.data, tokenizer, ExampleKind.demonstrations) for name in ("train", "eval")]
     batches = [Batches(split.examples, Packer(config.batch, 0), config.seed) for split in splits if split is not None]
     model = load_language_model(config.model, tokenizer, WHOLE)
     optimizer, scheduler = build_optimizer(model, config.train, num_steps=STEPS, learning_rate=0.01)

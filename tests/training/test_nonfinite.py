@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from alignment.config.parts import (
+from alignment.config.enums import Device, Layout, OnNonFinite
+from alignment.config.sections import (
     BatchConfig,
     CheckpointConfig,
     DataConfig,
@@ -21,14 +22,13 @@ from alignment.config.parts import (
     UserError,
 )
 from alignment.config.tasks import SFTConfig
-from alignment.config.vocabulary import Device, Layout, OnNonFinite
 from alignment.data.batches import Batches, Packer
 from alignment.data.pack import Batch, pack
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
 from alignment.losses import CrossEntropyLoss, LossOutput, Mean
 from alignment.training.loop import fit
-from alignment.training.nonfinite import Broken, NonFinite
+from alignment.training.nonfinite import NonFiniteGuard, NonFiniteStep
 from alignment.training.objectives import SFT
 from alignment.training.step import train_step
 from alignment.training.supervised import Supervised
@@ -77,7 +77,7 @@ def test_the_weights_stay_as_they_are(
     assert train_step(engine, Bad(kind), micro_batches, told.append) == {}
     assert all(torch.equal(a, b) for a, b in zip(before, weights(engine), strict=True))
     (broken,) = told
-    assert isinstance(broken, Broken) and broken.objective == "Bad"
+    assert isinstance(broken, NonFiniteStep) and broken.objective == "Bad"
     assert (torch.tensor(broken.loss).isfinite().item(), torch.tensor(broken.grad_norm).isfinite().item()) == (
         (True, False) if kind == "gradient" else (False, True)
     )
@@ -130,16 +130,16 @@ def test_the_role_whose_numbers_are_none_is_named(
 ) -> None:
     """The critic's and the reference's are in the loss of the actor, which is not to be blamed for them."""
     data = Batches(demonstrations, Packer(BatchConfig(size=2, max_tokens=60), 0), 0)
-    stops, skips = (NonFinite(tmp_path, choice, data) for choice in (OnNonFinite.stop, OnNonFinite.skip))
-    stops.meet_roles(2, {})
+    stops, skips = (NonFiniteGuard(tmp_path, choice, data) for choice in (OnNonFinite.stop, OnNonFinite.skip))
+    stops.record_roles(2, {})
     told = r"^step 3: 2 log-probs of the reference are no finite numbers \(it is the model as .*\); 5 values of the "
     told += r"critic are .* critic\.learning_rate .* its rows are in .*nonfinite\.json; .*train\.on_nonfinite=skip"
     with pytest.raises(UserError, match=told):
-        stops.meet_roles(3, {"reference": 2, "critic": 5})
+        stops.record_roles(3, {"reference": 2, "critic": 5})
     (met,) = json.loads((tmp_path / "nonfinite.json").read_text())
     assert (met["step"], met["roles"]) == (3, {"reference": 2, "critic": 5})
     assert [row["row"] for row in met["rows"]] == data.step_rows(2)
-    skips.meet_roles(3, {"actor": 1})
+    skips.record_roles(3, {"actor": 1})
     assert "step 3: 1 log-probs of the actor are no finite numbers" in capsys.readouterr().out
     assert skips.metrics() == {"skipped_steps": 0.0}  # they are counted as they are met
 

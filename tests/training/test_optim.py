@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.parts import LoraConfig, ModelConfig, TrainConfig
-from alignment.config.vocabulary import Schedule
+from alignment.config.enums import Schedule
+from alignment.config.sections import LoraConfig, ModelConfig, TrainConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model
 from alignment.training.optim import build_optimizer

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.config.parts import BatchConfig, DistributedConfig, UserError
+from alignment.config.enums import Device, Layout, OnNonFinite
+from alignment.config.sections import BatchConfig, DistributedConfig, UserError
 from alignment.config.tasks import ReferenceConfig
-from alignment.config.vocabulary import Device, Layout, OnNonFinite
 from alignment.data.batches import Batches, Packer
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from alignment.config.parts import ConfigError, ModelConfig
-from alignment.config.vocabulary import Layout
+from alignment.config.enums import Layout
+from alignment.config.sections import ConfigError, ModelConfig
 from alignment.data.pack import pack
 from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE

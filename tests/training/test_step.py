@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignment.config.vocabulary import Layout
+from alignment.config.enums import Layout
 from alignment.data.batches import EvenBatches
-from alignment.data.experience import Experience
 from alignment.data.pack import Batch, pack
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
@@ -29,7 +28,9 @@ from alignment.losses import (
     ValueLoss,
 )
 from alignment.models.readout import sequence_scores, token_logprobs
-from alignment.training.objectives import CPO, DPO, ORPO, SFT, Actor, Critic, RewardRanking, SimPO
+from alignment.rl.experience import Experience
+from alignment.rl.objectives import Actor, Critic
+from alignment.training.objectives import CPO, DPO, ORPO, SFT, RewardRanking, SimPO
 from alignment.training.step import added_metrics, evaluate_step, to_floats, train_step
 
 REFERENCE = torch.tensor([[-40.0, -70.0], [-30.0, -15.0], [-45.0, -25.0], [-8.0, -50.0], [-80.0, -75.0], [-15.0, -9.0]])

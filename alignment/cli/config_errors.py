@@ -1,0 +1,98 @@
+"""What Hydra, OmegaConf and the YAML reader say, as one line in the user's terms."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from alignment.cli.overrides import quoted
+from alignment.cli.recipes import recipes, shipped
+from alignment.user_error import nearest
+
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
+"""What composing and resolving raise for a user's mistake; ConfigError is a ValueError."""
+
+TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong while a config was composed, in one line."""
+    for cause in _chain(error):
+        if isinstance(cause, MissingConfigException):
+            return _missing_file(cause)
+        if isinstance(cause, OverrideParseException):
+            if "=" not in cause.override:
+                return f"cannot read the override {cause.override!r}: it must be key=value"
+            way = f"a text with such signs is quoted, {quoted(cause.override)}"
+            return f"cannot read the override {cause.override!r}: {_first_line(cause.message)}; {way}"
+        if isinstance(cause, MarkedYAMLError) and cause.problem_mark is not None:
+            mark = cause.problem_mark
+            return f"{mark.name}:{mark.line + 1}: not YAML: {cause.problem}"
+        if isinstance(cause, OmegaConfBaseException):
+            return _bad_key_or_value(cause)
+    message = _first_line(str(error))
+    if message.startswith("Ambiguous value"):
+        word = message.partition(" argument ")[2]
+        ways = f"a list is written key=[a,b], a text {quoted(word[1:-1])}"
+        return f"{word} is a sweep: it needs -m ({ways})"
+    if message.startswith("Could not delete"):
+        return f"no such key to remove: {message.partition('. ')[2]}"
+    if message.startswith("primary config"):
+        return "a recipe must hold keys and values, got a list"
+    if message.startswith("Config group override"):
+        return f"a group must be given the name of a preset, got {message.rpartition('Got ')[2]}"
+    return message
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _missing_file(error: MissingConfigException) -> str:
+    """A preset of a group, or a whole group, that is not there."""
+    wanted = (error.missing_cfg_file or "").removesuffix(".yaml")
+    group, _, choice = wanted.rpartition("/")
+    if not group:
+        return f"no recipe {wanted!r}{nearest(wanted, recipes([shipped('recipes')]))}"
+    if not error.options:
+        return f"no group {group!r} of presets, which the recipe's defaults name"
+    options = list(error.options)
+    return f"{group} must be one of {', '.join(options)}, got {choice!r}{nearest(choice, options)}"
+
+
+def _bad_key_or_value(error: OmegaConfBaseException) -> str:
+    key = error.full_key or str(error.key)
+    message = _first_line(error.msg or str(error))
+    names = [field.name for field in fields(error.object_type)] if is_dataclass(error.object_type) else []
+    if "not in" in message:
+        hint = nearest(key.rpartition(".")[2], names)
+        return f"no such key {key!r}{hint}" + (f"; valid here: {', '.join(names)}" if names and not hint else "")
+    if "does not support deletion" in message:
+        return f"{key} can be set, not removed"
+    if "is not Optional" in message:
+        return f"{key} must have a value, got null"
+    if options := re.search(r"Invalid value '(.*)', expected one of \[(.*)\]", message):
+        value, names = options[1], options[2].split(", ")
+        return f"{key} must be one of {', '.join(names)}, got {value!r}{nearest(value, names)}"
+    if typed := re.search(r"Value '(.*)' of type '.*' could not be converted to (\w+)", message):
+        return f"{key} must be {TYPES.get(typed[2], typed[2])}, got {typed[1]!r}"
+    if "is not a valid bool" in message:
+        return f"{key} must be {TYPES['Boolean']}, got {error.value!r}"
+    if "is not a ListConfig" in message:
+        return f"{key} must be a list, got {error.value!r}"
+    if message.startswith("Invalid type assigned: dict"):  # OmegaConf makes no new entry of a typed mapping by its keys
+        return f"{key} is new here and must be given whole, in braces: {{{key}: {{...}}}}"
+    if "is not a subclass of" in message:
+        return f"{key} holds keys of its own, got {error.value!r}"
+    return f"{key}: {message}"
+
+
+def _first_line(text: str) -> str:
+    return [*text.strip().splitlines(), "unknown error"][0]

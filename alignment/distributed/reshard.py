@@ -1,0 +1,205 @@
+"""Where each ZeRO stage keeps which elements of the weights: from what some processes saved of an engine to whole
+weights, and to what others would have saved. Without DeepSpeed, and in any process.
+
+DeepSpeed's universal checkpoints (`ds_to_universal.py`) do the same as a step of its own, with files of another format
+that are unpickled, and for DeepSpeed's engine only. Here a checkpoint stays what it is, hashed and never unpickled, and
+is read element by element as the new processes need it, by the engine of plain torch too. Elements are copied and never
+computed with: weights and moments go on bit for bit.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+
+from alignment.config.sections import UserError
+
+Groups = Sequence[Mapping[str, Size]]  # the optimizer's groups: each trained weight's name and whole shape, in order
+State = Mapping[str, Any]  # what one process saved of an engine
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Elements `start` to `stop` of a weight: process `rank` has them from `offset` on in its tensor number `flat`.
+
+    A weight is never in two tensors of a process.
+    """
+
+    start: int
+    stop: int
+    rank: int
+    flat: int
+    offset: int
+
+
+def recut(saved: Sequence[State], own: State, groups: Groups) -> dict[str, Any]:
+    """What this process would have saved, had its run saved in place of the one that did.
+
+    One stretch is in memory at a time beside the result, where `saved` is mapped from disk.
+
+    Args:
+        saved: by ranks 0, 1, ... under any stage, or by the engine of one process.
+        own: this process's, of an engine of the same model that has not learned yet: the layout to have.
+
+    Raises:
+        UserError: it is of another model, or weights whose moments are to be in one tensor took unequally many steps.
+    """
+    source, rank = Shares(saved, groups), own["rank"] if is_cut(own) else 0
+    weights = [torch.zeros(flat.shape, dtype=flat.dtype) for flat in flats(own, groups)]
+    states: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    for weight, stretches in enumerate(places(own, groups)):
+        flat = stretches[0].flat
+        targets = {"weights": weights[flat]}
+        for name, number in source.numbers(weight).items():
+            _require_equal(states[flat].setdefault(name, number.clone()), number)
+        for name in source.moments(weight):
+            targets[name] = states[flat].setdefault(name, torch.zeros_like(weights[flat]))
+        for to in (stretch for stretch in stretches if stretch.rank == rank):
+            for name, target in targets.items():
+                target.view(-1)[to.offset : to.offset + to.stop - to.start] = source.read(name, weight, to)
+    pairs = zip(own["optimizer"]["param_groups"], saved[0]["optimizer"]["param_groups"], strict=True)
+    optimizer = {
+        "state": dict(sorted(states.items())),
+        "param_groups": [{**mine, **theirs, "params": mine["params"]} for mine, theirs in pairs],
+    }
+    held = {"weights": weights} if "weights" in own else {"model": dict(zip(names(groups), weights, strict=True))}
+    return {**own, **held, "optimizer": optimizer, "scheduler": saved[0]["scheduler"]}
+
+
+def whole_weights(saved: Sequence[State], groups: Groups) -> dict[str, Tensor]:
+    """The trained weights by name.
+
+    Raises:
+        UserError: they are of another model.
+    """
+    shares, shapes = Shares(saved, groups), [shape for group in groups for shape in group.values()]
+    return {
+        name: shares.read("weights", weight, Stretch(0, prod(shape), 0, 0, 0)).view(shape)
+        for weight, (name, shape) in enumerate(zip(names(groups), shapes, strict=True))
+    }
+
+
+def piece(saved: Sequence[Tensor], shape: Size, own: Tensor, *, rank: int) -> Tensor:
+    """Like `own`, which is what process `rank` has of a weight of this shape: the elements that ranks 0, 1, ... saved.
+
+    What there is of a weight is all of it, or stage 3's piece: laid flat, padded at the end.
+    """
+    whole = saved[0] if saved[0].shape == shape else torch.cat(list(saved))
+    start = 0 if own.shape == shape else rank * own.numel()
+    mine = whole.reshape(-1)[: shape.numel()][start : start + own.numel()]
+    return torch.nn.functional.pad(mine, (0, own.numel() - len(mine))).view(own.shape)
+
+
+class Shares:
+    """What the processes saved of an engine, to be read by weight, numbered in the optimizer's order."""
+
+    def __init__(self, saved: Sequence[State], groups: Groups) -> None:
+        self.saved = saved
+        self.flats = [flats(state, groups) for state in saved]
+        self.places = places(saved[0], groups)
+
+    def read(self, name: str, weight: int, wanted: Stretch) -> Tensor:
+        """Elements `wanted.start` to `wanted.stop` of the weight ("weights") or of a moment of its, end to end."""
+        parts = []
+        for place in self.places[weight]:
+            start, stop = max(wanted.start, place.start), min(wanted.stop, place.stop)
+            if start < stop:
+                tensor = self.flats[place.rank][place.flat] if name == "weights" else self._state(place)[name]
+                first = place.offset + start - place.start
+                parts.append(tensor.reshape(-1)[first : first + stop - start])
+        return torch.cat(parts)
+
+    def moments(self, weight: int) -> list[str]:
+        """What the optimizer has of each element of it (AdamW: exp_avg, exp_avg_sq); nothing before its first step."""
+        return [name for name, value in self._state(self.places[weight][0]).items() if value.ndim]
+
+    def numbers(self, weight: int) -> dict[str, Tensor]:
+        """What it has of the weight as a whole (AdamW: step)."""
+        return {name: value for name, value in self._state(self.places[weight][0]).items() if not value.ndim}
+
+    def _state(self, place: Stretch) -> dict[str, Tensor]:
+        states: dict[int, dict[str, Tensor]] = self.saved[place.rank]["optimizer"]["state"]
+        return states.get(place.flat, {})
+
+
+def names(groups: Groups) -> list[str]:
+    return [name for group in groups for name in group]
+
+
+def is_cut(state: State) -> bool:
+    """Whether a process has a part of the trained weights only: stages 1 to 3."""
+    return "zero" in state and state["zero"] != 0
+
+
+def flats(state: State, groups: Groups) -> list[Tensor]:
+    """A process's tensors of weights, numbered as the optimizer numbers its states.
+
+    Raises:
+        UserError: another model's.
+    """
+    if "model" not in state:
+        return list(state["weights"])
+    _require_same(state["model"].keys() == set(names(groups)))
+    return [state["model"][name] for name in names(groups)]
+
+
+def places(state: State, groups: Groups) -> list[list[Stretch]]:
+    """Of each weight in the optimizer's order, where all its elements are, on whichever process.
+
+    Args:
+        state: of any one of the processes, which are all laid out alike.
+
+    Raises:
+        UserError: another model's.
+    """
+    shapes = [[list(shape) for shape in group.values()] for group in groups]
+    if not is_cut(state):
+        held = [list(flat.shape) for flat in flats(state, groups)]
+        _require_same(held == [shape for group in shapes for shape in group])
+        return [[Stretch(0, prod(shape), 0, number, 0)] for number, shape in enumerate(held)]
+    _require_same(state["shapes"] == shapes)
+    sizes = [[prod(shape) for shape in group] for group in shapes]
+    if state["zero"] == 3:
+        return list(_in_pieces(state, [size for group in sizes for size in group]))
+    return [
+        list(_in_slices(number, offset, size, len(state["weights"][number])))
+        for number, group in enumerate(sizes)
+        for offset, size in zip(state["offsets"][number], group, strict=True)
+    ]
+
+
+def _in_slices(flat: int, offset: int, size: int, length: int) -> Iterator[Stretch]:
+    """Stages 1 and 2: a group's weights lie end to end, in one slice of `length` a process; the rest is padding."""
+    ends = [offset, *range((offset // length + 1) * length, offset + size, length), offset + size]
+    for start, stop in pairwise(ends):
+        yield Stretch(start - offset, stop - offset, start // length, flat, start % length)
+
+
+def _in_pieces(state: State, sizes: Sequence[int]) -> Iterator[list[Stretch]]:
+    """Stage 3: each weight is cut into one piece a process, padded to equal size; a process has its pieces end to end,
+    in one tensor or several (DeepSpeed's sub-groups)."""
+    pieces = [-(-size // state["processes"]) for size in sizes]
+    lengths, flat, offset = [len(flat) for flat in state["weights"]], 0, 0
+    _require_same(sum(pieces) == sum(lengths))
+    for size, piece in zip(sizes, pieces, strict=True):
+        if offset == lengths[flat]:
+            flat, offset = flat + 1, 0
+        starts = range(0, size, piece)
+        yield [Stretch(start, min(start + piece, size), rank, flat, offset) for rank, start in enumerate(starts)]
+        offset += piece
+
+
+def _require_equal(number: Tensor, other: Tensor) -> None:
+    if not torch.equal(number, other):
+        rule = "weights took unequally many steps, so distributed.zero must be null or 0 to go on"
+        raise UserError(f"{rule}: {number.item():g} and {other.item():g}")
+
+
+def _require_same(holds: bool) -> None:
+    if not holds:
+        raise UserError("the checkpoint's weights are not this model's: their names or shapes differ")

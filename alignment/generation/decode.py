@@ -1,0 +1,247 @@
+"""A batch of replies, token by token, with transformers' generate: what is drawn, where a reply ends, who goes on.
+
+A reply is a pure function of weights, prompt, seed, the prompt's key and the reply's number: its uniforms are laid out
+beforehand and the warped distribution is inverted at them, so that neither the rows beside it nor their order nor the
+number of processes has a say. The one caveat is rounding: logits differ in their last bits between batch shapes, and a
+uniform that lies so close to the boundary of two tokens falls on the other side.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers import GenerationConfig as HFGenerationConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from alignment.config.generation import GenerationConfig
+from alignment.config.sections import UserError
+from alignment.distributed.device import any_kernel
+
+GOES_ON = 0.75  # share of a call's rows still live below which the next call goes on with those alone
+NO_NUMBERS = "the logits of the policy are no finite numbers: look for such weights, or lower train.learning_rate"
+
+
+def uniforms(seed: int, key: int, reply: int, count: int) -> np.ndarray:
+    """[count] float64 in [0, 1); those of a smaller count are the first of a greater one's."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(key, reply))
+    return np.random.Generator(np.random.Philox(sequence)).random(count)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a reply is drawn from and where it ends."""
+
+    config: GenerationConfig
+    end_ids: list[int]
+    pad_id: int
+    stop: StopStringCriteria | None
+
+    def hf(self, max_new_tokens: int) -> HFGenerationConfig:
+        """transformers' part; `InverseCDF` leaves one token, so that its argmax is the draw."""
+        return HFGenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=self.end_ids,
+            pad_token_id=self.pad_id,
+            use_cache=True,
+            return_dict_in_generate=True,
+        )
+
+    def processors(self, draw: "InverseCDF", width: int) -> LogitsProcessorList:
+        """transformers' own, in its order, then the draw."""
+        config, processors = self.config, LogitsProcessorList()
+        if config.min_new_tokens:
+            least = config.min_new_tokens
+            processors.append(MinNewTokensLengthLogitsProcessor(width, least, self.end_ids, str(draw.uniforms.device)))
+        if config.temperature != 1:
+            processors.append(TemperatureLogitsWarper(config.temperature))
+        if config.top_k:
+            processors.append(TopKLogitsWarper(config.top_k))
+        if config.top_p < 1:
+            processors.append(TopPLogitsWarper(config.top_p))
+        processors.append(draw)
+        return processors
+
+
+class InverseCDF(LogitsProcessor):
+    """Leaves of each row the one token where its cumulated probabilities pass its uniform."""
+
+    def __init__(self, uniforms: Tensor, width: int) -> None:
+        self.uniforms = uniforms  # [B, N] float64, one a step
+        self.width = width  # of the prompts
+        self.total = uniforms.new_zeros(())  # of all probabilities so far: no number, once one of them is none
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        with any_kernel():  # CUDA's cumsum may differ in the last of 53 bits, where next to no uniform lies
+            cdf = scores.softmax(-1).cumsum(-1, dtype=torch.float64)  # [B, V]
+        uniforms = self.uniforms[:, input_ids.shape[1] - self.width, None]
+        tokens = torch.searchsorted(cdf, uniforms * cdf[:, -1:], right=True)  # the first with cdf > u
+        tokens = tokens.clamp(max=cdf.shape[1] - 1)  # where there is none, for want of numbers
+        self.total = self.total + cdf[:, -1].sum()
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
+
+
+class Ends(StoppingCriteria):
+    """Notes where replies end, by an end token or a stop string of their own (not one that the prompt began)."""
+
+    def __init__(self, rules: Rules, width: int, rows: int, device: torch.device, live: int) -> None:
+        """The call ends when fewer than `live` rows go on."""
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)  # with its end; 0 while a reply goes on
+        self.end_ids = torch.tensor(rules.end_ids, device=device)
+        self.stop, self.width, self.live = rules.stop, width, live
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        replies = input_ids[:, self.width :]
+        ends = torch.isin(replies[:, -1], self.end_ids)
+        if self.stop is not None:
+            ends = ends | self.stop(replies, scores)
+        self.lengths = torch.where(ends & (self.lengths == 0), replies.shape[1], self.lengths)
+        ended = self.lengths > 0
+        return ended | ((~ended).sum() < self.live)
+
+
+def attended_in(states: Tensor) -> torch.dtype:
+    """What attention computes in: positions make float32 of bfloat16 keys, which it would cast back at each token."""
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+
+
+class SlidingLayer(DynamicSlidingWindowLayer):
+    """Keys and values of a window, in the dtype that attention computes in."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        key_states, value_states = (states.to(attended_in(states)) for states in (key_states, value_states))
+        return super().update(key_states, value_states, *args, **kwargs)
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values in blocks with room for the whole reply, in the dtype that attention computes in: a step writes
+    its own and copies no others."""
+
+    def __init__(self, length: int) -> None:
+        """`length`: of prompt and reply."""
+        super().__init__()
+        self.length = length
+        self.blocks: list[Tensor] | None = None  # [rows, heads, length, D], of which keys and values are the beginning
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        key_states, value_states = (states.to(attended_in(states)) for states in (key_states, value_states))
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before = self.get_seq_length()
+        after = before + key_states.shape[2]
+        if self.blocks is None:
+            self.blocks = [
+                new.new_empty(*new.shape[:2], self.length, new.shape[3]) for new in (key_states, value_states)
+            ]
+            if before:
+                assert self.keys is not None and self.values is not None
+                self._write(slice(before), self.keys, self.values)
+        self._write(slice(before, after), key_states, value_states)
+        self.keys, self.values = (block[:, :, :after] for block in self.blocks)
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.blocks = None
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.blocks = None
+
+    def _write(self, places: slice, *states: Tensor) -> None:
+        assert self.blocks is not None
+        for block, state in zip(self.blocks, states, strict=True):
+            block[:, :, places] = state
+
+
+def _cache(hf: Any, length: int) -> DynamicCache:
+    cache = DynamicCache(config=hf.config)
+    for place, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            cache.layers[place] = RoomyLayer(length)
+        elif type(layer) is DynamicSlidingWindowLayer:
+            cache.layers[place] = SlidingLayer(layer.sliding_window)
+    return cache
+
+
+def decode(
+    hf: Any, ids: Tensor, mask: Tensor, uniforms: Tensor, rules: Rules
+) -> tuple[list[tuple[np.ndarray, bool]], int]:
+    """n replies to each of P prompts: (ids, finished) in the order of the rows of `uniforms` [P * n, N], prompt by
+    prompt; and the number of tokens that were computed for them, rows x steps.
+
+    `ids`, `mask` [P, W], padded on the left. The prompts are computed once, all but their last token, and the cache is
+    repeated; rows that have ended leave the batch when enough have. A cache that is more than keys and values (a
+    recurrent state) allows neither: there each reply has its own prompt, and all rows go on till the last has ended.
+
+    Raises:
+        UserError: the model gives logits that are no numbers.
+    """
+    width, splits = ids.shape[1], _splits(hf)
+    repeats = len(uniforms) // len(ids)
+    cache = _cache(hf, width + uniforms.shape[1]) if splits else None
+    if cache is not None and repeats > 1 and width > 1:
+        hf.generate(ids[:, :-1], attention_mask=mask[:, :-1], generation_config=rules.hf(1), past_key_values=cache)
+        cache.batch_repeat_interleave(repeats)
+    ids, mask = ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
+    replies: list[tuple[np.ndarray, bool]] = [(np.empty(0), False)] * len(ids)
+    rows, computed = torch.arange(len(ids), device=ids.device), 0
+    while len(rows):
+        ends = Ends(rules, width, len(rows), ids.device, live=int(GOES_ON * len(rows)) if splits else 1)
+        before = ids.shape[1]
+        draw = InverseCDF(uniforms[rows], width)
+        output = hf.generate(
+            ids,
+            attention_mask=mask,
+            generation_config=rules.hf(width + uniforms.shape[1] - before),
+            logits_processor=rules.processors(draw, width),
+            stopping_criteria=StoppingCriteriaList([ends]),
+            **({} if cache is None else {"past_key_values": cache}),
+        )
+        if not draw.total.isfinite():
+            raise UserError(NO_NUMBERS)
+        ids = output.sequences
+        computed += len(rows) * (ids.shape[1] - before)
+        is_last = ids.shape[1] - width == uniforms.shape[1]
+        for row, reply in _ended(rows, ids[:, width:], ends.lengths, is_last):
+            replies[row] = reply
+        goes_on = (ends.lengths == 0).nonzero()[:, 0] if not is_last else rows[:0]
+        if len(goes_on):
+            assert cache is not None  # without one all rows go on till the last has ended
+            cache.batch_select_indices(goes_on)
+            mask = torch.cat([mask, mask.new_ones(len(mask), ids.shape[1] - before)], 1)[goes_on]
+            ids = ids[goes_on]
+        rows = rows[goes_on]
+    return replies, computed
+
+
+def _ended(
+    rows: Tensor, tokens: Tensor, lengths: Tensor, is_last: bool
+) -> Iterator[tuple[int, tuple[np.ndarray, bool]]]:
+    """(row, (ids, finished)) of each reply that has ended; after the last step of those, too, that have not."""
+    table = tokens.cpu().numpy()
+    for row, ids, length in zip(rows.tolist(), table, lengths.tolist(), strict=True):
+        if length or is_last:
+            yield row, (ids[: length or None].astype(np.int32), length > 0)
+
+
+def _splits(hf: Any) -> bool:
+    """Whether the rows of the model's cache may be repeated and dropped: its layers are keys and values alone."""
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    return not hf._is_stateful and all(type(layer) in plain for layer in DynamicCache(config=hf.config).layers)

@@ -1,0 +1,124 @@
+"""What a reply is worth: a reward model's score, or a function's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from alignment.config.cross_checks import told_of
+from alignment.config.reward import ScorerConfig, ScorerEntry
+from alignment.config.sections import BatchConfig, DistributedConfig, ModelConfig, UserError
+from alignment.data.batches import Packer
+from alignment.data.tokenize import Example
+from alignment.distributed.collectives import pick_device, rank, size, sum_over_ranks
+from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.precision import autocast
+from alignment.distributed.sharded import placement_of
+from alignment.generation.dialogue import Reader
+from alignment.generation.function import FunctionScorer, load_function
+from alignment.generation.samples import Samples
+from alignment.models.heads import ScalarModel
+from alignment.models.layout import settle_layout
+from alignment.models.load import load_frozen_reward_model
+from alignment.models.positions import max_positions
+from alignment.models.readout import sequence_scores
+from alignment.models.tokenizer import prepare_tokenizer
+from alignment.terminal import progress
+
+
+class Scorer(Protocol):
+    def score(self, samples: Samples) -> Tensor:
+        """[G, n] float32 on the CPU."""
+        ...
+
+
+@dataclass(slots=True)
+class RewardModelScorer:
+    """The scalar head on each reply's last real token, as the model's own tokenizer and template lay the text out."""
+
+    model: nn.Module  # a ScalarModel, or what shares its weights out
+    reader: Reader
+    batch: BatchConfig
+    distributed: DistributedConfig
+    path: str  # the model's folder
+
+    def shard(self) -> None:
+        """Under ZeRO 3: among the processes, layer by layer."""
+        self.model = FrozenEngine(self.model, config=self.distributed, sharded=True).model
+
+    def score(self, samples: Samples) -> Tensor:
+        """[G, n] float32 on the CPU."""
+        return self.score_examples(self.reader.examples(samples))
+
+    def score_examples(self, examples: Sequence[Example], describe: str | None = None) -> Tensor:
+        """[G, n] float32 on the CPU, of n completions of each; all processes together, each a share.
+
+        `describe` names the progress bar; None shows none.
+
+        Raises:
+            UserError: a score is no finite number; names the model's key and folder, and the first such reply.
+        """
+        table = self._table(examples, describe)
+        if not table.isfinite().all():
+            self._tell(table, examples)
+        return table
+
+    @torch.no_grad()
+    def _table(self, examples: Sequence[Example], describe: str | None = None) -> Tensor:
+        device = pick_device(self.distributed.device)
+        if isinstance(self.model, ScalarModel):
+            self.model.to(device)  # it may have been sent to rest on the CPU
+        packer = Packer(self.batch, self.reader.tokenizer.pad_token_id, rank(), size())
+        batches = packer.eval_batches(examples)
+        table = torch.zeros(len(examples), len(examples[0].completion_ids), device=device)
+        for batch, counts in batches if describe is None else progress(batches, describe):
+            with autocast(self.distributed):
+                scores = sequence_scores(self.model, batch.to(device))
+            if counts:
+                table[batch.rows] = scores.view(len(batch.rows), -1)
+        return sum_over_ranks(table).cpu()
+
+    def _tell(self, table: Tensor, examples: Sequence[Example]) -> NoReturn:
+        """Which reply it is: scored again, each by itself, since nan spreads to what lies beside it in a batch."""
+        alone = [
+            replace(examples[row], completion_ids=(ids,), finished=(True,), learned=None)
+            for row in (~table.isfinite()).any(1).nonzero()[:, 0].tolist()
+            for ids in examples[row].completion_ids
+        ]
+        scores = self._table(alone)[:, 0]
+        broken = (~scores.isfinite()).nonzero()[:, 0].tolist() or [0]
+        first = alone[broken[0]]
+        text = self.reader.tokenizer.decode(first.completion_ids[0], skip_special_tokens=True)
+        found = f"got {scores[broken[0]].item()} of {self.path!r} for the reply {text!r:.80} to {first.source}"
+        raise UserError(f"{self.reader.key} must give finite scores, {found} ({len(broken)} of {table.numel()})")
+
+
+def build_scorer(
+    config: ScorerConfig | ScorerEntry, batch: BatchConfig, distributed: DistributedConfig, *, key: str = "reward"
+) -> FunctionScorer | RewardModelScorer:
+    """The scorer of one `path` or `function`; `key` is where its user set it."""
+    if config.path is None:
+        assert config.function is not None
+        name = f"{key}.function"
+        return FunctionScorer(load_function(config.function, name), name, config.function)
+    return reward_model_scorer(config.path, batch, distributed, key=f"{key}.path")
+
+
+def reward_model_scorer(
+    path: str, batch: BatchConfig, distributed: DistributedConfig, *, key: str = "reward.path"
+) -> RewardModelScorer:
+    """A frozen reward model, of any family.
+
+    Raises:
+        ConfigError: the folder holds no reward model with its tokenizer; names `key`.
+    """
+    settings = ModelConfig(path=path)
+    with told_of(key):
+        tokenizer = prepare_tokenizer(settings)
+        model = load_frozen_reward_model(settings, tokenizer, placement_of(distributed), key=key)
+    model.to(pick_device(distributed.device))
+    batch = replace(batch, layout=settle_layout(model, batch.layout))
+    reader = Reader(tokenizer, max_positions(model.hf.config).limit, key)
+    return RewardModelScorer(model, reader, batch, distributed, path)

@@ -1,0 +1,1 @@
+"""Learning from the policy's own replies: PPO and what shares its experience."""

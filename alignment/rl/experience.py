@@ -1,0 +1,196 @@
+"""make_experience: from replies to what PPO learns from (Ziegler et al. 1909.08593; Huang et al. 2403.17031).
+
+What PPO logs, beside what TRL 1.12's PPOTrainer calls the same thing:
+
+    here                            TRL
+    kl                              objective/kl, which is of its kl_estimator; ours is k1 always
+    kl/weight                       kl_coef of its config: TRL has no controller
+    objective/entropy               objective/entropy: -log pi summed over a reply, as it was drawn
+    objective/non_score_reward      objective/non_score_reward: the KL's share of the reward of a reply
+    objective/scores                objective/scores: after normalizing, clipping, whitening and penalties
+    objective/rlhf_reward           objective/rlhf_reward: the sum of the two before
+    reward, reward/NAME             none: before clipping, whitening and penalties; of each of reward.models
+    length, finished                none; val/num_eos_tokens
+    loss, value/loss                loss/policy_avg, loss/value_avg (with kl.place=loss, `loss` has the KL term in it)
+    kl/loss                         none: the mean over tokens of what kl.place=loss adds, before its weight
+    policy/approx_kl                policy/approxkl_avg, which is k2; ours is k3
+    policy/clip_fraction            policy/clipfrac_avg
+    policy/ratio                    val/ratio
+    entropy                         policy/entropy_avg
+    value/clip_fraction             val/clipfrac_avg
+    groups/alike                    none: share of prompts whose replies all score alike, from which nothing is learned
+    groups/redrawn                  none: share of those that were replied to anew for it (advantage.redraws)
+    lr, step, time/step_s           lr, episode / batch size, 1 / eps
+
+TRL averages micro-batches; a mean here is over all replies or tokens, whatever the cut.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignment.config.enums import AdvantageEstimator, KLPlace
+from alignment.config.tasks import PPOConfig
+from alignment.data.batches import Packer
+from alignment.data.pack import Batch
+from alignment.distributed.collectives import sum_over_ranks
+from alignment.distributed.engine import Engine
+from alignment.generation.samples import Samples
+from alignment.losses import (
+    Mean,
+    advantages_and_returns,
+    discounted_returns,
+    dr_grpo_advantages,
+    grpo_advantages,
+    kl_estimate,
+    rloo_advantages,
+    token_rewards,
+    whiten,
+)
+from alignment.models.readout import token_logprobs, token_values
+from alignment.rl.reference import Reference
+
+
+@dataclass(slots=True)
+class Experience:
+    """A micro-batch of replies, complete when born. T reply tokens, reply by reply, as in `batch.targets`."""
+
+    batch: Batch
+    old_logprobs: Tensor  # [T] nats, log pi_old(a_t | s_t)
+    ref_logprobs: Tensor  # [T] nats, log pi_ref(a_t | s_t)
+    advantages: Tensor  # [T], A_t, whitened over the whole iteration where configured
+    values: Tensor | None  # [T], V_old(s_t); none without a critic
+    returns: Tensor | None  # [T], A_t + V_old(s_t) before whitening; none without a critic
+
+    @property
+    def num_tokens(self) -> int:
+        return self.batch.num_tokens
+
+    def to(self, device: torch.device) -> "Experience":
+        values, returns = (None if part is None else part.to(device) for part in (self.values, self.returns))
+        return Experience(
+            self.batch.to(device),
+            self.old_logprobs.to(device),
+            self.ref_logprobs.to(device),
+            self.advantages.to(device),
+            values,
+            returns,
+        )
+
+
+@dataclass(slots=True)
+class Roles:
+    """Who takes part: those that learn, in their engines, and the frozen reference."""
+
+    actor: Engine
+    critic: Engine | None  # none where the advantages have no need of one
+    reference: Reference
+
+
+@torch.no_grad()
+def make_experience(
+    roles: Roles, samples: Samples, scores: Tensor, config: PPOConfig, *, kl_weight: float, packer: Packer, seed: int
+) -> tuple[list[list[Experience]], dict[str, Mean]]:
+    """`ppo.mini_batches` mini-batches, each a list of this process's micro-batches, and the iteration's metrics.
+
+    The mini-batches are drawn from the samples of all processes, and each is then dealt out among them.
+
+    Log-probs and values come from the packed forwards that learning will repeat on the very same batches, so the first
+    inner step has ratio exactly 1. `scores` [G, n]: what each reply is worth, penalties included. `kl_weight`: beta of
+    this iteration; with kl.place=loss the rewards are the scores alone.
+    """
+    roles.actor.model.eval()
+    if roles.critic is not None:
+        roles.critic.model.eval()
+    in_reward = kl_weight if config.kl.place is KLPlace.reward else 0.0
+    order = np.random.default_rng(seed).permutation(len(samples.examples))
+    mini_batches = [
+        [
+            _experience(roles, batch, scores, config, kl_weight=in_reward)
+            for batch in packer.train_batches(samples.examples, rows)
+        ]
+        for rows in np.array_split(order, config.ppo.mini_batches)
+    ]
+    everything = [experience for mini_batch in mini_batches for experience, _ in mini_batch]
+    if config.advantage.whitens:
+        _whiten_together(everything)
+    metrics: dict[str, Mean] = {"kl/weight": Mean.of(torch.tensor([kl_weight], dtype=torch.float64))}
+    for _, more in (pair for mini_batch in mini_batches for pair in mini_batch):
+        metrics |= {name: metrics[name] + value if name in metrics else value for name, value in more.items()}
+    return [[experience for experience, _ in mini_batch] for mini_batch in mini_batches], metrics
+
+
+def _experience(
+    roles: Roles, batch: Batch, scores: Tensor, config: PPOConfig, *, kl_weight: float
+) -> tuple[Experience, dict[str, Mean]]:
+    batch = batch.to(roles.actor.device)
+    temperature = config.generation.temperature
+    with roles.actor.precision():
+        logprobs = token_logprobs(roles.actor.model, batch, temperature=temperature)
+        ref_logprobs = roles.reference.logprobs(batch, temperature)
+    mask = batch.completion_mask()
+    kl = kl_estimate(logprobs, ref_logprobs, config.kl.estimator)
+    worth = scores[batch.rows.cpu()].flatten().to(kl.device)  # [C]
+    rewards = token_rewards(worth, batch.by_completion(kl), mask, kl_weight=kl_weight)
+    if roles.critic is None:
+        experience = Experience(
+            batch, logprobs, ref_logprobs, _compared(rewards, mask, batch, config)[mask], None, None
+        )
+    else:
+        with roles.critic.precision():
+            values = token_values(roles.critic.model, batch)
+        advantages, returns = advantages_and_returns(
+            rewards, batch.by_completion(values), mask, gamma=config.advantage.gamma, lam=config.advantage.lam
+        )
+        experience = Experience(batch, logprobs, ref_logprobs, advantages[mask], values, returns[mask])
+    metrics = {
+        "kl": Mean.of(batch.sum_by_completion(logprobs - ref_logprobs)),
+        "length": Mean.of(batch.lengths),
+        "objective/entropy": Mean.of(batch.sum_by_completion(-logprobs)),
+        "objective/scores": Mean.of(worth),
+        "objective/rlhf_reward": Mean.of(rewards.sum(1)),
+        "objective/non_score_reward": Mean.of(-kl_weight * batch.sum_by_completion(kl)),
+    }
+    return experience, metrics
+
+
+GROUP_ADVANTAGES = {
+    AdvantageEstimator.grpo: grpo_advantages,
+    AdvantageEstimator.dr_grpo: dr_grpo_advantages,
+    AdvantageEstimator.rloo: rloo_advantages,
+}
+
+
+def _compared(rewards: Tensor, mask: Tensor, batch: Batch, config: PPOConfig) -> Tensor:
+    """[C, T], the advantages of an estimator without a critic, from the tokens' rewards [C, T].
+
+    The replies to one prompt are compared by what each is worth altogether, and each token of a reply has its reply's.
+    """
+    if not config.advantage.is_grouped:
+        return discounted_returns(rewards, mask, gamma=config.advantage.gamma)
+    of_reply = GROUP_ADVANTAGES[config.advantage.estimator](rewards.sum(1).view(-1, batch.replies))
+    return of_reply.view(-1, 1).expand_as(rewards)
+
+
+def _whiten_together(everything: list[Experience]) -> None:
+    """Zero mean and unit variance over all tokens of the iteration, on all processes, not of each micro-batch."""
+    advantages = torch.cat([experience.advantages for experience in everything])
+    white = whiten(advantages, torch.ones_like(advantages, dtype=torch.bool), across=sum_over_ranks)
+    for experience, part in zip(everything, white.split([e.num_tokens for e in everything]), strict=True):
+        experience.advantages = part
+
+
+def broken_roles(mini_batches: list[list[Experience]]) -> dict[str, int]:
+    """How many log-probs of `actor` and `reference` and values of `critic` are no finite numbers, on all processes
+    together; a role that gives numbers alone is left out."""
+    everything = [experience for mini_batch in mini_batches for experience in mini_batch]
+    given = {
+        "actor": [experience.old_logprobs for experience in everything],
+        "reference": [experience.ref_logprobs for experience in everything],
+        "critic": [experience.values for experience in everything if experience.values is not None],
+    }
+    given = {role: numbers for role, numbers in given.items() if numbers}
+    counts = torch.stack([(~torch.cat(numbers).isfinite()).sum() for numbers in given.values()])
+    return {role: count for role, count in zip(given, sum_over_ranks(counts).tolist(), strict=True) if count}

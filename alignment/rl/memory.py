@@ -1,0 +1,70 @@
+"""What PPO's roles hold in memory, counted in the models that were built: ways to share them can be compared."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from alignment.distributed.collectives import size
+from alignment.distributed.engine import shape_of
+
+MOMENTS = 2  # that AdamW keeps of each trained weight
+MB = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """By one process. A weight that several roles read is there once. In bytes, but for the two counts, which are of
+    all processes."""
+
+    num_weights: int
+    num_trained: int
+    weights: float
+    gradients: float  # actor and critic take turns: those of the one that has more
+    optimizer: float
+    average: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer + self.average
+
+    def summary(self) -> str:
+        """One line for the terminal."""
+        average = f", {self.average / MB:.1f} MB average" if self.average else ""
+        each = f" in each of {size()} processes" if size() > 1 else ""
+        return (
+            f"roles: {self.num_weights / 1e6:.2f} million weights, {self.num_trained / 1e6:.2f} million trained; "
+            f"{self.weights / MB:.1f} MB weights, {self.gradients / MB:.1f} MB gradients, "
+            f"{self.optimizer / MB:.1f} MB optimizer{average}: {self.total / MB:.1f} MB without activations{each}"
+        )
+
+
+def estimate_memory(
+    models: Sequence[nn.Module], trained: Sequence[Sequence[Tensor]], *, average: bool, zero: int | None
+) -> MemoryEstimate:
+    """Before the engines share anything out. `models`: of all roles. `trained`: what AdamW trains of
+    the actor and of the critic. `average`: whether one of the actor is kept.
+
+    ZeRO (arXiv:1910.02054, section 3) divides the optimizer's states by the number of processes from stage 1 on, the
+    gradients from 2, the weights at 3. Its optimizer has a copy of the weights that it updates, which counts as its.
+    """
+    weights = _once(p for model in models for p in model.parameters())
+    by_role = [_bytes(parameters) for parameters in trained]
+    stage = zero or 0
+    states = sum(by_role) * (MOMENTS if stage == 0 else MOMENTS + 1)
+    return MemoryEstimate(
+        num_weights=sum(shape_of(p).numel() for p in weights),
+        num_trained=sum(shape_of(p).numel() for parameters in trained for p in parameters),
+        weights=_bytes(weights) / (size() if stage == 3 else 1),
+        gradients=max(by_role) / (size() if stage >= 2 else 1),
+        optimizer=states / (size() if stage >= 1 else 1),
+        average=(by_role[0] if average else 0) / (size() if stage == 3 else 1),
+    )
+
+
+def _once(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return list({id(p): p for p in parameters}.values())
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(shape_of(tensor).numel() * tensor.element_size() for tensor in tensors)

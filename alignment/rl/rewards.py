@@ -1,0 +1,126 @@
+"""What a reply is worth to PPO, from its scorers to the one number it learns from.
+
+    score -> normalize -> combine -> clip -> whiten -> missing-EOS penalty -> length penalty
+
+`Reward` does what comes before clip, and is what `reward` is in the log; `shaped` does the rest. The penalties come
+last, so that they keep the size that the config gives them. Whitening keeps the mean, as TRL and Huang et al.
+(2403.17031) do; they whiten the rewards of tokens, KL and EOS penalty in them, which rescales beta by the batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alignment.config.enums import Combine
+from alignment.config.online import OnlineConfig
+from alignment.config.reward import ScorerConfig
+from alignment.config.sections import BatchConfig, DistributedConfig
+from alignment.distributed.collectives import pick_device
+from alignment.generation.samples import Samples
+from alignment.generation.score import RewardModelScorer, Scorer, build_scorer
+from alignment.losses import (
+    clipped,
+    normalized,
+    safety_or_helpfulness,
+    whiten,
+    without_length,
+    without_missing_eos,
+)
+from alignment.models.reward_normalization import RewardStatistics, read_statistics
+
+SAFETY_TAG = "safety"
+
+
+@dataclass(slots=True)
+class Scores:
+    """What the scorers say of G prompts' n replies."""
+
+    combined: Tensor  # [G, n] float32
+    by_model: dict[str, Tensor]  # name -> [G, n] float32, each of `reward.models` as it came; none where there is one
+
+
+@dataclass(slots=True)
+class OneOf:
+    """A scorer among others; `statistics` where it is to be normalized."""
+
+    scorer: Scorer
+    weight: float
+    statistics: RewardStatistics | None
+
+    def score(self, samples: Samples) -> tuple[Tensor, Tensor]:
+        """[G, n] twice: as it came, and normalized."""
+        raw = self.scorer.score(samples)
+        if self.statistics is None:
+            return raw, raw
+        return raw, normalized(raw, mean=self.statistics.mean, std=self.statistics.std)
+
+
+@dataclass(slots=True)
+class Reward:
+    """The scorers of a config, each normalized where asked for, then combined. One scorer is a sum of one."""
+
+    scorers: dict[str, OneOf]
+    config: ScorerConfig
+
+    def models(self) -> list[RewardModelScorer]:
+        """The scorers that are models."""
+        return [one.scorer for one in self.scorers.values() if isinstance(one.scorer, RewardModelScorer)]
+
+    def shard(self) -> None:
+        for scorer in self.models():
+            scorer.shard()
+
+    def scores(self, samples: Samples) -> Scores:
+        raw: dict[str, Tensor] = {}
+        ready: dict[str, Tensor] = {}
+        for name, one in self.scorers.items():
+            raw[name], ready[name] = one.score(samples)
+        by_model = {name: raw[name] for name in self.config.models}
+        if self.config.combine is Combine.llama2:
+            tagged = torch.tensor([SAFETY_TAG in record.tags for record in samples.records])
+            helpfulness, safety = ready["helpfulness"], ready["safety"]
+            is_safety = tagged[:, None].expand_as(safety)
+            threshold = self.config.safety_threshold
+            return Scores(safety_or_helpfulness(helpfulness, safety, is_safety, threshold=threshold), by_model)
+        weighted = [self.scorers[name].weight * scores for name, scores in ready.items()]
+        return Scores(torch.stack(weighted).sum(0), by_model)
+
+    def score(self, samples: Samples) -> Tensor:
+        """[G, n], the combined scores alone."""
+        return self.scores(samples).combined
+
+
+def build_reward(config: ScorerConfig, batch: BatchConfig, distributed: DistributedConfig) -> Reward:
+    """Raises:
+    ConfigError: a scorer cannot be had, or is to be normalized and has no statistics; names its key.
+    """
+    scorers = {}
+    for key, one in config.by_key().items():
+        statistics = None
+        if one.normalize:
+            assert one.path is not None
+            statistics = read_statistics(one.path, f"{key}.normalize")
+        scorer = build_scorer(one, batch, distributed, key=key)
+        scorers[key.rpartition(".")[2]] = OneOf(scorer, one.weight, statistics)
+    return Reward(scorers, config)
+
+
+def shaped(combined: Tensor, samples: Samples, config: OnlineConfig) -> Tensor:
+    """[G, n] combined scores of an iteration's replies, those of all processes, to [G, n] float32, what is
+    learned from."""
+    reward = config.reward
+    scores = combined.to(pick_device(config.distributed.device))
+    if reward.clip is not None:
+        scores = clipped(scores, limit=reward.clip)
+    if reward.whitens:
+        everywhere = torch.ones_like(scores, dtype=torch.bool)
+        # R = WHITEN(LOGIT(R_c)), 2307.09288, takes the mean off; elsewhere it says how good the policy is, and stays.
+        zero_mean = reward.combine is Combine.llama2
+        scores = whiten(scores, everywhere, zero_mean=zero_mean)
+    finished = torch.tensor([[reply.finished for reply in row] for row in samples.replies], device=scores.device)
+    scores = without_missing_eos(scores, finished, penalty=config.missing_eos_penalty)
+    if reward.length_penalty:
+        lengths = torch.tensor([[len(reply.ids) for reply in row] for row in samples.replies], device=scores.device)
+        scores = without_length(scores, lengths, penalty=reward.length_penalty, free=reward.length_free)
+    return scores.cpu()

@@ -1,0 +1,114 @@
+"""The models of PPO's four roles, and on which weights they are."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.cross_checks import told_of
+from alignment.config.enums import Layout, Share
+from alignment.config.ppo import CriticConfig
+from alignment.config.sections import ModelConfig, require
+from alignment.config.tasks import PPOConfig
+from alignment.distributed.sharded import placement_of
+from alignment.generation.dialogue import Reader
+from alignment.generation.score import RewardModelScorer
+from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.layout import settle_layout
+from alignment.models.load import freeze, load_critic, load_language_model
+from alignment.models.positions import max_positions
+from alignment.models.scalar_head import scalar_head
+from alignment.models.tokenizer import load_tokenizer
+from alignment.rl.reference import FrozenCopy, Reference, reference_of, scalar_on
+from alignment.rl.rewards import OneOf, Reward, build_reward
+from alignment.terminal import say
+
+
+@dataclass(slots=True)
+class PPOModels:
+    policy: LanguageModel
+    value: ScalarModel | None  # none where the advantages have no need of a critic
+    reference: Reference
+    reward: Reward
+
+    def layout(self, asked: Layout) -> Layout:
+        """The layout that both actor and critic can read: one batch serves both."""
+        layouts = [settle_layout(model, asked) for model in self.trained()]
+        return Layout.separate if Layout.separate in layouts else Layout.shared
+
+    def trained(self) -> list[LanguageModel | ScalarModel]:
+        """The actor, and the critic where there is one."""
+        return [self.policy] if self.value is None else [self.policy, self.value]
+
+    def modules(self) -> list[nn.Module]:
+        """All of them, some of which may share their weights."""
+        return [*self.trained(), *self._copies(), *(scorer.model for scorer in self.reward.models())]
+
+    def rest(self, home: torch.device) -> None:
+        """Send the frozen models home until they are asked again."""
+        for model in (*self._copies(), *(scorer.model for scorer in self.reward.models())):
+            model.to(home)
+
+    def _copies(self) -> list[nn.Module]:
+        return [self.reference.model] if isinstance(self.reference, FrozenCopy) else []
+
+
+def build_models(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PPOModels:
+    """The critic begins as the reward model, where there is one (Ouyang et al. 2203.02155, app. C.4)."""
+    if config.roles.share is Share.lora:
+        return _on_one_backbone(config, tokenizer)
+    reward = build_reward(config.reward, config.batch, config.distributed)
+    policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
+    value = None
+    if config.advantage.has_critic:
+        start, key = critic_start(config.critic, reward, tokenizer)
+        value = load_critic(start, config.model, policy, tokenizer, key=key)
+    return PPOModels(policy, value, reference_of(policy), reward)
+
+
+def critic_start(config: CriticConfig, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str]:
+    """The folder that the critic begins as, and its key; None: the policy's own body, with a new head. The critic reads
+    the policy's tokens, so that it begins as a model that knows them: one of another vocabulary only judges.
+
+    Raises:
+        ConfigError: the folder that the config names has another vocabulary.
+    """
+    if config.path is not None:
+        with told_of("critic.path"):
+            theirs = load_tokenizer(ModelConfig(path=config.path))
+        rule = "critic.path must have the vocabulary of the policy, whose tokens the critic reads"
+        require(knows_tokens_of(theirs, tokenizer), f"{rule}, or be null", config.path)
+        return config.path, "critic.path"
+    first = next(iter(reward.models()), None)
+    if first is None:
+        return None, "critic.path"
+    if knows_tokens_of(first.reader.tokenizer, tokenizer):
+        return first.path, first.reader.key
+    say(f"critic: begins as the policy's body with a new head, for {first.path} has another vocabulary than the policy")
+    return None, "critic.path"
+
+
+def knows_tokens_of(other: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether each of the tokenizer's ids is the same piece to the other, which may have more."""
+    return bool(tokenizer.get_vocab().items() <= other.get_vocab().items())
+
+
+def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PPOModels:
+    policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
+    pad_id, path = tokenizer.pad_token_id, config.reward.path
+    if path is None:
+        reward = build_reward(config.reward, config.batch, config.distributed)
+    else:
+        model = scalar_on(policy, "reward", pad_id, Path(path))
+        freeze(scalar_head(model.hf))
+        batch = replace(config.batch, layout=settle_layout(model, config.batch.layout))
+        reader = Reader(tokenizer, max_positions(model.hf.config).limit, "reward.path")
+        scorer = RewardModelScorer(model, reader, batch, config.distributed, path)
+        reward = Reward({"reward": OneOf(scorer, 1.0, None)}, config.reward)
+    value = None
+    if config.advantage.has_critic:
+        start = config.critic.path or path
+        value = scalar_on(policy, "critic", pad_id, None if start is None else Path(start))
+    return PPOModels(policy, value, reference_of(policy), reward)

@@ -1,0 +1,153 @@
+"""Who replies in an evaluation: each run's model, with its own tokenizer and chat template."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.cross_checks import told_of
+from alignment.config.enums import ExampleKind
+from alignment.config.sections import BatchConfig, ConfigError, DistributedConfig, ModelConfig
+from alignment.config.tasks import EvaluateConfig
+from alignment.data.load import Loaded, load_split
+from alignment.data.records import DataError, Source
+from alignment.data.tokenize import Example
+from alignment.distributed.collectives import pick_device, sum_over_ranks
+from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.sharded import placement_of
+from alignment.generation.samples import Samples, build_generator, sample
+from alignment.models.heads import LanguageModel
+from alignment.models.layout import settle_layout
+from alignment.models.load import load_frozen_language_model
+from alignment.models.readout import token_logprobs
+from alignment.models.tokenizer import prepare_tokenizer
+from alignment.runs.folder import model_folder
+from alignment.terminal import say
+from alignment.training.setup import packer_of, require_positions, said
+
+
+@dataclass(slots=True)
+class Entry:
+    """A run before its model is loaded: the prompts as its own tokenizer and template lay them out."""
+
+    settings: ModelConfig
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Loaded
+
+    def shares_vocabulary(self, other: "Entry") -> bool:
+        """Whether a token is the same piece to both."""
+        return bool(self.tokenizer.get_vocab() == other.tokenizer.get_vocab())
+
+    def reads_like(self, other: PreTrainedTokenizerBase) -> bool:
+        """Whether both tokenizers make the same tokens of every dialogue."""
+        own = self.tokenizer
+        same = own.chat_template == other.chat_template and own.special_tokens_map == other.special_tokens_map
+        return bool(same and own.get_vocab() == other.get_vocab())
+
+
+def entries(config: EvaluateConfig) -> dict[str, Entry]:
+    """Each run by its name, all with the same prompts in the same order: those that all their templates take.
+
+    Raises:
+        ConfigError: fewer than two prompts; or a run's tokenizer cannot be had, or its template refuses a row, under
+            `data.on_bad_row=error`; names the run.
+    """
+    found: dict[str, Entry] = {}
+    for name in sorted(config.runs, key=lambda name: name != config.baseline):
+        settings = model_config(config.runs[name])
+        with told_of(f"runs.{name}"):
+            tokenizer = prepare_tokenizer(settings)
+        like = next((entry for entry in found.values() if entry.reads_like(tokenizer)), None)
+        prompts = _prompts(config, tokenizer, name, is_first=not found) if like is None else like.prompts
+        with told_of(f"runs.{name}"):
+            require_positions(settings, [prompts], config.data, config.generation.max_new_tokens)
+        found[name] = Entry(settings, tokenizer, prompts)
+    loaded = [entry.prompts for entry in found.values()]
+    common = set.intersection(*({record.source for record in each.records} for each in loaded))
+    most = max(len(each.records) for each in loaded)
+    if len(common) < most:
+        say(f"{most - len(common)} of {most} prompts are left out: the chat templates of some runs refuse them")
+    if len(common) < 2:
+        raise ConfigError(f"data.eval must give at least 2 prompts to reply to, got {len(common)}")
+    return {name: replace(found[name], prompts=_only(found[name].prompts, common)) for name in config.runs}
+
+
+def _prompts(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, name: str, *, is_first: bool) -> Loaded:
+    try:
+        loaded = load_split("eval", config.data, tokenizer, ExampleKind.prompts)
+    except DataError as error:
+        if is_first:
+            raise
+        raise ConfigError(f"runs.{name}: {error}") from error
+    assert loaded is not None  # the config has seen to it
+    said(loaded, "eval" if is_first else f"eval, for {name}")
+    return loaded
+
+
+def _only(loaded: Loaded, sources: set[Source]) -> Loaded:
+    kept = [place for place, record in enumerate(loaded.records) if record.source in sources]
+    records, examples = [loaded.records[place] for place in kept], [loaded.examples[place] for place in kept]
+    return replace(loaded, records=records, examples=examples)
+
+
+@dataclass(slots=True)
+class Player:
+    """A run's model, whole on every process or (ZeRO 3) shared out among them."""
+
+    entry: Entry
+    policy: LanguageModel
+    engine: FrozenEngine
+    batch: BatchConfig  # in a layout that it can read
+
+    def reply(self, config: EvaluateConfig, name: str, *, replies: int) -> Samples:
+        """To each prompt, all processes together; `name` is shown beside the progress bar."""
+        return sample(
+            build_generator(self.policy, self.entry.tokenizer, config.generation, config.distributed),
+            self.engine,
+            self.entry.prompts.records,
+            self.entry.prompts.examples,
+            replies=replies,
+            seed=config.seed,
+            describe=name,
+        )
+
+    @torch.no_grad()
+    def logprobs(self, samples: Samples, temperature: float) -> torch.Tensor:
+        """[G] float64, the summed log-prob (nats) of each prompt's one reply, behind the prompt as this model is given
+        it: the difference of two such sums is small beside them. The reply's tokens must be of its vocabulary."""
+        engine = self.engine
+        examples: list[Example] = [
+            replace(theirs, prompt_ids=own.prompt_ids)
+            for theirs, own in zip(samples.examples, self.entry.prompts.examples, strict=True)
+        ]
+        table = torch.zeros(len(examples), device=engine.device, dtype=torch.float64)
+        for batch, counts in packer_of(self.batch, self.entry.tokenizer).eval_batches(examples):
+            batch = batch.to(engine.device)
+            with engine.precision():
+                logprobs = token_logprobs(engine.model, batch, temperature=temperature)
+            if counts:
+                table[batch.rows] = batch.sum_by_completion(logprobs.double())
+        return sum_over_ranks(table).cpu()
+
+
+def load_player(config: EvaluateConfig, name: str, entry: Entry) -> Player:
+    """Raises:
+    ConfigError: the folder holds no such model; names the run.
+    """
+    with told_of(f"runs.{name}"):
+        return player_of(entry, config.batch, config.distributed)
+
+
+def player_of(entry: Entry, batch: BatchConfig, distributed: DistributedConfig) -> Player:
+    """A policy that replies and is never trained."""
+    policy = load_frozen_language_model(entry.settings, entry.tokenizer, placement_of(distributed))
+    policy = policy.to(pick_device(distributed.device))
+    batch = replace(batch, layout=settle_layout(policy, batch.layout))
+    return Player(entry, policy, FrozenEngine(policy, config=distributed, sharded=distributed.zero == 3), batch)
+
+
+def model_config(path: str) -> ModelConfig:
+    """A run's folder holds its model in `model/`; a model's folder is one itself."""
+    inside = model_folder(Path(path))
+    return ModelConfig(path=str(inside if inside.is_dir() else path))

@@ -1,0 +1,126 @@
+"""What the tasks that train a model begin and end with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from alignment.config.enums import ExampleKind, Format
+from alignment.config.run import TrainingConfig
+from alignment.config.sections import BatchConfig, ConfigError, DataConfig, ModelConfig
+from alignment.data.batches import Batches, Packer
+from alignment.data.load import Loaded, load_split
+from alignment.distributed import collectives
+from alignment.distributed.deepspeed import DeepSpeedEngine
+from alignment.distributed.engine import Engine, TorchEngine
+from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.init import config_of
+from alignment.models.layout import settle_layout
+from alignment.models.load import save_model
+from alignment.models.positions import max_positions
+from alignment.models.tokenizer import prepare_tokenizer
+from alignment.terminal import say
+from alignment.training.optim import build_optimizer
+
+
+@dataclass(slots=True)
+class Prepared:
+    """Tokenizer and data, before any weights are loaded: the user's mistakes are found here."""
+
+    tokenizer: PreTrainedTokenizerBase
+    train: Loaded
+    held_out: Loaded | None
+    config: TrainingConfig
+
+    def batches(self, model: LanguageModel | ScalarModel) -> tuple[Batches, Batches | None]:
+        """Training and held-out data in the layout that this model takes."""
+        batch = replace(self.config.batch, layout=settle_layout(model, self.config.batch.layout))
+        packer, seed = packer_of(batch, self.tokenizer), self.config.seed
+        train = Batches(self.train.examples, packer, seed)
+        return train, None if self.held_out is None else Batches(self.held_out.examples, packer, seed)
+
+
+def packer_of(config: BatchConfig, tokenizer: PreTrainedTokenizerBase) -> Packer:
+    """This process's."""
+    return Packer(config, tokenizer.pad_token_id, collectives.rank(), collectives.size())
+
+
+def prepare(config: TrainingConfig, need: ExampleKind) -> Prepared:
+    tokenizer = prepare_tokenizer(config.model)
+    train = required_split("train", config.data, tokenizer, need)
+    held_out = said(load_split("eval", config.data, tokenizer, need), "eval")
+    say_weights([train, held_out])
+    require_positions(config.model, [train, held_out], config.data)
+    return Prepared(tokenizer, train, held_out, config)
+
+
+def required_split(
+    name: str, data: DataConfig, tokenizer: PreTrainedTokenizerBase, need: ExampleKind, *, part: str = "data"
+) -> Loaded:
+    loaded = said(load_split(name, data, tokenizer, need, part=part), name)
+    if loaded is None:
+        key = "limit" if data.format is Format.world else "path"
+        raise ConfigError(f"{part}.{name}.{key} is required for {part}.format={data.format.value}, got None")
+    return loaded
+
+
+def said(loaded: Loaded | None, name: str) -> Loaded | None:
+    if loaded is not None:
+        say(loaded.said(name))
+    return loaded
+
+
+def say_weights(splits: Sequence[Loaded | None]) -> None:
+    """That pairs count unequally, where they do."""
+    weights = [example.weight for loaded in splits if loaded is not None for example in loaded.examples]
+    if set(weights) != {1.0}:
+        say(f"pairs count {min(weights):g} to {max(weights):g} in the loss, each by its `weight`")
+
+
+def require_positions(
+    model: ModelConfig, splits: Sequence[Loaded | None], data: DataConfig, new_tokens: int = 0, *, part: str = "data"
+) -> None:
+    """The longest row, or prompt with `new_tokens` in reply, against the positions that the model knows. Beyond those
+    that it computes (RoPE) is said; its replies there are worse than others.
+
+    Args:
+        part: where `data` is in the config.
+
+    Raises:
+        ConfigError: it is beyond a table of positions.
+    """
+    known = max_positions(config_of(model))
+    examples = [example for loaded in splits if loaded is not None for example in loaded.examples]
+    lengths = [len(each.prompt_ids) + max([new_tokens, *map(len, each.completion_ids)]) for each in examples]
+    longest = max(lengths, default=0)
+    if known.switch is not None and longest > known.switch:
+        what = f"{longest} tokens in a row ({part}.max_length={data.max_length}) change what the model makes of shorter"
+        say(f"{what} rows beside it in a batch, as its RoPE turns otherwise beyond {known.switch}")
+    if known.limit is None or longest <= known.limit:
+        return
+    key, value = f"{part}.max_length", f"rows of up to {longest} tokens ({part}.max_length={data.max_length})"
+    if new_tokens:
+        key = f"{part}.max_prompt_length + generation.max_new_tokens"
+        value = f"prompts of up to {longest - new_tokens} tokens and replies of {new_tokens}"
+    if known.hard:
+        raise ConfigError(f"{key} must be <= {known.limit}, the positions of the model, got {value}")
+    say(f"{key} reaches beyond the {known.limit} positions that the model was made for: {value}")
+
+
+def build_engine(
+    model: LanguageModel | ScalarModel, config: TrainingConfig, *, num_steps: int, learning_rate: float | None = None
+) -> Engine:
+    """`num_steps` of the schedule; the learning rate is `train.learning_rate` unless another is given."""
+    learning_rate = config.train.learning_rate if learning_rate is None else learning_rate
+    optimizer, scheduler = build_optimizer(model, config.train, num_steps=num_steps, learning_rate=learning_rate)
+    kind = TorchEngine if config.distributed.zero is None else DeepSpeedEngine
+    return kind(model, optimizer, scheduler, config=config.distributed, max_grad_norm=config.train.max_grad_norm)
+
+
+def save_trained(
+    engine: Engine, model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """A model as it is now, in Hugging Face form. All processes call it and the main one writes."""
+    with engine.partitioned():
+        save_model(model, tokenizer, folder, write=collectives.is_main())

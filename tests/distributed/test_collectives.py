@@ -1,0 +1,40 @@
+"""The processes of a run, from the inside of one."""
+
+import pytest
+import torch
+
+from alignment.config.enums import Device
+from alignment.config.sections import ConfigError, DistributedConfig
+from alignment.distributed import collectives
+
+
+def test_one_process_is_the_main_one_and_waits_for_nobody() -> None:
+    value = torch.tensor(3.0)
+    assert (collectives.rank(), collectives.size(), collectives.is_main()) == (0, 1, True)
+    assert collectives.sum_over_ranks(value) is value
+    assert collectives.tensor_from_main(value) is value
+    assert collectives.gathered("a") == ["a"] and collectives.from_main("a") == "a"
+    collectives.barrier()
+
+
+def test_several_processes_need_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigError, match=r"^distributed\.zero must be set .*distributed=zero1.* for 2 of them"):
+        collectives.init(DistributedConfig(device=Device.cpu))
+
+
+def test_lost_collective_names_rank_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collectives, "rank", lambda: 1)
+    monkeypatch.setattr(collectives, "size", lambda: 2)
+    with (
+        pytest.raises(collectives.LostRankError, match=r"^rank 1 of 2, step 7: .*Timed out waiting 5000ms"),
+        collectives.at_step(7),
+    ):
+        raise RuntimeError("Timed out waiting 5000ms for recv operation to complete")
+
+
+def test_other_errors_pass_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collectives, "size", lambda: 2)
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), collectives.at_step(7):
+        raise RuntimeError("shapes differ")

@@ -1,0 +1,34 @@
+"""The weight of the KL over a run."""
+
+import pytest
+
+from alignment.config.enums import KLControl
+from alignment.config.ppo import KLConfig
+from alignment.rl.kl_control import KLController
+
+ADAPTIVE = KLConfig(weight=0.3, controller=KLControl.adaptive, target=6.0, horizon=1000)
+
+
+def test_a_fixed_weight_stays() -> None:
+    controller = KLController(KLConfig(weight=0.3))
+    controller.update(1000.0, 64)
+    assert controller.weight == 0.3
+
+
+def test_an_adaptive_weight_by_hand() -> None:
+    controller = KLController(ADAPTIVE)
+    controller.update(6.6, 100)  # e = 0.1, K = 0.1
+    controller.update(0.0, 500)  # e = -0.2, K = 0.5
+    assert controller.weight == pytest.approx(0.3 * 1.01 * 0.9, rel=1e-12)
+
+
+def test_a_restored_controller_goes_on() -> None:
+    whole, first, second = KLController(ADAPTIVE), KLController(ADAPTIVE), KLController(ADAPTIVE)
+    for kl in (1.0, 9.0):
+        whole.update(kl, 100)
+        first.update(kl, 100)
+    second.load_state(first.state())
+    for kl in (6.3, 2.0):
+        whole.update(kl, 100)
+        second.update(kl, 100)
+    assert second.weight == whole.weight != ADAPTIVE.weight

@@ -1,0 +1,127 @@
+"""Replies to prompts that all score alike: drawn anew, counted, left out."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from alignment.config.enums import AdvantageEstimator, Format
+from alignment.config.errors import ConfigError
+from alignment.config.ppo import AdvantageConfig, PPOUpdateConfig
+from alignment.config.reward import RewardShapingConfig
+from alignment.config.sections import DataConfig, ModelConfig, SourceConfig, TrainConfig
+from alignment.config.tasks import PPOConfig
+from alignment.generation.generate import Reply
+from alignment.generation.samples import Samples
+from alignment.rl.rollouts import Rollouts, alike
+from alignment.tasks.ppo import apart
+
+GRPO = AdvantageEstimator.grpo
+
+
+def samples_named(name: str, rows: list[int]) -> Samples:
+    """Two replies to each prompt, which say of which draw they are."""
+    replies = [[Reply(torch.arange(2).numpy(), True, f"{name} {row} {k}") for k in range(2)] for row in rows]
+    named: Any = [f"{name} {row}" for row in rows]
+    return Samples(named, named, replies, computed=4 * len(rows))
+
+
+class Drawn(Rollouts):
+    """Its second draws score `again`, by the place of the prompt."""
+
+    def __init__(self, config: PPOConfig, again: list[dict[int, list[float]]]) -> None:
+        self.config, self.again, self.asked = config, again, []
+        rows: Any = SimpleNamespace(step_rows=lambda index: [10 * index + place for place in range(4)])
+        timer: Any = SimpleNamespace(part=lambda name: nullcontext())
+        prompts: Any = SimpleNamespace(train=None)
+        self.batches, self.timer, self.prompts = rows, timer, prompts
+        self.judge: Any = self.judged
+
+    def draw(self, data: Any, rows: list[int], seed: int, replies: int) -> Samples:
+        self.asked.append((rows, seed, replies))
+        return samples_named(f"draw {len(self.asked) + 1}", rows)
+
+    def judged(self, samples: Samples) -> tuple[Tensor, dict[str, Any]]:
+        scores = self.again[len(self.asked) - 1]
+        return torch.tensor([scores[int(replies[0].text.split()[2]) % 10] for replies in samples.replies]), {}
+
+
+@pytest.fixture
+def config(tiny_init: dict[str, Any]) -> PPOConfig:
+    return ppo_config(tiny_init, AdvantageConfig(estimator=GRPO, redraws=3))
+
+
+def ppo_config(tiny_init: dict[str, Any], advantage: AdvantageConfig, **reward: Any) -> PPOConfig:
+    return PPOConfig(
+        model=ModelConfig(init=tiny_init),
+        data=DataConfig(format=Format.world, train=SourceConfig(limit=5)),
+        train=TrainConfig(max_steps=1),
+        reward=RewardShapingConfig(function="alignment.world.gold", **reward),
+        ppo=PPOUpdateConfig(replies=2),
+        advantage=advantage,
+    )
+
+
+FIRST = [[1.0, 1.0], [0.0, 1.0], [2.0, 2.0], [0.0, 0.0]]
+
+
+def test_replies_that_score_alike_are_drawn_anew_until_they_do_not_or_it_was_often_enough(config: PPOConfig) -> None:
+    """Prompt 0 is apart after the second draw, prompt 3 after the third, prompt 2 never."""
+    drawn = Drawn(config, [{0: [1.0, 0.0], 2: [2.0, 2.0], 3: [0.0, 0.0]}, {2: [2.0, 2.0], 3: [0.0, 4.0]}])
+    samples, scores, measured = drawn.redrawn(samples_named("draw 1", [20, 21, 22, 23]), torch.tensor(FIRST), 3, 2)
+    assert [rows for rows, _, _ in drawn.asked] == [[20, 22, 23], [22, 23]]
+    assert len({seed for _, seed, _ in drawn.asked} | {drawn.seed(step) for step in range(99)}) == 2 + 99
+    assert {replies for _, _, replies in drawn.asked} == {2}
+    assert scores.tolist() == [[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [0.0, 4.0]]
+    assert [replies[1].text for replies in samples.replies] == [
+        "draw 2 20 1",
+        "draw 1 21 1",
+        "draw 3 22 1",
+        "draw 3 23 1",
+    ]
+    assert samples.examples == ["draw 2 20", "draw 1 21", "draw 3 22", "draw 3 23"]
+    assert samples.records == [f"draw 1 {row}" for row in (20, 21, 22, 23)] and samples.computed == 16 + 12 + 8
+    shares = {name: (mean.total.item(), mean.count.item()) for name, mean in measured.items()}
+    assert shares == {"groups/alike": (1, 4), "groups/redrawn": (3, 4)}
+
+
+def test_without_redraws_they_are_counted(config: PPOConfig) -> None:
+    drawn, before = Drawn(config, []), samples_named("draw 1", [20, 21, 22, 23])
+    samples, scores, measured = drawn.redrawn(before, torch.tensor(FIRST), 3, 0)
+    assert samples is before and scores.tolist() == FIRST and drawn.asked == []
+    assert measured.keys() == {"groups/alike"} and measured["groups/alike"].total.item() == 3
+
+
+def test_what_is_left_out_leaves_enough_to_be_dealt_out() -> None:
+    scores = torch.tensor([[1.0, 1.0], [0.0, 1.0], [2.0, 2.0], [0.0, 3.0], [4.0, 4.0], [5.0, 4.0]])
+    assert alike(scores).tolist() == [True, False, True, False, True, False]
+    assert apart(scores, 1) == apart(scores, 3) == [1, 3, 5]
+    assert apart(scores, 2) == [0, 1, 3, 5]
+    assert apart(torch.zeros(4, 2), 2) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("advantage", "reward", "message"),
+    [
+        ({"estimator": GRPO, "redraws": -1}, {}, "advantage.redraws must be >= 0, got -1"),
+        (
+            {"redraws": 1},
+            {},
+            r"advantage.redraws goes with an estimator .* \(grpo, dr_grpo, rloo\), got 1",
+        ),
+        ({"drop_alike": True}, {}, "advantage.drop_alike goes with an estimator that compares .*, got True"),
+        (
+            {"estimator": GRPO, "redraws": 1},
+            {"whiten": True},
+            "advantage.redraws must be 0 with reward.whiten or reward.combine=llama2, .* got 1",
+        ),
+    ],
+)
+def test_what_is_refused(
+    advantage: dict[str, Any], reward: dict[str, Any], message: str, tiny_init: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        ppo_config(tiny_init, AdvantageConfig(**advantage), **reward)

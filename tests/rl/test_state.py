@@ -1,0 +1,54 @@
+"""Where the texts of PPO-ptx are taken: by iteration and inner step alone, so that no history need be kept."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alignment.config.enums import Format, Layout
+from alignment.config.ppo import PPOUpdateConfig, PtxConfig
+from alignment.config.reward import RewardShapingConfig
+from alignment.config.sections import BatchConfig, DataConfig, ModelConfig, SourceConfig, TrainConfig
+from alignment.config.tasks import PPOConfig
+from alignment.data.batches import Packer
+from alignment.data.load import Loaded
+from alignment.data.records import Source
+from alignment.data.tokenize import Example, Truncation
+from alignment.rl.state import Ptx, ptx_of
+
+
+@pytest.fixture
+def ptx(tiny_init: dict[str, Any]) -> Ptx:
+    """24 texts, 2 a step, 2 x 3 inner steps an iteration: two iterations are a pass."""
+    ids = np.arange(3, 7, dtype=np.int32)
+    texts = [Example(ids, (ids,), None, Source("texts", row), (True,)) for row in range(24)]
+    world = DataConfig(format=Format.world, train=SourceConfig(limit=5))
+    config = PPOConfig(
+        model=ModelConfig(init=tiny_init),
+        data=world,
+        batch=BatchConfig(size=9, layout=Layout.shared),
+        train=TrainConfig(max_steps=1),
+        reward=RewardShapingConfig(function="alignment.world.gold"),
+        ppo=PPOUpdateConfig(epochs=2, mini_batches=3),
+        ptx=PtxConfig(weight=0.5, size=2, data=world),
+    )
+    return ptx_of(Loaded([], texts, [], Truncation()), config, Packer(config.batch, 0))
+
+
+def rows(ptx: Ptx, iteration: int, inner: int) -> list[int]:
+    return [row for batch in ptx.term(iteration, inner).micro_batches for row in batch.rows.tolist()]
+
+
+def test_every_inner_step_of_the_run_has_texts_of_its_own(ptx: Ptx) -> None:
+    taken = [row for iteration in (1, 2) for inner in range(6) for row in rows(ptx, iteration, inner)]
+    assert sorted(taken) == list(range(24)) and taken != sorted(taken)
+    again = [row for iteration in (3, 4) for inner in range(6) for row in rows(ptx, iteration, inner)]
+    assert sorted(again) == list(range(24)) and again != taken  # a second pass, shuffled anew
+
+
+def test_they_depend_on_nothing_else(ptx: Ptx) -> None:
+    late = rows(ptx, 3, 4)
+    for iteration, inner in ((1, 0), (3, 5), (2, 2)):
+        rows(ptx, iteration, inner)
+    assert rows(ptx, 3, 4) == late
+    assert (ptx.term(1, 0).name, ptx.term(1, 0).weight) == ("ptx", 0.5)
