@@ -9,7 +9,15 @@ from alignment.config.alarm import AlarmConfig
 from alignment.config.cross_checks import require_generator, require_own_world, require_served
 from alignment.config.enums import KLControl, Offload, PairSelection, Share
 from alignment.config.generation import GenerationConfig
-from alignment.config.ppo import AdvantageConfig, CriticConfig, KLConfig, PPOLosses, PPOUpdateConfig, PtxConfig, RolesConfig
+from alignment.config.ppo import (
+    AdvantageConfig,
+    CriticConfig,
+    KLConfig,
+    PPOLosses,
+    PPOUpdateConfig,
+    PtxConfig,
+    RolesConfig,
+)
 from alignment.config.reward import RewardShapingConfig
 from alignment.config.run import TrainingConfig
 from alignment.config.sections import FUNCTION, INPUT, require

@@ -1,10 +1,9 @@
 """The parts of PPO's config: how experience is made and learned from."""
 
-import math
 from dataclasses import dataclass, field
 
-from alignment.config.enums import AdvantageEstimator, Combine, Format, KLControl, KLPlace, Share
-from alignment.config.sections import FUNCTION, INPUT, DataConfig, require
+from alignment.config.enums import AdvantageEstimator, Format, KLControl, KLPlace, Share
+from alignment.config.sections import INPUT, DataConfig, require
 from alignment.losses import KLEstimator, PolicyLoss, ValueLoss
 
 KL_HORIZON = 10_000  # of Ziegler et al.'s code; their paper has none

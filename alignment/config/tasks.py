@@ -16,13 +16,13 @@ from alignment.config.cross_checks import (
 from alignment.config.enums import Selection
 from alignment.config.generation import GenerationConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
-from alignment.config.reward import ScorerConfig
 from alignment.config.preference import CPOConfig as CPOConfig
 from alignment.config.preference import DPOConfig as DPOConfig
 from alignment.config.preference import ORPOConfig as ORPOConfig
 from alignment.config.preference import ReferenceConfig as ReferenceConfig
 from alignment.config.preference import RewardConfig as RewardConfig
 from alignment.config.preference import SimPOConfig as SimPOConfig
+from alignment.config.reward import ScorerConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.sections import (
     FUNCTION,

@@ -64,14 +64,6 @@ class Samples:
         """The first prompts alone."""
         return Samples(self.records[:count], self.examples[:count], self.replies[:count])
 
-    def at(self, places: Sequence[int]) -> "Samples":
-        """The prompts at these places, in this order."""
-        return Samples(
-            [self.records[place] for place in places],
-            [self.examples[place] for place in places],
-            [self.replies[place] for place in places],
-        )
-
     def with_replies(self, places: Sequence[int], other: "Samples") -> "Samples":
         """With the other's replies to its prompts, which are those at `places`."""
         examples, replies = list(self.examples), list(self.replies)

@@ -25,7 +25,7 @@ What PPO logs, beside what TRL 1.12's PPOTrainer calls the same thing:
 TRL averages micro-batches; a mean here is over all replies or tokens, whatever the cut.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -63,10 +63,20 @@ class Experience:
     advantages: Tensor  # [T], A_t, whitened over the whole iteration where configured
     values: Tensor | None  # [T], V_old(s_t); none without a critic
     returns: Tensor | None  # [T], A_t + V_old(s_t) before whitening; none without a critic
+    counted: Tensor | None = None
+    """[C] bool, the replies that are learned from; None: all. The others are there for ranks to have equally many."""
+    num_replies: int = field(init=False)
+    num_tokens: int = field(init=False)
+    """Of the replies that count."""
 
-    @property
-    def num_tokens(self) -> int:
-        return self.batch.num_tokens
+    def __post_init__(self) -> None:
+        self.num_replies, self.num_tokens = len(self.batch.lengths), self.batch.num_tokens
+        if self.counted is not None:
+            self.num_replies, self.num_tokens = int(self.counted.sum()), int(self.batch.lengths[self.counted].sum())
+
+    def of_counted(self, of_tokens: Tensor) -> Tensor:
+        """Of values per token, [T], those of replies that count."""
+        return of_tokens if self.counted is None else of_tokens[self.counted.repeat_interleave(self.batch.lengths)]
 
     def to(self, device: torch.device) -> "Experience":
         values, returns = (None if part is None else part.to(device) for part in (self.values, self.returns))
@@ -77,6 +87,7 @@ class Experience:
             self.advantages.to(device),
             values,
             returns,
+            None if self.counted is None else self.counted.to(device),
         )
 
 
@@ -91,7 +102,15 @@ class Roles:
 
 @torch.no_grad()
 def make_experience(
-    roles: Roles, samples: Samples, scores: Tensor, config: PPOConfig, *, kl_weight: float, packer: Packer, seed: int
+    roles: Roles,
+    samples: Samples,
+    scores: Tensor,
+    config: PPOConfig,
+    *,
+    kl_weight: float,
+    packer: Packer,
+    seed: int,
+    counted: Tensor | None = None,
 ) -> tuple[list[list[Experience]], dict[str, Mean]]:
     """`ppo.mini_batches` mini-batches, each a list of this process's micro-batches, and the iteration's metrics.
 
@@ -99,19 +118,19 @@ def make_experience(
 
     Log-probs and values come from the packed forwards that learning will repeat on the very same batches, so the first
     inner step has ratio exactly 1. `scores` [G, n]: what each reply is worth, penalties included. `kl_weight`: beta of
-    this iteration; with kl.place=loss the rewards are the scores alone.
+    this iteration; with kl.place=loss the rewards are the scores alone. `counted` [G] bool: the prompts whose replies
+    are learned from and measured; None: all.
     """
     roles.actor.model.eval()
     if roles.critic is not None:
         roles.critic.model.eval()
     in_reward = kl_weight if config.kl.place is KLPlace.reward else 0.0
-    order = np.random.default_rng(seed).permutation(len(samples.examples))
     mini_batches = [
         [
-            _experience(roles, batch, scores, config, kl_weight=in_reward)
+            _experience(roles, batch, scores, config, kl_weight=in_reward, counted=counted)
             for batch in packer.train_batches(samples.examples, rows)
         ]
-        for rows in np.array_split(order, config.ppo.mini_batches)
+        for rows in mini_batch_rows(len(samples.examples), counted, config.ppo.mini_batches, packer.num_ranks, seed)
     ]
     everything = [experience for mini_batch in mini_batches for experience, _ in mini_batch]
     if config.advantage.whitens:
@@ -122,8 +141,17 @@ def make_experience(
     return [[experience for experience, _ in mini_batch] for mini_batch in mini_batches], metrics
 
 
+def mini_batch_rows(count: int, counted: Tensor | None, num: int, num_ranks: int, seed: int) -> list[np.ndarray]:
+    """The rows of each: those that count, shuffled, in at most `num` parts of about one size, which do not depend on
+    the number of ranks; and behind them so many others that all ranks have equally many."""
+    counts = np.ones(count, dtype=bool) if counted is None else counted.numpy()
+    rows, others = np.flatnonzero(counts), np.flatnonzero(~counts)
+    parts = np.array_split(rows[np.random.default_rng(seed).permutation(len(rows))], num)
+    return [np.concatenate([part, others[: -len(part) % num_ranks]]) for part in parts if len(part)]
+
+
 def _experience(
-    roles: Roles, batch: Batch, scores: Tensor, config: PPOConfig, *, kl_weight: float
+    roles: Roles, batch: Batch, scores: Tensor, config: PPOConfig, *, kl_weight: float, counted: Tensor | None
 ) -> tuple[Experience, dict[str, Mean]]:
     batch = batch.to(roles.actor.device)
     temperature = config.generation.temperature
@@ -134,26 +162,27 @@ def _experience(
     kl = kl_estimate(logprobs, ref_logprobs, config.kl.estimator)
     worth = scores[batch.rows.cpu()].flatten().to(kl.device)  # [C]
     rewards = token_rewards(worth, batch.by_completion(kl), mask, kl_weight=kl_weight)
+    of_replies = None if counted is None else counted[batch.rows.cpu()].repeat_interleave(batch.replies).to(kl.device)
     if roles.critic is None:
-        experience = Experience(
-            batch, logprobs, ref_logprobs, _compared(rewards, mask, batch, config)[mask], None, None
-        )
+        advantages, values, returns = _compared(rewards, mask, batch, config), None, None
     else:
         with roles.critic.precision():
             values = token_values(roles.critic.model, batch)
         advantages, returns = advantages_and_returns(
             rewards, batch.by_completion(values), mask, gamma=config.advantage.gamma, lam=config.advantage.lam
         )
-        experience = Experience(batch, logprobs, ref_logprobs, advantages[mask], values, returns[mask])
-    metrics = {
-        "kl": Mean.of(batch.sum_by_completion(logprobs - ref_logprobs)),
-        "length": Mean.of(batch.lengths),
-        "objective/entropy": Mean.of(batch.sum_by_completion(-logprobs)),
-        "objective/scores": Mean.of(worth),
-        "objective/rlhf_reward": Mean.of(rewards.sum(1)),
-        "objective/non_score_reward": Mean.of(-kl_weight * batch.sum_by_completion(kl)),
+        returns = returns[mask]
+    experience = Experience(batch, logprobs, ref_logprobs, advantages[mask], values, returns, of_replies)
+    measured = {
+        "kl": batch.sum_by_completion(logprobs - ref_logprobs),
+        "length": batch.lengths,
+        "objective/entropy": batch.sum_by_completion(-logprobs),
+        "objective/scores": worth,
+        "objective/rlhf_reward": rewards.sum(1),
+        "objective/non_score_reward": -kl_weight * batch.sum_by_completion(kl),
     }
-    return experience, metrics
+    counts = slice(None) if of_replies is None else of_replies
+    return experience, {name: Mean.of(values[counts]) for name, values in measured.items()}
 
 
 GROUP_ADVANTAGES = {

@@ -29,26 +29,27 @@ class Actor:
 
     def __call__(self, model: nn.Module, batch: Experience) -> LossOutput:
         logprobs, entropy = token_logprobs_and_entropy(model, batch.batch, temperature=self.temperature)
-        by_reply, mask = self._replies(batch, logprobs)
-        output = self.loss(by_reply(logprobs), by_reply(batch.old_logprobs), by_reply(batch.advantages), mask)
-        loss, metrics = output.loss, {**output.metrics, "entropy": Mean.of(entropy)}
+        laid_out, mask = self._layout(batch)
+        output = self.loss(laid_out(logprobs), laid_out(batch.old_logprobs), laid_out(batch.advantages), mask)
+        loss, metrics = output.loss, {**output.metrics, "entropy": Mean.of(batch.of_counted(entropy))}
         if self.kl_weight:
             kl = kl_estimate(logprobs, batch.ref_logprobs, self.kl_estimator)
             if self.kl_bias_correction:
                 kl = kl * (logprobs - batch.old_logprobs).exp()
-            added = self.loss.reduce(by_reply(kl), mask)
+            added = self.loss.reduce(laid_out(kl), mask)
             loss = Mean(loss.total + self.kl_weight * added.total, loss.count)
-            metrics = {**metrics, "kl/loss": Mean.of(kl)}
+            metrics = {**metrics, "kl/loss": Mean.of(batch.of_counted(kl))}
         return LossOutput(loss, metrics)
 
     def count(self, batch: Experience) -> int:
-        return len(batch.batch.lengths) if self.loss.by_sequence else batch.num_tokens
+        return batch.num_replies if self.loss.by_sequence else batch.num_tokens
 
-    def _replies(self, batch: Experience, logprobs: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    def _layout(self, batch: Experience) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         """How a value per token is laid out for the loss, [C, T] where it must know the replies, and what counts."""
-        if self.loss.by_sequence:
-            return batch.batch.by_completion, batch.batch.completion_mask()
-        return lambda values: values, torch.ones_like(logprobs, dtype=torch.bool)
+        if not self.loss.by_sequence:
+            return batch.of_counted, torch.ones(batch.num_tokens, dtype=torch.bool, device=batch.advantages.device)
+        rows = slice(None) if batch.counted is None else batch.counted
+        return lambda values: batch.batch.by_completion(values)[rows], batch.batch.completion_mask()[rows]
 
 
 @dataclass(slots=True)

@@ -41,6 +41,12 @@ def alike(scores: Tensor) -> Tensor:
     return (scores == scores[:, :1]).all(1)
 
 
+def not_alike(scores: Tensor) -> Tensor | None:
+    """[G] bool, the prompts whose replies can be learned from; None, which is all, where there are none."""
+    teach = ~alike(scores)
+    return teach if teach.any() else None
+
+
 @dataclass(slots=True)
 class Prompts:
     """Tokenizer and prompts, before any weights are loaded: the user's mistakes are found here."""

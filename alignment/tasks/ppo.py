@@ -17,14 +17,13 @@ from alignment.config.sections import ModelConfig, require
 from alignment.config.tasks import PPOConfig
 from alignment.data.batches import Batches
 from alignment.data.load import Loaded
-from alignment.distributed.collectives import size
 from alignment.generation.gold import build_gold
 from alignment.generation.samples import Samples, build_generator
 from alignment.losses import Mean
 from alignment.rl.experience import Experience, Roles, broken_roles, make_experience
 from alignment.rl.memory import estimate_memory
 from alignment.rl.roles import PPOModels, build_models
-from alignment.rl.rollouts import OnPolicy, Rollouts, alike, load_prompts, shard_reference
+from alignment.rl.rollouts import OnPolicy, Rollouts, load_prompts, not_alike, shard_reference
 from alignment.rl.state import PPOState, Ptx, build_state, inner_steps, ptx_of
 from alignment.rl.update import learn
 from alignment.terminal import say
@@ -75,14 +74,16 @@ class PPOTrainer(OnPolicy):
     def collect(self, step: int) -> tuple[Metrics, Iteration]:
         """Replies, scored and turned into what is learned from."""
         samples, scores, judged = self.rollouts.step(step, self.config.ppo.replies)
+        counted = None
         if self.config.advantage.is_grouped:
             samples, scores, groups = self.rollouts.redrawn(samples, scores, step, self.config.advantage.redraws)
             judged |= groups
             if self.config.advantage.drop_alike:
-                kept = apart(scores, self.config.ppo.mini_batches * size())
-                samples, scores = samples.at(kept), scores[kept]
+                counted = not_alike(scores)
         with self.timer.part("experience"):
-            mini_batches, experienced = experienced_of(self, samples, scores, seed=self.rollouts.seed(step))
+            mini_batches, experienced = experienced_of(
+                self, samples, scores, seed=self.rollouts.seed(step), counted=counted
+            )
         self.timer.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
         if self.config.roles.offload:
             self.models.rest(torch.device("cpu"))
@@ -161,15 +162,6 @@ def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
     )
 
 
-def apart(scores: Tensor, multiple: int) -> list[int]:
-    """The prompts whose replies do not all score alike, and so many others that they can be dealt out, at least one to
-    each mini-batch of each process; scores [G, n]."""
-    teach = ~alike(scores)
-    others = (~teach).nonzero()[:, 0].tolist()
-    count = max(1, -(-int(teach.sum()) // multiple)) * multiple
-    return sorted([*teach.nonzero()[:, 0].tolist(), *others][:count])
-
-
 def require_critic_reads(models: PPOModels, train: Loaded, config: PPOConfig) -> None:
     """Raises:
     ConfigError: the critic, which reads the policy's tokens, is of a model with fewer positions.
@@ -182,7 +174,7 @@ def require_critic_reads(models: PPOModels, train: Loaded, config: PPOConfig) ->
 
 
 def experienced_of(
-    trainer: PPOTrainer, samples: Samples, scores: Tensor, *, seed: int
+    trainer: PPOTrainer, samples: Samples, scores: Tensor, *, seed: int, counted: Tensor | None = None
 ) -> tuple[list[list[Experience]], Metrics]:
     """The mini-batches that replies and what they are worth, [G, n], give to learn from, and what was measured."""
     return make_experience(
@@ -193,4 +185,5 @@ def experienced_of(
         kl_weight=trainer.state.controller.weight,
         packer=trainer.rollouts.batches.packer,
         seed=seed,
+        counted=counted,
     )

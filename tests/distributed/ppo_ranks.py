@@ -42,12 +42,12 @@ SHARED = [
     *("reward.function=null", "reward.path=FOLDER/judge/adapter", "ppo.replies=2"),
 ]
 GRPO = [
-    *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=3e-3", "ppo.mini_batches=2", "ppo.epochs=2"),
+    *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=1e-3", "ppo.mini_batches=2", "ppo.epochs=2"),
     *("ppo.replies=3", "model.path=FOLDER/first", "reward.function=coarse.parity", "checkpoint.every=0"),
     *("advantage.redraws=1", "advantage.drop_alike=true"),
 ]
 ONLINE_DPO = [
-    *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=3e-3", "num_samples=3", "pairs=all"),
+    *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=1e-3", "num_samples=3", "pairs=all"),
     *("model.path=FOLDER/first", "reward.function=null", "reward.path=REWARD", "checkpoint.every=0"),
 ]
 REJECTION = ["reward.function=null", "reward.path=REWARD", "samples=3"]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -38,10 +39,11 @@ from alignment.losses import (
 )
 from alignment.models.load import load_critic, load_language_model
 from alignment.models.readout import token_logprobs
-from alignment.rl.experience import Experience, Roles, broken_roles, make_experience
+from alignment.rl import experience as module
+from alignment.rl.experience import Experience, Roles, broken_roles, make_experience, mini_batch_rows
 from alignment.rl.objectives import Actor, Critic
 from alignment.rl.reference import reference_of
-from alignment.rl.update import learn
+from alignment.rl.update import actor_objective, learn
 from alignment.training.optim import build_optimizer
 from alignment.training.step import to_floats, train_step
 
@@ -404,6 +406,46 @@ def test_replies_that_score_alike_teach_nothing(
     mini_batches, _ = make_experience(roles, samples_of(TEXTS), scores, config, kl_weight=0.3, packer=packer, seed=0)
     for (row, _), advantages in of_replies(mini_batches, "advantages").items():
         assert (advantages == 0).all().item() == (row < 3)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_what_does_not_count_is_dealt_out_behind_what_does_and_changes_no_mini_batch(num_ranks: int) -> None:
+    counted = torch.tensor([True, False, True, True, False, True, True, False, True])
+    alone, dealt = (mini_batch_rows(9, counted, 2, ranks, seed=5) for ranks in (1, num_ranks))
+    for part, filled in zip(alone, dealt, strict=True):
+        assert filled[: len(part)].tolist() == part.tolist() and counted[part].all()
+        assert len(filled) % num_ranks == 0 and not counted[filled[len(part) :]].any()
+    assert sorted(row for part in alone for row in part) == counted.nonzero()[:, 0].tolist()
+    assert len(mini_batch_rows(9, torch.arange(9) == 4, 2, num_ranks, seed=5)) == 1  # none without a row that counts
+    whole = np.concatenate(mini_batch_rows(9, None, 2, 1, seed=5))
+    assert whole.tolist() == np.random.default_rng(5).permutation(9).tolist()
+
+
+@pytest.mark.parametrize("normalization", list(Normalization))
+def test_replies_that_do_not_count_are_as_if_they_were_not_there(
+    tiny_init: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    samples_of: SamplesOf,
+    normalization: Normalization,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loss, its gradient and every metric, of a mini-batch of three prompts, and with two of such behind them."""
+    loss = PolicyLoss(normalization=normalization, length=9 if normalization is Normalization.constant else None)
+    kl = KLConfig(place=KLPlace.loss, estimator=KLEstimator.k3)
+    config = without_critic(tiny_init, "grpo", kl=kl, loss=PPOLosses(policy=loss))
+    monkeypatch.setattr(module, "mini_batch_rows", lambda count, *_: [np.arange(count)])
+    found = []
+    for count, counted in ((3, None), (5, torch.arange(5) < 3)):
+        roles = actor_alone(config, tokenizer)
+        move(roles)
+        settings: Any = {"kl_weight": 0.3, "packer": Packer(config.batch, 0), "seed": 0, "counted": counted}
+        (units,), metrics = make_experience(roles, samples_of(TEXTS[:count]), SCORES[:count], config, **settings)
+        measured = to_floats(train_step(roles.actor, actor_objective(config, 0.3), units))
+        found.append((to_floats(metrics), measured, [p.detach().clone() for p in roles.actor.model.parameters()]))
+    (one, step, weights), (other, same_step, same_weights) = found
+    assert one == pytest.approx(other, rel=1e-5) and step == pytest.approx(same_step, rel=1e-4, abs=1e-6)
+    for own, same in zip(weights, same_weights, strict=True):
+        torch.testing.assert_close(own, same, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("normalization", list(Normalization))

@@ -16,8 +16,7 @@ from alignment.config.sections import DataConfig, ModelConfig, SourceConfig, Tra
 from alignment.config.tasks import PPOConfig
 from alignment.generation.generate import Reply
 from alignment.generation.samples import Samples
-from alignment.rl.rollouts import Rollouts, alike
-from alignment.tasks.ppo import apart
+from alignment.rl.rollouts import Rollouts, alike, not_alike
 
 GRPO = AdvantageEstimator.grpo
 
@@ -38,7 +37,7 @@ class Drawn(Rollouts):
         timer: Any = SimpleNamespace(part=lambda name: nullcontext())
         prompts: Any = SimpleNamespace(train=None)
         self.batches, self.timer, self.prompts = rows, timer, prompts
-        self.judge: Any = self.judged
+        self.scorer: Any = self.judged
 
     def draw(self, data: Any, rows: list[int], seed: int, replies: int) -> Samples:
         self.asked.append((rows, seed, replies))
@@ -95,12 +94,12 @@ def test_without_redraws_they_are_counted(config: PPOConfig) -> None:
     assert measured.keys() == {"groups/alike"} and measured["groups/alike"].total.item() == 3
 
 
-def test_what_is_left_out_leaves_enough_to_be_dealt_out() -> None:
-    scores = torch.tensor([[1.0, 1.0], [0.0, 1.0], [2.0, 2.0], [0.0, 3.0], [4.0, 4.0], [5.0, 4.0]])
-    assert alike(scores).tolist() == [True, False, True, False, True, False]
-    assert apart(scores, 1) == apart(scores, 3) == [1, 3, 5]
-    assert apart(scores, 2) == [0, 1, 3, 5]
-    assert apart(torch.zeros(4, 2), 2) == [0, 1]
+def test_where_all_are_alike_all_are_learned_from() -> None:
+    scores = torch.tensor([[1.0, 1.0], [0.0, 1.0], [2.0, 2.0]])
+    assert alike(scores).tolist() == [True, False, True]
+    teach = not_alike(scores)
+    assert teach is not None and teach.tolist() == [False, True, False]
+    assert not_alike(torch.zeros(4, 2)) is None
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,8 @@ def test_experience_moves_whole(demonstrations: list[Example]) -> None:
     (unit,) = units("actor", demonstrations, WHOLE, Layout.shared)
     moved = unit.to(torch.device("meta"))
     assert moved.batch.input_ids.device.type == "meta"
-    assert all(getattr(moved, field.name).device.type == "meta" for field in fields(moved) if field.name != "batch")
+    tensors = [value for field in fields(moved) if isinstance(value := getattr(moved, field.name), Tensor)]
+    assert len(tensors) == 5 and all(tensor.device.type == "meta" for tensor in tensors)
 
 
 def test_extra_batches_are_run_and_not_counted(descent, demonstrations):
