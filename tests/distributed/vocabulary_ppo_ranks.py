@@ -1,10 +1,11 @@
-"""What one process of the test of a real vocabulary does for PPO, as in ppo_ranks.py, with 131,072 pieces, the logits
-of which take several chunks.
+"""What one process of the test of a real vocabulary does for a task that replies, as in ppo_ranks.py, with 131,072
+pieces, the logits of which take several chunks.
 
-python vocabulary_ppo_ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+python vocabulary_ppo_ranks.py OUT TASK STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
 """
 
 import json
+import sys
 
 import ppo_ranks
 import ranks
@@ -16,9 +17,16 @@ from alignment.models.tokenizer import load_tokenizer
 
 PIECES = 131_072
 CHUNK = 16  # tokens: as many logits at a time as there are of many thousand tokens in a run
-FEW = ["batch.size=4", "data.train.limit=8", "data.eval.limit=2", "generation.max_new_tokens=4"]
-PPO = ["ppo.epochs=1", "ppo.replies=1", "train.eval_every=0", "ptx.weight=0", "ptx.data.format=native"]
-PPO += ["ptx.data.train.limit=null", "ppo.ema=null", "kl.limit=null", "model.path=FOLDER/first"]
+FEW = ["data.eval.limit=2", "generation.max_new_tokens=4"]
+TRAINING = [*FEW, "batch.size=4", "data.train.limit=8", "ppo.epochs=1", "train.eval_every=0", "model.path=FOLDER/first"]
+WITHOUT = ["ptx.weight=0", "ptx.data.format=native", "ptx.data.train.limit=null", "ppo.ema=null", "kl.limit=null"]
+SETTINGS = {  # of each task, behind those of ppo_ranks
+    "ppo": [*TRAINING, *WITHOUT, "ppo.replies=1"],
+    "grpo": [*TRAINING, "train.max_steps=10"],
+    "online_dpo": [*(word for word in TRAINING if not word.startswith("ppo.")), "train.max_steps=10"],
+    "rejection": [*FEW, "data.train.limit=8", "model.path=FOLDER/first"],
+    "evaluate": [*FEW, "runs={first:FOLDER/first,other:FOLDER/judge}", "pairs.eval.limit=3"],
+}
 
 
 def tokenizer_of(settings: ModelConfig) -> PreTrainedTokenizerBase:
@@ -32,16 +40,16 @@ def tokenizer_of(settings: ModelConfig) -> PreTrainedTokenizerBase:
     return large
 
 
-def make_large() -> None:
+def make_large(task: str) -> None:
     """Few weights beside those of the vocabulary, few tokens, and many chunks of them."""
     ranks.INIT |= {"vocab_size": PIECES, "hidden_size": 16, "intermediate_size": 24}
     heads.CHUNK = CHUNK * PIECES
     ppo_ranks.load_tokenizer = tokenizer_of
-    recipe, overrides, run = ppo_ranks.TASKS["ppo"]
+    recipe, overrides, run = ppo_ranks.TASKS[task]
     ppo_ranks.TASKS.clear()
-    ppo_ranks.TASKS["ppo"] = (recipe, [*overrides, *FEW, *PPO], run)
+    ppo_ranks.TASKS[task] = (recipe, [*overrides, *SETTINGS[task]], run)
 
 
 if __name__ == "__main__":
-    make_large()
+    make_large(sys.argv.pop(2))
     ppo_ranks.main()
