@@ -17,6 +17,7 @@ MAX_POINTS = 400
 _NUM_TREND = 40  # points of the bold line through a long, noisy curve
 _NUM_COLUMNS = 3
 _EVAL = "eval/"
+_NO_CURVE = ("step", "time/", "kl/sqrt", "length/")  # where in a run, its speed, and what has figures of its own
 _DASHES = ("-", (0, (3, 1.5)), (0, (1, 1)))
 
 
@@ -28,13 +29,12 @@ class Panel:
     metrics: tuple[str, ...]
 
 
-PANELS = (
+SPELLED_OUT = (  # with units, and metrics that belong together; any other has a panel by its own name
     Panel("Loss", ("loss",)),
     Panel("Pair accuracy (share)", ("rewards/accuracy",)),
     Panel("Reward margin, chosen - rejected", ("rewards/margin",)),
     Panel("Rewards", ("rewards/chosen", "rewards/rejected")),
     Panel("Log-probability (nats)", ("logps/chosen", "logps/rejected")),
-    Panel("Policy loss", ("policy/loss",)),
     Panel("Value loss", ("value/loss",)),
     Panel("Entropy (nats per token)", ("entropy",)),
     Panel("Distinct n-grams of tokens (share)", ("distinct_1", "distinct_2", "distinct_3")),
@@ -76,8 +76,12 @@ def thin(points: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
 
 
 def training_curves(run: TrainingRun, look: Style) -> str | None:
-    """Every known metric that the run logged; None where there is none."""
-    panels = [panel for panel in PANELS if _is_logged(run, panel)]
+    """Every metric that the run logged, whatever its method is, but for those of `policy_overview`; None where there is
+    none."""
+    drawn = {metric for panel in (*SPELLED_OUT, *_OVERVIEW) for metric in panel.metrics}
+    logged = {name.removeprefix(_EVAL) for row in run.metrics for name, value in row.items() if _is_number(value)}
+    others = sorted(name for name in logged - drawn if not name.startswith(_NO_CURVE))
+    panels = [panel for panel in (*SPELLED_OUT, *(Panel(name, (name,)) for name in others)) if _is_logged(run, panel)]
     if not panels:
         return None
     return _small_multiples(run, look, panels)

@@ -167,7 +167,7 @@ def _run(run: TrainingRun, look: Style) -> str:
     if (svg := training_curves(run, look)) is not None:
         html.append(page.figure(svg, _LINES + " Dots: held-out data."))
     if len(html) == 1:
-        html.append(page.note("No curves: the run logged no known metric."))
+        html.append(page.note("No curves: the run logged no metric."))
     if count := num_unplottable(run):
         html.append(page.note(f"{count} logged values were infinite or undefined and are not drawn."))
     return "\n".join(html)

@@ -89,7 +89,7 @@ def make_ppo_run(name: str, rng: np.random.Generator, num_steps: int = 300) -> T
                 "finished": 1 - 0.2 * done,
                 "policy/clip_fraction": 0.05 + rng.gamma(2, 0.01),
                 "policy/approx_kl": rng.gamma(2, 0.001),
-                "policy/loss": rng.normal(-0.01, 0.005),
+                "loss": rng.normal(-0.01, 0.005),
                 "value/loss": 1.4 * (1 - done) + rng.gamma(2, 0.1),
                 "grad_norm": 0.8 + rng.gamma(2, 0.1),
             }

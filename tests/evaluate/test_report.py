@@ -8,7 +8,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from alignment.evaluate.curves import MAX_POINTS, num_unplottable, series, thin
+from alignment.evaluate import curves
+from alignment.evaluate.curves import MAX_POINTS, num_unplottable, series, thin, training_curves
+from alignment.evaluate.plots import Style
 from alignment.evaluate.report import report, write_report
 from alignment.evaluate.results import TrainingRun
 from alignment.evaluate.table import columns, compare
@@ -130,10 +132,10 @@ def test_without_gold_nothing_speaks_of_it(study):
 
 
 def test_missing_parts_leave_no_empty_frames(study):
-    study.reward_model, study.runs = None, [TrainingRun("sft", "sft", [{"step": 1, "tokens": 9}], "")]
+    study.reward_model, study.runs = None, [TrainingRun("sft", "sft", [{"step": 1, "time/step_s": 9}], "")]
     page = Page(report(study))
     assert "Reward model" not in page.text
-    assert "the run logged no known metric" in page.text
+    assert "the run logged no metric" in page.text
     assert page.tags.count("svg") == 1
     study.runs = []
     assert "Resolved configurations" not in report(study)
@@ -180,3 +182,13 @@ def test_series_keeps_only_rows_with_the_metric():
     run = TrainingRun("r", "dpo", [{"step": 1, "loss": 2.0}, {"step": 2, "lr": 0.1}, {"step": 3, "loss": None}], "")
     assert series(run, "loss").tolist() == [[1.0, 2.0]]
     assert series(run, "gold").shape == (0, 2)
+
+
+def test_a_metric_that_nobody_has_heard_of_has_a_curve_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a method from outside of the package logs them; what says where or how fast a run is has none."""
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(curves, "_small_multiples", lambda run, look, panels: drawn.append([p.title for p in panels]))
+    first = {"step": 1, "loss": 0.5, "mine/odd": 1.0, "time/step_s": 2.0}
+    rows = [first, {"step": 2, "eval/theirs": 0.1, "kl/sqrt": 1.0}]
+    training_curves(TrainingRun("mine", "my.method", rows, ""), Style("#000000", "o"))
+    assert drawn == [["Loss", "mine/odd", "theirs"]]
