@@ -101,7 +101,7 @@ def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
     if isinstance(config, DPOConfig) and isinstance(objective, DPO):
         first = whole
         if config.loss.rpo_alpha > 0 or config.data.margin.scale is not MarginScale.none:
-            alone = DPO(replace(objective.loss, margin_scale=0.0, rpo_alpha=0.0), objective.reference)
+            alone = replace(objective, loss=replace(objective.loss, margin_scale=0.0, rpo_alpha=0.0))
             first = measured_step(engine, alone, of_tokens(some.batches, EVERYTHING).step(0))
         yield reference_start(config, first)
     cut = of_tokens(some.batches, ONE_ROW).step(0)

@@ -16,7 +16,7 @@ TOLERANCE = {Precision.float32: 1e-4, Precision.bfloat16: 2e-2}
 def first_loss(loss: DPOLoss) -> float:
     """Of a policy that is its reference, c = r = h = 0 (written out here, for `DPOLoss` itself is on trial)."""
     match loss.variant:
-        case DPOVariant.sigmoid | DPOVariant.sigmoid_norm | DPOVariant.robust:
+        case DPOVariant.sigmoid | DPOVariant.sigmoid_norm | DPOVariant.robust | DPOVariant.aot:
             return math.log(2)
         case DPOVariant.nca_pair | DPOVariant.bco_pair:
             return 2 * math.log(2)

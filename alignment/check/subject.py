@@ -37,8 +37,9 @@ from alignment.distributed.sharded import placement_of
 from alignment.generation.generate import end_ids
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model, load_scalar_model
+from alignment.training.aot import dpo_objective
 from alignment.training.kto import KTO, with_replies_to_others
-from alignment.training.objectives import CPO, DPO, ORPO, SFT, Objective, RewardRanking, SimPO
+from alignment.training.objectives import CPO, ORPO, SFT, Objective, RewardRanking, SimPO
 from alignment.training.reference import reference_logprobs
 from alignment.training.setup import Prepared, build_engine, prepare
 
@@ -160,7 +161,7 @@ class Subject:
                 return CPO(self.config.loss)
             case DPOConfig():
                 everything = range(len(self.batches.examples))
-                return DPO(self.config.loss, reference_logprobs(engine, self.batches, everything, cache=None))
+                return dpo_objective(self.config.loss, reference_logprobs(engine, self.batches, everything, cache=None))
             case KTOConfig():
                 everything, limit = range(len(self.batches.examples)), self.config.data.max_length
                 others = replace(self.batches, examples=with_replies_to_others(self.batches.examples, limit))

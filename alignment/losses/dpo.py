@@ -28,10 +28,11 @@ class DPOVariant(str, Enum):
     apo_zero = "apo_zero"
     apo_down = "apo_down"
     discopop = "discopop"
+    aot = "aot"
 
 
 WITH_MARGIN = (DPOVariant.sigmoid, DPOVariant.sigmoid_norm)
-SMOOTHED = (*WITH_MARGIN, DPOVariant.robust, DPOVariant.exo_pair)
+SMOOTHED = (*WITH_MARGIN, DPOVariant.robust, DPOVariant.exo_pair, DPOVariant.aot)
 DISCOPOP_TAU = 0.05
 
 
@@ -65,10 +66,13 @@ class DPOLoss:
                   the same, eq. 8: for chosen replies that are worse than the model's own
     discopop      s(-z / tau) (-log s(z)) + s(z / tau) exp(-z),  z = beta h,  tau = discopop_tau
                   Lu et al. 2406.08414 (DiscoPOP), eq. 5
+    aot           -(1 - e) log s(beta (h - d)) - e log s(-beta (h - d)),  h - d = g - g_ref of the pair that has the
+                  rank in the reference's order that this one has in the policy's,  g = log pi(y_c) - log pi(y_r)
+                  Melnyk et al. 2406.05882 (AOT, paired): the distribution of g over the step's pairs, not each g,
+                  is to exceed the reference's
 
     Each plus rpo_alpha * nll(y_c), where that is above 0 (Pang et al. 2404.19733, iterative RPO, eq. 1).
-    Reduction: mean over pairs, weighted where they carry weights. TRL's aot and aot_unpaired are left out: they sort
-    the log-ratios of a whole step, which a mean over pairs cannot be.
+    Reduction: mean over pairs, weighted where they carry weights. TRL's aot_unpaired is left out.
     """
 
     beta: float = 0.1
@@ -116,11 +120,13 @@ class DPOLoss:
         margin: Tensor | None = None,
         chosen_nll: Tensor | None = None,
         weight: Tensor | None = None,
+        shift: Tensor | None = None,
     ) -> LossOutput:
         """All [B]. *_logprobs: of each completion, SUMMED over its tokens (sigmoid_norm: their MEAN), nats, of the
         policy and of the reference. margin: >= 0, in units of beta h; None: these pairs carry none. chosen_nll: mean
         negative log-prob per token of the chosen completion, nats, which rpo_alpha > 0 requires and 0 does not take.
-        weight: > 0, what each pair counts in the mean; None: 1.
+        weight: > 0, what each pair counts in the mean; None: 1. shift: d of aot, nats, which the others do not take:
+        what the reference's log-ratio g_ref of the pair of the same rank has over that of this pair.
 
         TRL's ipo divides each log-ratio by its completion's length: pass mean log-probs to do the same.
         Metrics, over pairs alike: `rewards/*` of the implicit reward beta (log pi - log pi_ref), `logps/chosen`,
@@ -136,7 +142,10 @@ class DPOLoss:
         chosen_ratio, rejected_ratio = chosen - ref_chosen, rejected - ref_rejected
         metrics = preference_metrics(self.beta * chosen_ratio, self.beta * rejected_ratio, weight)
         metrics |= {"logps/chosen": Mean.of(chosen), "logps/rejected": Mean.of(rejected)}
-        losses = self._losses(chosen_ratio, rejected_ratio, self._offset(chosen, margin))
+        if (self.variant is DPOVariant.aot) != (shift is not None):
+            raise ValueError("shift goes with loss.variant=aot, and only with it")
+        offset = self._offset(chosen, margin) if shift is None else self.beta * pairwise(chosen=chosen, shift=shift)[1]
+        losses = self._losses(chosen_ratio, rejected_ratio, offset)
         if (self.rpo_alpha > 0) != (chosen_nll is not None):
             raise ValueError("chosen_nll goes with loss.rpo_alpha > 0, and only with it")
         if chosen_nll is not None:
@@ -159,7 +168,7 @@ class DPOLoss:
         b, e, h = self.beta, self.label_smoothing, c - r
         z = b * h if offset is None else b * h - offset
         match self.variant:
-            case DPOVariant.sigmoid | DPOVariant.sigmoid_norm:
+            case DPOVariant.sigmoid | DPOVariant.sigmoid_norm | DPOVariant.aot:
                 return (1 - e) * -F.logsigmoid(z) + e * -F.logsigmoid(-z)
             case DPOVariant.robust:
                 return ((1 - e) * -F.logsigmoid(z) - e * -F.logsigmoid(-z)) / (1 - 2 * e)

@@ -12,6 +12,7 @@ from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model
 from alignment.terminal import say
+from alignment.training.aot import dpo_objective
 from alignment.training.loop import fit
 from alignment.training.objectives import DPO
 from alignment.training.reference import cache_file, reference_logprobs, require_reference
@@ -44,4 +45,4 @@ def dpo(
         cache = cache_file(model, pairs.examples, config, data)
     table = reference_logprobs(engine, pairs, rows, cache=cache)
     require_reference(table, pairs, rows, config.train.on_nonfinite)
-    return DPO(config.loss, table)
+    return dpo_objective(config.loss, table)

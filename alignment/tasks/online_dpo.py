@@ -18,9 +18,9 @@ from alignment.models.load import load_language_model
 from alignment.rl.reference import Reference, reference_of
 from alignment.rl.rewards import build_reward
 from alignment.rl.rollouts import OnPolicy, load_prompts, rollouts_of, shard_reference
+from alignment.training.aot import dpo_objective
 from alignment.training.loop import fit
 from alignment.training.nonfinite import NonFiniteGuard
-from alignment.training.objectives import DPO
 from alignment.training.setup import save_trained
 from alignment.training.step import Metrics, only_main, train_step
 
@@ -63,7 +63,9 @@ class OnlineDPO(OnPolicy):
         """Nothing is learned where the replies to each prompt all score alike."""
         batches, table = units
         return (
-            train_step(self.rollouts.engine, DPO(self.config.loss, table), batches, partial(nonfinite.record, step))
+            train_step(
+                self.rollouts.engine, dpo_objective(self.config.loss, table), batches, partial(nonfinite.record, step)
+            )
             if batches
             else {}
         )

@@ -94,13 +94,16 @@ class DPO:
     reference: Tensor
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        return self.on_pairs(model, batch)
+
+    def on_pairs(self, model: nn.Module, batch: Batch, shift: Tensor | None = None) -> LossOutput:
         policy = batch.sum_by_completion(token_logprobs(model, batch)).view(-1, 2)
         reference, lengths = self.reference[batch.rows], batch.lengths.view(-1, 2)
         chosen_nll = -policy[:, 0] / lengths[:, 0] if self.loss.rpo_alpha > 0 else None
         if self.loss.variant is DPOVariant.sigmoid_norm:
             policy, reference = policy / lengths, reference / lengths
         logprobs = (*policy.unbind(1), *reference.unbind(1))
-        return self.loss(*logprobs, margin=batch.margins, chosen_nll=chosen_nll, weight=batch.weights)
+        return self.loss(*logprobs, margin=batch.margins, chosen_nll=chosen_nll, weight=batch.weights, shift=shift)
 
     def count(self, batch: Batch) -> float:
         return batch.total_weight

@@ -34,6 +34,7 @@ from alignment.losses import (
     CPOLoss,
     CrossEntropyLoss,
     DPOLoss,
+    DPOVariant,
     KTOLoss,
     LossOutput,
     MarginRankingLoss,
@@ -44,6 +45,7 @@ from alignment.losses import (
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import load_tokenizer
+from alignment.training.aot import dpo_objective
 from alignment.training.kto import KTO, with_replies_to_others
 from alignment.training.objectives import CPO, DPO, ORPO, SFT, Objective, RewardRanking, SimPO
 from alignment.training.optim import build_optimizer, weight_groups
@@ -70,7 +72,7 @@ ADAPTERS = {
     "bfloat16 lora": LoraConfig(rank=4),
 }
 # lora: DPO of adapters; bfloat16: SFT
-METHODS = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto", "lora", "bfloat16", "bfloat16 lora")
+METHODS = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto", "aot", "lora", "bfloat16", "bfloat16 lora")
 
 
 def examples(num_completions: int) -> list[Example]:
@@ -117,6 +119,10 @@ def build(method: str, config: DistributedConfig) -> tuple[Engine, Any]:
 def objective_of(method: str, engine: Engine, batches: Batches) -> Objective[Any]:
     if method == "dpo" or method in ADAPTERS:
         return DPO(DPOLoss(beta=0.3), reference_logprobs(engine, batches, range(len(batches.examples))))
+    if method == "aot":
+        table = reference_logprobs(engine, batches, range(len(batches.examples)))
+        table += torch.randn(table.shape, generator=torch.Generator().manual_seed(3))  # so that the ranks differ
+        return dpo_objective(DPOLoss(beta=0.3, variant=DPOVariant.aot), table)
     if method == "kto":
         mismatched = replace(batches, examples=with_replies_to_others(batches.examples, 20))
         tables = [reference_logprobs(engine, each, range(len(batches.examples))) for each in (batches, mismatched)]

@@ -107,12 +107,14 @@ def test_gradient_by_hand():
         DPOLoss(beta=0.3, variant=DPOVariant.hinge),
         *(DPOLoss(beta=0.3, variant=variant) for variant in set(DPOVariant) - set(SMOOTHED)),
         DPOLoss(beta=0.3, label_smoothing=0.2, variant=DPOVariant.exo_pair),
+        DPOLoss(beta=0.3, label_smoothing=0.2, variant=DPOVariant.aot),
     ],
 )
 def test_gradcheck(loss):
     torch.manual_seed(0)
     inputs = [(-5 * torch.rand(4, dtype=torch.float64)).requires_grad_() for _ in range(4)]
-    assert torch.autograd.gradcheck(lambda *tensors: loss(*tensors).loss.mean(), inputs)
+    shift = torch.randn(4, dtype=torch.float64) if loss.variant is DPOVariant.aot else None
+    assert torch.autograd.gradcheck(lambda *tensors: loss(*tensors, shift=shift).loss.mean(), inputs)
 
 
 def test_metrics_by_hand():
@@ -143,7 +145,7 @@ def test_extremes_are_finite(variant, dtype):
     loss = DPOLoss(label_smoothing=0.1 if variant in NEEDS_SMOOTHING else 0.0, variant=variant)
     low, high = torch.tensor([-1e4, 0.0], dtype=dtype), torch.tensor([0.0, -1e4], dtype=dtype)
     tensors = [each.clone().requires_grad_() for each in (low, high, high, low)]
-    value = loss(*tensors).loss
+    value = loss(*tensors, shift=torch.zeros(2) if variant is DPOVariant.aot else None).loss
     value.mean().backward()
     assert value.total.dtype == torch.float32 and value.total.isfinite()
     assert all(tensor.grad is not None and tensor.grad.isfinite().all() for tensor in tensors)
@@ -170,7 +172,8 @@ def test_arguments_that_could_not_act_are_refused():
         with pytest.raises(ValueError, match=rf"loss\.label_smoothing must be > 0 for loss\.variant={variant.value}"):
             DPOLoss(variant=variant)
     with pytest.raises(
-        ValueError, match=r"loss\.variant must be one of sigmoid, sigmoid_norm, robust, ipo, .*, discopop, got 'kto'"
+        ValueError,
+        match=r"loss\.variant must be one of sigmoid, sigmoid_norm, robust, ipo, .*, discopop, aot, got 'kto'",
     ):
         DPOLoss(variant="kto")  # type: ignore[arg-type]
 
@@ -293,3 +296,15 @@ def test_what_a_variant_has_no_use_for_or_lacks_is_refused() -> None:
 def test_further_constants_out_of_range(key: str, value: float, rule: str) -> None:
     with pytest.raises(ValueError, match=rf"loss\.{key} {rule}, got {value}"):
         DPOLoss(**{key: value})
+
+
+def test_aot_compares_with_the_reference_of_another_pair() -> None:
+    """beta = 0.5, e = 0.1: -0.9 log s(z) - 0.1 log s(-z), z = beta (h - d)."""
+    loss = DPOLoss(beta=0.5, label_smoothing=0.1, variant=DPOVariant.aot)
+    tensors = f64(-3.0, -4.0), f64(-5.0, -4.5), f64(-4.0, -4.0), f64(-4.5, -6.0)  # h = 1.5, -1.5
+    found = loss(*tensors, shift=f64(1.5, -0.5)).loss.mean().item()  # as the reference's 0.5 and 2.0 change places
+    z = 0.5 * (1.5 - 1.5), 0.5 * (-1.5 + 0.5)
+    assert found == pytest.approx(sum(0.9 * softplus(-each) + 0.1 * softplus(each) for each in z) / 2, rel=1e-12)
+    for variant, shift in ((DPOVariant.aot, None), (DPOVariant.sigmoid, f64(0.0, 0.0))):
+        with pytest.raises(ValueError, match=r"^shift goes with loss\.variant=aot, and only with it$"):
+            DPOLoss(variant=variant)(*tensors, shift=shift)

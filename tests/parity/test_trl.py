@@ -36,7 +36,8 @@ from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
 from alignment.losses import CPOLoss, DPOLoss, MarginRankingLoss, ORPOLoss, ORPONll, SimPOLoss
 from alignment.models.load import load_language_model, load_scalar_model
-from alignment.training.objectives import CPO, DPO, ORPO, Objective, RewardRanking, SimPO
+from alignment.training.aot import dpo_objective
+from alignment.training.objectives import CPO, ORPO, Objective, RewardRanking, SimPO, StepWide
 from alignment.training.reference import reference_logprobs
 
 PAIRS = 6
@@ -67,7 +68,7 @@ DPO_LOSSES: dict[str, tuple[dict[str, Any], DPOLoss]] = {  # TRL's settings besi
             {"loss_type": [name], "label_smoothing": 0.1},
             DPOLoss(beta=0.3, variant=name, label_smoothing=0.1),  # type: ignore[arg-type]
         )
-        for name in ("robust", "exo_pair")
+        for name in ("robust", "exo_pair", "aot")
     },
     "rpo": (
         {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5], **ONE_PAIR},
@@ -157,8 +158,16 @@ def arguments(config: type, folder: Path, **settings: Any) -> Any:
     return config(output_dir=str(folder), **{**ON_CPU, **CONFIG[config], **settings})
 
 
+def engine_around(model: nn.Module) -> TorchEngine:
+    optimizer = torch.optim.SGD(model.parameters())
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    return TorchEngine(model, optimizer, scheduler, config=DistributedConfig(device=Device.cpu), max_grad_norm=1.0)
+
+
 def our_step(model: nn.Module, objective: Objective, batches: Batches) -> tuple[float, dict[str, Tensor]]:
     """As `train_step` takes it, micro-batch by micro-batch, but for the update."""
+    if isinstance(objective, StepWide):
+        objective.prepare(engine_around(model), batches.once())
     pieces = batches.once().counted
     assert len(pieces) > 1 and all(piece.shared for piece in pieces)
     count, total = sum(objective.count(piece) for piece in pieces), 0.0
@@ -225,13 +234,9 @@ def test_dpo(
     for row, example in zip(trainer.train_dataset, loaded.examples, strict=True):
         ids = [row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]]
         assert ids == [example.prompt_ids.tolist(), *(c.tolist() for c in example.completion_ids)]
-    optimizer = torch.optim.SGD(reference.parameters())
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
-    config = DistributedConfig(device=Device.cpu)
-    engine = TorchEngine(reference, optimizer, scheduler, config=config, max_grad_norm=1.0)
     batches = batches_of(loaded)
-    table = reference_logprobs(engine, batches, range(PAIRS))
-    assert_same(our_step(model, DPO(loss, table), batches), trl_step(trainer))
+    table = reference_logprobs(engine_around(reference), batches, range(PAIRS))
+    assert_same(our_step(model, dpo_objective(loss, table), batches), trl_step(trainer))
 
 
 def assert_same_ids(trainer: Any, loaded: Loaded) -> None:

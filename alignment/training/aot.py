@@ -1,0 +1,49 @@
+"""AOT's objective: DPO whose reference is, for each pair, that of the pair of the same rank in the whole step."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from alignment.data.batches import EvenBatches
+from alignment.data.pack import Batch
+from alignment.distributed.collectives import gathered
+from alignment.distributed.engine import Engine
+from alignment.losses import DPOLoss, DPOVariant, LossOutput
+from alignment.models.readout import token_logprobs
+from alignment.training.objectives import DPO
+
+
+@dataclass(slots=True)
+class AOT(DPO):
+    """Paired alignment via optimal transport (Melnyk et al. 2406.05882), over the step's pairs on all processes."""
+
+    shifts: dict[int, float] = field(default_factory=dict)
+    """By the pair's row: what the log-ratio of its partner in the reference has over its own, nats."""
+
+    @torch.no_grad()
+    def prepare(self, engine: Engine, batches: EvenBatches[Batch]) -> None:
+        """A forward of the step's pairs, to rank them; the cut and the number of processes do not change the ranks."""
+        was_training = engine.model.training
+        engine.model.eval()
+        own: dict[int, float] = {}
+        for batch, counts in ((batch.to(engine.device), counts) for batch, counts in batches):
+            with engine.precision():
+                chosen, rejected = batch.sum_by_completion(token_logprobs(engine.model, batch)).view(-1, 2).unbind(1)
+            if counts:
+                own |= zip(batch.rows.tolist(), (chosen - rejected).tolist(), strict=True)
+        engine.model.train(was_training)
+        policy = {row: ratio for ratios in gathered(own) for row, ratio in ratios.items()}
+        reference = {row: float(self.reference[row, 0] - self.reference[row, 1]) for row in policy}
+        ranked = sorted(policy, key=lambda row: (policy[row], row))
+        partners = sorted(reference.values())
+        self.shifts = {row: partner - reference[row] for row, partner in zip(ranked, partners, strict=True)}
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        shift = [self.shifts.get(row, 0.0) for row in batch.rows.tolist()]  # none of a batch that is not counted
+        return self.on_pairs(model, batch, torch.tensor(shift, device=batch.input_ids.device))
+
+
+def dpo_objective(loss: DPOLoss, reference: Tensor) -> DPO:
+    """Of any variant; `reference` as DPO's."""
+    return (AOT if loss.variant is DPOVariant.aot else DPO)(loss, reference)
