@@ -3,6 +3,7 @@
 Each rate is one that was published. What the names stand for, beside TRL's defaults and examples:
 
     Alpaca-LoRA, LLaMA-Factory, StackLLaMA  their code (tloen, hiyouga, huggingface/trl)
+    Ethayarajh et al. KTO, arXiv:2402.01306
     Hong et al.       ORPO, arXiv:2403.07691, app. C, and their code; its OPT models have 125M to 1.3B weights
     Huang et al.      arXiv:2403.17031: 1B to 6.9B
     InstructGPT       arXiv:2203.02155, app. C; it has no rate for PPO but those that were tried, of which 8.05e-6 is
@@ -25,7 +26,16 @@ from dataclasses import dataclass
 from alignment.check.verdict import Verdict
 from alignment.config.enums import Grade
 from alignment.config.run import TrainingConfig
-from alignment.config.tasks import CPOConfig, DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig, SimPOConfig
+from alignment.config.tasks import (
+    CPOConfig,
+    DPOConfig,
+    KTOConfig,
+    ORPOConfig,
+    PPOConfig,
+    RewardConfig,
+    SFTConfig,
+    SimPOConfig,
+)
 
 SMALL = 1_000_000_000  # weights; below this, rates are higher
 ABOVE, BELOW = 1.5, 0.1  # times the highest and the lowest of the usual ones: what lies beyond is said
@@ -59,6 +69,7 @@ FULL: dict[type[TrainingConfig], Usual] = {
     ORPOConfig: Usual({"Hong et al.": (8e-6, 5e-6), "TRL": (1e-6,)}),
     SimPOConfig: Usual({"Meng et al.": (1e-6, 6e-7, 5e-7, 3e-7)}),
     CPOConfig: Usual({"TRL": (8e-6, 1e-6), "Meng et al.": (1e-6, 6e-7, 5e-7, 3e-7)}),
+    KTOConfig: Usual({"Ethayarajh et al.": (5e-7,), "TRL": (5e-7,)}),
     PPOConfig: Usual(
         {
             "InstructGPT": (8.05e-6, 2.55e-6),
@@ -82,6 +93,7 @@ LORA: dict[type[TrainingConfig], Usual] = {
     ORPOConfig: Usual({"TRL": (8e-5,), "LLaMA-Factory": (5e-6,)}),
     SimPOConfig: Usual({"LLaMA-Factory": (5e-6,)}),
     CPOConfig: Usual({"Xu et al.": (1e-4,), "TRL": (8e-5,)}),
+    KTOConfig: Usual({"LLaMA-Factory": (5e-6,)}),
     PPOConfig: Usual({"StackLLaMA": (1.4e-5,), "LLaMA-Factory": (1e-5,)}),
 }
 

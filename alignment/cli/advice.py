@@ -7,7 +7,7 @@ from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import EvaluateConfig, RejectionConfig
 
 TOY = "tiny_"
-OWN = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto", "ppo")  # recipes with rates for all weights of a model
+OWN = ("sft", "reward", "dpo", "orpo", "kto", "ppo")  # the recipes whose rates are for all weights of a model
 MORE_FOR_LORA = 10  # as between the two of Zephyr (2e-5 and 2e-4, 5e-7 and 5e-6) and of the examples of TRL
 
 

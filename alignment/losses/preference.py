@@ -1,6 +1,5 @@
 """What all losses on preference pairs share: their metrics, and the mean over pairs that may count unequally."""
 
-import torch
 from torch import Tensor
 
 from alignment.losses.checks import pairwise
@@ -12,10 +11,10 @@ def preference_metrics(
 ) -> dict[str, Mean]:
     """Means over the pairs of rewards [B]; `rewards/accuracy` is the share r_chosen > r_rejected: a tie is a miss.
 
-    weight: [B]; those of 0 are no pairs, the others count alike.
+    weight: [B]; those of 0 are no pairs, as online DPO has them, the others count alike.
     """
     chosen, rejected = chosen_rewards.detach(), rejected_rewards.detach()
-    mask = torch.ones_like(chosen, dtype=torch.bool) if weight is None else weight > 0
+    mask = None if weight is None else weight > 0
     return {
         "rewards/chosen": Mean.of(chosen, mask),
         "rewards/rejected": Mean.of(rejected, mask),

@@ -66,7 +66,7 @@ class MarginRankingLoss:
         losses = self._losses(chosen - rejected, margin)
         if self.center > 0:
             losses = losses + self.center * (chosen + rejected).square()
-        return LossOutput(mean_over_pairs(losses, weight), preference_metrics(chosen, rejected, weight))
+        return LossOutput(mean_over_pairs(losses, weight), preference_metrics(chosen, rejected))
 
     def _losses(self, difference: Tensor, margin: Tensor | None) -> Tensor:
         match self.variant:

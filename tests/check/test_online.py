@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from alignment.check import experience as check
 from alignment.check import judge as judges
 from alignment.check import online
 from alignment.check.verdict import Verdict
@@ -23,12 +24,10 @@ from alignment.config.tasks import EvaluateConfig, PPOConfig, RejectionConfig
 from alignment.data.load import load_split
 from alignment.data.records import replied
 from alignment.distributed.placement import WHOLE
-from alignment.generation import dialogue, experience
+from alignment.generation import dialogue
 from alignment.models.heads import scalar_head
 from alignment.models.load import load_language_model, load_scalar_model, save_model
-from alignment.tasks import cast as players
-from alignment.tasks import ppo as iteration
-from alignment.training import objectives
+from alignment.rl import experience, objectives, roles
 
 START, CUT, STOPS, LEARNS = "policy == reference", "one batch == several", "a reply stops", "learns from a few replies"
 TRAINED, PREFERS = "reward.path: as in training", "reward.path: prefers chosen"
@@ -166,7 +165,7 @@ def test_a_held_out_judge_is_checked_too(ppo: Callable[..., Any], judge: Callabl
 
 
 def test_a_reference_that_is_not_the_policy_is_found(ppo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    reference_of = players.reference_of
+    reference_of = roles.reference_of
 
     def another(policy: Any) -> Any:
         reference = reference_of(policy)
@@ -174,7 +173,7 @@ def test_a_reference_that_is_not_the_policy_is_found(ppo: Callable[..., Any], mo
             reference.model.hf.get_output_embeddings().weight.mul_(1.5)
         return reference
 
-    monkeypatch.setattr(players, "reference_of", another)
+    monkeypatch.setattr(roles, "reference_of", another)
     assert named(START, ppo()).grade is Grade.fail
 
 
@@ -222,7 +221,7 @@ def test_replies_that_never_end_are_found(ppo: Callable[..., Any]) -> None:
 
 
 def test_rewards_that_are_all_alike_teach_nothing(ppo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(iteration, "shaped", lambda scores, samples, config: torch.zeros_like(scores))
+    monkeypatch.setattr(check, "shaped", lambda scores, samples, config: torch.zeros_like(scores))
     monkeypatch.setattr(objectives.Critic, "__call__", _flat)
     assert named(LEARNS, ppo()).grade is Grade.fail
 

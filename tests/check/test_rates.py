@@ -12,7 +12,7 @@ from alignment.cli.advice import MORE_FOR_LORA, OWN
 from alignment.config.enums import Format, Grade
 from alignment.config.run import TrainingConfig
 from alignment.config.sections import DataConfig, LoraConfig, ModelConfig, SourceConfig, TrainConfig
-from alignment.config.tasks import DPOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig
+from alignment.config.tasks import DPOConfig, KTOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KINDS: dict[str, type[TrainingConfig]] = {
@@ -20,6 +20,7 @@ KINDS: dict[str, type[TrainingConfig]] = {
     "reward": RewardConfig,
     "dpo": DPOConfig,
     "orpo": ORPOConfig,
+    "kto": KTOConfig,
     "ppo": PPOConfig,
 }
 

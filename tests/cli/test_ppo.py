@@ -1,6 +1,7 @@
 """PPO's reward and KL in whole runs: stopped at the limit with the best model, resumed, scored by several models."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment.models.reward_normalization import FILE
-from alignment.rl.kl_control import BestModel
+from alignment.training.best import BestWithinLimit
 
 TINY = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "log.progress=false", "seed=3"]
 SMALL = [*TINY, "data.train.limit=32", "data.eval.limit=8", "batch.size=8", "generation.max_new_tokens=10"]
@@ -99,8 +100,14 @@ def test_an_interrupted_run_does_not_forget_its_best(
     words = [*RUN, *NO_KL, "reward.function=rule_that_falls.rule", "train.max_steps=5", "checkpoint.every=2"]
     with ppo_interrupted(2):
         assert alignment(*words, "kl.limit=1000", "output_dir=out").code == 130
-    with monkeypatch.context() as patched:
-        patched.setattr(BestModel, "exceeded", lambda best, kl: best.step > 0 and len(rows(tmp_path / "out")) == 3)
+    with monkeypatch.context() as patched:  # another limit would be another run's config
+        measured = BestWithinLimit.before_update
+
+        def limited(keeper: BestWithinLimit, step: int, *rest: Any) -> str | None:
+            keeper.limit = -math.inf if step == 4 and keeper.step > 0 else keeper.limit
+            return measured(keeper, step, *rest)
+
+        patched.setattr(BestWithinLimit, "before_update", limited)
         assert alignment(*words, "kl.limit=1000", "output_dir=out").code == 0
     assert "the model is that of step 1 " in json.loads((tmp_path / "out" / "finished.json").read_text())["stopped"]
 
