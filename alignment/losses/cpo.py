@@ -68,7 +68,7 @@ class CPOLoss:
             chosen_logprobs=chosen_logprobs, rejected_logprobs=rejected_logprobs, chosen_nll=chosen_nll
         )
         losses = self._losses(self.beta * (chosen - rejected)) + self.cpo_alpha * nll
-        metrics = preference_metrics(self.beta * chosen, self.beta * rejected, weight) | {
+        metrics = preference_metrics(self.beta * chosen, self.beta * rejected) | {
             "logps/chosen": Mean.of(chosen),
             "logps/rejected": Mean.of(rejected),
             "nll": Mean.of(nll),

@@ -56,7 +56,7 @@ class ORPOLoss:
         nll = self._nll(chosen, chosen_nll)
         log_odds = (chosen - log1mexp(chosen)) - (rejected - log1mexp(rejected))
         odds_ratio_losses = -F.logsigmoid(log_odds)
-        metrics = preference_metrics(self.weight * chosen, self.weight * rejected, weight) | {
+        metrics = preference_metrics(self.weight * chosen, self.weight * rejected) | {
             "logps/chosen": Mean.of(chosen),
             "logps/rejected": Mean.of(rejected),
             "nll": Mean.of(nll),

@@ -48,7 +48,7 @@ class SimPOLoss:
         chosen, rejected = pairwise(chosen_logprobs=chosen_logprobs, rejected_logprobs=rejected_logprobs)
         z, e = self.beta * (chosen - rejected) - self.gamma, self.label_smoothing
         losses = (1 - e) * -F.logsigmoid(z) + e * -F.logsigmoid(-z)
-        metrics = preference_metrics(self.beta * chosen, self.beta * rejected, weight) | {
+        metrics = preference_metrics(self.beta * chosen, self.beta * rejected) | {
             "logps/chosen": Mean.of(chosen),
             "logps/rejected": Mean.of(rejected),
             "nll": Mean.of(-chosen),
