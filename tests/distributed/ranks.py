@@ -208,7 +208,7 @@ def exported(method: str, config: DistributedConfig) -> bool:
     with engine.gathered():
         groups = [group for group in weight_groups(model) if group]
         whole = whole_weights(states, [{name: p.shape for name, p in group.items()} for group in groups])
-        same = [torch.equal(whole[name], p) for group in groups for name, p in group.items()]
+        same = [torch.equal(whole[name], p.cpu()) for group in groups for name, p in group.items()]
     collectives.barrier()
     return all(same)
 
@@ -273,13 +273,13 @@ def roles(config: DistributedConfig) -> dict[str, float]:
     critic, _ = build("reward", config)
     torch.manual_seed(0)
     model_config = ModelConfig(init=INIT)
-    plain = load_language_model(model_config, load_tokenizer(model_config), WHOLE)
+    plain = load_language_model(model_config, load_tokenizer(model_config), WHOLE).to(actor.device)
     plain.eval()
     torch.manual_seed(0)
     shared_out = load_language_model(model_config, load_tokenizer(model_config), placement_of(config))
     sharded = FrozenEngine(shared_out, config=config, sharded=True)
     copied = FrozenEngine(deepcopy(plain), config=config, sharded=False)
-    batch = batches_of("dpo").step(0)[0]
+    batch = batches_of("dpo").step(0)[0].to(actor.device)
     wanted = token_logprobs(plain, batch)
 
     def far(model: Any) -> float:
@@ -294,7 +294,7 @@ def roles(config: DistributedConfig) -> dict[str, float]:
             with context, whole_at_once(module) as numbers:
                 for _ in range(1 + collectives.rank()):  # nobody counts on anybody running as many
                     found[f"{name}, {how}"] = far(module)
-                ids = torch.randint(3, 100, (2, 5))
+                ids = torch.randint(3, 100, (2, 5)).to(actor.device)
                 settings = {"max_new_tokens": 4 + collectives.rank(), "do_sample": False, "pad_token_id": 0}
                 same = torch.equal(module.hf.generate(ids, **settings), plain.hf.generate(ids, **settings))
                 found[f"{name}, {how}, generates"] = float(not same)

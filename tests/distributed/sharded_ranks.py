@@ -173,12 +173,12 @@ def loaded(name: str, folder: Path, config: DistributedConfig) -> dict[str, Any]
     for own, other in zip(model.parameters(), plain.parameters(), strict=True):
         with model.placement.whole([own]):
             is_alike = own.dtype == other.dtype and own.requires_grad == other.requires_grad
-            same.append(torch.equal(own, other) and is_alike and vars(own)["ds_tensor"].dtype == own.dtype)
+            same.append(torch.equal(own.cpu(), other) and is_alike and vars(own)["ds_tensor"].dtype == own.dtype)
     copy, whole = (each.placement.copy_of(each, as_its_original(torch.bfloat16)) for each in (model, plain))
     copied = [{p.dtype for p in whole.parameters()} == {torch.float32, torch.bfloat16}]
     for own, other in zip(copy.parameters(), whole.parameters(), strict=True):
         with model.placement.whole([own]):
-            copied.append(torch.equal(own, other) and own.dtype == other.dtype)
+            copied.append(torch.equal(own.cpu(), other) and own.dtype == other.dtype)
     return {
         "weights": all(same),
         "copy": all(copied) and not any(p.numel() for p in copy.parameters()),

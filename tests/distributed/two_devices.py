@@ -12,7 +12,7 @@ on cpu:0. `to` copies, as it does between two devices. The arithmetic is the CPU
 import runpy
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,10 @@ def install() -> None:
     here = type(get_accelerator())
     here.device_name = lambda self, index=None: "cpu:0"
     here.current_device_name = lambda self: "cpu:0"
+    here.on_accelerator = lambda self, tensor: is_on_gpu(tensor)
+    kinds = {"BFloat16": torch.bfloat16, "Half": torch.half, "Float": torch.float, "Double": torch.double}
+    for name, dtype in {**kinds, "Byte": torch.uint8, "Int": torch.int, "Long": torch.long}.items():
+        setattr(here, f"{name}Tensor", partial(torch.tensor, dtype=dtype, device="cpu:0"))  # as a GPU's makes them
 
 
 if __name__ == "__main__":
