@@ -31,7 +31,7 @@ import torch
 from benchmark_ppo import KEPT, REPLIES, TRL, measured_ppo
 from benchmark_setting import LIMIT, PIECES, SIZE, TINY, Setting, data_config, make_model, tokenizer_of
 from benchmark_trl import trl_step
-from benchmark_turns import KEEPS_MEMORY, Player, Turns, play_in_turns
+from benchmark_turns import KEEPS_MEMORY, Contender, Turns, play_in_turns
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
@@ -112,11 +112,11 @@ def measured(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     command += ["--size", arguments.size, "--limit", arguments.limit]
     command += [] if arguments.model is None else ["--model", arguments.model]
 
-    def players(first: int) -> dict[str, Player]:
-        kept = Player(*KEEPS_MEMORY, *command, "--play", "trl", method, first)
-        return {whose: Player(*command, "--play", whose, method, first) for whose in WHOSE} | {KEPT: kept}
+    def contenders(first: int) -> dict[str, Contender]:
+        kept = Contender(*KEEPS_MEMORY, *command, "--play", "trl", method, first)
+        return {whose: Contender(*command, "--play", whose, method, first) for whose in WHOSE} | {KEPT: kept}
 
-    rounds = (players(index * (warmup + steps)) for index in range(arguments.rounds))
+    rounds = (contenders(index * (warmup + steps)) for index in range(arguments.rounds))
     seconds, peaks = play_in_turns(rounds, steps, warmup=warmup)
     return {
         "method": method,

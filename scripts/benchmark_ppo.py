@@ -2,7 +2,7 @@
 
 Both load the same policy and reward model (which is the critic's start, too) and draw 64 tokens for each of the same
 16 prompts; temperature, end token, KL penalty, clips, rates and four inner epochs are the same. An iteration is
-generation, scores, log-probs and values, and learning. The players are processes that take turns, iteration by
+generation, scores, log-probs and values, and learning. The contenders are processes that take turns, iteration by
 iteration, and the figure is the ratio of replies a second, by medians. Each tells its peak memory above what it had
 after its imports.
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from benchmark_setting import LIMIT, data_config, make_model, make_tokenizer
-from benchmark_turns import KEEPS_MEMORY, Player, Turns, play_in_turns
+from benchmark_turns import KEEPS_MEMORY, Contender, Turns, play_in_turns
 
 from alignment.config.enums import ExampleKind
 from alignment.config.generation import GenerationConfig
@@ -45,10 +45,10 @@ def measured_ppo(methods: list[str], data: Path, environment: Path, *, turns: in
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_setting(folder, data, iterations=warmup + turns)
-        players = {method: Player(sys.executable, __file__, folder, REPLIES[method]) for method in methods}
+        contenders = {method: Contender(sys.executable, __file__, folder, REPLIES[method]) for method in methods}
         theirs = python, HERE / "benchmark_ppo_trl.py", folder
-        players |= {TRL: Player(*theirs), KEPT: Player(*KEEPS_MEMORY, *theirs)}
-        seconds, peaks = play_in_turns([players], turns, warmup=warmup)
+        contenders |= {TRL: Contender(*theirs), KEPT: Contender(*KEEPS_MEMORY, *theirs)}
+        seconds, peaks = play_in_turns([contenders], turns, warmup=warmup)
     return [
         {
             "method": method,

@@ -18,7 +18,7 @@ KEEPS_MEMORY = ("env", "MALLOC_TRIM_THRESHOLD_=2147483647", "MALLOC_MMAP_THRESHO
 
 
 class Turns:
-    """The player's side. Made after its imports, before anything else is in memory."""
+    """The contender's side. Made after its imports, before anything else is in memory."""
 
     def __init__(self) -> None:
         self.said = os.fdopen(os.dup(1), "w", buffering=1)
@@ -33,7 +33,7 @@ class Turns:
             raise SystemExit
 
 
-class Player:
+class Contender:
     """The driver's side."""
 
     def __init__(self, *command: object) -> None:
@@ -70,23 +70,23 @@ class Player:
 
 
 def play_in_turns(
-    rounds: Iterable[dict[str, Player]], turns: int, *, warmup: int
+    rounds: Iterable[dict[str, Contender]], turns: int, *, warmup: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Each player's median seconds of a turn, over `turns` turns of each round after `warmup` of them, and its peak
-    memory in bytes, of all rounds. Who plays after whom changes from turn to turn; a round's players end with it."""
+    """Each contender's median seconds of a turn, over `turns` turns of each round after `warmup` of them, and its peak
+    memory in bytes, of all rounds. Who plays after whom changes from turn to turn; a round's contenders end with it."""
     taken: dict[str, list[float]] = {}
     peaks: dict[str, float] = {}
     order = random.Random(0)
-    for players in rounds:
-        for player in players.values():
-            player.wait()
+    for contenders in rounds:
+        for contender in contenders.values():
+            contender.wait()
         for turn in range(warmup + turns):
-            for whose in order.sample(list(players), len(players)):
-                seconds = players[whose].play()
+            for whose in order.sample(list(contenders), len(contenders)):
+                seconds = contenders[whose].play()
                 if turn >= warmup:
                     taken.setdefault(whose, []).append(seconds)
-        for whose, player in players.items():
-            peaks[whose] = max(player.peak(), peaks.get(whose, 0.0))
+        for whose, contender in contenders.items():
+            peaks[whose] = max(contender.peak(), peaks.get(whose, 0.0))
     return {whose: statistics.median(seconds) for whose, seconds in taken.items()}, peaks
 
 

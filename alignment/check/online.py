@@ -29,7 +29,7 @@ from alignment.generation.samples import Samples, build_generator, sample
 from alignment.generation.score import RewardModelScorer
 from alignment.models.heads import LanguageModel
 from alignment.tasks import rejection
-from alignment.tasks.compared import Entry, Player, entries, load_player, player_of
+from alignment.tasks.compared import ComparedPolicy, ComparedRun, compared_runs, load_policy, policy_of
 from alignment.tasks.evaluate import scorer_of
 from alignment.tasks.ppo import build_trainer
 
@@ -91,7 +91,7 @@ def on_rejection(config: RejectionConfig) -> Iterator[Verdict]:
     config = replace(in_one_process(config), data=first_rows(config.data))
     tokenizer, prompts, reward = rejection.set_up(config)
     yield rows.read("train", prompts, config.data)
-    player = player_of(Entry(config.model, tokenizer, prompts), config.batch, config.distributed)
+    player = policy_of(ComparedRun(config.model, tokenizer, prompts), config.batch, config.distributed)
     policy = replying("", player, config)
     samples = yield from of_policy(policy, prompts)
     for scorer in reward.models():
@@ -101,11 +101,11 @@ def on_rejection(config: RejectionConfig) -> Iterator[Verdict]:
 def on_evaluation(config: EvaluateConfig) -> Iterator[Verdict]:
     """Each run's model, and the judge, on few prompts."""
     config = replace(in_one_process(config), data=first_rows(config.data))
-    runs = entries(config)
+    runs = compared_runs(config)
     yield rows.read("eval", runs[config.baseline].prompts, config.data)
     scorer = scorer_of(config, runs[config.baseline])
     for name, entry in runs.items():
-        player = load_player(config, name, entry)
+        player = load_policy(config, name, entry)
         policy = replying(f"{name}: ", player, config)
         samples = yield from of_policy(policy, entry.prompts)
         if scorer is not None and name == config.baseline:
@@ -113,7 +113,7 @@ def on_evaluation(config: EvaluateConfig) -> Iterator[Verdict]:
         player.engine.release()
 
 
-def replying(name: str, player: Player, config: RejectionConfig | EvaluateConfig) -> Policy:
+def replying(name: str, player: ComparedPolicy, config: RejectionConfig | EvaluateConfig) -> Policy:
     """A policy that is not trained."""
     entry = player.entry
     return Policy(

@@ -17,7 +17,7 @@ from alignment.evaluate.curves import (
 from alignment.evaluate.metrics import Interval, accuracy_by_margin, calibration, pair_accuracy
 from alignment.evaluate.plots import DotPanel, Style, calibration_plot, comparison, styles
 from alignment.evaluate.results import Evaluation, MethodResult, RewardModelResult, TrainingRun
-from alignment.evaluate.table import MethodRow, columns, compare, judge, mark
+from alignment.evaluate.table import MethodRow, columns, compare, deciding_score, mark
 
 NUM_SAMPLES = 5
 _LINES = f"Faint: as logged, or averages of neighbours beyond {MAX_POINTS} points. Bold: averages over longer spans."
@@ -55,7 +55,7 @@ def report(evaluation: Evaluation) -> str:
 
 def _findings(evaluation: Evaluation, rows: list[MethodRow]) -> str:
     """What the intervals say, in a sentence or two."""
-    score = judge(evaluation)
+    score = deciding_score(evaluation)
     if score is None or len(rows) == 1:
         return ""
     differences = {row.name: row.gold_difference if score == "gold score" else row.reward_difference for row in rows}
@@ -96,7 +96,7 @@ def _methods(evaluation: Evaluation, rows: list[MethodRow], looks: dict[str, Sty
         "It is a percentile bootstrap, and Wilson's for win rates.",
         "Differences are paired by prompt. No correction is made for the number of comparisons.",
     ]
-    if (score := judge(evaluation)) is not None:
+    if (score := deciding_score(evaluation)) is not None:
         words.append(f"A win is a higher {score} on the same prompt; a tie counts one half.")
     if score == "learned reward":
         words.append(

@@ -80,7 +80,7 @@ def compare(evaluation: Evaluation) -> list[MethodRow]:
     return [_row(method, evaluation.baseline_result) for method in evaluation.methods]
 
 
-def judge(evaluation: Evaluation) -> str | None:
+def deciding_score(evaluation: Evaluation) -> str | None:
     """The score that decides differences and wins: the gold score, else the learned reward, else nothing does."""
     if evaluation.baseline_result.gold is not None:
         return "gold score"
@@ -89,7 +89,7 @@ def judge(evaluation: Evaluation) -> str | None:
 
 def columns(evaluation: Evaluation, rows: list[MethodRow]) -> list[Column]:
     """The columns that have anything to show."""
-    score, base = judge(evaluation), evaluation.baseline
+    score, base = deciding_score(evaluation), evaluation.baseline
     by_gold = score == "gold score"
     every = [
         Column("Gold score", "mean", "gold\nscore", [row.gold for row in rows], is_score=True),
@@ -153,7 +153,7 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
             {key: value for key, value in asdict(row).items() if value is not None} for row in compare(evaluation)
         ],
     }
-    if (score := judge(evaluation)) is not None:
+    if (score := deciding_score(evaluation)) is not None:
         found["wins_by"] = score
     if evaluation.reward_model is not None:
         found["reward_model"] = _reward_model_summary(evaluation.reward_model)

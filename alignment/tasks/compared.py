@@ -28,14 +28,14 @@ from alignment.training.setup import packer_of, require_positions, said
 
 
 @dataclass(slots=True)
-class Entry:
+class ComparedRun:
     """A run before its model is loaded: the prompts as its own tokenizer and template lay them out."""
 
     settings: ModelConfig
     tokenizer: PreTrainedTokenizerBase
     prompts: Loaded
 
-    def shares_vocabulary(self, other: "Entry") -> bool:
+    def shares_vocabulary(self, other: "ComparedRun") -> bool:
         """Whether a token is the same piece to both."""
         return bool(self.tokenizer.get_vocab() == other.tokenizer.get_vocab())
 
@@ -46,14 +46,14 @@ class Entry:
         return bool(same and own.get_vocab() == other.get_vocab())
 
 
-def entries(config: EvaluateConfig) -> dict[str, Entry]:
+def compared_runs(config: EvaluateConfig) -> dict[str, ComparedRun]:
     """Each run by its name, all with the same prompts in the same order: those that all their templates take.
 
     Raises:
         ConfigError: fewer than two prompts; or a run's tokenizer cannot be had, or its template refuses a row, under
             `data.on_bad_row=error`; names the run.
     """
-    found: dict[str, Entry] = {}
+    found: dict[str, ComparedRun] = {}
     for name in sorted(config.runs, key=lambda name: name != config.baseline):
         settings = model_config(config.runs[name])
         with told_of(f"runs.{name}"):
@@ -62,7 +62,7 @@ def entries(config: EvaluateConfig) -> dict[str, Entry]:
         prompts = _prompts(config, tokenizer, name, is_first=not found) if like is None else like.prompts
         with told_of(f"runs.{name}"):
             require_positions(settings, [prompts], config.data, config.generation.max_new_tokens)
-        found[name] = Entry(settings, tokenizer, prompts)
+        found[name] = ComparedRun(settings, tokenizer, prompts)
     loaded = [entry.prompts for entry in found.values()]
     common = set.intersection(*({record.source for record in each.records} for each in loaded))
     most = max(len(each.records) for each in loaded)
@@ -92,10 +92,10 @@ def _only(loaded: Loaded, sources: set[Source]) -> Loaded:
 
 
 @dataclass(slots=True)
-class Player:
+class ComparedPolicy:
     """A run's model, whole on every process or (ZeRO 3) shared out among them."""
 
-    entry: Entry
+    entry: ComparedRun
     policy: LanguageModel
     engine: FrozenEngine
     batch: BatchConfig  # in a layout that it can read
@@ -131,20 +131,20 @@ class Player:
         return sum_over_ranks(table).cpu()
 
 
-def load_player(config: EvaluateConfig, name: str, entry: Entry) -> Player:
+def load_policy(config: EvaluateConfig, name: str, entry: ComparedRun) -> ComparedPolicy:
     """Raises:
     ConfigError: the folder holds no such model; names the run.
     """
     with told_of(f"runs.{name}"):
-        return player_of(entry, config.batch, config.distributed)
+        return policy_of(entry, config.batch, config.distributed)
 
 
-def player_of(entry: Entry, batch: BatchConfig, distributed: DistributedConfig) -> Player:
+def policy_of(entry: ComparedRun, batch: BatchConfig, distributed: DistributedConfig) -> ComparedPolicy:
     """A policy that replies and is never trained."""
     policy = load_frozen_language_model(entry.settings, entry.tokenizer, placement_of(distributed))
     policy = policy.to(pick_device(distributed.device))
     batch = replace(batch, layout=settle_layout(policy, batch.layout))
-    return Player(entry, policy, FrozenEngine(policy, config=distributed, sharded=distributed.zero == 3), batch)
+    return ComparedPolicy(entry, policy, FrozenEngine(policy, config=distributed, sharded=distributed.zero == 3), batch)
 
 
 def model_config(path: str) -> ModelConfig:

@@ -19,14 +19,14 @@ from alignment.generation.samples import Samples
 from alignment.generation.score import RewardModelScorer, reward_model_scorer
 from alignment.generation.select import best_of
 from alignment.runs.rows import read_rows
-from alignment.tasks.compared import Entry, Player, entries, load_player
+from alignment.tasks.compared import ComparedPolicy, ComparedRun, compared_runs, load_policy
 from alignment.terminal import console, say
 from alignment.training.samples_log import SamplesLog
 from alignment.training.setup import require_positions, said
 
 
 def run(config: EvaluateConfig, folder: Path) -> None:
-    runs = entries(config)
+    runs = compared_runs(config)
     baseline = runs[config.baseline]
     scorer = scorer_of(config, baseline)
     if scorer is not None and config.distributed.zero == 3:
@@ -54,7 +54,7 @@ def run(config: EvaluateConfig, folder: Path) -> None:
     say(f"report: {folder / 'report.html'}")
 
 
-def scorer_of(config: EvaluateConfig, baseline: Entry) -> RewardModelScorer | None:
+def scorer_of(config: EvaluateConfig, baseline: ComparedRun) -> RewardModelScorer | None:
     """The reward model of the learned score; None where there is none.
 
     Raises:
@@ -71,7 +71,7 @@ class Comparison:
     """Each run's replies to the same prompts, drawn with the same seed; all processes together, each a share."""
 
     def __init__(
-        self, config: EvaluateConfig, runs: dict[str, Entry], scorer: RewardModelScorer | None, shown: SamplesLog
+        self, config: EvaluateConfig, runs: dict[str, ComparedRun], scorer: RewardModelScorer | None, shown: SamplesLog
     ) -> None:
         self.config = config
         self.runs = runs
@@ -79,16 +79,16 @@ class Comparison:
         self.shown = shown
         gold = config.gold
         self.gold = None if gold is None else FunctionScorer(load_function(gold, "gold"), "gold", gold)
-        self.baseline = load_player(config, config.baseline, runs[config.baseline])
+        self.baseline = load_policy(config, config.baseline, runs[config.baseline])
 
     def methods(self) -> list[MethodResult]:
         results, config = [], self.config
         for name, entry in self.runs.items():
-            player = self.baseline if name == config.baseline else load_player(config, name, entry)
-            samples = player.reply(config, name, replies=1)
-            results.append(self._result(name, samples, self._kl(player, samples)))
-            if player is not self.baseline:
-                player.engine.release()
+            policy = self.baseline if name == config.baseline else load_policy(config, name, entry)
+            samples = policy.reply(config, name, replies=1)
+            results.append(self._result(name, samples, self._kl(policy, samples)))
+            if policy is not self.baseline:
+                policy.engine.release()
         if config.best_of:
             assert self.scorer is not None
             samples = self.baseline.reply(config, f"best of {config.best_of}", replies=config.best_of)
@@ -96,13 +96,13 @@ class Comparison:
             results.append(self._result(f"best of {config.best_of}", picked, None))
         return results
 
-    def _kl(self, player: Player, samples: Samples) -> list[float] | None:
-        """[G] nats, log p of each reply to the player less that to the baseline, each behind the prompt as it is given
+    def _kl(self, policy: ComparedPolicy, samples: Samples) -> list[float] | None:
+        """[G] nats, log p of each reply to the policy less that to the baseline, each behind the prompt as it is given
         it. None where there is no such number: the baseline has no such tokens, or they are of another distribution."""
         generation = self.config.generation
-        if generation.top_k or generation.top_p < 1 or not player.entry.shares_vocabulary(self.baseline.entry):
+        if generation.top_k or generation.top_p < 1 or not policy.entry.shares_vocabulary(self.baseline.entry):
             return None
-        own, base = (each.logprobs(samples, generation.temperature) for each in (player, self.baseline))
+        own, base = (each.logprobs(samples, generation.temperature) for each in (policy, self.baseline))
         kl: list[float] = (own - base).tolist()
         return kl
 
@@ -147,7 +147,7 @@ def _training_run(name: str, folder: Path) -> list[TrainingRun]:
     return [TrainingRun(name, task, read_rows(metrics), config)]
 
 
-def _facts(config: EvaluateConfig, runs: dict[str, Entry]) -> dict[str, str]:
+def _facts(config: EvaluateConfig, runs: dict[str, ComparedRun]) -> dict[str, str]:
     packages = ("torch", "transformers", "trl", "peft")
     baseline = runs[config.baseline]
     others = [name for name, entry in runs.items() if not entry.shares_vocabulary(baseline)]

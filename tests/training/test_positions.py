@@ -18,7 +18,7 @@ from alignment.data.tokenize import Example, Truncation
 from alignment.models.init import config_of
 from alignment.models.positions import max_positions
 from alignment.models.tokenizer import load_tokenizer
-from alignment.tasks.compared import entries
+from alignment.tasks.compared import compared_runs
 from alignment.training.setup import require_positions
 
 GPT2 = {"model_type": "gpt2", "n_positions": 64, "n_embd": 32, "n_layer": 1, "n_head": 2}
@@ -95,4 +95,4 @@ def test_an_evaluation_s_runs_are_asked_before_they_are_loaded(tmp_path: Path) -
     config = EvaluateConfig(runs=runs, baseline="mine", data=world, generation=generation, reward="none")
     rule = r"^runs\.mine: data\.max_prompt_length \+ generation\.max_new_tokens must be <= 64"
     with pytest.raises(ConfigError, match=rule):
-        entries(config)
+        compared_runs(config)
