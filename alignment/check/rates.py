@@ -69,7 +69,7 @@ FULL: dict[type[TrainingConfig], Usual] = {
     ORPOConfig: Usual({"Hong et al.": (8e-6, 5e-6), "TRL": (1e-6,)}),
     SimPOConfig: Usual({"Meng et al.": (1e-6, 6e-7, 5e-7, 3e-7)}),
     CPOConfig: Usual({"TRL": (8e-6, 1e-6), "Meng et al.": (1e-6, 6e-7, 5e-7, 3e-7)}),
-    KTOConfig: Usual({"Ethayarajh et al.": (5e-7,), "TRL": (5e-7,)}),
+    KTOConfig: Usual({"TRL": (1e-6,), "Ethayarajh et al.": (5e-7,)}),
     PPOConfig: Usual(
         {
             "InstructGPT": (8.05e-6, 2.55e-6),

@@ -12,7 +12,7 @@ from alignment.check.rates import learning_rate
 from alignment.config.enums import BadRow, Grade
 from alignment.config.reward import RewardShapingConfig
 from alignment.config.sections import DataConfig, LoraConfig, ModelConfig, SourceConfig, TrainConfig
-from alignment.config.tasks import DPOConfig, PPOConfig, RewardConfig, SFTConfig, SimPOConfig
+from alignment.config.tasks import DPOConfig, KTOConfig, PPOConfig, RewardConfig, SFTConfig, SimPOConfig
 
 ROWS, LABELS = "rows, train", "labels"
 Verdicts = Callable[..., Any]
@@ -72,9 +72,8 @@ def test_a_bad_row_that_is_skipped_is_no_label(files: dict[str, str], upto: Verd
 @pytest.mark.parametrize("rank", [0, 8])
 def test_a_hundred_times_the_usual_rate_is_found(kind: type, rank: int, files: dict[str, str]) -> None:
     """Of a model that others have trained; of a toy's rates nobody knows."""
-    usual = {SFTConfig: 2e-5, RewardConfig: 1e-5, DPOConfig: 5e-7, SimPOConfig: 5e-7}.get(kind, 1e-6) * (
-        10 if rank else 1
-    )
+    of_all = {SFTConfig: 2e-5, RewardConfig: 1e-5, DPOConfig: 5e-7, SimPOConfig: 5e-7, KTOConfig: 5e-7}
+    usual = of_all.get(kind, 1e-6) * (10 if rank else 1)
 
     def at(rate: float, num_weights: int) -> Any:
         model = ModelConfig(path="somewhere", lora=LoraConfig(rank=rank))
