@@ -11,7 +11,7 @@ if os.environ.get("RANK") == os.environ.get("BROKEN_RANK", "none"):
     if os.environ["BROKEN_HOW"] == "starts late":
         time.sleep(9)  # longer than this test's collectives may take
 
-    from alignment.training import loop
+    from alignment.training import supervised
 
     write_text = Path.write_text
 
@@ -24,7 +24,7 @@ if os.environ.get("RANK") == os.environ.get("BROKEN_RANK", "none"):
     if os.environ["BROKEN_HOW"] == "cannot say":
         Path.write_text = broken_write_text  # type: ignore[method-assign, assignment]
 
-    train_step, calls = loop.train_step, []
+    train_step, calls = supervised.train_step, []
 
     def broken_step(*arguments: Any) -> Any:
         calls.append(arguments)
@@ -38,4 +38,4 @@ if os.environ.get("RANK") == os.environ.get("BROKEN_RANK", "none"):
             raise RuntimeError("the third step of this rank")
         return train_step(*arguments)
 
-    loop.train_step = broken_step
+    supervised.train_step = broken_step
