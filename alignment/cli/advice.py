@@ -7,6 +7,7 @@ from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import EvaluateConfig, RejectionConfig
 
 TOY = "tiny_"
+TOY_BYTES = 40_000_000  # ten million weights
 OWN = ("sft", "reward", "dpo", "orpo", "kto", "ppo")  # the recipes whose rates are for all weights of a model
 MORE_FOR_LORA = 10  # as between the two of Zephyr (2e-5 and 2e-4, 5e-7 and 5e-6) and of the examples of TRL
 
@@ -18,9 +19,11 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
         own_rate: whether the learning rate is the user's own and not the recipe's.
         within: the folder of the pipeline that it is a stage of, whose other stages make models for its recipe.
     """
-    if not isinstance(config, (TrainingConfig, RejectionConfig, EvaluateConfig)) or config.data.format is Format.world:
+    if not isinstance(config, (TrainingConfig, RejectionConfig, EvaluateConfig)):
         return None
     path = None if isinstance(config, EvaluateConfig) else config.model.path
+    if config.data.format is Format.world and (path is None or not _is_large(Path(path))):
+        return None  # a toy's values are right for toys
     is_foreign = isinstance(config, EvaluateConfig) or (path is not None and Path(path).exists())
     if within is not None and path is not None and Path(path).is_relative_to(within):
         return None
@@ -35,3 +38,8 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
             f"WARNING: {recipe}'s learning rate {rate} is for all weights; adapters take about ten times that: {more}"
         )
     return None
+
+
+def _is_large(folder: Path) -> bool:
+    """Whether the folder holds the weights of no toy."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) > TOY_BYTES

@@ -10,6 +10,9 @@ from alignment.data.row_parsers import LAYOUTS, REPLIES, Dialogues
 from alignment.data.rows import Row
 
 LABEL = ": whether the completion is desirable"
+UNLABELED = (
+    "the row has neither a `completion` with its `label` nor the `chosen` reply of a pair (data=messages: `messages`)"
+)
 MarginOf = Callable[[Mapping[str, Any], Source], float | None]
 BEFORE_THE_QUESTION = ("system", "developer", "assistant")  # whose turns ask for no reply
 
@@ -71,6 +74,8 @@ def _asked_and_replied(
     is_single = "completion" in dialogues
     if need is ExampleKind.prompts:
         return _any_prompt(row, dialogues), (), 0
+    if need is ExampleKind.labeled and not is_single and "chosen" not in dialogues:
+        raise row.error(UNLABELED)
     if need is ExampleKind.pairs or (need is ExampleKind.labeled and not is_single):
         prompt, *replies = _pair(row, dialogues, format)
         return prompt, tuple(replies), 0

@@ -135,6 +135,13 @@ def test_a_label_that_is_missing_or_no_label(label: dict[str, Any], what: str) -
         record({"prompt": "q", "completion": "a", **label}, "native", "labeled")
 
 
+def test_a_row_that_is_neither_labeled_nor_a_pair_is_told_what_it_lacks() -> None:
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "label": True}
+    with pytest.raises(DataError, match=r"neither a `completion` \(data=messages: `messages`\) with its `label` nor a"):
+        record(row, "native", "labeled")
+    assert record(row, "messages", "labeled").label is True
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_chosen_reply_as_a_demonstration_teaches_all_that_is_no_prompt(name: str) -> None:
     """Of a whole dialogue every turn of the assistant; beside a prompt, or the dialogue that was, the reply alone."""

@@ -13,6 +13,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from alignment.cli import advice
 from alignment.cli.main import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -99,7 +100,9 @@ def test_the_commands_run_one_after_the_other(folder: Path, run: Callable[..., s
     assert {method["name"] for method in json.loads(compared.read_text())["methods"]} == {"sft", "dpo", "ppo"}
 
 
-def test_a_toys_values_and_a_rate_for_all_weights_are_told(folder: Path, run: Callable[..., str]) -> None:
+def test_a_toys_values_and_a_rate_for_all_weights_are_told(
+    folder: Path, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = "".join(json.dumps({"prompt": q, "completion": "Moo."}) + "\n" for q in QUESTIONS)
     Path("rows.jsonl").write_text(rows)
     data = ["model.path=FOLDER", "data.train.path=rows.jsonl", "train.max_steps=1", "train.epochs=null", "batch.size=4"]
@@ -107,6 +110,8 @@ def test_a_toys_values_and_a_rate_for_all_weights_are_told(folder: Path, run: Ca
     line = "WARNING: tiny_sft's values (train.learning_rate=0.003, its lengths) are for toy models; for yours take the"
     assert f"{line} recipe sft\n" in said
     assert "WARNING" not in run("alignment", "run", "tiny_sft", "model.path=FOLDER", "data.train.limit=8", data[2])
+    monkeypatch.setattr(advice, "TOY_BYTES", 1000)  # so that this one is no toy, whose data may be a toy's
+    assert line in run("alignment", "run", "tiny_sft", "model.path=FOLDER", "data.train.limit=8", "seed=1", data[2])
     lora = ["alignment", "run", "sft", "model=pretrained_lora", *data]
     assert "adapters take about ten times that: train.learning_rate=0.0002\n" in run(*lora)
     assert "WARNING" not in run(*lora, "train.learning_rate=2e-4")
