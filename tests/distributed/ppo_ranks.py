@@ -46,8 +46,9 @@ GRPO = [
     *("ppo.replies=3", "model.path=FOLDER/first", "reward.function=coarse.parity", "checkpoint.every=0"),
     *("advantage.redraws=1", "advantage.drop_alike=true"),
 ]
-ONLINE_DPO = [
+ONLINE_DPO = [  # what a pair's prompt gives a weight cancels but for rounding, of which AdamW's eps makes no step
     *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=1e-3", "num_samples=3", "pairs=all"),
+    "train.eps=1e-4",
     *("model.path=FOLDER/first", "reward.function=null", "reward.path=REWARD", "checkpoint.every=0"),
 ]
 REJECTION = ["reward.function=null", "reward.path=REWARD", "samples=3"]

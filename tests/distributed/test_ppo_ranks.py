@@ -44,10 +44,7 @@ def test_two_processes_are_one(task: str, stage: str, results: tuple[Path, dict[
     assert shared["shown"] == plain["shown"] != []
     assert len(shared["rows"]) == len(plain["rows"]) == ROWS[task]
     for mine, theirs in zip(shared["rows"], plain["rows"], strict=True):
-        for name, value in comparable(theirs).items():  # a reward is a small difference of two large log-probs
-            tolerance = 10 * TOLERANCE if name.startswith("rewards/") else TOLERANCE
-            assert mine[name] == pytest.approx(value, rel=tolerance, abs=tolerance), name
-        assert comparable(mine).keys() == comparable(theirs).keys()
+        assert comparable(mine) == pytest.approx(comparable(theirs), rel=TOLERANCE, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -61,9 +58,7 @@ def test_they_save_the_same_model(stage: str, results: tuple[Path, dict[str, Any
             load_file(results[0] / f"{task}-{which}" / f"{name}.safetensors") for which in ("none-1", f"{stage}-2")
         )
         assert plain.keys() == shared.keys()
-        far = torch.cat([((plain[key] - shared[key]).abs() > 1e-4).flatten() for key in plain])
-        # What the prompt of a pair gives a weight cancels but for rounding, of which AdamW makes a whole step.
-        assert far.float().mean() <= (0.01 if task == "online_dpo" else 0)
+        assert all(torch.allclose(plain[key], shared[key], atol=1e-4) for key in plain)
 
 
 def test_the_run_learned_something_to_compare(results: tuple[Path, dict[str, Any]]) -> None:
