@@ -1,6 +1,7 @@
 """AOT: the pairs of a whole step are ranked, whatever the cut."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,3 +64,18 @@ def test_where_the_policy_is_its_reference_the_loss_is_log_2_and_extra_batches_a
     assert metrics["loss"] == pytest.approx(0.6931472, abs=1e-5)
     ranked = {row for batch in counted[1:] for row in batch.rows.tolist()}
     assert objective.shifts.keys() == ranked and len(ranked) < len(pairs)
+
+
+def test_pairs_of_no_weight_take_no_rank(
+    descent: Callable[..., TorchEngine], pairs: list[Example], reference: torch.Tensor
+) -> None:
+    """Online DPO adds them for the processes to have equally many; the step is that of the others alone."""
+    found = []
+    for rows in (pairs[:4], [*pairs[:4], *(replace(pair, weight=0.0) for pair in pairs[4:])]):
+        engine, objective = descent(), AOT(LOSS, reference)
+        loss = to_floats(train_step(engine, objective, batches_of(rows).step(0)))["loss"]
+        assert objective.shifts.keys() == {0, 1, 2, 3}
+        found.append((loss, [p.detach().clone() for p in engine.model.parameters()]))
+    (loss, weights), (same_loss, same_weights) = found
+    assert loss == pytest.approx(same_loss, rel=1e-9)
+    assert all(torch.allclose(a, b, rtol=1e-7, atol=1e-9) for a, b in zip(weights, same_weights, strict=True))
