@@ -152,18 +152,20 @@ def tensor_from_main(value: Tensor) -> Tensor:
 
 
 @contextmanager
-def at_step(step: int) -> Iterator[None]:
+def naming_rank(step: int | None = None) -> Iterator[None]:
     """Inside, a collective that hangs (`distributed.timeout_minutes`) or loses a process is an error that says where.
 
     Raises:
-        LostRankError: names this rank and the step.
+        LostRankError: names this rank, and the step where there is one.
     """
     try:
         yield
+    except LostRankError:  # named by what runs within
+        raise
     except RuntimeError as error:
         if size() == 1 or not is_lost(error):
             raise
-        where = f"rank {rank()} of {size()}, step {step}"
+        where = f"rank {rank()} of {size()}" + ("" if step is None else f", step {step}")
         raise LostRankError(f"{where}: a collective did not finish ({str(error).splitlines()[0]})") from error
 
 

@@ -57,6 +57,12 @@ def _execute(config: RunConfig) -> None:
     keep_freed_memory(device)
     choose_kernels(device, deterministic=config.distributed.deterministic)
     collectives.init(config.distributed)
+    with collectives.naming_rank():
+        _take_part(config)
+
+
+def _take_part(config: RunConfig) -> None:
+    """As one of the processes, which have met."""
     config = replace(config, output_dir=collectives.from_main(config.output_dir))  # which may hold the time
     folder = Path(config.output_dir)
     mark = collectives.from_main(fingerprint(config) if collectives.is_main() else None)

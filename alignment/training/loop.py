@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches
-from alignment.distributed.collectives import at_step
+from alignment.distributed.collectives import naming_rank
 from alignment.runs.folder import CHECKPOINTS, model_folder
 from alignment.training.alarm import Alarm
 from alignment.training.best import keeper_of
@@ -99,14 +99,14 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
 
     with MetricsLog(folder, config, method.timer, num_steps=num_steps, done=done) as log:
         if done == 0 and (config.train.eval_on_start or config.train.best.metric is not None):
-            with at_step(0):
+            with naming_rank(0):
                 found = evaluated(0)
                 keeper.after_update(0, found, method.save)
                 log.write(0, found)
         for step in range(done + 1, num_steps + 1):
             if keeper.reason is not None:
                 break
-            with at_step(step):
+            with naming_rank(step):
                 with told_at(step):
                     measured, units = method.collect(step)
                 if keeper.before_update(step, measured, method.save):

@@ -137,7 +137,10 @@ def test_a_label_that_is_missing_or_no_label(label: dict[str, Any], what: str) -
 
 def test_a_row_that_is_neither_labeled_nor_a_pair_is_told_what_it_lacks() -> None:
     row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "label": True}
-    with pytest.raises(DataError, match=r"neither a `completion` \(data=messages: `messages`\) with its `label` nor a"):
+    with pytest.raises(
+        DataError,
+        match=r"neither a `completion` with its `label` nor the `chosen` reply of a pair \(data=messages: `messages`\)",
+    ):
         record(row, "native", "labeled")
     assert record(row, "messages", "labeled").label is True
 

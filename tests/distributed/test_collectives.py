@@ -1,5 +1,7 @@
 """The processes of a run, from the inside of one."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -29,12 +31,25 @@ def test_lost_collective_names_rank_and_step(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(collectives, "size", lambda: 2)
     with (
         pytest.raises(collectives.LostRankError, match=r"^rank 1 of 2, step 7: .*Timed out waiting 5000ms"),
-        collectives.at_step(7),
+        collectives.naming_rank(7),
     ):
         raise RuntimeError("Timed out waiting 5000ms for recv operation to complete")
 
 
+def test_outside_of_the_steps_it_names_the_rank_and_within_them_the_step_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collectives, "rank", lambda: 1)
+    monkeypatch.setattr(collectives, "size", lambda: 2)
+    for step, where in ((None, "rank 1 of 2"), (7, "rank 1 of 2, step 7")):
+        inside = nullcontext() if step is None else collectives.naming_rank(step)
+        with (
+            pytest.raises(collectives.LostRankError, match=rf"^{where}: a collective did not finish \(Connection"),
+            collectives.naming_rank(),
+            inside,
+        ):
+            raise RuntimeError("Connection closed by peer")
+
+
 def test_other_errors_pass_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collectives, "size", lambda: 2)
-    with pytest.raises(RuntimeError, match=r"^shapes differ$"), collectives.at_step(7):
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), collectives.naming_rank(7):
         raise RuntimeError("shapes differ")

@@ -75,14 +75,14 @@ def test_a_killed_rank_ends_all(run: Run) -> None:
 
 
 def test_a_hang_is_an_error_with_rank_and_step(run: Run) -> None:
-    words = ("launch.processes=2", "distributed=zero2", "distributed.timeout_minutes=0.1")
+    words = ("launch.processes=2", "distributed=zero2", "distributed.timeout_minutes=0.2")
     ended = run("train.max_steps=6", *words, BROKEN_RANK="1", BROKEN_HOW="hangs")
     assert ended.returncode == 1
     assert "rank 0 of 2, step 3: a collective did not finish" in ended.stderr.splitlines()[-1]
 
 
 def test_a_rank_that_starts_late_is_waited_for(run: Run, tmp_path: Path) -> None:
-    words = ("launch.processes=2", "distributed=zero2", "distributed.timeout_minutes=0.1")
+    words = ("launch.processes=2", "distributed=zero2", "distributed.timeout_minutes=0.2")
     ended = run("train.max_steps=2", *words, BROKEN_RANK="1", BROKEN_HOW="starts late")
     assert ended.returncode == 0, ended.stderr
     assert len(losses(tmp_path)) == 2

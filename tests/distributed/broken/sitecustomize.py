@@ -9,7 +9,7 @@ from typing import Any
 
 if os.environ.get("RANK") == os.environ.get("BROKEN_RANK", "none"):
     if os.environ["BROKEN_HOW"] == "starts late":
-        time.sleep(9)  # longer than this test's collectives may take
+        time.sleep(15)  # longer than this test's collectives may take
 
     from alignment.training import supervised
 
