@@ -31,7 +31,6 @@ from alignment.data.load import load_split
 from alignment.distributed.device import keep_freed_memory
 from alignment.tasks.ppo import build_trainer
 from alignment.training.nonfinite import NonFiniteGuard
-from alignment.training.step import to_floats
 
 REPLIES = {"ppo": 1, "ppo, 4 replies a prompt": 4}
 """method -> replies that we draw for a prompt."""
@@ -132,7 +131,7 @@ def play(folder: Path, replies: int) -> None:
     for step in range(1, setting["iterations"] + 1):
         turns.wait()
         measured, units = stage.collect(step)
-        to_floats(measured | stage.update(step, units, nonfinite))
+        (measured | stage.update(step, units, nonfinite)).means()
     turns.wait()
 
 

@@ -21,7 +21,7 @@ from alignment.distributed.frozen import FrozenEngine
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.training.objectives import Objective
-from alignment.training.step import to_floats, train_step
+from alignment.training.step import train_step
 
 TOLERANCE = {Precision.float32: 2e-3, Precision.bfloat16: 0.1}
 """Mean difference of log-probs (nats) or scores that is rounding: a wrong mask, end or type of weights makes more."""
@@ -136,7 +136,7 @@ def of_tokens(batches: Batches, budget: int) -> Batches:
 def measured_step(engine: Any, objective: Objective, batches: list[Any]) -> MeasuredStep:
     """A training step that leaves the weights as they are."""
     with gradients(engine.optimizer) as found:
-        return MeasuredStep(to_floats(train_step(engine, objective, batches)), found)
+        return MeasuredStep(train_step(engine, objective, batches).means(), found)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from alignment.runs.folder import CONFIG, as_recipe
 from alignment.tasks.ppo import build_trainer
 from alignment.terminal import quiet, say
 from alignment.training.checkpoint import seed_everything
-from alignment.training.step import to_floats, train_step
+from alignment.training.step import train_step
 
 MEASURED, REPLIES = "measured.json", "replies.json"
 LEAST = 1e-6  # a gradient that is smaller is compared with this size
@@ -123,7 +123,7 @@ def first_step(config: TrainingConfig, given: Replies | None) -> FirstStep:
         return _ppo_step(config, given)
     subject = subject_of(config, NEEDS[type(config)])
     engine = subject.engine()
-    measured = to_floats(train_step(engine, subject.objective(engine), subject.batches.step(0)))
+    measured = train_step(engine, subject.objective(engine), subject.batches.step(0)).means()
     return FirstStep({key: measured[key] for key in ("loss", "grad_norm")}, [])
 
 
@@ -138,9 +138,9 @@ def _ppo_step(config: PPOConfig, given: Replies | None) -> FirstStep:
         samples = drawn if given is None else _with_replies(drawn, given)
         micro_batches, _ = experienced(trainer, samples, trainer.config.batch.max_tokens)
         policy, critic = objectives_of(trainer)
-        measured = {"policy": to_floats(train_step(trainer.roles.actor, policy, micro_batches))}
+        measured = {"policy": train_step(trainer.roles.actor, policy, micro_batches).means()}
         if trainer.roles.critic is not None:
-            measured["critic"] = to_floats(train_step(trainer.roles.critic, critic, micro_batches))
+            measured["critic"] = train_step(trainer.roles.critic, critic, micro_batches).means()
     numbers = {f"{role}'s {key}": each[key] for role, each in measured.items() for key in ("loss", "grad_norm")}
     replies = [[{**asdict(reply), "ids": reply.ids.tolist()} for reply in row] for row in drawn.replies]
     return FirstStep(numbers, replies)

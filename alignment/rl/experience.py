@@ -51,6 +51,7 @@ from alignment.losses import (
 )
 from alignment.models.readout import token_logprobs, token_values
 from alignment.rl.reference import Reference
+from alignment.training.metrics import Metrics
 
 
 @dataclass(slots=True)
@@ -111,7 +112,7 @@ def make_experience(
     packer: Packer,
     seed: int,
     counted: Tensor | None = None,
-) -> tuple[list[list[Experience]], dict[str, Mean]]:
+) -> tuple[list[list[Experience]], Metrics]:
     """`ppo.mini_batches` mini-batches, each a list of this process's micro-batches, and the iteration's metrics.
 
     The mini-batches are drawn from the samples of all processes, and each is then dealt out among them.
@@ -135,9 +136,9 @@ def make_experience(
     everything = [experience for mini_batch in mini_batches for experience, _ in mini_batch]
     if config.advantage.whitens:
         _whiten_together(everything)
-    metrics: dict[str, Mean] = {"kl/weight": Mean.of(torch.tensor([kl_weight], dtype=torch.float64))}
+    metrics = Metrics({"kl/weight": Mean.of(torch.tensor([kl_weight], dtype=torch.float64))})
     for _, more in (pair for mini_batch in mini_batches for pair in mini_batch):
-        metrics |= {name: metrics[name] + value if name in metrics else value for name, value in more.items()}
+        metrics = metrics + more
     return [[experience for experience, _ in mini_batch] for mini_batch in mini_batches], metrics
 
 
@@ -152,7 +153,7 @@ def mini_batch_rows(count: int, counted: Tensor | None, num: int, num_ranks: int
 
 def _experience(
     roles: Roles, batch: Batch, scores: Tensor, config: PPOConfig, *, kl_weight: float, counted: Tensor | None
-) -> tuple[Experience, dict[str, Mean]]:
+) -> tuple[Experience, Metrics]:
     batch = batch.to(roles.actor.device)
     temperature = config.generation.temperature
     with roles.actor.precision():
@@ -182,7 +183,7 @@ def _experience(
         "objective/non_score_reward": -kl_weight * batch.sum_by_completion(kl),
     }
     counts = slice(None) if of_replies is None else of_replies
-    return experience, {name: Mean.of(values[counts]) for name, values in measured.items()}
+    return experience, Metrics({name: Mean.of(values[counts]) for name, values in measured.items()})
 
 
 GROUP_ADVANTAGES = {

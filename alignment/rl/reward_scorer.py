@@ -14,7 +14,7 @@ from alignment.generation.samples import Samples
 from alignment.generation.score import RewardModelScorer, Scorer
 from alignment.losses import Mean
 from alignment.rl.rewards import Reward
-from alignment.training.step import Metrics
+from alignment.training.metrics import Metrics
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class RewardScorer:
         `finished`, `gold`, and the diagnostics of the replies."""
         learned = self.reward.scores(samples)
         finished = torch.tensor([[reply.finished for reply in replies] for replies in samples.replies])
-        metrics = {"reward": Mean.of(learned.combined), "finished": Mean.of(finished)}
+        metrics = Metrics(reward=Mean.of(learned.combined), finished=Mean.of(finished))
         metrics |= {f"reward/{name}": Mean.of(scores) for name, scores in learned.by_model.items()}
         metrics |= diagnostics(samples, learned.combined)
         if self.gold is not None:

@@ -27,9 +27,9 @@ from alignment.rl.rewards import Reward, shaped
 from alignment.training.alarm import Alarm
 from alignment.training.best import Write
 from alignment.training.checkpoint import Stateful
+from alignment.training.metrics import Metrics
 from alignment.training.samples_log import SamplesLog
 from alignment.training.setup import build_engine, packer_of, prepare_tokenizer, require_positions, required_split, said
-from alignment.training.step import Metrics, to_floats
 from alignment.training.timer import StepTimer
 
 REDRAWN = 2**40  # a seed of step k's second draw is no other step's
@@ -122,7 +122,7 @@ class Rollouts:
             with self.timer.part("score"):
                 samples = samples.with_replies(places, other)
                 scores[places] = shaped(self.scorer(other)[0], other, self.config)
-        measured = {"groups/alike": Mean.of(alike(scores))}
+        measured = Metrics({"groups/alike": Mean.of(alike(scores))})
         return samples, scores, measured | ({"groups/redrawn": Mean.of(again)} if times else {})
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -133,7 +133,7 @@ class Rollouts:
         samples = self.draw(held_out, list(range(len(held_out.examples))), EVAL_SEED, 1)
         scores, judged = self.scorer(samples)
         self.shown.write(step, "eval", self.scorer.table(samples, scores, self.config.log.samples))
-        return derived(to_floats(judged))
+        return derived(judged.means())
 
     def draw(self, data: Loaded, rows: list[int], seed: int, replies: int) -> Samples:
         """The policy's replies to the prompts at `rows`."""

@@ -13,8 +13,9 @@ from alignment.distributed.engine import Engine
 from alignment.losses import Mean, Normalization
 from alignment.rl.experience import Experience
 from alignment.rl.objectives import Actor, Critic
+from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteStep, stop
-from alignment.training.step import Metrics, Term, added_metrics, only_main, to_floats, train_step
+from alignment.training.step import Term, train_step
 
 CRITIC_NAMES = {"loss": "value/loss", "grad_norm": "value/grad_norm", "router_loss": "value/router_loss"}
 
@@ -56,24 +57,24 @@ def learn(
         actor's steps. Without a critic nothing is said of one.
     """
     policy, value = objectives(config, kl_weight)
-    metrics: Metrics = {}
+    metrics = Metrics()
     steps = 0
     for epoch in range(config.ppo.epochs):
         for index in np.random.default_rng([seed, epoch]).permutation(len(mini_batches)):
             if actor_learns:
                 beside = None if ptx is None else ptx(steps)
                 learned = train_step(actor, policy, mini_batches[index], on_nonfinite, beside=beside)
-                metrics = added_metrics(metrics, learned)
+                metrics = metrics + learned
                 actor_learns = not _is_too_far(learned, config.ppo.max_kl)
                 steps += 1
             if critic is not None:
                 learned = train_step(critic, value, mini_batches[index], on_nonfinite)
-                metrics = added_metrics(metrics, {CRITIC_NAMES.get(name, name): m for name, m in learned.items()})
-    return metrics | only_main({"policy/steps": Mean(torch.tensor(float(steps)), torch.tensor(1))})
+                metrics = metrics + {CRITIC_NAMES.get(name, name): m for name, m in learned.items()}
+    return metrics | Metrics({"policy/steps": Mean(torch.tensor(float(steps)), torch.tensor(1))}).counted_by_main()
 
 
 def _is_too_far(learned: Metrics, max_kl: float | None) -> bool:
     """A step that was left out for want of numbers is no reason to stop."""
     if max_kl is None or not learned:
         return False
-    return to_floats({"kl": learned["policy/approx_kl"]})["kl"] > max_kl
+    return Metrics(kl=learned["policy/approx_kl"]).means()["kl"] > max_kl

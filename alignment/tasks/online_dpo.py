@@ -20,9 +20,10 @@ from alignment.rl.rewards import build_reward
 from alignment.rl.rollouts import OnPolicy, load_prompts, rollouts_of, shard_reference
 from alignment.training.aot import dpo_objective
 from alignment.training.loop import fit
+from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.setup import save_trained
-from alignment.training.step import Metrics, only_main, train_step
+from alignment.training.step import train_step
 
 
 def run(config: OnlineDPOConfig, folder: Path) -> str | None:
@@ -57,7 +58,7 @@ class OnlineDPO(OnPolicy):
                     logprobs = self.reference.logprobs(batch, temperature=1.0)
                 table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, 2).to(table.dtype)
         self.timer.count(batches)
-        return only_main(judged), (batches, table)
+        return judged.counted_by_main(), (batches, table)
 
     def update(self, step: int, units: tuple[list[Batch], Tensor], nonfinite: NonFiniteGuard) -> Metrics:
         """Nothing is learned where the replies to each prompt all score alike."""
@@ -67,5 +68,5 @@ class OnlineDPO(OnPolicy):
                 self.rollouts.engine, dpo_objective(self.config.loss, table), batches, partial(nonfinite.record, step)
             )
             if batches
-            else {}
+            else Metrics()
         )

@@ -29,6 +29,7 @@ from alignment.rl.update import learn
 from alignment.terminal import say
 from alignment.training.checkpoint import Stateful
 from alignment.training.loop import fit
+from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.setup import (
     build_engine,
@@ -37,7 +38,6 @@ from alignment.training.setup import (
     required_split,
     save_trained,
 )
-from alignment.training.step import Metrics, only_main, to_floats
 from alignment.training.timer import StepTimer
 
 
@@ -77,7 +77,7 @@ class PPOTrainer(OnPolicy):
         counted = None
         if self.config.advantage.is_grouped:
             samples, scores, groups = self.rollouts.redrawn(samples, scores, step, self.config.advantage.redraws)
-            judged |= groups
+            judged = judged | groups
             if self.config.advantage.drop_alike:
                 counted = not_alike(scores)
         with self.timer.part("experience"):
@@ -87,8 +87,8 @@ class PPOTrainer(OnPolicy):
         self.timer.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
         if self.config.roles.offload:
             self.models.rest(torch.device("cpu"))
-        judged |= {"kl/weight": experienced["kl/weight"]}
-        return {**experienced, **only_main(judged)}, Iteration(mini_batches, experienced["kl"])
+        judged = judged | {"kl/weight": experienced["kl/weight"]}
+        return experienced | judged.counted_by_main(), Iteration(mini_batches, experienced["kl"])
 
     def update(self, step: int, units: Iteration, nonfinite: NonFiniteGuard) -> Metrics:
         """Epochs over the mini-batches; then what follows the policy: the weight of the KL, and the average."""
@@ -107,7 +107,7 @@ class PPOTrainer(OnPolicy):
             on_nonfinite=partial(nonfinite.record, step),
         )
         if actor_learns:  # a KL that is zero because nothing has been learned yet asks for no smaller weight
-            state.controller.update(to_floats({"kl": units.kl})["kl"], config.batch.size * config.ppo.replies)
+            state.controller.update(Metrics(kl=units.kl).means()["kl"], config.batch.size * config.ppo.replies)
         if state.average is not None:
             state.average.update()
         return learned

@@ -12,7 +12,7 @@ from alignment.distributed.collectives import barrier, is_main
 from alignment.runs.folder import BEST
 from alignment.terminal import say
 from alignment.training.manifest import sync_folder
-from alignment.training.step import Metrics, to_floats
+from alignment.training.metrics import Metrics
 
 Write = Callable[[Path], None]
 """Writes a model, as it is now, into a folder. All processes call it; the main one has the folder."""
@@ -135,7 +135,7 @@ class BestWithinLimit:
         """Of the weights as they are now."""
 
     def before_update(self, step: int, measured: Metrics, write: Write) -> str | None:
-        now = to_floats({name: measured[name] for name in ("kl", "reward")})
+        now = Metrics({name: measured[name] for name in ("kl", "reward")}).means()
         if now["kl"] > self.limit:
             kind = "held-out" if self.score[0] else "training"
             self.reason = (

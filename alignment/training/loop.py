@@ -14,8 +14,8 @@ from alignment.training.alarm import Alarm
 from alignment.training.best import keeper_of
 from alignment.training.checkpoint import Checkpoints, Stateful
 from alignment.training.log import MetricsLog
+from alignment.training.metrics import Metrics, Pending
 from alignment.training.nonfinite import NonFiniteGuard, told_at
-from alignment.training.step import Metrics, Pending, only_main, to_floats
 from alignment.training.timer import StepTimer
 
 Units = TypeVar("Units")
@@ -115,9 +115,9 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
                     break
                 learning_rate = method.learning_rate()
                 with method.timer.part("learn"):
-                    measured |= method.update(step, units, nonfinite)
+                    measured = measured | method.update(step, units, nonfinite)
                 if method.alarm is not None:
-                    measured |= only_main(method.alarm.watch(step, to_floats(measured)))
+                    measured = measured | Metrics(method.alarm.watch(step, measured.means())).counted_by_main()
                 pending.add(measured)
                 found = evaluated(step) if is_due(step, config.train.eval_every, num_steps) else {}
                 keeper.after_update(step, found, method.save)

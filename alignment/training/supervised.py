@@ -10,9 +10,10 @@ from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine
 from alignment.training.best import Write
 from alignment.training.checkpoint import Stateful
+from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.objectives import Objective
-from alignment.training.step import Metrics, evaluate_step, to_floats, train_step
+from alignment.training.step import evaluate_step, train_step
 from alignment.training.timer import StepTimer, step_flops
 
 
@@ -44,7 +45,7 @@ class Supervised:
         with self.timer.part("data"):
             micro_batches = self.train.step(step - 1)
             self.timer.count(micro_batches)
-        return {}, micro_batches
+        return Metrics(), micro_batches
 
     def update(self, step: int, units: Sequence[Batch], nonfinite: NonFiniteGuard) -> Metrics:
         return train_step(self.engine, self.objective, units, partial(nonfinite.record, step))
@@ -52,7 +53,7 @@ class Supervised:
     def evaluate(self, step: int) -> dict[str, float]:
         if self.held_out is None:
             return {}
-        return to_floats(evaluate_step(self.engine, self.evaluation, self.held_out.once()))
+        return evaluate_step(self.engine, self.evaluation, self.held_out.once()).means()
 
     def row(self, means: dict[str, float]) -> dict[str, float]:
         return means

@@ -50,7 +50,7 @@ from alignment.training.kto import KTO, with_replies_to_others
 from alignment.training.objectives import CPO, DPO, ORPO, SFT, Objective, RewardRanking, SimPO
 from alignment.training.optim import build_optimizer, weight_groups
 from alignment.training.reference import reference_logprobs
-from alignment.training.step import evaluate_step, to_floats, train_step
+from alignment.training.step import evaluate_step, train_step
 
 STEPS = 10
 LEFT = 4
@@ -156,9 +156,9 @@ def run(method: str, stage: str, config: DistributedConfig) -> dict[str, list[fl
     for index in range(STEPS):
         if index == LEFT and method == "dpo":
             torch.save(engine.state(), left(stage, collectives.size(), collectives.rank()))
-        steps.append(to_floats(train_step(engine, objective, batches.step(index))))
+        steps.append(train_step(engine, objective, batches.step(index)).means())
     seen = {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
-    evaluated = to_floats(evaluate_step(engine, objective, batches.once()))
+    evaluated = evaluate_step(engine, objective, batches.once()).means()
     return {**seen, "eval": [evaluated["loss"]]}
 
 
@@ -192,7 +192,7 @@ def goes_on(stage: str, processes: int, config: DistributedConfig) -> list[float
     objective = objective_of("dpo", engine, batches)
     saved = [torch.load(left(stage, processes, rank), weights_only=True, mmap=True) for rank in range(processes)]
     engine.load_resharded(saved)
-    steps = [to_floats(train_step(engine, objective, batches.step(index))) for index in range(LEFT, STEPS)]
+    steps = [train_step(engine, objective, batches.step(index)).means() for index in range(LEFT, STEPS)]
     return [step[name] for step in steps for name in ("loss", "grad_norm")]
 
 

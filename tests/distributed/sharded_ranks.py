@@ -41,7 +41,7 @@ from alignment.models.tokenizer import load_tokenizer
 from alignment.training.optim import build_optimizer
 from alignment.training.reference import fingerprint
 from alignment.training.setup import save_trained
-from alignment.training.step import to_floats, train_step
+from alignment.training.step import train_step
 
 STEPS = 3
 PLAIN = DistributedConfig(device=Device.cpu)
@@ -123,7 +123,7 @@ def trained(name: str, folder: Path, config: DistributedConfig) -> tuple[Any, En
     engine = kind(model, optimizer, scheduler, config=config, max_grad_norm=TRAIN.max_grad_norm)
     batches = batches_of(method)
     objective = objective_of(method, engine, batches)
-    steps = [to_floats(train_step(engine, objective, batches.step(index))) for index in range(STEPS)]
+    steps = [train_step(engine, objective, batches.step(index)).means() for index in range(STEPS)]
     return model, engine, [[step["loss"], step["grad_norm"]] for step in steps]
 
 

@@ -107,7 +107,6 @@ from alignment.data.records import Source
 from alignment.generation.diagnostics import derived, diagnostics
 from alignment.generation.generate import Reply
 from alignment.generation.samples import Samples, places_of
-from alignment.training.step import to_floats
 
 rank, size, store = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
@@ -117,7 +116,7 @@ rewards = torch.tensor(rng.normal(0, 1, (7, 1)))
 mine = places_of(7)
 samples = Samples([None for _ in mine], [None for _ in mine], [rows[place] for place in mine]).joined()
 found = diagnostics(samples, rewards)
-print(json.dumps(derived(to_floats(found))))
+print(json.dumps(derived(found.means())))
 dist.destroy_process_group()
 """
 

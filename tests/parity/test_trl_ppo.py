@@ -40,7 +40,6 @@ from alignment.losses import (
 )
 from alignment.rl.experience import Roles, make_experience
 from alignment.rl.rewards import shaped
-from alignment.training.step import to_floats
 
 RECORDED = np.load(Path(__file__).with_name("trl_ppo.npz"))
 ABOUT = json.loads(str(RECORDED["about"]))
@@ -274,7 +273,7 @@ def test_experience_from_end_to_end() -> None:
             rows = piece.batch.rows
             found[rows] = found[rows].masked_scatter(case.mask[rows], getattr(piece, name))
         same(found, torch.where(case.mask, case[name], 0.0))
-    logged = to_floats(metrics)
+    logged = metrics.means()
     for ours, theirs in {
         "kl": "objective/kl",
         "objective/entropy": "objective/entropy",

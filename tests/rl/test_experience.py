@@ -45,7 +45,7 @@ from alignment.rl.objectives import Actor, Critic
 from alignment.rl.reference import reference_of
 from alignment.rl.update import actor_objective, learn
 from alignment.training.optim import build_optimizer
-from alignment.training.step import to_floats, train_step
+from alignment.training.step import train_step
 
 SamplesOf = Callable[[list[list[str]]], Samples]
 TEXTS = [["a", "bbb"], ["CCCCCC", "d"], ["ee", "fffff"], ["g", "h"], ["iiii", "jj"]]
@@ -176,7 +176,7 @@ def test_returns_add_up_to_the_score_less_its_kl(
         assert left.abs().max() > 1e-3
         torch.testing.assert_close(experience.ref_logprobs, reference)
     assert metrics["kl"].mean().item() == pytest.approx(torch.cat(log_ratios).mean().item(), rel=1e-5)
-    found = to_floats(metrics)
+    found = metrics.means()
     penalty = -0.3 * sum(kl.sum().item() for kl in kls.values()) / 10
     assert (found["kl/weight"], found["objective/scores"]) == (0.3, pytest.approx(SCORES.mean().item()))
     assert found["objective/non_score_reward"] == pytest.approx(penalty, rel=1e-4)
@@ -247,8 +247,8 @@ def test_learning_steps_and_names(
     tokens = sum(len(ids) for example in samples_of(TEXTS).examples for ids in example.completion_ids)
     assert metrics["loss"].count.item() == metrics["value/loss"].count.item() == 8 * tokens
     again = learn(roles.actor, roles.critic, mini_batches, config, kl_weight=0.3, seed=1)
-    assert to_floats(again)["value/error"] < to_floats(metrics)["value/error"]
-    assert to_floats(metrics)["policy/ratio"] != 1.0
+    assert again.means()["value/error"] < metrics.means()["value/error"]
+    assert metrics.means()["policy/ratio"] != 1.0
 
 
 def test_first_policy_gradient_is_that_of_the_advantages(
@@ -259,8 +259,8 @@ def test_first_policy_gradient_is_that_of_the_advantages(
     roles = build_roles(config, tokenizer)
     mini_batches, _ = made(roles, samples_of(TEXTS), config)
     metrics = train_step(roles.actor, Actor(config.loss.policy, 0.8), mini_batches[0])
-    assert to_floats(metrics)["loss"] == pytest.approx(0.0, abs=1e-6)
-    assert to_floats(metrics)["grad_norm"] > 1e-2
+    assert metrics.means()["loss"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics.means()["grad_norm"] > 1e-2
 
 
 def test_a_broken_advantage_stops_the_actor_s_step_and_not_the_critic_s(
@@ -440,8 +440,8 @@ def test_replies_that_do_not_count_are_as_if_they_were_not_there(
         move(roles)
         settings: Any = {"kl_weight": 0.3, "packer": Packer(config.batch, 0), "seed": 0, "counted": counted}
         (units,), metrics = make_experience(roles, samples_of(TEXTS[:count]), SCORES[:count], config, **settings)
-        measured = to_floats(train_step(roles.actor, actor_objective(config, 0.3), units))
-        found.append((to_floats(metrics), measured, [p.detach().clone() for p in roles.actor.model.parameters()]))
+        measured = train_step(roles.actor, actor_objective(config, 0.3), units).means()
+        found.append((metrics.means(), measured, [p.detach().clone() for p in roles.actor.model.parameters()]))
     (one, step, weights), (other, same_step, same_weights) = found
     assert one == pytest.approx(other, rel=1e-5) and step == pytest.approx(same_step, rel=1e-4, abs=1e-6)
     for own, same in zip(weights, same_weights, strict=True):
@@ -467,7 +467,7 @@ def test_without_a_critic_the_actor_learns_alone_and_the_cut_changes_nothing(
         )
         roles = actor_alone(config, tokenizer)
         mini_batches, _ = made(roles, samples_of(TEXTS), config)
-        metrics = to_floats(learn(roles.actor, None, mini_batches, config, kl_weight=0.3, seed=0))
+        metrics = learn(roles.actor, None, mini_batches, config, kl_weight=0.3, seed=0).means()
         assert metrics["policy/ratio"] == pytest.approx(1.0, abs=1e-6) and metrics["policy/clip_fraction"] == 0
         assert not any(name.startswith("value/") for name in metrics)
         found.append((len(mini_batches[0]), metrics))

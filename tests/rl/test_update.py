@@ -22,7 +22,7 @@ from alignment.rl.experience import Experience
 from alignment.rl.objectives import Actor
 from alignment.rl.update import learn
 from alignment.training.objectives import SFT
-from alignment.training.step import Term, to_floats, train_step
+from alignment.training.step import Term, train_step
 
 TEMPERATURE, CLIP, GAMMA = 0.7, 0.2, 0.3
 PROMPTS = [[0, 1], [2]]  # one mini-batch in two micro-batches of 12 tokens and 6
@@ -87,7 +87,7 @@ def test_ptx_adds_its_weight_times_the_cross_entropy_of_the_other_texts(
 
     before = weights(actor)
     term = Term("ptx", SFT(CrossEntropyLoss()), texts, GAMMA)
-    metrics = to_floats(train_step(actor, Actor(ppo_config(tiny_init).loss.policy, TEMPERATURE), made, beside=term))
+    metrics = train_step(actor, Actor(ppo_config(tiny_init).loss.policy, TEMPERATURE), made, beside=term).means()
     assert metrics["loss"] == pytest.approx(-policy.item(), rel=1e-6)
     assert metrics["ptx/loss"] == pytest.approx(-pretrain.item(), rel=1e-6)
     steps = moved(actor, before)
@@ -125,10 +125,10 @@ def test_while_the_critic_warms_up_the_actor_does_not_move_by_a_bit(
     assert all(torch.equal(p, before[0][name]) for name, p in actor.model.named_parameters())
     assert any(step.abs().max() > 1e-6 for step in moved(critic, before[1]).values())
     assert metrics["value/grad_norm"].count.item() == 3
-    assert to_floats(metrics)["policy/steps"] == 0 and not {"loss", "grad_norm", "policy/ratio"} & metrics.keys()
+    assert metrics.means()["policy/steps"] == 0 and not {"loss", "grad_norm", "policy/ratio"} & metrics.keys()
     metrics = learn(actor, critic, [made], config, kl_weight=0.0, seed=0)
     assert any(step.abs().max() > 1e-6 for step in moved(actor, before[0]).values())
-    assert to_floats(metrics)["policy/steps"] == 3 == metrics["grad_norm"].count.item()
+    assert metrics.means()["policy/steps"] == 3 == metrics["grad_norm"].count.item()
 
 
 def test_the_actor_stops_after_the_step_that_measured_too_much_kl_and_the_critic_goes_on(
@@ -139,12 +139,12 @@ def test_the_actor_stops_after_the_step_that_measured_too_much_kl_and_the_critic
         made = experiences(actor, demonstrations)
         config = ppo_config(tiny_init, epochs=6, max_kl=max_kl)
         metrics = learn(actor, critic, [made], config, kl_weight=0.0, seed=0)
-        steps = int(to_floats(metrics)["policy/steps"])
+        steps = int(metrics.means()["policy/steps"])
         return steps, int(metrics["grad_norm"].count), int(metrics["value/grad_norm"].count)
 
     actor = descent(max_grad_norm=0.05)
     made, objective = experiences(actor, demonstrations), Actor(ppo_config(tiny_init).loss.policy, TEMPERATURE)
-    kls = [to_floats(train_step(actor, objective, made))["policy/approx_kl"] for _ in range(6)]
+    kls = [train_step(actor, objective, made).means()["policy/approx_kl"] for _ in range(6)]
     highest = max(range(6), key=lambda step: kls[step])
     limits = {step: max(kls[:step]) * 1.0001 for step in range(1, 6) if kls[step] > max(kls[:step]) * 1.001}
     assert limits, kls

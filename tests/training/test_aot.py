@@ -14,7 +14,7 @@ from alignment.distributed.engine import TorchEngine
 from alignment.losses import DPOLoss, DPOVariant
 from alignment.models.readout import token_logprobs
 from alignment.training.aot import AOT
-from alignment.training.step import evaluate_step, to_floats, train_step
+from alignment.training.step import evaluate_step, train_step
 
 LOSS = DPOLoss(beta=0.5, variant=DPOVariant.aot)
 
@@ -37,7 +37,7 @@ def test_each_pair_meets_the_reference_of_its_rank_in_the_step(
         engine, batches = descent(), batches_of(pairs, max_tokens)
         objective = AOT(LOSS, reference)
         micro_batches = batches.step(0)
-        loss = to_floats(train_step(engine, objective, micro_batches))["loss"]
+        loss = train_step(engine, objective, micro_batches).means()["loss"]
         weights = [p.detach().clone() for p in engine.model.parameters()]
         found.append((len(micro_batches), loss, weights))
     (many, cut, cut_weights), (one, whole, weights) = found
@@ -60,7 +60,7 @@ def test_where_the_policy_is_its_reference_the_loss_is_log_2_and_extra_batches_a
         for batch, _ in batches.once():
             table[batch.rows] = batch.sum_by_completion(token_logprobs(engine.model, batch)).view(-1, 2).double()
     objective, counted = AOT(LOSS, table), batches.once().counted
-    metrics = to_floats(evaluate_step(engine, objective, EvenBatches(counted[1:], counted[:1])))
+    metrics = evaluate_step(engine, objective, EvenBatches(counted[1:], counted[:1])).means()
     assert metrics["loss"] == pytest.approx(0.6931472, abs=1e-5)
     ranked = {row for batch in counted[1:] for row in batch.rows.tolist()}
     assert objective.shifts.keys() == ranked and len(ranked) < len(pairs)

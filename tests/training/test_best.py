@@ -10,7 +10,7 @@ from alignment.config.enums import Mode
 from alignment.config.sections import BestConfig, UserError
 from alignment.losses import Mean
 from alignment.training.best import BestByMetric, BestWithinLimit, Keeper, LastModel, Write, keeper_of
-from alignment.training.step import Metrics
+from alignment.training.metrics import Metrics
 
 LOSS = "eval/loss"
 

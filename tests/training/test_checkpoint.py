@@ -24,8 +24,9 @@ from alignment.losses import CrossEntropyLoss
 from alignment.training import checkpoint
 from alignment.training.checkpoint import Checkpoints, rng_state, seed_everything, set_rng_state
 from alignment.training.manifest import Manifest, _digest, part_name, write_manifest, write_part
+from alignment.training.metrics import Pending
 from alignment.training.objectives import SFT
-from alignment.training.step import Pending, train_step
+from alignment.training.step import train_step
 
 
 def names(folder: Path) -> list[str]:

@@ -20,7 +20,7 @@ from alignment.losses import Mean
 from alignment.training import checkpoint
 from alignment.training.checkpoint import Checkpoints, rng_state
 from alignment.training.manifest import Manifest, part_name, write_manifest, write_part
-from alignment.training.step import Pending, only_main
+from alignment.training.metrics import Metrics, Pending
 
 EVERY = CheckpointConfig(every=2, keep=9)
 
@@ -118,7 +118,7 @@ def others_saved(rank: int, folder: Path) -> None:
     part, pending = Part(-1.0), Pending()
     assert Checkpoints(folder, EVERY, {"part": part, "pending": pending}, zero=3).restore() == 4
     assert part.tensor == 7.0 and pending.state() == {"loss": [6.0, 3] if rank == 0 else [0.0, 0]}
-    pending.add(only_main({"loss": Mean(torch.tensor(9.0), torch.tensor(1))}))
+    pending.add(Metrics(loss=Mean(torch.tensor(9.0), torch.tensor(1))).counted_by_main())
     assert pending.take() == {"loss": 15.0 / 4}
     drawn = torch.rand(3)
     torch.manual_seed(100 + rank)

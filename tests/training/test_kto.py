@@ -16,7 +16,7 @@ from alignment.distributed.engine import TorchEngine
 from alignment.losses import KTOLoss
 from alignment.training.kto import KTO, with_replies_to_others
 from alignment.training.reference import reference_logprobs
-from alignment.training.step import evaluate_step, to_floats, train_step
+from alignment.training.step import evaluate_step, train_step
 
 
 def batches_of(rows: list[Example], max_tokens: int = 1000) -> Batches:
@@ -57,7 +57,7 @@ def test_the_baseline_is_the_mean_log_ratio_of_those_and_does_not_depend_on_the_
             for parameter in engine.model.parameters():
                 parameter.mul_(1.05)
         micro_batches = batches.step(0)
-        metrics = to_floats(train_step(engine, objective, micro_batches))
+        metrics = train_step(engine, objective, micro_batches).means()
         found.append((len(micro_batches), objective.baseline.item(), metrics))
     (many, baseline, cut), (one, whole, uncut) = found
     assert many > one and baseline == pytest.approx(whole, rel=1e-4) and baseline != 0
@@ -87,5 +87,5 @@ def test_before_the_first_step_every_loss_is_a_half_and_an_evaluation_has_a_base
     objective = objective_of(engine, batches)
     engine.model.train()
     counted = batches.once().counted
-    metrics = to_floats(evaluate_step(engine, objective, EvenBatches(counted, counted[:1])))
+    metrics = evaluate_step(engine, objective, EvenBatches(counted, counted[:1])).means()
     assert metrics["loss"] == pytest.approx(0.5, abs=1e-5) and abs(objective.baseline.item()) < 1e-4

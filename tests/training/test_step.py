@@ -30,8 +30,9 @@ from alignment.losses import (
 from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.rl.experience import Experience
 from alignment.rl.objectives import Actor, Critic
+from alignment.training.metrics import Metrics
 from alignment.training.objectives import CPO, DPO, ORPO, SFT, RewardRanking, SimPO
-from alignment.training.step import added_metrics, evaluate_step, to_floats, train_step
+from alignment.training.step import evaluate_step, train_step
 
 REFERENCE = torch.tensor([[-40.0, -70.0], [-30.0, -15.0], [-45.0, -25.0], [-8.0, -50.0], [-80.0, -75.0], [-15.0, -9.0]])
 OBJECTIVES: dict[str, Any] = {
@@ -81,7 +82,7 @@ def stepped(
     """The gradient of one step, read off the weights, and its metrics."""
     engine = descent(KINDS.get(name, "language"))
     before = {key: p.detach().clone() for key, p in engine.model.named_parameters()}
-    metrics = to_floats(train_step(engine, OBJECTIVES[name], units(name, rows, cut, layout)))
+    metrics = train_step(engine, OBJECTIVES[name], units(name, rows, cut, layout)).means()
     return {key: before[key] - p.detach() for key, p in engine.model.named_parameters()}, metrics
 
 
@@ -141,7 +142,7 @@ def test_loss_is_the_mean_over_all_tokens(descent: Callable[..., TorchEngine], d
         logprobs = [token_logprobs(engine.model, batch) for batch in batches]
     want = -torch.cat(logprobs).mean().item()
     assert abs(want + sum(piece.mean().item() for piece in logprobs) / 3) > 1e-3
-    assert to_floats(train_step(engine, OBJECTIVES["sft"], batches))["loss"] == pytest.approx(want, rel=1e-6)
+    assert train_step(engine, OBJECTIVES["sft"], batches).means()["loss"] == pytest.approx(want, rel=1e-6)
 
 
 def test_accuracy_is_the_share_of_pairs(descent: Callable[..., TorchEngine], pairs: list[Example]) -> None:
@@ -149,7 +150,7 @@ def test_accuracy_is_the_share_of_pairs(descent: Callable[..., TorchEngine], pai
     with torch.no_grad():
         (whole,) = units("reward", pairs, WHOLE, Layout.shared)
         chosen, rejected = sequence_scores(engine.model, whole).view(-1, 2).unbind(1)
-    metrics = to_floats(train_step(engine, OBJECTIVES["reward"], units("reward", pairs, CUT, Layout.shared)))
+    metrics = train_step(engine, OBJECTIVES["reward"], units("reward", pairs, CUT, Layout.shared)).means()
     assert metrics["rewards/accuracy"] == pytest.approx((chosen > rejected).double().mean().item())
     assert metrics["rewards/margin"] == pytest.approx((chosen - rejected).mean().item(), rel=1e-5)
 
@@ -169,12 +170,10 @@ def test_evaluation_is_the_same_numbers_and_learns_nothing(
 ) -> None:
     engine = descent()
     before = [p.detach().clone() for p in engine.model.parameters()]
-    evaluated = to_floats(
-        evaluate_step(engine, OBJECTIVES["dpo"], EvenBatches(units("dpo", pairs, CUT, Layout.shared)))
-    )
+    evaluated = evaluate_step(engine, OBJECTIVES["dpo"], EvenBatches(units("dpo", pairs, CUT, Layout.shared))).means()
     assert all(torch.equal(p, q) for p, q in zip(engine.model.parameters(), before, strict=True))
     assert all(p.grad is None for p in engine.model.parameters())
-    trained = to_floats(train_step(engine, OBJECTIVES["dpo"], units("dpo", pairs, WHOLE, Layout.shared)))
+    trained = train_step(engine, OBJECTIVES["dpo"], units("dpo", pairs, WHOLE, Layout.shared)).means()
     del trained["grad_norm"]
     assert evaluated == pytest.approx(trained, rel=1e-5, abs=1e-6)
 
@@ -187,7 +186,7 @@ def test_clipping_scales_the_whole_gradient(descent: Callable[..., TorchEngine],
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-6)
     engine = descent(max_grad_norm=norm / 4)
     before = {key: p.detach().clone() for key, p in engine.model.named_parameters()}
-    assert to_floats(train_step(engine, OBJECTIVES["sft"], batches))["grad_norm"] == pytest.approx(norm, rel=1e-6)
+    assert train_step(engine, OBJECTIVES["sft"], batches).means()["grad_norm"] == pytest.approx(norm, rel=1e-6)
     for key, parameter in engine.model.named_parameters():
         torch.testing.assert_close(before[key] - parameter.detach(), gradient[key] / 4, rtol=1e-5, atol=1e-9)
 
@@ -202,8 +201,8 @@ def test_metrics_of_steps_add_up() -> None:
     def mean(total: float, count: int) -> Mean:
         return Mean(torch.tensor(total), torch.tensor(count))
 
-    metrics = added_metrics({"a": mean(1.0, 1), "b": mean(3.0, 2)}, {"a": mean(5.0, 3), "c": mean(0.0, 0)})
-    assert to_floats(metrics) == {"a": 1.5, "b": 1.5}  # what counted nothing is left out
+    metrics = Metrics(a=mean(1.0, 1), b=mean(3.0, 2)) + {"a": mean(5.0, 3), "c": mean(0.0, 0)}
+    assert metrics.means() == {"a": 1.5, "b": 1.5}  # what counted nothing is left out
 
 
 def test_experience_moves_whole(demonstrations: list[Example]) -> None:

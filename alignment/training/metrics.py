@@ -1,0 +1,78 @@
+"""What is measured of steps and evaluations, and what becomes a row of the log."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from alignment.distributed.collectives import is_main, sum_over_ranks
+from alignment.losses import LossOutput, Mean
+
+
+class Metrics(dict[str, Mean]):
+    """Means that are not divided yet, by name: the sums and counts of this process.
+
+    `a + b` adds what both have, of two batches or two steps; `a | b` puts other ones beside, as dict does.
+    """
+
+    @classmethod
+    def of(cls, output: LossOutput) -> "Metrics":
+        """Those of a micro-batch, `loss` among them."""
+        return cls({"loss": output.loss.detach(), **output.metrics})
+
+    def __add__(self, more: Mapping[str, Mean]) -> "Metrics":
+        return self | {name: self[name] + value if name in self else value for name, value in more.items()}
+
+    def __or__(self, more: Mapping[str, Mean]) -> "Metrics":  # type: ignore[override]
+        return Metrics({**self, **more})
+
+    def uncounted(self) -> "Metrics":
+        """The same names, over nothing."""
+        return Metrics(
+            {name: Mean(torch.zeros_like(mean.total), torch.zeros_like(mean.count)) for name, mean in self.items()}
+        )
+
+    def counted_by_main(self) -> "Metrics":
+        """What every process has measured alike, counted by the main one alone: so it weighs as much in a row that a
+        run ends on another number of processes."""
+        return self if is_main() else self.uncounted()
+
+    def means(self) -> dict[str, float]:
+        """Over all ranks, one number each; all processes ask together. What counted nothing is left out."""
+        if not self:
+            return {}
+        names = sorted(self)
+        devices = [self[name].total.device for name in names]
+        device = next((device for device in devices if device.type != "cpu"), devices[0])  # some count on the CPU
+        pairs = [torch.stack([self[n].total.double().to(device), self[n].count.double().to(device)]) for n in names]
+        totals = sum_over_ranks(torch.stack(pairs)).tolist()
+        return {name: total / count for name, (total, count) in zip(names, totals, strict=True) if count > 0}
+
+
+@dataclass(slots=True)
+class Pending:
+    """What was measured since the last row of the log; in a checkpoint, which may thus lie between two rows."""
+
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def add(self, more: Metrics) -> None:
+        self.metrics = self.metrics + more
+
+    def take(self) -> dict[str, float]:
+        """The means of the row that ends here; the next one starts from nothing."""
+        means, self.metrics = self.metrics.means(), Metrics()
+        return means
+
+    def state(self) -> dict[str, Any]:
+        return {name: [mean.total, mean.count] for name, mean in self.metrics.items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.metrics = Metrics({name: Mean(total, count) for name, (total, count) in state.items()})
+
+    def load_resharded(self, saved: Sequence[dict[str, Any]]) -> None:
+        """The main process goes on with what all ranks had counted, the others from zero."""
+        summed = Metrics()
+        for state in saved:
+            summed = summed + {name: Mean(total.clone(), count.clone()) for name, (total, count) in state.items()}
+        self.metrics = summed.counted_by_main()
