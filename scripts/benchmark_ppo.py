@@ -127,7 +127,7 @@ def play(folder: Path, replies: int) -> None:
     keep_freed_memory(torch.device("cpu"))  # as every run does
     stage = build_trainer(config, folder)
     stage.begin(0)
-    nonfinite = NonFiniteGuard(folder, config.train.on_nonfinite, stage.train)
+    nonfinite = NonFiniteGuard(folder / "nonfinite.json", config.train.on_nonfinite, stage.train)
     for step in range(1, setting["iterations"] + 1):
         turns.wait()
         measured, units = stage.collect(step)

@@ -29,7 +29,8 @@ from alignment.distributed.launch import RankFailedError, launch, tell_launcher
 from alignment.distributed.precision import precision_of
 from alignment.generation.generate import Reply
 from alignment.generation.samples import Samples
-from alignment.runs.folder import CONFIG, as_recipe
+from alignment.runs.folder import RunFolder
+from alignment.runs.lifecycle import as_recipe
 from alignment.tasks.ppo import build_trainer
 from alignment.terminal import quiet, say
 from alignment.training.checkpoint import seed_everything
@@ -68,7 +69,7 @@ def processes_agree(config: TrainingConfig) -> Verdict:
     with TemporaryDirectory() as folder:
         with quiet():  # what there is to say of rows and roles has been said
             alone = first_step(in_one_process(config), None)
-        config, recipe = replace(config, output_dir=folder), Path(folder) / CONFIG
+        config, recipe = replace(config, output_dir=folder), RunFolder(folder).config
         recipe.write_text(as_recipe(config))
         (Path(folder) / REPLIES).write_text(json.dumps(alone.replies))
         try:

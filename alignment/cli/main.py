@@ -16,6 +16,7 @@ from typing import NoReturn
 from alignment import preempt
 from alignment.cli.recipes import first_comment, found, may_be_recipe, own_folders, recipes, shipped
 from alignment.process import belong_to_launcher
+from alignment.runs.folder import RunFolder
 from alignment.user_error import USER_ERROR, fail, nearest
 
 USAGE = """usage: alignment VERB ...
@@ -171,7 +172,7 @@ def export(arguments: list[str]) -> None:
     if len(given.words) != 1:
         fail("export needs one run: alignment export RUN [--step N] [--out FOLDER]")
     folder = Path(given.words[0])
-    if not (folder / "config.yaml").is_file():
+    if not RunFolder(folder).config.is_file():
         fail(f"export: a run's folder holds config.yaml, got {str(folder)!r}")
 
     from alignment.cli.run import export_run

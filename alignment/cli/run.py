@@ -35,6 +35,7 @@ from alignment.config.sections import UserError
 from alignment.config.tasks import PipelineConfig
 from alignment.preempt import EXIT_CODE, Preempted
 from alignment.process import end, importing
+from alignment.runs.folder import RunFolder
 from alignment.terminal import say
 from alignment.user_error import USER_ERROR, fail
 
@@ -139,7 +140,7 @@ def export_run(folder: Path, *, step: int | None, out: Path | None) -> None:
         with composing([folder.resolve()]):
             config = resolve(single("config", []))
     except COMPOSE_ERRORS as error:
-        fail(f"{folder / 'config.yaml'}: {explain(error)}")
+        fail(f"{RunFolder(folder).config}: {explain(error)}")
 
     with importing():
         from alignment.tasks.export import export
@@ -179,7 +180,7 @@ def start(recipe: str, config: RunConfig, *, is_last: bool = False) -> None:
     except Preempted as stop:
         if is_told(stop, is_user_error=True):  # the command that launched this process goes on from here
             end(EXIT_CODE)
-        written = Path(config.output_dir) / "config.yaml"  # the recipe's own name may lead to another folder next time
+        written = RunFolder(config.output_dir).config  # the recipe's own name may lead to another folder next time
         how = f"alignment run {written}" if written.exists() else "the same command"
         raise Preempted(f"{recipe}: {stop}; to go on: {how}") from None
     except RankFailedError as error:

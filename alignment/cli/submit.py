@@ -8,7 +8,7 @@ from alignment.cli.run import checked, say_advice, told
 from alignment.config.run import RunConfig
 from alignment.config.sections import UserError
 from alignment.config.tasks import PipelineConfig
-from alignment.slurm.folder import SCRIPT
+from alignment.runs.folder import RunFolder
 from alignment.slurm.jobs import Planned, plan_pipeline, plan_run, plan_sweep
 from alignment.user_error import fail
 
@@ -49,5 +49,5 @@ def _show(planned: list[Planned]) -> None:
     for job in planned:
         if len(planned) > 1:
             after = ", ".join(str(other.folder) for other in job.after)
-            print(f"==> {job.folder / SCRIPT}{f', after {after}' if after else ''} <==")
+            print(f"==> {RunFolder(job.folder).script}{f', after {after}' if after else ''} <==")
         print(job.script)

@@ -21,6 +21,7 @@ from alignment.config.sections import UserError
 from alignment.distributed.collectives import is_lost
 from alignment.preempt import SIGNALS, Preempted
 from alignment.process import LAUNCHED_BY, is_ours
+from alignment.runs.written import whole_file
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # set by torch's launcher for each process
 TALKERS = ("torch.distributed", "torch.distributed.elastic.agent.server.api")
@@ -124,10 +125,8 @@ def is_told(error: BaseException, *, is_user_error: bool) -> bool:
     extra: dict[str, Any] = {"py_callstack": text, "timestamp": str(now // 10**9), "time_ns": now}
     extra |= {"text": text.rstrip(), "is_user_error": is_user_error, "is_lost": is_lost(error)}
     extra["is_stop"] = isinstance(error, Preempted)
-    word = Path(path)
-    beside = word.with_suffix(".partial")  # where another rank has failed, this process may be ended at any moment
-    beside.write_text(json.dumps({"message": {"message": str(error), "extraInfo": extra}}))
-    beside.rename(word)
+    with whole_file(Path(path)) as word:  # where another rank has failed, this process may be ended at any moment
+        word.write_text(json.dumps({"message": {"message": str(error), "extraInfo": extra}}))
     return is_ours() or (is_user_error and os.environ.get("RANK") != "0")
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config.sections import ConfigError
+from alignment.runs.folder import RunFolder
 from alignment.terminal import say
 
-OWNER = "owner.json"
 BEAT_S = 5.0
 LEASE_S = 60.0  # for so long an NFS client may show a file as it was
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system that has none
@@ -105,7 +105,7 @@ def require_free(folder: Path) -> None:
     """Raises:
     FolderInUse: a process writes the folder.
     """
-    if (folder / OWNER).exists():
+    if RunFolder(folder).owner.exists():
         with claim(folder):
             pass
 
@@ -132,14 +132,14 @@ def _in_use(folder: Path, owner: Owner | None) -> FolderInUse:
 def _locked(folder: Path) -> tuple[int, bool]:
     """The open file of the owner, and whether the kernel has locked it for us."""
     while True:
-        descriptor = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(RunFolder(folder).owner, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             has_lock = _lock(descriptor)
         except BlockingIOError as error:
             os.close(descriptor)
             raise _in_use(folder, _read(folder)) from error
         try:
-            if os.path.samestat(os.fstat(descriptor), os.stat(folder / OWNER)):
+            if os.path.samestat(os.fstat(descriptor), os.stat(RunFolder(folder).owner)):
                 return descriptor, has_lock
         except FileNotFoundError:
             pass  # as below
@@ -167,7 +167,7 @@ def _read(folder: Path) -> Owner | None:
 
 def _noted(folder: Path) -> dict[str, Any] | None:
     try:
-        noted = json.loads((folder / OWNER).read_bytes())
+        noted = json.loads(RunFolder(folder).owner.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     return noted if isinstance(noted, dict) else None
@@ -203,4 +203,4 @@ def _keep_beating(descriptor: int, me: Owner, ended: threading.Event) -> None:
 
 def _remove(place: int) -> None:
     with suppress(FileNotFoundError):  # where the run has left nothing behind, its folder neither
-        os.unlink(OWNER, dir_fd=place)
+        os.unlink(RunFolder("").owner, dir_fd=place)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import xxhash
 
+from alignment.runs.folder import RunFolder
+from alignment.runs.written import whole_file
 from alignment.terminal import say
 
 BLOCK = 2**22  # bytes that are hashed at a time
@@ -36,7 +38,8 @@ def digest(path: Path) -> str:
 
 def run_digest(folder: Path) -> str:
     """Of what others read in a run's folder: its model and its metrics."""
-    files = [*_visible(folder / "model"), *(file for file in [folder / "metrics.jsonl"] if file.exists())]
+    run = RunFolder(folder)
+    files = [*_visible(run.model), *(file for file in [run.metrics] if file.exists())]
     return _of_names([str(file.relative_to(folder)) for file in files], _digests(files))
 
 
@@ -101,11 +104,10 @@ def _keep(read: list[tuple[Path, Note, str]]) -> None:
         if note[0] < KEPT_FROM or time.time_ns() - max(note[1:3]) < SETTLED_NS:
             continue
         place = _place(file)
-        beside = place.with_suffix(f".{os.getpid()}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps([*note, name]))
-            beside.replace(place)
+            with whole_file(place) as beside:
+                beside.write_text(json.dumps([*note, name]))
         except OSError as error:
             say(f"{place.parent} cannot be written ({error.strerror}): the next run reads its inputs again")
             return

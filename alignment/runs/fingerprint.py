@@ -18,6 +18,7 @@ from alignment.config.run import RunConfig
 from alignment.config.sections import ConfigError
 from alignment.config.tasks import task_name
 from alignment.runs.contents import digest, run_digest
+from alignment.runs.folder import RunFolder
 
 UNMARKED = ("output_dir", "log", "checkpoint", "reference", "launch", "cluster")
 DIVISION = {  # keys that divide the same work up in another way: a run goes on with others than it began with
@@ -92,22 +93,18 @@ def _flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 def _bases(key: str, path: Path) -> Iterator[tuple[str, Path]]:
     """What is read behind an input that is an adapter's folder: its base, and that one's where it is one itself."""
-    folder, seen = path / "model" if _is_run(path) else path, set[Path]()
+    folder, seen = RunFolder(path).model if RunFolder(path).is_run() else path, set[Path]()
     while folder not in seen and (base := base_of(folder, key)) is not None:
         seen.add(folder)
         key, folder = f"the base of {key}", base
         yield key, folder
 
 
-def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file() and (path / "model").is_dir()
-
-
 def _contents(key: str, path: Path) -> str:
     """Of an input, with the ending of its name, which says how it is read."""
     try:
         ending = "" if path.is_dir() else Path(path.name.removesuffix(".gz")).suffix + path.suffix
-        return (run_digest(path) if _is_run(path) else digest(path)) + ending
+        return (run_digest(path) if RunFolder(path).is_run() else digest(path)) + ending
     except OSError as error:
         raise ConfigError(f"{key} cannot be read ({error.strerror}: {error.filename}), got {str(path)!r}") from error
 

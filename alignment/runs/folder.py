@@ -1,185 +1,38 @@
-"""A run's folder: begun once, gone on with, finished once.
-
-`config.yaml` is the run as a recipe, `started.json` and `finished.json` say what it is of (runs/fingerprint.py), and
-`history.jsonl` what happened to it since: when it went on from which step, and where it was made longer.
-"""
+"""What lies in a run's folder: every file of it has its name here."""
 
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 
-from alignment.config.enums import Resume, Schedule
-from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.sections import ConfigError, UserError
-from alignment.config.tasks import task_name
-from alignment.runs.claim import OWNER, make_folder
-from alignment.runs.fingerprint import Fingerprint
-from alignment.terminal import say
+class RunFolder:
+    def __init__(self, path: Path | str) -> None:
+        self.path = path = Path(path)
+        self.config = path / "config.yaml"  # the run as a recipe
+        self.started, self.finished = path / "started.json", path / "finished.json"  # what its run is of
+        self.history = path / "history.jsonl"
+        self.owner = path / "owner.json"  # the process that writes it
+        self.metrics, self.samples = path / "metrics.jsonl", path / "samples.jsonl"
+        self.nonfinite = path / "nonfinite.json"  # the steps whose loss or gradient was no finite number
+        self.checkpoints = path / "checkpoints"
+        self.best = path / "best"  # the weights of the best evaluation so far
+        self.model = path / "model"  # in Hugging Face form, as those in `best` and `exported`
+        self.exported = path / "exported"
+        self.selected = path / "selected.jsonl"  # rejection's rows
+        self.summary, self.report = path / "summary.json", path / "report.html"  # an evaluation's
+        self.script, self.submitted, self.logs = path / "job.sbatch", path / "submitted.json", path / "logs"  # Slurm's
 
-CONFIG, STARTED, FINISHED, HISTORY = "config.yaml", "started.json", "finished.json", "history.jsonl"
-METRICS, CHECKPOINTS, BEST = "metrics.jsonl", "checkpoints", "best"
-SUBMITTED = {"job.sbatch", "submitted.json", "logs"}
-OTHER = "output_dir holds a run of another config or other inputs"
+    def is_run(self) -> bool:
+        """Whether a run that trains has left its model here."""
+        return self.config.is_file() and self.model.is_dir()
 
+    def newest_step(self) -> int | None:
+        """Of the checkpoints, as their names have it."""
+        steps = [int(path.name.removeprefix("step-")) for path in self.checkpoints.glob("step-*") if not path.suffix]
+        return max(steps, default=None)
 
-def model_folder(folder: Path) -> Path:
-    """Where a run leaves its model, in Hugging Face form."""
-    return folder / "model"
-
-
-def as_recipe(config: RunConfig) -> str:
-    task = f"defaults:\n  - task: {task_name(config)}\n  - _self_\n\n"
-    return task + OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def write_config(folder: Path, config: RunConfig) -> None:
-    """The resolved config, as a recipe: `alignment run FOLDER/config.yaml` runs it again."""
-    make_folder(folder)
-    text = as_recipe(config)
-    path = folder / CONFIG
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
-
-
-def start(folder: Path, config: RunConfig, mark: Fingerprint) -> None:
-    """Note in the folder what its run is of; a run that is there already goes on, to a later end too.
-
-    Raises:
-        ConfigError: it is another run, or one that cannot be made longer.
-    """
-    require_goes_on(folder, config, mark)
-    earlier = _claimed(folder)
-    if earlier is not None and earlier.length() != mark.length():
-        _lengthen(folder, config, earlier, mark)
-    write_config(folder, config)
-    _write_mark(folder / STARTED, mark)
-
-
-def require_goes_on(folder: Path, config: RunConfig, mark: Fingerprint) -> None:
-    """Raises:
-    ConfigError: the folder holds another run than this one, or one that cannot go on to this one's end.
-    """
-    earlier = _claimed(folder)
-    if earlier is None:
-        return
-    if changed := mark.differences(earlier):
-        raise ConfigError(f"{OTHER} ({changed}), got {str(folder)!r}")
-    was, now = earlier.length(), mark.length()
-    if was == now:
-        return
-    assert isinstance(config, TrainingConfig)
-    ((old_key, old),), ((key, new),) = was.items(), now.items()
-    asked = f"{key}={new:g}, got {str(folder)!r}"
-    if key != old_key:
-        raise ConfigError(f"{OTHER}: it was begun with {old_key}={old:g} and goes on by that key, not to {asked}")
-    if new < old:
-        raise ConfigError(f"{OTHER}: its {key} is {old:g} already, and it does not go back to {asked}")
-    if config.checkpoint.resume is Resume.never:
-        raise ConfigError(f"{OTHER}: with checkpoint.resume=never it does not go on from {key}={old:g} to {asked}")
-    if (folder / FINISHED).exists() and newest_step(folder) is None:
-        way = f"another output_dir with model.path={folder / 'model'} begins where it ended, with a new schedule"
-        raise ConfigError(
-            f"output_dir holds a finished run of {key}={old:g} without checkpoints (checkpoint.every), "
-            f"so it cannot go on to {asked}; {way}"
-        )
-
-
-def _lengthen(folder: Path, config: RunConfig, earlier: Fingerprint, mark: Fingerprint) -> None:
-    """Take back that the run is finished, and say and note what was asked."""
-    assert isinstance(config, TrainingConfig)
-    ((key, old),), ((_, new),) = earlier.length().items(), mark.length().items()
-    line = f"{folder}: goes on to {key}={new:g}, where {old:g} was asked before"
-    if config.train.schedule is not Schedule.constant or config.train.warmup_ratio:
-        line += (
-            f"; train.schedule={config.train.schedule.value} takes its rates from the number of steps, "
-            f"so this is not the run that {key}={new:g} would have been from its start"
-        )
-    say(line)
-    note(folder, asked={key: new}, before={key: old}, schedule=config.train.schedule.value)
-    (folder / FINISHED).unlink(missing_ok=True)
-
-
-def newest_step(folder: Path) -> int | None:
-    """Of the checkpoints, as their names have it."""
-    steps = [int(path.name.removeprefix("step-")) for path in (folder / CHECKPOINTS).glob("step-*") if not path.suffix]
-    return max(steps, default=None)
-
-
-def note(folder: Path, **what: Any) -> None:
-    """A line of the run's history."""
-    with (folder / HISTORY).open("a") as file:
-        file.write(json.dumps({"time": time.strftime("%Y-%m-%d %H:%M:%S"), **what}) + "\n")
-
-
-def give_up(folder: Path) -> None:
-    """Leave nothing behind of a run that a user's mistake ended before it had done anything.
-
-    What a submission to a cluster wrote stays, for the mistake is told in its log; the claim on the folder goes.
-    """
-    if not folder.exists():
-        return
-    left = {path.name for path in folder.iterdir()}
-    own = {CONFIG, STARTED, CHECKPOINTS, OWNER}
-    if left <= own | SUBMITTED and not any(folder.glob(f"{CHECKPOINTS}/*")):
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        (folder / STARTED).unlink(missing_ok=True)
-        if left <= own:
-            shutil.rmtree(folder)
-
-
-def belongs_to(folder: Path, mark: Fingerprint) -> bool:
-    """No run has begun in the folder, or just this one has."""
-    return not (folder / STARTED).exists() or _read_mark(folder / STARTED) == mark
-
-
-def is_finished(folder: Path, mark: Fingerprint) -> bool:
-    path = folder / FINISHED
-    return path.exists() and _read_mark(path) == mark
-
-
-def finish(folder: Path, mark: Fingerprint, stopped: str | None = None) -> None:
-    """`stopped`: why the run ended before its last step, if its config asked for that."""
-    _write_mark(folder / FINISHED, mark, **({} if stopped is None else {"stopped": stopped}))
-
-
-def _write_mark(path: Path, mark: Fingerprint, **more: str) -> None:
-    beside = path.with_suffix(".partial")
-    entries = {key: json.loads(value) for key, value in mark.entries}
-    beside.write_text(json.dumps({"fingerprint": entries, **more}, indent=1))
-    beside.replace(path)
-
-
-def _claimed(folder: Path) -> Fingerprint | None:
-    """What the run in the folder is of; None where none has begun.
-
-    Raises:
-        ConfigError: it was begun by a version that noted it in another way.
-    """
-    path = folder / STARTED
-    if not path.exists():
-        return None
-    earlier = _read_mark(path)
-    if earlier is None:
-        rule = "output_dir holds a run of an earlier version of this package, which knew its inputs by their times"
-        way = f"another output_dir begins anew; without {path} the run goes on, on your word that nothing has changed"
-        raise ConfigError(f"{rule}: {way}, got {str(folder)!r}")
-    return earlier
-
-
-def _read_mark(path: Path) -> Fingerprint | None:
-    """None: it is of an earlier version of this package.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        entries = json.loads(path.read_bytes())["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); without it, the folder counts as not begun") from error
-    if not isinstance(entries, dict):
-        return None
-    return Fingerprint(tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in entries.items())))
+    def note(self, **what: Any) -> None:
+        """A line of the run's history: when it went on from which step, and where it was made longer."""
+        with self.history.open("a") as file:
+            file.write(json.dumps({"time": time.strftime("%Y-%m-%d %H:%M:%S"), **what}) + "\n")

@@ -9,13 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from alignment.config.sections import UserError
-
-CONFIG, SCRIPT, RECORD, LOGS = "config.yaml", "job.sbatch", "submitted.json", "logs"
+from alignment.runs.folder import RunFolder
 
 
 def write_record(folder: Path, job: str) -> None:
     """`job`: as Slurm writes it, 12, or 12_0 for a task of an array."""
-    (folder / RECORD).write_text(json.dumps({"job": job}) + "\n")
+    RunFolder(folder).submitted.write_text(json.dumps({"job": job}) + "\n")
 
 
 def job_of(folder: Path) -> str | None:
@@ -24,7 +23,7 @@ def job_of(folder: Path) -> str | None:
     Raises:
         UserError: the record of it is damaged.
     """
-    path = folder / RECORD
+    path = RunFolder(folder).submitted
     try:
         return str(json.loads(path.read_bytes())["job"]) if path.exists() else None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -34,10 +33,11 @@ def job_of(folder: Path) -> str | None:
 def restore_on_error(folders: list[Path], undo: ExitStack) -> None:
     """What a submission is about to write goes, and what was there comes back, when `undo` is run."""
     for folder in folders:
-        for path in reversed([folder / LOGS, folder, *folder.parents]):
+        for path in reversed([RunFolder(folder).logs, folder, *folder.parents]):
             if not path.exists():
                 undo.callback(_remove_if_empty, path)
-    for path in (folder / name for folder in folders for name in (CONFIG, SCRIPT, RECORD)):
+    written = [path for run in map(RunFolder, folders) for path in (run.config, run.script, run.submitted)]
+    for path in written:
         undo.callback(_put_back, path, path.read_bytes() if path.exists() else None)
 
 

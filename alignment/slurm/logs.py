@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from alignment.config.sections import UserError
+from alignment.runs.folder import RunFolder
 from alignment.slurm import commands
-from alignment.slurm.folder import LOGS, SCRIPT, job_of
+from alignment.slurm.folder import job_of
 from alignment.slurm.status import runs_in
 from alignment.user_error import fail
 
@@ -38,7 +39,7 @@ def print_log(folder: Path, *, rank: int | None, follow: bool) -> None:
 
 def newest_log(folder: Path) -> Path | None:
     """Of a run, of the stages of a pipeline, of the runs of a sweep."""
-    logs = [log for run in runs_in(folder) for log in (run / LOGS).glob("*.log")]
+    logs = [log for run in runs_in(folder) for log in RunFolder(run).logs.glob("*.log")]
     return max(logs, key=lambda log: (log.stat().st_mtime_ns, log.name), default=None)
 
 
@@ -96,7 +97,7 @@ def _why_none(folder: Path) -> str:
 
 def _is_labelled(run: Path) -> bool:
     """Whether srun put each process's number before its lines, as the script of the run, or of its array, says."""
-    scripts = [path for path in (run / SCRIPT, run.parent / SCRIPT) if path.exists()]
+    scripts = [path for path in (RunFolder(run).script, RunFolder(run.parent).script) if path.exists()]
     return bool(scripts) and " --label" in scripts[0].read_text()
 
 

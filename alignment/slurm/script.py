@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alignment.config.cluster import ClusterConfig
 from alignment.config.sections import ConfigError
-from alignment.slurm.folder import LOGS, SCRIPT
+from alignment.runs.folder import RunFolder
 
 FIRST_PORT, PORTS = 20000, 10000  # MASTER_PORT lies below what Linux hands out by itself (32768 and above)
 
@@ -42,7 +42,7 @@ def script(job: Job, cluster: ClusterConfig) -> str:
     """Raises:
     ConfigError: a path cannot be written into an #SBATCH line.
     """
-    again = "to go on by hand: sbatch " + shlex.quote(str(job.folder / SCRIPT))
+    again = "to go on by hand: sbatch " + shlex.quote(str(RunFolder(job.folder).script))
     options = [f"#SBATCH {_quoted(option)}" for option in _options(job, cluster)]
     parts = [
         ["#!/bin/bash", f"# {job.title}; {again}", *options],
@@ -69,10 +69,10 @@ def _options(job: Job, cluster: ClusterConfig) -> Iterator[str]:
     yield f"--job-name={cluster.job_name or job.name}"
     yield f"--chdir={job.workdir}"
     if job.num_array is None:
-        yield f"--output={folder}/{LOGS}/%j.log"
+        yield f"--output={RunFolder(folder).logs}/%j.log"
     else:
         yield f"--array=0-{job.num_array - 1}"
-        yield f"--output={folder}/%a/{LOGS}/%A_%a.log"
+        yield f"--output={RunFolder(Path(folder, '%a')).logs}/%A_%a.log"
     yield "--open-mode=append"
     yield f"--nodes={cluster.nodes}"
     yield f"--ntasks-per-node={cluster.num_tasks_per_node()}"

@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from alignment.config.sections import UserError
+from alignment.runs.folder import RunFolder
 from alignment.runs.rows import read_rows
 from alignment.slurm import commands
-from alignment.slurm.folder import CONFIG, job_of
+from alignment.slurm.folder import job_of
 from alignment.user_error import fail
 
 HEAD = ("", "state", "job", "step", "loss")
@@ -70,12 +71,14 @@ def print_status(folder: Path) -> None:
 
 def runs_in(folder: Path) -> list[Path]:
     """The folder itself where it is a run's; the stages of a pipeline, the runs of a sweep, in their order."""
-    if (folder / CONFIG).exists():
+    if RunFolder(folder).config.exists():
         stages = _settings(folder).get("stages")
         if stages is None:
             return [folder]
         if not isinstance(stages, list) or not all(isinstance(stage, dict) and "name" in stage for stage in stages):
-            raise UserError(f"{folder / CONFIG}: stages must be a list of mappings with a name, got {stages!r}")
+            raise UserError(
+                f"{RunFolder(folder).config}: stages must be a list of mappings with a name, got {stages!r}"
+            )
         return [folder / str(stage["name"]) for stage in stages]
     try:
         found = [inner for inner in folder.iterdir() if _may_be_run(inner)]
@@ -87,7 +90,7 @@ def runs_in(folder: Path) -> list[Path]:
 def _may_be_run(folder: Path) -> bool:
     """One that cannot be looked into counts as one, so that it is told."""
     try:
-        return (folder / CONFIG).exists()
+        return RunFolder(folder).config.exists()
     except PermissionError:
         return True
 
@@ -109,8 +112,8 @@ def read_status(folder: Path) -> Status:
             known = commands.find(job)
         except UserError as error:
             trouble = str(error)
-    log = folder / "metrics.jsonl"
-    row = _newest_row(log)
+    files = RunFolder(folder)
+    row = _newest_row(files.metrics)
     return Status(
         folder=folder,
         job=job,
@@ -118,9 +121,9 @@ def read_status(folder: Path) -> Status:
         step=row.pop("step", 0),
         num_steps=train.get("max_steps") if isinstance(train, dict) else None,
         metrics=row,
-        is_started=(folder / "started.json").exists(),
-        is_finished=(folder / "finished.json").exists(),
-        written=log.stat().st_mtime if log.exists() else None,
+        is_started=files.started.exists(),
+        is_finished=files.finished.exists(),
+        written=files.metrics.stat().st_mtime if files.metrics.exists() else None,
         trouble=trouble,
     )
 
@@ -129,7 +132,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     """Raises:
     UserError: config.yaml is not what a run writes.
     """
-    path = folder / CONFIG
+    path = RunFolder(folder).config
     try:
         settings = yaml.safe_load(path.read_text()) if path.exists() else {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

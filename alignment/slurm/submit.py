@@ -9,9 +9,10 @@ from alignment.config.sections import ConfigError
 from alignment.config.tasks import PipelineConfig
 from alignment.runs.claim import require_free
 from alignment.runs.fingerprint import fingerprint
-from alignment.runs.folder import STARTED, belongs_to, is_finished, require_goes_on, write_config
+from alignment.runs.folder import RunFolder
+from alignment.runs.lifecycle import belongs_to, is_finished, require_goes_on, write_config
 from alignment.slurm import commands
-from alignment.slurm.folder import LOGS, SCRIPT, job_of, restore_on_error, write_record
+from alignment.slurm.folder import job_of, restore_on_error, write_record
 from alignment.slurm.jobs import Planned, frozen
 from alignment.tasks.pipeline import put_aside
 from alignment.terminal import say
@@ -33,12 +34,14 @@ def hand_over(planned: list[Planned], *, whole: RunConfig) -> None:
                 continue
             restore_on_error(job.folders(), undo)
             _write(job)
-            jobs[job] = commands.submit(job.folder / SCRIPT, [jobs[other] for other in job.after if other in jobs])
+            jobs[job] = commands.submit(
+                RunFolder(job.folder).script, [jobs[other] for other in job.after if other in jobs]
+            )
             undo.callback(commands.cancel, [jobs[job]])
             _record(job, jobs[job])
             say(f"submitted job {jobs[job]}: {job.title}")
         if jobs and isinstance(whole, PipelineConfig):
-            write_config(Path(whole.output_dir), frozen(whole))
+            write_config(RunFolder(whole.output_dir), frozen(whole))
         undo.pop_all()
     if jobs:
         folder = shlex.quote(whole.output_dir)
@@ -63,9 +66,9 @@ def _is_to_run(job: Planned, jobs: dict[Planned, str], undo: ExitStack) -> bool:
     aside. A folder that is not a stage's must be free, as for `alignment run`.
     """
     if any(other in jobs for other in job.after):
-        is_other = any((Path(run.output_dir) / STARTED).exists() for run in job.runs)
+        is_other = any(RunFolder(run.output_dir).started.exists() for run in job.runs)
     else:
-        marks = [(Path(run.output_dir), run, fingerprint(run)) for run in job.runs]
+        marks = [(RunFolder(run.output_dir), run, fingerprint(run)) for run in job.runs]
         if all(is_finished(folder, mark) for folder, _, mark in marks):
             return False
         is_other = any(not belongs_to(folder, mark) for folder, _, mark in marks)
@@ -79,9 +82,10 @@ def _is_to_run(job: Planned, jobs: dict[Planned, str], undo: ExitStack) -> bool:
 
 def _write(job: Planned) -> None:
     for run in job.runs:
-        write_config(Path(run.output_dir), run)
-        (Path(run.output_dir) / LOGS).mkdir(exist_ok=True)
-    (job.folder / SCRIPT).write_text(job.script)
+        folder = RunFolder(run.output_dir)
+        write_config(folder, run)
+        folder.logs.mkdir(exist_ok=True)
+    RunFolder(job.folder).script.write_text(job.script)
 
 
 def _record(job: Planned, identity: str) -> None:

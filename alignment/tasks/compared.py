@@ -1,7 +1,6 @@
 """Who replies in an evaluation: each run's model, with its own tokenizer and chat template."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -22,7 +21,7 @@ from alignment.models.layout import settle_layout
 from alignment.models.load import load_frozen_language_model
 from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import prepare_tokenizer
-from alignment.runs.folder import model_folder
+from alignment.runs.folder import RunFolder
 from alignment.terminal import say
 from alignment.training.setup import packer_of, require_positions, said
 
@@ -149,5 +148,5 @@ def policy_of(entry: ComparedRun, batch: BatchConfig, distributed: DistributedCo
 
 def model_config(path: str) -> ModelConfig:
     """A run's folder holds its model in `model/`; a model's folder is one itself."""
-    inside = model_folder(Path(path))
+    inside = RunFolder(path).model
     return ModelConfig(path=str(inside if inside.is_dir() else path))

@@ -18,7 +18,9 @@ from alignment.generation.function import FunctionScorer, load_function
 from alignment.generation.samples import Samples
 from alignment.generation.score import RewardModelScorer, reward_model_scorer
 from alignment.generation.select import best_of
+from alignment.runs.folder import RunFolder
 from alignment.runs.rows import read_rows
+from alignment.runs.written import whole_file
 from alignment.tasks.compared import ComparedPolicy, ComparedRun, compared_runs, load_policy
 from alignment.terminal import console, say
 from alignment.training.samples_log import SamplesLog
@@ -33,25 +35,32 @@ def run(config: EvaluateConfig, folder: Path) -> None:
         scorer.shard()
     pairs = None if scorer is None else _pairs(config, scorer)
     comparison = Comparison(config, runs, scorer, SamplesLog(folder, done=0))
-    evaluation = Evaluation(
-        prompts=[record.prompt[-1]["content"] for record in baseline.prompts.records],
-        methods=comparison.methods(),
-        baseline=config.baseline,
-        reward_model=None if scorer is None or pairs is None else _accuracy(scorer, pairs),
-        runs=[
-            run for name, path in {**config.runs, **config.curves}.items() for run in _training_run(name, Path(path))
-        ],
-        facts=_facts(config, runs),
+    files, evaluation = (
+        RunFolder(folder),
+        Evaluation(
+            prompts=[record.prompt[-1]["content"] for record in baseline.prompts.records],
+            methods=comparison.methods(),
+            baseline=config.baseline,
+            reward_model=None if scorer is None or pairs is None else _accuracy(scorer, pairs),
+            runs=[
+                run
+                for name, path in {**config.runs, **config.curves}.items()
+                for run in _training_run(name, Path(path))
+            ],
+            facts=_facts(config, runs),
+        ),
     )
     console.print(terminal_table(evaluation))
     if is_main():
         from alignment.evaluate.report import write_report  # and matplotlib, which no other task needs
 
-        (folder / "summary.json").write_text(json.dumps(summary(evaluation), indent=2))
-        write_report(evaluation, folder / "report.html")
+        with whole_file(files.summary) as path:
+            path.write_text(json.dumps(summary(evaluation), indent=2))
+        with whole_file(files.report) as path:
+            write_report(evaluation, path)
     for alarm in (alarm for drawn in evaluation.runs for alarm in raised(drawn)):
         say(f"ALARM {alarm.run}: {alarm.words()}")
-    say(f"report: {folder / 'report.html'}")
+    say(f"report: {files.report}")
 
 
 def scorer_of(config: EvaluateConfig, baseline: ComparedRun) -> RewardModelScorer | None:
@@ -139,12 +148,12 @@ def _accuracy(scorer: RewardModelScorer, pairs: Loaded) -> RewardModelResult:
 
 def _training_run(name: str, folder: Path) -> list[TrainingRun]:
     """The curves of a run's folder; nothing for a bare model."""
-    metrics = folder / "metrics.jsonl"
-    if not metrics.is_file():
+    files = RunFolder(folder)
+    if not files.metrics.is_file():
         return []
-    config = (folder / "config.yaml").read_text()
+    config = files.config.read_text()
     task = config.partition("task: ")[2].partition("\n")[0]
-    return [TrainingRun(name, task, read_rows(metrics), config)]
+    return [TrainingRun(name, task, read_rows(files.metrics), config)]
 
 
 def _facts(config: EvaluateConfig, runs: dict[str, ComparedRun]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The model of a checkpoint in Hugging Face form, as a finished run leaves its own."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from alignment.distributed.placement import WHOLE, Placement, Whole
 from alignment.distributed.reshard import whole_weights
 from alignment.models.files import dtype_in
 from alignment.models.load import load_language_model, load_scalar_model, save_model
+from alignment.runs.folder import RunFolder
+from alignment.runs.written import begin_folder, publish_folder
 from alignment.terminal import say
 from alignment.training.manifest import Damaged, check_part, map_part, part_name, read_manifest
 from alignment.training.optim import weight_groups
@@ -42,8 +43,8 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     if config.model.lora.rank and config.model.path is None:
         rule = "an adapter's checkpoint does not hold the weights under it, so they must come from model.path"
         raise ConfigError(f"{rule}, got None")
-    step, states = _states(folder / "checkpoints", step, "actor" if isinstance(config, PPOConfig) else "model")
-    out = folder / "exported" / f"step-{step:08d}" if out is None else out
+    step, states = _states(RunFolder(folder).checkpoints, step, "actor" if isinstance(config, PPOConfig) else "model")
+    out = RunFolder(folder).exported / f"step-{step:08d}" if out is None else out
     if out.exists():
         raise ConfigError(f"--out must be a folder that is not there yet, got {str(out)!r}")
     tokenizer = prepare_tokenizer(config.model)
@@ -55,10 +56,8 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(weights[name])
-    beside = out.with_name(out.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    save_model(model, tokenizer, beside)
-    beside.rename(out)
+    save_model(model, tokenizer, begin_folder(out))
+    publish_folder(out)
     say(f"the model after step {step} is in {out}")
     return out
 

@@ -17,7 +17,8 @@ from alignment.config.sections import ConfigError
 from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
 from alignment.runs.claim import claim
 from alignment.runs.fingerprint import fingerprint
-from alignment.runs.folder import belongs_to, is_finished, write_config
+from alignment.runs.folder import RunFolder
+from alignment.runs.lifecycle import belongs_to, is_finished, write_config
 from alignment.tasks.run import execute
 from alignment.terminal import console, say
 
@@ -34,20 +35,20 @@ def run(config: PipelineConfig, compose: Compose) -> None:
         with _named(stage):
             require_scheduler(stage_config.cluster, Scheduler.local)
     with claim(Path(config.output_dir)):
-        write_config(Path(config.output_dir), config)
+        write_config(RunFolder(config.output_dir), config)
         _run_stages(stages)
 
 
 def _run_stages(stages: list[tuple[StageConfig, RunConfig]]) -> None:
     for number, (stage, stage_config) in enumerate(stages, start=1):
         console.rule(f"{number}/{len(stages)} {stage.name} ({stage.recipe})")
-        folder = Path(stage_config.output_dir)
+        folder = RunFolder(stage_config.output_dir)
         mark = fingerprint(stage_config)
         if is_finished(folder, mark):
             say("unchanged, skipped")
             continue
         if not belongs_to(folder, mark):
-            put_aside(folder)
+            put_aside(folder.path)
         execute(stage_config)
 
 

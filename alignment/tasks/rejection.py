@@ -21,12 +21,15 @@ from alignment.generation.vllm import VLLMGenerator
 from alignment.models.load import load_frozen_language_model
 from alignment.rl.reward_scorer import RewardScorer
 from alignment.rl.rewards import Reward, build_reward
+from alignment.runs.folder import RunFolder
+from alignment.runs.written import whole_file
 from alignment.terminal import say
 from alignment.training.samples_log import SamplesLog
 from alignment.training.setup import prepare_tokenizer, require_positions, required_split
 
 
 def run(config: RejectionConfig, folder: Path) -> None:
+    files = RunFolder(folder)
     tokenizer, prompts, reward = set_up(config)
     if config.distributed.zero == 3:
         reward.shard()
@@ -45,7 +48,7 @@ def run(config: RejectionConfig, folder: Path) -> None:
             f"no prompt gave a row: none of {config.samples} replies ended within max_new_tokens, or all tied"
         )
     if is_main():
-        with (folder / "selected.jsonl").open("w") as file:
+        with whole_file(files.selected) as path, path.open("w") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     summary = {
         "step": 1,
@@ -56,7 +59,8 @@ def run(config: RejectionConfig, folder: Path) -> None:
         "rows": len(rows),
     }
     if is_main():
-        (folder / "metrics.jsonl").write_text(json.dumps(summary) + "\n")
+        with whole_file(files.metrics) as path:
+            path.write_text(json.dumps(summary) + "\n")
     say(
         f"{len(rows)} of {len(samples.records)} prompts gave a row; mean reward {summary['reward']:.3f}, "
         f"of the best of {config.samples} {summary['reward/best']:.3f}"

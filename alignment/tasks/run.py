@@ -25,7 +25,8 @@ from alignment.distributed.settings import check_trainer, deepspeed_settings
 from alignment.process import importing
 from alignment.runs.claim import FolderInUse, claim
 from alignment.runs.fingerprint import Fingerprint, fingerprint
-from alignment.runs.folder import as_recipe, finish, give_up, is_finished, require_goes_on, start
+from alignment.runs.folder import RunFolder
+from alignment.runs.lifecycle import as_recipe, finish, give_up, is_finished, require_goes_on, start
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
 
@@ -64,7 +65,7 @@ def _execute(config: RunConfig) -> None:
 def _take_part(config: RunConfig) -> None:
     """As one of the processes, which have met."""
     config = replace(config, output_dir=collectives.from_main(config.output_dir))  # which may hold the time
-    folder = Path(config.output_dir)
+    folder = RunFolder(config.output_dir)
     mark = collectives.from_main(fingerprint(config) if collectives.is_main() else None)
     assert mark is not None
     if _is_done(folder, mark):
@@ -72,19 +73,19 @@ def _take_part(config: RunConfig) -> None:
     if collectives.is_main():
         require_goes_on(folder, config, mark)
     run = imported(config)
-    with claim(folder) if collectives.is_main() else nullcontext():
+    with claim(folder.path) if collectives.is_main() else nullcontext():
         if not _is_done(folder, mark):  # as another process may have had it while this one imported
             _carry_out(run, config, folder, mark)
 
 
-def _is_done(folder: Path, mark: Fingerprint) -> bool:
+def _is_done(folder: RunFolder, mark: Fingerprint) -> bool:
     is_done = collectives.from_main(is_finished(folder, mark))
     if is_done:
-        say(f"{folder}: finished already, nothing to do (another output_dir runs it again)")
+        say(f"{folder.path}: finished already, nothing to do (another output_dir runs it again)")
     return is_done
 
 
-def _carry_out(run: Callable[[Any, Path], str | None], config: RunConfig, folder: Path, mark: Fingerprint) -> None:
+def _carry_out(run: Callable[[Any, Path], str | None], config: RunConfig, folder: RunFolder, mark: Fingerprint) -> None:
     if collectives.is_main():
         start(folder, config, mark)
     collectives.barrier()
@@ -93,7 +94,7 @@ def _carry_out(run: Callable[[Any, Path], str | None], config: RunConfig, folder
     if chosen is not None:
         say(chosen)
     try:
-        stopped = run(config, folder)
+        stopped = run(config, folder.path)
     except UserError:
         if collectives.is_main():
             give_up(folder)
@@ -140,12 +141,13 @@ def check_processes(config: RunConfig) -> None:
 def in_processes(config: RunConfig) -> None:
     """The run in `launch.processes` processes, each of which is given the config as it is resolved here."""
     with TemporaryDirectory() as folder:
-        recipe = Path(folder) / "config.yaml"
+        recipe = RunFolder(folder).config
         recipe.write_text(as_recipe(config))
         try:
             launch(["-m", "alignment", "run", str(recipe)], config.launch.processes)
         except UserError:
-            if (made := Path(config.output_dir)).exists():
-                with suppress(FolderInUse), claim(made):
+            made = RunFolder(config.output_dir)
+            if made.path.exists():
+                with suppress(FolderInUse), claim(made.path):
                     give_up(made)
             raise

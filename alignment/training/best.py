@@ -9,9 +9,8 @@ from typing import Any, Protocol
 from alignment.config.enums import Mode
 from alignment.config.sections import BestConfig, UserError
 from alignment.distributed.collectives import barrier, is_main
-from alignment.runs.folder import BEST
+from alignment.runs.written import begin_folder, filled_beside, publish_folder
 from alignment.terminal import say
-from alignment.training.manifest import sync_folder
 from alignment.training.metrics import Metrics
 
 Write = Callable[[Path], None]
@@ -41,10 +40,10 @@ class Keeper(Protocol):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
-def keeper_of(folder: Path, config: BestConfig, kl_limit: float | None) -> Keeper:
+def keeper_of(best: Path, config: BestConfig, kl_limit: float | None) -> Keeper:
     if kl_limit is not None:
-        return BestWithinLimit(folder / BEST, kl_limit)
-    return LastModel() if config.metric is None else BestByMetric(folder / BEST, config)
+        return BestWithinLimit(best, kl_limit)
+    return LastModel() if config.metric is None else BestByMetric(best, config)
 
 
 class LastModel:
@@ -59,7 +58,7 @@ class LastModel:
         return
 
     def leave(self, model: Path, write: Write) -> None:
-        write(model)
+        write_whole(model, write)
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -97,7 +96,7 @@ class BestByMetric:
         score = evaluated[self.metric]
         if score < self.score if self.config.mode is Mode.min else score > self.score:
             self.step, self.score, self.misses = step, score, 0
-            write_beside_and_rename(self.folder, write)
+            write_whole(self.folder, write)
             return
         self.misses += 1
         if self.config.patience is not None and self.misses >= self.config.patience:
@@ -106,7 +105,7 @@ class BestByMetric:
 
     def leave(self, model: Path, write: Write) -> None:
         say(f"the model is that of step {self.step}, the best by {self.metric} ({self.score:.4g})")
-        write_beside_and_rename(model, lambda new: _copy(self.folder, new))
+        write_whole(model, lambda new: _copy(self.folder, new))
 
     def state(self) -> dict[str, Any]:
         return {"step": self.step, "score": self.score, "misses": self.misses, "reason": self.reason}
@@ -147,7 +146,7 @@ class BestWithinLimit:
         score = (False, now["reward"]) if self.held_out is None else (True, self.held_out)
         if score > self.score:
             self.step, self.score = step, score
-            write_beside_and_rename(self.folder, write)
+            write_whole(self.folder, write)
         return None
 
     def after_update(self, step: int, evaluated: dict[str, float], write: Write) -> None:
@@ -155,9 +154,9 @@ class BestWithinLimit:
 
     def leave(self, model: Path, write: Write) -> None:
         if self.reason is None:
-            write(model)
+            write_whole(model, write)
         else:
-            write_beside_and_rename(model, lambda new: _copy(self.folder, new))
+            write_whole(model, lambda new: _copy(self.folder, new))
 
     def state(self) -> dict[str, Any]:
         return {"step": self.step, "score": list(self.score), "held_out": self.held_out}
@@ -172,18 +171,11 @@ def _copy(folder: Path, new: Path) -> None:
         shutil.copytree(folder, new, dirs_exist_ok=True)
 
 
-def write_beside_and_rename(folder: Path, write: Write) -> None:
-    """Fill a folder under another name, then give it its own: it is there whole or not at all.
-
-    All processes call it and `write`; the main one makes and names the folder.
-    """
-    beside = folder.with_name(folder.name + ".partial")
+def write_whole(folder: Path, write: Write) -> None:
+    """Fill a folder that is there whole or not at all. All processes call it and `write`."""
     if is_main():
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-    write(beside)
+        begin_folder(folder)
+    write(filled_beside(folder))
     if is_main():
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.rename(folder)
-        sync_folder(folder.parent)
+        publish_folder(folder)
     barrier()

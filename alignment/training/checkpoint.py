@@ -15,14 +15,14 @@ from alignment import preempt
 from alignment.config.enums import Resume
 from alignment.config.sections import CheckpointConfig, UserError
 from alignment.distributed.collectives import any_over_ranks, gathered, is_main, rank, size
-from alignment.runs.folder import note
+from alignment.runs.folder import RunFolder
+from alignment.runs.written import PARTIAL, begin_folder, filled_beside, publish_folder
 from alignment.terminal import say
 from alignment.training.manifest import (
     Manifest,
     load_part,
     map_part,
     part_name,
-    sync_folder,
     write_manifest,
     write_part,
 )
@@ -108,7 +108,7 @@ class Checkpoints:
                 part.load_state(states[0]["parts"][name])
         set_rng_state(states[rank() % len(states)]["rng"])
         if is_main():
-            note(self.folder.parent, going_on_from=manifest.step, processes=size(), zero=self.zero)
+            RunFolder(self.folder.parent).note(going_on_from=manifest.step, processes=size(), zero=self.zero)
             say(f"going on from {folder}" + ("" if same else f" ({_by(manifest)})"))
 
     def save_if_due(self, step: int) -> None:
@@ -136,14 +136,14 @@ class Checkpoints:
             UserError: a rank cannot write its part; the checkpoints that were there are left as they are.
         """
         folder = self.folder / f"step-{step:08d}"
-        beside = folder.with_name(folder.name + ".partial")
+        beside = filled_beside(folder)
         state = {"step": step, "parts": {name: part.state() for name, part in self.parts.items()}, "rng": rng_state()}
         try:
-            _by_main(lambda: self._make_room(beside))
+            _by_main(lambda: self._make_room(folder))
             files = _together(lambda: write_part(state, beside / part_name(rank())))
             named = {part_name(number): file for number, file in enumerate(files)}
             manifest = Manifest(step, size(), self.zero, named)
-            _by_main(lambda: _publish(beside, folder, manifest))
+            _by_main(lambda: _publish(folder, manifest))
         except OSError as error:
             _by_main(lambda: shutil.rmtree(beside, ignore_errors=True))  # before a rank ends, and the others with it
             why = f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})"
@@ -153,10 +153,10 @@ class Checkpoints:
                 shutil.rmtree(old)
         self.saved_at = time.monotonic()
 
-    def _make_room(self, beside: Path) -> None:
-        for left in self.folder.glob("*.partial"):
+    def _make_room(self, folder: Path) -> None:
+        for left in self.folder.glob(f"*{PARTIAL}"):
             shutil.rmtree(left)
-        beside.mkdir(parents=True)
+        begin_folder(folder)
 
 
 def _by(manifest: Manifest) -> str:
@@ -164,11 +164,10 @@ def _by(manifest: Manifest) -> str:
     return f"saved by {processes} under distributed.zero={'null' if manifest.zero is None else manifest.zero}"
 
 
-def _publish(beside: Path, folder: Path, manifest: Manifest) -> None:
+def _publish(folder: Path, manifest: Manifest) -> None:
     """The manifest makes it a checkpoint, the name makes it the run's."""
-    write_manifest(beside, manifest)
-    beside.rename(folder)
-    sync_folder(folder.parent)
+    write_manifest(filled_beside(folder), manifest)
+    publish_folder(folder)
 
 
 def _together(part: Callable[[], Result]) -> list[Result]:

@@ -10,7 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from alignment.config.run import TrainingConfig
 from alignment.config.sections import UserError
 from alignment.distributed.collectives import is_main
+from alignment.runs.folder import RunFolder
 from alignment.runs.rows import whole_lines
+from alignment.runs.written import whole_file
 from alignment.terminal import console
 from alignment.training.timer import StepTimer
 from alignment.training.trackers import started_trackers
@@ -24,7 +26,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, config: TrainingConfig, timer: StepTimer, *, num_steps: int, done: int) -> None:
         """`done` steps are in the log already; rows after them are forgotten, for a resumed run writes them again."""
-        self.path = folder / "metrics.jsonl"
+        self.path = RunFolder(folder).metrics
         self.trackers = started_trackers(folder, config) if is_main() else []
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
         hidden = not (config.log.progress and is_main())
@@ -68,6 +70,5 @@ def keep_rows_until(path: Path, step: int) -> None:
     """Drop what a log of one JSON object a line says of later steps: a resumed run writes it again."""
     if not path.exists():
         return
-    kept = path.with_suffix(".partial")  # a kill may have torn the last line, or come now
-    kept.write_bytes(b"".join(line for line, row in whole_lines(path) if row["step"] <= step))
-    kept.replace(path)
+    with whole_file(path) as kept:  # a kill may have torn the last line, or come now
+        kept.write_bytes(b"".join(line for line, row in whole_lines(path) if row["step"] <= step))

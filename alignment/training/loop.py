@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches
 from alignment.distributed.collectives import naming_rank
-from alignment.runs.folder import CHECKPOINTS, model_folder
+from alignment.runs.folder import RunFolder
 from alignment.training.alarm import Alarm
 from alignment.training.best import keeper_of
 from alignment.training.checkpoint import Checkpoints, Stateful
@@ -83,13 +83,13 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
     Returns:
         why the run ended before its last step, where its config had it end.
     """
-    num_steps = method.train.num_steps(config.train)
-    nonfinite = NonFiniteGuard(folder, config.train.on_nonfinite, method.train)
-    pending, keeper = Pending(), keeper_of(folder, config.train.best, method.kl_limit)
+    files, num_steps = RunFolder(folder), method.train.num_steps(config.train)
+    nonfinite = NonFiniteGuard(files.nonfinite, config.train.on_nonfinite, method.train)
+    pending, keeper = Pending(), keeper_of(files.best, config.train.best, method.kl_limit)
     parts: dict[str, Stateful] = {**method.parts(), "pending": pending, "nonfinite": nonfinite, "best": keeper}
     if method.alarm is not None:
         parts["alarm"] = method.alarm
-    checkpoints = Checkpoints(folder / CHECKPOINTS, config.checkpoint, parts, zero=config.distributed.zero)
+    checkpoints = Checkpoints(files.checkpoints, config.checkpoint, parts, zero=config.distributed.zero)
     done = checkpoints.restore()
     method.begin(done)
 
@@ -126,9 +126,9 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
                     log.write(step, {**row, **nonfinite.metrics(), **found})
                 with method.timer.part("save"):
                     checkpoints.save_if_due(step)
-    keeper.leave(model_folder(folder), method.save)
+    keeper.leave(files.model, method.save)
     if method.alarm is not None:
-        method.alarm.say_summary(folder / CHECKPOINTS)
+        method.alarm.say_summary(files.checkpoints)
     return keeper.reason
 
 

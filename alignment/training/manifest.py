@@ -14,6 +14,8 @@ from typing import IO, Any, cast
 
 import torch
 
+from alignment.runs.written import sync_folder
+
 MANIFEST = "manifest.json"
 BLOCK = 2**22  # bytes that are hashed at a time
 
@@ -114,15 +116,6 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest(content["step"], content["world_size"], content["zero"], files)
     except KeyError as error:
         raise Damaged(f"{MANIFEST} is of another version of this package: it has no {error}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """A rename or a new name is on disk only when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest(content: Any) -> str:

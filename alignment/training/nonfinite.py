@@ -11,6 +11,7 @@ from alignment.config.enums import OnNonFinite
 from alignment.config.sections import UserError
 from alignment.data.batches import Batches
 from alignment.distributed.collectives import is_main
+from alignment.runs.written import whole_file
 from alignment.terminal import say
 
 KEPT = "the last checkpoint, if any, is kept (train.on_nonfinite=skip leaves such steps out)"
@@ -54,10 +55,10 @@ def stop(broken: NonFiniteStep) -> None:
 
 
 class NonFiniteGuard:
-    """What a run does about such a step, as `train.on_nonfinite` says; `nonfinite.json` tells its rows."""
+    """What a run does about such a step, as `train.on_nonfinite` says; the file at `path` tells its rows."""
 
-    def __init__(self, folder: Path, choice: OnNonFinite, data: Batches) -> None:
-        self.path = folder / "nonfinite.json"
+    def __init__(self, path: Path, choice: OnNonFinite, data: Batches) -> None:
+        self.path = path
         self.choice = choice
         self.data = data
         self.met: list[dict[str, Any]] = []
@@ -98,9 +99,8 @@ class NonFiniteGuard:
         rows = [{"row": row, "source": str(self.data.examples[row].source)} for row in self.data.step_rows(step - 1)]
         self.met.append({"step": step, **what, "rows": rows})
         if is_main():
-            beside = self.path.with_suffix(".partial")
-            beside.write_text(json.dumps(self.met, indent=1))
-            beside.replace(self.path)
+            with whole_file(self.path) as beside:
+                beside.write_text(json.dumps(self.met, indent=1))
 
     def metrics(self) -> dict[str, float]:
         """`skipped_steps`, how many optimizer steps were left out so far, where that is asked for."""

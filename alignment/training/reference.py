@@ -24,6 +24,7 @@ from alignment.distributed.engine import Engine
 from alignment.distributed.precision import precision_of
 from alignment.models.heads import LanguageModel
 from alignment.models.readout import token_logprobs
+from alignment.runs.written import whole_file
 from alignment.terminal import progress, say
 
 
@@ -140,11 +141,9 @@ def checksum(table: Tensor) -> str:
 
 
 def _write(path: Path, table: Tensor) -> None:
-    """Beside and renamed: a reader finds the whole file or none."""
-    beside = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"logprobs": table}, beside, metadata={"checksum": checksum(table)})
-        beside.replace(path)
+        with whole_file(path) as beside:
+            save_file({"logprobs": table}, beside, metadata={"checksum": checksum(table)})
     except (OSError, SafetensorError) as error:
         say(f"{path}: the reference cache cannot be written, the next run computes it again ({error})")

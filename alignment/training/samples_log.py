@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.distributed.collectives import is_main
+from alignment.runs.folder import RunFolder
 from alignment.training.log import keep_rows_until
 
 
@@ -14,7 +15,7 @@ class SamplesLog:
 
     def __init__(self, folder: Path, *, done: int) -> None:
         """`done` steps are in the log already; rows after them are forgotten, for a resumed run writes them again."""
-        self.path = folder / "samples.jsonl"
+        self.path = RunFolder(folder).samples
         if is_main():
             keep_rows_until(self.path, done)
 

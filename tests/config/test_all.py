@@ -18,7 +18,8 @@ from alignment.config.enums import Tracker
 from alignment.config.run import RunConfig
 from alignment.config.sections import DataConfig, DistributedConfig, ModelConfig
 from alignment.config.tasks import TASKS
-from alignment.runs.folder import write_config
+from alignment.runs.folder import RunFolder
+from alignment.runs.lifecycle import write_config
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((REPOSITORY / "recipes").glob("*.yaml"))}
@@ -133,7 +134,7 @@ def test_recipe_states_differences_only(recipe: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in PIPELINES])
 def test_config_of_a_run_composes_back(recipe: str, tmp_path: Path) -> None:
     config = composed(recipe, "seed=7", f"output_dir={tmp_path}", "log.trackers=[tensorboard]")
-    write_config(tmp_path, config)
+    write_config(RunFolder(tmp_path), config)
     assert composed("config", own=[tmp_path]) == config
 
 

@@ -31,7 +31,7 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "config": {"losses"},
     "runs": {"config"},
     "data": {"config", "world"},
-    "distributed": {"config"},
+    "distributed": {"config", "runs"},
     "models": {"config", "data", "distributed", "world"},
     "training": {"config", "losses", "runs", *LIBRARY},
     "generation": {"config", "losses", *LIBRARY},
@@ -48,7 +48,7 @@ EVERYBODYS = {"terminal", "preempt", "process", "user_error"}
 DOORS = {  # library: the only rooms or modules that may import it
     "hydra": ["alignment.cli"],
     "yaml": ["alignment.cli", "alignment.slurm.status"],
-    "omegaconf": ["alignment.cli", "alignment.config", "alignment.runs.folder"],
+    "omegaconf": ["alignment.cli", "alignment.config", "alignment.runs.lifecycle"],
     "deepspeed": ["alignment.distributed.deepspeed"],
     "trl": ["alignment.data.chat", "alignment.generation.vllm"],
     "accelerate": ["alignment.training.trackers"],

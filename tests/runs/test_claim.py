@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from alignment.runs import claim as claims
-from alignment.runs.claim import OWNER, FolderInUse, Owner, claim, require_free, this_process
+from alignment.runs.claim import FolderInUse, Owner, claim, require_free, this_process
+from alignment.runs.folder import RunFolder
 
 HOLD = """
 import sys, time
@@ -40,7 +41,7 @@ def holder(tmp_path: Path) -> subprocess.Popen[str]:
 
 def left(folder: Path, owner: Owner) -> None:
     folder.mkdir()
-    (folder / OWNER).write_text(json.dumps({"owner": asdict(owner), "beat": 3}))
+    RunFolder(folder).owner.write_text(json.dumps({"owner": asdict(owner), "beat": 3}))
 
 
 @pytest.fixture
@@ -56,15 +57,17 @@ def test_a_second_process_is_told_who_has_the_folder(holder: subprocess.Popen[st
     assert str(refused.value).startswith(line) and str(refused.value).endswith(f", got {str(out)!r}")
     with pytest.raises(FolderInUse):
         require_free(out)
-    assert json.loads((out / OWNER).read_text())["owner"]["pid"] == holder.pid, "whoever is refused changes nothing"
+    assert json.loads(RunFolder(out).owner.read_text())["owner"]["pid"] == holder.pid, (
+        "whoever is refused changes nothing"
+    )
 
 
 def test_a_killed_owner_holds_nothing_and_leaves_nothing(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert (tmp_path / "out" / OWNER).exists()
+    assert RunFolder(tmp_path / "out").owner.exists()
     with claim(tmp_path / "out"):
-        assert json.loads((tmp_path / "out" / OWNER).read_text())["owner"]["pid"] == os.getpid()
+        assert json.loads(RunFolder(tmp_path / "out").owner.read_text())["owner"]["pid"] == os.getpid()
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -73,7 +76,7 @@ def test_a_folder_that_is_renamed_or_removed_while_it_is_held(tmp_path: Path) ->
         (tmp_path / "a").rename(tmp_path / "b")
     assert list((tmp_path / "b").iterdir()) == []
     with claim(tmp_path / "c"):
-        (tmp_path / "c" / OWNER).unlink()
+        RunFolder(tmp_path / "c").owner.unlink()
         (tmp_path / "c").rmdir()
     assert not (tmp_path / "c").exists()
 
@@ -86,14 +89,14 @@ def test_an_owner_that_ends_while_another_comes_is_not_locked_after_its_file_is_
 
     def late(descriptor: int) -> bool:
         if not times:
-            (tmp_path / "out" / OWNER).unlink()
+            RunFolder(tmp_path / "out").owner.unlink()
         times.append(descriptor)
         return lock(descriptor)
 
     monkeypatch.setattr(claims, "_lock", late)
     with claim(tmp_path / "out"):
         assert len(times) == 2
-        with (tmp_path / "out" / OWNER).open("r+") as other, pytest.raises(BlockingIOError):
+        with RunFolder(tmp_path / "out").owner.open("r+") as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -118,7 +121,7 @@ def test_an_owner_elsewhere_whose_file_changes_is_alive(tmp_path: Path, elsewher
     left(out, elsewhere)
     beats = "import sys, time\nfor n in range(9): time.sleep(.1); open(sys.argv[1], 'w').write(sys.argv[2] % n)"
     text = json.dumps({"owner": asdict(elsewhere), "beat": "?"}).replace('"?"', "%d")
-    with subprocess.Popen([sys.executable, "-c", beats, str(out / OWNER), text]) as other:
+    with subprocess.Popen([sys.executable, "-c", beats, str(RunFolder(out).owner), text]) as other:
         with pytest.raises(FolderInUse, match="process 12 on node7"), claim(out):
             pass
         other.kill()
@@ -140,7 +143,7 @@ def test_a_requeued_job_does_not_wait_for_its_former_self(
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with claim(tmp_path / "out"):
-        assert json.loads((tmp_path / "out" / OWNER).read_text())["owner"]["restarts"] == 1
+        assert json.loads(RunFolder(tmp_path / "out").owner.read_text())["owner"]["restarts"] == 1
     assert capsys.readouterr().out == ""
 
 

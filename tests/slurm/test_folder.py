@@ -3,12 +3,13 @@
 from contextlib import ExitStack
 from pathlib import Path
 
-from alignment.slurm.folder import CONFIG, LOGS, job_of, restore_on_error, write_record
+from alignment.runs.folder import RunFolder
+from alignment.slurm.folder import job_of, restore_on_error, write_record
 
 
 def written(folder: Path) -> None:
-    (folder / LOGS).mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text("new")
+    RunFolder(folder).logs.mkdir(parents=True, exist_ok=True)
+    RunFolder(folder).config.write_text("new")
     write_record(folder, "12_0")
 
 
@@ -21,7 +22,7 @@ def test_the_job_of_a_folder(tmp_path: Path) -> None:
 def test_new_folders_go_and_old_files_come_back(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "a" / "b" / "0"
     old.mkdir()
-    (old / CONFIG).write_text("old")
+    RunFolder(old).config.write_text("old")
     (old / "metrics.jsonl").write_text("kept")
     with ExitStack() as undo:
         restore_on_error([old, new.parent, new], undo)
@@ -33,7 +34,7 @@ def test_new_folders_go_and_old_files_come_back(tmp_path: Path) -> None:
         Path("old/config.yaml"),
         Path("old/metrics.jsonl"),
     }
-    assert (old / CONFIG).read_text() == "old"
+    assert RunFolder(old).config.read_text() == "old"
 
 
 def test_what_somebody_else_wrote_meanwhile_stays(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_held_out_reward_goes_before_any_in_training(tmp_path: Path) -> None:
 
 
 def test_without_a_limit_or_a_metric_the_last_model_stays_and_nothing_else_is_written(tmp_path: Path) -> None:
-    best = keeper_of(tmp_path, BestConfig(), None)
+    best = keeper_of(tmp_path / "best", BestConfig(), None)
     assert isinstance(best, LastModel)
     offer(best, 1, 1.0)
     assert best.before_update(2, of(1e9, 0.0), named(2)) is None
@@ -64,7 +64,7 @@ def test_without_a_limit_or_a_metric_the_last_model_stays_and_nothing_else_is_wr
 
 
 def test_the_limit_itself_is_allowed(tmp_path: Path) -> None:
-    best = keeper_of(tmp_path, BestConfig(), 5.0)
+    best = keeper_of(tmp_path / "best", BestConfig(), 5.0)
     stopped = [best.before_update(step, of(kl, 0.0), named(step)) for step, kl in ((1, -1.0), (2, 5.0), (3, 5.001))]
     assert [reason is not None for reason in stopped] == [False, False, True]
 

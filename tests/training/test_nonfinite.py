@@ -130,7 +130,9 @@ def test_the_role_whose_numbers_are_none_is_named(
 ) -> None:
     """The critic's and the reference's are in the loss of the actor, which is not to be blamed for them."""
     data = Batches(demonstrations, Packer(BatchConfig(size=2, max_tokens=60), 0), 0)
-    stops, skips = (NonFiniteGuard(tmp_path, choice, data) for choice in (OnNonFinite.stop, OnNonFinite.skip))
+    stops, skips = (
+        NonFiniteGuard(tmp_path / "nonfinite.json", choice, data) for choice in (OnNonFinite.stop, OnNonFinite.skip)
+    )
     stops.record_roles(2, {})
     told = r"^step 3: 2 log-probs of the reference are no finite numbers \(it is the model as .*\); 5 values of the "
     told += r"critic are .* critic\.learning_rate .* its rows are in .*nonfinite\.json; .*train\.on_nonfinite=skip"

@@ -1,0 +1,165 @@
+"""A run is begun once in its folder, goes on there, and is finished once.
+
+`config.yaml` is the run as a recipe, `started.json` and `finished.json` say what it is of (runs/fingerprint.py), and
+`history.jsonl` what happened to it since: when it went on from which step, and where it was made longer.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from alignment.config.enums import Resume, Schedule
+from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.sections import ConfigError, UserError
+from alignment.config.tasks import task_name
+from alignment.runs.claim import make_folder
+from alignment.runs.fingerprint import Fingerprint
+from alignment.runs.folder import RunFolder
+from alignment.runs.written import whole_file
+from alignment.terminal import say
+
+OTHER = "output_dir holds a run of another config or other inputs"
+
+
+def as_recipe(config: RunConfig) -> str:
+    task = f"defaults:\n  - task: {task_name(config)}\n  - _self_\n\n"
+    return task + OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def write_config(folder: RunFolder, config: RunConfig) -> None:
+    """The resolved config, as a recipe: `alignment run FOLDER/config.yaml` runs it again."""
+    make_folder(folder.path)
+    text = as_recipe(config)
+    if not folder.config.exists() or folder.config.read_text() != text:
+        with whole_file(folder.config) as path:
+            path.write_text(text)
+
+
+def start(folder: RunFolder, config: RunConfig, mark: Fingerprint) -> None:
+    """Note in the folder what its run is of; a run that is there already goes on, to a later end too.
+
+    Raises:
+        ConfigError: it is another run, or one that cannot be made longer.
+    """
+    require_goes_on(folder, config, mark)
+    earlier = _begun(folder)
+    if earlier is not None and earlier.length() != mark.length():
+        _lengthen(folder, config, earlier, mark)
+    write_config(folder, config)
+    _write_mark(folder.started, mark)
+
+
+def require_goes_on(folder: RunFolder, config: RunConfig, mark: Fingerprint) -> None:
+    """Raises:
+    ConfigError: the folder holds another run than this one, or one that cannot go on to this one's end.
+    """
+    earlier = _begun(folder)
+    if earlier is None:
+        return
+    if changed := mark.differences(earlier):
+        raise ConfigError(f"{OTHER} ({changed}), got {str(folder.path)!r}")
+    was, now = earlier.length(), mark.length()
+    if was == now:
+        return
+    assert isinstance(config, TrainingConfig)
+    ((old_key, old),), ((key, new),) = was.items(), now.items()
+    asked = f"{key}={new:g}, got {str(folder.path)!r}"
+    if key != old_key:
+        raise ConfigError(f"{OTHER}: it was begun with {old_key}={old:g} and goes on by that key, not to {asked}")
+    if new < old:
+        raise ConfigError(f"{OTHER}: its {key} is {old:g} already, and it does not go back to {asked}")
+    if config.checkpoint.resume is Resume.never:
+        raise ConfigError(f"{OTHER}: with checkpoint.resume=never it does not go on from {key}={old:g} to {asked}")
+    if folder.finished.exists() and folder.newest_step() is None:
+        way = f"another output_dir with model.path={folder.model} begins where it ended, with a new schedule"
+        raise ConfigError(
+            f"output_dir holds a finished run of {key}={old:g} without checkpoints (checkpoint.every), "
+            f"so it cannot go on to {asked}; {way}"
+        )
+
+
+def _lengthen(folder: RunFolder, config: RunConfig, earlier: Fingerprint, mark: Fingerprint) -> None:
+    """Take back that the run is finished, and say and note what was asked."""
+    assert isinstance(config, TrainingConfig)
+    ((key, old),), ((_, new),) = earlier.length().items(), mark.length().items()
+    line = f"{folder.path}: goes on to {key}={new:g}, where {old:g} was asked before"
+    if config.train.schedule is not Schedule.constant or config.train.warmup_ratio:
+        line += (
+            f"; train.schedule={config.train.schedule.value} takes its rates from the number of steps, "
+            f"so this is not the run that {key}={new:g} would have been from its start"
+        )
+    say(line)
+    folder.note(asked={key: new}, before={key: old}, schedule=config.train.schedule.value)
+    folder.finished.unlink(missing_ok=True)
+
+
+def give_up(folder: RunFolder) -> None:
+    """Leave nothing behind of a run that a user's mistake ended before it had done anything.
+
+    What a submission to a cluster wrote stays, for the mistake is told in its log; the claim on the folder goes.
+    """
+    if not folder.path.exists():
+        return
+    left = {path.name for path in folder.path.iterdir()}
+    own = {path.name for path in (folder.config, folder.started, folder.checkpoints, folder.owner)}
+    submitted = {path.name for path in (folder.script, folder.submitted, folder.logs)}
+    if left <= own | submitted and not any(folder.checkpoints.glob("*")):
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        folder.started.unlink(missing_ok=True)
+        if left <= own:
+            shutil.rmtree(folder.path)
+
+
+def belongs_to(folder: RunFolder, mark: Fingerprint) -> bool:
+    """No run has begun in the folder, or just this one has."""
+    return not folder.started.exists() or _read_mark(folder.started) == mark
+
+
+def is_finished(folder: RunFolder, mark: Fingerprint) -> bool:
+    path = folder.finished
+    return path.exists() and _read_mark(path) == mark
+
+
+def finish(folder: RunFolder, mark: Fingerprint, stopped: str | None = None) -> None:
+    """`stopped`: why the run ended before its last step, if its config asked for that."""
+    _write_mark(folder.finished, mark, **({} if stopped is None else {"stopped": stopped}))
+
+
+def _write_mark(path: Path, mark: Fingerprint, **more: str) -> None:
+    entries = {key: json.loads(value) for key, value in mark.entries}
+    with whole_file(path) as beside:
+        beside.write_text(json.dumps({"fingerprint": entries, **more}, indent=1))
+
+
+def _begun(folder: RunFolder) -> Fingerprint | None:
+    """What the run in the folder is of; None where none has begun.
+
+    Raises:
+        ConfigError: it was begun by a version that noted it in another way.
+    """
+    path = folder.started
+    if not path.exists():
+        return None
+    earlier = _read_mark(path)
+    if earlier is None:
+        rule = "output_dir holds a run of an earlier version of this package, which knew its inputs by their times"
+        way = f"another output_dir begins anew; without {path} the run goes on, on your word that nothing has changed"
+        raise ConfigError(f"{rule}: {way}, got {str(folder.path)!r}")
+    return earlier
+
+
+def _read_mark(path: Path) -> Fingerprint | None:
+    """None: it is of an earlier version of this package.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        entries = json.loads(path.read_bytes())["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); without it, the folder counts as not begun") from error
+    if not isinstance(entries, dict):
+        return None
+    return Fingerprint(tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in entries.items())))
