@@ -170,7 +170,7 @@ class RoomyLayer(DynamicLayer):
             block[:, :, places] = state
 
 
-def _cache(hf: Any, length: int) -> DynamicCache:
+def new_cache(hf: Any, length: int) -> DynamicCache:
     cache = DynamicCache(config=hf.config)
     for place, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
@@ -195,7 +195,7 @@ def decode(
     """
     width, splits = ids.shape[1], _splits(hf)
     repeats = len(uniforms) // len(ids)
-    cache = _cache(hf, width + uniforms.shape[1]) if splits else None
+    cache = new_cache(hf, width + uniforms.shape[1]) if splits else None
     if cache is not None and repeats > 1 and width > 1:
         hf.generate(ids[:, :-1], attention_mask=mask[:, :-1], generation_config=rules.hf(1), past_key_values=cache)
         cache.batch_repeat_interleave(repeats)

@@ -135,7 +135,7 @@ def make_experience(
     ]
     everything = [experience for mini_batch in mini_batches for experience, _ in mini_batch]
     if config.advantage.whitens:
-        _whiten_together(everything)
+        whiten_together(everything)
     metrics = Metrics({"kl/weight": Mean.of(torch.tensor([kl_weight], dtype=torch.float64))})
     for _, more in (pair for mini_batch in mini_batches for pair in mini_batch):
         metrics = metrics + more
@@ -204,7 +204,7 @@ def _compared(rewards: Tensor, mask: Tensor, batch: Batch, config: PPOConfig) ->
     return of_reply.view(-1, 1).expand_as(rewards)
 
 
-def _whiten_together(everything: list[Experience]) -> None:
+def whiten_together(everything: list[Experience]) -> None:
     """Zero mean and unit variance over all tokens of the iteration, on all processes, not of each micro-batch."""
     advantages = torch.cat([experience.advantages for experience in everything])
     white = whiten(advantages, torch.ones_like(advantages, dtype=torch.bool), across=sum_over_ranks)

@@ -134,7 +134,7 @@ def _locked(folder: Path) -> tuple[int, bool]:
     while True:
         descriptor = os.open(RunFolder(folder).owner, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            has_lock = _lock(descriptor)
+            has_lock = lock_file(descriptor)
         except BlockingIOError as error:
             os.close(descriptor)
             raise _in_use(folder, _read(folder)) from error
@@ -146,7 +146,7 @@ def _locked(folder: Path) -> tuple[int, bool]:
         os.close(descriptor)  # its owner ended between our two calls, and took the file with it
 
 
-def _lock(descriptor: int) -> bool:
+def lock_file(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

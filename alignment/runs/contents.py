@@ -65,12 +65,12 @@ def _digests(files: list[Path]) -> list[str]:
     if num_bytes >= SAID_FROM:
         say(f"reading {num_bytes / 1e9:.0f} GB of {files[unread[0]].parent} once, to know them again")
     with ThreadPoolExecutor(THREADS) as pool:
-        read = dict(zip(unread, pool.map(_hashed, (files[number] for number in unread)), strict=True))
+        read = dict(zip(unread, pool.map(hashed, (files[number] for number in unread)), strict=True))
     _keep([(files[number], notes[number], name) for number, name in read.items()])
     return [read[number] if name is None else name for number, name in enumerate(known)]
 
 
-def _hashed(file: Path) -> str:
+def hashed(file: Path) -> str:
     whole = xxhash.xxh3_128()
     with file.open("rb") as opened:
         while block := opened.read(BLOCK):
@@ -84,7 +84,7 @@ def _note(file: Path) -> Note:
     return known.st_size, known.st_mtime_ns, known.st_ctime_ns, known.st_ino
 
 
-def _place(file: Path) -> Path:
+def noted_at(file: Path) -> Path:
     return cache_folder() / xxhash.xxh3_128(str(file.resolve()).encode(errors="surrogateescape")).hexdigest()
 
 
@@ -93,7 +93,7 @@ def _kept(file: Path, note: Note) -> str | None:
     if note[0] < KEPT_FROM:
         return None
     try:
-        *noted, name = json.loads(_place(file).read_bytes())
+        *noted, name = json.loads(noted_at(file).read_bytes())
     except (OSError, ValueError):  # no note, or none that can be read
         return None
     return str(name) if tuple(noted) == note else None
@@ -103,7 +103,7 @@ def _keep(read: list[tuple[Path, Note, str]]) -> None:
     for file, note, name in read:
         if note[0] < KEPT_FROM or time.time_ns() - max(note[1:3]) < SETTLED_NS:
             continue
-        place = _place(file)
+        place = noted_at(file)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(place) as beside:

@@ -48,7 +48,7 @@ def part_name(rank: int) -> str:
 def write_part(state: dict[str, Any], path: Path) -> File:
     """Tensors, numbers, strings, lists and dicts only: it is read without unpickling anything else."""
     with path.open("wb") as file:
-        hashed = _Hashed(file.write)
+        hashed = HashedFile(file.write)
         torch.save(state, cast(IO[bytes], hashed))
         if hashed.error is not None:
             raise hashed.error
@@ -92,7 +92,7 @@ def map_part(path: Path) -> dict[str, Any]:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     content = {"version": version("preference-alignment"), **asdict(manifest)}
     with (folder / MANIFEST).open("w") as file:
-        file.write(json.dumps({**content, "sha256": _digest(content)}, indent=1))
+        file.write(json.dumps({**content, "sha256": content_digest(content)}, indent=1))
         file.flush()
         os.fsync(file.fileno())
     sync_folder(folder)
@@ -109,7 +109,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise Damaged(f"{MANIFEST} cannot be read") from error
     recorded = content.pop("sha256", None) if isinstance(content, dict) else None
-    if recorded != _digest(content):
+    if recorded != content_digest(content):
         raise Damaged(f"{MANIFEST} has changed since it was written (its sha256 is another)")
     try:
         files = {name: File(**file) for name, file in content["files"].items()}
@@ -118,11 +118,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise Damaged(f"{MANIFEST} is of another version of this package: it has no {error}") from error
 
 
-def _digest(content: Any) -> str:
+def content_digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-class _Hashed:
+class HashedFile:
     """Writes and hashes. torch makes of an error of `write` one that names no cause, so it is kept and raised later."""
 
     def __init__(self, write: Callable[[bytes], int]) -> None:

@@ -24,7 +24,7 @@ RUNS = {
     "ppo": ["tiny_ppo", *SMALL, "generation.max_new_tokens=6", "ppo.epochs=2", "ppo.ema=0.8"],
 }
 TWO = {"dpo": ("launch.processes=2", "distributed.zero=2"), "ppo": ("launch.processes=2", "distributed.zero=3")}
-GUARD = Path(__file__).with_name("two_devices.py")
+RANK, GUARD = Path(__file__).with_name("rank.py"), Path(__file__).with_name("two_devices.py")
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -47,12 +47,12 @@ def _run_ranks(
     """Run a script in as many processes; raises where one of them fails. With `two_devices`, or RANKS=cuda:gloo in the
     environment, as on a machine with GPUs: see two_devices.py."""
     port = str(_free_port())
-    guard = [str(GUARD)] if two_devices or os.environ.get("RANKS") == "cuda:gloo" else []
-    if guard:
+    is_guarded = two_devices or os.environ.get("RANKS") == "cuda:gloo"
+    if is_guarded:
         timeout_s *= 5  # each operation is looked at
     started = [
         subprocess.Popen(
-            [sys.executable, *guard, str(script), *arguments],
+            [sys.executable, str(GUARD if is_guarded else RANK), str(script), *arguments],
             env=_environment(
                 RANK=str(rank),
                 LOCAL_RANK=str(rank),

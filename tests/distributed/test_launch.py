@@ -14,7 +14,7 @@ import pytest
 
 from alignment.cli.compose import compose, composing, resolve, single
 from alignment.config.tasks import DPOConfig, EvaluateConfig, PipelineConfig, PPOConfig, RejectionConfig, SFTConfig
-from alignment.tasks.pipeline import _composed
+from alignment.tasks.pipeline import composed_stages
 
 SMALL = [
     *("tiny_dpo", "model.init.hidden_size=32", "model.init.intermediate_size=48", "distributed.device=cpu"),
@@ -133,7 +133,7 @@ def test_a_pipeline_passes_processes_on_to_its_stages() -> None:
     with composing([]):
         config = resolve(single("tiny_pipeline", ["distributed=zero1", "launch.processes=2"]))
         assert isinstance(config, PipelineConfig)
-        stages = [_composed(stage, config, compose) for stage in config.stages]
+        stages = [stage for _, stage in composed_stages(config, compose)]
     kinds = {type(stage) for stage in stages}
     assert {SFTConfig, DPOConfig, PPOConfig, RejectionConfig, EvaluateConfig} <= kinds
     assert {(stage.launch.processes, stage.distributed.zero) for stage in stages} == {(2, 1)}

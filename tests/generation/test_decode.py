@@ -134,8 +134,8 @@ def test_keys_and_values_are_kept_in_what_attention_computes_in(
         made.append(DynamicCache(config=hf.config) if theirs else own(hf, length))
         return made[-1]
 
-    own, theirs = decode._cache, False
-    monkeypatch.setattr(decode, "_cache", cache)
+    own, theirs = decode.new_cache, False
+    monkeypatch.setattr(decode, "new_cache", cache)
     drawings = []
     for precision in (Precision.bfloat16, Precision.float32):
         with autocast(DistributedConfig(device=Device.cpu, precision=precision)):

@@ -147,6 +147,28 @@ def test_no_typo_can_become_a_default() -> None:
     assert wrong == []
 
 
+def test_private_names_stay_in_their_module() -> None:
+    """Also those of a module that a test has imported whole, to put another in their place."""
+    found = []
+    for path in [
+        *SOURCES,
+        *sorted((REPOSITORY / "tests").rglob("*.py")),
+        *sorted((REPOSITORY / "scripts").glob("*.py")),
+    ]:
+        tree = ast.parse(path.read_text())
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        ours = [node for node in nodes if node.module is not None and node.module.split(".")[0] == "alignment"]
+        names = {alias.asname or alias.name for node in ours for alias in node.names}
+        found += [(path, node.lineno) for node in ours if any(alias.name.startswith("_") for alias in node.names)]
+        found += [
+            (path, node.lineno)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names
+            if re.match(r"_[A-Za-z]", node.attr)
+        ]
+    assert not found, [f"{path.relative_to(REPOSITORY)}:{line}" for path, line in found]
+
+
 def test_no_error_is_swallowed() -> None:
     """No bare except, no `except Exception`."""
     broad = {"Exception", "BaseException"}

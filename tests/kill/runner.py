@@ -47,7 +47,7 @@ class Touches:
             os.kill(os.getpid(), self.number)
 
     def watch(self) -> None:
-        write, fsync = manifest._Hashed.write, os.fsync
+        write, fsync = manifest.HashedFile.write, os.fsync
 
         def half_written(hashed: Any, data: bytes) -> int:
             if hashed.size // WRITTEN != (hashed.size + len(data)) // WRITTEN:
@@ -58,7 +58,7 @@ class Touches:
             self.touch()
             fsync(descriptor)
 
-        manifest._Hashed.write, os.fsync = half_written, synced
+        manifest.HashedFile.write, os.fsync = half_written, synced
         sys.addaudithook(self._audit)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:

@@ -20,7 +20,7 @@ from alignment.distributed.collectives import sum_over_ranks
 from alignment.generation.generate import Reply
 from alignment.generation.samples import Samples, places_of
 from alignment.losses import whiten
-from alignment.rl.experience import _whiten_together
+from alignment.rl.experience import whiten_together
 from alignment.rl.rewards import shaped
 
 NOTHING = Example(np.arange(1), (np.arange(1),), None, Source("", 0), (True,))
@@ -52,7 +52,7 @@ def whitened(start: int, end: int) -> dict[str, torch.Tensor]:
     everything = 3 + 5 * torch.randn(40, generator=torch.Generator().manual_seed(0))
     values = everything[start:end]
     pieces = [Piece(part) for part in values.split(5)]
-    _whiten_together(pieces)  # type: ignore[arg-type]
+    whiten_together(pieces)  # type: ignore[arg-type]
     mine = places_of(40)
     replies = [[Reply(np.arange(4), place % 3 > 0, "")] for place in mine]
     samples = Samples([RECORD for _ in mine], [NOTHING for _ in mine], replies).joined()

@@ -85,7 +85,7 @@ def test_an_owner_that_ends_while_another_comes_is_not_locked_after_its_file_is_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file that the newcomer has opened is removed before it locks it: the lock would be one on nothing."""
-    lock, times = claims._lock, []
+    lock, times = claims.lock_file, []
 
     def late(descriptor: int) -> bool:
         if not times:
@@ -93,7 +93,7 @@ def test_an_owner_that_ends_while_another_comes_is_not_locked_after_its_file_is_
         times.append(descriptor)
         return lock(descriptor)
 
-    monkeypatch.setattr(claims, "_lock", late)
+    monkeypatch.setattr(claims, "lock_file", late)
     with claim(tmp_path / "out"):
         assert len(times) == 2
         with RunFolder(tmp_path / "out").owner.open("r+") as other, pytest.raises(BlockingIOError):
@@ -129,7 +129,7 @@ def test_an_owner_elsewhere_whose_file_changes_is_alive(tmp_path: Path, elsewher
 
 @pytest.mark.usefixtures("quickly")
 def test_without_locks_the_beat_is_what_holds_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "_lock", lambda descriptor: False)
+    monkeypatch.setattr(claims, "lock_file", lambda descriptor: False)
     with claim(tmp_path / "out"):
         time.sleep(0.1)
         with pytest.raises(FolderInUse, match=f"process {os.getpid()} "), claim(tmp_path / "out"):

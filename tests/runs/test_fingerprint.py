@@ -87,13 +87,13 @@ def test_the_base_of_an_adapter_is_an_input_too(config: SFTConfig, tmp_path: Pat
 
 
 def test_a_large_file_is_read_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, hashed = [], contents._hashed
+    read, hashed = [], contents.hashed
 
     def counted(file: Path) -> str:
         read.append(file.name)
         return hashed(file)
 
-    monkeypatch.setattr(contents, "_hashed", counted)
+    monkeypatch.setattr(contents, "hashed", counted)
     monkeypatch.setattr(contents, "KEPT_FROM", 4)
     monkeypatch.setattr(contents, "SETTLED_NS", -1)
     large, small = tmp_path / "large", tmp_path / "small"
@@ -111,7 +111,7 @@ def test_a_file_that_was_just_written_is_not_trusted_to_its_time(tmp_path: Path)
     large = tmp_path / "large"
     large.write_bytes(bytes(contents.KEPT_FROM))
     digest(large)
-    assert not contents._place(large).exists()
+    assert not contents.noted_at(large).exists()
 
 
 def test_a_cache_that_cannot_be_written_is_said_once(

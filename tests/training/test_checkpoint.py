@@ -23,7 +23,7 @@ from alignment.distributed.engine import TorchEngine
 from alignment.losses import CrossEntropyLoss
 from alignment.training import checkpoint
 from alignment.training.checkpoint import Checkpoints, rng_state, seed_everything, set_rng_state
-from alignment.training.manifest import Manifest, _digest, part_name, write_manifest, write_part
+from alignment.training.manifest import Manifest, content_digest, part_name, write_manifest, write_part
 from alignment.training.metrics import Pending
 from alignment.training.objectives import SFT
 from alignment.training.step import train_step
@@ -218,7 +218,7 @@ def test_a_manifest_of_another_version_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "step-00000001" / "manifest.json"
     content = json.loads(path.read_text())
     del content["zero"], content["sha256"]
-    path.write_text(json.dumps({**content, "sha256": _digest(content)}))
+    path.write_text(json.dumps({**content, "sha256": content_digest(content)}))
     with pytest.raises(ConfigError, match=r"manifest.json is of another version of this package: it has no 'zero'$"):
         Checkpoints(tmp_path, CheckpointConfig(), {"counter": Counter()}).restore()
 

@@ -8,6 +8,7 @@ from alignment.config.sections import LogConfig, UserError
 from alignment.config.tasks import SFTConfig
 from alignment.losses import Mean
 from alignment.training.log import MetricsLog
+from alignment.training.metrics import Metrics
 from alignment.training.timer import StepTimer
 
 
@@ -39,5 +40,5 @@ def test_a_number_that_is_none_stops_the_run(tmp_path: Path, value: float) -> No
 
 
 def test_a_metric_that_counted_nothing_is_left_out() -> None:
-    metrics = {"a": Mean(torch.tensor(6.0), torch.tensor(4)), "b": Mean(torch.tensor(1.0), torch.tensor(0))}
+    metrics = Metrics({"a": Mean(torch.tensor(6.0), torch.tensor(4)), "b": Mean(torch.tensor(1.0), torch.tensor(0))})
     assert metrics.means() == {"a": 1.5}
