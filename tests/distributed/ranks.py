@@ -122,7 +122,8 @@ def objective_of(method: str, engine: Engine, batches: Batches) -> Objective[Any
         return DPO(DPOLoss(beta=0.3), reference_logprobs(engine, batches, range(len(batches.examples))))
     if method == "aot":
         table = reference_logprobs(engine, batches, range(len(batches.examples)))
-        table += torch.randn(table.shape, generator=torch.Generator().manual_seed(3))  # so that the ranks differ
+        noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(3))  # so that the ranks differ
+        table += noise.to(table.device)
         return dpo_objective(DPOLoss(beta=0.3, variant=DPOVariant.aot), table)
     if method == "kto":
         mismatched = replace(batches, examples=with_replies_to_others(batches.examples, 20))
