@@ -18,6 +18,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"  # the weights of the best evaluation so far
         self.model = path / "model"  # in Hugging Face form, as those in `best` and `exported`
+        self.model_ema = path / "model_ema"  # the moving average of the actor's weights
         self.exported = path / "exported"
         self.selected = path / "selected.jsonl"  # rejection's rows
         self.summary, self.report = path / "summary.json", path / "report.html"  # an evaluation's

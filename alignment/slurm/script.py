@@ -128,5 +128,6 @@ def _command(job: Job, cluster: ClusterConfig) -> str:
     elsewhere = cluster.container is not None or cluster.prefix is not None
     there = "alignment" if elsewhere else shlex.join(job.program)
     folder = shlex.quote(str(job.folder))
-    config = f"{folder}/config.yaml" if job.num_array is None else f'{folder}/"$SLURM_ARRAY_TASK_ID"/config.yaml'
+    number, name = "" if job.num_array is None else '/"$SLURM_ARRAY_TASK_ID"', RunFolder(job.folder).config.name
+    config = f"{folder}{number}/{name}"
     return " ".join([*([cluster.prefix] if cluster.prefix else []), cluster.command or there, "run", config])

@@ -35,21 +35,17 @@ def run(config: EvaluateConfig, folder: Path) -> None:
         scorer.shard()
     pairs = None if scorer is None else _pairs(config, scorer)
     comparison = Comparison(config, runs, scorer, SamplesLog(folder, done=0))
-    files, evaluation = (
-        RunFolder(folder),
-        Evaluation(
-            prompts=[record.prompt[-1]["content"] for record in baseline.prompts.records],
-            methods=comparison.methods(),
-            baseline=config.baseline,
-            reward_model=None if scorer is None or pairs is None else _accuracy(scorer, pairs),
-            runs=[
-                run
-                for name, path in {**config.runs, **config.curves}.items()
-                for run in _training_run(name, Path(path))
-            ],
-            facts=_facts(config, runs),
-        ),
+    evaluation = Evaluation(
+        prompts=[record.prompt[-1]["content"] for record in baseline.prompts.records],
+        methods=comparison.methods(),
+        baseline=config.baseline,
+        reward_model=None if scorer is None or pairs is None else _accuracy(scorer, pairs),
+        runs=[
+            run for name, path in {**config.runs, **config.curves}.items() for run in _training_run(name, Path(path))
+        ],
+        facts=_facts(config, runs),
     )
+    files = RunFolder(folder)
     console.print(terminal_table(evaluation))
     if is_main():
         from alignment.evaluate.report import write_report  # and matplotlib, which no other task needs

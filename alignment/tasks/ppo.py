@@ -26,6 +26,7 @@ from alignment.rl.roles import PPOModels, build_models
 from alignment.rl.rollouts import OnPolicy, Rollouts, load_prompts, not_alike, shard_reference
 from alignment.rl.state import PPOState, Ptx, build_state, inner_steps, ptx_of
 from alignment.rl.update import learn
+from alignment.runs.folder import RunFolder
 from alignment.terminal import say
 from alignment.training.checkpoint import Stateful
 from alignment.training.loop import fit
@@ -120,7 +121,7 @@ class PPOTrainer(OnPolicy):
         """The moving average, where there is one, as a model of its own."""
         if self.state.average is not None:
             with self.roles.actor.partitioned(), self.state.average.in_place():
-                self.save(folder / "model_ema")
+                self.save(RunFolder(folder).model_ema)
 
 
 def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:

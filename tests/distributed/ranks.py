@@ -73,7 +73,6 @@ ADAPTERS = {
 }
 # lora: DPO of adapters; bfloat16: SFT
 METHODS = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto", "aot", "lora", "bfloat16", "bfloat16 lora")
-OFFLOADED = ("sft", "dpo", "lora", "bfloat16", "bfloat16 lora")  # as under stage 3, but for where weights lie
 
 
 def examples(num_completions: int) -> list[Example]:
@@ -339,7 +338,7 @@ def main() -> None:
     for stage in stages:
         config = config_of(stage, out.parent)
         collectives.init(config)
-        for method in OFFLOADED if stage == "offload" else METHODS:
+        for method in METHODS:
             kind = config_of(stage, out.parent, Precision.bfloat16) if method.startswith("bfloat16") else config
             results[f"{method}/{stage}"] = run(method, stage, kind)
         if stage != "none":

@@ -42,7 +42,7 @@ def tokenizer_of(settings: ModelConfig) -> PreTrainedTokenizerBase:
 
 def make_large(task: str) -> None:
     """Few weights beside those of the vocabulary, few tokens, and many chunks of them."""
-    ranks.INIT |= {"vocab_size": PIECES, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    ranks.INIT |= {"vocab_size": PIECES, "hidden_size": 16, "intermediate_size": 24}
     heads.CHUNK = CHUNK * PIECES
     ppo_ranks.load_tokenizer = tokenizer_of
     recipe, overrides, run = ppo_ranks.TASKS[task]

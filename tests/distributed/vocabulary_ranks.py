@@ -32,7 +32,7 @@ METHODS = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto", "lora", ON_HEA
 
 def make_small() -> None:
     """Few weights beside those of the vocabulary, few tokens, and many chunks of them."""
-    ranks.INIT |= {"vocab_size": PIECES, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    ranks.INIT |= {"vocab_size": PIECES, "hidden_size": 16, "intermediate_size": 24}
     ranks.BATCH = BatchConfig(size=4, max_tokens=48, layout=Layout.shared)
     heads.CHUNK = CHUNK * PIECES
 

@@ -1,8 +1,10 @@
-"""Runs of the command that are killed, and those that nobody stopped."""
+"""Runs of the command that can be killed: a server that has imported everything forks one process a run."""
 
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,65 @@ def words(name: str, *more: str) -> list[str]:
 
 
 @dataclass
+class Ended:
+    code: int
+    touches: int
+    said: str
+
+
+class Runner:
+    """Starts runs, one at a time, in a folder of their own."""
+
+    def __init__(self) -> None:
+        script = str(Path(__file__).with_name("runner.py"))
+        self.server = subprocess.Popen(
+            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(
+        self,
+        words: list[str],
+        folder: Path,
+        *,
+        at: int | None = None,
+        signal: str = "SIGKILL",
+        after_s: float | None = None,
+        limit: int | None = None,
+        env: dict[str, str] | None = None,
+    ) -> Ended:
+        """Hit by `signal` at its `at`-th touch of a file, or `after_s` seconds after its start, or not at all."""
+        folder.mkdir(exist_ok=True)
+        log = folder.with_suffix(".log")
+        log.unlink(missing_ok=True)
+        order = {"words": words, "folder": str(folder), "log": str(log), "at": at, "signal": signal, "limit": limit}
+        self._say({**order, "env": env or {}})
+        pid = self._hear()["pid"]
+        if after_s is not None:
+            time.sleep(after_s)
+            subprocess.run(["kill", f"-{signal}", str(pid)], check=False, capture_output=True)
+        end = self._hear()
+        return Ended(end["code"], end["touches"], log.read_text())
+
+    def _say(self, order: dict[str, Any]) -> None:
+        assert self.server.stdin is not None
+        self.server.stdin.write(json.dumps(order) + "\n")
+        self.server.stdin.flush()
+
+    def _hear(self) -> dict[str, Any]:
+        assert self.server.stdout is not None
+        return json.loads(self.server.stdout.readline())
+
+
+@pytest.fixture(scope="session")
+def runner() -> Iterator[Runner]:
+    runner = Runner()
+    yield runner
+    assert runner.server.stdin is not None
+    runner.server.stdin.close()
+    runner.server.wait()
+
+
+@dataclass
 class Whole:
     """A run that nobody stopped."""
 
@@ -48,7 +109,7 @@ class Whole:
 
 
 @pytest.fixture(scope="session")
-def whole(runner: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def whole(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """`whole("dpo")`, made once."""
     made: dict[str, Whole] = {}
 
