@@ -7,19 +7,18 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -27,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignment.cli.config_errors import COMPOSE_ERRORS, explain
 from alignment.cli.overrides import written
-from alignment.cli.recipes import recipes, shipped
+from alignment.cli.recipes import shipped
 from alignment.config.inputs import expand_home
 from alignment.config.outside import is_outside, learn_task
 from alignment.config.run import RunConfig
@@ -46,7 +45,7 @@ SETTINGS = (  # the run's folder is ours, written by tasks/run.py; Hydra keeps i
 
 
 class SearchPath(SearchPathPlugin):
-    """The user's folders, the shipped presets (Hydra's own `main`), the shipped recipes, in this order."""
+    """The user's folders, the shipped presets (Hydra's own `main`), the shipped recipes, the tasks, in this order."""
 
     own: ClassVar[list[Path]] = []
 
@@ -54,37 +53,52 @@ class SearchPath(SearchPathPlugin):
         for folder in self.own:
             search_path.prepend("own", f"file://{folder}", anchor="main")
         search_path.append("recipes", f"file://{shipped('recipes')}")
+        search_path.append("tasks", "tasks://")
 
 
-def tasks_of(recipe: str, folders: list[Path]) -> Iterator[str]:
-    """The tasks that a recipe, or one that it is made of, names in its defaults."""
-    path = recipes(folders).get(recipe)
-    try:
-        written_down = None if path is None else yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        return  # Hydra says what is wrong with it
-    defaults = written_down.get("defaults") if isinstance(written_down, dict) else None
-    for entry in defaults if isinstance(defaults, list) else []:
-        if isinstance(entry, dict):
-            yield from (str(name) for group, name in entry.items() if str(group).split()[-1:] == ["task"])
-        elif isinstance(entry, str):
-            yield from tasks_of(entry, folders)
+class TaskSource(ConfigSource):
+    """The schemas of the tasks, which a recipe names as `task: dpo`, or by the dotted path of one from outside of the
+    package. Each is made when it is asked for: a tree of all of them takes longer to make, and Hydra to copy with each
+    composition, than a recipe to compose."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "tasks"
+
+    def available(self) -> bool:
+        return True
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        root = _task_at(config_path)
+        assert root is not None
+        return ConfigResult(self.provider, self.full_path(), schema(root), {"package": "_global_"})
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path.strip("/") in ("", "task")
+
+    def is_config(self, config_path: str) -> bool:
+        return _task_at(config_path) is not None
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        wanted = ObjectType.CONFIG if config_path.strip("/") else ObjectType.GROUP
+        names = sorted(TASKS) if wanted is ObjectType.CONFIG else ["task"]
+        return names if results_filter in (None, wanted) else []
 
 
-def learn_tasks(recipe: str) -> None:
-    """Tell Hydra of the tasks from outside of the package that a recipe names by their dotted paths."""
-    for name in tasks_of(recipe, [*SearchPath.own, shipped("recipes")]):
-        if is_outside(name):
-            ConfigStore.instance().store(group="task", name=name, node=schema(learn_task(name)), package="_global_")
+def _task_at(config_path: str) -> type[RunConfig] | None:
+    """What Hydra means by a path in the group `task`."""
+    group, _, name = config_path.strip("/").removesuffix(".yaml").partition("/")
+    if group != "task" or not name:
+        return None
+    return learn_task(name) if is_outside(name) else TASKS.get(name)
 
 
 def register(own: list[Path]) -> None:
-    """Tell Hydra where to look, and of the task schemas, which a recipe names as `task: dpo`."""
+    """Tell Hydra where to look."""
     warnings.filterwarnings("ignore", message=".*Defaults list is missing `_self_`")  # it is last then, as one expects
     SearchPath.own = own
-    Plugins.instance().register(SearchPath)
-    for name, root in TASKS.items():
-        ConfigStore.instance().store(group="task", name=name, node=schema(root), package="_global_")
+    for plugin in (SearchPath, TaskSource):
+        Plugins.instance().register(plugin)
 
 
 @contextmanager
@@ -97,7 +111,6 @@ def composing(own: list[Path]) -> Iterator[None]:
 
 def single(recipe: str, overrides: list[str]) -> DictConfig:
     """The composed config of one job."""
-    learn_tasks(recipe)
     try:
         return hydra_compose(recipe, [*SETTINGS, *chosen(recipe, overrides)], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):
@@ -113,7 +126,6 @@ def _require_task(recipe: str) -> None:
 
 def swept(recipe: str, overrides: list[str]) -> list[DictConfig]:
     """The composed config of each job of a sweep by Hydra's own sweeper; none where another one makes them up."""
-    learn_tasks(recipe)
     hydra = current_hydra()
     whole = hydra.compose_config(recipe, [*SETTINGS, *chosen(recipe, overrides)], run_mode=RunMode.MULTIRUN)
     if whole.hydra.runtime.choices["hydra/sweeper"] != "basic":
@@ -138,7 +150,6 @@ def chosen(recipe: str, overrides: list[str]) -> list[str]:
 
 def is_sweep(recipe: str, overrides: list[str]) -> bool:
     """Whether the recipe itself asks for a sweep, as a launcher's preset does."""
-    learn_tasks(recipe)
     return current_hydra().get_mode(recipe, chosen(recipe, overrides)) is RunMode.MULTIRUN
 
 
@@ -155,7 +166,6 @@ def compose(recipe: str, overrides: dict[str, Any]) -> RunConfig:
         ConfigError: whatever is wrong with it, in one line.
     """
     try:
-        learn_tasks(recipe)
         words = [f"{key}={written(value)}" for key, value in overrides.items()]
         return resolve(hydra_compose(recipe, chosen(recipe, words)))
     except COMPOSE_ERRORS as error:

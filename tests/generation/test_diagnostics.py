@@ -116,7 +116,7 @@ rewards = torch.tensor(rng.normal(0, 1, (7, 1)))
 mine = places_of(7)
 samples = Samples([None for _ in mine], [None for _ in mine], [rows[place] for place in mine]).joined()
 found = diagnostics(samples, rewards)
-print(json.dumps(derived(found.means())))
+print(json.dumps(derived(Metrics(found).means())))
 dist.destroy_process_group()
 """
 
