@@ -33,6 +33,7 @@ from alignment.config.tasks import (
     ORPOConfig,
     PPOConfig,
     RewardConfig,
+    ScalarConfig,
     SFTConfig,
     SimPOConfig,
 )
@@ -105,7 +106,7 @@ def learning_rate(config: TrainingConfig, num_weights: int) -> Verdict:
         return Verdict(name, Grade.ok, f"{rate:g} of a random model, for which there is no usual one")
     is_lora = config.model.lora.rank > 0
     table = LORA if is_lora else SMALL_FULL if num_weights < SMALL else FULL
-    usual = table[type(config)]
+    usual = table[RewardConfig if isinstance(config, ScalarConfig) else type(config)]
     of = f"{'adapters on ' if is_lora else ''}{num_weights / 1e6:,.1f} million weights"
     figure = f"{rate:g}; usual for this method and {of} are {usual}"
     if BELOW * usual.low <= rate <= ABOVE * usual.high:

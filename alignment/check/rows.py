@@ -10,6 +10,7 @@ from alignment.check.subject import ROWS
 from alignment.check.verdict import Verdict, graded, worst
 from alignment.config.enums import ExampleKind, Format, Grade, MarginScale
 from alignment.config.sections import DataConfig, SourceConfig
+from alignment.data.formats import JUDGED
 from alignment.data.load import Loaded
 from alignment.data.read import Row, read_each
 from alignment.data.records import DataError
@@ -84,16 +85,28 @@ def margins(data: DataConfig, loaded: Loaded) -> Verdict:
     return Verdict("margins", Grade.warn, f"{seen}, and data.margin.scale=none: they are not read; {way}")
 
 
-def labels(data: DataConfig, need: ExampleKind) -> Verdict | None:
-    """What rows say themselves of their replies: a demonstration by its `label`, a pair by the scores of its two. None
-    where they say nothing."""
+def labels(data: DataConfig, need: ExampleKind, train: Loaded) -> Verdict | None:
+    """What rows say themselves of their replies: a demonstration by its `label`, a pair by the scores of its two, what
+    is judged by what is learned. None where they say nothing."""
     if need is ExampleKind.pairs:
         return _preferred(data)
+    if need in JUDGED:
+        return _judged([label for example in train.examples for label in example.labels], need)
     seen = Counter(str(row["label"]) for row in raw_rows(data.train, data.format) if "label" in row)
     if not seen:
         return None
     shown = ", ".join(f"{label}: {count}" for label, count in seen.most_common(SHOWN))
     return Verdict("labels", Grade.ok, f"of the rows as they are in the file, {shown}; only the desirable are learned")
+
+
+def _judged(found: list[bool | float], need: ExampleKind) -> Verdict:
+    """That there is a difference to learn."""
+    if need is ExampleKind.scored:
+        figure = f"{len(found)} scores from {min(found):g} to {max(found):g}, {sum(found) / len(found):.3g} in the mean"
+    else:
+        what = "replies are desirable" if need is ExampleKind.labeled else "steps are right"
+        figure = f"{sum(found):g} of {len(found)} {what}"
+    return Verdict("labels", graded(len(set(found)) > 1, Grade.warn), figure)
 
 
 def _preferred(data: DataConfig) -> Verdict | None:

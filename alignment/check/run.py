@@ -121,7 +121,7 @@ def of_the_data(subject: Subject, need: ExampleKind) -> Iterator[Verdict]:
     yield rows.lengths(train, subject.model.hf.config)
     if isinstance(subject.config, RewardConfig) or subject.config.data.margin.scale is not MarginScale.none:
         yield rows.margins(subject.config.data, train)
-    labelled = rows.labels(subject.config.data, need)
+    labelled = rows.labels(subject.config.data, need, train)
     if labelled is not None:
         yield labelled
     yield text.opening(train, tokenizer)

@@ -22,6 +22,9 @@ from alignment.config.tasks import (
     ORPOConfig,
     PPOConfig,
     RewardConfig,
+    RewardProcessConfig,
+    RewardRegressionConfig,
+    ScalarConfig,
     SFTConfig,
     SimPOConfig,
 )
@@ -39,7 +42,16 @@ from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.training.aot import dpo_objective
 from alignment.training.kto import KTO, with_replies_to_others
-from alignment.training.objectives import CPO, ORPO, SFT, Objective, RewardRanking, SimPO
+from alignment.training.objectives import (
+    CPO,
+    ORPO,
+    SFT,
+    Objective,
+    ProcessReward,
+    RewardRanking,
+    ScoreRegression,
+    SimPO,
+)
 from alignment.training.reference import reference_logprobs
 from alignment.training.setup import Prepared, build_engine, prepare
 
@@ -50,6 +62,8 @@ REPLY_TOKENS = 32  # of a reply that PPO learns from here
 NEEDS: dict[type[TrainingConfig], ExampleKind] = {
     SFTConfig: ExampleKind.demonstrations,
     RewardConfig: ExampleKind.pairs,
+    RewardRegressionConfig: ExampleKind.scored,
+    RewardProcessConfig: ExampleKind.steps,
     DPOConfig: ExampleKind.pairs,
     ORPOConfig: ExampleKind.pairs,
     SimPOConfig: ExampleKind.pairs,
@@ -153,6 +167,10 @@ class Subject:
                 return SFT(self.config.loss)
             case RewardConfig():
                 return RewardRanking(self.config.loss)
+            case RewardRegressionConfig():
+                return ScoreRegression(self.config.loss)
+            case RewardProcessConfig():
+                return ProcessReward(self.config.loss)
             case ORPOConfig():
                 return ORPO(self.config.loss)
             case SimPOConfig():
@@ -187,7 +205,7 @@ def ends_of(model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBa
 def subject_of(config: TrainingConfig, need: ExampleKind) -> Subject:
     """The run on the shortest rows, `batch.size` of them: data first, as the run itself has it, then the model."""
     prepared = prepare(config, need)
-    load = load_scalar_model if isinstance(config, RewardConfig) else load_language_model
+    load = load_scalar_model if isinstance(config, ScalarConfig) else load_language_model
     torch.manual_seed(config.seed)
     model = load(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, _ = prepared.batches(model)

@@ -218,6 +218,11 @@ class ExampleKind(str, Enum):
     demonstrations = "demonstrations"
     pairs = "pairs"
     labeled = "labeled"
+    """Single replies that are desirable or not."""
+    scored = "scored"
+    """Single replies with a score."""
+    steps = "steps"
+    """Single replies in steps, each right or wrong."""
 
 
 class Share(str, Enum):

@@ -1,16 +1,48 @@
-"""What trains on pairs: reward models, DPO, and the methods that need no reference."""
+"""What trains reward models, of pairs or of single replies, and what learns from pairs: DPO and its kin."""
 
 from dataclasses import dataclass, field
 
 from alignment.config.enums import MarginScale
 from alignment.config.run import TrainingConfig
 from alignment.config.sections import PLACE, DataConfig, require
-from alignment.losses import CPOLoss, DPOLoss, MarginRankingLoss, ORPOLoss, RankingVariant, SimPOLoss
+from alignment.losses import (
+    CPOLoss,
+    DPOLoss,
+    MarginRankingLoss,
+    ORPOLoss,
+    ProcessRewardLoss,
+    RankingVariant,
+    ScoreRegressionLoss,
+    SimPOLoss,
+)
 from alignment.losses.dpo import WITH_MARGIN
 
 
 @dataclass(slots=True)
-class RewardConfig(TrainingConfig):
+class ScalarConfig(TrainingConfig):
+    """What trains a model with a head of one number."""
+
+
+@dataclass(slots=True)
+class RewardRegressionConfig(ScalarConfig):
+    loss: ScoreRegressionLoss = field(default_factory=ScoreRegressionLoss)
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        _require_no_margin(self.data, "reward_regression")
+
+
+@dataclass(slots=True)
+class RewardProcessConfig(ScalarConfig):
+    loss: ProcessRewardLoss = field(default_factory=ProcessRewardLoss)
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        _require_no_margin(self.data, "reward_process")
+
+
+@dataclass(slots=True)
+class RewardConfig(ScalarConfig):
     loss: MarginRankingLoss = field(default_factory=MarginRankingLoss)
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """The parts a run's config is made of.  A value is checked where it is declared, by the name its user types."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +88,10 @@ class DataConfig:
     train: SourceConfig = field(default_factory=SourceConfig)
     eval: SourceConfig = field(default_factory=SourceConfig)
     margin: MarginConfig = field(default_factory=MarginConfig)
+    scores: dict[str, float] = field(default_factory=dict)
+    """column -> weight: for tasks that learn scores, a reply's is the weighted sum of these columns. {}: `score`."""
+    step_separator: str = "\n"
+    """What stands between the steps of a reply, for tasks that learn from steps."""
     max_length: int = 1024
     """Tokens of a prompt and one of its completions; what is longer is cut, counted and said."""
     max_prompt_length: int = 512
@@ -101,6 +106,9 @@ class DataConfig:
         require(1 <= self.max_prompt_length < self.max_length, rule, self.max_prompt_length)
         rule = "data.template=none goes with data.format=native or text, whose prompts and replies may be texts"
         require(self.template is Template.chat or self.format in (Format.native, Format.text), rule, self.format.value)
+        finite = all(math.isfinite(weight) and weight for weight in self.scores.values())
+        require(finite, "data.scores must map to finite weights other than 0", self.scores)
+        require(bool(self.step_separator), "data.step_separator must not be empty", self.step_separator)
         if self.format is Format.world:
             for name, source in (("train", self.train), ("eval", self.eval)):
                 rule = f"data.{name}.path needs its data.format (data.format=world makes its own rows)"

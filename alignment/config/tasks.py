@@ -21,6 +21,9 @@ from alignment.config.preference import DPOConfig as DPOConfig
 from alignment.config.preference import ORPOConfig as ORPOConfig
 from alignment.config.preference import ReferenceConfig as ReferenceConfig
 from alignment.config.preference import RewardConfig as RewardConfig
+from alignment.config.preference import RewardProcessConfig as RewardProcessConfig
+from alignment.config.preference import RewardRegressionConfig as RewardRegressionConfig
+from alignment.config.preference import ScalarConfig as ScalarConfig
 from alignment.config.preference import SimPOConfig as SimPOConfig
 from alignment.config.reward import ScorerConfig
 from alignment.config.run import RunConfig, TrainingConfig
@@ -135,6 +138,8 @@ class PipelineConfig(RunConfig):
 TASKS: dict[str, type[RunConfig]] = {
     "sft": SFTConfig,
     "reward": RewardConfig,
+    "reward_regression": RewardRegressionConfig,
+    "reward_process": RewardProcessConfig,
     "dpo": DPOConfig,
     "orpo": ORPOConfig,
     "simpo": SimPOConfig,

@@ -5,14 +5,18 @@ from itertools import takewhile, zip_longest
 from typing import Any
 
 from alignment.config.enums import ExampleKind, Format, Learn, Template
+from alignment.data.margins import score_from
 from alignment.data.records import Message, Record, Source, assistant
 from alignment.data.row_parsers import LAYOUTS, REPLIES, Dialogues
 from alignment.data.rows import Row
 
 LABEL = ": whether the completion is desirable"
+STEPS = ": a reply is `completions`, its steps, and `labels`, whether each is right"
 UNLABELED = (
     "the row has neither a `completion` with its `label` nor the `chosen` reply of a pair (data=messages: `messages`)"
 )
+SINGLE = "the row has no single reply, a `completion` (data=messages: `messages`), that a score could be of"
+JUDGED = (ExampleKind.labeled, ExampleKind.scored, ExampleKind.steps)  # single replies, of which something is known
 MarginOf = Callable[[Mapping[str, Any], Source], float | None]
 BEFORE_THE_QUESTION = ("system", "developer", "assistant")  # whose turns ask for no reply
 
@@ -26,16 +30,21 @@ def parse(
     *,
     learn: Learn = Learn.all,
     template: Template = Template.chat,
+    scores: Mapping[str, float] | None = None,
+    separator: str = "\n",
 ) -> Record:
     """The record of a row; a null field counts as absent.
 
     Args:
         need: `pairs` takes chosen and rejected; `demonstrations` the completion, or else the chosen reply; `labeled`
-            the completion with its `label`, or else a pair; `prompts` the prompt, whatever the replies are.
+            the completion with its `label`, or else a pair; `scored` the completion with its score; `steps` the
+            `completions` with their `labels`; `prompts` the prompt, whatever the replies are.
         margin_of: called for pairs only.
         learn: which of a demonstration's assistant turns are its completion, all or the last. What a row gives as its
             prompt, or as the dialogue that a chosen reply stands beside, is never learned.
         template: `none` takes prompt and replies as texts.
+        scores: the columns of a score and their weights; None: `score`.
+        separator: what stands between steps.
 
     Raises:
         DataError: a field is missing, empty or of the wrong type, or is not read by any model of text; there is no
@@ -49,9 +58,11 @@ def parse(
     fields.refuse_media("", fields.fields)
     if template is Template.none:
         _require_texts(fields)
+    steps: tuple[int, ...] = ()
+    if need is ExampleKind.steps:
+        fields, steps = _in_one(fields, separator)
     dialogues = {key: _with_system(fields, turns) for key, turns in LAYOUTS[format](fields).items()}
     prompt, completions, dropped = _asked_and_replied(fields, dialogues, format, need, learn)
-    is_labeled = need is ExampleKind.labeled and "completion" in dialogues
     return Record(
         prompt,
         completions,
@@ -62,9 +73,40 @@ def parse(
         template,
         dropped=dropped,
         template_kwargs=fields.template_kwargs(),
-        weight=fields.weight() if need is ExampleKind.pairs else 1.0,
-        label=fields.truth("label", fields.require("label", need=LABEL)) if is_labeled else None,
+        weight=fields.weight() if need in (ExampleKind.pairs, *JUDGED) else 1.0,
+        labels=_labels(fields, dialogues, need, scores or {}),
+        steps=steps,
     )
+
+
+def _in_one(row: Row, separator: str) -> tuple[Row, tuple[int, ...]]:
+    """The row with its `completions` as one, and where each of them ends in it, the separator included."""
+    steps, labels = (row.require(key, need=STEPS) for key in ("completions", "labels"))
+    if not isinstance(steps, list) or not all(isinstance(step, str) and step.strip() for step in steps) or not steps:
+        raise row.error(f"field `completions` must be a list of texts, the steps of a reply, got {steps!r:.60}")
+    if not isinstance(labels, list) or len(labels) != len(steps):
+        raise row.error(
+            f"field `labels` must be a list, one for each of the {len(steps)} steps, got {labels!r:.60}"
+        )
+    steps = [*steps[:-1], steps[-1].rstrip()]
+    steps[0] = steps[0].lstrip()
+    places, end = [], 0
+    for step in steps:
+        end += len(step) + len(separator)
+        places.append(end)
+    return Row({**row.fields, "completion": separator.join(steps)}, row.source), tuple(places)
+
+
+def _labels(row: Row, dialogues: Dialogues, need: ExampleKind, scores: Mapping[str, float]) -> tuple[bool | float, ...]:
+    match need:
+        case ExampleKind.labeled if "completion" in dialogues:
+            return (row.truth("label", row.require("label", need=LABEL)),)
+        case ExampleKind.scored:
+            return (score_from(row.fields, row.source, scores),)
+        case ExampleKind.steps:
+            return tuple(row.truth(f"labels[{place}]", label) for place, label in enumerate(row.fields["labels"]))
+        case _:
+            return ()
 
 
 def _asked_and_replied(
@@ -79,7 +121,9 @@ def _asked_and_replied(
     if need is ExampleKind.pairs or (need is ExampleKind.labeled and not is_single):
         prompt, *replies = _pair(row, dialogues, format)
         return prompt, tuple(replies), 0
-    if need is ExampleKind.labeled:  # earlier turns are context, as they are of a pair
+    if need is ExampleKind.scored and not is_single:
+        raise row.error(SINGLE)
+    if need in JUDGED:  # earlier turns are context, as they are of a pair
         learn = Learn.all if _own_prompt("completion", dialogues, format) else Learn.last
     else:
         _refuse_undesirable(row, dialogues)

@@ -15,15 +15,17 @@ from alignment.data.checks import require_difference, require_plain_texts, requi
 from alignment.data.formats import parse
 from alignment.data.margins import margin_from
 from alignment.data.read import read_each
-from alignment.data.records import DataError, MarginError, Record, Source
+from alignment.data.records import DataError, GradeError, Record, Source
 from alignment.data.tokenize import Example, Limits, Truncation, encode_rendered
 from alignment.terminal import progress
-from alignment.world import WorldError, demonstrations, pairs, prompts
+from alignment.world import WorldError, demonstrations, pairs, prompts, scored, stepwise
 
 WORLD = {
     ExampleKind.demonstrations: demonstrations,
     ExampleKind.pairs: pairs,
     ExampleKind.labeled: pairs,
+    ExampleKind.scored: scored,
+    ExampleKind.steps: stepwise,
     ExampleKind.prompts: prompts,
 }
 WORLD_SEED = 0
@@ -66,6 +68,7 @@ def load_split(
     if config.format is Format.text and need is not ExampleKind.demonstrations:
         rule = f"{part}.format=text has texts alone, for sft and ptx.data"
         raise ConfigError(f"{rule}, got a task that needs {need.value}")
+    _require_use(config, need, part)
     rows = _rows(f"{part}.{name}", source, config.format, need)
     if rows is None:
         return None
@@ -77,7 +80,17 @@ def load_split(
         try:
             if isinstance(row, DataError):
                 raise row
-            record = parse(row, at, config.format, need, margin_of, learn=config.learn, template=config.template)
+            record = parse(
+                row,
+                at,
+                config.format,
+                need,
+                margin_of,
+                learn=config.learn,
+                template=config.template,
+                scores=config.scores,
+                separator=config.step_separator,
+            )
             require_plain_texts(record, signs)
             records = record.unpaired() if need is ExampleKind.labeled else [record]
             examples = []
@@ -87,7 +100,7 @@ def load_split(
                 examples.append(encode_rendered(each, rendered, tokenizer, limits, loaded.truncation))
                 require_difference(examples[-1], limits)
         except DataError as error:
-            if config.on_bad_row is BadRow.error or isinstance(error, MarginError):
+            if config.on_bad_row is BadRow.error or isinstance(error, GradeError):
                 raise
             loaded.skipped.append(error)
             continue
@@ -97,6 +110,23 @@ def load_split(
         first = f" (first: {loaded.skipped[0]})" if loaded.skipped else ""
         raise ConfigError(f"{part}.{name}.path must have at least one good row, got {source.path!r}{first}")
     return loaded
+
+
+def _require_use(config: DataConfig, need: ExampleKind, part: str) -> None:
+    """Raises:
+    ConfigError: something is set that what the task takes of a row has no use for.
+    """
+    if config.scores and need is not ExampleKind.scored:
+        raise ConfigError(
+            f"{part}.scores goes with a task that learns scores, such as reward_regression, got {config.scores}"
+        )
+    if need is ExampleKind.steps:
+        if config.format not in (Format.native, Format.world):
+            rule = f"{part}.format must be native for a task that learns from the steps of a reply"
+            raise ConfigError(f"{rule}, got {config.format.value}")
+    elif config.step_separator != "\n":
+        rule = f"{part}.step_separator goes with a task that learns from steps, such as reward_process"
+        raise ConfigError(f"{rule}, got {config.step_separator!r}")
 
 
 def _rows(

@@ -1,4 +1,4 @@
-"""How much better a chosen reply is: the one place where a rating becomes a margin."""
+"""How much better a chosen reply is, and how good a single one: the one place where a rating becomes a number."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 from alignment.config.enums import MarginScale
 from alignment.config.margin import MAX_MARGIN
-from alignment.data.records import MarginError, Source
+from alignment.data.records import GradeError, Source
 
 LEVELS = ("significantly_better", "better", "slightly_better", "negligibly_better", "unsure")
 # Llama 2 (Touvron et al. 2307.09288), table 27; its fourth level is "negligibly better / unsure".
@@ -38,7 +38,7 @@ def margin_from(
         chosen_column, rejected_column: other names of the scores.
 
     Raises:
-        MarginError: what the scale asks for is missing, unknown, not a finite number, negative, or too large for
+        GradeError: what the scale asks for is missing, unknown, not a finite number, negative, or too large for
             rewards in float32 to make a difference. A margin is never filled in.
         ValueError: `custom` is missing, or given to another scale.
     """
@@ -54,19 +54,28 @@ def margin_from(
         case _:
             margin = _from_rating(row, column or "rating", source, custom or SCALES[scale])
     if margin < 0:
-        raise MarginError(source, f"the margin of a chosen reply must be >= 0, got {margin:g}")
+        raise GradeError(source, f"the margin of a chosen reply must be >= 0, got {margin:g}")
     if margin > MAX_MARGIN:
-        raise MarginError(source, f"a margin must be <= {MAX_MARGIN:g}, in the units of a reward, got {margin:g}")
+        raise GradeError(source, f"a margin must be <= {MAX_MARGIN:g}, in the units of a reward, got {margin:g}")
     return margin
 
 
+def score_from(row: Mapping[str, Any], source: Source, columns: Mapping[str, float]) -> float:
+    """The score of a reply: the weighted sum of the row's `columns`, or where none are named its `score`.
+
+    Raises:
+        GradeError: one is missing, or no finite number; a score is never filled in.
+    """
+    return sum(weight * _number(row, key, source, "score") for key, weight in (columns or {"score": 1.0}).items())
+
+
 def _from_rating(row: Mapping[str, Any], key: str, source: Source, scale: Mapping[str, float]) -> float:
-    rating = str(_present(row, key, source))
+    rating = str(_present(row, key, source, "margin"))
     margins = {level: margin for name, margin in scale.items() for level in _levels(name)}
     named = {margins.get(level) for level in _levels(rating)}
     margin = named.pop()
     if named or margin is None:
-        raise MarginError(source, f"{key} must be one of {', '.join(scale)}, got {rating!r}")
+        raise GradeError(source, f"{key} must be one of {', '.join(scale)}, got {rating!r}")
     return float(margin)
 
 
@@ -75,20 +84,20 @@ def _levels(rating: str) -> list[str]:
     return ["_".join(re.split(r"[\s_-]+", part.strip().lower())) for part in rating.split("/")]
 
 
-def _number(row: Mapping[str, Any], key: str, source: Source) -> float:
-    value = _present(row, key, source)
+def _number(row: Mapping[str, Any], key: str, source: Source, what: str = "margin") -> float:
+    value = _present(row, key, source, what)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise MarginError(source, f"{key} must be a finite number, got {value!r}")
+        raise GradeError(source, f"{key} must be a finite number, got {value!r}")
     try:
         number = float(value)
     except OverflowError as error:
-        raise MarginError(source, f"{key} must be a finite number, got an integer beyond any of them") from error
+        raise GradeError(source, f"{key} must be a finite number, got an integer beyond any of them") from error
     if not math.isfinite(number):
-        raise MarginError(source, f"{key} must be a finite number, got {value!r}")
+        raise GradeError(source, f"{key} must be a finite number, got {value!r}")
     return number
 
 
-def _present(row: Mapping[str, Any], key: str, source: Source) -> Any:
+def _present(row: Mapping[str, Any], key: str, source: Source, what: str) -> Any:
     if row.get(key) is None:
-        raise MarginError(source, f"a margin was asked for, but field `{key}` is missing")
+        raise GradeError(source, f"a {what} was asked for, but field `{key}` is missing")
     return row[key]

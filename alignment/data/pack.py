@@ -7,7 +7,7 @@ only, so each completion sees exactly what it would see alone. All groups of a b
 nothing is padding; attention goes group by group (models/attention.py).
 
 Shapes: R rows, L row length, G groups (prompts), C = G * n completions, T completion tokens in the batch that are
-learned: where a completion holds turns of others, those are seen and not read.
+learned: where a completion holds turns of others, those are seen and not read, E = C but where steps are labelled.
 """
 
 from collections.abc import Sequence
@@ -35,14 +35,15 @@ class Batch:
     positions: Tensor  # [T] long; the hidden state that predicts each completion token, one token before it
     targets: Tensor  # [T] long; the completion tokens that are learned, completion by completion
     lengths: Tensor  # [C] long; learned tokens of each completion, all but those of others' turns; sums to T
-    last: Tensor  # [C] long; each completion's last real token
+    ends: Tensor  # [E] long; where completions are scored: at their last real tokens, or at the ends of their steps
+    num_ends: Tensor  # [C] long; how many each completion has, 1 where it is scored as a whole; sums to E
     prompt_positions: Tensor  # [U] long; the hidden states that predict the prompts' tokens (all but their first)
     prompt_targets: Tensor  # [U] long
     prompt_lengths: Tensor  # [G] long; predicted tokens of each prompt; sums to U
     rows: Tensor  # [G] long; the example of each prompt
     margins: Tensor | None  # [G] float32; rating margins, where the data asks for them
-    labels: Tensor | None  # [G] bool; whether a single completion is desirable, where the data says so
-    weights: Tensor  # [G] float32; what each pair counts in the mean of a loss, 1 where the data say nothing
+    labels: Tensor | None  # [E] bool or float32; what the data say of single completions, or of their steps
+    weights: Tensor  # [G] float32; what each row counts in the mean of a loss, 1 where the data say nothing
     group_lengths: tuple[int, ...]  # tokens of each group of the one row in the shared layout; () in the separate one
     plain_lengths: tuple[int, ...]  # of these the prompt's and first completion's, which are one plain text; or ()
 
@@ -143,12 +144,15 @@ def pack(examples: Sequence[Example], rows: Sequence[int], *, layout: Layout, pa
     )
 
 
-Completion = tuple[np.ndarray, np.ndarray]  # token ids [C_k], and which of them are learned [C_k] bool
+# Token ids [C_k], which of them are learned [C_k] bool, and those at which the completion is scored.
+Completion = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _completions(example: Example) -> list[Completion]:
     everything = [np.ones(len(ids), dtype=bool) for ids in example.completion_ids]
-    return list(zip(example.completion_ids, example.learned or everything, strict=True))
+    last = [np.array([len(ids) - 1]) for ids in example.completion_ids]
+    ends = [np.array(example.ends)] if example.ends else last
+    return list(zip(example.completion_ids, example.learned or everything, ends, strict=True))
 
 
 class _Builder:
@@ -160,7 +164,7 @@ class _Builder:
         self.used: dict[int, int] = {}
         self.reads: list[tuple[int, np.ndarray]] = []
         self.targets: list[np.ndarray] = []
-        self.last: list[tuple[int, int]] = []
+        self.ends: list[tuple[int, np.ndarray]] = []
         self.prompt_reads: list[tuple[int, np.ndarray]] = []
         self.prompt_targets: list[np.ndarray] = []
         self.num_groups = 0
@@ -172,12 +176,12 @@ class _Builder:
             self.prompt_reads.append((row, np.arange(start, start + len(prompt) - 1)))
             self.prompt_targets.append(prompt[1:])
         prompt_end = start + len(prompt) - 1
-        for branch, (ids, learned) in enumerate(completions, start=1):
+        for branch, (ids, learned, ends) in enumerate(completions, start=1):
             begin = self._write(row, ids, len(prompt) + np.arange(len(ids)), group, branch)
             predicts = np.concatenate(([prompt_end], np.arange(begin, begin + len(ids) - 1)))
             self.reads.append((row, predicts[learned]))
             self.targets.append(ids[learned])
-            self.last.append((row, begin + len(ids) - 1))
+            self.ends.append((row, begin + ends))
 
     def _write(self, row: int, ids: np.ndarray, positions: np.ndarray, group: int, branch: int) -> int:
         start = self.used.get(row, 0)
@@ -206,7 +210,7 @@ class _Builder:
         flat = [row * length + columns for row, columns in self.reads]
         prompt_flat = [row * length + columns for row, columns in self.prompt_reads]
         margins = [example.margin for example in examples]
-        labels = [example.label for example in examples]
+        labels = [label for example in examples for label in example.labels]
         has_margins = margins[0] is not None
         input_ids, position_ids, groups, branches = torch.from_numpy(table).unbind(0)
         return Batch(
@@ -217,13 +221,14 @@ class _Builder:
             positions=_joined(flat),
             targets=_joined(self.targets),
             lengths=torch.tensor([len(ids) for ids in self.targets]),
-            last=torch.tensor([row * length + column for row, column in self.last]),
+            ends=_joined([row * length + columns for row, columns in self.ends]),
+            num_ends=torch.tensor([len(columns) for _, columns in self.ends]),
             prompt_positions=_joined(prompt_flat),
             prompt_targets=_joined(self.prompt_targets),
             prompt_lengths=torch.tensor([len(ids) for ids in self.prompt_targets]),
             rows=torch.tensor(list(rows)),
             margins=torch.tensor(margins, dtype=torch.float32) if has_margins else None,
-            labels=torch.tensor(labels) if labels[0] is not None else None,
+            labels=torch.tensor(labels) if labels else None,
             weights=torch.tensor([example.weight for example in examples], dtype=torch.float32),
             group_lengths=group_lengths,
             plain_lengths=plain_lengths,

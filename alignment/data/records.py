@@ -36,8 +36,9 @@ class DataError(UserError):
         return f"{self.source}: {self.what}"
 
 
-class MarginError(DataError):
-    """A margin that is asked for and missing or unknown: never skipped, for a file without ratings would vanish."""
+class GradeError(DataError):
+    """A margin or a score that is asked for and missing or unknown: never skipped, for a file without any would
+    vanish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +66,21 @@ class Record:
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """What else the row gives the chat template."""
     weight: float = 1.0
-    """What the pair counts in the mean of a loss."""
+    """What the row counts in the mean of a loss."""
 
-    label: bool | None = None
-    """Whether the one reply is desirable; None where nobody asks."""
+    labels: tuple[bool | float, ...] = ()
+    """What is known of the one reply: whether it is desirable, or its score; or of each of its steps whether it is
+    right. () where nobody asks."""
+    steps: tuple[int, ...] = ()
+    """Where each step of the one reply ends, what separates it from the next one included: characters of its text. ()
+    for a reply that is judged as a whole."""
 
     def unpaired(self) -> "list[Record]":
         """Each reply of a pair as one that is desirable or not; what has a label already, as it is."""
-        if self.label is not None:
+        if self.labels:
             return [self]
         return [
-            replace(self, completions=(reply,), margin=None, label=is_chosen)
+            replace(self, completions=(reply,), margin=None, labels=(is_chosen,))
             for reply, is_chosen in zip(self.completions, (True, False), strict=True)
         ]
 

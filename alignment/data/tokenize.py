@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.enums import Template
 from alignment.data.chat import PROBE, Piece, Rendered, render
-from alignment.data.records import Message, Record, Source
+from alignment.data.records import DataError, Message, Record, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,9 @@ class Example:
     finished: tuple[bool, ...]  # per completion: True if it ends with its EOS, False if it was cut
     tags: tuple[str, ...] = ()  # the record's
     learned: tuple[np.ndarray, ...] | None = None  # each [C_k] bool, the tokens that carry loss; None: all of them
-    label: bool | None = None  # the record's: whether the one completion is desirable
-    weight: float = 1.0  # what the pair counts in the mean of a loss
+    labels: tuple[bool | float, ...] = ()  # the record's, of the one completion or of its steps
+    ends: tuple[int, ...] = ()  # the token of the completion at which each label is read; (): one label, at its last
+    weight: float = 1.0  # what the row counts in the mean of a loss
 
 
 @dataclass(slots=True)
@@ -89,6 +90,7 @@ def encode_rendered(
     truncation.prompts += not is_whole
     truncation.completions += fits.count(False)
     learned = tuple(np.array(mask[:room], dtype=bool) for _, mask in replies)
+    ends = _step_ends(record, rendered, tokenizer, len(replies[0][0]), room) if record.steps else ()
     return Example(
         prompt_ids=np.array(prompt, dtype=np.int32),
         completion_ids=tuple(np.array(ids[:room], dtype=np.int32) for ids, _ in replies),
@@ -97,7 +99,8 @@ def encode_rendered(
         finished=tuple(fit and end for fit, end in zip(fits, record.finished or fits, strict=True)),
         tags=record.tags,
         learned=None if all(mask.all() for mask in learned) else learned,
-        label=record.label,
+        labels=record.labels[: len(ends)] if record.steps else record.labels,
+        ends=ends,
         weight=record.weight,
     )
 
@@ -173,6 +176,32 @@ def _behind(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> list[
     """The tokens of a text that follows another's."""
     first, joint = _ids(tokenizer, before), _ids(tokenizer, before + text)
     return joint[len(first) :] if joint[: len(first)] == first else _ids(tokenizer, text)
+
+
+def _step_ends(
+    record: Record, rendered: Rendered, tokenizer: PreTrainedTokenizerBase, length: int, room: int
+) -> tuple[int, ...]:
+    """The tokens of a reply, of `length` tokens of which `room` are kept, at which its steps have ended: what separates
+    a step from the next one is read then, and at the last step what ends the reply."""
+    (reply,), ((turn,),) = rendered.replies, record.completions
+    if len(reply) != 1 or turn["content"] not in reply[0].text:
+        what = "writes the text of the reply otherwise than the row has it, so that its steps cannot be told"
+        raise DataError(record.source, f"the tokenizer's chat template {what}")
+    if not tokenizer.is_fast:
+        raise ValueError("the tokenizer must be a fast one: no other tells which text a token stands for")
+    before, text = rendered.prompt, reply[0].text
+    first = len(_ids(tokenizer, before))
+    joint = tokenizer(before + text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    if joint["input_ids"][:first] == _ids(tokenizer, before):
+        spans = [(begin - len(before), end - len(before)) for begin, end in joint["offset_mapping"][first:]]
+    else:
+        spans = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)["offset_mapping"]
+    begin = text.index(turn["content"])
+    inner = (next(at for at, (_, end) in enumerate(spans) if end >= begin + step) for step in record.steps[:-1])
+    ends = tuple(end for end in (*inner, length - 1) if end < room)
+    if not ends:
+        raise DataError(record.source, f"no step of the reply ends within data.max_length, {room} tokens of a reply")
+    return ends
 
 
 def _ended(ids: list[int], eos: int, template: Template) -> list[int]:

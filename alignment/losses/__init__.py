@@ -18,6 +18,7 @@ from alignment.losses.orpo import ORPOLoss, ORPONll, log1mexp
 from alignment.losses.ppo import ImportanceRatio, Normalization, PolicyLoss, ValueLoss
 from alignment.losses.preference import mean_over_pairs, preference_metrics
 from alignment.losses.reward import MarginRankingLoss, RankingVariant
+from alignment.losses.scores import ProcessRewardLoss, ScoreRegressionLoss
 from alignment.losses.sft import CrossEntropyLoss
 from alignment.losses.shaping import (
     clipped,
@@ -46,7 +47,9 @@ __all__ = [
     "ORPOLoss",
     "ORPONll",
     "PolicyLoss",
+    "ProcessRewardLoss",
     "RankingVariant",
+    "ScoreRegressionLoss",
     "SimPOLoss",
     "ValueLoss",
     "adaptive_kl_weight",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from alignment.losses.checks import member, pairwise, require_bool, require_shape
+from alignment.losses.preference import mean_over_pairs
 from alignment.losses.types import LossOutput, Mean
 
 
@@ -26,7 +27,7 @@ class KTOLoss:
     (Ethayarajh et al. 2402.01306, eq. 8.) z >= 0 estimates KL(pi || pi_ref) from prompts with replies to other ones, a
     constant to the gradient. variant=apo_zero_unpaired has z = 0 (D'Oosterlinck et al. 2408.06266, for single replies).
 
-    Reduction: mean over replies, which `weight` may make unequal. beta: of the summed log-ratio, nats.
+    Reduction: mean over replies, weighted where they carry weights. beta: of the summed log-ratio, nats.
     """
 
     beta: float = 0.1
@@ -47,10 +48,18 @@ class KTOLoss:
         """Whether z is estimated, or 0."""
         return self.variant is KTOVariant.kto
 
-    def __call__(self, logprobs: Tensor, ref_logprobs: Tensor, desirable: Tensor, baseline: Tensor) -> LossOutput:
+    def __call__(
+        self,
+        logprobs: Tensor,
+        ref_logprobs: Tensor,
+        desirable: Tensor,
+        baseline: Tensor,
+        *,
+        weight: Tensor | None = None,
+    ) -> LossOutput:
         """logprobs, ref_logprobs: [B] summed log-probs of the replies, nats. desirable: [B] bool. baseline: scalar, the
         mean over a whole step of h of mismatched replies, nats; below 0 it counts as 0, as it does always for
-        apo_zero_unpaired.
+        apo_zero_unpaired. weight: [B], > 0, what each reply counts in the mean; None: 1.
 
         Metrics: `rewards/chosen` and `rewards/rejected` (mean beta h of desirable and of undesirable replies), `kl`
         (z). Raises ValueError for wrong shapes and dtypes.
@@ -71,4 +80,4 @@ class KTOLoss:
             "rewards/rejected": Mean.of(rewards, ~desirable),
             "kl": Mean.of(z.expand(len(losses))),
         }
-        return LossOutput(Mean.of(losses), metrics)
+        return LossOutput(mean_over_pairs(losses, weight), metrics)

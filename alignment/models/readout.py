@@ -30,8 +30,8 @@ def token_logprobs_and_entropy(model: nn.Module, batch: Batch, *, temperature: f
 
 
 def sequence_scores(model: nn.Module, batch: Batch) -> Tensor:
-    """[C]: the scalar head on each completion's last real token."""
-    return model(batch, batch.last)
+    """[E]: the scalar head where completions are scored, at each one's last real token or at the ends of its steps."""
+    return model(batch, batch.ends)
 
 
 def token_values(model: nn.Module, batch: Batch) -> Tensor:

@@ -9,7 +9,7 @@ from alignment.config.folders import find_model
 from alignment.config.inputs import check_path, input_paths
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.sections import ConfigError, ModelConfig
-from alignment.config.tasks import PPOConfig, RewardConfig
+from alignment.config.tasks import PPOConfig, ScalarConfig
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.placement import WHOLE, Placement, Whole
 from alignment.distributed.reshard import whole_weights
@@ -48,7 +48,7 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     if out.exists():
         raise ConfigError(f"--out must be a folder that is not there yet, got {str(out)!r}")
     tokenizer = prepare_tokenizer(config.model)
-    load: Any = load_scalar_model if isinstance(config, RewardConfig) else load_language_model
+    load: Any = load_scalar_model if isinstance(config, ScalarConfig) else load_language_model
     model = load(config.model, tokenizer, _placement(config.model))
     trained = model.trained()
     groups = [{name: p.shape for name, p in group.items()} for group in weight_groups(model) if group]

@@ -50,10 +50,11 @@ class KTO:
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
         logprobs = batch.sum_by_completion(token_logprobs(model, batch))
         assert batch.labels is not None
-        return self.loss(logprobs, self.reference[batch.rows, 0], batch.labels, self.baseline.to(logprobs.device))
+        reference, baseline = self.reference[batch.rows, 0], self.baseline.to(logprobs.device)
+        return self.loss(logprobs, reference, batch.labels, baseline, weight=batch.weights)
 
-    def count(self, batch: Batch) -> int:
-        return len(batch.rows)
+    def count(self, batch: Batch) -> float:
+        return batch.total_weight
 
 
 def with_replies_to_others(examples: Sequence[Example], max_length: int) -> list[Example]:

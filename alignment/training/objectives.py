@@ -21,6 +21,8 @@ from alignment.losses import (
     MarginRankingLoss,
     ORPOLoss,
     ORPONll,
+    ProcessRewardLoss,
+    ScoreRegressionLoss,
     SimPOLoss,
 )
 from alignment.models.readout import (
@@ -84,6 +86,38 @@ class RewardRanking:
 
     def count(self, batch: Batch) -> float:
         return batch.total_weight
+
+
+@dataclass(slots=True)
+class ScoreRegression:
+    """The score of one completion, held against the one that the data give."""
+
+    loss: ScoreRegressionLoss
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        assert batch.labels is not None
+        return self.loss(sequence_scores(model, batch), batch.labels, weight=batch.weights)
+
+    def count(self, batch: Batch) -> float:
+        return batch.total_weight
+
+
+@dataclass(slots=True)
+class ProcessReward:
+    """The scores of one completion at the ends of its steps, each of which is right or wrong."""
+
+    loss: ProcessRewardLoss
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        assert batch.labels is not None
+        return self.loss(sequence_scores(model, batch), batch.labels, weight=self._weights(batch))
+
+    def count(self, batch: Batch) -> float:
+        return self._weights(batch).sum().item()
+
+    def _weights(self, batch: Batch) -> Tensor:
+        """[E]: of each step its row's."""
+        return batch.weights.repeat_interleave(batch.num_ends)
 
 
 @dataclass(slots=True)

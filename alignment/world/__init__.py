@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alignment.world.generate import demonstrations, pairs, prompts
+from alignment.world.generate import demonstrations, pairs, prompts, scored, stepwise
 from alignment.world.gold import CHECKS, checks, gold, last_question
 from alignment.world.language import Question, WorldError
 
@@ -16,6 +16,8 @@ __all__ = [
     "last_question",
     "pairs",
     "prompts",
+    "scored",
+    "stepwise",
     "tokenizer_path",
 ]
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from functools import cache
 from itertools import permutations
+from typing import Any
 
 from alignment.world.gold import CHECKS, checks
 from alignment.world.language import (
@@ -54,6 +55,31 @@ def demonstrations(n: int, seed: int, split: str) -> list[dict[str, str]]:
 def pairs(n: int, seed: int, split: str) -> list[dict[str, str]]:
     """n rows {"prompt", "chosen", "rejected", "rating"}; the two replies of a pair differ, their gold may not."""
     return [_graded_pair(question, prompt, rng) for rng, question, prompt in _questions(n, "pairs", seed, split)]
+
+
+def scored(n: int, seed: int, split: str) -> list[dict[str, Any]]:
+    """n rows {"prompt", "completion", "score"}: the completion's gold score, in [0, 1]."""
+    rows = []
+    for rng, question, prompt in _questions(n, "scored", seed, split):
+        reply = draw_reply(question, rng)
+        rows.append({"prompt": prompt, "completion": reply, "score": _score(question, reply)})
+    return rows
+
+
+def stepwise(n: int, seed: int, split: str) -> list[dict[str, Any]]:
+    """n rows {"prompt", "completions", "labels"}: a reply's sentences, each right where no check that it decides fails:
+    the last the closing, where there is one, the first all others."""
+    rows = []
+    for rng, question, prompt in _questions(n, "steps", seed, split):
+        reply = draw_reply(question, rng)
+        found = checks(question, reply)
+        closing = found.pop("closing") == 1
+        statement, _, rest = reply.partition(" . ")
+        steps, labels = [f"{statement.removesuffix(' .')} ."], [all(check == 1 for check in found.values())]
+        if rest.strip():
+            steps, labels = [*steps, rest.strip()], [*labels, closing]
+        rows.append({"prompt": prompt, "completions": steps, "labels": labels})
+    return rows
 
 
 def prompts(n: int, seed: int, split: str) -> list[dict[str, str]]:

@@ -116,6 +116,35 @@ def test_every_turn_of_the_assistant_is_learned_and_nothing_else(family: Family,
         assert example.completion_ids[0][begin - 6 : begin].tolist() == drawn[-6:].tolist()
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("separator", ["\n", "\n\n", " => "])
+def test_each_step_is_read_once_what_separates_it_from_the_next_has_been(
+    family: Family, name: str, separator: str
+) -> None:
+    """The last at the reply's end, as a reply that is judged as a whole."""
+    tokenizer, steps, places, text = family(name), ["hello there.", "how are 2 + 2?", "fine."], [], ""
+    for step in steps:
+        text += step + separator
+        places.append(len(text))
+    record = Record(PROMPT, (assistant(separator.join(steps)),), None, AT, labels=(True,) * 3, steps=tuple(places))
+    example = encoded(record, tokenizer)
+    ids = example.completion_ids[0]
+    read = [tokenizer.decode(ids[: end + 1]).lstrip() for end in example.ends]
+    assert [so_far[so_far.index("hello") :] for so_far in read[:2]] == [text[:place] for place in places[:2]]
+    assert example.ends[2] == len(ids) - 1 and example.labels == (True,) * 3
+
+
+def test_steps_that_are_cut_away_lose_their_labels(family: Family) -> None:
+    tokenizer = family("qwen")
+    record = Record(PROMPT, (assistant("hello\nhello there"),), None, AT, labels=(True, False), steps=(6, 18))
+    whole = encoded(record, tokenizer)
+    room = len(whole.prompt_ids) + whole.ends[0] + 1
+    cut = encode(record, tokenizer, Limits(room, len(whole.prompt_ids)), Truncation())
+    assert (cut.ends, cut.labels) == (whole.ends[:1], (True,))
+    with pytest.raises(DataError, match=r"no step of the reply ends within data\.max_length"):
+        encode(record, tokenizer, Limits(room - 1, len(whole.prompt_ids)), Truncation())
+
+
 def test_a_turn_without_weight_is_seen_and_not_learned(family: Family) -> None:
     tokenizer = family("qwen")
     turns = [DIALOGUE[1], DIALOGUE[2], {**DIALOGUE[3], "weight": 0}, *DIALOGUE[4:]]

@@ -1,12 +1,13 @@
 import copy
 import math
+import re
 from typing import Any
 
 import pytest
 
 from alignment.config.enums import ExampleKind, Format, Learn, Template
 from alignment.data.formats import parse
-from alignment.data.records import DataError, Record, Source
+from alignment.data.records import DataError, GradeError, Record, Source
 
 AT = Source("rows.jsonl", 9)
 
@@ -110,7 +111,7 @@ def test_a_reply_with_a_label_however_that_is_written(name: str) -> None:
     for label, words in SAID.items():
         for word in words:
             found = record({**row, "label": word}, format, "labeled")
-            assert found == Record(prompt, ([assistant("a")],), None, AT, label=label)
+            assert found == Record(prompt, ([assistant("a")],), None, AT, labels=(label,))
             assert found.unpaired() == [found]
 
 
@@ -118,8 +119,8 @@ def test_a_reply_with_a_label_however_that_is_written(name: str) -> None:
 def test_a_pair_is_two_replies_with_a_label(name: str) -> None:
     format, row, prompt = PAIRS[name]
     good, bad = record(row, format, "labeled").unpaired()
-    assert good == Record(prompt, ([assistant("a")],), None, AT, label=True)
-    assert bad == Record(prompt, ([assistant("b")],), None, AT, label=False)
+    assert good == Record(prompt, ([assistant("a")],), None, AT, labels=(True,))
+    assert bad == Record(prompt, ([assistant("b")],), None, AT, labels=(False,))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_a_row_that_is_neither_labeled_nor_a_pair_is_told_what_it_lacks() -> Non
         match=r"neither a `completion` with its `label` nor the `chosen` reply of a pair \(data=messages: `messages`\)",
     ):
         record(row, "native", "labeled")
-    assert record(row, "messages", "labeled").label is True
+    assert record(row, "messages", "labeled").labels == (True,)
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -307,6 +308,52 @@ def test_a_label_that_is_neither_is_a_bad_row_and_a_null_is_none() -> None:
 
 
 PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
+
+
+def test_a_score_is_a_weighted_sum_of_columns() -> None:
+    row = {"prompt": "q", "completion": "a", "score": 3, "helpfulness": 4, "verbosity": 2.5}
+    assert record(row, "native", "scored").labels == (3.0,)
+    found = record(row, "native", "scored", scores={"helpfulness": 0.5, "verbosity": -0.2})
+    assert found.labels == (pytest.approx(1.5),)
+    assert record({"messages": [Q, assistant("a")], "score": 1}, "messages", "scored").completions == ([assistant("a")],)
+
+
+@pytest.mark.parametrize("score", [None, "3", True, math.nan, math.inf, [3]])
+def test_a_score_that_is_none_is_never_skipped(score: Any) -> None:
+    with pytest.raises(GradeError, match=r"^rows.jsonl:9: (a score was asked for|score must be a finite number)"):
+        record({"prompt": "q", "completion": "a", "score": score}, "native", "scored")
+
+
+def test_a_score_is_of_one_reply() -> None:
+    with pytest.raises(DataError, match="the row has no single reply"):
+        record({"prompt": "q", "chosen": "a", "rejected": "b", "score": 1}, "native", "scored")
+
+
+def test_a_reply_of_steps_is_one_text_whose_steps_end_where_it_says() -> None:
+    row = {"prompt": "q", "completions": [" one", "two ", "three\n"], "labels": [True, "no", 1.0], "weight": 2}
+    found = record(row, "native", "steps", separator="\n\n")
+    text = "one\n\ntwo \n\nthree"
+    assert found == Record(
+        [Q], ([assistant(text)],), None, AT, labels=(True, False, True), steps=(5, 11, 18), weight=2.0
+    )
+    assert [text[:end] for end in found.steps] == ["one\n\n", "one\n\ntwo \n\n", text]
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"labels": [True]}, "field `completions` is missing: a reply is `completions`, its steps, and `labels`"),
+        ({"completions": ["a"]}, "field `labels` is missing: a reply is"),
+        ({"completions": "a", "labels": [True]}, "field `completions` must be a list of texts"),
+        ({"completions": [], "labels": []}, "field `completions` must be a list of texts"),
+        ({"completions": ["a", " "], "labels": [True, True]}, "field `completions` must be a list of texts"),
+        ({"completions": ["a", "b"], "labels": [True]}, "field `labels` must be a list, one for each of the 2 steps"),
+        ({"completions": ["a", "b"], "labels": [True, None]}, "labels[1] must be one of true, yes"),
+    ],
+)
+def test_steps_that_are_none_are_told(row: dict[str, Any], what: str) -> None:
+    with pytest.raises(DataError, match=f"^rows.jsonl:9: {re.escape(what)}"):
+        record({"prompt": "q", **row}, "native", "steps")
 
 
 @pytest.mark.parametrize(("weight", "read"), [(2, 2.0), (0.25, 0.25), (None, 1.0)])

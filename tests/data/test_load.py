@@ -3,7 +3,7 @@ import pytest
 from alignment.config.enums import BadRow, ExampleKind, Format, MarginScale
 from alignment.config.sections import ConfigError, DataConfig, MarginConfig, SourceConfig
 from alignment.data.load import load_split
-from alignment.data.records import MarginError
+from alignment.data.records import GradeError
 
 GOOD = '{"prompt": "a", "chosen": "b c", "rejected": "d", "rating": "better"}\n'
 
@@ -23,7 +23,7 @@ def test_bad_rows_are_skipped_counted_and_said(tokenizer, tmp_path):
 def test_a_missing_margin_is_never_skipped(tokenizer, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(GOOD + '{"prompt": "a", "chosen": "b c", "rejected": "d"}\n')
-    with pytest.raises(MarginError, match=r"rows.jsonl:2: "):
+    with pytest.raises(GradeError, match=r"rows.jsonl:2: "):
         load_split("train", config(path, MarginScale.large), tokenizer, ExampleKind.pairs)
 
 
@@ -64,5 +64,5 @@ def test_a_rating_that_is_given_twice_is_a_bad_row_and_one_of_two_columns_is_the
     path.write_text(GOOD.replace('"rating"', '"grade": "slightly better", "rating"'))
     assert [e.margin for e in load_split("train", named, tokenizer, ExampleKind.pairs).examples] == [1.0]
     path.write_text(GOOD)
-    with pytest.raises(MarginError, match=r"rows.jsonl:1: a margin was asked for, but field `grade` is missing"):
+    with pytest.raises(GradeError, match=r"rows.jsonl:1: a margin was asked for, but field `grade` is missing"):
         load_split("train", named, tokenizer, ExampleKind.pairs)

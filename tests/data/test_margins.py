@@ -9,7 +9,7 @@ from alignment.config.enums import MarginScale
 from alignment.config.sections import ConfigError, MarginConfig
 from alignment.data.margins import margin_from
 from alignment.data.read import read_rows
-from alignment.data.records import DataError, MarginError, Source
+from alignment.data.records import DataError, GradeError, Source
 
 AT = Source("pairs.jsonl", 3)
 LARGE = {"significantly_better": 3, "better": 2, "slightly_better": 1, "negligibly_better": 0, "unsure": 0}
@@ -53,7 +53,7 @@ def test_columns_of_other_names() -> None:
     assert margin_from(row, AT, scale=MarginScale.score, **scores) == 1.5
     assert margin_from(row, AT, scale=MarginScale.given, column="gap") == 2.0
     assert margin_from(row, AT, scale=MarginScale.large, column="grade") == 2.0
-    with pytest.raises(MarginError, match="but field `score_chosen` is missing"):
+    with pytest.raises(GradeError, match="but field `score_chosen` is missing"):
         margin_from({"chosen_score": 1}, AT, scale=MarginScale.score, **scores)
 
 

@@ -40,7 +40,7 @@ def test_shared_layout_by_hand() -> None:
     assert batch.positions.tolist() == [2, 3, 2, 7, 7, 9]
     assert batch.targets.tolist() == [20, 21, 30, 50, 60, 61]
     assert batch.lengths.tolist() == [2, 1, 1, 2]
-    assert batch.last.tolist() == [4, 5, 8, 10]
+    assert batch.ends.tolist() == [4, 5, 8, 10]
     assert batch.prompt_positions.tolist() == [0, 1, 6]
     assert batch.prompt_targets.tolist() == [11, 12, 41]
     assert batch.prompt_lengths.tolist() == [2, 1]
@@ -59,7 +59,7 @@ def test_separate_layout_by_hand() -> None:
     assert (batch.groups != PADDING).sum(1).tolist() == [5, 4, 3, 4]
     assert batch.positions.tolist() == [2, 3, 7, 11, 16, 17]
     assert batch.targets.tolist() == [20, 21, 30, 50, 60, 61]
-    assert batch.last.tolist() == [4, 8, 12, 18]
+    assert batch.ends.tolist() == [4, 8, 12, 18]
     assert batch.prompt_positions.tolist() == [0, 1, 10]
     assert batch.prompt_targets.tolist() == [11, 12, 41]
     assert (batch.group_lengths, batch.plain_lengths) == ((), ())
@@ -74,7 +74,7 @@ def test_what_is_not_learned_is_seen_and_not_read(layout: Layout) -> None:
     ids = batch.input_ids.flatten()
     assert batch.targets.tolist() == [20, 23, 30] and ids[batch.positions].tolist() == [11, 22, 11]
     assert (batch.lengths.tolist(), batch.num_tokens) == ([2, 1], 3)
-    assert ids[batch.last].tolist() == [23, 30]
+    assert ids[batch.ends].tolist() == [23, 30]
     assert batch.sum_by_completion(torch.tensor([1.0, 2.0, 4.0])).tolist() == [3.0, 4.0]
     for name in ("input_ids", "position_ids", "groups", "branches", "last", "group_lengths", "plain_lengths"):
         left, right = getattr(batch, name), getattr(whole, name)
@@ -88,7 +88,7 @@ def test_examples_rows_and_margins(layout: Layout) -> None:
     assert batch.margins is not None and batch.margins.tolist() == [0.0, 3.0]
     assert batch.margins.dtype == torch.float32
     assert (batch.replies, batch.num_tokens) == (2, 6)
-    for name in ("input_ids", "position_ids", "positions", "targets", "last", "lengths", "prompt_positions", "rows"):
+    for name in ("input_ids", "position_ids", "positions", "targets", "ends", "num_ends", "lengths", "prompt_positions", "rows"):
         assert getattr(batch, name).dtype == torch.long
 
 
@@ -97,6 +97,24 @@ def test_weights_are_one_where_the_data_say_nothing(layout: Layout) -> None:
     batch = packed(FIRST, dataclasses.replace(SECOND, weight=2.5), FIRST, layout=layout)
     assert (batch.weights.tolist(), batch.weights.dtype) == ([1.0, 2.5, 1.0], torch.float32)
     assert batch.total_weight == 4.5
+
+
+@pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
+def test_a_completion_of_steps_is_scored_at_the_end_of_each(layout: Layout) -> None:
+    """Beside one that is judged as a whole."""
+    steps = dataclasses.replace(example([10, 11], [20, 21, 22, 23]), labels=(True, False), ends=(1, 3))
+    whole = dataclasses.replace(example([40], [50, 51]), labels=(True,))
+    batch = packed(steps, whole, layout=layout)
+    assert batch.input_ids.flatten()[batch.ends].tolist() == [21, 23, 51]
+    assert batch.num_ends.tolist() == [2, 1]
+    assert batch.labels is not None and batch.labels.tolist() == [True, False, True]
+    assert batch.labels.dtype == torch.bool
+
+
+def test_a_score_is_a_label_too() -> None:
+    rows = (dataclasses.replace(example([1, 2], [3]), labels=(score,)) for score in (0.5, 3))
+    batch = packed(*rows)
+    assert batch.labels is not None and (batch.labels.tolist(), batch.labels.dtype) == ([0.5, 3.0], torch.float32)
 
 
 def test_no_margins_where_the_data_carry_none() -> None:
@@ -110,7 +128,7 @@ def test_each_position_is_the_token_before_its_target(layout: Layout, pad_id: in
     batch = packed(FIRST, SECOND, example([70], [71, 72], [73], margin=1.0), layout=layout, pad_id=pad_id)
     ids = batch.input_ids.flatten()
     assert ids[batch.positions].tolist() == [12, 20, 12, 41, 41, 60, 70, 71, 70]
-    assert ids[batch.last].tolist() == [21, 30, 50, 61, 72, 73]
+    assert ids[batch.ends].tolist() == [21, 30, 50, 61, 72, 73]
     assert ids[batch.prompt_positions].tolist() == [10, 11, 40]
     assert batch.prompt_lengths.tolist() == [2, 1, 0]
 

@@ -40,6 +40,8 @@ from alignment.losses import (
     MarginRankingLoss,
     Mean,
     ORPOLoss,
+    ProcessRewardLoss,
+    ScoreRegressionLoss,
     SimPOLoss,
 )
 from alignment.models.load import load_language_model, load_scalar_model
@@ -47,7 +49,17 @@ from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import load_tokenizer
 from alignment.training.aot import dpo_objective
 from alignment.training.kto import KTO, with_replies_to_others
-from alignment.training.objectives import CPO, DPO, ORPO, SFT, Objective, RewardRanking, SimPO
+from alignment.training.objectives import (
+    CPO,
+    DPO,
+    ORPO,
+    SFT,
+    Objective,
+    ProcessReward,
+    RewardRanking,
+    ScoreRegression,
+    SimPO,
+)
 from alignment.training.optim import build_optimizer, weight_groups
 from alignment.training.reference import reference_logprobs
 from alignment.training.step import evaluate_step, train_step
@@ -71,6 +83,8 @@ ADAPTERS = {
     "lora on the head": LoraConfig(rank=4, targets=["q_proj", "lm_head"]),
     "bfloat16 lora": LoraConfig(rank=4),
 }
+REWARDS = ("reward", "reward_regression", "reward_process")
+SINGLE = ("sft", "kto", "bfloat16", "reward_regression", "reward_process")  # one reply to each prompt
 # lora: DPO of adapters; bfloat16: SFT
 METHODS = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto", "aot", "lora", "bfloat16", "bfloat16 lora")
 
@@ -109,7 +123,7 @@ def build(method: str, config: DistributedConfig) -> tuple[Engine, Any]:
     lora = ADAPTERS.get(method, LoraConfig())
     model_config = ModelConfig(init=INIT, lora=lora, gradient_checkpointing=method in ("orpo", "lora", "bfloat16 lora"))
     tokenizer = load_tokenizer(model_config)
-    load = load_scalar_model if method == "reward" else load_language_model
+    load = load_scalar_model if method in REWARDS else load_language_model
     model = load(model_config, tokenizer, placement_of(config))
     optimizer, scheduler = build_optimizer(model, TRAIN, num_steps=STEPS, learning_rate=TRAIN.learning_rate)
     kind = TorchEngine if config.zero is None else DeepSpeedEngine
@@ -130,6 +144,8 @@ def objective_of(method: str, engine: Engine, batches: Batches) -> Objective[Any
         return KTO(KTOLoss(beta=0.3), tables[0], mismatched, tables[1])
     of_pairs: dict[str, Objective[Any]] = {
         "reward": RewardRanking(MarginRankingLoss()),
+        "reward_regression": ScoreRegression(ScoreRegressionLoss()),
+        "reward_process": ProcessReward(ProcessRewardLoss()),
         "orpo": ORPO(ORPOLoss()),
         "simpo": SimPO(SimPOLoss()),
         "cpo": CPO(CPOLoss(beta=0.3)),
@@ -138,9 +154,14 @@ def objective_of(method: str, engine: Engine, batches: Batches) -> Objective[Any
 
 
 def batches_of(method: str) -> Batches:
-    rows = examples(1 if method in ("sft", "kto", "bfloat16") else 2)
+    rows = examples(1 if method in SINGLE else 2)
     if method == "kto":
-        rows = [replace(row, label=place % 3 > 0) for place, row in enumerate(rows)]
+        rows = [replace(row, labels=(place % 3 > 0,)) for place, row in enumerate(rows)]
+    if method == "reward_regression":
+        rows = [replace(row, labels=(place / 4,)) for place, row in enumerate(rows)]
+    if method == "reward_process":  # steps of two tokens, and of what is left
+        ends = [(*range(1, len(row.completion_ids[0]) - 1, 2), len(row.completion_ids[0]) - 1) for row in rows]
+        rows = [replace(row, ends=at, labels=tuple(n % 3 > 0 for n in at)) for row, at in zip(rows, ends, strict=True)]
     return Batches(rows, Packer(BATCH, 0, collectives.rank(), collectives.size()), 0)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 STAGES = ("0", "1", "2", "3")
-METHODS = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto", "lora")
+REWARDS = ("reward", "reward_regression", "reward_process")
+METHODS = ("sft", *REWARDS, "dpo", "orpo", "simpo", "cpo", "kto", "lora")
 ON_HEAD = "lora on the head"  # under stage 3 alone, where an adapter's weights are shared out too
 TOLERANCE = 1e-5
 

@@ -27,7 +27,7 @@ from alignment.training.step import train_step
 PIECES = 131_072
 CHUNK = 8  # tokens: as many logits at a time as there are of many thousand tokens in a run
 ON_HEAD = "lora on the head"
-METHODS = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto", "lora", ON_HEAD)
+METHODS = ("sft", *ranks.REWARDS, "dpo", "orpo", "simpo", "cpo", "kto", "lora", ON_HEAD)
 
 
 def make_small() -> None:

@@ -23,7 +23,7 @@ QUESTIONS = ["What does a cow say?", "What is two plus two?", "Name a colour.", 
 TRAINING = ["train.max_steps=2", "train.epochs=null", "batch.size=4", "log.progress=false"]
 DRAWING = ["generation.max_new_tokens=6"]
 FEW = {
-    **dict.fromkeys(("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto"), TRAINING),
+    **dict.fromkeys(("sft", "reward", "reward_regression", "reward_process", "dpo", "orpo", "simpo", "cpo", "kto"), TRAINING),
     "ppo": [*TRAINING, *DRAWING, "ppo.mini_batches=2"],
     "grpo": [*TRAINING, *DRAWING, "ppo.replies=2"],
     "rloo": [*TRAINING, *DRAWING, "ppo.replies=2"],
@@ -48,7 +48,8 @@ ROWS = {
 def folder(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, tiny_init: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A pretrained model in `FOLDER`, prompts in `PROMPTS.jsonl`, replies with labels in `LABELED.jsonl`."""
+    """A pretrained model in `FOLDER`, prompts in `PROMPTS.jsonl`, replies with labels in `LABELED.jsonl`, with scores in
+    `SCORED.jsonl`, in steps in `STEPS.jsonl`."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     init = {**tiny_init, "vocab_size": len(tokenizer), "max_position_embeddings": 4096}
@@ -58,7 +59,10 @@ def folder(
     tokenizer.save_pretrained("FOLDER")
     Path("PROMPTS.jsonl").write_text("".join(json.dumps({"prompt": q}) + "\n" for q in QUESTIONS))
     labeled = [{"prompt": q, "completion": f"Well, {n}.", "label": n % 2 == 0} for n, q in enumerate(QUESTIONS)]
-    Path("LABELED.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labeled))
+    scored = [{"prompt": q, "completion": f"Well, {n}.", "score": n / 2} for n, q in enumerate(QUESTIONS)]
+    stepwise = [{"prompt": q, "completions": ["Well.", f"{n}."], "labels": [True, n > 1]} for n, q in enumerate(QUESTIONS)]
+    for name, rows in {"LABELED": labeled, "SCORED": scored, "STEPS": stepwise}.items():
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
 
@@ -91,10 +95,11 @@ def test_the_commands_run_one_after_the_other(folder: Path, run: Callable[..., s
                         file.writelines(json.dumps(row) + "\n" for row in rows)
         assert "WARNING" not in run(*words, *FEW[words[2]])
     for task in FEW.keys() - {"rejection", "evaluate"}:
-        logged = [json.loads(line) for line in (folder / "runs" / task / "metrics.jsonl").read_text().splitlines()]
+        run_folder = folder / "runs" / task.removeprefix("reward_")
+        logged = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in logged] == [1, 2]
         assert 0 <= logged[0]["lr"] <= 2e-5
-        assert (folder / "runs" / task / "model" / "model.safetensors").is_file()
+        assert (run_folder / "model" / "model.safetensors").is_file()
     assert (folder / "runs" / "best" / "selected.jsonl").read_text().count("\n") >= 1
     (compared,) = (folder / "runs" / "evaluate").glob("*/summary.json")
     assert {method["name"] for method in json.loads(compared.read_text())["methods"]} == {"sft", "dpo", "ppo"}

@@ -46,6 +46,15 @@ def test_gradients_raise_the_good_and_lower_the_bad_and_the_baseline_has_none():
     assert baseline.grad is None
 
 
+def test_a_weight_of_two_is_the_reply_twice():
+    logprobs, reference, twice = f64(-4, -5, -6), f64(-5, -3, -6.5), torch.tensor([0, 1, 1, 2])
+    baseline = torch.tensor(0.25).double()
+    weighted = KTOLoss()(logprobs, reference, GOOD, baseline, weight=f64(1, 2, 1)).loss
+    repeated = KTOLoss()(logprobs[twice], reference[twice], GOOD[twice], baseline).loss
+    assert weighted.total.item() == pytest.approx(repeated.total.item(), rel=1e-12)
+    assert weighted.count.item() == repeated.count.item() == 4
+
+
 def test_errors():
     three = f64(1, 2, 3)
     with pytest.raises(ValueError, match=r"desirable must have the shape of logprobs, got \[2\] against \[3\]"):

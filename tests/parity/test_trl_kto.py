@@ -66,7 +66,7 @@ def test_kto(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_
     assert split is not None
     chosen = [2 * place + place % 2 for place in range(PAIRS)]  # one reply to each prompt, good and bad in turn
     records, examples = [split.records[row] for row in chosen], [split.examples[row] for row in chosen]
-    assert [record.label for record in records] == [True, False] * (PAIRS // 2)
+    assert [record.labels for record in records] == [(True,), (False,)] * (PAIRS // 2)
     model = build(tiny_init, tokenizer, seed=1)
     reference = build(tiny_init, tokenizer, seed=0)
     args = KTOConfig(
@@ -85,7 +85,7 @@ def test_kto(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_
         ref_model=deepcopy(reference.hf),
         args=args,
         train_dataset=Dataset.from_list(
-            [{"prompt": r.prompt, "completion": r.completions[0], "label": r.label} for r in records]
+            [{"prompt": r.prompt, "completion": r.completions[0], "label": r.labels[0]} for r in records]
         ),
         processing_class=tokenizer,
     )

@@ -24,7 +24,7 @@ def rows(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("task", [*PAIRS, *REPLYING, "sft", "kto"])
+@pytest.mark.parametrize("task", [*PAIRS, *REPLYING, "sft", "kto", "reward_regression", "reward_process"])
 def test_training_recipe(task, tmp_path):
     short = ["generation.max_new_tokens=12"] if task in REPLYING[1:] else []
     run(f"tiny_{task}", *SMALL, *STEPS, *short, f"output_dir={tmp_path}")

@@ -20,7 +20,7 @@ from alignment.training.step import evaluate_step, train_step
 
 
 def batches_of(rows: list[Example], max_tokens: int = 1000) -> Batches:
-    labeled = [replace(row, label=place % 3 > 0) for place, row in enumerate(rows)]
+    labeled = [replace(row, labels=(place % 3 > 0,)) for place, row in enumerate(rows)]
     return Batches(labeled, Packer(BatchConfig(size=len(rows), max_tokens=max_tokens, layout=Layout.shared), 0), 0)
 
 
