@@ -57,6 +57,8 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
     Raises:
         UserError: the config or the data are wrong in a way that would end the run itself.
     """
+    if type(config) not in (*NEEDS, PPOConfig, RejectionConfig, EvaluateConfig):
+        raise ConfigError(f"alignment check must be of a task that it knows, got {task_name(config)!r}")
     check_inputs(config)
     if collectives.is_launched():
         raise ConfigError("check starts the processes of launch.processes itself, got a launcher around it")
@@ -67,15 +69,12 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
     if chosen is not None:
         say(chosen)
     if isinstance(config, TrainingConfig):
-        if not isinstance(config, PPOConfig) and type(config) not in NEEDS:
-            raise ConfigError(f"alignment check must be of a task that it knows, got {task_name(config)!r}")
         yield from on_ppo(config) if isinstance(config, PPOConfig) else on_rows(config)
         if config.processes() > 1:
             yield processes_agree(config)
     elif isinstance(config, RejectionConfig):
         yield from on_rejection(config)
-    else:
-        assert isinstance(config, EvaluateConfig)
+    elif isinstance(config, EvaluateConfig):
         yield from on_evaluation(config)
 
 

@@ -1,25 +1,20 @@
 """From YAML and overrides to a checked dataclass: Hydra composes, this module closes."""
 
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.config_source import ConfigResult, ConfigSource
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,8 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from alignment.cli.config_errors import COMPOSE_ERRORS, explain
 from alignment.cli.overrides import written
 from alignment.cli.recipes import shipped
+from alignment.cli.sources import SearchPath, parts, register, schema
 from alignment.config.inputs import expand_home
-from alignment.config.outside import is_outside, learn_task
 from alignment.config.run import RunConfig
 from alignment.config.sections import ConfigError
 from alignment.config.tasks import TASKS
@@ -42,63 +37,6 @@ SETTINGS = (  # the run's folder is ours, written by tasks/run.py; Hydra keeps i
     "hydra.output_subdir=null",
     "hydra/job_logging=none",
 )
-
-
-class SearchPath(SearchPathPlugin):
-    """The user's folders, the shipped presets (Hydra's own `main`), the shipped recipes, the tasks, in this order."""
-
-    own: ClassVar[list[Path]] = []
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in self.own:
-            search_path.prepend("own", f"file://{folder}", anchor="main")
-        search_path.append("recipes", f"file://{shipped('recipes')}")
-        search_path.append("tasks", "tasks://")
-
-
-class TaskSource(ConfigSource):
-    """The schemas of the tasks, which a recipe names as `task: dpo`, or by the dotted path of one from outside of the
-    package. Each is made when it is asked for: a tree of all of them takes longer to make, and Hydra to copy with each
-    composition, than a recipe to compose."""
-
-    @staticmethod
-    def scheme() -> str:
-        return "tasks"
-
-    def available(self) -> bool:
-        return True
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        root = _task_at(config_path)
-        assert root is not None
-        return ConfigResult(self.provider, self.full_path(), schema(root), {"package": "_global_"})
-
-    def is_group(self, config_path: str) -> bool:
-        return config_path.strip("/") in ("", "task")
-
-    def is_config(self, config_path: str) -> bool:
-        return _task_at(config_path) is not None
-
-    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        wanted = ObjectType.CONFIG if config_path.strip("/") else ObjectType.GROUP
-        names = sorted(TASKS) if wanted is ObjectType.CONFIG else ["task"]
-        return names if results_filter in (None, wanted) else []
-
-
-def _task_at(config_path: str) -> type[RunConfig] | None:
-    """What Hydra means by a path in the group `task`."""
-    group, _, name = config_path.strip("/").removesuffix(".yaml").partition("/")
-    if group != "task" or not name:
-        return None
-    return learn_task(name) if is_outside(name) else TASKS.get(name)
-
-
-def register(own: list[Path]) -> None:
-    """Tell Hydra where to look."""
-    warnings.filterwarnings("ignore", message=".*Defaults list is missing `_self_`")  # it is last then, as one expects
-    SearchPath.own = own
-    for plugin in (SearchPath, TaskSource):
-        Plugins.instance().register(plugin)
 
 
 @contextmanager
@@ -120,8 +58,12 @@ def single(recipe: str, overrides: list[str]) -> DictConfig:
 
 def _require_task(recipe: str) -> None:
     """A recipe without a task has no key at all: that is what is wrong with it, whatever else it was asked for."""
-    if _root(hydra_compose(recipe, [])) is None:
-        raise ConfigError(NO_TASK) from None
+    with suppress(HydraException, OmegaConfBaseException):
+        bare = hydra_compose(recipe, [])
+        try:
+            root_of(bare)
+        except ConfigError as error:
+            raise error from None  # what went wrong before is but what came of it
 
 
 def swept(recipe: str, overrides: list[str]) -> list[DictConfig]:
@@ -172,32 +114,6 @@ def compose(recipe: str, overrides: dict[str, Any]) -> RunConfig:
         raise ConfigError(explain(error)) from error
 
 
-def schema(root: type[RunConfig]) -> DictConfig:
-    """The typed tree of a task: parts without a default in place, mappings open for the names that a user gives."""
-    tree = OmegaConf.structured(root)
-    for field in fields(root):
-        if OmegaConf.is_missing(tree, field.name) and is_dataclass(field.type):
-            tree[field.name] = OmegaConf.structured(field.type)
-    _open_mappings(tree)
-    return tree
-
-
-def _open_mappings(tree: DictConfig) -> None:
-    for _, node in parts(tree):
-        if OmegaConf.get_type(node) is dict:
-            OmegaConf.set_struct(node, False)
-        else:
-            _open_mappings(node)
-
-
-def parts(tree: DictConfig) -> Iterator[tuple[str, DictConfig]]:
-    """(name, node) of every mapping in it that is set."""
-    for name in tree:
-        node = None if OmegaConf.is_missing(tree, name) else tree._get_node(name)
-        if isinstance(node, DictConfig) and not node._is_none():
-            yield str(name), node
-
-
 def resolve(composed: DictConfig) -> RunConfig:
     """Composed YAML -> validated dataclass.
 
@@ -207,9 +123,7 @@ def resolve(composed: DictConfig) -> RunConfig:
         ConfigError: a required value is missing, or a value breaks a rule.
         OmegaConfBaseException: an unknown key, a wrong type.
     """
-    root = _root(composed)
-    if root is None:
-        raise ConfigError(NO_TASK)
+    root = root_of(composed)
     if "hydra" in composed:
         HydraConfig.instance().set_config(composed)
     given = {key: _plain(composed, key) for key in map(str, composed) if key != "hydra"}
@@ -222,9 +136,21 @@ def resolve(composed: DictConfig) -> RunConfig:
     return config
 
 
-def _root(composed: DictConfig) -> type[RunConfig] | None:
-    """Its task's dataclass; None where it names no task."""
-    return next((root for root in TASKS.values() if OmegaConf.get_type(composed) is root), None)
+def root_of(composed: DictConfig) -> type[RunConfig]:
+    """Its task's dataclass.
+
+    Raises:
+        ConfigError: it names no task, or a file of the user's stands in the place of one.
+    """
+    root = next((root for root in TASKS.values() if OmegaConf.get_type(composed) is root), None)
+    if root is not None:
+        return root
+    own = (folder / "task" / f"{name}.yaml" for folder in SearchPath.own for name in TASKS)
+    hiding = next((file for file in own if file.is_file()), None)
+    if hiding is None:
+        raise ConfigError(NO_TASK)
+    way = f"give it another name, and let its defaults begin with {hiding.stem}"
+    raise ConfigError(f"{hiding} stands in the place of the task {hiding.stem}: {way}")
 
 
 def _plain(tree: DictConfig, key: str) -> Any:

@@ -21,6 +21,7 @@ from alignment.cli.compose import (
     composing,
     is_sweep,
     resolve,
+    root_of,
     single,
     swept,
 )
@@ -122,7 +123,9 @@ def print_config(
 def print_help(recipe: str, overrides: list[str], own: list[Path]) -> None:
     with composing(own):
         try:
-            print(page(recipe, single(recipe, overrides), [*own, shipped("recipes"), shipped("conf")]))
+            composed = single(recipe, overrides)
+            root_of(composed)
+            print(page(recipe, composed, [*own, shipped("recipes"), shipped("conf")]))
         except COMPOSE_ERRORS as error:
             fail(f"{recipe}: {explain(error)}")
 

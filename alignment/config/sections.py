@@ -151,7 +151,7 @@ class TrainConfig:
     """A loss or gradient that is nan or infinite: stop the run, or skip the step and count it; its rows are saved."""
 
     def __post_init__(self) -> None:
-        rule = "exactly one of train.max_steps and train.epochs must be set"
+        rule = "exactly one of train.max_steps and train.epochs must be set (train.max_steps=N train.epochs=null)"
         require((self.max_steps is None) != (self.epochs is None), rule, (self.max_steps, self.epochs))
         require(self.max_steps is None or self.max_steps > 0, "train.max_steps must be > 0", self.max_steps)
         require(self.epochs is None or self.epochs > 0, "train.epochs must be > 0", self.epochs)

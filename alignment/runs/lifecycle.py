@@ -59,7 +59,7 @@ def require_goes_on(folder: RunFolder, config: RunConfig, mark: Fingerprint) -> 
     if earlier is None:
         return
     if changed := mark.differences(earlier):
-        raise ConfigError(f"{OTHER} ({changed}), got {str(folder.path)!r}")
+        raise ConfigError(f"{OTHER} ({changed}), got {str(folder.path)!r}; another output_dir keeps both")
     was, now = earlier.length(), mark.length()
     if was == now:
         return

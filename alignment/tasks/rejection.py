@@ -45,7 +45,8 @@ def run(config: RejectionConfig, folder: Path) -> None:
     rows = select(samples, scores, config.select)
     if not rows:
         raise UserError(
-            f"no prompt gave a row: none of {config.samples} replies ended within max_new_tokens, or all tied"
+            f"no prompt gave a row: of none did replies end within generation.max_new_tokens="
+            f"{config.generation.max_new_tokens} and differ in score: raise it, or samples={config.samples}"
         )
     if is_main():
         with whole_file(files.selected) as path, path.open("w") as file:

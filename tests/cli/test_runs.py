@@ -96,7 +96,7 @@ def test_another_config_in_the_same_folder_is_refused(alignment: Callable[..., A
     ended = alignment(*TWO, "output_dir=out", "seed=1")
     assert ended.code == 2
     line = "output_dir holds a run of another config or other inputs (seed was 0 and is 1), got 'out'"
-    assert ended.err == [f"alignment: tiny_sft: {line}"]
+    assert ended.err == [f"alignment: tiny_sft: {line}; another output_dir keeps both"]
     assert state(tmp_path) == before
 
 

@@ -11,8 +11,9 @@ import yaml
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from omegaconf import OmegaConf
 
-from alignment.cli.compose import composing, current_hydra, resolve, schema, single
+from alignment.cli.compose import composing, current_hydra, resolve, single
 from alignment.cli.overrides import written
+from alignment.cli.sources import schema
 from alignment.config.cluster import ClusterConfig
 from alignment.config.enums import Tracker
 from alignment.config.run import RunConfig

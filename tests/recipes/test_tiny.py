@@ -1,11 +1,14 @@
-"""Each tiny recipe on its own, through the installed command, for a few steps."""
+"""Each tiny recipe through the installed command, for a few steps: those that train as the stages of one pipeline, in
+whose process is imported once what each of them would."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 SMALL = ["data.train.limit=96", "data.eval.limit=16", "log.progress=false"]
 COMMAND = str(Path(sys.executable).with_name("alignment"))
@@ -24,18 +27,38 @@ def rows(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("task", [*PAIRS, *REPLYING, "sft", "kto", "reward_regression", "reward_process"])
-def test_training_recipe(task, tmp_path):
-    short = ["generation.max_new_tokens=12"] if task in REPLYING[1:] else []
-    run(f"tiny_{task}", *SMALL, *STEPS, *short, f"output_dir={tmp_path}")
-    logged = rows(tmp_path)
+def settings(*words: str) -> dict[str, Any]:
+    """As a recipe has what a command line says."""
+    return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
+
+
+TRAINING = (*PAIRS, *REPLYING, "sft", "kto", "reward_regression", "reward_process")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    short = {task: ["generation.max_new_tokens=12"] for task in REPLYING[1:]}
+    stages = [
+        {"name": task, "recipe": f"tiny_{task}", "set": settings(*SMALL, *STEPS, *short.get(task, []))}
+        for task in TRAINING
+    ]
+    recipe = {"defaults": [{"task": "pipeline"}, "_self_"], "stages": stages}
+    (folder / "all.yaml").write_text(f"# All that train\n{yaml.safe_dump(recipe)}")
+    run(str(folder / "all.yaml"), f"output_dir={folder}", "log.progress=false")
+    return folder
+
+
+@pytest.mark.parametrize("task", TRAINING)
+def test_training_recipe(task: str, folder: Path) -> None:
+    logged = rows(folder / task)
     assert [row["step"] for row in logged] == [1, 2, 3]
     assert all("lr" in row and ("loss" in row or row.get("pairs") == 0) for row in logged)  # a random model has no pair
     assert [any(name.startswith("eval/") for name in row) for row in logged] == [False, True, True]
     if task in PAIRS:
         assert logged[0].keys() >= PREFERENCE
-    assert (tmp_path / "config.yaml").is_file()
-    assert (tmp_path / "model" / "model.safetensors").is_file()
+    assert (folder / task / "config.yaml").is_file()
+    assert (folder / task / "model" / "model.safetensors").is_file()
 
 
 def test_rejection_then_evaluate(tmp_path):

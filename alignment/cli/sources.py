@@ -1,0 +1,129 @@
+"""Where Hydra looks: the user's folders, what is shipped, and the schemas of the tasks."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alignment.cli.recipes import shipped
+from alignment.config.outside import is_outside, learn_task
+from alignment.config.run import RunConfig
+from alignment.config.sections import ConfigError
+from alignment.config.tasks import TASKS
+from alignment.runs.folder import RunFolder
+
+SWEEP = "multirun.yaml"  # which Hydra leaves where the runs of a sweep are
+
+
+class SearchPath(SearchPathPlugin):
+    """The user's folders, the shipped presets (Hydra's own `main`), the shipped recipes, the tasks, in this order."""
+
+    own: ClassVar[list[Path]] = []
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in self.own:
+            search_path.prepend("own", f"own://{folder}", anchor="main")
+        search_path.append("recipes", f"file://{shipped('recipes')}")
+        search_path.append("tasks", "tasks://")
+
+
+class OwnFolder(FileConfigSource):
+    """A folder of the user's. What lies there may be data and runs too: a folder is a group where it holds presets, or
+    `reward=FILE` would choose among the files of a folder `reward` in place of setting the key."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "own"
+
+    def is_group(self, config_path: str) -> bool:
+        folder = Path(self.path, config_path)
+        if not config_path.strip("/"):
+            return folder.is_dir()
+        presets = (file for file in folder.glob("*.yaml") if file.name != SWEEP)
+        return any(presets) and not RunFolder(folder).started.exists()
+
+
+class TaskSource(ConfigSource):
+    """The schemas of the tasks, which a recipe names as `task: dpo`, or by the dotted path of one from outside of the
+    package. Each is made when it is asked for: a tree of all of them takes longer to make, and Hydra to copy with each
+    composition, than a recipe to compose."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "tasks"
+
+    def available(self) -> bool:
+        return True
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        root = _task_at(config_path)
+        assert root is not None
+        try:
+            tree = schema(root)
+        except OmegaConfBaseException as error:
+            name = config_path.partition("/")[2]
+            raise ConfigError(f"task: {root.__name__} of {name!r} cannot be a config: {error}") from None
+        return ConfigResult(self.provider, self.full_path(), tree, {"package": "_global_"})
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path.strip("/") in ("", "task")
+
+    def is_config(self, config_path: str) -> bool:
+        return _task_at(config_path) is not None
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        wanted = ObjectType.CONFIG if config_path.strip("/") else ObjectType.GROUP
+        names = sorted(TASKS) if wanted is ObjectType.CONFIG else ["task"]
+        return names if results_filter in (None, wanted) else []
+
+
+def _task_at(config_path: str) -> type[RunConfig] | None:
+    """What Hydra means by a path in the group `task`."""
+    group, _, name = config_path.strip("/").partition("/")
+    if group != "task" or not name:
+        return None
+    return learn_task(name) if is_outside(name) else TASKS.get(name)
+
+
+def register(own: list[Path]) -> None:
+    """Tell Hydra where to look."""
+    warnings.filterwarnings("ignore", message=".*Defaults list is missing `_self_`")  # it is last then, as one expects
+    SearchPath.own = own
+    for plugin in (SearchPath, OwnFolder, TaskSource):
+        Plugins.instance().register(plugin)
+
+
+def schema(root: type[RunConfig]) -> DictConfig:
+    """The typed tree of a task: parts without a default in place, mappings open for the names that a user gives."""
+    tree = OmegaConf.structured(root)
+    for field in fields(root):
+        if OmegaConf.is_missing(tree, field.name) and is_dataclass(field.type):
+            tree[field.name] = OmegaConf.structured(field.type)
+    _open_mappings(tree)
+    return tree
+
+
+def _open_mappings(tree: DictConfig) -> None:
+    for _, node in parts(tree):
+        if OmegaConf.get_type(node) is dict:
+            OmegaConf.set_struct(node, False)
+        else:
+            _open_mappings(node)
+
+
+def parts(tree: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """(name, node) of every mapping in it that is set."""
+    for name in tree:
+        node = None if OmegaConf.is_missing(tree, name) else tree._get_node(name)
+        if isinstance(node, DictConfig) and not node._is_none():
+            yield str(name), node
