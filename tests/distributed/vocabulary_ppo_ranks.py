@@ -18,12 +18,20 @@ from alignment.models.tokenizer import load_tokenizer
 PIECES = 131_072
 CHUNK = 16  # tokens: as many logits at a time as there are of many thousand tokens in a run
 FEW = ["data.eval.limit=2", "generation.max_new_tokens=4"]
-TRAINING = [*FEW, "batch.size=4", "data.train.limit=8", "ppo.epochs=1", "train.eval_every=0", "model.path=FOLDER/first"]
+TEN = [
+    *FEW,
+    "train.max_steps=10",
+    "train.eval_every=0",
+    "batch.size=4",
+    "data.train.limit=8",
+    "model.path=FOLDER/first",
+]
+TRAINING = [*TEN, "ppo.epochs=1"]
 WITHOUT = ["ptx.weight=0", "ptx.data.format=native", "ptx.data.train.limit=null", "ppo.ema=null", "kl.limit=null"]
 SETTINGS = {  # of each task, behind those of ppo_ranks
     "ppo": [*TRAINING, *WITHOUT, "ppo.replies=1"],
-    "grpo": [*TRAINING, "train.max_steps=10"],
-    "online_dpo": [*(word for word in TRAINING if not word.startswith("ppo.")), "train.max_steps=10"],
+    "grpo": TRAINING,
+    "online_dpo": TEN,
     "rejection": [*FEW, "data.train.limit=8", "model.path=FOLDER/first"],
     "evaluate": [*FEW, "runs={first:FOLDER/first,other:FOLDER/judge}", "pairs.eval.limit=3"],
 }
