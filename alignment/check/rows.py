@@ -10,7 +10,7 @@ from alignment.check.subject import ROWS
 from alignment.check.verdict import Verdict, graded, worst
 from alignment.config.enums import ExampleKind, Format, Grade, MarginScale
 from alignment.config.sections import DataConfig, SourceConfig
-from alignment.data.formats import JUDGED
+from alignment.data.labels import JUDGED
 from alignment.data.load import Loaded
 from alignment.data.read import Row, read_each
 from alignment.data.records import DataError

@@ -5,18 +5,15 @@ from itertools import takewhile, zip_longest
 from typing import Any
 
 from alignment.config.enums import ExampleKind, Format, Learn, Template
-from alignment.data.margins import score_from
+from alignment.data.labels import JUDGED, in_one, labels_of
 from alignment.data.records import Message, Record, Source, assistant
 from alignment.data.row_parsers import LAYOUTS, REPLIES, Dialogues
 from alignment.data.rows import Row
 
-LABEL = ": whether the completion is desirable"
-STEPS = ": a reply is `completions`, its steps, and `labels`, whether each is right"
 UNLABELED = (
     "the row has neither a `completion` with its `label` nor the `chosen` reply of a pair (data=messages: `messages`)"
 )
 SINGLE = "the row has no single reply, a `completion` (data=messages: `messages`), that a score could be of"
-JUDGED = (ExampleKind.labeled, ExampleKind.scored, ExampleKind.steps)  # single replies, of which something is known
 MarginOf = Callable[[Mapping[str, Any], Source], float | None]
 BEFORE_THE_QUESTION = ("system", "developer", "assistant")  # whose turns ask for no reply
 
@@ -60,7 +57,7 @@ def parse(
         _require_texts(fields)
     steps: tuple[int, ...] = ()
     if need is ExampleKind.steps:
-        fields, steps = _in_one(fields, separator)
+        fields, steps = in_one(fields, separator)
     dialogues = {key: _with_system(fields, turns) for key, turns in LAYOUTS[format](fields).items()}
     prompt, completions, dropped = _asked_and_replied(fields, dialogues, format, need, learn)
     return Record(
@@ -74,39 +71,9 @@ def parse(
         dropped=dropped,
         template_kwargs=fields.template_kwargs(),
         weight=fields.weight() if need in (ExampleKind.pairs, *JUDGED) else 1.0,
-        labels=_labels(fields, dialogues, need, scores or {}),
+        labels=labels_of(fields, dialogues, need, scores or {}),
         steps=steps,
     )
-
-
-def _in_one(row: Row, separator: str) -> tuple[Row, tuple[int, ...]]:
-    """The row with its `completions` as one, and where each of them ends in it, the separator included."""
-    steps, labels = (row.require(key, need=STEPS) for key in ("completions", "labels"))
-    if not isinstance(steps, list) or not all(isinstance(step, str) and step.strip() for step in steps) or not steps:
-        raise row.error(f"field `completions` must be a list of texts, the steps of a reply, got {steps!r:.60}")
-    if not isinstance(labels, list) or len(labels) != len(steps):
-        raise row.error(
-            f"field `labels` must be a list, one for each of the {len(steps)} steps, got {labels!r:.60}"
-        )
-    steps = [*steps[:-1], steps[-1].rstrip()]
-    steps[0] = steps[0].lstrip()
-    places, end = [], 0
-    for step in steps:
-        end += len(step) + len(separator)
-        places.append(end)
-    return Row({**row.fields, "completion": separator.join(steps)}, row.source), tuple(places)
-
-
-def _labels(row: Row, dialogues: Dialogues, need: ExampleKind, scores: Mapping[str, float]) -> tuple[bool | float, ...]:
-    match need:
-        case ExampleKind.labeled if "completion" in dialogues:
-            return (row.truth("label", row.require("label", need=LABEL)),)
-        case ExampleKind.scored:
-            return (score_from(row.fields, row.source, scores),)
-        case ExampleKind.steps:
-            return tuple(row.truth(f"labels[{place}]", label) for place, label in enumerate(row.fields["labels"]))
-        case _:
-            return ()
 
 
 def _asked_and_replied(

@@ -1,4 +1,4 @@
-"""A reward model by regression on the scores of single replies (HelpSteer2), for itself or for a ranking one to begin with."""
+"""A reward model by regression on the scores of single replies (HelpSteer2), also to begin a ranking one with."""
 
 from pathlib import Path
 

@@ -30,7 +30,10 @@ OWN = ["model.path=somewhere", "data.train.path=somewhere"]
 REQUIRED = {  # what only the user knows
     "tiny_evaluate": ["runs={a: somewhere}", "baseline=a"],
     "evaluate": ["runs={a: somewhere}", "baseline=a", "data.eval.path=somewhere", "reward=somewhere"],
-    **{name: [*OWN] for name in ("sft", "reward", "reward_regression", "reward_process", "dpo", "orpo", "simpo", "cpo", "kto")},
+    **{
+        name: [*OWN]
+        for name in ("sft", "reward", "reward_regression", "reward_process", "dpo", "orpo", "simpo", "cpo", "kto")
+    },
     **{
         name: [*OWN, "reward.path=somewhere"]
         for name in ("ppo", "grpo", "rloo", "reinforce_pp", "online_dpo", "rejection")

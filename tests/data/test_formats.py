@@ -315,7 +315,9 @@ def test_a_score_is_a_weighted_sum_of_columns() -> None:
     assert record(row, "native", "scored").labels == (3.0,)
     found = record(row, "native", "scored", scores={"helpfulness": 0.5, "verbosity": -0.2})
     assert found.labels == (pytest.approx(1.5),)
-    assert record({"messages": [Q, assistant("a")], "score": 1}, "messages", "scored").completions == ([assistant("a")],)
+    assert record({"messages": [Q, assistant("a")], "score": 1}, "messages", "scored").completions == (
+        [assistant("a")],
+    )
 
 
 @pytest.mark.parametrize("score", [None, "3", True, math.nan, math.inf, [3]])

@@ -88,7 +88,17 @@ def test_examples_rows_and_margins(layout: Layout) -> None:
     assert batch.margins is not None and batch.margins.tolist() == [0.0, 3.0]
     assert batch.margins.dtype == torch.float32
     assert (batch.replies, batch.num_tokens) == (2, 6)
-    for name in ("input_ids", "position_ids", "positions", "targets", "ends", "num_ends", "lengths", "prompt_positions", "rows"):
+    for name in (
+        "input_ids",
+        "position_ids",
+        "positions",
+        "targets",
+        "ends",
+        "num_ends",
+        "lengths",
+        "prompt_positions",
+        "rows",
+    ):
         assert getattr(batch, name).dtype == torch.long
 
 

@@ -23,7 +23,9 @@ QUESTIONS = ["What does a cow say?", "What is two plus two?", "Name a colour.", 
 TRAINING = ["train.max_steps=2", "train.epochs=null", "batch.size=4", "log.progress=false"]
 DRAWING = ["generation.max_new_tokens=6"]
 FEW = {
-    **dict.fromkeys(("sft", "reward", "reward_regression", "reward_process", "dpo", "orpo", "simpo", "cpo", "kto"), TRAINING),
+    **dict.fromkeys(
+        ("sft", "reward", "reward_regression", "reward_process", "dpo", "orpo", "simpo", "cpo", "kto"), TRAINING
+    ),
     "ppo": [*TRAINING, *DRAWING, "ppo.mini_batches=2"],
     "grpo": [*TRAINING, *DRAWING, "ppo.replies=2"],
     "rloo": [*TRAINING, *DRAWING, "ppo.replies=2"],
@@ -48,8 +50,8 @@ ROWS = {
 def folder(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, tiny_init: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A pretrained model in `FOLDER`, prompts in `PROMPTS.jsonl`, replies with labels in `LABELED.jsonl`, with scores in
-    `SCORED.jsonl`, in steps in `STEPS.jsonl`."""
+    """A pretrained model in `FOLDER`, prompts in `PROMPTS.jsonl`, replies with labels in `LABELED.jsonl`, with scores
+    in `SCORED.jsonl`, in steps in `STEPS.jsonl`."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     init = {**tiny_init, "vocab_size": len(tokenizer), "max_position_embeddings": 4096}
@@ -60,8 +62,8 @@ def folder(
     Path("PROMPTS.jsonl").write_text("".join(json.dumps({"prompt": q}) + "\n" for q in QUESTIONS))
     labeled = [{"prompt": q, "completion": f"Well, {n}.", "label": n % 2 == 0} for n, q in enumerate(QUESTIONS)]
     scored = [{"prompt": q, "completion": f"Well, {n}.", "score": n / 2} for n, q in enumerate(QUESTIONS)]
-    stepwise = [{"prompt": q, "completions": ["Well.", f"{n}."], "labels": [True, n > 1]} for n, q in enumerate(QUESTIONS)]
-    for name, rows in {"LABELED": labeled, "SCORED": scored, "STEPS": stepwise}.items():
+    steps = [{"prompt": q, "completions": ["Well.", f"{n}."], "labels": [True, n > 1]} for n, q in enumerate(QUESTIONS)]
+    for name, rows in {"LABELED": labeled, "SCORED": scored, "STEPS": steps}.items():
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
