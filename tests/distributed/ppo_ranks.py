@@ -7,6 +7,7 @@ python ppo_ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_
 import gc
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,14 +100,14 @@ def seen(where: Path) -> dict[str, Any]:
     return {"rows": rows, "shown": [row["reply"] for row in shown]}
 
 
-def main() -> None:
+def main(make: Callable[[Path], None] = make_models) -> None:
     gc.freeze()  # as a run does; DeepSpeed collects often
     torch.set_num_threads(1)
     out, stages = Path(sys.argv[1]), sys.argv[2:]
     folder = out.parent
     collectives.init(config_of(stages[0], folder))
     if collectives.is_main():
-        make_models(folder)
+        make(folder)
     collectives.barrier()
     results: dict[str, Any] = {}
     for stage in stages:
