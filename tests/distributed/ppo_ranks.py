@@ -1,4 +1,4 @@
-"""What one process of PPO's invariance test does: the whole task, six iterations, four of it with one backbone for all
+"""What one process of PPO's invariance test does: the whole task, ten iterations, four of it with one backbone for all
 roles, rejection sampling and an evaluation of the models that one process has made, under each ZeRO stage asked for.
 
 python ppo_ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain engine.
@@ -31,7 +31,7 @@ SMALL = [
     *("generation.max_new_tokens=8", "generation.stop=[g,k]", "log.samples=2"),
 ]
 PPO = [
-    *("train.max_steps=6", "train.eval_every=3", "ppo.mini_batches=2", "ppo.epochs=2", "ppo.replies=2"),
+    *("train.max_steps=10", "train.eval_every=4", "ppo.mini_batches=2", "ppo.epochs=2", "ppo.replies=2"),
     *("reward.function=null", "reward.models={model:{path:REWARD},gold:{function:alignment.world.gold}}"),
     *("reward.whiten=true", "kl.limit=100", "kl.controller=adaptive", "kl.target=2", "critic.warmup=1"),
     *("ptx.weight=0.1", "ptx.size=4", "ptx.data.format=world", "ptx.data.train.limit=20", "checkpoint.every=0"),
