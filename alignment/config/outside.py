@@ -13,6 +13,11 @@ from alignment.config.sections import ConfigError
 from alignment.config.tasks import TASKS
 from alignment.user_error import nearest
 
+# What a module of the user's may raise as it is read.
+RAISED = (
+    *(ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError),
+    *(AssertionError, OSError, RuntimeError, MemoryError, SystemExit),
+)
 WAY = "it must be a module with a function run(config, folder), whose config is a dataclass like SFTConfig"
 
 
@@ -41,7 +46,7 @@ def learn_task(path: str) -> type[RunConfig]:
             raise _broken(path, error) from error  # of what the module imports in its turn
         places = f"looked for in {Path.cwd()} and where PYTHONPATH says"
         raise ConfigError(f"task: no module {path!r} ({error}), {places}; {WAY}") from error
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         raise _broken(path, error) from error
     run = vars(module).get("run")
     if not callable(run):
@@ -49,7 +54,7 @@ def learn_task(path: str) -> type[RunConfig]:
     first = next(iter(signature(run).parameters), None)
     try:
         root = get_type_hints(run).get(first or "")
-    except Exception as error:  # an annotation is any expression
+    except RAISED as error:  # an annotation is any expression
         raise ConfigError(f"task: the annotations of {path}.run cannot be read: {error}; {WAY}") from error
     if not (isinstance(root, type) and is_dataclass(root) and issubclass(root, RunConfig)):
         raise ConfigError(f"task: the first argument of {path}.run is {root!r}; {WAY}")

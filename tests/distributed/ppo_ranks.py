@@ -1,4 +1,4 @@
-"""What one process of PPO's invariance test does: the whole task, six iterations, four of it with one backbone for all
+"""What one process of PPO's invariance test does: the whole task, ten iterations, four of it with one backbone for all
 roles, rejection sampling and an evaluation of the models that one process has made, under each ZeRO stage asked for.
 
 python ppo_ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain engine.
@@ -7,6 +7,7 @@ python ppo_ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_
 import gc
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ SMALL = [
     *("generation.max_new_tokens=8", "generation.stop=[g,k]", "log.samples=2"),
 ]
 PPO = [
-    *("train.max_steps=6", "train.eval_every=3", "ppo.mini_batches=2", "ppo.epochs=2", "ppo.replies=2"),
+    *("train.max_steps=10", "train.eval_every=4", "ppo.mini_batches=2", "ppo.epochs=2", "ppo.replies=2"),
     *("reward.function=null", "reward.models={model:{path:REWARD},gold:{function:alignment.world.gold}}"),
     *("reward.whiten=true", "kl.limit=100", "kl.controller=adaptive", "kl.target=2", "critic.warmup=1"),
     *("ptx.weight=0.1", "ptx.size=4", "ptx.data.format=world", "ptx.data.train.limit=20", "checkpoint.every=0"),
@@ -99,14 +100,14 @@ def seen(where: Path) -> dict[str, Any]:
     return {"rows": rows, "shown": [row["reply"] for row in shown]}
 
 
-def main() -> None:
+def main(make: Callable[[Path], None] = make_models) -> None:
     gc.freeze()  # as a run does; DeepSpeed collects often
     torch.set_num_threads(1)
     out, stages = Path(sys.argv[1]), sys.argv[2:]
     folder = out.parent
     collectives.init(config_of(stages[0], folder))
     if collectives.is_main():
-        make_models(folder)
+        make(folder)
     collectives.barrier()
     results: dict[str, Any] = {}
     for stage in stages:

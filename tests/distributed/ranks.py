@@ -1,4 +1,4 @@
-"""What one process of the invariance test does: six steps of every method under the ZeRO stages asked for.
+"""What one process of the invariance test does: ten steps of every method under the ZeRO stages asked for.
 
 python ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain engine. Two
 processes also go on from where the one before them, whose OUT was in the same folder, was after `LEFT` steps.
@@ -64,7 +64,7 @@ from alignment.training.optim import build_optimizer, weight_groups
 from alignment.training.reference import reference_logprobs
 from alignment.training.step import evaluate_step, train_step
 
-STEPS = 6
+STEPS = 10
 LEFT = 4
 INIT = {
     "model_type": "llama",

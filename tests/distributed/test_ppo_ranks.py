@@ -1,5 +1,5 @@
-"""PPO's six iterations, rejection sampling and an evaluation are the same in one process, in two, and under each ZeRO
-stage; ten iterations are in test_vocabulary_ppo.py.
+"""PPO's ten iterations, rejection sampling and an evaluation are the same in one process, in two, and under each ZeRO
+stage.
 
 Four roles: actor and critic in engines of their own, reference and reward frozen, whole or (ZeRO 3) shared out, and
 replies from a model that is whole for them or never.
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 STAGES = ("0", "1", "2", "3", "3, by layer")
-ROWS = {"ppo": 6, "shared": 4, "grpo": 4, "online_dpo": 4, "rejection": 1}
+ROWS = {"ppo": 10, "shared": 4, "grpo": 4, "online_dpo": 4, "rejection": 1}
 TOLERANCE = 1e-5
 LIVE = "generation/live_fraction"
 

@@ -6,13 +6,17 @@ python vocabulary_ppo_ranks.py OUT TASK STAGE ... with RANK, WORLD_SIZE, MASTER_
 
 import json
 import sys
+from pathlib import Path
 
 import ppo_ranks
 import ranks
+import torch
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from alignment.config.sections import ModelConfig
+from alignment.distributed.placement import WHOLE
 from alignment.models import heads
+from alignment.models.load import load_language_model, save_model
 from alignment.models.tokenizer import load_tokenizer
 
 PIECES = 131_072
@@ -32,8 +36,9 @@ SETTINGS = {  # of each task, behind those of ppo_ranks
     "ppo": [*TRAINING, *WITHOUT, "ppo.replies=1"],
     "grpo": TRAINING,
     "online_dpo": TEN,
-    "rejection": [*FEW, "data.train.limit=8", "model.path=FOLDER/first"],
-    "evaluate": [*FEW, "runs={first:FOLDER/first,other:FOLDER/judge}", "pairs.eval.limit=3"],
+    # One reply in two has such a sign in its words' numbers, and so an end.
+    "rejection": [*FEW, "data.train.limit=8", "model.path=FOLDER/first", "generation.stop=['1','22']"],
+    "evaluate": [*FEW, "runs={first:FOLDER/first,other:FOLDER/other}", "pairs.eval.limit=3"],
 }
 
 
@@ -48,16 +53,26 @@ def tokenizer_of(settings: ModelConfig) -> PreTrainedTokenizerBase:
     return large
 
 
+def make_models(folder: Path) -> None:
+    """Those of ppo_ranks, and another policy, for an evaluation without what PPO has made."""
+    ppo_ranks.make_models(folder)
+    settings = ModelConfig(init=ranks.INIT)
+    tokenizer = tokenizer_of(settings)
+    torch.manual_seed(7)
+    save_model(load_language_model(settings, tokenizer, WHOLE), tokenizer, folder / "other")
+
+
 def make_large(task: str) -> None:
     """Few weights beside those of the vocabulary, few tokens, and many chunks of them."""
     ranks.INIT |= {"vocab_size": PIECES, "hidden_size": 16, "intermediate_size": 24}
     heads.CHUNK = CHUNK * PIECES
     ppo_ranks.load_tokenizer = tokenizer_of
     recipe, overrides, run = ppo_ranks.TASKS[task]
+    overrides = [word for word in overrides if not word.startswith("runs=")]  # which would be added to
     ppo_ranks.TASKS.clear()
     ppo_ranks.TASKS[task] = (recipe, [*overrides, *SETTINGS[task]], run)
 
 
 if __name__ == "__main__":
     make_large(sys.argv.pop(2))
-    ppo_ranks.main()
+    ppo_ranks.main(make_models)

@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from alignment.models import heads
 from alignment.models.logprobs import logprobs_of
 from alignment.training.step import train_step
 
-STEPS = 10
 PIECES = 131_072
 CHUNK = 8  # tokens: as many logits at a time as there are of many thousand tokens in a run
 ON_HEAD = "lora on the head"
@@ -33,9 +31,8 @@ METHODS = ("sft", *ranks.REWARDS, "dpo", "orpo", "simpo", "cpo", "kto", "lora", 
 
 
 def make_small() -> None:
-    """Few weights beside those of the vocabulary, few tokens, and many chunks of them; ten steps."""
+    """Few weights beside those of the vocabulary, few tokens, and many chunks of them."""
     ranks.INIT |= {"vocab_size": PIECES, "hidden_size": 16, "intermediate_size": 24}
-    ranks.STEPS, ranks.TRAIN = STEPS, replace(ranks.TRAIN, max_steps=STEPS)
     ranks.BATCH = BatchConfig(size=4, max_tokens=48, layout=Layout.shared)
     heads.CHUNK = CHUNK * PIECES
 

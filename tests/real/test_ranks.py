@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = pytest.mark.real
 
 
 def test_two_processes_are_one(hh: tuple[Path, Any], run: Callable[..., Any], real_model: Path) -> None:
