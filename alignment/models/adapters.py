@@ -1,103 +1,25 @@
-"""LoRA through peft: adapters put into a model in place, switched off for the reference, merged for export.
+"""The adapters that a model carries: switched on and off, and added into its weights.
 
-A model may carry several adapters by name, of which one is active: PPO's roles on one backbone.
+A model may carry several by name, of which one is active: PPO's roles on one backbone. What makes them is in `lora`.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import cast_adapter_dtype
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from alignment.config.folders import ADAPTER_FILE
-from alignment.config.sections import ConfigError, LoraConfig
-from alignment.distributed.engine import shape_of
 from alignment.distributed.placement import Placement
 from alignment.models.quantized import is_quantized, whole_weight
-from alignment.models.routers import has_routers
 from alignment.models.save import as_saved
-from alignment.models.scalar_head import head_name, scalar_head
-from alignment.terminal import say
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 DEFAULT = "default"
-CONFIG_FILE, WEIGHTS_FILE = ADAPTER_FILE, "adapter_model.safetensors"
-EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
-"""Names that experts and routers had as linear layers, and which peft takes for those of the tensors they are now."""
-MERGED = {"Linear", "Linear4bit", "Linear8bitLt"}
-"""peft's layers that can be added into a weight: of linear layers, whole or packed by bitsandbytes."""
 PREFIX = "base_model.model."  # of names in peft's files
-
-
-def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
-    """Freeze the weights and put LoRA layers into them (arXiv:2106.09685); a scalar head stays trained in full."""
-    hf.requires_grad_(False)
-    head = head_name(hf)
-    everything = config.targets == ["all-linear"]
-    targets = _linear_layers(hf) if everything and _has_fused_experts(hf) else config.targets
-    peft_config = PeftLoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
-        exclude_modules=None if head is None else [head],
-    )
-    try:
-        inject_adapter_in_model(peft_config, hf)
-        cast_adapter_dtype(hf, DEFAULT)  # float32, whatever the weights beneath are held in
-    except ValueError as error:
-        raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}, got {config.targets}") from error
-    _check_layers(hf)
-    if head is not None:
-        scalar_head(hf).requires_grad_(True)
-    if hf.is_activation_checkpointing:
-        hf.enable_input_require_grads()
-
-
-def _has_fused_experts(hf: PreTrainedModel) -> bool:
-    """Whether a mixture keeps its experts in one tensor for all, which is no linear layer."""
-    return has_routers(hf.config) and any(len(shape_of(parameter)) == 3 for parameter in hf.parameters())
-
-
-def _linear_layers(hf: PreTrainedModel) -> list[str]:
-    """The names of a mixture's linear layers, but those that peft would read as the names of experts; which is said."""
-    head = hf.get_output_embeddings()
-    found = {
-        name.rpartition(".")[2]
-        for name, module in hf.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and name not in hf._modules
-    }
-    targets = sorted(found - EXPERTS)
-    say(f"model.lora.targets: adapters on {', '.join(targets)}; the experts of this mixture and its routers are frozen")
-    return targets
-
-
-def _check_layers(hf: PreTrainedModel) -> None:
-    """Only what can be merged for export: linear layers, and none whose weight is another module's too."""
-    tied = hf.config.get_text_config().tie_word_embeddings and isinstance(hf.get_output_embeddings(), LoraLayer)
-    strange = sorted({type(layer).__name__ for layer in lora_layers(hf) if type(layer).__name__ not in MERGED})
-    if tied or strange:
-        kind = strange[0] if strange else "the head, tied to the embeddings"
-        if "ParamWrapper" in strange:
-            kind = "the experts or routers of a mixture, which are no such layers"
-        raise ConfigError(f"model.lora.targets must be linear layers with a weight of their own, got {kind}")
-
-
-def add_another(hf: PreTrainedModel, name: str, rank: int, alpha: int) -> None:
-    """A second adapter, which is nothing until it is trained or loaded, beside the first and on the same layers."""
-    layers = [key for key, module in hf.named_modules() if isinstance(module, LoraLayer)]
-    before = vars(hf).pop("peft_config")  # found there, it has peft warn of several adapters, which are what is wanted
-    inject_adapter_in_model(PeftLoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), hf, adapter_name=name)
-    cast_adapter_dtype(hf, name)
-    vars(hf)["peft_config"] = before | vars(hf)["peft_config"]
 
 
 def use_adapter(hf: PreTrainedModel, name: str) -> None:
@@ -106,72 +28,13 @@ def use_adapter(hf: PreTrainedModel, name: str) -> None:
         layer.set_adapter(name)
 
 
-def save_adapter(
-    hf: PreTrainedModel, folder: Path, placement: Placement, dtype: torch.dtype, *, write: bool = True
-) -> None:
-    """The adapter, and the scalar head if there is one, in peft's form; `dtype` as in `write_weights`, `write` as in
-    `save_model`."""
-    kept, head = {}, head_name(hf)
-    for name, tensor in hf.state_dict(keep_vars=True).items():
-        if f".{DEFAULT}." in name or (head is not None and name.startswith(f"{head}.")):
-            with placement.whole([tensor]):
-                if write:
-                    saved = as_saved(hf, name, placement.kept(tensor), dtype)
-                    kept[PREFIX + name.replace(f".{DEFAULT}.", ".")] = saved.contiguous()
-    if not write:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    layer = lora_layers(hf)[0]
-    targets = sorted({key.rpartition(".")[2] for key, module in hf.named_modules() if isinstance(module, LoraLayer)})
-    PeftLoraConfig(
-        r=layer.r[DEFAULT],
-        lora_alpha=layer.lora_alpha[DEFAULT],
-        target_modules=targets,
-        base_model_name_or_path=str(Path(hf.name_or_path).resolve()) if hf.name_or_path else None,
-        task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
-        modules_to_save=None if head is None else [head],
-    ).save_pretrained(str(folder))
-    save_file(kept, folder / WEIGHTS_FILE)
+def is_adapted(module: nn.Module) -> "TypeGuard[LoraLayer]":
+    """Whether it is a layer that peft has put adapters into."""
+    return "lora_A" in module._modules
 
 
-@dataclass(frozen=True, slots=True)
-class SavedAdapter:
-    rank: int
-    alpha: int
-    base: str | None  # the folder of the model beneath
-    weights: dict[str, Tensor]  # by their names in the model
-
-
-def read_adapter(folder: Path) -> SavedAdapter:
-    """What `save_adapter` wrote.
-
-    Raises:
-        ConfigError: the folder holds no adapter.
-    """
-    if not (folder / CONFIG_FILE).exists() or not (folder / WEIGHTS_FILE).exists():
-        raise ConfigError(f"roles.share=lora needs an adapter's folder ({CONFIG_FILE}), got {str(folder)!r}")
-    config = PeftLoraConfig.from_pretrained(str(folder))
-    weights = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
-    return SavedAdapter(config.r, config.lora_alpha, config.base_model_name_or_path, weights)
-
-
-def write_adapter(hf: PreTrainedModel, name: str, weights: dict[str, Tensor]) -> None:
-    """Set the weights of the adapter `name`.
-
-    Raises:
-        ConfigError: it has other layers or another rank than the weights.
-    """
-    own = {key.replace(f".{name}.", "."): p for key, p in hf.named_parameters() if f".{name}." in key}
-    given = {key: tensor for key, tensor in weights.items() if ".lora_" in key}
-    strange = own.keys() ^ given.keys() or {key for key in own if own[key].shape != given[key].shape}
-    if strange:
-        raise ConfigError(f"roles.share=lora needs adapters on the same layers, got another at {sorted(strange)[0]}")
-    for key, parameter in own.items():
-        parameter.data.copy_(given[key])
-
-
-def lora_layers(hf: PreTrainedModel) -> list[LoraLayer]:
-    return [module for module in hf.modules() if isinstance(module, LoraLayer)]
+def lora_layers(hf: PreTrainedModel) -> "list[LoraLayer]":
+    return [module for module in hf.modules() if is_adapted(module)]
 
 
 @contextmanager
@@ -215,7 +78,7 @@ def merged_weights(hf: nn.Module, placement: Placement) -> Iterator[tuple[str, T
     layers: dict[str, LoraLayer] = {}
     packed: dict[str, nn.Module] = {}
     for path, module in hf.named_modules():
-        if isinstance(module, LoraLayer):
+        if is_adapted(module):
             layers[f"{path}.weight"] = module
         elif is_quantized(module):
             packed[f"{path}.".replace(".base_layer.", ".")] = module

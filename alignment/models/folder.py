@@ -18,7 +18,6 @@ from alignment.config.sections import ConfigError, ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.files import Reading, check_folder, holds_packed_weights
 from alignment.models.held import made_in
-from alignment.models.merge import merge_adapter
 from alignment.models.quantized import check_quantized, quantization_of
 from alignment.terminal import say
 
@@ -112,6 +111,8 @@ def from_folder(
     for name, theirs, own in sorted(found["mismatched_keys"]):
         lacking[name] = f"{name} of shape {list(theirs)}, not {list(own)},"
     for adapter in folder.adapters:
+        from alignment.models.merge import merge_adapter  # only where there is one: it imports peft, which is slow
+
         for name in merge_adapter(hf, adapter, folder.key, placement):
             lacking.pop(name, None)
         beside = " beside whole weights" if adapter == folder.path else ""

@@ -15,7 +15,7 @@ from transformers import (
 from alignment.config.folders import ModelFolder, find_model
 from alignment.config.sections import ConfigError, LoraConfig, ModelConfig
 from alignment.distributed.placement import Placement
-from alignment.models.adapters import add_adapter, lora_layers, merged_state, merged_weights, save_adapter
+from alignment.models.adapters import lora_layers, merged_state, merged_weights
 from alignment.models.checks import check_logits, check_scores
 from alignment.models.folder import dtype_of, from_folder, is_scalar_folder, read_config
 from alignment.models.heads import LanguageModel, ScalarModel
@@ -205,6 +205,8 @@ def save_model(
     if write:
         write_weights(model.hf, state, folder, model.saved_in)
     if has_adapter:
+        from alignment.models.lora import save_adapter
+
         save_adapter(model.hf, folder / "adapter", model.placement, model.saved_in, write=write)
     if write:
         tokenizer.save_pretrained(folder)
@@ -226,6 +228,8 @@ def _prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) ->
     if config.gradient_checkpointing:
         hf.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.lora.rank:
+        from alignment.models.lora import add_adapter  # not above: see there
+
         add_adapter(hf, config.lora)
     placement.shard(hf)
     return hf

@@ -10,10 +10,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alignment.config.folders import read_json
+from alignment.config.folders import ADAPTER_FILE, read_json
 from alignment.config.sections import ConfigError
 from alignment.distributed.placement import Placement
-from alignment.models.adapters import CONFIG_FILE, DEFAULT, PREFIX
+from alignment.models.adapters import DEFAULT, PREFIX
 from alignment.models.files import Reading, check_adapter, one_line
 from alignment.models.held import widened
 
@@ -56,11 +56,11 @@ def merge_adapter(hf: PreTrainedModel, folder: Path, key: str, placement: Placem
 
 
 def _config(folder: Path, key: str) -> PeftConfig:
-    kind = read_json(folder / CONFIG_FILE, key).get("peft_type")
+    kind = read_json(folder / ADAPTER_FILE, key).get("peft_type")
     rule = f"{key} must be an adapter that peft can merge into its base"
     if kind not in PeftType.__members__:
         raise ConfigError(f"{rule}, got {kind!r} in {str(folder)!r}")
-    with Reading(f"{key}: {str(folder / CONFIG_FILE)!r} is no config that peft reads"):
+    with Reading(f"{key}: {str(folder / ADAPTER_FILE)!r} is no config that peft reads"):
         config = PeftConfig.from_pretrained(str(folder))
     if config.is_prompt_learning or config.is_adaption_prompt or kind in ("XLORA", "POLY"):
         raise ConfigError(f"{rule}, got {kind} in {str(folder)!r}")

@@ -3,7 +3,6 @@
 from importlib.util import find_spec
 from typing import Any
 
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -54,5 +53,9 @@ def is_quantized(module: nn.Module) -> bool:
 
 def whole_weight(module: Any) -> Tensor:
     """The weight of a layer in the precision that it computes in."""
-    weight: Tensor = dequantize_module_weight(module).detach() if is_quantized(module) else module.weight.detach()
-    return weight
+    weight: Tensor = module.weight
+    if is_quantized(module):
+        from peft.utils.integrations import dequantize_module_weight  # not above: it is slow, and most models are whole
+
+        weight = dequantize_module_weight(module)
+    return weight.detach()

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from alignment.config.sections import require
 from alignment.data.pack import Batch
-from alignment.models.adapters import DEFAULT, adapter_off, add_another, lora_layers, read_adapter, write_adapter
+from alignment.models.adapters import DEFAULT, adapter_off, lora_layers
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import as_its_original
 from alignment.models.load import freeze
@@ -67,6 +67,8 @@ def scalar_on(policy: LanguageModel, name: str, pad_id: int, folder: Path | None
     Raises:
         ConfigError: the folder's adapter is of another base or on other layers.
     """
+    from alignment.models.lora import add_another, read_adapter, write_adapter  # not above: see there
+
     hf = _with_body_of(policy.hf, pad_id)
     if folder is None:
         own = lora_layers(policy.hf)[0]

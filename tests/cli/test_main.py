@@ -181,9 +181,10 @@ def test_python_m_alignment_is_the_command(tmp_path: Path) -> None:
         (["run", "tiny_dpo", "--help"], ["transformers", "trl"]),
         (["submit", "tiny_dpo", "cluster=slurm", "--dry-run"], ["transformers", "trl"]),
         (["status", "gone"], ["torch", "hydra"]),
+        (["run", "tiny_sft", "train.max_steps=1"], ["peft", "bitsandbytes"]),
     ],
 )
-def test_what_needs_no_model_loads_no_heavy_library(words: list[str], unloaded: list[str], tmp_path: Path) -> None:
+def test_a_library_is_loaded_by_what_needs_it_alone(words: list[str], unloaded: list[str], tmp_path: Path) -> None:
     code = f"""
 import sys
 from alignment.cli.main import main

@@ -52,7 +52,12 @@ DOORS = {  # library: the only rooms or modules that may import it
     "deepspeed": ["alignment.distributed.deepspeed"],
     "trl": ["alignment.data.chat", "alignment.generation.vllm"],
     "accelerate": ["alignment.training.trackers"],
-    "peft": ["alignment.models.adapters", "alignment.models.merge", "alignment.models.quantized"],
+    "peft": [
+        "alignment.models.adapters",
+        "alignment.models.lora",
+        "alignment.models.merge",
+        "alignment.models.quantized",
+    ],
     "datasets": ["alignment.data.read"],
     "matplotlib": ["alignment.evaluate"],
     "rich": ["alignment.terminal", "alignment.training.log", "alignment.evaluate.table"],

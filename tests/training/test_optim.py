@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from alignment.config.enums import Schedule
 from alignment.config.sections import LoraConfig, ModelConfig, TrainConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model
-from alignment.training.optim import build_optimizer
+from alignment.training.optim import build_optimizer, share_of_rate
 
 
 class Net(nn.Sequential):
@@ -32,6 +32,20 @@ def rates(config: TrainConfig, num_steps: int) -> list[float]:
         optimizer.step()
         scheduler.step()
     return found
+
+
+@pytest.mark.parametrize(
+    ("schedule", "name"),
+    [(Schedule.cosine, "cosine"), (Schedule.linear, "linear"), (Schedule.constant, "constant_with_warmup")],
+)
+@pytest.mark.parametrize(("warmup", "num_steps"), [(0, 1), (1, 1), (0, 7), (3, 7), (7, 7), (9, 7), (30, 1000)])
+def test_the_schedules_are_those_of_transformers(schedule: Schedule, name: str, warmup: int, num_steps: int) -> None:
+    """To the bit, steps beyond the last included."""
+    optimizer = torch.optim.SGD(model().parameters(), lr=1.0)
+    theirs: Any = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)
+    (of_theirs,) = theirs.lr_lambdas
+    for step in range(num_steps + 3):
+        assert share_of_rate(schedule, warmup, num_steps, step) == of_theirs(step)
 
 
 def test_decay_is_on_matrices_only() -> None:
