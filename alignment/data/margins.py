@@ -64,9 +64,14 @@ def score_from(row: Mapping[str, Any], source: Source, columns: Mapping[str, flo
     """The score of a reply: the weighted sum of the row's `columns`, or where none are named its `score`.
 
     Raises:
-        GradeError: one is missing, or no finite number; a score is never filled in.
+        GradeError: one is missing or no finite number, or the sum is too large for rewards in float32 to make a
+            difference; a score is never filled in.
     """
-    return sum(weight * _number(row, key, source, "score") for key, weight in (columns or {"score": 1.0}).items())
+    score = sum(weight * _number(row, key, source, "score") for key, weight in (columns or {"score": 1.0}).items())
+    if not abs(score) <= MAX_MARGIN:
+        rule = f"a score must be between -{MAX_MARGIN:g} and {MAX_MARGIN:g}, in the units of a reward"
+        raise GradeError(source, f"{rule}, got {score:g}")
+    return score
 
 
 def _from_rating(row: Mapping[str, Any], key: str, source: Source, scale: Mapping[str, float]) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.enums import Template
+from alignment.config.sections import ConfigError
 from alignment.data.chat import PROBE, Piece, Rendered, render
 from alignment.data.records import DataError, Message, Record, Source
 
@@ -182,13 +183,15 @@ def _step_ends(
     record: Record, rendered: Rendered, tokenizer: PreTrainedTokenizerBase, length: int, room: int
 ) -> tuple[int, ...]:
     """The tokens of a reply, of `length` tokens of which `room` are kept, at which its steps have ended: what separates
-    a step from the next one is read then, and at the last step what ends the reply."""
+    a step from the next one is read then, unless a token of the next one holds it, and at the last step what ends the
+    reply."""
     (reply,), ((turn,),) = rendered.replies, record.completions
     if len(reply) != 1 or turn["content"] not in reply[0].text:
         what = "writes the text of the reply otherwise than the row has it, so that its steps cannot be told"
         raise DataError(record.source, f"the tokenizer's chat template {what}")
     if not tokenizer.is_fast:
-        raise ValueError("the tokenizer must be a fast one: no other tells which text a token stands for")
+        rule = "model.path must have a fast tokenizer for steps: no other tells which text a token stands for"
+        raise ConfigError(f"{rule}, got {type(tokenizer).__name__}")
     before, text = rendered.prompt, reply[0].text
     first = len(_ids(tokenizer, before))
     joint = tokenizer(before + text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
@@ -196,12 +199,19 @@ def _step_ends(
         spans = [(begin - len(before), end - len(before)) for begin, end in joint["offset_mapping"][first:]]
     else:
         spans = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)["offset_mapping"]
-    begin = text.index(turn["content"])
-    inner = (next(at for at, (_, end) in enumerate(spans) if end >= begin + step) for step in record.steps[:-1])
+    begin, until = text.index(turn["content"]), [end for _, end in spans]
+    inner = (_read_at(until, begin + len(turn["content"][:step].rstrip()), begin + step) for step in record.steps[:-1])
     ends = tuple(end for end in (*inner, length - 1) if end < room)
     if not ends:
         raise DataError(record.source, f"no step of the reply ends within data.max_length, {room} tokens of a reply")
     return ends
+
+
+def _read_at(until: list[int], text_end: int, step_end: int) -> int:
+    """The token at which a step is read, of tokens that stand for text until `until`: the last one of the step and what
+    separates it; the next step's first where that begins within the step's last."""
+    inside = [at for at, end in enumerate(until) if text_end <= end <= step_end]
+    return inside[-1] if inside else next(at for at, end in enumerate(until) if end > step_end)
 
 
 def _ended(ids: list[int], eos: int, template: Template) -> list[int]:

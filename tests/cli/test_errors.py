@@ -157,6 +157,14 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "GenerationConfig": ("tiny_ppo generation.top_p=1.1", r"generation.top_p must be in \(0, 1\], got 1.1"),
     "VLLMConfig": ("tiny_ppo generation.vllm.port=0", r"generation.vllm.port must be in \[1, 65535\], got 0"),
     "RewardConfig": ("tiny_reward data=world loss.margin_scale=2", "loss.margin_scale .* which is none, got 2.0"),
+    "RewardRegressionConfig": (
+        "tiny_reward_regression data=world_graded",
+        "data.margin.scale must be none for reward_regression, .*, got .small.",
+    ),
+    "RewardProcessConfig": (
+        "tiny_reward_process data=world_graded",
+        "data.margin.scale must be none for reward_process, .*, got .small.",
+    ),
     "DPOConfig": (
         "tiny_dpo data=world_graded loss.variant=ipo",
         "data.margin.scale must be none for loss.variant=ipo, whose loss has no margin, got .small.",

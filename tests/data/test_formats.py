@@ -326,6 +326,13 @@ def test_a_score_that_is_none_is_never_skipped(score: Any) -> None:
         record({"prompt": "q", "completion": "a", "score": score}, "native", "scored")
 
 
+@pytest.mark.parametrize("scores", [{}, {"score": 2.0, "other": -2.0}])
+def test_a_score_is_one_that_a_reward_can_be(scores: dict[str, float]) -> None:
+    row = {"prompt": "q", "completion": "a", "score": 1e308, "other": 1e308}
+    with pytest.raises(GradeError, match=r"^rows.jsonl:9: a score must be between -.* and .*, got (1e\+308|nan)"):
+        record(row, "native", "scored", scores=scores)
+
+
 def test_a_score_is_of_one_reply() -> None:
     with pytest.raises(DataError, match="the row has no single reply"):
         record({"prompt": "q", "chosen": "a", "rejected": "b", "score": 1}, "native", "scored")

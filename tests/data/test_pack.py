@@ -76,7 +76,16 @@ def test_what_is_not_learned_is_seen_and_not_read(layout: Layout) -> None:
     assert (batch.lengths.tolist(), batch.num_tokens) == ([2, 1], 3)
     assert ids[batch.ends].tolist() == [23, 30]
     assert batch.sum_by_completion(torch.tensor([1.0, 2.0, 4.0])).tolist() == [3.0, 4.0]
-    for name in ("input_ids", "position_ids", "groups", "branches", "ends", "num_ends", "group_lengths", "plain_lengths"):
+    for name in (
+        "input_ids",
+        "position_ids",
+        "groups",
+        "branches",
+        "ends",
+        "num_ends",
+        "group_lengths",
+        "plain_lengths",
+    ):
         left, right = getattr(batch, name), getattr(whole, name)
         assert left == right if isinstance(left, tuple) else torch.equal(left, right)
 

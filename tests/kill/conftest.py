@@ -31,6 +31,7 @@ RUNS = {
     "grpo": ["run", "tiny_grpo", *STEPS, "ppo.replies=2", "generation.max_new_tokens=6", *GROUPS],
     "online_dpo": ["run", "tiny_online_dpo", *STEPS, "generation.max_new_tokens=6"],
     "kto": ["run", "tiny_kto", *STEPS, "reference.cache=false"],
+    "reward_process": ["run", "tiny_reward_process", *STEPS],
     "best": ["run", "tiny_sft", *STEPS, "train.max_steps=8", "train.best.metric=eval/loss", "train.eval_every=1"],
 }
 

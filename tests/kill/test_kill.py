@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-RUNS = ("dpo", "ppo", "grpo", "online_dpo", "kto", "best")
+RUNS = ("dpo", "ppo", "grpo", "online_dpo", "kto", "reward_process", "best")
 KILLS = [*((name, 0) for name in RUNS), ("dpo", 1), ("ppo", 1), ("best", 1)]
 MANY = [pytest.param(name, number, marks=pytest.mark.slow) for name in RUNS for number in range(3, 23)]
 DAMAGE: dict[str, Callable[[Path], Any]] = {
