@@ -37,6 +37,7 @@ from alignment.config.tasks import PipelineConfig
 from alignment.preempt import EXIT_CODE, Preempted
 from alignment.process import end, importing
 from alignment.runs.folder import RunFolder
+from alignment.runs.place import require_place
 from alignment.terminal import say
 from alignment.user_error import USER_ERROR, fail
 
@@ -59,11 +60,12 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
 
 
 def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[RunConfig], bool]:
-    """The config of each job, its inputs found, and whether the jobs are a sweep. Works within `composing`."""
+    """The config of each job, its inputs and folder found good; whether they are a sweep. Works within `composing`."""
     jobs, sweep = _jobs(recipe, overrides, sweep=sweep)
     configs = [resolve(job) for job in jobs]
     for config in configs:
         check_inputs(config)
+        require_place(config)
     return configs, sweep
 
 

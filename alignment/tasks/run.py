@@ -27,6 +27,7 @@ from alignment.runs.claim import FolderInUse, claim
 from alignment.runs.fingerprint import Fingerprint, fingerprint
 from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import as_recipe, finish, give_up, is_finished, require_goes_on, start
+from alignment.runs.place import require_place
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
 
@@ -48,6 +49,7 @@ def execute(config: RunConfig) -> None:
 def _execute(config: RunConfig) -> None:
     assert not isinstance(config, PipelineConfig)
     check_inputs(config)
+    require_place(config)
     device = collectives.pick_device(config.distributed.device)
     tell_deepspeed(device)
     check_processes(config)

@@ -335,3 +335,15 @@ def test_a_relative_model_path_is_kept_as_it_was_typed(
 def test_output_dir_keeps_the_name_that_was_typed(alignment: Callable[..., Any], tmp_path: Path) -> None:
     assert alignment(*TWO, "output_dir=1e3").code == 0
     assert (tmp_path / "1e3" / "finished.json").exists() and not (tmp_path / "1000.0").exists()
+
+
+@pytest.mark.parametrize("words", [["run"], ["check"], ["submit", "cluster=slurm", "--dry-run"]], ids=lambda w: w[0])
+def test_each_verb_tells_of_a_folder_that_no_run_can_be_in(
+    words: list[str], alignment: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "checkpoints").touch()
+    verb, *more = words
+    ended = alignment(verb, "tiny_sft", "output_dir=out", *more)
+    assert ended.code == 2 and len(ended.err) == 1
+    assert ended.err[0].startswith("alignment: tiny_sft: output_dir must be a folder"), ended.err
