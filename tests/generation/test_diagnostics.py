@@ -107,6 +107,7 @@ from alignment.data.records import Source
 from alignment.generation.diagnostics import derived, diagnostics
 from alignment.generation.generate import Reply
 from alignment.generation.samples import Samples, places_of
+from alignment.training.metrics import Metrics
 
 rank, size, store = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
