@@ -24,12 +24,12 @@ INIT = [f"model.init.{field}" for field in MODEL]
 SMALL = ["log.progress=false", "data.train.limit=64", "data.eval.limit=8", "batch.size=8", "batch.max_tokens=256"]
 PPO = ["run", "tiny_ppo", *SMALL, "train.max_steps=2", "log.samples=0", "model.path=sft/model", "reward.function=null"]
 LORA = ["model.lora.rank=8"]
-GROUPS = "advantage.estimator=grpo"
+GROUPS = ["advantage.estimator=grpo", "~critic"]
 RUNS = {  # what the table calls it: words of the command
     "four models, all weights trained": ["reward.path=full/model"],
-    "GRPO, three models, all weights trained: no critic": [GROUPS, "reward.path=full/model"],
+    "GRPO, three models, all weights trained: no critic": [*GROUPS, "reward.path=full/model"],
     "LoRA, three models: the reference is the actor's base": [*LORA, "reward.path=lora/model"],
-    "LoRA, GRPO: two models": [*LORA, GROUPS, "reward.path=lora/model"],
+    "LoRA, GRPO: two models": [*LORA, *GROUPS, "reward.path=lora/model"],
     "LoRA, one backbone: roles.share=lora": [*LORA, "reward.path=lora/model/adapter", "roles.share=lora"],
 }
 
@@ -70,10 +70,11 @@ def measured(words: list[str], folder: str) -> dict[str, Any]:
 def peak_mb(words: list[str]) -> float:
     """MB at the most, above those after the imports."""
     import alignment.cli.run
+    import alignment.models.lora
     import alignment.tasks.pipeline
     from alignment.cli.main import main as command
 
-    assert alignment.cli.run and alignment.tasks.pipeline  # imported for their imports
+    assert alignment.cli.run and alignment.models.lora and alignment.tasks.pipeline  # imported for their imports
     before = resident_mb("VmRSS")
     sys.argv = ["alignment", *words]
     command()
