@@ -1,7 +1,8 @@
-"""Preemption: SIGTERM and SIGUSR1 ask a run to stop where it can go on later.
+"""Preemption: SIGTERM, SIGUSR1 and a user's Ctrl-C ask a run to stop where it can go on later.
 
 A run that has nothing to lose yet ends at once. From `hold` on the signal is only noted: the loop finishes its step,
-saves, and ends then. Needs the standard library only, so that signals are heard before anything is imported.
+saves, and ends then; a second Ctrl-C ends it where it is. Needs the standard library only, so that signals are heard
+before anything is imported.
 """
 
 import os
@@ -17,6 +18,7 @@ from alignment.process import is_ours
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
+INTERRUPTED = 128 + signal.SIGINT  # as shells have it
 
 
 class Preempted(BaseException):
@@ -36,7 +38,8 @@ _notice = _Notice()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 are requests to stop in here; the handlers that were there before come back afterwards.
+    """SIGTERM, SIGUSR1 and SIGINT are requests to stop in here; the handlers that were there before come back
+    afterwards. SIGINT stays ignored where it is, as in a shell's background.
 
     Signals reach the main thread only: in another one, nothing is changed. A process of our own launcher is asked with
     SIGUSR1: SIGTERM ends it, as torch's launcher means it when another rank has failed.
@@ -45,7 +48,9 @@ def listening() -> Iterator[None]:
         yield
         return
     _release()
-    heard = SIGNALS[1:] if is_ours() else SIGNALS
+    heard = list(SIGNALS[1:] if is_ours() else SIGNALS)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        heard.append(signal.SIGINT)
     before = {number: signal.signal(number, _hear) for number in heard}
     try:
         yield
@@ -75,6 +80,25 @@ def asked() -> bool:
     return bool(_notice.signal)
 
 
+def interrupt() -> None:
+    """A user's Ctrl-C is noted, and what comes of it said.
+
+    Raises:
+        KeyboardInterrupt: the run has been asked to stop before.
+    """
+    if _notice.signal:
+        raise KeyboardInterrupt
+    _notice.signal = signal.SIGINT.name
+    os.write(
+        2, b"\nalignment: the run saves and ends after this step; Ctrl-C again ends it at once\n"
+    )  # not by a buffer
+
+
+def exit_code() -> int:
+    """Of a run that was asked to stop: a shell's for what its user has interrupted."""
+    return INTERRUPTED if _notice.signal == signal.SIGINT.name else EXIT_CODE
+
+
 def said() -> str:
     if is_ours():  # the launcher has passed on another signal than it was sent
         return "stopped by a signal"
@@ -82,9 +106,10 @@ def said() -> str:
 
 
 def requeued() -> str:
-    """Under Slurm, have the job put back into its queue; what came of it, as the end of a sentence, else nothing."""
+    """Under Slurm, have the job put back into its queue, unless its user has interrupted it; what came of it, as the
+    end of a sentence, else nothing."""
     job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
+    if job is None or exit_code() == INTERRUPTED:
         return ""
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
@@ -101,7 +126,13 @@ def is_main() -> bool:
 
 
 def _hear(number: int, frame: FrameType | None) -> None:
-    """The first signal counts: one that comes while the run is already ending must not break that off."""
+    """The first signal counts: one that comes while the run is already ending must not break that off, but for a
+    user's."""
+    if number == signal.SIGINT:
+        if not _notice.holding:
+            raise KeyboardInterrupt
+        interrupt()
+        return
     if _notice.signal:
         return
     _notice.signal = signal.Signals(number).name

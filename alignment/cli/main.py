@@ -42,7 +42,7 @@ behind it:
   --config-dir DIR   look for recipes and presets in DIR before the shipped ones (`recipes` takes it too)
 """
 VERBS = ("run", "check", "submit", "status", "logs", "export", "recipes")
-INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as shells have it
+UNREAD = 141  # 128 + SIGPIPE, as shells have it
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,14 +59,14 @@ def main() -> None:
             dispatch(sys.argv[1:])
         except KeyboardInterrupt:
             print("alignment: interrupted", file=sys.stderr)
-            sys.exit(INTERRUPTED)
+            sys.exit(preempt.INTERRUPTED)
         except BrokenPipeError:  # of a run, which keeps SIGPIPE ignored: what it has saved is worth more than a line
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(UNREAD)
         except preempt.Preempted as stop:
             if preempt.is_main():
                 print(f"alignment: {' '.join(f'{stop}{preempt.requeued()}'.split())}", file=sys.stderr)
-            sys.exit(preempt.EXIT_CODE)
+            sys.exit(preempt.exit_code())
 
 
 def dispatch(arguments: list[str]) -> None:

@@ -63,9 +63,9 @@ def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[Run
     """The config of each job, its inputs and folder found good; whether they are a sweep. Works within `composing`."""
     jobs, sweep = _jobs(recipe, overrides, sweep=sweep)
     configs = [resolve(job) for job in jobs]
-    for config in configs:
+    for number, config in enumerate(configs):
         check_inputs(config)
-        require_place(config)
+        require_place(of_job(config, number) if sweep else config)
     return configs, sweep
 
 
@@ -159,8 +159,11 @@ def export_run(folder: Path, *, step: int | None, out: Path | None) -> None:
 def run_job(composed: DictConfig) -> None:
     """One job of a sweep, in a folder of its own within the sweep's; on a cluster this runs on the node."""
     job = HydraConfig.get().job
-    config = resolve(composed)
-    start(str(job.config_name), replace(config, output_dir=f"{config.output_dir}/{job.num}"))
+    start(str(job.config_name), of_job(resolve(composed), job.num))
+
+
+def of_job(config: RunConfig, number: int) -> RunConfig:
+    return replace(config, output_dir=f"{config.output_dir}/{number}")
 
 
 def start(recipe: str, config: RunConfig, *, is_last: bool = False) -> None:

@@ -19,7 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alignment.config.sections import UserError
 from alignment.distributed.collectives import is_lost
-from alignment.preempt import SIGNALS, Preempted
+from alignment.preempt import SIGNALS, Preempted, interrupt
 from alignment.process import LAUNCHED_BY, is_ours
 from alignment.runs.written import whole_file
 
@@ -39,20 +39,21 @@ class RankFailedError(Exception):
 def launch(arguments: list[str], processes: int) -> None:
     """Run `python ARGUMENTS` in as many processes, which find their ranks in the environment, until all are done.
 
-    One that fails ends all of them. SIGTERM and SIGUSR1 reach them as SIGUSR1, the request to save and stop. Rank 0 has
-    the terminal, what the others print is shown where they fail without a word.
+    One that fails ends all of them. SIGTERM, SIGUSR1 and a first Ctrl-C reach them as SIGUSR1, the request to save and
+    stop. Rank 0 has the terminal, what the others print is shown where they fail without a word.
 
     Raises:
         UserError: a process ended with one.
         Preempted: the processes were asked to stop, and have saved.
         RankFailedError: a process failed otherwise.
-        KeyboardInterrupt: the user has interrupted the run.
+        KeyboardInterrupt: the user has interrupted the run, for the second time.
     """
     for talker in TALKERS:  # what they have to say is said below, once
         logging.getLogger(talker).setLevel(logging.CRITICAL)
     os.environ[LAUNCHED_BY] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    former = {number: signal.signal(number, _forward) for number in SIGNALS}
+    heard = [number for number in (*SIGNALS, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, _forward) for number in heard}
     with TemporaryDirectory() as folder:
         others = dict.fromkeys(range(1, processes), Std.ALL)
         config = LaunchConfig(
@@ -65,7 +66,7 @@ def launch(arguments: list[str], processes: int) -> None:
             rdzv_endpoint="localhost:0",
             local_addr="localhost",
             max_restarts=0,
-            signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
+            signals_to_handle="SIGHUP,SIGQUIT",
         )
         try:
             elastic_launch(config, sys.executable)(*arguments)
@@ -80,6 +81,8 @@ def launch(arguments: list[str], processes: int) -> None:
 
 
 def _forward(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT:
+        interrupt()
     for child in psutil.Process().children():
         child.send_signal(signal.SIGUSR1)
 

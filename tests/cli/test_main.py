@@ -223,7 +223,7 @@ print(frozen > 0, gc.get_freeze_count() == frozen, gc.isenabled())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_interrupted(tmp_path: Path) -> None:
+def test_interrupted_before_there_is_anything_to_save(tmp_path: Path) -> None:
     words = ["-m", "alignment", "run", "tiny_sft", "train.max_steps=100000", "output_dir=out"]
     with subprocess.Popen(
         [sys.executable, "-u", *words],
@@ -235,7 +235,7 @@ def test_interrupted(tmp_path: Path) -> None:
     ) as command:
         assert command.stdout is not None and command.stderr is not None
         try:
-            assert any(line.startswith("train: ") for line in command.stdout)
+            assert any(line.startswith("precision: ") for line in command.stdout)
             command.send_signal(signal.SIGINT)
             stderr = command.stderr.read()
             assert command.wait(timeout=60) == 130

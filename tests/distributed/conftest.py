@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -91,8 +92,15 @@ def start(environment: Callable[..., dict[str, str]]) -> Start:
     def call(name: str, folder: Path, *how: str) -> "subprocess.Popen[str]":
         folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "alignment", "run", *RUNS[name], *(how or TWO[name])]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=folder, env=environment(), **pipes)  # type: ignore[call-overload]
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background
+        )
 
     return call
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+INTERRUPTED = "the run saves and ends after this step; Ctrl-C again ends it at once"
+
 
 def wait_for_steps(folder: Path, count: int) -> None:
     """Until a run has saved `count` steps, or more."""
@@ -37,17 +39,25 @@ def test_killed_at_any_moment_it_ends_the_same(
     assert_same(tmp_path / "run", unbroken)
 
 
-@pytest.mark.parametrize("name", ["dpo", pytest.param("ppo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "ask", "code"),
+    [
+        ("dpo", signal.SIGTERM, os.EX_TEMPFAIL),
+        ("dpo", signal.SIGINT, 130),
+        pytest.param("ppo", signal.SIGTERM, os.EX_TEMPFAIL, marks=pytest.mark.slow),
+    ],
+)
 def test_asked_to_stop_all_save_the_same_step_and_go_on(
-    name: str, start: Any, whole: Any, assert_same: Any, tmp_path: Path
+    name: str, ask: signal.Signals, code: int, start: Any, whole: Any, assert_same: Any, tmp_path: Path
 ) -> None:
     unbroken = whole(name)
     running = start(name, tmp_path)
     wait_for_steps(tmp_path, 2)
-    running.send_signal(signal.SIGTERM)
+    running.send_signal(ask)
     _, said = running.communicate(timeout=120)
-    assert running.returncode == os.EX_TEMPFAIL, said
-    (line,) = said.splitlines()
+    assert running.returncode == code, said
+    *told, line = said.splitlines()
+    assert [each for each in told if each] == (["alignment: " + INTERRUPTED] if ask is signal.SIGINT else [])
     assert line.startswith(f"alignment: tiny_{name}: stopped by a signal after step ")
     assert line.endswith(", which is saved; to go on: alignment run run/config.yaml")
     again = start(name, tmp_path)

@@ -79,6 +79,7 @@ def run(order: dict[str, Any], answer: int) -> None:
     torch.set_num_threads(1)
     if order["limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], order["limit"]))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     touches = Touches(order["folder"], order["at"], getattr(signal, order["signal"]))
     touches.watch()
     sys.argv = ["alignment", *order["words"]]

@@ -48,6 +48,20 @@ def test_asked_twice_and_run_again(
     assert_same(folder / "out", unbroken.folder)
 
 
+def test_a_user_s_interruption_saves_too(
+    runner: Any, whole: Any, command: Any, assert_same: Any, tmp_path: Path
+) -> None:
+    unbroken, folder = whole("dpo"), tmp_path / "run"
+    first = runner(command("dpo"), folder, at=int(0.6 * unbroken.touches), signal="SIGINT")
+    assert first.code == 130, first.said
+    told, ended = [line for line in first.said.splitlines() if line.startswith("alignment: ")]
+    assert told == "alignment: the run saves and ends after this step; Ctrl-C again ends it at once"
+    assert ended.startswith("alignment: tiny_dpo: stopped by SIGINT after step ")
+    assert ended.endswith(", which is saved; to go on: alignment run out/config.yaml")
+    assert runner(["run", "out/config.yaml"], folder).code == 0
+    assert_same(folder / "out", unbroken.folder)
+
+
 def test_a_pipeline_ends_with_its_stage_and_goes_on(runner: Any, assert_same: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

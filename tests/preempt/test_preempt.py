@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -28,6 +29,51 @@ def test_from_hold_to_the_end_of_the_run_a_signal_is_only_noted() -> None:
             assert preempt.asked() and preempt.said() == "stopped by SIGUSR1"
         with pytest.raises(preempt.Preempted), preempt.one_run():
             pytest.fail("the next run has started")
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """SIGINT as it is where the command is not in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_user_s_first_interruption_waits_as_well_and_the_second_does_not(
+    terminal: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with preempt.listening(), preempt.one_run():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not preempt.asked(), "there was nothing to save"
+        preempt.hold()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert preempt.asked() and preempt.said() == "stopped by SIGINT"
+        assert (preempt.exit_code(), preempt.requeued()) == (130, "")
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert capfd.readouterr().err.count("Ctrl-C again ends it at once") == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_after_a_scheduler_s_signal_a_user_need_not_interrupt_twice(terminal: None) -> None:
+    with preempt.listening(), preempt.one_run():
+        preempt.hold()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preempt.exit_code() == preempt.EXIT_CODE
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_in_a_shell_s_background_an_interruption_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with preempt.listening(), preempt.one_run():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not preempt.asked()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_each_run_of_a_command_starts_with_nothing_to_lose() -> None:
