@@ -9,7 +9,10 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
+from alignment.config.folders import ADAPTER_FILE, MODEL_FILE
 from alignment.config.sections import ConfigError
+
+OF_RUNS = ("runs", "curves")  # keys whose folders may be those of runs
 
 
 def input_paths(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -56,15 +59,23 @@ def _marked(config: Any, mark: str, prefix: str) -> Iterator[tuple[str, str]]:
 
 def check_inputs(config: Any) -> None:
     """Raises:
-    ConfigError: an input does not exist; names its key and path.
+    ConfigError: an input does not exist, or a run's folder stands where a model's is asked for; names key and path.
     """
     for key, path in input_paths(config):
         check_path(key, path)
+        if key.partition(".")[0] not in OF_RUNS:
+            _refuse_run(key, Path(path))
 
 
 def check_path(key: str, path: str) -> None:
     if not Path(path).exists():
         raise ConfigError(f"{key}: no such file or folder, got {path!r}")
+
+
+def _refuse_run(key: str, path: Path) -> None:
+    model = path / "model"
+    if (model / MODEL_FILE).is_file() and not any((path / file).is_file() for file in (MODEL_FILE, ADAPTER_FILE)):
+        raise ConfigError(f"{key}: this is a run's folder, and its model is {str(model)!r}, got {str(path)!r}")
 
 
 def module_file(module: str) -> Path | None:

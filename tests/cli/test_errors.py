@@ -324,6 +324,18 @@ def test_cluster(case: str, alignment: Callable[..., Any], tmp_path: Path) -> No
     refused(alignment, ["submit", "tiny_dpo", *chosen, *re.split(" (?=cluster)", words)], pattern, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["tiny_dpo model.path=out", "tiny_sft model.tokenizer=out", "tiny_ppo reward.function=null reward.path=out"],
+)
+def test_a_run_s_folder_in_the_place_of_its_model_s(words: str, alignment: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "out" / "model").mkdir(parents=True)
+    (tmp_path / "out" / "model" / "config.json").write_text("{}")
+    key = words.split()[-1].partition("=")[0]
+    pattern = rf"{key}: this is a run's folder, and its model is 'out/model', got 'out'$"
+    refused(alignment, ["run", *words.split()], pattern, tmp_path)
+
+
 def dataclasses_of(root: type) -> Iterator[type]:
     """The dataclass, those it inherits from, and those of its fields."""
     yield from (base for base in root.__mro__ if is_dataclass(base))
