@@ -2,7 +2,10 @@
 
 import json
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from alignment.data.calls import with_objects
 from alignment.data.chat import to_chatml
@@ -13,15 +16,8 @@ CALL = "function_call"  # ShareGPT's role of a turn whose text is a call, and th
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 WEIGHTS = (1e-6, 1e6)  # the least and the most that a row may count
 YES, NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
-RESERVED = {
-    "add_generation_prompt",
-    "chat_template",
-    "continue_final_message",
-    "conversation",
-    "return_dict",
-    "tokenize",
-}
-"""Of apply_chat_template's arguments those that are not the template's own."""
+RESERVED = signature(PreTrainedTokenizerBase.apply_chat_template).parameters.keys() - {"documents", "kwargs"}
+"""Of its arguments those that are the run's to give, not a row's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +156,9 @@ class Row:
         value = self.fields.get("chat_template_kwargs", {})
         if not isinstance(value, dict):
             raise self.error(f"field `chat_template_kwargs` must be an object, got {value!r:.60}")
-        if taken := sorted(RESERVED & value.keys()):
+        given = {key: each for key, each in value.items() if each is not None}
+        if taken := sorted(RESERVED & given.keys()):
             raise self.error(
-                f"chat_template_kwargs.{taken[0]} is set by the run, got {value[taken[0]]!r:.60}: remove it"
+                f"chat_template_kwargs.{taken[0]} is the run's to say, got {given[taken[0]]!r:.60}: remove it"
             )
-        return {key: each for key, each in value.items() if each is not None}
+        return given

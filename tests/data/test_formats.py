@@ -382,8 +382,10 @@ def test_what_is_no_pair_has_no_weight() -> None:
     assert record({"prompt": "q", "weight": "12 kg"}, "native", "prompts").weight == 1.0
 
 
-@pytest.mark.parametrize("name", ["add_generation_prompt", "chat_template", "tokenize"])
+@pytest.mark.parametrize("name", ["add_generation_prompt", "chat_template", "tokenize", "tools", "truncation"])
 def test_what_the_run_itself_tells_the_template_is_not_a_row_s_to_say(name: str) -> None:
-    row = {"prompt": "q", "chosen": "a", "rejected": "b", "chat_template_kwargs": {name: True, "enable_thinking": True}}
-    with pytest.raises(DataError, match=rf"^rows.jsonl:9: chat_template_kwargs.{name} is set by the run, got True"):
+    row: dict[str, Any] = {**PAIR, "chat_template_kwargs": {name: True, "enable_thinking": True}}
+    with pytest.raises(DataError, match=rf"^rows.jsonl:9: chat_template_kwargs.{name} is the run's to say, got True"):
         record(row, "native", "pairs")
+    row["chat_template_kwargs"] |= {name: None}  # as a table has it whose other rows give that key
+    assert record(row, "native", "pairs").template_kwargs == {"enable_thinking": True}
