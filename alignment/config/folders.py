@@ -11,6 +11,8 @@ from typing import Any
 from alignment.config.errors import ConfigError
 
 MODEL_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"  # transformers' and peft's
+POINTER = b"version https://git-lfs.github.com/spec/"
+NOT_FETCHED = "is a pointer of Git LFS, not the file that it stands for (git lfs pull fetches it)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,20 @@ def _named(adapter: Path, key: str) -> Any:
     return read_json(adapter / ADAPTER_FILE, key).get("base_model_name_or_path")
 
 
+def is_pointer(file: Path) -> bool:
+    """Whether a clone without Git LFS has left this in the place of a large file."""
+    with file.open("rb") as opened:
+        return opened.read(len(POINTER)) == POINTER
+
+
 def read_json(file: Path, key: str) -> dict[str, Any]:
     """Raises:
     ConfigError: there is no such file, or it is no JSON object; names `key` and the file.
     """
     if not file.is_file():
         raise ConfigError(f"{key}: no {file.name} in {str(file.parent)!r}")
+    if is_pointer(file):
+        raise ConfigError(f"{key}: {str(file)!r} {NOT_FETCHED}")
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:

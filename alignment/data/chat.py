@@ -28,6 +28,7 @@ PLAIN_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '\\n\\nAssistant:' }}{%- endif -%}"
 )
+OTHERWISE = "the first {} turns otherwise where a reply follows them, so that the tokens of the reply"
 PROBE = assistant("\u241f")  # a reply that begins like no control token
 MARK = "\u2420"  # and a question like it
 # What a template raises: its own refusals, and Python's where it joins a text and something else.
@@ -138,16 +139,14 @@ def _opening(
         begins = answered.rindex(PROBE[0]["content"]) - len(behind.removeprefix(header))
         opening = Opening(alone, begins if behind.startswith(header) else 0)
     if not opening.at or not all(whole[: opening.at] == answered[: opening.at] for whole in wholes):
-        raise _untold(record, len(turns))
+        raise _untold(record, OTHERWISE.format(len(turns)))
     return opening
 
 
-def _untold(record: Record, count: int) -> DataError:
-    return DataError(
-        record.source,
-        f"the tokenizer's chat template writes the first {count} turns otherwise where a reply follows them, "
-        "so that the tokens of the reply cannot be told; data.learn=last learns the last reply alone",
-    )
+def _untold(record: Record, what: str) -> DataError:
+    has_many = any(turn["role"] == "assistant" for turns in record.completions for turn in turns[:-1])
+    way = "data.learn=last learns the last reply alone" if has_many else "model.tokenizer=FOLDER takes another's"
+    return DataError(record.source, f"the tokenizer's chat template writes {what} cannot be told; {way}")
 
 
 def _common(one: str, other: str) -> str:
@@ -200,7 +199,7 @@ def _pieces(
     openings = [first, *(_opening(record, tokenizer, before, [whole]) for before in befores[1:])]
     for opening, before in zip(openings, befores, strict=True):
         if len(openings) > 1 and not whole.startswith(opening.prompt):
-            raise _untold(record, len(before))
+            raise _untold(record, OTHERWISE.format(len(before)))
     begins = [opening.at for opening in openings]
     pieces = []
     for number, place in enumerate(places):
@@ -226,11 +225,7 @@ def _end(
         return at + len(eos)
     alone = written(record, tokenizer, turns).removesuffix(eos)
     if not whole.startswith(alone) or not begin < len(alone) <= following:
-        raise DataError(
-            record.source,
-            f"the tokenizer's chat template writes turn {len(turns)} otherwise where more follow, so that its end "
-            "cannot be told; data.learn=last learns the last reply alone",
-        )
+        raise _untold(record, f"turn {len(turns)} otherwise where more follow, so that its end")
     return len(alone)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.enums import Template
+from alignment.config.sections import ConfigError
 from alignment.data.chat import PROBE, Rendered, written
 from alignment.data.records import DataError, Message, Record, Source
 from alignment.data.tokenize import Example, Limits
@@ -26,25 +27,46 @@ NOTHING = re.compile("(?!)")
 class Signs:
     """What opens and closes turns, and so must not stand in the text of one."""
 
-    tokens: re.Pattern[str]
+    prompt: re.Pattern[str]
+    reply: re.Pattern[str]
     question: re.Pattern[str]  # one that is laid out whole, from where a template begins it to where a reply begins
 
 
-def signs_of(tokenizer: PreTrainedTokenizerBase, template: Template) -> Signs:
-    """Of the tokenizer's chat template; texts that no template lays out may hold anything."""
+def signs_of(
+    tokenizer: PreTrainedTokenizerBase, template: Template, separator: str = "", key: str = "data.step_separator"
+) -> Signs:
+    """Of the tokenizer's chat template; texts that no template lays out may hold anything.
+
+    Args:
+        separator: what stands between the steps of a reply, a special token such as Qwen's "<extra_0>" too.
+        key: what it is called in the config.
+
+    Raises:
+        ConfigError: the separator would end the reply, or the turn.
+    """
     if template is Template.none:
-        return Signs(NOTHING, NOTHING)
-    return Signs(_control_tokens(tokenizer), _question(tokenizer))
-
-
-def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """The special tokens, and added ones that stand around turns. What a reply may be made of, such as "<think>" or
-    "<tool_call>", which templates write within the last one alone, is not among them."""
+        return Signs(NOTHING, NOTHING, NOTHING)
     dialogue = [QUESTION, *PROBE, QUESTION]
     turns = _tried(tokenizer, [SYSTEM, *dialogue]) or _tried(tokenizer, dialogue) or str(tokenizer.chat_template)
+    tokens = _control_tokens(tokenizer, turns)
+    between = {token for token in tokens if token in separator}
+    ends = {token for token in between if token in turns or token in (tokenizer.eos_token, tokenizer.pad_token)}
+    if ends:
+        rule = f"{key} must be what a reply may hold between its steps, and {min(ends)!r} opens or closes a turn"
+        raise ConfigError(f"{rule}, got {separator!r}")
+    return Signs(_any_of(tokens), _any_of(tokens - between), _question(tokenizer))
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, turns: str) -> set[str]:
+    """The special tokens, and added ones that stand around turns. What a reply may be made of, such as "<think>" or
+    "<tool_call>", which templates write within the last one alone, is not among them."""
     added = tokenizer.added_tokens_decoder.values()
     kept = {token.content for token in added if token.special or token.content in turns}
-    spelled = sorted((token for token in kept if token.strip()), key=len, reverse=True)
+    return {token for token in kept if token.strip()}
+
+
+def _any_of(tokens: set[str]) -> re.Pattern[str]:
+    spelled = sorted(tokens, key=lambda token: (-len(token), token))
     return re.compile("|".join(map(re.escape, spelled)) or NOTHING.pattern)
 
 
@@ -84,8 +106,9 @@ def require_plain_texts(record: Record, signs: Signs) -> None:
         if "\0" in text:
             raise DataError(record.source, "a text holds the character NUL")
     for turn in turns:
-        where = f"a text of the {'prompt' if turn in record.prompt else 'reply'}"
-        found = signs.tokens.search(turn["content"])
+        part = "prompt" if turn in record.prompt else "reply"
+        where, tokens = f"a text of the {part}", {"prompt": signs.prompt, "reply": signs.reply}[part]
+        found = tokens.search(turn["content"])
         if found is not None:
             raise DataError(record.source, f"{where} holds the control token {found[0]!r}: {WAYS}")
         whole = signs.question.match(turn["content"]) if turn["role"] == "user" else None

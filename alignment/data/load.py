@@ -48,6 +48,11 @@ class Loaded:
         for what, count in (("prompts", self.truncation.prompts), ("completions", self.truncation.completions)):
             if count:
                 parts.append(f"{count} {what} truncated")
+        if self.truncation.steps:
+            parts.append(f"{self.truncation.steps} steps beyond data.max_length, with their labels")
+        labels = {label for example in self.examples for label in example.labels}
+        if len(labels) == 1 and name == "train":
+            parts.append(f"all labels alike, {labels.pop()}: there is no difference to learn")
         dropped = sum(record.dropped > 0 for record in self.records)
         if dropped:
             parts.append(f"{dropped} dialogues without their last turns, which have no reply")
@@ -74,7 +79,8 @@ def load_split(
         return None
     loaded = Loaded([], [], [], Truncation())
     limits = Limits(config.max_length, config.max_prompt_length)
-    signs = signs_of(tokenizer, config.template)
+    separator = config.step_separator if need is ExampleKind.steps else ""
+    signs = signs_of(tokenizer, config.template, separator, f"{part}.step_separator")
     margin_of = partial(margin_from, **asdict(config.margin))
     for at, row in progress(list(rows), f"reading {name}"):
         try:
@@ -89,7 +95,7 @@ def load_split(
                 learn=config.learn,
                 template=config.template,
                 scores=config.scores,
-                separator=config.step_separator,
+                separator=separator,
             )
             require_plain_texts(record, signs)
             records = record.unpaired() if need is ExampleKind.labeled else [record]

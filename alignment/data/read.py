@@ -3,17 +3,19 @@
 import gzip
 import zlib
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict, load_dataset, load_from_disk
 from pyarrow import ArrowException
 
+from alignment.config.folders import NOT_FETCHED, is_pointer
 from alignment.config.sections import UserError
 from alignment.data.json_rows import Row, json_rows
 from alignment.data.records import DataError, Source
 
-PARQUET = b"PAR1"
+PARQUET, GZIP, UTF_16 = b"PAR1", b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")  # with which files of these begin
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[Source, Row]]:
@@ -44,6 +46,8 @@ def read_each(path: str | Path) -> Iterator[tuple[Source, Row | DataError]]:
         return _table(path, _saved(path))
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    if is_pointer(path):
+        raise UserError(f"{path} {NOT_FETCHED}")
     match Path(path.name.removesuffix(".gz")).suffix:
         case ".jsonl" | ".json":
             return json_rows(_lines(path))
@@ -53,7 +57,11 @@ def read_each(path: str | Path) -> Iterator[tuple[Source, Row | DataError]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[Source, str]]:
-    opener = gzip.open if path.suffix == ".gz" else open
+    with path.open("rb") as file:
+        begin = file.read(max(map(len, (GZIP, *UTF_16))))
+    opener = gzip.open if path.suffix == ".gz" or begin.startswith(GZIP) else open  # whatever it is called
+    if begin.startswith(UTF_16):
+        raise DataError(Source(str(path), 1), "not UTF-8: it begins as a file in UTF-16 does, save it as UTF-8")
     number = 0
     try:
         with opener(path, "rb") as file:
@@ -99,4 +107,6 @@ def _own(value: Any) -> Any:
     nulls, which a template would write."""
     if isinstance(value, dict):
         return {key: _own(each) for key, each in value.items() if each is not None}
+    if isinstance(value, Decimal):  # SQL's numbers, which JSON has not
+        return float(value)
     return [_own(each) for each in value] if isinstance(value, list) else value

@@ -50,6 +50,8 @@ class Truncation:
     """Prompts that lost their beginning, turns or tokens."""
     completions: int = 0
     """Completions that lost their end."""
+    steps: int = 0
+    """Steps that ended in what was lost, and their labels with them."""
 
 
 def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, truncation: Truncation) -> Example:
@@ -92,6 +94,7 @@ def encode_rendered(
     truncation.completions += fits.count(False)
     learned = tuple(np.array(mask[:room], dtype=bool) for _, mask in replies)
     ends = _step_ends(record, rendered, tokenizer, len(replies[0][0]), room) if record.steps else ()
+    truncation.steps += len(record.steps) - len(ends)
     return Example(
         prompt_ids=np.array(prompt, dtype=np.int32),
         completion_ids=tuple(np.array(ids[:room], dtype=np.int32) for ids, _ in replies),

@@ -48,6 +48,10 @@ class Placement(Protocol):
         """What this process has of a weight, to be read and written: all of it, or some of its elements laid flat."""
         ...
 
+    def not_finite(self, module: nn.Module) -> list[str]:
+        """The names of the weights in which some number is none, or infinite; the same in all processes."""
+        ...
+
     def copy_of(self, module: Module, held: Held) -> Module:
         """A second one with weights of its own, as they are now and in the same places, each `held` in its dtype."""
         ...
@@ -76,12 +80,22 @@ class Whole:
     def share(self, weight: Tensor) -> Tensor:
         return weight.detach()
 
+    def not_finite(self, module: nn.Module) -> list[str]:
+        return [name for name, weight in module.named_parameters() if not is_finite(weight)]
+
     @torch.no_grad()
     def copy_of(self, module: Module, held: Held) -> Module:
         return deepcopy(module, {id(p): nn.Parameter(p.to(dtype, copy=True)) for p, dtype in dtypes(module, held)})
 
 
 WHOLE = Whole(torch.float32)
+
+
+def is_finite(weight: Tensor) -> bool:
+    """Whether all its numbers are, in one reading of them; what packs numbers into bytes is not asked."""
+    if weight.numel() == 0 or not weight.is_floating_point():
+        return True
+    return bool(torch.stack(weight.detach().aminmax()).isfinite().all())  # a NaN is the lowest and the highest
 
 
 def dtypes(module: nn.Module, held: Held) -> Iterator[tuple[nn.Parameter, torch.dtype]]:

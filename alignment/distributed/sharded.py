@@ -18,7 +18,7 @@ from alignment.config.sections import DistributedConfig
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import ready
 from alignment.distributed.layers import running_by_layer
-from alignment.distributed.placement import Held, Placement, Whole, dtypes
+from alignment.distributed.placement import Held, Placement, Whole, dtypes, is_finite
 from alignment.distributed.precision import compute_dtype
 from alignment.distributed.settings import deepspeed_settings
 
@@ -86,6 +86,14 @@ class Sharded:
     def share(self, weight: Tensor) -> Tensor:
         share: Tensor = vars(weight)["ds_tensor"]
         return share.detach()
+
+    def not_finite(self, module: nn.Module) -> list[str]:
+        own = {name: self.share(weight) for name, weight in module.named_parameters()}
+        for name, weight in module.named_parameters():
+            first = collectives.rank() * len(own[name])  # the last shares of a weight may end in nothing
+            own[name] = own[name][: max(0, vars(weight)["ds_numel"] - first)]
+        found = collectives.gathered([name for name, share in own.items() if not is_finite(share)])
+        return list(dict.fromkeys(name for each in found for name in each))
 
     @torch.no_grad()
     def copy_of(self, module: Module, held: Held) -> Module:

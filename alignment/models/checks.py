@@ -11,8 +11,11 @@ from alignment.models.scalar_head import scalar_head
 
 @torch.no_grad()
 @torch.compiler.set_stance("force_eager")  # two tiny texts
-def check_logits(model: LanguageModel) -> None:
+def check_logits(model: LanguageModel, where: str) -> None:
     """Two texts of two tokens: our logits are the architecture's, and its first token does not see its second.
+
+    Args:
+        where: the key and the folder that the model is of.
 
     Raises:
         ConfigError: more than a head, or other scales than ours, stands between hidden states and logits; or it does;
@@ -20,23 +23,28 @@ def check_logits(model: LanguageModel) -> None:
     """
     hf = model.hf
     if hf.base_model is hf:
-        raise ConfigError(f"model must have a body beneath its head, got {type(hf).__name__}, which names none")
+        raise ConfigError(f"{where} must have a body beneath its head, got {type(hf).__name__}, which names none")
     ids = torch.tensor([[0, 1], [0, 2]], device=next(hf.parameters()).device)
     was_training = hf.training
     hf.eval()
     theirs = hf(input_ids=ids, use_cache=False).logits
     ours = model.logits(hf.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     hf.train(was_training)
-    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4, equal_nan=True):
-        raise ConfigError(f"model: the logits of {type(hf).__name__} are not made as this package makes them")
     if not torch.allclose(theirs[0, 0], theirs[1, 0], rtol=1e-3, atol=1e-4, equal_nan=True):
-        raise ConfigError(f"model must see only what is before each token, got {type(hf).__name__}, which sees all")
+        rule = f"{where} must be a model that writes, each token seeing only what is before it"
+        raise ConfigError(f"{rule}, got {type(hf).__name__}, an encoder whose tokens see all: take a decoder's folder")
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4, equal_nan=True):
+        rule = f"{where} must be a model whose logits are its head's, of the last hidden states and not scaled"
+        raise ConfigError(f"{rule}, got {type(hf).__name__}")
 
 
 @torch.no_grad()
 @torch.compiler.set_stance("force_eager")  # two tiny texts
-def check_scores(model: ScalarModel) -> None:
+def check_scores(model: ScalarModel, where: str) -> None:
     """Two texts of two tokens: our scores are the architecture's, which are read at the last token that is no padding.
+
+    Args:
+        where: the key and the folder that the model is of.
 
     Raises:
         ConfigError: more than one linear layer stands between hidden states and scores, or they are read elsewhere.
@@ -51,4 +59,5 @@ def check_scores(model: ScalarModel) -> None:
     ours = scalar_head(hf)(hf.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, -1])
     hf.train(was_training)
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4, equal_nan=True):
-        raise ConfigError(f"model: the scores of {type(hf).__name__} are not made as this package makes them")
+        rule = f"{where} must be a model whose scores are one linear layer's, of the last token's hidden state"
+        raise ConfigError(f"{rule}, got {type(hf).__name__}")

@@ -59,13 +59,17 @@ def _language_model(
         _require_language_model(folder)
         hf, lacking, _ = from_folder(auto, config, placement, folder, held)
         saved_in = dtype_of(folder)
-        _require_all(lacking, hf, config.path, "model.path")
+        _require_all(lacking, hf, placement, config.path, "model.path")
     fit_vocabulary(hf, tokenizer, config, placement, "model.path")
     tried = LanguageModel(hf, placement)
     with asked(hf, placement):
-        check_logits(tried)
+        check_logits(tried, _where(config, "model.path"))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     return LanguageModel(_prepared(hf, config, placement), placement, weight, saved_in)
+
+
+def _where(config: ModelConfig, key: str) -> str:
+    return "model.init" if config.path is None else f"{key} {config.path!r}"
 
 
 def _require_language_model(folder: ModelFolder) -> None:
@@ -144,18 +148,22 @@ def _scalar_model(
         if head in lacking and not has_head and not is_scalar_folder(folder):
             draw_head(hf, placement)
             del lacking[head]
-        _require_all(lacking, hf, config.path, key)
+        _require_all(lacking, hf, placement, config.path, key)
     fit_vocabulary(hf, tokenizer, config, placement, key)
     tried = ScalarModel(hf, placement)
     with asked(hf, placement):
-        check_scores(tried)
+        check_scores(tried, _where(config, key))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     return ScalarModel(_prepared(hf, config, placement), placement, weight, saved_in)
 
 
-def _require_all(lacking: dict[str, str], hf: PreTrainedModel, path: str, key: str) -> None:
-    if lacking:
-        what = next(iter(lacking.values()))
+def _require_all(lacking: dict[str, str], hf: PreTrainedModel, placement: Placement, path: str, key: str) -> None:
+    """Raises:
+    ConfigError: a weight is not there, or holds what is no finite number, which no step could mend.
+    """
+    wrong = list(lacking.values()) or [f"nan or inf in {name}" for name in placement.not_finite(hf)]
+    if wrong:
+        what = wrong[0]
         raise ConfigError(f"{key} must hold all weights of a {type(hf).__name__}, got {what} in {path!r}")
 
 

@@ -115,7 +115,9 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
                     break
                 learning_rate = method.learning_rate()
                 with method.timer.part("learn"):
-                    measured = measured | method.update(step, units, nonfinite)
+                    learned = method.update(step, units, nonfinite)
+                nonfinite.require_learning(step, learned, num_steps=num_steps)
+                measured = measured | learned
                 if method.alarm is not None:
                     measured = measured | Metrics(method.alarm.watch(step, measured.means())).counted_by_main()
                 pending.add(measured)

@@ -13,7 +13,9 @@ from alignment.data.batches import Batches
 from alignment.distributed.collectives import is_main
 from alignment.runs.written import whole_file
 from alignment.terminal import say
+from alignment.training.metrics import Metrics
 
+MOST_IDLE = 10  # steps at a run's start with nothing learned, before it is clear that nothing will be
 KEPT = "the last checkpoint, if any, is kept (train.on_nonfinite=skip leaves such steps out)"
 ROLES = {  # what each gives to PPO's experience, and where to look when it is no number
     "actor": ("log-probs of the actor", "a lower train.learning_rate keeps it from that"),
@@ -62,6 +64,7 @@ class NonFiniteGuard:
         self.choice = choice
         self.data = data
         self.met: list[dict[str, Any]] = []
+        self.num_idle = 0  # steps from the first on in which nothing was learned
 
     def record(self, step: int, broken: NonFiniteStep) -> None:
         """Write down step `step` (from 1) with its rows.
@@ -95,6 +98,24 @@ class NonFiniteGuard:
         if is_main():
             say(f"step {step}: {'; '.join(found)}; what learns from them is left out")
 
+    def require_learning(self, step: int, learned: Metrics, *, num_steps: int) -> None:
+        """Ask of step `step` (from 1) of `num_steps` what it learned, once it is over.
+
+        Raises:
+            UserError: not one update of the run was taken so far, in `MOST_IDLE` steps or in all: leaving out a bad row
+                was asked for, not leaving a model as it came.
+        """
+        was_left_out = self.met != [] and self.met[-1]["step"] == step
+        if self.num_idle < step - 1 or not was_left_out or any(name.endswith("grad_norm") for name in learned):
+            return
+        self.num_idle += 1
+        if self.num_idle == min(MOST_IDLE, num_steps):
+            raise UserError(
+                f"step {step}: no step so far could be taken: no loss or gradient was a finite number (the first: "
+                f"{self.met[0]['objective']}, loss {self.met[0]['loss']}), so that it is not for a row; their rows are "
+                f"in {self.path}; look at the data, at a lower learning rate, at distributed.precision=float32"
+            )
+
     def _note(self, step: int, what: dict[str, Any]) -> None:
         rows = [{"row": row, "source": str(self.data.examples[row].source)} for row in self.data.step_rows(step - 1)]
         self.met.append({"step": step, **what, "rows": rows})
@@ -107,7 +128,7 @@ class NonFiniteGuard:
         return {"skipped_steps": float(len(self.met))} if self.choice is OnNonFinite.skip else {}
 
     def state(self) -> dict[str, Any]:
-        return {"met": self.met}
+        return {"met": self.met, "num_idle": self.num_idle}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.met = state["met"]
+        self.met, self.num_idle = state["met"], state["num_idle"]

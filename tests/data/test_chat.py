@@ -66,6 +66,24 @@ def test_what_a_template_refuses_is_a_bad_row(chatml: PreTrainedTokenizerBase) -
         rendered(chatml, PROMPT, "a")
 
 
+@pytest.mark.parametrize(
+    ("turns", "way"),
+    [
+        (["a reply"], r"model\.tokenizer=FOLDER takes another's$"),
+        (["a reply", "q", "b"], r"data\.learn=last learns the last reply alone$"),
+    ],
+)
+def test_a_reply_that_cannot_be_told_has_a_way_out_that_leads_out(
+    chatml: PreTrainedTokenizerBase, turns: list[str], way: str
+) -> None:
+    """A template that counts letters, or tells the time, writes no two texts that begin alike."""
+    chatml.chat_template = "{{ messages | map(attribute='content') | join | length }}" + str(chatml.chat_template)
+    roles = ("assistant", "user")
+    reply = [{"role": roles[number % 2], "content": text} for number, text in enumerate(turns)]
+    with pytest.raises(DataError, match=rf"writes the first \d turns otherwise .* cannot be told; {way}"):
+        render(Record(PROMPT, (reply,), None, AT), chatml)
+
+
 def test_turns_in_sharegpt_form() -> None:
     turns = [{"from": "human", "value": "q"}, {"role": "assistant", "content": "a"}]
     assert to_chatml(turns) == [{"role": "human", "content": "q"}, {"role": "assistant", "content": "a"}]

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.enums import Template
+from alignment.config.sections import ConfigError
 from alignment.data.chat import ensure_template, render
 from alignment.data.checks import require_difference, require_plain_texts, require_read, signs_of
 from alignment.data.records import DataError, Message, Record, Source, assistant
@@ -37,6 +39,26 @@ def test_texts_that_are_more_than_texts(chatml: PreTrainedTokenizerBase, prompt:
     with pytest.raises(DataError, match=f"^rows.jsonl:4: {re.escape(what)}"):
         require_plain_texts(bad, signs_of(chatml, Template.chat))
     require_plain_texts(record("a < b |im_end|", "<im_end>"), signs_of(chatml, Template.chat))
+
+
+def test_what_separates_steps_may_be_a_token_that_no_turn_is_made_of(chatml: PreTrainedTokenizerBase) -> None:
+    """As Qwen's process reward models have "<extra_0>"; not in a question, where it would be another thing."""
+    tokenizer = deepcopy(chatml)
+    tokenizer.add_tokens(["<extra_0>"], special_tokens=True)
+    signs = signs_of(tokenizer, Template.chat, "<extra_0>")
+    require_plain_texts(record("one <extra_0>two"), signs)
+    for text, question, told in (
+        ("one <extra_0>two", "what is <extra_0>?", "the prompt holds the control token '<extra_0>'"),
+        ("one <extra_0>two<|im_end|>", "hello", re.escape("the reply holds the control token '<|im_end|>'")),
+    ):
+        with pytest.raises(DataError, match=told):
+            require_plain_texts(replace(record(text), prompt=[{"role": "user", "content": question}]), signs)
+    with pytest.raises(DataError, match="the reply holds the control token '<extra_0>'"):
+        require_plain_texts(record("one <extra_0>two"), signs_of(tokenizer, Template.chat, "\n"))
+    for token in ("<|im_end|>", "\n<|im_start|>", "<pad>"):
+        told = rf"^ptx\.data\.step_separator must be .* {re.escape(repr(token.strip()))} opens or closes a turn, got "
+        with pytest.raises(ConfigError, match=told):
+            signs_of(tokenizer, Template.chat, token, "ptx.data.step_separator")
 
 
 def test_texts_that_are_laid_out_already_may_spell_what_lays_them_out(chatml: PreTrainedTokenizerBase) -> None:

@@ -1,6 +1,7 @@
 """What the published layouts make of a dialogue: token for token as apply_chat_template has it."""
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -117,12 +118,13 @@ def test_every_turn_of_the_assistant_is_learned_and_nothing_else(family: Family,
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("separator", ["\n", "\n\n", " => "])
+@pytest.mark.parametrize("separator", ["\n", "\n\n", " => ", "<extra_0>"])
 def test_each_step_is_read_once_what_separates_it_from_the_next_has_been(
     family: Family, name: str, separator: str
 ) -> None:
     """The last at the reply's end, as a reply that is judged as a whole."""
-    tokenizer, steps, places, text = family(name), ["hello there.", "how are 2 + 2?", "fine."], [], ""
+    tokenizer, steps, places, text = deepcopy(family(name)), ["hello there.", "how are 2 + 2?", "fine."], [], ""
+    tokenizer.add_tokens(["<extra_0>"], special_tokens=True)  # Qwen's, for this
     for step in steps:
         text += step + separator
         places.append(len(text))
@@ -132,6 +134,8 @@ def test_each_step_is_read_once_what_separates_it_from_the_next_has_been(
     read = [tokenizer.decode(ids[: end + 1]).lstrip() for end in example.ends]
     wanted = [text[:place].rstrip(" ") for place in places[:2]]  # a space is the next word's in most vocabularies
     assert [so_far[so_far.index("hello") :].rstrip(" ") for so_far in read[:2]] == wanted
+    if separator == "<extra_0>":
+        assert [ids[end] for end in example.ends[:2]] == [tokenizer.convert_tokens_to_ids(separator)] * 2
     assert example.ends[2] == len(ids) - 1 and example.labels == (True,) * 3
 
 
@@ -140,8 +144,10 @@ def test_steps_that_are_cut_away_lose_their_labels(family: Family) -> None:
     record = Record(PROMPT, (assistant("hello\nhello there"),), None, AT, labels=(True, False), steps=(6, 18))
     whole = encoded(record, tokenizer)
     room = len(whole.prompt_ids) + whole.ends[0] + 1
-    cut = encode(record, tokenizer, Limits(room, len(whole.prompt_ids)), Truncation())
+    counted = Truncation()
+    cut = encode(record, tokenizer, Limits(room, len(whole.prompt_ids)), counted)
     assert (cut.ends, cut.labels) == (whole.ends[:1], (True,))
+    assert counted == Truncation(completions=1, steps=1)
     with pytest.raises(DataError, match=r"no step of the reply ends within data\.max_length"):
         encode(record, tokenizer, Limits(room - 1, len(whole.prompt_ids)), Truncation())
 

@@ -1,10 +1,13 @@
 import gzip
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict
+from pyarrow import parquet
 
 from alignment.config.sections import UserError
 from alignment.data.read import read_each, read_rows
@@ -156,12 +159,34 @@ def test_a_folder_of_splits_asks_for_one(tmp_path: Path) -> None:
         ("a.json", b'[{"a": 1}, 3]', 2, "a row must be a JSON object, got int"),
         ("a.jsonl", b'{"a": 1}\n["a"]', 2, "a row must be a JSON object, got list"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}', 2, "not UTF-8: "),
+        ("a.jsonl", '{"a": 1}\n'.encode("utf-16"), 1, "not UTF-8: it begins as a file in UTF-16 does"),
+        ("a.json", b"\xfe\xff" + '{"a": 1}\n'.encode("utf-16-be"), 1, "not UTF-8: it begins as a file in UTF-16 does"),
     ],
 )
 def test_a_broken_row_is_named_when_it_is_reached(tmp_path: Path, name: str, data: bytes, line: int, what: str) -> None:
     path = written(tmp_path, name, data)
     with pytest.raises(DataError, match=re.escape(f"{path}:{line}: {what}")):
         list(read_rows(path))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_a_stream_of_gzip_is_one_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    assert [row for _, row in read_rows(written(tmp_path, name, gzip.compress(LINES)))] == ROWS
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json.gz", "rows.parquet"])
+def test_what_stands_for_a_file_that_was_not_fetched_is_named_at_once(tmp_path: Path, name: str) -> None:
+    pointer = tmp_path / name
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(pointer))} is a pointer of Git LFS, .*git lfs pull"):
+        read_rows(pointer)
+
+
+def test_decimals_of_a_table_are_numbers(tmp_path: Path) -> None:
+    columns = {"score": pa.array([Decimal("1.50"), None, Decimal("2.00")], pa.decimal128(5, 2)), "a": ["x", "y", "z"]}
+    parquet.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    rows = [row for _, row in read_rows(tmp_path / "rows.parquet")]
+    assert [row["score"] for row in rows] == [1.5, None, 2.0] and isinstance(rows[0]["score"], float)
 
 
 def test_rows_before_a_broken_one_are_given(tmp_path: Path) -> None:

@@ -60,11 +60,11 @@ MODELS: dict[str, tuple[str, Callable[..., Any], str, LoraConfig]] = {  # folder
     "bfloat16 lora, grown": ("policy", load_language_model, "lora", LoraConfig(rank=4)),
     "grown, tied": ("mixture", load_scalar_model, "reward", LoraConfig(rank=4)),
 }
-BROKEN = ("lacking", "misshapen")
+BROKEN = ("lacking", "misshapen", "no number")
 
 
 def write_folders(folder: Path) -> None:
-    """`policy` is of several files in bfloat16, `mixture` of experts and tied, `lacking` and `misshapen` are broken."""
+    """`policy` is of several files in bfloat16, `mixture` of experts and tied, those of BROKEN are broken."""
     torch.manual_seed(0)
     tokenizer = load_tokenizer(ModelConfig(init=INIT))
     for name, load, init in (
@@ -84,6 +84,9 @@ def write_folders(folder: Path) -> None:
         weight = weights.pop("model.layers.1.mlp.up_proj.weight")
         if name == "misshapen":
             weights["model.layers.1.mlp.up_proj.weight"] = weight[1:].clone()
+        if name == "no number":
+            weight[-1, -1] = float("nan")  # in the second process's share
+            weights["model.layers.1.mlp.up_proj.weight"] = weight
         save_file(weights, file, metadata={"format": "pt"})
 
 

@@ -56,6 +56,7 @@ def with_part(part: str, value: Any) -> Change:
 
 CLASS = "tokenizer_config.json' and the files beside it must say what goes with tokenizer.json, got tokenizer_class="
 LATER = r"no tokenizer in '.*tokenizer\.json' that tokenizers [\d.]+ reads, as one of a later version is"
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2117\n"
 NO_JINJA = "the chat template of .*model must be a text in Jinja's language"
 TOKENIZERS: dict[str, tuple[Change, str]] = {
     "class of others": (settings(tokenizer_class="BertTokenizer"), f"{CLASS}'BertTokenizer'"),
@@ -80,7 +81,10 @@ TOKENIZERS: dict[str, tuple[Change, str]] = {
     "version": (with_part("version", "2.0"), f"{LATER} .*version '2.0'"),
     "model": (with_part("model", {"type": "Quantum", "vocab": {}}), LATER),
     "pieces": (with_part("pre_tokenizer", {"type": "Quantum"}), LATER),
-    "not fetched": (with_content("tokenizer.json", "version https://git-lfs"), r"tokenizer\.json' is no JSON"),
+    "not fetched": (
+        with_content("tokenizer.json", POINTER),
+        r"tokenizer\.json' is a pointer of Git LFS, .*git lfs pull",
+    ),
     "template": (with_content("chat_template.jinja", "{% for m in messages %}\n{{ m }"), f"{NO_JINJA}: line 2: unexp"),
     "filter": (with_content("chat_template.jinja", "{{ messages | nosuch }}"), f"{NO_JINJA}: line 1: No filter named"),
     "no template": (with_content("chat_template.jinja", " \n"), f"{NO_JINJA}, got ' "),
@@ -160,6 +164,7 @@ MODELS: dict[str, tuple[Change, str]] = {
         config(model_type="llama9"),
         "must have a model_type that",
     ),
+    "not fetched": (with_content("model.safetensors", POINTER), r"model\.safetensors' is a pointer of Git LFS, "),
     "rope": (
         config(rope_parameters={"rope_type": "quantum", "rope_theta": 1.0}),
         "KeyError: 'quantum'",
@@ -188,10 +193,6 @@ MODELS: dict[str, tuple[Change, str]] = {
         f"{INDEX}must have a weight_map of",
     ),
     "shards without more": (in_shards(metadata=None), f"{INDEX}must have metadata"),
-    "not fetched": (
-        with_content("model.safetensors", "version https://git-lfs"),
-        r"model\.safetensors' is cut",
-    ),
     "empty": (emptied, "no config.json in"),
 }
 

@@ -194,7 +194,10 @@ def test_two_training_forwards_are_the_same(
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("bert", "scores of BertForSequenceClassification"),  # of the first token's state, through a pooler
+        (
+            "bert",
+            r"^model\.init must be a model whose scores are .*, got BertForSequenceClassification$",
+        ),  # of the first token's state, through a pooler
         ("roberta", "one linear layer, got a RobertaForSequenceClassification"),
     ],
 )
@@ -207,9 +210,10 @@ def test_a_model_without_a_scalar_head_is_refused(tokenizer: PreTrainedTokenizer
 @pytest.mark.parametrize(
     ("init", "why"),
     [
-        ({"model_type": "bert"}, "logits of BertLMHeadModel"),  # a layer between body and head
-        ({"model_type": "hyperclovax", "num_key_value_heads": 4, "logits_scaling": 3.0}, "logits of HyperCLOVAX"),
-        ({"model_type": "bert-generation"}, "sees all"),  # an encoder
+        ({"model_type": "bert", "is_decoder": True}, r"^model\.init must .* whose logits are .*, got BertLMHeadModel$"),
+        ({"model_type": "hyperclovax", "num_key_value_heads": 4, "logits_scaling": 3.0}, "logits are .* HyperCLOVAX"),
+        ({"model_type": "bert"}, r"^model\.init must be a model that writes, .* got BertLMHeadModel, an encoder"),
+        ({"model_type": "bert-generation"}, "got BertGenerationDecoder, an encoder whose tokens see all: take a dec"),
     ],
 )
 def test_logits_that_are_not_ours_to_make_are_refused(

@@ -217,6 +217,31 @@ def test_missing_weights_are_named(folder: Path, tokenizer: PreTrainedTokenizerB
         assert "layers.1.mlp.up_proj.weight" in message
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_that_holds_no_number_is_named(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, number: str, dtype: torch.dtype
+) -> None:
+    """All losses would be none, each blamed on its step's rows; and with them left out a run would end as it began."""
+    weights = {name: weight.to(dtype) for name, weight in load_file(folder / "model.safetensors").items()}
+    weights["model.layers.1.mlp.up_proj.weight"][-1, -1] = float(number)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for load in (load_language_model, load_frozen_language_model, load_scalar_model):
+        message = refused(ModelConfig(path=str(folder)), tokenizer, r"^model\.path must hold all weights", load)
+        assert f"got nan or inf in model.layers.1.mlp.up_proj.weight in '{folder}'" in message
+
+
+def test_a_trained_head_that_holds_no_number_is_named(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["v_head.weight"] = weights.pop("score.weight").fill_(float("nan"))
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"^reward\.path must hold all weights .* got nan or inf in score\.weight in"):
+        load_reward_model(ModelConfig(path=str(tmp_path)), tokenizer, WHOLE, key="reward.path")
+
+
 def test_weights_of_another_size_are_named(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
@@ -258,7 +283,9 @@ def test_an_architecture_whose_body_is_not_to_be_had_is_refused(tokenizer: PreTr
     sizes = {"hidden_size": 32, "intermediate_size": 48, "intermediate_size_mlp": 48, "head_dim": 8}
     heads = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2}
     init = {"model_type": "llama4_text", **sizes, **heads}
-    refused(ModelConfig(init=init), tokenizer, r"^model must have a body beneath its head, got a? ?Llama4ForCausalLM")
+    refused(
+        ModelConfig(init=init), tokenizer, r"^model\.init must have a body beneath its head, got a? ?Llama4ForCausalLM"
+    )
 
 
 def test_tokenizer_larger_than_the_model_s_table(

@@ -28,6 +28,7 @@ from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
 from alignment.losses import CrossEntropyLoss, LossOutput, Mean
 from alignment.training.loop import fit
+from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteGuard, NonFiniteStep
 from alignment.training.objectives import SFT
 from alignment.training.step import train_step
@@ -123,6 +124,44 @@ def test_stop_ends_the_run_and_tells_the_rows(
     assert {row["source"] for row in met["rows"]} == {"rows.jsonl:1"}
     logged = (tmp_path / "metrics.jsonl").read_text().splitlines() if bad > 1 else []
     assert len(logged) == bad - 1
+
+
+class Worse(Bad):
+    """No batch has a loss."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        output = self.sft(model, batch)
+        return LossOutput(Mean(output.loss.total * float("nan"), output.loss.count), output.metrics)
+
+
+@pytest.mark.parametrize(("max_steps", "last"), [(6, 6), (12, 10)])
+def test_a_run_that_leaves_out_all_its_steps_is_no_finished_one(
+    descent: Callable[..., TorchEngine], demonstrations: list[Example], tmp_path: Path, max_steps: int, last: int
+) -> None:
+    """Nor is one that was cut meanwhile; one that takes its first step may leave out all that follow."""
+    config = settings(tmp_path, OnNonFinite.skip, checkpoint=CheckpointConfig(every=1))
+    train, asked = Batches(demonstrations, Packer(config.batch, 0), 0), rf"^step {last}: no step so far could be taken"
+    for until in (3, max_steps):
+        config.train.max_steps = until
+        told = rf"{asked}.* \(the first: Worse, loss nan\).* in .*nonfinite\.json" if until == max_steps else "step 3: "
+        with pytest.raises(UserError, match=told):
+            fit(supervised(descent(), Worse("loss"), train), config, tmp_path)
+    config.train.max_steps = max_steps
+    guard = NonFiniteGuard(tmp_path / "nonfinite.json", OnNonFinite.skip, train)
+    broken = NonFiniteStep("SFT", float("nan"), 1.0)
+    for step in range(1, 30):
+        learned = Metrics(grad_norm=Mean(torch.tensor(1.0), torch.tensor(1))) if step == 1 else Metrics()
+        if step > 1:
+            guard.record(step, broken)
+        guard.require_learning(step, learned, num_steps=29)
+
+
+def test_a_step_with_nothing_to_learn_from_is_no_step_left_out(demonstrations: list[Example], tmp_path: Path) -> None:
+    """Groups whose replies all score alike, say, are dropped, and nothing is wrong with them."""
+    data = Batches(demonstrations, Packer(BatchConfig(size=2, max_tokens=60), 0), 0)
+    guard = NonFiniteGuard(tmp_path / "nonfinite.json", OnNonFinite.skip, data)
+    for step in range(1, 30):
+        guard.require_learning(step, Metrics(), num_steps=29)
 
 
 def test_the_role_whose_numbers_are_none_is_named(
