@@ -7,7 +7,6 @@ from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
-from trl.data_utils import maybe_convert_to_chatml
 
 from alignment.config.enums import Template
 from alignment.config.errors import ConfigError
@@ -240,4 +239,6 @@ def _as_it_is(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:
 
 def to_chatml(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Turns of {from, value} as turns of {role, content}; other turns as they are. The argument is left alone."""
+    from trl.data_utils import maybe_convert_to_chatml  # not above: it imports datasets, which is slow
+
     return maybe_convert_to_chatml({"messages": [dict(turn) for turn in turns]})["messages"]

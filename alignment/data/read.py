@@ -7,15 +7,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict, load_dataset, load_from_disk
-from pyarrow import ArrowException
-
 from alignment.config.folders import NOT_FETCHED, is_pointer
 from alignment.config.sections import UserError
 from alignment.data.json_rows import Row, json_rows
 from alignment.data.records import DataError, Source
 
-PARQUET, GZIP, UTF_16 = b"PAR1", b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")  # with which files of these begin
+GZIP, UTF_16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")  # with which files of these begin
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[Source, Row]]:
@@ -43,7 +40,9 @@ def read_each(path: str | Path) -> Iterator[tuple[Source, Row | DataError]]:
     """
     path = Path(path)
     if path.is_dir():
-        return _table(path, _saved(path))
+        from alignment.data.tables import saved  # not above: it imports datasets, which is slow
+
+        return _table(path, saved(path))
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if is_pointer(path):
@@ -52,7 +51,9 @@ def read_each(path: str | Path) -> Iterator[tuple[Source, Row | DataError]]:
         case ".jsonl" | ".json":
             return json_rows(_lines(path))
         case ".parquet" if path.suffix == ".parquet":
-            return _table(path, _parquet(path))
+            from alignment.data.tables import parquet
+
+            return _table(path, parquet(path))
     raise UserError(f"{path}: a data file must end in .jsonl, .json, .jsonl.gz, .json.gz or .parquet")
 
 
@@ -71,30 +72,6 @@ def _lines(path: Path) -> Iterator[tuple[Source, str]]:
         raise DataError(Source(str(path), number), f"not UTF-8: {error}") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(Source(str(path), number + 1), f"broken gzip data: {error}") from error
-
-
-def _parquet(path: Path) -> Iterator[Any]:
-    with path.open("rb") as file:  # asked first, for the library tells of it on a line of its own
-        begin = file.read(len(PARQUET))
-        file.seek(max(0, path.stat().st_size - len(PARQUET)))
-        if (begin, file.read()) != (PARQUET, PARQUET):
-            raise UserError(f"{path}: it is no parquet file, or cut or damaged (it must begin and end with PAR1)")
-    try:
-        yield from load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-    except (ArrowException, OSError) as error:
-        raise UserError(f"{path}: it is no parquet file, or cut or damaged ({str(error).partition('.')[0]})") from error
-
-
-def _saved(path: Path) -> Iterable[Any]:
-    try:
-        saved = load_from_disk(str(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: a data folder must be one that `Dataset.save_to_disk` wrote") from error
-    except (ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path}: its files are cut or damaged ({str(error).partition('.')[0]})") from error
-    if isinstance(saved, DatasetDict):
-        raise UserError(f"{path}: holds several splits, name the folder of one of them: {', '.join(saved)}")
-    return saved
 
 
 def _table(path: Path, rows: Iterable[Any]) -> Iterator[tuple[Source, Row]]:

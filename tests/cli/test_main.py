@@ -181,7 +181,7 @@ def test_python_m_alignment_is_the_command(tmp_path: Path) -> None:
         (["run", "tiny_dpo", "--help"], ["transformers", "trl"]),
         (["submit", "tiny_dpo", "cluster=slurm", "--dry-run"], ["transformers", "trl"]),
         (["status", "gone"], ["torch", "hydra"]),
-        (["run", "tiny_sft", "train.max_steps=1"], ["peft", "bitsandbytes"]),
+        (["run", "tiny_sft", "train.max_steps=1"], ["peft", "bitsandbytes", "trl", "datasets"]),
     ],
 )
 def test_a_library_is_loaded_by_what_needs_it_alone(words: list[str], unloaded: list[str], tmp_path: Path) -> None:

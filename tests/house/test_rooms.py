@@ -58,7 +58,7 @@ DOORS = {  # library: the only rooms or modules that may import it
         "alignment.models.merge",
         "alignment.models.quantized",
     ],
-    "datasets": ["alignment.data.read"],
+    "datasets": ["alignment.data.tables"],
     "matplotlib": ["alignment.evaluate"],
     "rich": ["alignment.terminal", "alignment.training.log", "alignment.evaluate.table"],
 }

@@ -1,0 +1,36 @@
+"""Tables that the library datasets reads: parquet files, and folders that it has saved."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict, load_dataset, load_from_disk
+from pyarrow import ArrowException
+
+from alignment.config.sections import UserError
+
+PARQUET = b"PAR1"
+
+
+def parquet(path: Path) -> Iterator[Any]:
+    with path.open("rb") as file:  # asked first, for the library tells of it on a line of its own
+        begin = file.read(len(PARQUET))
+        file.seek(max(0, path.stat().st_size - len(PARQUET)))
+        if (begin, file.read()) != (PARQUET, PARQUET):
+            raise UserError(f"{path}: it is no parquet file, or cut or damaged (it must begin and end with PAR1)")
+    try:
+        yield from load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{path}: it is no parquet file, or cut or damaged ({str(error).partition('.')[0]})") from error
+
+
+def saved(path: Path) -> Iterable[Any]:
+    try:
+        table = load_from_disk(str(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: a data folder must be one that `Dataset.save_to_disk` wrote") from error
+    except (ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: its files are cut or damaged ({str(error).partition('.')[0]})") from error
+    if isinstance(table, DatasetDict):
+        raise UserError(f"{path}: holds several splits, name the folder of one of them: {', '.join(table)}")
+    return table
