@@ -13,6 +13,7 @@ from ctypes import CDLL
 from typing import NoReturn
 
 LAUNCHED_BY = "ALIGNMENT_LAUNCHED_BY"  # the launcher's process id, in the environment of those that it starts
+NO_COMPILER = "TORCHDYNAMO_DISABLE"
 PR_SET_PDEATHSIG = 1
 
 
@@ -53,3 +54,17 @@ def importing() -> Iterator[None]:
         gc.enable()
     if is_first:
         gc.freeze()
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """torch.compile returns what it is given: what a library decorates with it while it is imported within stays as it
+    is, and the compiler, which takes two seconds to load, is loaded only where somebody has a use for it."""
+    former = os.environ.get(NO_COMPILER)
+    os.environ[NO_COMPILER] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(NO_COMPILER)
+        if former is not None:
+            os.environ[NO_COMPILER] = former

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Set everything up, then run every check: lint, format, types, tests.
 source "$(dirname "$0")/environment.sh"
+bash scripts/real_model.sh & # for the tests marked `real`; made once
 ruff check .
 ruff format --check .
 mypy
-bash scripts/real_model.sh  # for the tests marked `real`; made once
+wait $!
 unset PYTHONDONTWRITEBYTECODE  # many of the tests start processes, which would all compile the package
 # Two at a time, a file of tests each; one thread each, or they would wait for each other. More: -n 8.
 OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -89,6 +89,10 @@ def _bad_key_or_value(error: OmegaConfBaseException) -> str:
         return f"{key} must be a list, got {error.value!r}"
     if message.startswith("Invalid type assigned: dict"):  # OmegaConf makes no new entry of a typed mapping by its keys
         return f"{key} is new here and must be given whole, in braces: {{{key}: {{...}}}}"
+    if message.startswith("Cannot merge DictConfig with ListConfig"):
+        return f"{key} must hold keys and values, {{name: value}}, got a list"
+    if assigned := re.match(r"Cannot assign (\w+) to Dict", message):
+        return f"{key} must hold keys and values, {{name: value}}, got {error.value!r} ({assigned[1]})"
     if "is not a subclass of" in message:
         return f"{key} holds keys of its own, got {error.value!r}"
     return f"{key}: {message}"

@@ -15,8 +15,10 @@ STEPS = ": a reply is `completions`, its steps, and `labels`, whether each is ri
 def in_one(row: Row, separator: str) -> tuple[Row, tuple[int, ...]]:
     """The row with its `completions` as one, and where each of them ends in it, the separator included."""
     steps, labels = (row.require(key, need=STEPS) for key in ("completions", "labels"))
-    if not isinstance(steps, list) or not all(isinstance(step, str) and step.strip() for step in steps) or not steps:
+    if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps) or not steps:
         raise row.error(f"field `completions` must be a list of texts, the steps of a reply, got {steps!r:.60}")
+    if blank := [place for place, step in enumerate(steps) if not step.strip()]:
+        raise row.error(f"completions[{blank[0]}] is blank: a step must have a text, of which its label speaks")
     if not isinstance(labels, list) or len(labels) != len(steps):
         raise row.error(f"field `labels` must be a list, one for each of the {len(steps)} steps, got {labels!r:.60}")
     steps = [*steps[:-1], steps[-1].rstrip()]

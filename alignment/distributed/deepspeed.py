@@ -25,6 +25,7 @@ from alignment.distributed.layout import layout, trained_groups
 from alignment.distributed.precision import autocast
 from alignment.distributed.reshard import Groups, recut
 from alignment.distributed.settings import deepspeed_settings
+from alignment.process import uncompiled
 
 
 class DeepSpeedEngine:
@@ -206,8 +207,8 @@ def ready(config: DistributedConfig) -> tuple[ModuleType, torch.device]:
     """deepspeed, told which device it is for before it looks itself, and quiet; and that device."""
     device = collectives.pick_device(config.device)
     tell_deepspeed(device)
-    import deepspeed
-
+    with uncompiled():  # ZeRO looks for Muon, which has itself compiled when it is imported, and which no run has
+        import deepspeed.runtime.zero.muon.muon_optimizer
     deepspeed.utils.logger.setLevel("ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")  # its old calls
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a build in C++, for inference on CPUs

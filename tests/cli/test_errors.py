@@ -74,6 +74,14 @@ COMMANDS = {
     "no path": ("run tiny_dpo model=pretrained", "model.path must name a folder, .*got None"),
     "no data": ("run tiny_dpo data=native", "data.train.path is required for data.format=native, got None"),
     "required": ("run tiny_evaluate", "baseline is required, got nothing"),
+    "no mapping": (
+        "run tiny_reward_regression data.scores=[helpfulness]",
+        r"data\.scores must hold keys and values, \{name: value\}, got a list",
+    ),
+    "text for a mapping": (
+        "run tiny_reward_regression data.scores=helpfulness",
+        r"data\.scores must hold keys and values, \{name: value\}, got 'helpfulness' \(str\)",
+    ),
     "model preset": ("run tiny_dpo model=tinyy", r"model must be one of .*, got 'tinyy' \(did you mean 'tiny'\?\)"),
     "data preset": ("run tiny_dpo data=hh_rlfh", r"data must be one of .*, got 'hh_rlfh' \(did you mean 'hh_rlhf'\?\)"),
     "null preset": ("run tiny_dpo model=null", "a group must be given the name of a preset"),

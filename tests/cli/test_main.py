@@ -182,6 +182,10 @@ def test_python_m_alignment_is_the_command(tmp_path: Path) -> None:
         (["submit", "tiny_dpo", "cluster=slurm", "--dry-run"], ["transformers", "trl"]),
         (["status", "gone"], ["torch", "hydra"]),
         (["run", "tiny_sft", "train.max_steps=1"], ["peft", "bitsandbytes", "trl", "datasets"]),
+        (
+            ["run", "tiny_sft", "train.max_steps=1", "distributed=zero2", "distributed.device=cpu"],
+            ["torch._inductor.lowering"],
+        ),
     ],
 )
 def test_a_library_is_loaded_by_what_needs_it_alone(words: list[str], unloaded: list[str], tmp_path: Path) -> None:

@@ -355,7 +355,7 @@ def test_a_reply_of_steps_is_one_text_whose_steps_end_where_it_says() -> None:
         ({"completions": ["a"]}, "field `labels` is missing: a reply is"),
         ({"completions": "a", "labels": [True]}, "field `completions` must be a list of texts"),
         ({"completions": [], "labels": []}, "field `completions` must be a list of texts"),
-        ({"completions": ["a", " "], "labels": [True, True]}, "field `completions` must be a list of texts"),
+        ({"completions": ["a", " "], "labels": [True, True]}, "completions[1] is blank: a step must have a text"),
         ({"completions": ["a", "b"], "labels": [True]}, "field `labels` must be a list, one for each of the 2 steps"),
         ({"completions": ["a", "b"], "labels": [True, None]}, "labels[1] must be one of true, yes"),
     ],
