@@ -44,10 +44,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def without_numbers(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """The weights in a folder, of which one is no number."""
+def overflowing(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """The weights of a model whose head, of this name, gives no numbers, though all of them are."""
     weights = load_file(folder / "model.safetensors")
-    return {**weights, name: weights[name] * torch.nan}
+    return {**weights, name: weights[name] * 1e30, "model.norm.weight": weights["model.norm.weight"] * 1e30}
 
 
 @torch.no_grad()
@@ -109,7 +109,7 @@ def test_a_critic_reads_the_policy_s_tokens(alignment: Command, folders: Path) -
 
 def test_a_reward_model_that_gives_nan_is_named(alignment: Command, folders: Path) -> None:
     """Not the actor, which would have learned from it."""
-    save_file(without_numbers(folders / "judge", "score.weight"), folders / "judge" / "model.safetensors")
+    save_file(overflowing(folders / "judge", "score.weight"), folders / "judge" / "model.safetensors")
     ended = alignment(*PPO, "reward.path=judge", "output_dir=out")
     (line,) = ended.err
     assert ended.code == 2
@@ -122,13 +122,13 @@ def test_a_critic_or_a_policy_that_gives_nan_is_named(
     alignment: Command, folders: Path, tokenizer: PreTrainedTokenizerBase, tiny_init: dict[str, Any]
 ) -> None:
     save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, folders / "critic")
-    save_file(without_numbers(folders / "critic", "score.weight"), folders / "critic" / "model.safetensors")
+    save_file(overflowing(folders / "critic", "score.weight"), folders / "critic" / "model.safetensors")
     ended = alignment(*PPO, "reward.path=judge", "critic.path=critic", "output_dir=out")
     (line,) = ended.err
     assert ended.code == 2 and line.startswith("alignment: tiny_ppo: step 1: ")
     assert " values of the critic are no finite numbers (a lower critic.learning_rate keeps it from that, if " in line
     assert "Actor" not in line and (folders / "out" / "nonfinite.json").exists()
-    save_file(without_numbers(folders / "a", "lm_head.weight"), folders / "a" / "model.safetensors")
+    save_file(overflowing(folders / "a", "lm_head.weight"), folders / "a" / "model.safetensors")
     ended = alignment(*PPO, "reward.path=judge", "output_dir=other")
     (line,) = ended.err
     assert ended.code == 2 and "tiny_ppo: step 1: the logits of the policy are no finite numbers: look for " in line
