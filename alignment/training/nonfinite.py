@@ -111,9 +111,9 @@ class NonFiniteGuard:
         self.num_idle += 1
         if self.num_idle == min(MOST_IDLE, num_steps):
             raise UserError(
-                f"step {step}: no step so far could be taken: no loss or gradient was a finite number (the first: "
-                f"{self.met[0]['objective']}, loss {self.met[0]['loss']}), so that it is not for a row; their rows are "
-                f"in {self.path}; look at the data, at a lower learning rate, at distributed.precision=float32"
+                f"step {step}: no step so far could be taken, no loss or gradient was a finite number (the first: "
+                f"{self.met[0]['objective']}, loss {self.met[0]['loss']}), which is no single row's doing; their rows "
+                f"are in {self.path}; a lower learning rate or distributed.precision=float32 may help"
             )
 
     def _note(self, step: int, what: dict[str, Any]) -> None:
