@@ -106,7 +106,8 @@ class DataConfig:
         require(1 <= self.max_prompt_length < self.max_length, rule, self.max_prompt_length)
         rule = "data.template=none goes with data.format=native or text, whose prompts and replies may be texts"
         require(self.template is Template.chat or self.format in (Format.native, Format.text), rule, self.format.value)
-        finite = all(math.isfinite(weight) and weight for weight in self.scores.values())
+        given = self.scores.values()
+        finite = all(isinstance(weight, int | float) and math.isfinite(weight) and weight for weight in given)
         require(finite, "data.scores must map to finite weights other than 0", self.scores)
         require(bool(self.step_separator), "data.step_separator must not be empty", self.step_separator)
         if self.format is Format.world:

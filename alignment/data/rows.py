@@ -11,7 +11,7 @@ from alignment.data.calls import with_objects
 from alignment.data.chat import to_chatml
 from alignment.data.records import DataError, Message, Source
 
-SHAREGPT = ("from", "value")
+SHAREGPT = {"from": "role", "value": "content"}  # what it calls these, where a turn has not them themselves
 ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}  # ShareGPT's names; the rest is the template's
 CALL = "function_call"  # ShareGPT's role of a turn whose text is a call, and the older name of tool_calls
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
@@ -70,8 +70,9 @@ class Row:
 
     def turn(self, name: str, turn: dict[str, Any]) -> Message:
         """A turn of {role, content} or {from, value}, with all else that it carries; a null counts as absent."""
-        turn = turn if turn.keys().isdisjoint(SHAREGPT) else to_chatml([turn])[0]
         given = {key: value for key, value in turn.items() if value is not None}
+        foreign = {key: given.pop(key) for key, own in SHAREGPT.items() if key in given and own not in given}
+        given |= to_chatml([foreign])[0] if foreign else {}
         role = given.get("role")
         if not isinstance(role, str) or not role.strip():
             raise self.error(f"{name}: the role must be text, got {role!r}")

@@ -88,10 +88,12 @@ class Sharded:
         return share.detach()
 
     def not_finite(self, module: nn.Module) -> list[str]:
-        own = {name: self.share(weight) for name, weight in module.named_parameters()}
-        for name, weight in module.named_parameters():
-            first = collectives.rank() * len(own[name])  # the last shares of a weight may end in nothing
-            own[name] = own[name][: max(0, vars(weight)["ds_numel"] - first)]
+        own = dict(module.named_parameters())
+        for name, weight in own.items():
+            if "ds_tensor" in vars(weight):  # not one that was made since, and is shared out with the rest
+                share = self.share(weight)
+                first = collectives.rank() * len(share)  # the last shares of a weight may end in nothing
+                own[name] = share[: max(0, vars(weight)["ds_numel"] - first)]
         found = collectives.gathered([name for name, share in own.items() if not is_finite(share)])
         return list(dict.fromkeys(name for each in found for name in each))
 

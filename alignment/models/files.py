@@ -113,8 +113,12 @@ def read_weight(folder: Path, name: str, key: str) -> Tensor:
 
 def holds_packed_weights(folder: Path, key: str) -> bool:
     """Whether the weights are packed as bitsandbytes packs them, with the scales of each beside it."""
-    names = {name for file in _weight_files(folder, key) for name in _names(file)}
-    return any(name.endswith((".absmax", ".SCB")) for name in names)
+    return any(name.endswith((".absmax", ".SCB")) for name in names_in(folder, key))
+
+
+def names_in(folder: Path, key: str) -> set[str]:
+    """Of the weights, as the files call them."""
+    return {name for file in _weight_files(folder, key) for name in _names(file)}
 
 
 def dtype_in(folder: Path, key: str) -> torch.dtype:

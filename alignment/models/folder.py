@@ -76,9 +76,9 @@ _say_once = cache(say)
 
 def from_folder(
     auto: Any, config: ModelConfig, placement: Placement, folder: ModelFolder, held: torch.dtype, **settings: Any
-) -> tuple[PreTrainedModel, dict[str, str], list[str]]:
-    """The model, the weights that it has and the folder has not, each with what is wrong, and those that the folder has
-    and it has not. Its products' weights are `held` in that dtype (`made_in`).
+) -> tuple[PreTrainedModel, dict[str, str]]:
+    """The model, and the weights that it has and the folder has not, each with what is wrong. Its products' weights are
+    `held` in that dtype (`made_in`).
 
     Raises:
         ConfigError: there is no such model, or its files are cut or damaged.
@@ -117,7 +117,7 @@ def from_folder(
             lacking.pop(name, None)
         beside = " beside whole weights" if adapter == folder.path else ""
         _say_once(f"{where}: the adapter in {adapter}{beside} is merged into its base, {folder.path}")
-    return hf, lacking, sorted(found["unexpected_keys"])
+    return hf, lacking
 
 
 def dtype_of(folder: ModelFolder) -> torch.dtype:

@@ -57,7 +57,7 @@ def _language_model(
     else:
         folder = find_model(config.path, "model.path")
         _require_language_model(folder)
-        hf, lacking, _ = from_folder(auto, config, placement, folder, held)
+        hf, lacking = from_folder(auto, config, placement, folder, held)
         saved_in = dtype_of(folder)
         _require_all(lacking, hf, placement, config.path, "model.path")
     fit_vocabulary(hf, tokenizer, config, placement, "model.path")
@@ -141,9 +141,9 @@ def _scalar_model(
         draw_head(hf, placement)
     else:
         folder = find_model(config.path, key)
-        hf, lacking, unexpected = from_folder(auto, config, placement, folder, held, **one)
+        hf, lacking = from_folder(auto, config, placement, folder, held, **one)
         saved_in = dtype_of(folder)
-        filled, head = fill_head(hf, folder.path, unexpected, key, placement), f"{head_name(hf)}.weight"
+        filled, head = fill_head(hf, folder.path, key, placement), f"{head_name(hf)}.weight"
         lacking = {name: what for name, what in lacking.items() if name not in filled}
         if head in lacking and not has_head and not is_scalar_folder(folder):
             draw_head(hf, placement)
@@ -161,10 +161,11 @@ def _require_all(lacking: dict[str, str], hf: PreTrainedModel, placement: Placem
     """Raises:
     ConfigError: a weight is not there, or holds what is no finite number, which no step could mend.
     """
-    wrong = list(lacking.values()) or [f"nan or inf in {name}" for name in placement.not_finite(hf)]
-    if wrong:
-        what = wrong[0]
+    if lacking:
+        what = next(iter(lacking.values()))
         raise ConfigError(f"{key} must hold all weights of a {type(hf).__name__}, got {what} in {path!r}")
+    if broken := placement.not_finite(hf):
+        raise ConfigError(f"{key} must hold weights that are numbers, got nan or inf in {broken[0]} in {path!r}")
 
 
 def load_critic(

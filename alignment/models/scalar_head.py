@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from alignment.config.sections import ConfigError
 from alignment.distributed.placement import Placement
-from alignment.models.files import read_weight
+from alignment.models.files import names_in, read_weight
 
 OTHER_NAMES = (
     *(".score", "classifier", "classification_head", "regression_head", "reward_head"),
@@ -45,11 +45,12 @@ def scalar_head(hf: PreTrainedModel) -> nn.Linear:
 
 
 @torch.no_grad()
-def fill_head(hf: PreTrainedModel, folder: Path, unexpected: list[str], key: str, placement: Placement) -> set[str]:
+def fill_head(hf: PreTrainedModel, folder: Path, key: str, placement: Placement) -> set[str]:
     """Read what the folder has of a scalar head under names that transformers' model has not: the weight where it has
-    another name, and the bias, which moves all scores alike. Returns the names of the model's weights that are read."""
+    another name, and the bias, which moves all scores alike. Returns the names of the model's weights that are read.
+    The files are asked, for transformers tells what it has not read of them only where a model is whole."""
     own, head = head_name(hf), scalar_head(hf)
-    parts = [name.rpartition(".") for name in unexpected]
+    parts = [name.rpartition(".") for name in sorted(names_in(folder, key) - hf.state_dict().keys())]
     found = {part: stem for stem, _, part in parts if stem == own or stem.endswith(OTHER_NAMES)}
     if "weight" in found:
         weight = read_weight(folder, f"{found['weight']}.weight", key)

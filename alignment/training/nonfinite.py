@@ -111,9 +111,9 @@ class NonFiniteGuard:
         self.num_idle += 1
         if self.num_idle == min(MOST_IDLE, num_steps):
             raise UserError(
-                f"step {step}: no step so far could be taken, no loss or gradient was a finite number (the first: "
-                f"{self.met[0]['objective']}, loss {self.met[0]['loss']}), which is no single row's doing; their rows "
-                f"are in {self.path}; a lower learning rate or distributed.precision=float32 may help"
+                f"step {step}: no step so far could be taken: the model as it came gives no finite loss or gradient on "
+                f"any of their rows, which are in {self.path} (the first: {self.met[0]['objective']}, loss "
+                f"{self.met[0]['loss']}); its weights are numbers, perhaps too large ones"
             )
 
     def _note(self, step: int, what: dict[str, Any]) -> None:
@@ -131,4 +131,4 @@ class NonFiniteGuard:
         return {"met": self.met, "num_idle": self.num_idle}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.met, self.num_idle = state["met"], state["num_idle"]
+        self.met, self.num_idle = state["met"], state.get("num_idle", 0)  # which older checkpoints have not

@@ -78,6 +78,10 @@ COMMANDS = {
         "run tiny_reward_regression data.scores=[helpfulness]",
         r"data\.scores must hold keys and values, \{name: value\}, got a list",
     ),
+    "list for a weight": (
+        "run tiny_reward_regression data.scores={helpful:[1]}",
+        r"data\.scores must map to finite weights other than 0, got \{'helpful': \[1\]\}",
+    ),
     "text for a mapping": (
         "run tiny_reward_regression data.scores=helpfulness",
         r"data\.scores must hold keys and values, \{name: value\}, got 'helpfulness' \(str\)",

@@ -389,3 +389,20 @@ def test_what_the_run_itself_tells_the_template_is_not_a_row_s_to_say(name: str)
         record(row, "native", "pairs")
     row["chat_template_kwargs"] |= {name: None}  # as a table has it whose other rows give that key
     assert record(row, "native", "pairs").template_kwargs == {"enable_thinking": True}
+
+
+def test_a_turn_s_own_role_and_content_stand_before_others_names_for_them() -> None:
+    """A table of rows of both kinds has nulls for the fields of the other."""
+    turns = [
+        {"role": "user", "content": "q", "from": None, "value": None},
+        {"role": "assistant", "content": "a", "from": "web", "value": "other"},
+    ]
+    found = record({"conversations": turns}, "sharegpt", "demonstrations")
+    assert [turn["content"] for turn in (*found.prompt, *found.completions[0])] == ["q", "a"]
+    assert [turn["role"] for turn in (*found.prompt, *found.completions[0])] == ["user", "assistant"]
+    nulls = [{**turn, "role": None, "content": None} for turn in (human("q"), gpt("a"))]
+    assert record({"conversations": nulls}, "sharegpt", "demonstrations").completions == ([assistant_turn("a")],)
+
+
+def assistant_turn(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}

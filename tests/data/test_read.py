@@ -182,6 +182,14 @@ def test_what_stands_for_a_file_that_was_not_fetched_is_named_at_once(tmp_path: 
         read_rows(pointer)
 
 
+def test_a_saved_folder_s_file_that_was_not_fetched_is_named(tmp_path: Path) -> None:
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "rows")
+    (file,) = (tmp_path / "rows").glob("*.arrow")
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(file))} is a pointer of Git LFS, "):
+        read_rows(tmp_path / "rows")
+
+
 def test_decimals_of_a_table_are_numbers(tmp_path: Path) -> None:
     columns = {"score": pa.array([Decimal("1.50"), None, Decimal("2.00")], pa.decimal128(5, 2)), "a": ["x", "y", "z"]}
     parquet.write_table(pa.table(columns), tmp_path / "rows.parquet")

@@ -5,6 +5,7 @@ python sharded_ranks.py FOLDER with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_POR
 
 import gc
 import json
+import shutil
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -50,6 +51,7 @@ MODELS: dict[str, tuple[str, Callable[..., Any], str, LoraConfig]] = {  # folder
     "policy": ("policy", load_language_model, "sft", LoraConfig()),
     "new head": ("policy", load_scalar_model, "reward", LoraConfig()),
     "scalar": ("reward", load_scalar_model, "reward", LoraConfig()),
+    "foreign head": ("foreign", load_scalar_model, "reward", LoraConfig()),
     "lora": ("policy", load_language_model, "lora", LoraConfig(rank=4)),
     "lora, new head": ("policy", load_scalar_model, "reward", LoraConfig(rank=4)),
     "experts": ("mixture", load_language_model, "sft", LoraConfig()),
@@ -64,7 +66,8 @@ BROKEN = ("lacking", "misshapen", "no number")
 
 
 def write_folders(folder: Path) -> None:
-    """`policy` is of several files in bfloat16, `mixture` of experts and tied, those of BROKEN are broken."""
+    """`policy` is of several files in bfloat16, `mixture` of experts and tied, `foreign` has another
+    name for its scalar head, and a bias; those of BROKEN are broken."""
     torch.manual_seed(0)
     tokenizer = load_tokenizer(ModelConfig(init=INIT))
     for name, load, init in (
@@ -77,6 +80,10 @@ def write_folders(folder: Path) -> None:
     policy = load_language_model(ModelConfig(path=str(folder / "policy")), tokenizer, WHOLE)
     (folder / "policy" / "model.safetensors").unlink()
     policy.hf.bfloat16().save_pretrained(folder / "policy", max_shard_size="150KB")
+    shutil.copytree(folder / "reward", folder / "foreign")
+    weights = load_file(folder / "foreign" / "model.safetensors")
+    head = {"v_head.summary.weight": weights.pop("score.weight"), "v_head.summary.bias": torch.tensor([50.0])}
+    save_file(weights | head, folder / "foreign" / "model.safetensors", metadata={"format": "pt"})
     for name in BROKEN:
         save_model(policy, tokenizer, folder / name)
         file = folder / name / "model.safetensors"

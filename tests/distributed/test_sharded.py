@@ -13,6 +13,7 @@ MODELS = (
     "policy",
     "new head",
     "scalar",
+    "foreign head",
     "lora",
     "lora, new head",
     "experts",

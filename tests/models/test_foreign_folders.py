@@ -86,6 +86,10 @@ TOKENIZERS: dict[str, tuple[Change, str]] = {
         r"tokenizer\.json' is a pointer of Git LFS, .*git lfs pull",
     ),
     "template": (with_content("chat_template.jinja", "{% for m in messages %}\n{{ m }"), f"{NO_JINJA}: line 2: unexp"),
+    "template not fetched": (
+        with_content("chat_template.jinja", POINTER),
+        r"template\.jinja' is a pointer of Git LFS, ",
+    ),
     "filter": (with_content("chat_template.jinja", "{{ messages | nosuch }}"), f"{NO_JINJA}: line 1: No filter named"),
     "no template": (with_content("chat_template.jinja", " \n"), f"{NO_JINJA}, got ' "),
     "config": (
