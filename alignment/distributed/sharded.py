@@ -88,7 +88,7 @@ class Sharded:
         return share.detach()
 
     def not_finite(self, module: nn.Module) -> list[str]:
-        own = dict(module.named_parameters())
+        own: dict[str, Tensor] = dict(module.named_parameters())
         for name, weight in own.items():
             if "ds_tensor" in vars(weight):  # not one that was made since, and is shared out with the rest
                 share = self.share(weight)
