@@ -12,7 +12,6 @@ from alignment.config.errors import ConfigError
 
 MODEL_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"  # transformers' and peft's
 POINTER = b"version https://git-lfs.github.com/spec/"
-NOT_FETCHED = "is a pointer of Git LFS, not the file that it stands for (git lfs pull fetches it)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +60,14 @@ def _named(adapter: Path, key: str) -> Any:
     return read_json(adapter / ADAPTER_FILE, key).get("base_model_name_or_path")
 
 
-def is_pointer(file: Path) -> bool:
-    """Whether a clone without Git LFS has left this in the place of a large file."""
+def require_fetched(file: Path, name: str) -> None:
+    """Raises:
+    ConfigError: a clone without Git LFS has left a pointer in the place of the file, which the message calls `name`.
+    """
     with file.open("rb") as opened:
-        return opened.read(len(POINTER)) == POINTER
+        if opened.read(len(POINTER)) == POINTER:
+            what = "is a pointer of Git LFS, not the file that it stands for"
+            raise ConfigError(f"{name} {what} (git lfs pull fetches it)")
 
 
 def read_json(file: Path, key: str) -> dict[str, Any]:
@@ -73,8 +76,7 @@ def read_json(file: Path, key: str) -> dict[str, Any]:
     """
     if not file.is_file():
         raise ConfigError(f"{key}: no {file.name} in {str(file.parent)!r}")
-    if is_pointer(file):
-        raise ConfigError(f"{key}: {str(file)!r} {NOT_FETCHED}")
+    require_fetched(file, f"{key}: {str(file)!r}")
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:

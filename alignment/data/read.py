@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from alignment.config.folders import NOT_FETCHED, is_pointer
+from alignment.config.folders import require_fetched
 from alignment.config.sections import UserError
 from alignment.data.json_rows import Row, json_rows
 from alignment.data.records import DataError, Source
@@ -45,8 +45,7 @@ def read_each(path: str | Path) -> Iterator[tuple[Source, Row | DataError]]:
         return _table(path, saved(path))
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    if is_pointer(path):
-        raise UserError(f"{path} {NOT_FETCHED}")
+    require_fetched(path, str(path))
     match Path(path.name.removesuffix(".gz")).suffix:
         case ".jsonl" | ".json":
             return json_rows(_lines(path))

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import DatasetDict, load_dataset, load_from_disk
 from pyarrow import ArrowException
 
-from alignment.config.folders import NOT_FETCHED, is_pointer
+from alignment.config.folders import require_fetched
 from alignment.config.sections import UserError
 
 PARQUET = b"PAR1"
@@ -27,8 +27,8 @@ def parquet(path: Path) -> Iterator[Any]:
 
 def saved(path: Path) -> Iterable[Any]:
     for file in path.iterdir():
-        if file.is_file() and is_pointer(file):
-            raise UserError(f"{file} {NOT_FETCHED}")
+        if file.is_file():
+            require_fetched(file, str(file))
     try:
         table = load_from_disk(str(path))
     except FileNotFoundError as error:

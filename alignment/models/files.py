@@ -23,7 +23,7 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
-from alignment.config.folders import NOT_FETCHED, is_pointer, read_json
+from alignment.config.folders import read_json, require_fetched
 from alignment.config.sections import ConfigError, UserError
 
 INDICES = {SAFE_WEIGHTS_NAME: SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME: WEIGHTS_INDEX_NAME}
@@ -160,8 +160,7 @@ def _weight_files(folder: Path, key: str) -> list[Path]:
 
 
 def _check(file: Path, key: str) -> None:
-    if is_pointer(file):
-        raise ConfigError(f"{key}: {str(file)!r} {NOT_FETCHED}")
+    require_fetched(file, f"{key}: {str(file)!r}")
     try:
         _names(file)
     except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError) as error:

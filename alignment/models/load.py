@@ -59,7 +59,7 @@ def _language_model(
         _require_language_model(folder)
         hf, lacking = from_folder(auto, config, placement, folder, held)
         saved_in = dtype_of(folder)
-        _require_all(lacking, hf, placement, config.path, "model.path")
+        _require_weights(lacking, hf, placement, config.path, "model.path")
     fit_vocabulary(hf, tokenizer, config, placement, "model.path")
     tried = LanguageModel(hf, placement)
     with asked(hf, placement):
@@ -148,7 +148,7 @@ def _scalar_model(
         if head in lacking and not has_head and not is_scalar_folder(folder):
             draw_head(hf, placement)
             del lacking[head]
-        _require_all(lacking, hf, placement, config.path, key)
+        _require_weights(lacking, hf, placement, config.path, key)
     fit_vocabulary(hf, tokenizer, config, placement, key)
     tried = ScalarModel(hf, placement)
     with asked(hf, placement):
@@ -157,7 +157,7 @@ def _scalar_model(
     return ScalarModel(_prepared(hf, config, placement), placement, weight, saved_in)
 
 
-def _require_all(lacking: dict[str, str], hf: PreTrainedModel, placement: Placement, path: str, key: str) -> None:
+def _require_weights(lacking: dict[str, str], hf: PreTrainedModel, placement: Placement, path: str, key: str) -> None:
     """Raises:
     ConfigError: a weight is not there, or holds what is no finite number, which no step could mend.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import CONFIG_NAME
 
-from alignment.config.folders import NOT_FETCHED, find_model, is_pointer, read_json
+from alignment.config.folders import find_model, read_json, require_fetched
 from alignment.config.sections import ConfigError, ModelConfig
 from alignment.data.chat import ensure_template
 from alignment.models.files import Reading
@@ -48,8 +48,7 @@ def _read(folder: str) -> PreTrainedTokenizerBase:
         if (Path(folder) / name).is_file():
             read_json(Path(folder) / name, "model.tokenizer")
     for file in (*Path(folder).glob("*.jinja"), *Path(folder).glob("*.model")):
-        if is_pointer(file):
-            raise ConfigError(f"model.tokenizer: {str(file)!r} {NOT_FETCHED}")
+        require_fetched(file, f"model.tokenizer: {str(file)!r}")
     try:
         with Reading(_lacking(folder)):
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -401,8 +401,4 @@ def test_a_turn_s_own_role_and_content_stand_before_others_names_for_them() -> N
     assert [turn["content"] for turn in (*found.prompt, *found.completions[0])] == ["q", "a"]
     assert [turn["role"] for turn in (*found.prompt, *found.completions[0])] == ["user", "assistant"]
     nulls = [{**turn, "role": None, "content": None} for turn in (human("q"), gpt("a"))]
-    assert record({"conversations": nulls}, "sharegpt", "demonstrations").completions == ([assistant_turn("a")],)
-
-
-def assistant_turn(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": text}
+    assert record({"conversations": nulls}, "sharegpt", "demonstrations").completions == ([assistant("a")],)

@@ -146,7 +146,6 @@ def test_a_run_that_leaves_out_all_its_steps_is_no_finished_one(
         told = rf"{asked}.* in .*nonfinite\.json \(the first: Worse, loss nan\)" if until == max_steps else "step 3: "
         with pytest.raises(UserError, match=told):
             fit(supervised(descent(), Worse("loss"), train), config, tmp_path)
-    config.train.max_steps = max_steps
     guard = NonFiniteGuard(tmp_path / "nonfinite.json", OnNonFinite.skip, train)
     broken = NonFiniteStep("SFT", float("nan"), 1.0)
     for step in range(1, 30):
