@@ -18,7 +18,7 @@ from alignment.config.sections import ConfigError, ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.files import Reading, check_folder, holds_packed_weights
 from alignment.models.held import made_in
-from alignment.models.quantized import check_quantized, quantization_of
+from alignment.models.quantized import check_quantized, keep_packing, quantization_of
 from alignment.terminal import say
 
 transformers_logging.disable_progress_bar()  # weights of a file at a time are not progress that anybody follows
@@ -106,6 +106,7 @@ def from_folder(
             trust_remote_code=False,
             **settings,
         )
+    keep_packing(hf)
     hf.name_or_path = hf.config._name_or_path = config.path
     lacking = {name: f"no {name}" for name in sorted(found["missing_keys"])}
     for name, theirs, own in sorted(found["mismatched_keys"]):

@@ -51,6 +51,18 @@ def is_quantized(module: nn.Module) -> bool:
     return type(module._parameters.get("weight")).__name__ in ("Params4bit", "Int8Params")
 
 
+def keep_packing(hf: nn.Module) -> None:
+    """Have packed weights stay as they were read.
+
+    On a CPU with AVX512-BF16, bitsandbytes 0.50 packs a layer of 4 bits anew in its first forward that learns nothing,
+    for a product that rounds to bfloat16, has no gradient ever after, and fails on widths below a block's.
+    """
+    module: Any
+    for module in hf.modules():
+        if is_quantized(module) and "support_avx512bf16_for_cpu" in vars(module):
+            module.support_avx512bf16_for_cpu = False
+
+
 def whole_weight(module: Any) -> Tensor:
     """The weight of a layer in the precision that it computes in."""
     weight: Tensor = module.weight

@@ -1,12 +1,14 @@
 """A base that bitsandbytes has quantised: an adapter is trained on it, and the whole is saved in whole weights."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -27,6 +29,7 @@ from alignment.models.load import (
     load_scalar_model,
     save_model,
 )
+from alignment.models.quantized import is_quantized, keep_packing, whole_weight
 from alignment.models.scalar_head import scalar_head
 
 IDS = torch.tensor([[5, 6, 7, 8, 2]])
@@ -37,11 +40,17 @@ METHODS = {
 }
 
 
-def quantised(folder: Path, init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> Path:
+def quantised(
+    folder: Path,
+    init: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: dict[str, Any],
+    hidden: int = 64,
+) -> Path:
     """A model's folder whose config asks for the quantisation, and whose weights are packed as transformers packs them
     where they can be."""
     torch.manual_seed(0)
-    wide = {**init, "hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.05}
+    wide = {**init, "hidden_size": hidden, "intermediate_size": 128, "initializer_range": 0.05}
     save_model(load_language_model(ModelConfig(init=wide), tokenizer, WHOLE), tokenizer, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
@@ -50,6 +59,42 @@ def quantised(folder: Path, init: dict[str, Any], tokenizer: PreTrainedTokenizer
         packed = AutoModelForCausalLM.from_pretrained(folder, quantization_config=BitsAndBytesConfig(**settings))
         packed.save_pretrained(folder)
     return folder
+
+
+def as_read(model: Any) -> Any:
+    """What transformers alone computes, with weights packed as they were read: see `keep_packing`."""
+    keep_packing(model)
+    return model
+
+
+@pytest.mark.parametrize("hidden", [32, 64])
+def test_a_look_that_learns_nothing_leaves_a_gradient_to_all_layers(
+    tiny_init: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    hidden: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As an evaluation among steps is one. bitsandbytes has another packing for it on some CPUs, without a backward."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    base = quantised(tmp_path / "base", tiny_init, tokenizer, METHODS["4 bits"], hidden)
+    config = ModelConfig(path=str(base), lora=LoraConfig(rank=4))
+    model = load_language_model(config, tokenizer, PLACEMENT)
+    whole = load_language_model(ModelConfig(path=str(base), lora=LoraConfig(rank=4)), tokenizer, PLACEMENT)
+    with torch.no_grad():
+        for layer in (module for module in whole.modules() if is_quantized(module)):
+            layer.forward = partial(nn.functional.linear, weight=whole_weight(layer), bias=layer.bias)
+        for one, other in zip(model.trained().values(), whole.trained().values(), strict=True):
+            other.copy_(one.normal_(std=0.1))
+    model.eval()
+    with torch.no_grad():
+        model.hf(IDS)
+    for each in (model, whole):
+        each.train()
+        each.hf(IDS).logits.square().mean().backward()
+    for name, parameter in model.trained().items():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0
+        torch.testing.assert_close(parameter.grad, whole.trained()[name].grad, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -61,7 +106,7 @@ def test_an_adapter_on_a_quantised_base(
     config = ModelConfig(path=str(base), lora=LoraConfig(rank=4, targets=targets))
     model = load_language_model(config, tokenizer, PLACEMENT)
     with adapter_off(model.hf), torch.no_grad():
-        plain = AutoModelForCausalLM.from_pretrained(base)(IDS).logits
+        plain = as_read(AutoModelForCausalLM.from_pretrained(base))(IDS).logits
         torch.testing.assert_close(model.hf(IDS).logits, plain, rtol=1e-3, atol=1e-3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -77,7 +122,7 @@ def test_an_adapter_on_a_quantised_base(
     assert {p.dtype for p in merged.parameters()} == {torch.float32}
     near = 1e-3 if method == "4 bits" else 0.05  # 8 bits round what a layer reads, too
     torch.testing.assert_close(merged(IDS).logits, on, rtol=near, atol=near)
-    adapted = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out/adapter")
+    adapted = as_read(peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out/adapter"))
     torch.testing.assert_close(adapted(IDS).logits, on, rtol=1e-3, atol=1e-3)
 
 
@@ -122,7 +167,7 @@ def test_quantised_weights_that_only_reply_or_score_are_read_as_they_are(
     """A policy in rejection sampling or an evaluation, a reward model: no adapter, and no second rounding."""
     narrow = placement_of(DistributedConfig(device=Device.cpu, precision=Precision.bfloat16))
     base = quantised(tmp_path / "base", tiny_init, tokenizer, METHODS[method])
-    plain = AutoModelForCausalLM.from_pretrained(base)
+    plain = as_read(AutoModelForCausalLM.from_pretrained(base))
     for placement in (PLACEMENT, narrow):
         model = load_frozen_language_model(ModelConfig(path=str(base)), tokenizer, placement)
         assert not any(weight.requires_grad for weight in model.parameters())
@@ -137,7 +182,7 @@ def test_quantised_weights_that_only_reply_or_score_are_read_as_they_are(
         tmp_path / "whole",
         quantization_config=BitsAndBytesConfig(**METHODS[method], llm_int8_skip_modules=["score"]),
     )
-    packed.save_pretrained(tmp_path / "reward")
+    as_read(packed).save_pretrained(tmp_path / "reward")
     config = ModelConfig(path=str(tmp_path / "reward"))
     judge = load_frozen_reward_model(config, tokenizer, narrow, key="reward.path")
     with torch.no_grad():
