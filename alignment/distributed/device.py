@@ -2,10 +2,12 @@
 
 import os
 import platform
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import CDLL
 
+import numpy as np
 import psutil
 import torch
 
@@ -67,6 +69,21 @@ def any_kernel() -> Iterator[None]:
         yield
     finally:
         torch.set_deterministic_debug_mode(mode)
+
+
+@contextmanager
+def own_draws(seed: int) -> Iterator[None]:
+    """Inside, every generator begins anew from a seed; outside, it goes on as if nothing had been drawn or seeded."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def memory_in_use(device: torch.device) -> int:

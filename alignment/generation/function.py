@@ -1,15 +1,18 @@
 """A Python function of the user's that scores replies: found at its dotted path, asked once for all, and checked."""
 
+import os
+import random
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from sysconfig import get_path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from torch import Tensor
 from alignment.config.sections import ConfigError, UserError
 from alignment.data.records import Message
 from alignment.distributed.collectives import from_main, is_main
+from alignment.distributed.device import own_draws
 from alignment.generation.samples import Samples
 
 ScoreFunction = Callable[[list[list[Message]], list[str]], list[float]]
@@ -61,25 +65,79 @@ class FunctionScorer:
             return error
 
 
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # removed, as a temporary one is
+        return ""
+
+
+def _enter(folder: str) -> None:
+    with suppress(FileNotFoundError):
+        os.chdir(folder)
+
+
+def _made_on() -> torch.device | None:
+    try:
+        return torch.get_default_device()
+    except (AssertionError, RuntimeError):  # of a kind that is not here
+        return None
+
+
+def _make_on(device: torch.device | None) -> None:
+    torch.set_default_device(None if device == torch.device("cpu") else device)
+
+
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {  # of the process: read, and set
+    "folder": (_folder, _enter),
+    "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "device": (_made_on, _make_on),
+    "threads": (torch.get_num_threads, torch.set_num_threads),
+    "products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "deterministic": (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+}
+
+
+def _set(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        read, change = SETTINGS[name]
+        if read() != value:
+            change(value)
+
+
 class Theirs:
-    """Inside, code of the user's runs: whatever error it raises is told in one line, by its key and with its place."""
+    """Inside, code of the user's runs: whatever error it raises is told in one line, by its key and with its place.
+
+    What it sets for the whole process, such as `torch.set_grad_enabled(False)` at the top of its module, holds for such
+    code alone, in its later calls too; the run goes on with its own. What it draws is new at each call.
+    """
+
+    settings: ClassVar[dict[str, Any]] = {}  # what such code has set otherwise than the run
 
     def __init__(self, what: str) -> None:
         self.what = what
+        self.ours = {name: read() for name, (read, _) in SETTINGS.items()}
+        self.draws = own_draws(random.getrandbits(32))  # Python's generator: the run itself draws nothing from it
 
     def __enter__(self) -> None:
-        pass
+        self.draws.__enter__()
+        _set(Theirs.settings)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Raises:
-        ConfigError: the code raised an error that is none of ours.
+        ConfigError: the code raised an error that is none of ours, or would have ended the process.
         """
-        if not isinstance(error, Exception) or isinstance(error, UserError):
+        theirs = {name: read() for name, (read, _) in SETTINGS.items()}
+        Theirs.settings = {name: value for name, value in theirs.items() if value != self.ours[name]}
+        _set(self.ours)
+        self.draws.__exit__(None, None, None)
+        if not isinstance(error, Exception | SystemExit) or isinstance(error, UserError):
             return
-        theirs = [frame for frame in traceback.extract_tb(trace) if not _is_library(frame.filename)]
-        where = f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
+        frames = [frame for frame in traceback.extract_tb(trace) if not _is_library(frame.filename)]
+        where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
         raise ConfigError(f"{self.what} raised {type(error).__name__}: {str(error)[:200]}{where}") from error
 
 

@@ -101,6 +101,8 @@ def _carry_out(run: Callable[[Any, Path], str | None], config: RunConfig, folder
         if collectives.is_main():
             give_up(folder)
         raise
+    except SystemExit as error:  # of a task from outside, whose exit code would be the run's
+        raise UserError(f"{task_name(config)} ended by sys.exit({error.code!r}) before its run was finished") from error
     collectives.barrier()
     if collectives.is_main():
         finish(folder, mark, stopped)

@@ -89,6 +89,16 @@ def test_a_module_may_have_any_name_and_one_that_is_not_there_is_told_with_where
     refused(alignment, ["run", own("c", RECIPE.replace("TASK", "nil.task"))], f"looked for in {tmp_path} and where PY")
 
 
+def test_a_task_that_ends_the_process_is_told(
+    alignment: Callable[..., Any], own: Callable[[str, str], str], task: Callable[[str], None]
+) -> None:
+    """Its exit code would be the command's, which says of 0 that the run is finished."""
+    task(GOOD.replace('print(f"size {config.size}")', "raise SystemExit(0)"))
+    ended = alignment("run", own("mine", RECIPE.replace("TASK", "mine.task")), "output_dir=out")
+    line = "alignment: mine: mine.task ended by sys.exit(0) before its run was finished"
+    assert (ended.code, ended.err) == (2, [line])
+
+
 def test_check_knows_the_tasks_of_the_package(
     alignment: Callable[..., Any], own: Callable[[str, str], str], task: Callable[[str], None]
 ) -> None:

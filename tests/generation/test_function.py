@@ -1,5 +1,6 @@
 """A scoring function of the user's: what it may return, and how its mistakes are told."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from alignment.config.sections import ConfigError
-from alignment.generation.function import FunctionScorer, load_function
+from alignment.generation.function import FunctionScorer, Theirs, load_function
 from alignment.generation.samples import Samples
 
 SamplesOf = Callable[[list[list[str]]], Samples]
@@ -84,13 +85,15 @@ def test_an_error_of_its_own_is_one_line_with_its_place(
         "import json\n\nclass Odd(Exception):\n    pass\n\n"
         "def own(prompts, replies):\n    raise Odd('how\\nodd')\n\n"
         "def library(prompts, replies):\n    return [json.loads(r) for r in replies]\n\n"
-        "def narrow(prompts):\n    return [0.0 for _ in prompts]\n"
+        "def narrow(prompts):\n    return [0.0 for _ in prompts]\n\n"
+        "def leaves(prompts, replies):\n    raise SystemExit(0)\n"
     )
     monkeypatch.chdir(tmp_path)
     for name, said in (
         ("own", rf"Odd: how\nodd \({tmp_path}/rules_that_fail.py:7\)"),
         ("library", rf"JSONDecodeError: .* \({tmp_path}/rules_that_fail.py:10\)"),
         ("narrow", r"TypeError: narrow\(\) takes 1 positional argument but 2 were given"),
+        ("leaves", rf"SystemExit: 0 \({tmp_path}/rules_that_fail.py:16\)"),
     ):
         path = f"rules_that_fail.{name}"
         scorer = FunctionScorer(load_function(path, "gold"), "gold", path)
@@ -127,6 +130,7 @@ def test_no_function_at_that_path(path: str) -> None:
         ("import no_such_module\n", "ModuleNotFoundError: No module named"),
         ("def f(:\n", "SyntaxError"),
         ("1 / 0", "ZeroDiv"),
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
     ],
 )
 def test_a_module_that_cannot_be_imported(
@@ -138,3 +142,58 @@ def test_a_module_that_cannot_be_imported(
     rule = rf"^gold must be the dotted path of a function, got '{name}.f'; importing '{name}' raised {error}"
     with pytest.raises(ConfigError, match=rule):
         load_function(f"{name}.f", "gold")
+
+
+def test_what_it_sets_for_the_whole_process_is_its_own_affair(
+    samples_of: SamplesOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the top of its module or in a call; its later calls find it again, the run never does."""
+    (tmp_path / "rules_that_set.py").write_text(
+        "import os, random, numpy, torch\n\n"
+        "def settings():\n"
+        "    return [torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device(),\n"
+        "            torch.get_num_threads(), os.getcwd()]\n\n"
+        "def seed():\n    for draw in (random.seed, numpy.random.seed, torch.manual_seed):\n        draw(5)\n\n"
+        "found = []\nseed()\ntorch.set_grad_enabled(False)\ntorch.set_default_dtype(torch.float64)\n"
+        "torch.set_default_device('meta')\ntorch.set_num_threads(2)\n\n"
+        "def rule(prompts, replies):\n    found.append(settings())\n    seed()\n"
+        "    os.chdir(os.path.dirname(__file__) + '/elsewhere')\n"
+        "    return [0.0 for _ in replies]\n\n"
+        "def cleans_up(prompts, replies):\n    os.rmdir(os.getcwd())\n    return [0.0 for _ in replies]\n"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Theirs, "settings", {})
+    threads = torch.get_num_threads()
+    draws = [np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+
+    def is_ours() -> bool:
+        settings = [torch.is_grad_enabled(), torch.get_default_dtype(), torch.empty(0).device, torch.get_num_threads()]
+        own = [True, torch.float32, torch.device("cpu"), threads]
+        drawn = [np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+        return [*settings, Path.cwd(), *drawn] == [*own, tmp_path, *draws]
+
+    rule = load_function("rules_that_set.rule", "gold")
+    assert is_ours() and threads != 2
+    scorer = FunctionScorer(rule)
+    for _ in range(2):
+        scorer.score(samples_of([["a"]]))
+        assert is_ours()
+    theirs = [False, torch.float64, torch.device("meta"), 2]
+    assert rule.__globals__["found"] == [[*theirs, str(tmp_path)], [*theirs, str(tmp_path / "elsewhere")]]
+    cleans_up = load_function("rules_that_set.cleans_up", "gold")
+    for last in (cleans_up, lambda prompts, replies: [0.0]):
+        FunctionScorer(last).score(samples_of([["a"]]))
+        assert is_ours()
+
+
+def test_what_it_draws_is_new_at_each_call_and_the_same_in_a_run_that_goes_on(samples_of: SamplesOf) -> None:
+    def noisy(prompts: list[list[dict[str, str]]], replies: list[str]) -> list[float]:
+        return [random.random(), float(np.random.random()), torch.rand(()).item()]
+
+    scorer, samples = FunctionScorer(noisy), samples_of([["a", "b", "c"]])
+    random.seed(0)
+    first, before, second = scorer.answers(samples), random.getstate(), scorer.answers(samples)
+    assert not set(first) & set(second)
+    random.setstate(before)
+    assert scorer.answers(samples) == second
