@@ -7,12 +7,13 @@ text all the same.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.sections import ConfigError
 from alignment.data.chat import render
+from alignment.data.checks import require_read
 from alignment.data.records import DataError, Record, replied
 from alignment.data.tokenize import Example, Limits, Truncation, encode
 from alignment.distributed.collectives import gathered
@@ -65,16 +66,24 @@ class Reader:
         return self.limit is None or len(example.prompt_ids) + longest <= self.limit
 
     def check(self, records: Sequence[Record], policy: PreTrainedTokenizerBase) -> None:
-        """Before anything is computed: prompts that the policy's own template took are tried on this one.
+        """Before anything is computed: prompts that the policy's own template took are tried on this one. A switch of
+        the policy's template, such as enable_thinking, is nothing that a judge must read.
 
         Raises:
-            ConfigError: it refuses one of them with a reply; names the key and the row.
+            ConfigError: it refuses one of them with a reply, or leaves out what rows must have read; names the key and
+                the row.
         """
         if self.tokenizer.chat_template == policy.chat_template:
             return
         for record in records:
+            known = {
+                name: value
+                for name, value in record.template_kwargs.items()
+                if name in str(self.tokenizer.chat_template) or isinstance(value, list | dict)
+            }
+            asked = replace(replied(record, ["."], [True]), template_kwargs=known)
             try:
-                render(replied(record, ["."], [True]), self.tokenizer)
+                require_read(asked, self.tokenizer, render(asked, self.tokenizer))
             except DataError as error:
                 rule = f"{self.key} must have a chat template that takes the prompts"
                 raise ConfigError(f"{rule}, got {error}") from error

@@ -217,6 +217,25 @@ def test_a_template_that_refuses_a_prompt_is_found_before_anything_is_drawn(fami
     Reader(family("qwen"), None, "gold_model").check(records, family("gemma"))
 
 
+def test_a_template_that_leaves_out_what_a_prompt_says_is_found_before_anything_is_drawn(family: Family) -> None:
+    """As in the reward model's training, which refuses such rows; what only sets the policy's template may go."""
+    system, tool = {"role": "system", "content": "say moo."}, {"type": "function", "function": {"name": "moo"}}
+    records = drawn(("fine.", True), turns=[TURNS[0], [system, *TURNS[0]]]).records
+    judge = family("zephyr")
+    judge.chat_template = judge.chat_template.replace(
+        "{% for message in messages %}", "{% for message in messages if message['role'] != 'system' %}"
+    )
+    reader = Reader(judge, None, "gold_model")
+    rule = r"^gold_model must have a chat template that takes the prompts, got prompts.jsonl:"
+    reader.check([replace(records[0], template_kwargs={"enable_thinking": False})], family("qwen"))
+    with pytest.raises(ConfigError, match=rule + r"2: the text of turn 1, whose role is 'system', is left out by the "):
+        reader.check(records, family("qwen"))
+    with pytest.raises(ConfigError, match=rule + "1: field `tools` is left out by "):
+        reader.check([replace(records[0], tools=(tool,))], family("qwen"))
+    with pytest.raises(ConfigError, match=rule + "1: field `chat_template_kwargs.documents` is left out by "):
+        reader.check([replace(records[0], template_kwargs={"documents": [{"text": "moo"}]})], family("qwen"))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_reply_ends_where_its_template_closes_the_turn(family: Family, tiny_init: dict[str, Any], name: str) -> None:
     own = tokenizer_of(name, family)
