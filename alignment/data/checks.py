@@ -177,9 +177,13 @@ def _require_reply_read(record: Record, tokenizer: PreTrainedTokenizerBase, turn
 
 
 def _require_text(record: Record, turn: Message, place: int, text: str) -> None:
-    """But for its blanks, which are the template's to set."""
-    if "".join(turn["content"].split()) not in "".join(text.split()):
+    if not holds(text, turn["content"]):
         raise _unread(record, f"some of the text of turn {place}, {turn['content'].strip()!r:.40},")
+
+
+def holds(whole: str, text: str) -> bool:
+    """Whether a text is part of another but for its blanks, which are the template's to set."""
+    return "".join(text.split()) in "".join(whole.split())
 
 
 def _unread(record: Record, what: str) -> DataError:

@@ -1,6 +1,6 @@
 """Records to token ids. Truncation happens here and nowhere else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -11,6 +11,8 @@ from alignment.config.enums import Template
 from alignment.config.sections import ConfigError
 from alignment.data.chat import PROBE, Piece, Rendered, render
 from alignment.data.records import DataError, Message, Record, Source
+
+Layout = Callable[[Record, PreTrainedTokenizerBase], Rendered]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,14 @@ def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, t
 
 
 def encode_rendered(
-    record: Record, rendered: Rendered, tokenizer: PreTrainedTokenizerBase, limits: Limits, truncation: Truncation
+    record: Record,
+    rendered: Rendered,
+    tokenizer: PreTrainedTokenizerBase,
+    limits: Limits,
+    truncation: Truncation,
+    layout: Layout = render,
 ) -> Example:
-    """The tokens of a record that is laid out.
+    """The tokens of a record that is laid out, by `layout`, which does it again where turns are cut off.
 
     The prompt is tokenized as it will be for generation, on its own. A completion's tokens are those of prompt and
     completion together, less the prompt's, so that no break between tokens is invented; where a token spans the border
@@ -83,7 +90,7 @@ def encode_rendered(
     """
     if tokenizer.eos_token is None:
         raise ValueError("the tokenizer must have an eos_token: without one no reply has an end")
-    rendered, prompt, is_whole = _fitting(record, rendered, tokenizer, limits.max_prompt_length)
+    rendered, prompt, is_whole = _fitting(record, rendered, tokenizer, limits.max_prompt_length, layout)
     replies = [
         _reply(tokenizer, rendered.prompt, pieces, record.template, ends=record.has_end(number))
         for number, pieces in enumerate(rendered.replies)
@@ -110,7 +117,7 @@ def encode_rendered(
 
 
 def _fitting(
-    record: Record, rendered: Rendered, tokenizer: PreTrainedTokenizerBase, limit: int
+    record: Record, rendered: Rendered, tokenizer: PreTrainedTokenizerBase, limit: int, layout: Layout
 ) -> tuple[Rendered, list[int], bool]:
     """The record laid out, its prompt's tokens within the limit, and whether they are all of them."""
     whole = _prompt_ids(record, tokenizer, rendered.prompt)
@@ -119,7 +126,7 @@ def _fitting(
     ids = whole
     for shorter in _without_oldest(record.prompt):
         record = replace(record, prompt=shorter)
-        rendered = render(record, tokenizer)
+        rendered = layout(record, tokenizer)
         ids = _prompt_ids(record, tokenizer, rendered.prompt)
         if len(ids) <= limit:
             return rendered, ids, False

@@ -16,7 +16,7 @@ from alignment.config.sections import BatchConfig, ConfigError, DataConfig, Dist
 from alignment.data.chat import ensure_template
 from alignment.data.ends import end_of_turn
 from alignment.data.load import load_split
-from alignment.data.records import Message, Record, Source
+from alignment.data.records import Message, Record, Source, assistant
 from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE
 from alignment.generation.dialogue import Reader
@@ -163,6 +163,48 @@ def test_a_cut_reply_that_its_template_rewrites(family: Family, text: str) -> No
     )
     (first, _) = Reader(tokenizer, None, "reward.path").examples(drawn((text, False)))
     assert tokenizer.decode(first.completion_ids[0]).endswith(text.split("</think>")[-1].strip())
+
+
+def test_what_a_template_leaves_out_of_replies_is_said_once(family: Family, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = family("zephyr")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "message['content'] +", "message['content'].split('</think>')[-1] +"
+    )
+    reader = Reader(tokenizer, None, "gold_model")
+    reader.examples(drawn(("fine.", True)))
+    assert capsys.readouterr().out == ""
+    samples = drawn(("hello</think>fine.", True), ("fine.", True), ("hello</think>", False))
+    for _ in range(2):
+        (read, _) = reader.examples(samples)
+        assert tokenizer.decode(read.completion_ids[0]) == "fine.</s>"
+    line = "gold_model: 4 replies lose a part to its chat template, such as their reasoning; the rest is scored\n"
+    assert capsys.readouterr().out == line
+
+
+@pytest.mark.parametrize("limit", [None, 60])
+def test_a_reply_that_its_template_writes_elsewhere_is_read_behind_its_prompt(
+    family: Family, limit: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Nemotron's does: the prompt opens the reasoning, and a reply that closes it is written without the opening.
+    What a policy happens to draw ends no run, nor are the replies beside it read otherwise for it."""
+    tokenizer = family("qwen3")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{{ '<think></think>' if m['role'] == 'assistant' and '</think>' not in m['content'] }}"
+        "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{{ '<|im_start|>assistant\n<think>\n' if add_generation_prompt }}"
+    )
+    long: list[Message] = [{"role": "user", "content": "hello"}, *assistant("fine. " * 9), *TURNS[0]]
+    replies = [("hello\n</think>\n\nfine.", True), ("fine.", True), ("hello</think>", False)]
+    (read,) = Reader(tokenizer, limit, "reward.path").examples(drawn(*replies, turns=[long]))
+    kept = long if limit is None else TURNS[0]
+    asked, written = (
+        tokenizer.apply_chat_template([*kept, *more], tokenize=False, add_generation_prompt=not more)
+        for more in ([], assistant("fine."))
+    )
+    wholes = [tokenizer.decode([*read.prompt_ids, *ids]) for ids in read.completion_ids]
+    assert wholes == [f"{asked}{replies[0][0]}<|im_end|>", written.removesuffix("\n"), f"{asked}{replies[2][0]}"]
+    assert ("were cut" in capsys.readouterr().out) == (limit is not None)
 
 
 def test_a_prompt_without_a_template_is_read_as_it_is(family: Family) -> None:
