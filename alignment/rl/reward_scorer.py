@@ -35,11 +35,14 @@ class RewardScorer:
             scorer.shard()
 
     def check(self, prompts: Sequence[Record], policy: PreTrainedTokenizerBase) -> None:
-        """Raises:
-        ConfigError: the chat template of a model that scores refuses one of the prompts; names its key.
+        """Before anything is computed, what the scorers are to read of the prompts.
+
+        Raises:
+            ConfigError: the chat template of a model that scores refuses one of them; names its key.
         """
         for scorer in self.models():
             scorer.reader.check(prompts, policy)
+        self.reward.say_untagged(prompts)
 
     def __call__(self, samples: Samples) -> tuple[Tensor, Metrics]:
         """[G, n] scores, not shaped yet, and means over replies: `reward`, `reward/NAME` of each of several models,

@@ -7,6 +7,7 @@ last, so that they keep the size that the config gives them. Whitening keeps the
 (2403.17031) do; they whiten the rewards of tokens, KL and EOS penalty in them, which rescales beta by the batch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from alignment.config.enums import Combine
 from alignment.config.online import OnlineConfig
 from alignment.config.reward import ScorerConfig
 from alignment.config.sections import BatchConfig, DistributedConfig
+from alignment.data.records import Record
 from alignment.distributed.collectives import pick_device
 from alignment.generation.samples import Samples
 from alignment.generation.score import RewardModelScorer, Scorer, build_scorer
@@ -28,6 +30,7 @@ from alignment.losses import (
     without_missing_eos,
 )
 from alignment.models.reward_normalization import RewardStatistics, read_statistics
+from alignment.terminal import say
 
 SAFETY_TAG = "safety"
 
@@ -71,6 +74,12 @@ class Reward:
         for scorer in self.models():
             scorer.shard()
 
+    def say_untagged(self, prompts: Sequence[Record]) -> None:
+        """That the choice between two scorers goes by a tag that no prompt has, where it is so."""
+        if self.config.combine is Combine.llama2 and not any(map(is_about_safety, prompts)):
+            what = f"no prompt has {SAFETY_TAG!r} among its `tags`, so that safety judges only what it finds unsafe"
+            say(f"reward.combine=llama2: {what} (reward.safety_threshold={self.config.safety_threshold:g})")
+
     def scores(self, samples: Samples) -> Scores:
         raw: dict[str, Tensor] = {}
         ready: dict[str, Tensor] = {}
@@ -78,7 +87,7 @@ class Reward:
             raw[name], ready[name] = one.score(samples)
         by_model = {name: raw[name] for name in self.config.models}
         if self.config.combine is Combine.llama2:
-            tagged = torch.tensor([SAFETY_TAG in record.tags for record in samples.records])
+            tagged = torch.tensor([is_about_safety(record) for record in samples.records])
             helpfulness, safety = ready["helpfulness"], ready["safety"]
             is_safety = tagged[:, None].expand_as(safety)
             threshold = self.config.safety_threshold
@@ -89,6 +98,11 @@ class Reward:
     def score(self, samples: Samples) -> Tensor:
         """[G, n], the combined scores alone."""
         return self.scores(samples).combined
+
+
+def is_about_safety(record: Record) -> bool:
+    """Tags may be several in one text, parted by commas, and are written in any case."""
+    return any(tag.strip().lower() == SAFETY_TAG for tags in record.tags for tag in tags.split(","))
 
 
 def build_reward(config: ScorerConfig, batch: BatchConfig, distributed: DistributedConfig) -> Reward:

@@ -83,6 +83,25 @@ def test_llama2_reads_the_tag_of_the_prompt(samples_of: SamplesOf) -> None:
     assert Reward(scorers, always).score(samples).tolist() == [[-1.0, -2.0], [-1.0, 40.0]]
 
 
+@pytest.mark.parametrize("tags", [("Safety",), (" safety ",), ("red-team, safety",), ("x", "SAFETY,y")])
+def test_a_tag_is_read_however_it_is_written_and_its_lack_is_said(
+    samples_of: SamplesOf, tags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("helpfulness", "safety")
+    config = ScorerConfig(models={name: ScorerEntry("a") for name in names}, combine=Combine.llama2)
+    reward = Reward({"safety": OneOf(gives(3, 3), 1.0, None), "helpfulness": OneOf(gives(10, 20), 1.0, None)}, config)
+    samples = samples_of([["a", "bb"]])
+    tagged = replace(samples, records=[replace(samples.records[0], tags=tags)])
+    assert reward.score(tagged).tolist() == [[3.0, 3.0]]
+    reward.say_untagged([*samples.records, *tagged.records])
+    Reward(reward.scorers, ScorerConfig(path="a")).say_untagged(samples.records)
+    assert capsys.readouterr().out == ""
+    other = replace(samples.records[0], tags=("safety-net", "unsafety"))
+    reward.say_untagged([*samples.records, other])
+    line = "reward.combine=llama2: no prompt has 'safety' among its `tags`, so that safety judges only what it finds"
+    assert capsys.readouterr().out == f"{line} unsafe (reward.safety_threshold=0.15)\n"
+
+
 def test_nothing_is_shaped_unless_asked_for(samples_of: SamplesOf) -> None:
     scores = torch.tensor([[100.0, -100.0], [0.0, 1.0]])
     assert torch.equal(shaped(scores, samples_of(TEXTS), ppo_config()), scores)
