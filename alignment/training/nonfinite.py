@@ -99,22 +99,27 @@ class NonFiniteGuard:
             say(f"step {step}: {'; '.join(found)}; what learns from them is left out")
 
     def require_learning(self, step: int, learned: Metrics, *, num_steps: int) -> None:
-        """Ask of step `step` (from 1) of `num_steps` what it learned, once it is over.
+        """Ask of step `step` (from 1) of `num_steps` what it learned, once it is over. That no step so far had anything
+        to learn from is said, after `MOST_IDLE` or all.
 
         Raises:
             UserError: not one update of the run was taken so far, in `MOST_IDLE` steps or in all: leaving out a bad row
                 was asked for, not leaving a model as it came.
         """
-        was_left_out = self.met != [] and self.met[-1]["step"] == step
-        if self.num_idle < step - 1 or not was_left_out or any(name.endswith("grad_norm") for name in learned):
+        if self.num_idle < step - 1 or any(name.endswith("grad_norm") for name in learned):
             return
         self.num_idle += 1
-        if self.num_idle == min(MOST_IDLE, num_steps):
+        if self.num_idle != min(MOST_IDLE, num_steps):
+            return
+        if len({each["step"] for each in self.met}) == step:
             raise UserError(
                 f"step {step}: no step so far could be taken: the model as it came gives no finite loss or gradient on "
                 f"any of their rows, which are in {self.path} (the first: {self.met[0]['objective']}, loss "
                 f"{self.met[0]['loss']}); its weights are numbers, perhaps too large ones"
             )
+        if is_main():
+            why = "the replies to each prompt all score alike, or are the same"
+            say(f"step {step}: no step so far had anything to learn from, the weights are as they came: {why}")
 
     def _note(self, step: int, what: dict[str, Any]) -> None:
         rows = [{"row": row, "source": str(self.data.examples[row].source)} for row in self.data.step_rows(step - 1)]

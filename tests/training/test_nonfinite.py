@@ -164,12 +164,21 @@ def test_a_checkpoint_from_before_steps_were_counted_so_goes_on(demonstrations: 
         guard.require_learning(step, Metrics(), num_steps=29)
 
 
-def test_a_step_with_nothing_to_learn_from_is_no_step_left_out(demonstrations: list[Example], tmp_path: Path) -> None:
-    """Groups whose replies all score alike, say, are dropped, and nothing is wrong with them."""
+@pytest.mark.parametrize(("num_steps", "last"), [(29, 10), (2, 2)])
+def test_a_step_with_nothing_to_learn_from_is_no_step_left_out(
+    demonstrations: list[Example], tmp_path: Path, num_steps: int, last: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Groups whose replies all score alike, say, are dropped, and nothing is wrong with them; of a run that had no
+    others it is said, once."""
     data = Batches(demonstrations, Packer(BatchConfig(size=2, max_tokens=60), 0), 0)
     guard = NonFiniteGuard(tmp_path / "nonfinite.json", OnNonFinite.skip, data)
-    for step in range(1, 30):
-        guard.require_learning(step, Metrics(), num_steps=29)
+    learned = Metrics(grad_norm=Mean(torch.tensor(1.0), torch.tensor(1)))
+    for first in (learned, Metrics()):
+        assert capsys.readouterr().out == ""
+        for step in range(1, num_steps + 1):
+            guard.require_learning(step, first if step == 1 else Metrics(), num_steps=num_steps)
+    said = f"step {last}: no step so far had anything to learn from, the weights are as they came: the replies to each "
+    assert capsys.readouterr().out == f"{said}prompt all score alike, or are the same\n"
 
 
 def test_the_role_whose_numbers_are_none_is_named(
