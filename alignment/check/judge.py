@@ -61,14 +61,21 @@ def as_trained(scorer: RewardModelScorer, samples: Samples, key: str) -> Verdict
 def trained_ids(record: Record, text: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """The tokens of a dialogue that ends with this reply, up to the end of text: written out here, without `encode`."""
     tools: Any = list(record.tools) or None
-    prompt, whole = (
+    prompt, whole, plain = (
         str(
             tokenizer.apply_chat_template(
                 turns, tools=tools, tokenize=False, add_generation_prompt=opens, **record.template_kwargs
             )
         )
-        for turns, opens in ((record.prompt, True), ([*record.prompt, *assistant(text)], False))
+        for turns, opens in (
+            (record.prompt, True),
+            ([*record.prompt, *assistant(text)], False),
+            ([*record.prompt, *assistant(BLANK)], False),
+        )
     )
+    same = next((at for at, (a, b) in enumerate(zip(prompt, plain, strict=False)) if a != b), len(prompt))
+    if not whole.startswith(prompt[:same]):  # it closes what the prompt has opened
+        whole = prompt + text + plain.rpartition(BLANK)[2]
     begin = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
     ids, eos = tokenizer(whole, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id
     reply = ids[begin:]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
+from alignment.check.judge import trained_ids
 from alignment.config.enums import Device, ExampleKind, Template
 from alignment.config.sections import BatchConfig, ConfigError, DataConfig, DistributedConfig, ModelConfig, SourceConfig
 from alignment.data.chat import ensure_template
@@ -205,6 +206,9 @@ def test_a_reply_that_its_template_writes_elsewhere_is_read_behind_its_prompt(
     wholes = [tokenizer.decode([*read.prompt_ids, *ids]) for ids in read.completion_ids]
     assert wholes == [f"{asked}{replies[0][0]}<|im_end|>", written.removesuffix("\n"), f"{asked}{replies[2][0]}"]
     assert ("were cut" in capsys.readouterr().out) == (limit is not None)
+    for text, wanted in zip(("hello\n</think>\n\nfine.", "fine."), read.completion_ids, strict=False):
+        found = trained_ids(Record(kept, (), None, read.source), text, tokenizer)
+        assert found.tolist() == [*read.prompt_ids, *wanted]
 
 
 def test_a_prompt_without_a_template_is_read_as_it_is(family: Family) -> None:
