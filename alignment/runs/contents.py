@@ -38,8 +38,8 @@ def digest(path: Path) -> str:
 
 def run_digest(folder: Path) -> str:
     """Of what others read in a run's folder: its model and its metrics."""
-    run = RunFolder(folder)
-    files = [*_visible(run.model), *(file for file in [run.metrics] if file.exists())]
+    model, metrics = RunFolder(folder).read_elsewhere()
+    files = [*_visible(model), *(file for file in [metrics] if file.exists())]
     return _of_names([str(file.relative_to(folder)) for file in files], _digests(files))
 
 

@@ -59,12 +59,11 @@ def fingerprint(config: RunConfig) -> Fingerprint:
     Raises:
         ConfigError: an input cannot be read.
     """
-    read = {key: Path(path) for key, path in input_paths(config) if not key.startswith("distributed.")}
+    read = {key: path for key, path in inputs(config) if not key.startswith("distributed.")}
     settings = {key: value for key, value in _flat(asdict(config), "") if key not in read}
     entries: dict[str, Any] = {key: value for key, value in settings.items() if not _is_unmarked(key)}
     for key, path in read.items():
-        for name, folder in [(key, path), *_bases(key, path)]:
-            entries[f"{CONTENTS}{name}"] = _contents(name, folder)
+        entries[f"{CONTENTS}{key}"] = _contents(key, path)
     for key, file in function_files(config):
         entries[f"{CODE}{key}"] = hashlib.sha256(file.read_bytes()).hexdigest()
     task = task_name(config)
@@ -75,6 +74,16 @@ def fingerprint(config: RunConfig) -> Fingerprint:
             entries[f"{CODE}task"] = hashlib.sha256(source.read_bytes()).hexdigest()
     entries["version"] = version("preference-alignment")
     return Fingerprint(tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in entries.items())))
+
+
+def inputs(config: RunConfig) -> Iterator[tuple[str, Path]]:
+    """(key, path) of every file and folder that the run reads, and of what is read behind an adapter's folder.
+
+    Raises:
+        ConfigError: what should name an adapter's base is cut or damaged.
+    """
+    for key, path in input_paths(config):
+        yield from [(key, Path(path)), *_bases(key, Path(path))]
 
 
 def _is_unmarked(key: str) -> bool:

@@ -24,6 +24,14 @@ class RunFolder:
         self.summary, self.report = path / "summary.json", path / "report.html"  # an evaluation's
         self.script, self.submitted, self.logs = path / "job.sbatch", path / "submitted.json", path / "logs"  # Slurm's
 
+    def names(self) -> list[Path]:
+        """All of the above: a file's name has an ending, a folder's has none."""
+        return [path for path in vars(self).values() if path != self.path]
+
+    def read_elsewhere(self) -> tuple[Path, Path]:
+        """What other runs read of this one."""
+        return self.model, self.metrics
+
     def is_run(self) -> bool:
         """Whether a run that trains has left its model here."""
         return self.config.is_file() and self.model.is_dir()

@@ -5,10 +5,14 @@
 """
 
 import json
+import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from alignment.config.enums import Resume, Schedule
 from alignment.config.run import RunConfig, TrainingConfig
@@ -26,6 +30,25 @@ OTHER = "output_dir holds a run of another config or other inputs"
 def as_recipe(config: RunConfig) -> str:
     task = f"defaults:\n  - task: {task_name(config)}\n  - _self_\n\n"
     return task + OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def is_of_run(folder: RunFolder) -> bool:
+    """Whether a run was in the folder, or was submitted to it: only then are the files there a run's to replace.
+
+    A pipeline's folder has no mark but `config.yaml`, and neither has one whose `started.json` was taken away: what
+    `as_recipe` wrote has every key, and is the same when it is written again.
+    """
+    if folder.started.exists() or folder.submitted.exists():
+        return True
+    text = folder.config.read_bytes().decode(errors="replace") if folder.config.exists() else ""
+    head, _, tree = text.partition("\n\n")
+    has_keys = all(f"\n{field.name}:" in f"\n{tree}" for field in fields(RunConfig))
+    if not has_keys or re.fullmatch(r"defaults:\n  - task: \S+\n  - _self_", head) is None:
+        return False
+    try:
+        return tree == OmegaConf.to_yaml(OmegaConf.create(tree))
+    except (YAMLError, OmegaConfBaseException):
+        return False
 
 
 def write_config(folder: RunFolder, config: RunConfig) -> None:
@@ -95,21 +118,28 @@ def _lengthen(folder: RunFolder, config: RunConfig, earlier: Fingerprint, mark: 
     folder.finished.unlink(missing_ok=True)
 
 
-def give_up(folder: RunFolder) -> None:
-    """Leave nothing behind of a run that a user's mistake ended before it had done anything.
+def present(folder: RunFolder) -> set[Path]:
+    """The folder and what lies in it; nothing where it is not there."""
+    return {folder.path, *folder.path.iterdir()} if folder.path.exists() else set()
+
+
+def give_up(folder: RunFolder, before: set[Path]) -> None:
+    """Leave nothing behind of a run that a user's mistake ended before it had done anything, but what was `present`
+    before it.
 
     What a submission to a cluster wrote stays, for the mistake is told in its log; the claim on the folder goes.
     """
-    if not folder.path.exists():
+    made = present(folder) - before
+    own = {folder.config, folder.started, folder.checkpoints}
+    submitted = {folder.script, folder.submitted, folder.logs}
+    if any(folder.checkpoints.glob("*")) or not made <= own | submitted | {folder.path, folder.owner}:
         return
-    left = {path.name for path in folder.path.iterdir()}
-    own = {path.name for path in (folder.config, folder.started, folder.checkpoints, folder.owner)}
-    submitted = {path.name for path in (folder.script, folder.submitted, folder.logs)}
-    if left <= own | submitted and not any(folder.checkpoints.glob("*")):
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
-        folder.started.unlink(missing_ok=True)
-        if left <= own:
-            shutil.rmtree(folder.path)
+    if folder.checkpoints in made:
+        folder.checkpoints.rmdir()
+    for path in made & {folder.config, folder.started}:
+        path.unlink()
+    if folder.path in made and present(folder) <= {folder.path, folder.owner}:
+        shutil.rmtree(folder.path)
 
 
 def belongs_to(folder: RunFolder, mark: Fingerprint) -> bool:

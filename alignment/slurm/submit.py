@@ -53,6 +53,10 @@ def _require_idle(planned: list[Planned]) -> None:
     for folder in (folder for job in planned for folder in job.folders()):
         require_free(folder)
         earlier = job_of(folder)
+        script = RunFolder(folder).script
+        if earlier is None and script.exists():
+            rule = f"output_dir must not hold what no submission has written, as {str(script)!r}"
+            raise ConfigError(f"{rule}; another output_dir keeps it, got {str(folder)!r}")
         state = None if earlier is None else commands.find(earlier)
         if state is not None and not state.is_over():
             rule = f"output_dir holds job {earlier}, which is {state.state} (scancel {earlier} ends it)"

@@ -19,6 +19,7 @@ from alignment.runs.claim import claim
 from alignment.runs.fingerprint import fingerprint
 from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import belongs_to, is_finished, write_config
+from alignment.runs.place import require_place
 from alignment.tasks.run import execute
 from alignment.terminal import console, say
 
@@ -72,6 +73,7 @@ def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> R
         for key, path in input_paths(composed):
             if not Path(path).is_relative_to(config.output_dir):
                 check_path(key, path)
+        require_place(composed)
     return composed
 
 

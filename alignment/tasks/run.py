@@ -26,7 +26,7 @@ from alignment.process import importing
 from alignment.runs.claim import FolderInUse, claim
 from alignment.runs.fingerprint import Fingerprint, fingerprint
 from alignment.runs.folder import RunFolder
-from alignment.runs.lifecycle import as_recipe, finish, give_up, is_finished, require_goes_on, start
+from alignment.runs.lifecycle import as_recipe, finish, give_up, is_finished, present, require_goes_on, start
 from alignment.runs.place import require_place
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
@@ -74,10 +74,10 @@ def _take_part(config: RunConfig) -> None:
         return
     if collectives.is_main():
         require_goes_on(folder, config, mark)
-    run = imported(config)
+    run, before = imported(config), present(folder)
     with claim(folder.path) if collectives.is_main() else nullcontext():
         if not _is_done(folder, mark):  # as another process may have had it while this one imported
-            _carry_out(run, config, folder, mark)
+            _carry_out(run, config, folder, mark, before)
 
 
 def _is_done(folder: RunFolder, mark: Fingerprint) -> bool:
@@ -87,7 +87,9 @@ def _is_done(folder: RunFolder, mark: Fingerprint) -> bool:
     return is_done
 
 
-def _carry_out(run: Callable[[Any, Path], str | None], config: RunConfig, folder: RunFolder, mark: Fingerprint) -> None:
+def _carry_out(
+    run: Callable[[Any, Path], str | None], config: RunConfig, folder: RunFolder, mark: Fingerprint, before: set[Path]
+) -> None:
     if collectives.is_main():
         start(folder, config, mark)
     collectives.barrier()
@@ -99,7 +101,7 @@ def _carry_out(run: Callable[[Any, Path], str | None], config: RunConfig, folder
         stopped = run(config, folder.path)
     except UserError:
         if collectives.is_main():
-            give_up(folder)
+            give_up(folder, before)
         raise
     except SystemExit as error:  # of a task from outside, whose exit code would be the run's
         raise UserError(f"{task_name(config)} ended by sys.exit({error.code!r}) before its run was finished") from error
@@ -144,14 +146,15 @@ def check_processes(config: RunConfig) -> None:
 
 def in_processes(config: RunConfig) -> None:
     """The run in `launch.processes` processes, each of which is given the config as it is resolved here."""
+    made = RunFolder(config.output_dir)
+    before = present(made)
     with TemporaryDirectory() as folder:
         recipe = RunFolder(folder).config
         recipe.write_text(as_recipe(config))
         try:
             launch(["-m", "alignment", "run", str(recipe)], config.launch.processes)
         except UserError:
-            made = RunFolder(config.output_dir)
             if made.path.exists():
                 with suppress(FolderInUse), claim(made.path):
-                    give_up(made)
+                    give_up(made, before)
             raise

@@ -292,6 +292,18 @@ def test_a_pipeline_runs_what_has_changed_and_keeps_what_was(
     assert {path.name for path in out.iterdir()} >= {"sft.old-1", "dpo.old-1", "dpo.old-2"}
 
 
+def test_a_stage_whose_folder_is_not_its_own_is_told_before_the_first_one(
+    alignment: Callable[..., Any], own: Callable[..., str], tmp_path: Path
+) -> None:
+    recipe = own("two", PIPELINE.replace("@sft/model", "own"))
+    (tmp_path / "runs" / "two" / "dpo" / "model").mkdir(parents=True)
+    ended = alignment("run", recipe)
+    assert ended.code == 2 and len(ended.err) == 1
+    assert "stage dpo: output_dir must not hold what no run has written" in ended.err[0]
+    assert "as 'runs/two/dpo/model'; another output_dir keeps it" in ended.err[0]
+    assert not (tmp_path / "runs" / "two" / "sft").exists()
+
+
 def test_a_bad_row_is_one_line_with_file_and_line(alignment: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n{"prompt": "Hi"}\n')
     words = ["model=tiny", "data=native", "data.train.path=rows.jsonl", "train.max_steps=1"]
@@ -311,6 +323,24 @@ def test_a_mistake_in_the_data_leaves_no_claim_on_the_folder(alignment: Callable
     data.write_text(good)
     assert alignment(*words, f"output_dir={out}", "reference.cache=false").code == 0
     assert alignment("run", str(out / "config.yaml")).code == 0, "its config is a recipe; the run is finished"
+
+
+def test_a_mistake_in_the_data_takes_nothing_that_was_there(
+    alignment: Callable[..., Any], own: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi"}\n')
+    recipe = own("config", "# Mine\ndefaults: [tiny_sft, _self_]\ndata: {format: native, train: {path: rows.jsonl}}\n")
+    before = state(tmp_path)
+    ended = alignment("run", recipe, "output_dir=own")
+    assert ended.code == 2 and "as 'own/config.yaml'; another output_dir keeps it, got 'own'" in ended.err[0]
+    assert state(tmp_path) == before
+    (tmp_path / "out").mkdir()
+    ended = alignment("run", recipe, "output_dir=out")
+    assert ended.code == 2 and "rows.jsonl:1: " in ended.err[0]
+    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert alignment("run", recipe, "output_dir=out").code == 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
 
 
 def test_a_relative_model_path_is_kept_as_it_was_typed(

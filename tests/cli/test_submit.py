@@ -277,6 +277,17 @@ def test_a_mistake_in_the_data_leaves_no_claim_but_its_log(
     assert alignment(*words, "batch.size=1", "output_dir=out").code == 0
 
 
+def test_a_script_that_no_submission_has_written_is_kept(
+    alignment: Callable[..., Any], tmp_path: Path, slurm: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "job.sbatch").write_text("mine")
+    ended = alignment(*SUBMIT, "output_dir=out")
+    assert ended.code == 2 and len(ended.err) == 1
+    assert "no submission has written, as 'out/job.sbatch'; another output_dir keeps it, got 'out'" in ended.err[0]
+    assert files(tmp_path) == {"out", "out/job.sbatch"} and (tmp_path / "out" / "job.sbatch").read_text() == "mine"
+
+
 def test_dependencies_of_the_users_own_are_for_single_jobs(
     alignment: Callable[..., Any], own: Callable[..., str]
 ) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from alignment.config.run import RunConfig
-from alignment.config.sections import ConfigError
-from alignment.config.tasks import PipelineConfig, StageConfig
+from alignment.config.sections import ConfigError, DataConfig, ModelConfig, SourceConfig, TrainConfig
+from alignment.config.tasks import EvaluateConfig, PipelineConfig, SFTConfig, StageConfig
+from alignment.runs.folder import RunFolder
+from alignment.runs.lifecycle import as_recipe
 from alignment.runs.place import require_place
 
 
@@ -62,3 +64,99 @@ def test_a_pipeline_s_folder_is_one_of_runs_and_a_run_s_own_may_hold_another(tmp
     require_place(PipelineConfig(output_dir=str(tmp_path / "out"), stages=[stage]))
     (tmp_path / "out" / "started.json").touch()
     require_place(RunConfig(output_dir=str(tmp_path / "out")))
+
+
+def run_of(model: str, rows: str, output_dir: str) -> SFTConfig:
+    data = DataConfig(train=SourceConfig(rows))
+    return SFTConfig(model=ModelConfig(model), data=data, train=TrainConfig(max_steps=1), output_dir=output_dir)
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "output_dir", "rule"),
+    [
+        (
+            "out/model",
+            "rows",
+            "out",
+            r"where the run would write 'out/model' over model\.path='out/model'; .* got 'out'",
+        ),
+        ("link", "rows", "../here/out/", r"would write '\.\./here/out/model' over model\.path='link'; .* got"),
+        (
+            "adapter",
+            "rows",
+            "out",
+            r"would write 'out/best' over the base of model\.path='out/best/base'; .* got 'out'",
+        ),
+        ("base", "out/selected.jsonl", "out", r"'out/selected\.jsonl' over data\.train\.path='out/selected\.jsonl'; "),
+        ("base", "rows", "base", r"lie in model\.path='base', which the run reads and would write into; .* got 'base'"),
+        ("base", "rows", "base/a/b", r"lie in model\.path='base', which the run reads .* got 'base/a/b'"),
+    ],
+    ids=["its model", "by a link", "behind an adapter", "its rows", "in the model's folder", "below it"],
+)
+def test_a_run_does_not_write_where_it_reads(
+    model: str, rows: str, output_dir: str, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is in the folder already: here it is that of a run."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("out/model", "out/best/base", "base", "adapter"):
+        Path(name).mkdir(parents=True)
+    Path("adapter/adapter_config.json").write_text('{"base_model_name_or_path": "out/best/base"}')
+    Path("link").symlink_to("out/model")
+    for name in ("out/selected.jsonl", "out/started.json", "out/mine.jsonl"):
+        Path(name).touch()
+    require_place(run_of("base", "out/mine.jsonl", "out"))
+    with pytest.raises(ConfigError, match=f"^output_dir must not .*{rule}"):
+        require_place(run_of(model, rows, output_dir))
+
+
+def test_an_evaluation_may_lie_in_the_folder_of_a_run_that_it_compares(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.model.mkdir(parents=True)
+    run.config.touch()
+    data = DataConfig(eval=SourceConfig("rows"))
+    for name in ("evaluation", "model"):
+        evaluation = EvaluateConfig(
+            runs={"a": str(run.path)}, baseline="a", data=data, gold="a.b", output_dir=str(run.path / name)
+        )
+        if name == "evaluation":
+            require_place(evaluation)
+        else:
+            with pytest.raises(ConfigError, match=r"^output_dir must not lie in runs\.a="):
+                require_place(evaluation)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "samples.jsonl", "report.html", "model"])
+def test_what_no_run_has_written_is_not_replaced(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, foreign = RunConfig(output_dir="out"), tmp_path / "out" / name
+    if foreign.suffix:
+        foreign.parent.mkdir()
+        foreign.write_text("seed: 0\n")
+    else:
+        foreign.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"^output_dir must not hold what no run .*, as 'out/{name}'; .* got 'out'$"):
+        require_place(config)
+    (tmp_path / "out" / "started.json").touch()
+    require_place(config)
+
+
+def test_a_config_that_a_run_wrote_is_known_by_its_text(tmp_path: Path) -> None:
+    """As a pipeline's, and that of a run whose `started.json` was taken away, after which it goes on."""
+    folder = RunFolder(tmp_path)
+    stages = [StageConfig(name="a", recipe="tiny_sft", set={"data.template": "one\n\n### 'two' # é", "lr": 1e-5})]
+    config = PipelineConfig(output_dir=str(tmp_path), stages=stages)
+    written = as_recipe(config)
+    folder.config.write_text(written)
+    require_place(config)
+    for text in (
+        f"# mine\n{written}",
+        written.replace("seed: 0", "seed: 0  # mine"),
+        written.replace("  - task: pipeline", "  - task: pipeline\n  - model: tiny"),
+        written.replace("seed: 0\n", ""),
+        written + "a: [",
+        "",
+    ):
+        folder.config.write_text(text)
+        with pytest.raises(ConfigError, match=r"^output_dir must not hold what no run has written"):
+            require_place(config)
