@@ -128,12 +128,15 @@ class Theirs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Raises:
-        ConfigError: the code raised an error that is none of ours, or would have ended the process.
+        ConfigError: the code raised an error that is none of ours, would have ended the process, or closed what the run
+            speaks through.
         """
         theirs = {name: read() for name, (read, _) in SETTINGS.items()}
         Theirs.settings = {name: value for name, value in theirs.items() if value != self.ours[name]}
         _set(self.ours)
         self.draws.__exit__(None, None, None)
+        if error is None and sys.stdout.closed:
+            raise ConfigError(f"{self.what} closed sys.stdout, which the run writes to: it must leave that open")
         if not isinstance(error, Exception | SystemExit) or isinstance(error, UserError):
             return
         frames = [frame for frame in traceback.extract_tb(trace) if not _is_library(frame.filename)]

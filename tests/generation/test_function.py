@@ -1,7 +1,9 @@
 """A scoring function of the user's: what it may return, and how its mistakes are told."""
 
 import random
+import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,17 @@ def test_numbers_of_every_kind(samples_of: SamplesOf, answer: Any) -> None:
 def test_what_is_no_number_for_each_reply(samples_of: SamplesOf, answer: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^reward\.function {message}$"):
         FunctionScorer(lambda prompts, replies: answer).score(samples_of([["a", "b"], ["c", "d"]]))
+
+
+def test_a_closed_stdout_is_the_function_s_own(samples_of: SamplesOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", StringIO())
+
+    def closing(prompts: list[list[dict[str, str]]], replies: list[str]) -> list[float]:
+        sys.stdout.close()
+        return [0.0 for _ in replies]
+
+    with pytest.raises(ConfigError, match=r"^gold a\.closing closed sys\.stdout, which the run writes to"):
+        FunctionScorer(closing, "gold", "a.closing").score(samples_of([["a"]]))
 
 
 def test_an_error_of_its_own_is_one_line_with_its_place(
