@@ -28,11 +28,12 @@ from alignment.cli.compose import (
 from alignment.cli.config_errors import COMPOSE_ERRORS, explain
 from alignment.cli.help import page
 from alignment.cli.recipes import shipped
+from alignment.cli.sources import SWEEP
 from alignment.config.cluster import require_scheduler
 from alignment.config.enums import Scheduler
 from alignment.config.inputs import check_inputs
 from alignment.config.run import RunConfig
-from alignment.config.sections import UserError
+from alignment.config.sections import ConfigError, UserError
 from alignment.config.tasks import PipelineConfig
 from alignment.preempt import EXIT_CODE, Preempted
 from alignment.process import end, importing
@@ -66,7 +67,18 @@ def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[Run
     for number, config in enumerate(configs):
         check_inputs(config)
         require_place(of_job(config, number) if sweep else config)
+        if sweep:
+            _require_own_sweep(Path(config.output_dir, SWEEP))
     return configs, sweep
+
+
+def _require_own_sweep(file: Path) -> None:
+    """Raises:
+    ConfigError: Hydra would replace a file that it has not written.
+    """
+    if file.exists() and not file.read_bytes().startswith(b"hydra:"):
+        rule = f"output_dir must not hold what no sweep has written and this one would replace, as {str(file)!r}"
+        raise ConfigError(f"{rule}; another output_dir keeps it, got {str(file.parent)!r}")
 
 
 def say_advice(recipe: str, configs: list[RunConfig], overrides: list[str]) -> None:

@@ -233,6 +233,19 @@ def test_a_sweep_in_the_default_folder_has_one_date(alignment: Callable[..., Any
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {"0", "1"}
 
 
+def test_a_file_of_the_name_of_hydra_s_own_is_kept(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    file = tmp_path / "sweep" / "multirun.yaml"
+    file.write_text("mine: 1\n")
+    words = [*RUN, "-m", "train.max_steps=1", "output_dir=sweep"]
+    ended = alignment(*words)
+    assert ended.code == 2 and len(ended.err) == 1
+    assert "no sweep has written and this one would replace, as 'sweep/multirun.yaml'; another" in ended.err[0]
+    assert file.read_text() == "mine: 1\n" and list(file.parent.iterdir()) == [file]
+    file.unlink()
+    assert alignment(*words).code == 0 and "finished already" in alignment(*words).out
+
+
 def test_a_recipe_may_be_a_sweep_itself(alignment: Callable[..., Any], own: Callable[..., str], tmp_path: Path) -> None:
     text = "# S\ndefaults: [tiny_sft, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {train.max_steps: '1,%s'}}}\n"
     bad = alignment("run", own("sweep", text % "0"), *SMALL, "output_dir=out")
