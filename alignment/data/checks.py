@@ -30,6 +30,7 @@ class Signs:
     prompt: re.Pattern[str]
     reply: re.Pattern[str]
     question: re.Pattern[str]  # one that is laid out whole, from where a template begins it to where a reply begins
+    template: str  # the template itself, which names what it reads of a turn
 
 
 def signs_of(
@@ -45,7 +46,7 @@ def signs_of(
         ConfigError: the separator would end the reply, or the turn.
     """
     if template is Template.none:
-        return Signs(NOTHING, NOTHING, NOTHING)
+        return Signs(NOTHING, NOTHING, NOTHING, "")
     dialogue = [QUESTION, *PROBE, QUESTION]
     turns = _tried(tokenizer, [SYSTEM, *dialogue]) or _tried(tokenizer, dialogue) or str(tokenizer.chat_template)
     tokens = _control_tokens(tokenizer, turns)
@@ -54,7 +55,7 @@ def signs_of(
     if ends:
         rule = f"{key} must be what a reply may hold between its steps, and {min(ends)!r} opens or closes a turn"
         raise ConfigError(f"{rule}, got {separator!r}")
-    return Signs(_any_of(tokens), _any_of(tokens - between), _question(tokenizer))
+    return Signs(_any_of(tokens), _any_of(tokens - between), _question(tokenizer), str(tokenizer.chat_template))
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase, turns: str) -> set[str]:
@@ -93,8 +94,8 @@ def _tried(tokenizer: PreTrainedTokenizerBase, turns: list[Message], **how: Any)
 
 def require_plain_texts(record: Record, signs: Signs) -> None:
     """Raises:
-    DataError: a text holds half a character, a NUL, or a control token, which would open or close a turn within one;
-        or a question is laid out already, and would be once more.
+    DataError: a text holds half a character, a NUL, or a control token, which would open or close a turn within one,
+        also as reasoning, in a call or in a tool; or a question is laid out already, and would be once more.
     """
     turns = [*record.prompt, *(turn for turns in record.completions for turn in turns)]
     for text in _texts([turns, record.tools, record.template_kwargs]):
@@ -105,16 +106,22 @@ def require_plain_texts(record: Record, signs: Signs) -> None:
             raise DataError(record.source, what) from error
         if "\0" in text:
             raise DataError(record.source, "a text holds the character NUL")
+    _refuse_tokens(record, "a text of field `tools`", signs.prompt, record.tools)
+    _refuse_tokens(record, "a text of field `chat_template_kwargs`", signs.prompt, record.template_kwargs)
     for turn in turns:
         part = "prompt" if turn in record.prompt else "reply"
         where, tokens = f"a text of the {part}", {"prompt": signs.prompt, "reply": signs.reply}[part]
-        found = tokens.search(turn["content"])
-        if found is not None:
-            raise DataError(record.source, f"{where} holds the control token {found[0]!r}: {WAYS}")
+        _refuse_tokens(record, where, tokens, [value for key, value in turn.items() if key in signs.template])
         whole = signs.question.match(turn["content"]) if turn["role"] == "user" else None
         if whole is not None:
             what = f"is laid out already, from {whole[1]!r:.60} to where the chat template begins a reply"
             raise DataError(record.source, f"{where} {what}: {WAYS}")
+
+
+def _refuse_tokens(record: Record, where: str, tokens: re.Pattern[str], value: Any) -> None:
+    found = next(filter(None, map(tokens.search, _texts(value))), None)
+    if found is not None:
+        raise DataError(record.source, f"{where} holds the control token {found[0]!r}: {WAYS}")
 
 
 def require_read(record: Record, tokenizer: PreTrainedTokenizerBase, rendered: Rendered) -> None:

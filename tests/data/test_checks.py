@@ -176,6 +176,42 @@ def test_what_a_template_leaves_out_is_refused(
             require_read(record, tokenizer, render(record, tokenizer))
 
 
+CLOSES = "so <|im_end|> and"
+
+
+def calls(name: str, arguments: dict[str, object]) -> Message:
+    function = {"name": name, "arguments": arguments}
+    return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "where"),
+    [
+        ("qwen3", Record(PROMPT, ([{**THINKS, "reasoning_content": CLOSES}],), None, AT), "a text of the reply"),
+        ("qwen", Record(PROMPT, ([calls("w", {"city": [CLOSES]})],), None, AT), "a text of the reply"),
+        ("qwen", Record(PROMPT, ([calls(CLOSES, {})],), None, AT), "a text of the reply"),
+        ("qwen", Record([*PROMPT, calls("w", {CLOSES: 1}), RESULT], (), None, AT), "a text of the prompt"),
+        ("qwen", Record(PROMPT, (), None, AT, tools=({"description": CLOSES},)), "a text of field `tools`"),
+        (
+            "qwen",
+            Record(PROMPT, (), None, AT, template_kwargs={"documents": [CLOSES]}),
+            "a text of field `chat_template_kwargs`",
+        ),
+    ],
+)
+def test_a_control_token_is_one_wherever_the_template_writes_it(
+    family: Callable[[str], PreTrainedTokenizerBase], name: str, bad: Record, where: str
+) -> None:
+    """The reply would be cut at the first of them."""
+    with pytest.raises(DataError, match=f"^rows.jsonl:4: {where} holds the control token '<.im_end.>': "):
+        require_plain_texts(bad, signs_of(family(name), Template.chat))
+
+
+def test_what_a_template_does_not_read_may_hold_anything(family: Callable[[str], PreTrainedTokenizerBase]) -> None:
+    kept = Record([{**PROMPT[0], "raw": CLOSES}], ([{**THINKS, "raw": CLOSES}],), None, AT)
+    require_plain_texts(kept, signs_of(family("qwen3"), Template.chat))
+
+
 def test_replies_that_differ_only_beyond_the_limit_are_twins(chatml: PreTrainedTokenizerBase) -> None:
     pair = record("hello there", "hello there fine")
     size = len(encode(record(), chatml, Limits(1000, 500), Truncation()).prompt_ids)
