@@ -98,7 +98,7 @@ def require_plain_texts(record: Record, signs: Signs) -> None:
         also as reasoning, in a call or in a tool; or a question is laid out already, and would be once more.
     """
     turns = [*record.prompt, *(turn for turns in record.completions for turn in turns)]
-    for text in _texts([turns, record.tools, record.template_kwargs]):
+    for text in _texts([turns, record.tools, record.template_kwargs, record.tags]):
         try:
             text.encode()
         except UnicodeEncodeError as error:

@@ -110,10 +110,11 @@ def test_what_a_reply_is_made_of_is_no_control_token(family: Callable[[str], Pre
         require_plain_texts(record("fine [turn]"), signs)
 
 
-def test_a_text_of_half_a_character_in_a_schema_is_found(chatml: PreTrainedTokenizerBase) -> None:
+def test_a_text_of_half_a_character_in_a_schema_or_a_tag_is_found(chatml: PreTrainedTokenizerBase) -> None:
     tools = ({"function": {"name": "w", "description": "\udc00"}},)
-    with pytest.raises(DataError, match="half of a character"):
-        require_plain_texts(replace(record("fine"), tools=tools), signs_of(chatml, Template.chat))
+    for bad in (replace(record("fine"), tools=tools), replace(record("fine"), tags=("safety", "\ud83d"))):
+        with pytest.raises(DataError, match="half of a character"):
+            require_plain_texts(bad, signs_of(chatml, Template.chat))
 
 
 SCHEMA = {"type": "function", "function": {"name": "weather", "parameters": {}}}
