@@ -129,8 +129,9 @@ def require_read(record: Record, tokenizer: PreTrainedTokenizerBase, rendered: R
 
     Raises:
     DataError: a turn has a role that the template knows nothing of; or it leaves out tools, a system or a tool turn,
-        text of the question, or the text, the calls or the reasoning of a reply. What earlier replies have is its own
-        to leave out, as Qwen 3 does with reasoning.
+        text of the question, or the text or the reasoning of a reply; or the calls or the name of any turn. The
+        reasoning of earlier replies is its own to leave out, as Qwen 3 does, and so is the name of a tool, which its
+        call has too.
     """
     if record.template is Template.none:
         return
@@ -155,8 +156,10 @@ def require_read(record: Record, tokenizer: PreTrainedTokenizerBase, rendered: R
     last = record.prompt[-1]
     if last["role"] == "user":  # what tools return is written in ways of the template's own
         _require_text(record, last, len(record.prompt), rendered.prompt)
+    _require_carried(record, tokenizer, record.prompt, 0, add_generation_prompt=True)
     for turns, text in zip(record.completions, rendered.texts(), strict=True):
-        _require_reply_read(record, tokenizer, turns, rendered.prompt + text)
+        _require_reply_read(record, turns, rendered.prompt + text)
+        _require_carried(record, tokenizer, [*record.prompt, *turns], len(record.prompt))
 
 
 def _require_known_roles(record: Record, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -167,20 +170,38 @@ def _require_known_roles(record: Record, tokenizer: PreTrainedTokenizerBase) -> 
             raise DataError(record.source, f"the role of turn {number} {rule}, got {turn['role']!r}")
 
 
-def _require_reply_read(record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message], text: str) -> None:
-    for number, turn in enumerate(turns):
-        place, is_learned = len(record.prompt) + number + 1, turn["role"] == "assistant" and turn.get("weight", 1)
-        if is_learned or turn["role"] in ("system", "developer", "user"):
+def _require_reply_read(record: Record, turns: list[Message], text: str) -> None:
+    for place, turn in enumerate(turns, start=len(record.prompt) + 1):
+        if _is_learned(turn) or turn["role"] in ("system", "developer", "user"):
             _require_text(record, turn, place, text)
-        if not is_learned:
-            continue
-        for keys in (("tool_calls",), REASONING):
+
+
+def _require_carried(
+    record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message], begin: int, **how: Any
+) -> None:
+    """What the turns from `begin` on have beside a text, of which the template must write another where it is another:
+    some write the same of any reasoning, and something else where there is none."""
+    for place, turn in enumerate(turns[begin:], start=begin):
+        reasoning = REASONING if place >= len(record.prompt) and _is_learned(turn) else ()
+        name = () if turn["role"] == "tool" else ("name",)
+        for keys in (("tool_calls",), reasoning, name):
             carried = [key for key in keys if turn.get(key)]
-            if carried:
-                bare = {key: value for key, value in turn.items() if key not in keys}
-                other = [*record.prompt, *turns[:number], bare, *turns[number + 1 :]]
-                if written(record, tokenizer, other) == written(record, tokenizer, [*record.prompt, *turns]):
-                    raise _unread(record, f"`{carried[0]}` of turn {place}")
+            other = [*turns[:place], {**turn, **dict.fromkeys(carried, MARK)}, *turns[place + 1 :]]
+            if carried and _writes_alike(record, tokenizer, turns, other, **how):
+                raise _unread(record, f"`{carried[0]}` of turn {place + 1}")
+
+
+def _is_learned(turn: Message) -> bool:
+    return turn["role"] == "assistant" and bool(turn.get("weight", 1))
+
+
+def _writes_alike(
+    record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message], other: list[Message], **how: Any
+) -> bool:
+    try:
+        return written(record, tokenizer, turns, **how) == written(record, tokenizer, other, **how)
+    except DataError:  # what the template refuses it has read
+        return False
 
 
 def _require_text(record: Record, turn: Message, place: int, text: str) -> None:

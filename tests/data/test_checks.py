@@ -138,6 +138,23 @@ RESULT = {"role": "tool", "content": "sun"}
         # What Qwen 3 leaves out of an earlier turn cannot be learned there.
         ("qwen3", Record(PROMPT, ([THINKS, *PROMPT, THINKS],), None, AT), "`reasoning_content` of turn 2"),
         ("qwen3", Record([*PROMPT, THINKS, *PROMPT], ([THINKS],), None, AT), None),
+        # As it would be where a template writes that there was reasoning, whatever it was (Nemotron 3).
+        ("empties", Record(PROMPT, ([THINKS, *PROMPT, THINKS],), None, AT), "`reasoning_content` of turn 2"),
+        ("empties", Record([*PROMPT, THINKS, *PROMPT], ([THINKS],), None, AT), None),
+        # What the reply follows is read all the same, learned or not; the name of a tool is in its call.
+        ("llama3", Record([*PROMPT, CALLS, *PROMPT], (assistant("x"),), None, AT), "`tool_calls` of turn 2"),
+        ("llama3", Record([*PROMPT, CALLS, *PROMPT], (), None, AT), "`tool_calls` of turn 2"),
+        (
+            "llama3",
+            Record(PROMPT, ([{**CALLS, "weight": 0}, *PROMPT, *assistant("x")],), None, AT),
+            "`tool_calls` of turn 2",
+        ),
+        ("qwen", Record([{**PROMPT[0], "name": "Bob"}], (assistant("x"),), None, AT), "`name` of turn 1"),
+        ("qwen", Record(PROMPT, ([{**assistant("x")[0], "name": "Eve"}],), None, AT), "`name` of turn 2"),
+        ("named", Record([{**PROMPT[0], "name": "Bob"}], (assistant("x"),), None, AT), None),
+        ("qwen", Record([*PROMPT, CALLS, {**RESULT, "name": "weather"}], (assistant("x"),), None, AT), None),
+        # Mistral's refuses a result without a call before it.
+        ("strict", Record([*PROMPT, CALLS, RESULT], (assistant("x"),), None, AT), None),
         (
             "qwen",
             Record(PROMPT, (), None, AT, template_kwargs={"enable_thinking": False}),
@@ -158,7 +175,22 @@ RESULT = {"role": "tool", "content": "sun"}
 def test_what_a_template_leaves_out_is_refused(
     family: Callable[[str], PreTrainedTokenizerBase], name: str, record: Record, what: str | None
 ) -> None:
-    tokenizer = family("qwen" if name in ("deaf", "forgets", "opens") else name)
+    tokenizer = family({"llama3": "llama3", "qwen3": "qwen3", "empties": "qwen3"}.get(name, "qwen"))
+    if name == "empties":
+        tokenizer.chat_template = tokenizer.chat_template.replace(
+            "{{ message['content'] +",
+            "{% if message['reasoning_content'] and loop.index0 < at.last %}"
+            "{{ '<think></think>' }}{% endif %}{{ message['content'] +",
+        )
+    if name == "named":
+        tokenizer.chat_template = tokenizer.chat_template.replace(
+            "message['role'] + '\n' +", "message['role'] + (message['name'] or '') + '\n' +"
+        )
+    if name == "strict":
+        tokenizer.chat_template = (
+            "{% if messages[2] and messages[2]['role'] == 'tool' and messages[1]['tool_calls'][0] is not mapping %}"
+            "{{ raise_exception('a result without a call') }}{% endif %}" + tokenizer.chat_template
+        )
     if name == "opens":
         tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
     if name == "forgets":
