@@ -1,6 +1,6 @@
 """Rows to records: whatever the layout, the same rules judge a prompt, a reply and a pair."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile, zip_longest
 from typing import Any
 
@@ -155,14 +155,20 @@ def _demonstration(
     places = [place for place in range(own, len(dialogue)) if dialogue[place]["role"] == "assistant"]
     if not places or (key == "chosen" and places[-1] != len(dialogue) - 1):
         raise row.error(f"{key}: the dialogue must end with the assistant's reply")
-    learned = [place for place in places if dialogue[place].get("weight", 1)]
+    learned = _learned(row, key, dialogue, places)
     asked = [place for place in learned if place and dialogue[place - 1]["role"] not in BEFORE_THE_QUESTION]
-    if not learned:
-        raise row.error(f"{key}: every assistant's turn has weight 0: there is nothing to learn")
     first = learned[-1] if learn is Learn.last or not asked else asked[0]
     completion = dialogue[first : learned[-1] + 1]
     _require_replies(row, key, completion)
     return _checked(row, key, dialogue[:first]), completion, len(dialogue) - 1 - learned[-1]
+
+
+def _learned(row: Row, key: str, turns: list[Message], places: Iterable[int]) -> list[int]:
+    """Of the places those of the assistant's turns that are learned from."""
+    learned = [place for place in places if turns[place]["role"] == "assistant" and turns[place].get("weight", 1)]
+    if not learned:
+        raise row.error(f"{key}: every assistant's turn has weight 0: there is nothing to learn")
+    return learned
 
 
 def _own_prompt(key: str, dialogues: Dialogues, format: Format) -> int:
@@ -193,6 +199,7 @@ def _pair(row: Row, dialogues: Dialogues, format: Format) -> tuple[list[Message]
     prompt, replies = chosen[: ends[0]], (chosen[ends[0] :], rejected[ends[1] :])
     for key, reply in zip(("chosen", "rejected"), replies, strict=True):
         _require_replies(row, key, reply)
+        _learned(row, key, reply, range(len(reply)))
     if [_bare(turn) for turn in replies[0]] == [_bare(turn) for turn in replies[1]]:
         raise row.error("chosen and rejected are the same reply")
     return _checked(row, "chosen", prompt), *replies

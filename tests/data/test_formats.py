@@ -365,6 +365,17 @@ def test_steps_that_are_none_are_told(row: dict[str, Any], what: str) -> None:
         record({"prompt": "q", **row}, "native", "steps")
 
 
+@pytest.mark.parametrize("need", ["pairs", "labeled"])
+@pytest.mark.parametrize("key", ["chosen", "rejected"])
+def test_a_reply_of_a_pair_has_a_turn_that_is_learned(key: str, need: str) -> None:
+    """Its log-prob would be 0, whatever the model."""
+    unlearned = {"role": "assistant", "content": "c", "weight": 0}
+    with pytest.raises(DataError, match=f"^rows.jsonl:9: {key}: every assistant's turn has weight 0: there is noth"):
+        record({**PAIR, key: [unlearned]}, "native", need)
+    asked = [unlearned, {"role": "user", "content": "so?"}, assistant("d")]
+    assert record({**PAIR, key: asked}, "native", need).completions[key == "rejected"] == asked
+
+
 @pytest.mark.parametrize(("weight", "read"), [(2, 2.0), (0.25, 0.25), (None, 1.0)])
 def test_a_pair_may_say_what_it_counts(weight: float | None, read: float) -> None:
     assert record({**PAIR, "weight": weight}, "native", "pairs").weight == read
