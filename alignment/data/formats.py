@@ -70,7 +70,7 @@ def parse(
         template,
         dropped=dropped,
         template_kwargs=fields.template_kwargs(),
-        weight=fields.weight() if need in (ExampleKind.pairs, *JUDGED) else 1.0,
+        weight=1.0 if need is ExampleKind.prompts else fields.weight(),
         labels=labels_of(fields, dialogues, need, scores or {}),
         steps=steps,
     )
@@ -110,7 +110,7 @@ def _text(row: Row) -> Record:
     text = row.text("text")
     if not text.strip():
         raise row.error("text: it is empty")
-    return Record([], (assistant(text),), None, row.source, template=Template.none)
+    return Record([], (assistant(text),), None, row.source, template=Template.none, weight=row.weight())
 
 
 def _require_texts(row: Row) -> None:

@@ -67,6 +67,12 @@ class Batch:
         """The number of prompts, each counted by its weight."""
         return self.weights.sum().item()
 
+    @property
+    def token_weights(self) -> Tensor:
+        """[T]: of each learned token its row's."""
+        of_replies = self.weights.repeat_interleave(self.replies)
+        return of_replies.repeat_interleave(self.lengths, output_size=self.num_tokens)
+
     def to(self, device: torch.device) -> "Batch":
         parts = (getattr(self, field.name) for field in fields(self))
         moved: list[Any] = [part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in parts]

@@ -62,16 +62,16 @@ class StepWide(Protocol[Unit]):
 
 @dataclass(slots=True)
 class SFT:
-    """-log pi(y | x), mean over completion tokens."""
+    """-log pi(y | x), mean over completion tokens, each of its row's weight."""
 
     loss: CrossEntropyLoss
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
         logprobs = token_logprobs(model, batch)
-        return self.loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool))
+        return self.loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool), batch.token_weights)
 
-    def count(self, batch: Batch) -> int:
-        return batch.num_tokens
+    def count(self, batch: Batch) -> float:
+        return batch.token_weights.sum().item()
 
 
 @dataclass(slots=True)

@@ -72,10 +72,10 @@ def said(loaded: Loaded | None, name: str) -> Loaded | None:
 
 
 def say_weights(splits: Sequence[Loaded | None]) -> None:
-    """That pairs count unequally, where they do."""
+    """That rows count unequally, where they do."""
     weights = [example.weight for loaded in splits if loaded is not None for example in loaded.examples]
     if set(weights) != {1.0}:
-        say(f"pairs count {min(weights):g} to {max(weights):g} in the loss, each by its `weight`")
+        say(f"rows count {min(weights):g} to {max(weights):g} in the loss, each by its `weight`")
 
 
 def require_positions(

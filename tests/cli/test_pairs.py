@@ -36,11 +36,11 @@ def first(alignment: Callable[..., Any], tmp_path: Path) -> Callable[..., tuple[
     return call
 
 
-@pytest.mark.parametrize("recipe", ["tiny_reward", "tiny_dpo", "tiny_orpo", "tiny_simpo", "tiny_cpo"])
+@pytest.mark.parametrize("recipe", ["tiny_sft", "tiny_reward", "tiny_dpo", "tiny_orpo", "tiny_simpo", "tiny_cpo"])
 def test_a_row_of_weight_three_counts_as_three(recipe: str, first: Callable[..., Any]) -> None:
     weighted, said = first(recipe, [{**PAIRS[0], "weight": 3}, PAIRS[1]])
     repeated, _ = first(recipe, [PAIRS[0]] * 3 + [PAIRS[1]])
-    assert "pairs count 1 to 3 in the loss, each by its `weight`" in said
+    assert "rows count 1 to 3 in the loss, each by its `weight`" in said
     assert weighted["loss"] == pytest.approx(repeated["loss"], rel=1e-5)
     assert weighted["grad_norm"] == pytest.approx(repeated["grad_norm"], rel=1e-4)
     if recipe != "tiny_dpo":  # whose first loss is log 2 for every pair

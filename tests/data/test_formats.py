@@ -377,10 +377,12 @@ def test_a_reply_of_a_pair_has_a_turn_that_is_learned(key: str, need: str) -> No
 
 
 @pytest.mark.parametrize(("weight", "read"), [(2, 2.0), (0.25, 0.25), (None, 1.0)])
-def test_a_pair_may_say_what_it_counts(weight: float | None, read: float) -> None:
+def test_a_row_may_say_what_it_counts(weight: float | None, read: float) -> None:
     assert record({**PAIR, "weight": weight}, "native", "pairs").weight == read
     turns = {"conversations": [human("q")], "chosen": gpt("a"), "rejected": gpt("b"), "weight": weight}
     assert record(turns, "sharegpt", "pairs").weight == read
+    for row, format in (({"prompt": "q", "completion": "a"}, "native"), ({"text": "a"}, "text"), (PAIR, "native")):
+        assert record({**row, "weight": weight}, format, "demonstrations").weight == read
 
 
 @pytest.mark.parametrize("weight", [0, -1, "2", True, float("nan"), float("inf"), 1e7, 1e-7, [1]])
@@ -389,7 +391,7 @@ def test_a_weight_that_is_none_is_refused(weight: object) -> None:
         record({**PAIR, "weight": weight}, "native", "pairs")
 
 
-def test_what_is_no_pair_has_no_weight() -> None:
+def test_a_prompt_alone_has_no_weight() -> None:
     assert record({"prompt": "q", "weight": "12 kg"}, "native", "prompts").weight == 1.0
 
 

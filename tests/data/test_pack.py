@@ -116,6 +116,7 @@ def test_weights_are_one_where_the_data_say_nothing(layout: Layout) -> None:
     batch = packed(FIRST, dataclasses.replace(SECOND, weight=2.5), FIRST, layout=layout)
     assert (batch.weights.tolist(), batch.weights.dtype) == ([1.0, 2.5, 1.0], torch.float32)
     assert batch.total_weight == 4.5
+    assert batch.token_weights.tolist() == [1.0] * 3 + [2.5] * 3 + [1.0] * 3
 
 
 @pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])

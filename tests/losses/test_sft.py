@@ -19,6 +19,16 @@ def test_value_by_hand_with_ragged_rows():
     assert set(output.metrics) == {"logps/token"}
 
 
+def test_weighted_value_by_hand():
+    # (2 log 2 + 2 log 4 + 5 log 8) / (2 + 2 + 5) = (2 + 4 + 15) log 2 / 9.
+    logprobs = torch.tensor([[0.5, 0.25, 0.9], [0.125, 0.9, 0.9]], dtype=torch.float64).log()
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    output = CrossEntropyLoss()(logprobs, mask, torch.tensor([[2.0], [5.0]]).expand(2, 3))
+    assert output.loss.mean().item() == pytest.approx(21 / 9 * math.log(2), rel=1e-12)
+    assert output.loss.count.item() == 9
+    assert output.metrics["logps/token"].mean().item() == pytest.approx(-2 * math.log(2), rel=1e-12)
+
+
 def test_gradient_is_minus_one_over_the_count_on_counted_tokens_only():
     logprobs = torch.tensor([-1.0, -2.0, float("-inf"), -3.0], requires_grad=True)
     CrossEntropyLoss()(logprobs, torch.tensor([True, True, False, False])).loss.mean().backward()
@@ -56,5 +66,7 @@ def test_wrong_shapes_and_dtypes():
         CrossEntropyLoss()(torch.zeros(2, 3), torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"mask must be torch.bool"):
         CrossEntropyLoss()(torch.zeros(2, 3), torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"weight must have the shape of logprobs, got \[3\] against \[2, 3\]"):
+        CrossEntropyLoss()(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool), torch.ones(3))
     with pytest.raises(ValueError, match=r"logprobs must be floating point"):
         CrossEntropyLoss()(torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool))

@@ -117,15 +117,16 @@ def test_count_is_known_before_the_forward(
         assert objective(engine.model, unit).loss.count.item() == objective.count(unit) > 0
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_a_pair_of_weight_two_is_the_pair_twice(
-    descent: Callable[..., TorchEngine], pairs: list[Example], name: str
+@pytest.mark.parametrize("name", ["sft", *PAIRS])
+def test_a_row_of_weight_two_is_the_row_twice(
+    descent: Callable[..., TorchEngine], demonstrations: list[Example], pairs: list[Example], name: str
 ) -> None:
-    """However the pairs are cut, in loss and gradient."""
-    weighted = [replace(row, weight=weight) for row, weight in zip(pairs, (1.0, 2.0, 1.0, 3.0, 1.0, 1.0), strict=True)]
+    """However the rows are cut, in loss and gradient."""
+    rows = demonstrations if name == "sft" else pairs
+    weighted = [replace(row, weight=weight) for row, weight in zip(rows, (1.0, 2.0, 1.0, 3.0, 1.0, 1.0), strict=True)]
     twice = [[0, 1, 1, 2], [3, 3, 3, 4, 5]]
-    wanted, repeated = stepped(descent, name, pairs, twice, Layout.shared)
-    plain, _ = stepped(descent, name, pairs, CUT, Layout.shared)
+    wanted, repeated = stepped(descent, name, rows, twice, Layout.shared)
+    plain, _ = stepped(descent, name, rows, CUT, Layout.shared)
     gradient, metrics = stepped(descent, name, weighted, CUT, Layout.shared)
     assert metrics["loss"] == pytest.approx(repeated["loss"], rel=1e-6)
     assert any((plain[key] - value).abs().max() > 1e-3 * value.abs().max() for key, value in wanted.items())
