@@ -14,6 +14,7 @@ from alignment.data.records import DataError, Message, Source
 SHAREGPT = {"from": "role", "value": "content"}  # what it calls these, where a turn has not them themselves
 ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}  # ShareGPT's names; the rest is the template's
 CALL = "function_call"  # ShareGPT's role of a turn whose text is a call, and the older name of tool_calls
+LEARNED = ("weight", "train")  # whether a turn is learned from: OpenAI's name for it, and axolotl's
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 WEIGHTS = (1e-6, 1e6)  # the least and the most that a row may count
 YES, NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
@@ -81,12 +82,16 @@ class Row:
             raise self.error(f"{name}: `{CALL}` is the older form of `tool_calls`, which is read")
         content = self._content(name, given)
         if role == CALL:
-            return {"role": "assistant", "content": "", "tool_calls": [self._call(name, content)]}
-        if given.get("tool_calls"):
+            role, content, given["tool_calls"] = "assistant", "", [self._call(name, content)]
+        elif given.get("tool_calls"):
             given["tool_calls"] = self._calls(name, given["tool_calls"])
-        if "weight" in given:
-            given["weight"] = int(self.truth(f"{name}: weight", given["weight"]))
-        return {**given, "role": ROLES.get(role, role), "content": content}
+        role = ROLES.get(role, role)
+        said = {key: self.truth(f"{name}: {key}", given.pop(key)) for key in LEARNED if key in given}
+        if said.get("train") and role != "assistant":
+            raise self.error(f"{name}: train is true, but of all turns the assistant's alone are learned: remove it")
+        if said:
+            given["weight"] = int(all(said.values()))
+        return {**given, "role": role, "content": content}
 
     def _calls(self, name: str, value: Any) -> list[Any]:
         """The calls of a turn, or the JSON of them, as tables keep it."""

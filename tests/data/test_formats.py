@@ -376,6 +376,36 @@ def test_a_reply_of_a_pair_has_a_turn_that_is_learned(key: str, need: str) -> No
     assert record({**PAIR, key: asked}, "native", need).completions[key == "rejected"] == asked
 
 
+@pytest.mark.parametrize(
+    ("said", "weight"),
+    [
+        ({"train": False}, 0),
+        ({"train": True}, 1),
+        ({"train": "no"}, 0),
+        ({"train": None}, None),
+        ({"train": True, "weight": 0}, 0),
+        ({"train": False, "weight": 1}, 0),
+    ],
+)
+def test_a_turn_says_in_either_name_whether_it_is_learned(said: dict[str, Any], weight: int | None) -> None:
+    turns = [{**human("q"), "train": False}, {**gpt("a"), **said}, human("q2"), gpt("b")]
+    found = record({"conversations": turns}, "sharegpt", "demonstrations")
+    first = next(turn for turn in (*found.prompt, *found.completions[0]) if turn["content"] == "a")
+    assert first == assistant("a") | ({} if weight is None else {"weight": weight})
+    assert len(found.completions[0]) == (1 if weight == 0 else 3)  # from the first turn that is learned on
+
+
+def test_a_call_says_it_too_and_another_s_turn_cannot_be_learned() -> None:
+    call = {"from": "function_call", "value": '{"name": "w", "arguments": {}}', "train": False}
+    turns = [human("q"), call, {"from": "observation", "value": "sun"}, gpt("a")]
+    found = record({"conversations": turns}, "sharegpt", "demonstrations")
+    assert (found.prompt[1]["weight"], found.completions) == (0, ([assistant("a")],))
+    with pytest.raises(
+        DataError, match=r"^rows.jsonl:9: conversations\[0\]: train is true, but of all turns the assist"
+    ):
+        record({"conversations": [{**human("q"), "train": True}, gpt("a")]}, "sharegpt", "demonstrations")
+
+
 @pytest.mark.parametrize(("weight", "read"), [(2, 2.0), (0.25, 0.25), (None, 1.0)])
 def test_a_row_may_say_what_it_counts(weight: float | None, read: float) -> None:
     assert record({**PAIR, "weight": weight}, "native", "pairs").weight == read
