@@ -8,7 +8,7 @@ from alignment.config.enums import ExampleKind, Format, Learn, Template
 from alignment.data.labels import JUDGED, in_one, labels_of
 from alignment.data.records import Message, Record, Source, assistant
 from alignment.data.row_parsers import LAYOUTS, REPLIES, Dialogues
-from alignment.data.rows import Row
+from alignment.data.rows import MISPLACED, Row
 
 UNLABELED = (
     "the row has neither a `completion` with its `label` nor the `chosen` reply of a pair (data=messages: `messages`)"
@@ -44,15 +44,16 @@ def parse(
         separator: what stands between steps.
 
     Raises:
-        DataError: a field is missing, empty or of the wrong type, or is not read by any model of text; there is no
-            question before a reply; a reply is blank; the replies of a pair are the same or answer different prompts;
-            a demonstration is labelled undesirable.
+        DataError: a field is missing, empty, of the wrong type or in the wrong place, or is not read by any model of
+            text; there is no question before a reply; a reply is blank; the replies of a pair are the same or answer
+            different prompts; a demonstration is labelled undesirable.
     """
     unread = {"rejected"} if need is ExampleKind.demonstrations else set()
     fields = Row({key: value for key, value in row.items() if value is not None and key not in unread}, source)
     if format is Format.text:
         return _text(fields)
     fields.refuse_media("", fields.fields)
+    fields.refuse_misplaced(*(("documents",) if need is ExampleKind.prompts else MISPLACED))
     if template is Template.none:
         _require_texts(fields)
     steps: tuple[int, ...] = ()

@@ -16,6 +16,12 @@ ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}  # ShareGPT
 CALL = "function_call"  # ShareGPT's role of a turn whose text is a call, and the older name of tool_calls
 LEARNED = ("weight", "train")  # whether a turn is learned from: OpenAI's name for it, and axolotl's
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+A_TURN = 'the assistant\'s turn, {"role": "assistant", "content": ..., '
+MISPLACED = {
+    "reasoning_content": f'{A_TURN}"reasoning_content": ...}}',
+    "tool_calls": f'{A_TURN}"tool_calls": ...}}',
+    "documents": '"chat_template_kwargs": {"documents": ...}',
+}
 WEIGHTS = (1e-6, 1e6)  # the least and the most that a row may count
 YES, NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
 RESERVED = signature(PreTrainedTokenizerBase.apply_chat_template).parameters.keys() - {"documents", "kwargs"}
@@ -136,6 +142,15 @@ class Row:
                 raise self.error(
                     f"`{prefix}{key}`: models are trained on text alone; without the field the text is read"
                 )
+
+    def refuse_misplaced(self, *keys: str) -> None:
+        """Raises:
+        DataError: what a turn holds, or the template's arguments, stands beside them, where no template sees it.
+        """
+        for key in keys:
+            if self.fields.get(key):
+                rule = f"field `{key}` would be left out, for it goes into {MISPLACED[key]}"
+                raise self.error(f"{rule}; if it is not meant for the template give it another name")
 
     def tags(self) -> tuple[str, ...]:
         """What any layout may say of a prompt: `tags`, a text or a list of texts."""

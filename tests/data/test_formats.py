@@ -377,6 +377,36 @@ def test_a_reply_of_a_pair_has_a_turn_that_is_learned(key: str, need: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        (
+            "reasoning_content",
+            "so",
+            'the assistant\'s turn, {"role": "assistant", "content": ..., "reasoning_content": ',
+        ),
+        ("tool_calls", [{"name": "f"}], 'the assistant\'s turn, {"role": "assistant", "content": ..., "tool_calls": '),
+        ("documents", [{"text": "d"}], '"chat_template_kwargs": {"documents": ...}; if it is not meant for the templ'),
+    ],
+)
+def test_what_goes_into_a_turn_is_not_left_out_beside_it(key: str, value: object, place: str) -> None:
+    told = f"^rows.jsonl:9: field `{key}` would be left out, for it goes into {re.escape(place)}"
+    for row, format, need in (
+        ({"prompt": "q", "completion": "a"}, "native", "demonstrations"),
+        (PAIR, "native", "pairs"),
+        ({"messages": [Q, assistant("a")]}, "messages", "demonstrations"),
+    ):
+        with pytest.raises(DataError, match=told):
+            record({**row, key: value}, format, need)
+        assert record({**row, key: type(value)()}, format, need)
+        assert record({**row, "id": 3, "reasoning": value, "source": "web"}, format, need)
+    if key == "documents":
+        with pytest.raises(DataError, match=told):
+            record({"prompt": "q", key: value}, "native", "prompts")
+    else:  # a reply's, and there is none to learn from
+        assert record({"prompt": "q", "completion": "a", key: value}, "native", "prompts").completions == ()
+
+
+@pytest.mark.parametrize(
     ("said", "weight"),
     [
         ({"train": False}, 0),
