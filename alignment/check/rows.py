@@ -25,8 +25,9 @@ SHOWN = 6  # different margins or labels
 
 
 def read(name: str, loaded: Loaded, data: DataConfig) -> Verdict:
-    """That rows were neither skipped nor cut. Most rows skipped, most prompts without their beginning or most
-    completions without their end are a fault: a model that learns from cut replies does not learn to end."""
+    """That rows were neither skipped nor cut, and are laid out once. Most rows skipped, most prompts without their
+    beginning or most completions without their end are a fault: a model that learns from cut replies does not learn to
+    end."""
     rows, completions = len(loaded.examples), sum(len(example.completion_ids) for example in loaded.examples)
     cut, skipped = loaded.truncation, len(loaded.skipped)
     figure = f"{rows} of the first {rows + skipped} are used, {skipped} skipped ({_percent(skipped, rows + skipped)})"
@@ -43,8 +44,10 @@ def read(name: str, loaded: Loaded, data: DataConfig) -> Verdict:
         ways.append(f"data.max_length is {data.max_length}")
     if ways:
         figure += f": {' and '.join(ways)} tokens, more keep them whole"
+    twice = loaded.laid_out_twice()
+    figure += f"; {twice}" if twice else ""
     shares = (skipped / (rows + skipped), cut.prompts / rows, cut.completions / max(1, completions))
-    grades = [graded(max(shares) <= SOME, Grade.warn), graded(max(shares) <= MANY)]
+    grades = [graded(max(shares) <= SOME and not twice, Grade.warn), graded(max(shares) <= MANY)]
     return Verdict(f"rows, {name}", worst(grades), figure)
 
 

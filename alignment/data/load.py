@@ -1,5 +1,6 @@
 """A split of the data to examples: read, parse, render, encode. What was skipped or cut is counted and said."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import BadRow, ExampleKind, Format
+from alignment.config.enums import BadRow, ExampleKind, Format, Template
 from alignment.config.sections import ConfigError, DataConfig, SourceConfig
 from alignment.data.chat import render
 from alignment.data.checks import require_difference, require_plain_texts, require_read, signs_of
@@ -29,6 +30,11 @@ WORLD = {
     ExampleKind.prompts: prompts,
 }
 WORLD_SEED = 0
+# With which a prompt begins that a template has laid out already; a tokenizer's own control tokens are refused.
+LAID_OUT = re.compile(
+    r"\s*(<s>\s*)?(<\|im_start\|>|<\|begin_of_text\|>|<\|start_header_id\|>|<start_of_turn>|<bos>|\[INST\]"
+    r"|<\|(user|system)\|>|Human:(?=[\s\S]*\n\nAssistant:))|\n\nHuman:"
+)
 
 
 @dataclass(slots=True)
@@ -53,10 +59,29 @@ class Loaded:
         labels = {label for example in self.examples for label in example.labels}
         if len(labels) == 1 and name == "train":
             parts.append(f"all labels alike, {labels.pop()}: there is no difference to learn")
+        if twice := self.laid_out_twice():
+            parts.append(twice)
         dropped = sum(record.dropped > 0 for record in self.records)
         if dropped:
             parts.append(f"{dropped} dialogues without their last turns, which have no reply")
         return ", ".join(parts)
+
+    def laid_out_twice(self) -> str:
+        """How many prompts begin as another family's template has them, and the way out; "" where none does."""
+        found = [(record.source, mark) for record in self.records if (mark := _laid_out(record))]
+        if not found:
+            return ""
+        first, mark = found[0]
+        what = f"{len(found)} prompts begin as another template has them (first: {first}, {mark!r})"
+        way = "data.template=none takes texts as they are, data.format=hh whole dialogues of Human: and Assistant:"
+        return f"{what} and are laid out once more ({way})"
+
+
+def _laid_out(record: Record) -> str:
+    """The mark of another family with which the first question begins; "" where it does not."""
+    asked = next((turn["content"] for turn in record.prompt if turn["role"] == "user"), "")
+    found = LAID_OUT.match(asked) if record.template is Template.chat else None
+    return found[0].strip() if found else ""
 
 
 def load_split(

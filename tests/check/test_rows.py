@@ -50,6 +50,12 @@ def test_prompts_that_nearly_all_lose_their_beginning_are_found(files: dict[str,
     assert "10 prompts lost their beginning (100.0%)" in found.figure and "data.max_prompt_length is 8" in found.figure
 
 
+def test_prompts_that_are_laid_out_already_are_found(verdict: Verdicts, written: Any) -> None:
+    rows = [{"prompt": "<|im_start|>user\ncow?<|im_end|>\n<|im_start|>assistant\n", "completion": "moo"}] * 2
+    found = verdict(ROWS, SFTConfig, "demonstrations", data=DataConfig(train=written(rows)))
+    assert found.grade is Grade.warn and "2 prompts begin as another template has them" in found.figure
+
+
 @pytest.mark.parametrize("names", [("chosen_score", "rejected_score"), ("score_chosen", "score_rejected")])
 @pytest.mark.parametrize("kind", [DPOConfig, RewardConfig], ids=lambda kind: kind.__name__)
 def test_replies_whose_names_are_swapped_are_found_by_their_scores(

@@ -1,6 +1,9 @@
+import json
+from dataclasses import replace
+
 import pytest
 
-from alignment.config.enums import BadRow, ExampleKind, Format, MarginScale
+from alignment.config.enums import BadRow, ExampleKind, Format, MarginScale, Template
 from alignment.config.sections import ConfigError, DataConfig, MarginConfig, SourceConfig
 from alignment.data.load import load_split
 from alignment.data.records import GradeError
@@ -66,3 +69,36 @@ def test_a_rating_that_is_given_twice_is_a_bad_row_and_one_of_two_columns_is_the
     path.write_text(GOOD)
     with pytest.raises(GradeError, match=r"rows.jsonl:1: a margin was asked for, but field `grade` is missing"):
         load_split("train", named, tokenizer, ExampleKind.pairs)
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", "<|im_start|>"),
+        ("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nq<|eot_id|>", "<|begin_of_text|>"),
+        ("<bos><start_of_turn>user\nq<end_of_turn>\n", "<bos>"),
+        ("<start_of_turn>user\nq", "<start_of_turn>"),
+        ("<s>[INST] q [/INST]", "<s>[INST]"),
+        ("<|user|>\nq", "<|user|>"),
+        ("\n\nHuman: q\n\nAssistant:", "Human:"),
+        ("Human: q\n\nAssistant:", "Human:"),
+        ("what does <|im_start|> mean?", None),
+        ("in [INST] q [/INST]", None),
+        ("Human: a word that means us", None),
+        ("<s>struck out</s> q", None),
+    ],
+)
+def test_prompts_in_another_family_s_layout_are_counted_and_said(family, tmp_path, text, mark):
+    """In plain text, which no token tells from a text's own; a tokenizer's own marks are refused."""
+    tokenizer = family("zephyr")
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "hi", "completion": "a"}, *[{"prompt": text, "completion": "a"}] * 2]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = DataConfig(train=SourceConfig(path=str(path)))
+    if "<s>" in text:  # which zephyr's tokenizer has
+        tokenizer = family("qwen")
+    said = load_split("train", settings, tokenizer, ExampleKind.demonstrations).said("train")
+    told = f"train: 3 rows, 2 prompts begin as another template has them (first: {path}:2, {mark!r}) and are laid out"
+    assert said.startswith(told) if mark else said == "train: 3 rows"
+    plain = replace(settings, template=Template.none)
+    assert load_split("train", plain, tokenizer, ExampleKind.demonstrations).said("train") == "train: 3 rows"
