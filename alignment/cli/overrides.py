@@ -27,6 +27,8 @@ def readable(word: str, *, is_sweep: bool) -> str:
     """The override, its value quoted where the grammar cannot read it and it is plainly a text, or texts in a list, a
     mapping or (`is_sweep`) a sweep; or where the key holds texts, and it would be taken for a number or a yes."""
     key, equals, value = word.partition("=")
+    if value != value.strip() and Path(value).exists():  # the grammar leaves out the blanks around a text
+        return f"{key}={written(value)}"
     parsed = _parsed(word)
     if parsed is not None and not (parsed.is_sweep_override() and Path(value).exists()):
         return _with_texts(word, parsed) if holds_texts(key.lstrip("+")) else word

@@ -68,6 +68,13 @@ def test_a_file_whose_name_looks_like_a_list_is_a_file(tmp_path: Path, monkeypat
         assert readable(f"key={name}", is_sweep=False) == f'key="{name}"' == readable(f"key={name}", is_sweep=True)
 
 
+def test_a_file_whose_name_begins_with_a_blank_is_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert value_of(readable("+model.init.probe= a.jsonl", is_sweep=False)) == "a.jsonl"
+    (tmp_path / " a.jsonl").write_text("")
+    assert value_of(readable("+model.init.probe= a.jsonl", is_sweep=False)) == " a.jsonl"
+
+
 def test_the_quoted_form_is_what_a_shell_takes() -> None:
     assert quoted("key=[1'") == "'key=\"[1'\"'\"'\"'"
 
