@@ -143,7 +143,7 @@ def _scalar_model(
         folder = find_model(config.path, key)
         hf, lacking = from_folder(auto, config, placement, folder, held, **one)
         saved_in = dtype_of(folder)
-        filled, head = fill_head(hf, folder.path, key, placement), f"{head_name(hf)}.weight"
+        filled, head = fill_head(hf, folder.path, key, placement, lacking), f"{head_name(hf)}.weight"
         lacking = {name: what for name, what in lacking.items() if name not in filled}
         if head in lacking and not has_head and not is_scalar_folder(folder):
             draw_head(hf, placement)

@@ -1,5 +1,6 @@
 """The head of one number: which module of a model it is, and under which names a folder may hold its weights."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -45,22 +46,35 @@ def scalar_head(hf: PreTrainedModel) -> nn.Linear:
 
 
 @torch.no_grad()
-def fill_head(hf: PreTrainedModel, folder: Path, key: str, placement: Placement) -> set[str]:
-    """Read what the folder has of a scalar head under names that transformers' model has not: the weight where it has
-    another name, and the bias, which moves all scores alike. Returns the names of the model's weights that are read.
-    The files are asked, for transformers tells what it has not read of them only where a model is whole."""
-    own, head = head_name(hf), scalar_head(hf)
-    parts = [name.rpartition(".") for name in sorted(names_in(folder, key) - hf.state_dict().keys())]
-    found = {part: stem for stem, _, part in parts if stem == own or stem.endswith(OTHER_NAMES)}
-    if "weight" in found:
-        weight = read_weight(folder, f"{found['weight']}.weight", key)
-        if weight.shape != (1, head.in_features):
+def fill_head(hf: PreTrainedModel, folder: Path, key: str, placement: Placement, lacking: Collection[str]) -> set[str]:
+    """Read what the folder has of a scalar head under names that transformers' model has not: the weight of another
+    name where the model's own is `lacking`, and its bias, which moves all scores alike. Returns the names of the
+    model's weights that are read. The files are asked, for transformers tells what it has not read of them only where a
+    model is whole.
+
+    Raises:
+        ConfigError: there are several such heads, and none of the model's own name.
+    """
+    own, head, names = head_name(hf), scalar_head(hf), names_in(folder, key)
+    foreign, filled = names - hf.state_dict().keys(), set[str]()
+    found = next((each for each in (own, f"{hf.base_model_prefix}.{own}") if f"{each}.weight" in names), None)
+    if found is None and f"{own}.weight" in lacking:
+        parts = [name.rpartition(".") for name in sorted(foreign)]
+        stems = [stem for stem, _, part in parts if part == "weight" and stem.endswith(OTHER_NAMES)]
+        weights = {stem: read_weight(folder, f"{stem}.weight", key) for stem in stems}
+        fitting = [stem for stem in stems if weights[stem].shape == (1, head.in_features)]
+        if not fitting:
             return set()
+        if len(fitting) > 1:
+            raise ConfigError(f"{key} must hold one scalar head, got {' and '.join(fitting)} in {str(folder)!r}")
+        found = fitting[0]
         with placement.whole([head.weight], write=True):
-            head.weight.copy_(weight)
-    if "bias" in found:
-        head.bias = nn.Parameter(read_weight(folder, f"{found['bias']}.bias", key).to(head.weight))
-    return {f"{own}.{part}" for part in found}
+            head.weight.copy_(weights[found])
+        filled.add(f"{own}.weight")
+    if f"{found}.bias" in foreign:
+        head.bias = nn.Parameter(read_weight(folder, f"{found}.bias", key).to(head.weight))
+        filled.add(f"{own}.bias")
+    return filled
 
 
 @torch.no_grad()

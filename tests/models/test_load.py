@@ -327,6 +327,17 @@ def test_a_head_of_another_name(
     torch.testing.assert_close(again.hf(IDS).logits, model.hf(IDS).logits)
 
 
+def test_a_head_of_the_model_s_own_name_goes_before_others(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A critic's may lie beside a reward model's. Of several others none is the one."""
+    weights, head = load_file(folder / "model.safetensors"), torch.linspace(-1, 1, 32)[None]
+    other = {"v_head.summary.weight": head + 1, "v_head.summary.bias": torch.tensor([7.0])}
+    save_file(weights | other | {"score.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    model: Any = load_reward_model(ModelConfig(path=str(folder)), tokenizer, WHOLE, key="reward.path").hf
+    assert torch.equal(model.score.weight, head) and model.score.bias is None
+    save_file(weights | other | {"value_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(ModelConfig(path=str(folder)), tokenizer, "one scalar head, got v_head.summary and", load_scalar_model)
+
+
 def test_a_trained_head_in_a_folder_that_calls_itself_a_language_model_is_kept(
     folder: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
