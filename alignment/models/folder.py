@@ -15,10 +15,11 @@ from transformers.utils import logging as transformers_logging
 from alignment.config.enums import Attention
 from alignment.config.folders import ADAPTER_FILE, ModelFolder
 from alignment.config.sections import ConfigError, ModelConfig
-from alignment.distributed.placement import Placement
-from alignment.models.files import Reading, check_folder, holds_packed_weights
+from alignment.distributed.placement import Placement, Whole
+from alignment.models.files import Reading, check_folder, holds_packed_weights, names_in
 from alignment.models.held import made_in
 from alignment.models.quantized import check_quantized, keep_packing, quantization_of
+from alignment.models.unread import check_unread, listed, unread_of
 from alignment.terminal import say
 
 transformers_logging.disable_progress_bar()  # weights of a file at a time are not progress that anybody follows
@@ -81,7 +82,8 @@ def from_folder(
     `held` in that dtype (`made_in`).
 
     Raises:
-        ConfigError: there is no such model, or its files are cut or damaged.
+        ConfigError: there is no such model, or its files are cut or damaged, or hold weights that its config has no
+            place for.
     """
     where = f"{folder.key} {config.path!r}"
     hf_config = read_config(folder)
@@ -111,6 +113,11 @@ def from_folder(
     lacking = {name: f"no {name}" for name in sorted(found["missing_keys"])}
     for name, theirs, own in sorted(found["mismatched_keys"]):
         lacking[name] = f"{name} of shape {list(theirs)}, not {list(own)},"
+    is_told = isinstance(placement, Whole)
+    unread = found["unexpected_keys"] if is_told else unread_of(hf, names_in(folder.path, folder.key))
+    if apart := check_unread(hf, unread, where):
+        what = f"what a {type(hf).__name__} has no part for is left out, also where it is saved ({len(apart)})"
+        _say_once(f"{where}: {what}: {listed(apart)}")
     for adapter in folder.adapters:
         from alignment.models.merge import merge_adapter  # only where there is one: it imports peft, which is slow
 

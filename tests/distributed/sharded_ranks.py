@@ -62,7 +62,7 @@ MODELS: dict[str, tuple[str, Callable[..., Any], str, LoraConfig]] = {  # folder
     "bfloat16 lora, grown": ("policy", load_language_model, "lora", LoraConfig(rank=4)),
     "grown, tied": ("mixture", load_scalar_model, "reward", LoraConfig(rank=4)),
 }
-BROKEN = ("lacking", "misshapen", "no number")
+BROKEN = ("lacking", "misshapen", "no number", "unread")
 
 
 def write_folders(folder: Path) -> None:
@@ -94,6 +94,9 @@ def write_folders(folder: Path) -> None:
         if name == "no number":
             weight[-1, -1] = float("nan")  # in the second process's share
             weights["model.layers.1.mlp.up_proj.weight"] = weight
+        if name == "unread":
+            scale = {"model.layers.1.mlp.up_proj.weight_scale": torch.ones(())}
+            weights |= {"model.layers.1.mlp.up_proj.weight": weight, **scale}
         save_file(weights, file, metadata={"format": "pt"})
 
 

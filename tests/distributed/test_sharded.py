@@ -70,7 +70,13 @@ def test_it_is_saved_as_one_process_saves_it(name: str, found: dict[str, Any], f
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("lacking", "got no"), ("misshapen", "size mismatch for"), ("no number", "got nan or inf in")]
+    ("name", "said"),
+    [
+        ("lacking", "got no"),
+        ("misshapen", "size mismatch for"),
+        ("no number", "got nan or inf in"),
+        ("unread", "got none for 1 that would be left out,"),
+    ],
 )
 def test_a_broken_folder_is_told_on_all_ranks(
     name: str, said: str, found: dict[str, Any], folder: Path, ranks: ModuleType

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from alignment.config.sections import ConfigError, ModelConfig
 from alignment.distributed.placement import WHOLE
-from alignment.models.load import load_language_model, save_model
+from alignment.models.files import names_in
+from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.tokenizer import prepare_tokenizer
+from alignment.models.unread import unread_of
 
 Change = Callable[[Path], Any]
 
@@ -214,6 +216,76 @@ def test_whole_shards_are_read(folder: Path, good: Path, tokenizer: PreTrainedTo
     in_shards()(folder)
     model = load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
     assert torch.equal(model.hf.lm_head.weight, load_file(good / "model.safetensors")["lm_head.weight"])
+
+
+LAYER, BEYOND, PLACE = "model.layers.0.self_attn.q_proj", "model.layers.2.mlp.up_proj.weight", "model.layers.3.x.weight"
+UNREAD: dict[str, tuple[list[str], str]] = {
+    "biases": ([f"{LAYER[:-6]}{name}_proj.bias" for name in "qkvo"], r"4 that .*k_.*, .*q_proj\.bias, \.\.\.: "),
+    "scales": ([f"{LAYER}.weight_scale"], rf"1 that would be left out, {LAYER}\.weight_scale: let config\.json"),
+    "an adapter": ([f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"], f"2 that .*{LAYER}.lora_B.weight: .*adapter"),
+    "layers": ([BEYOND, PLACE], f"2 that would be left out, {BEYOND}, {PLACE}: let config"),
+    "of a norm": (["model.norm.bias"], "1 that would be left out, model.norm.bias: "),
+    "of a body alone": (["layers.0.mlp.up_proj.bias"], "1 that would be left out, layers.0.mlp.up_proj.bias: "),
+}
+
+
+def add_weights(folder: Path, names: list[str]) -> None:
+    weights = load_file(folder / "model.safetensors") | {name: torch.ones(2) for name in names}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("case", UNREAD)
+def test_weights_without_a_place_are_told(case: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    names, line = UNREAD[case]
+    add_weights(folder, names)
+    for load in (load_language_model, load_scalar_model):
+        with pytest.raises(ConfigError, match=rf"^model\.path '.*model' must have a place .* got none for {line}"):
+            load(ModelConfig(path=str(folder)), tokenizer, WHOLE)
+
+
+def test_a_head_s_bias_has_a_place_where_the_head_has(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    add_weights(folder, ["lm_head.bias"])
+    load_scalar_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
+    with pytest.raises(ConfigError, match=r"got none for 1 that would be left out, lm_head\.bias: "):
+        load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
+
+
+def test_parts_of_their_own_are_left_out_and_said(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But not another task's head, and not what a model computes for itself."""
+    add_weights(folder, ["v_head.summary.weight", "score.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"])
+    load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
+    assert "left out" not in capsys.readouterr().out
+    config(num_nextn_predict_layers=1)(folder)
+    add_weights(folder, ["mtp.up.weight", "model.visual.blocks.0.weight", BEYOND])
+    load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "what a LlamaForCausalLM has no part for is left out, also where it is saved (3): " in said
+    assert f": {BEYOND}, model.visual.blocks.0.weight, mtp.up.weight" in said
+    add_weights(folder, [PLACE])
+    with pytest.raises(ConfigError, match=f"got none for 1 that would be left out, {PLACE}: "):
+        load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
+    "opt": {"hidden_size": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "mixtral"])
+def test_the_files_tell_what_transformers_has_not_read(
+    kind: str, tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """As they must where weights are shared out; under the names that a model gives them."""
+    init = {**SIZES.get(kind, tiny_init), "model_type": kind}
+    save_model(load_language_model(ModelConfig(init=init), tokenizer, WHOLE), tokenizer, tmp_path)
+    old = ["h.0.attn.bias", "model.layers.0.block_sparse_moe.experts.0.w1.weight_scale", "decoder.layers.2.fc1.weight"]
+    add_weights(tmp_path, [*old, "transformer.h.0.mlp.c_fc.lora_A.weight", f"{LAYER}.rotary_emb.inv_freq"])
+    for auto in (AutoModelForCausalLM, AutoModelForSequenceClassification):
+        hf, found = auto.from_pretrained(tmp_path, output_loading_info=True)
+        assert unread_of(hf, names_in(tmp_path, "model.path")) == found["unexpected_keys"] != set()
 
 
 def test_a_file_is_no_folder(folder: Path) -> None:
