@@ -28,6 +28,8 @@ from alignment.terminal import say
 WEIGHTS_FILE = "adapter_model.safetensors"
 EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 """Names that experts and routers had as linear layers, and which peft takes for those of the tensors they are now."""
+ROUTERS = {"gate", "router"}
+"""What a mixture's routers are called. What one multiplies by is read past an adapter, or it gives more than that."""
 MERGED = {"Linear", "Linear4bit", "Linear8bitLt"}
 """peft's layers that can be added into a weight: of linear layers, whole or packed by bitsandbytes."""
 
@@ -38,12 +40,13 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
     head = head_name(hf)
     everything = config.targets == ["all-linear"]
     targets = _linear_layers(hf) if everything and _has_fused_experts(hf) else config.targets
+    kept = [name for name, _ in hf.named_modules() if name == head or (everything and _is_of_router(hf, name))]
     peft_config = PeftLoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
-        exclude_modules=None if head is None else [head],
+        exclude_modules=kept or None,
     )
     try:
         inject_adapter_in_model(peft_config, hf)
@@ -62,13 +65,20 @@ def _has_fused_experts(hf: PreTrainedModel) -> bool:
     return has_routers(hf.config) and any(len(shape_of(parameter)) == 3 for parameter in hf.parameters())
 
 
+def _is_of_router(hf: PreTrainedModel, name: str) -> bool:
+    return has_routers(hf.config) and not ROUTERS.isdisjoint(name.split("."))
+
+
 def _linear_layers(hf: PreTrainedModel) -> list[str]:
     """The names of a mixture's linear layers, but those that peft would read as the names of experts; which is said."""
     head = hf.get_output_embeddings()
     found = {
         name.rpartition(".")[2]
         for name, module in hf.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and name not in hf._modules
+        if isinstance(module, nn.Linear)
+        and module is not head
+        and name not in hf._modules
+        and not _is_of_router(hf, name)
     }
     targets = sorted(found - EXPERTS)
     say(f"model.lora.targets: adapters on {', '.join(targets)}; the experts of this mixture and its routers are frozen")
@@ -80,9 +90,10 @@ def _check_layers(hf: PreTrainedModel) -> None:
     head = hf.get_output_embeddings()
     tied = hf.config.get_text_config().tie_word_embeddings and head is not None and is_adapted(head)
     strange = sorted({type(layer).__name__ for layer in lora_layers(hf) if type(layer).__name__ not in MERGED})
-    if tied or strange:
+    routes = any(is_adapted(module) and _is_of_router(hf, name) for name, module in hf.named_modules())
+    if tied or strange or routes:
         kind = strange[0] if strange else "the head, tied to the embeddings"
-        if "ParamWrapper" in strange:
+        if "ParamWrapper" in strange or routes:
             kind = "the experts or routers of a mixture, which are no such layers"
         raise ConfigError(f"model.lora.targets must be linear layers with a weight of their own, got {kind}")
 

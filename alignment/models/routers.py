@@ -11,7 +11,7 @@ from alignment.config.sections import ConfigError
 
 def has_routers(config: PreTrainedConfig) -> bool:
     """Whether a model with this config is a mixture of experts."""
-    return "num_experts_per_tok" in config.get_text_config().to_dict()
+    return "num_experts_per_tok" in _settings(config.get_text_config())
 
 
 def router_weight(config: PreTrainedConfig, asked: float | None) -> float:
@@ -20,7 +20,7 @@ def router_weight(config: PreTrainedConfig, asked: float | None) -> float:
     Raises:
         ConfigError: a weight is asked for and the model has no routers.
     """
-    settings = config.to_dict()
+    settings = _settings(config)
     if not has_routers(config):
         if asked:
             raise ConfigError(f"model.router_loss needs a mixture of experts, got {asked} for {config.model_type!r}")
@@ -35,7 +35,11 @@ def router_loss(config: PreTrainedConfig, logits: tuple[Tensor, ...], counts: Te
 
     logits: [R * L, experts] of each layer. counts: [R, L] bool, True = a token, not padding.
     """
-    settings = config.to_dict()
-    experts = settings["num_experts"] if "num_experts" in settings else settings["num_local_experts"]
     balancing: Any = load_balancing_loss_func  # annotated as if there were one layer
-    return balancing(logits, experts, settings["num_experts_per_tok"], counts)
+    return balancing(logits, logits[0].shape[-1], _settings(config)["num_experts_per_tok"], counts)
+
+
+def _settings(config: PreTrainedConfig) -> dict[str, Any]:
+    """By transformers' names, too, where the architecture has names of its own for them."""
+    settings = config.to_dict()
+    return settings | {name: settings[own] for name, own in config.attribute_map.items() if own in settings}

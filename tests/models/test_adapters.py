@@ -162,16 +162,36 @@ def test_targets_name_the_modules(tiny_init: dict[str, Any], tokenizer: PreTrain
     assert len(lora_layers(everything.hf)) == 14  # seven a layer, and not the head of the vocabulary
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+MIXTURES: dict[str, tuple[dict[str, Any], set[str], str]] = {  # its settings, what has adapters, a layer of its router
+    "mixtral": ({"num_local_experts": 4, "num_experts_per_tok": 2}, ATTENTION, "gate"),
+    "qwen3_moe": ({"num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}, ATTENTION, "gate"),
+    "phimoe": ({"num_local_experts": 4, "num_experts_per_tok": 2}, ATTENTION, "router"),
+    "ernie4_5_moe": ({"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16}, ATTENTION, "gate"),
+    "longcat_flash": (
+        {"num_layers": 2, "n_routed_experts": 4, "zero_expert_num": 2, "moe_topk": 2, "ffn_hidden_size": 48}
+        | {"expert_ffn_hidden_size": 16, "head_dim": 8, "hidden_size": 32, "num_attention_heads": 4, **LATENT},
+        {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"},
+        "classifier",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
 def test_the_experts_of_a_mixture_are_left_as_they_are(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They are one tensor for all, and no linear layer: adapters are on the attention's, which is said."""
-    more = {"num_local_experts": 4} if kind == "mixtral" else {"num_local_experts": 4, "moe_intermediate_size": 16}
-    init = {**tiny_init, **more, "model_type": kind, "num_experts_per_tok": 2}
+    """They are one tensor for all, and no linear layer: adapters are on the attention's, which is said. Routers have
+    none either."""
+    more, attention, router = MIXTURES[kind]
+    init = {**({} if kind == "longcat_flash" else tiny_init), **more, "model_type": kind}
     model = seeded(load_language_model, init, tokenizer, rank=4)
     trained = {name.split(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
-    assert trained == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert trained == attention
     assert "the experts of this mixture and its routers are frozen" in " ".join(capsys.readouterr().out.split())
-    with pytest.raises(ConfigError, match=r"^model\.lora\.targets must be linear layers .* got the experts or routers"):
+    experts = "not found" if kind == "phimoe" else "must be linear layers .* got the experts or routers"
+    with pytest.raises(ConfigError, match=rf"^model\.lora\.targets.* {experts}"):
         seeded(load_language_model, init, tokenizer, rank=4, targets=["w1", "w2", "w3", "gate_proj", "up_proj"])
+    with pytest.raises(ConfigError, match=r"^model\.lora\.targets must be linear layers .* got the experts or routers"):
+        seeded(load_language_model, init, tokenizer, rank=4, targets=["o_proj", router])

@@ -53,6 +53,17 @@ def test_it_is_the_architecture_s_own(
         torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_an_architecture_may_have_names_of_its_own(
+    demonstrations: list[Example], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    ernie = {"model_type": "ernie4_5_moe", "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16, **SIZES}
+    model = load_language_model(ModelConfig(init=ernie, router_loss=0.5), tokenizer, WHOLE)
+    batch = pack(demonstrations[:1], [0], layout=Layout.shared, pad_id=0)
+    token_logprobs(model, batch)
+    aux_loss = model.hf(batch.input_ids, labels=batch.input_ids, output_router_logits=True, use_cache=False).aux_loss
+    torch.testing.assert_close(model.router_loss, 0.5 * aux_loss)
+
+
 def test_padding_carries_no_load(demonstrations: list[Example], tokenizer: PreTrainedTokenizerBase) -> None:
     model = load_language_model(ModelConfig(init=FAMILIES["mixtral"], router_loss=1.0), tokenizer, WHOLE)
     losses = []
