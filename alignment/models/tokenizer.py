@@ -1,6 +1,7 @@
 """The tokenizer of a model: from its folder, or the small one in the package."""
 
 from copy import deepcopy
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -53,10 +54,17 @@ def _read(folder: str) -> PreTrainedTokenizerBase:
         with Reading(_lacking(folder)):
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             tokenizer(TEXT, add_special_tokens=False)
+            if tokenizer.split_special_tokens:
+                what = f"split_special_tokens in {folder!r} is taken for false"
+                _say_once(f"model.tokenizer: {what}, for a template's tokens would be learned as pieces of text")
+                tokenizer.split_special_tokens = False
             return tokenizer
     except ConfigError as error:
         _require_readable(Path(folder), error)
         raise
+
+
+_say_once = cache(say)
 
 
 def _require_readable(folder: Path, error: ConfigError) -> None:

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from alignment.config.sections import ConfigError, ModelConfig
 from alignment.distributed.placement import WHOLE
@@ -116,6 +121,17 @@ def test_what_is_wrong_with_a_tokenizer_is_one_line(case: str, folder: Path) -> 
     with pytest.raises(ConfigError, match=rf"^model\.tokenizer: .*{line}") as caught:
         prepare_tokenizer(ModelConfig(path=str(folder)))
     assert "\n" not in str(caught.value)
+
+
+def test_special_tokens_are_never_split(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings(split_special_tokens=True)(folder)
+    found, again = (prepare_tokenizer(ModelConfig(path=str(folder))) for _ in range(2))
+    assert " ".join(capsys.readouterr().out.split()).count("is taken for false, for a template's tokens would be") == 1
+    found.save_pretrained(tmp_path / "saved")
+    for each in (found, again, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+        assert each(tokenizer.eos_token, add_special_tokens=False)["input_ids"] == [tokenizer.eos_token_id]
 
 
 def test_several_templates_have_one_that_is_the_default(folder: Path) -> None:
