@@ -19,7 +19,7 @@ from alignment.distributed.placement import Placement, Whole
 from alignment.models.files import Reading, check_folder, holds_packed_weights, names_in
 from alignment.models.held import made_in
 from alignment.models.quantized import check_quantized, keep_packing, quantization_of
-from alignment.models.unread import check_unread, listed, unread_of
+from alignment.models.unread import check_tied, check_unread, listed, unread_of
 from alignment.terminal import say
 
 transformers_logging.disable_progress_bar()  # weights of a file at a time are not progress that anybody follows
@@ -113,6 +113,7 @@ def from_folder(
     lacking = {name: f"no {name}" for name in sorted(found["missing_keys"])}
     for name, theirs, own in sorted(found["mismatched_keys"]):
         lacking[name] = f"{name} of shape {list(theirs)}, not {list(own)},"
+    check_tied(hf, folder.path, folder.key, where)
     is_told = isinstance(placement, Whole)
     unread = found["unexpected_keys"] if is_told else unread_of(hf, names_in(folder.path, folder.key))
     if apart := check_unread(hf, unread, where):

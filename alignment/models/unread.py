@@ -1,7 +1,9 @@
-"""Weights that a folder holds and its model has no place for, which transformers leaves out without a word."""
+"""Weights that a folder holds and its config has no place for, which transformers leaves out without a word."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -9,6 +11,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 from transformers.utils.loading_report import LoadStateDictInfo
 
 from alignment.config.sections import ConfigError
+from alignment.models.files import names_in, read_weight
 from alignment.models.scalar_head import OTHER_NAMES, head_name
 
 TABLES = ("inv_freq", ".attn.bias", ".attention.bias", ".masked_bias", ".causal_mask", ".position_ids")
@@ -43,6 +46,21 @@ def check_unread(hf: PreTrainedModel, unread: Iterable[str], where: str) -> list
         got = f"got none for {len(within)} that would be left out, {listed(within)}"
         raise ConfigError(f"{rule}, {got}: {way}, or delete them")
     return apart
+
+
+def check_tied(hf: PreTrainedModel, folder: Path, key: str, where: str) -> None:
+    """Raises:
+    ConfigError: the files hold two weights of which config.json says that they are one. transformers has two of them
+        then, as long as the model is whole; others, and it under ZeRO 3, leave one out.
+    """
+    names = names_in(folder, key)
+    for name, other in hf.get_expanded_tied_weights_keys(all_submodels=True).items():
+        if not {name, other} <= names:
+            continue
+        own, theirs = (read_weight(folder, each, key) for each in (name, other))
+        if not torch.equal(own, theirs.to(own.dtype)):
+            rule = f"{where} must have tie_word_embeddings=false in config.json"
+            raise ConfigError(f"{rule} where its {name} is another weight than its {other}, got true")
 
 
 def listed(names: list[str]) -> str:

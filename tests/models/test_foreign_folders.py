@@ -284,6 +284,19 @@ def test_parts_of_their_own_are_left_out_and_said(
         load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
 
 
+def test_weights_that_are_one_are_not_two(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A head beside the embeddings that it is tied to, as old files have it, is those; another is none of theirs."""
+    config(tie_word_embeddings=True)(folder)
+    rule = r"^model\.path .* must have tie_word_embeddings=false in config\.json where its lm_head\.weight is another w"
+    with pytest.raises(ConfigError, match=rf"{rule}.* than its model\.embed_tokens\.weight, got true$"):
+        load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    hf: Any = load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE).hf
+    assert hf.lm_head.weight is hf.model.embed_tokens.weight
+
+
 SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
     "opt": {"hidden_size": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
