@@ -110,13 +110,14 @@ def from_folder(
         )
     keep_packing(hf)
     hf.name_or_path = hf.config._name_or_path = config.path
+    hf.config.return_dict = True  # what a model gives is read by name here
     lacking = {name: f"no {name}" for name in sorted(found["missing_keys"])}
     for name, theirs, own in sorted(found["mismatched_keys"]):
         lacking[name] = f"{name} of shape {list(theirs)}, not {list(own)},"
     check_tied(hf, folder.path, folder.key, where)
     is_told = isinstance(placement, Whole)
-    unread = found["unexpected_keys"] if is_told else unread_of(hf, names_in(folder.path, folder.key))
-    if apart := check_unread(hf, unread, where):
+    left = found["unexpected_keys"] if is_told else unread_of(hf, names_in(folder.path, folder.key))
+    if apart := check_unread(hf, left, where):
         what = f"what a {type(hf).__name__} has no part for is left out, also where it is saved ({len(apart)})"
         _say_once(f"{where}: {what}: {listed(apart)}")
     for adapter in folder.adapters:

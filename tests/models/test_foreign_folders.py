@@ -284,6 +284,12 @@ def test_parts_of_their_own_are_left_out_and_said(
         load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
 
 
+def test_a_config_that_asks_for_tuples_is_read(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    config(return_dict=False)(folder)
+    for load in (load_language_model, load_scalar_model):
+        load(ModelConfig(path=str(folder)), tokenizer, WHOLE)
+
+
 def test_weights_that_are_one_are_not_two(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """A head beside the embeddings that it is tied to, as old files have it, is those; another is none of theirs."""
     config(tie_word_embeddings=True)(folder)
