@@ -114,9 +114,10 @@ def from_folder(
     lacking = {name: f"no {name}" for name in sorted(found["missing_keys"])}
     for name, theirs, own in sorted(found["mismatched_keys"]):
         lacking[name] = f"{name} of shape {list(theirs)}, not {list(own)},"
-    check_tied(hf, folder.path, folder.key, where)
-    is_told = isinstance(placement, Whole)
-    left = found["unexpected_keys"] if is_told else unread_of(hf, names_in(folder.path, folder.key))
+    left = found["unexpected_keys"]
+    if not isinstance(placement, Whole):  # where transformers does not say
+        check_tied(hf, folder.path, folder.key, where)
+        left = unread_of(hf, names_in(folder.path, folder.key))
     if apart := check_unread(hf, left, where):
         what = f"what a {type(hf).__name__} has no part for is left out, also where it is saved ({len(apart)})"
         _say_once(f"{where}: {what}: {listed(apart)}")

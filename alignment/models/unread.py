@@ -50,8 +50,8 @@ def check_unread(hf: PreTrainedModel, unread: Iterable[str], where: str) -> list
 
 def check_tied(hf: PreTrainedModel, folder: Path, key: str, where: str) -> None:
     """Raises:
-    ConfigError: the files hold two weights of which config.json says that they are one. transformers has two of them
-        then, as long as the model is whole; others, and it under ZeRO 3, leave one out.
+    ConfigError: the files hold two weights of which config.json says that they are one: transformers has two of them
+        where the model is whole, and leaves one out where it is shared out.
     """
     names = names_in(folder, key)
     for name, other in hf.get_expanded_tied_weights_keys(all_submodels=True).items():
@@ -59,8 +59,8 @@ def check_tied(hf: PreTrainedModel, folder: Path, key: str, where: str) -> None:
             continue
         own, theirs = (read_weight(folder, each, key) for each in (name, other))
         if not torch.equal(own, theirs.to(own.dtype)):
-            rule = f"{where} must have tie_word_embeddings=false in config.json"
-            raise ConfigError(f"{rule} where its {name} is another weight than its {other}, got true")
+            rule = f"{where} must have tie_word_embeddings=false in config.json to be shared out by distributed.zero=3"
+            raise ConfigError(f"{rule}, for its {name} is another weight than its {other}, got true")
 
 
 def listed(names: list[str]) -> str:

@@ -47,7 +47,7 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
 EVERYBODYS = {"terminal", "preempt", "process", "user_error"}
 DOORS = {  # library: the only rooms or modules that may import it
     "hydra": ["alignment.cli"],
-    "yaml": ["alignment.cli", "alignment.runs.lifecycle", "alignment.slurm.status"],
+    "yaml": ["alignment.cli", "alignment.slurm.status"],
     "omegaconf": ["alignment.cli", "alignment.config", "alignment.runs.lifecycle"],
     "deepspeed": ["alignment.distributed.deepspeed"],
     "trl": ["alignment.data.chat", "alignment.generation.vllm"],

@@ -22,7 +22,7 @@ from alignment.distributed.placement import WHOLE
 from alignment.models.files import names_in
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.tokenizer import prepare_tokenizer
-from alignment.models.unread import unread_of
+from alignment.models.unread import check_tied, unread_of
 
 Change = Callable[[Path], Any]
 
@@ -290,16 +290,21 @@ def test_a_config_that_asks_for_tuples_is_read(folder: Path, tokenizer: PreTrain
         load(ModelConfig(path=str(folder)), tokenizer, WHOLE)
 
 
-def test_weights_that_are_one_are_not_two(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A head beside the embeddings that it is tied to, as old files have it, is those; another is none of theirs."""
+def test_weights_that_are_one_are_not_two(folder: Path, good: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A head beside the embeddings that it is tied to, as old files have it, is those. Another is kept as transformers
+    keeps it, and cannot be shared out, where transformers leaves it out."""
     config(tie_word_embeddings=True)(folder)
-    rule = r"^model\.path .* must have tie_word_embeddings=false in config\.json where its lm_head\.weight is another w"
-    with pytest.raises(ConfigError, match=rf"{rule}.* than its model\.embed_tokens\.weight, got true$"):
-        load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
+    hf: Any = load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE).hf
+    assert torch.equal(hf.lm_head.weight, load_file(good / "model.safetensors")["lm_head.weight"])
+    assert not torch.equal(hf.lm_head.weight, hf.model.embed_tokens.weight)
+    tied = type(hf)(hf.config)
+    with pytest.raises(ConfigError, match=r"^a must have tie_word_embeddings=false .* lm_head\.weight is an"):
+        check_tied(tied, folder, "model.path", "a")
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    hf: Any = load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE).hf
+    check_tied(tied, folder, "model.path", "a")
+    hf = load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE).hf
     assert hf.lm_head.weight is hf.model.embed_tokens.weight
 
 

@@ -151,10 +151,8 @@ def test_a_config_that_a_run_wrote_is_known_by_its_text(tmp_path: Path) -> None:
     require_place(config)
     for text in (
         f"# mine\n{written}",
-        written.replace("seed: 0", "seed: 0  # mine"),
         written.replace("  - task: pipeline", "  - task: pipeline\n  - model: tiny"),
         written.replace("seed: 0\n", ""),
-        written + "a: [",
         "",
     ):
         folder.config.write_text(text)
