@@ -47,6 +47,7 @@ from alignment.losses import (
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import load_tokenizer
+from alignment.runs.written import whole_file
 from alignment.training.aot import dpo_objective
 from alignment.training.kto import KTO, with_replies_to_others
 from alignment.training.objectives import (
@@ -106,7 +107,8 @@ def config_of(stage: str, folder: Path, precision: Precision = Precision.float32
     if stage == "none":
         return DistributedConfig(device=Device.cpu, precision=precision)
     settings = folder / f"deepspeed-{collectives.num_launched()}.json"
-    settings.write_text('{"zero_optimization": {"stage3_param_persistence_threshold": 0}}')  # nothing stays whole
+    with whole_file(settings) as path:  # by every process, while others read it
+        path.write_text('{"zero_optimization": {"stage3_param_persistence_threshold": 0}}')  # nothing stays whole
     zero, offload = (3, Offload.cpu) if stage == "offload" else (int(stage), Offload.none)
     return DistributedConfig(
         device=Device.cpu,
