@@ -129,9 +129,8 @@ def require_read(record: Record, tokenizer: PreTrainedTokenizerBase, rendered: R
 
     Raises:
     DataError: a turn has a role that the template knows nothing of; or it leaves out tools, a system or a tool turn,
-        text of the question, or the text or the reasoning of a reply; or the calls or the name of any turn. The
-        reasoning of earlier replies is its own to leave out, as Qwen 3 does, and so is the name of a tool, which its
-        call has too.
+        text of the question, or the text, the calls or the reasoning of a reply; or the name of a turn. What earlier
+        replies have is its own to leave out, as Qwen 3 does with reasoning, and so is a tool's name.
     """
     if record.template is Template.none:
         return
@@ -182,13 +181,20 @@ def _require_carried(
     """What the turns from `begin` on have beside a text, of which the template must write another where it is another:
     some write the same of any reasoning, and something else where there is none."""
     for place, turn in enumerate(turns[begin:], start=begin):
-        reasoning = REASONING if place >= len(record.prompt) and _is_learned(turn) else ()
+        learned = (("tool_calls",), REASONING) if place >= len(record.prompt) and _is_learned(turn) else ()
         name = () if turn["role"] == "tool" else ("name",)
-        for keys in (("tool_calls",), reasoning, name):
+        for keys in (*learned, name):
             carried = [key for key in keys if turn.get(key)]
             other = [*turns[:place], {**turn, **dict.fromkeys(carried, MARK)}, *turns[place + 1 :]]
             if carried and _writes_alike(record, tokenizer, turns, other, **how):
                 raise _unread(record, f"`{carried[0]}` of turn {place + 1}")
+
+
+def leaves_out_calls(record: Record, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template writes nothing of the calls in a dialogue, as those that know none do."""
+    turns = [*record.prompt, *(record.completions[0] if record.completions else [])]
+    bare = [{key: value for key, value in turn.items() if key != "tool_calls"} for turn in turns]
+    return record.template is Template.chat and bare != turns and _writes_alike(record, tokenizer, turns, bare)
 
 
 def _is_learned(turn: Message) -> bool:

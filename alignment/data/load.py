@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from alignment.config.enums import BadRow, ExampleKind, Format, Template
 from alignment.config.sections import ConfigError, DataConfig, SourceConfig
 from alignment.data.chat import render
-from alignment.data.checks import require_difference, require_plain_texts, require_read, signs_of
+from alignment.data.checks import leaves_out_calls, require_difference, require_plain_texts, require_read, signs_of
 from alignment.data.formats import parse
 from alignment.data.margins import margin_from
 from alignment.data.read import read_each
@@ -45,6 +45,7 @@ class Loaded:
     examples: list[Example]
     skipped: list[DataError]
     truncation: Truncation
+    without_calls: int = 0  # dialogues
 
     def said(self, name: str) -> str:
         """One line for the terminal."""
@@ -61,6 +62,10 @@ class Loaded:
             parts.append(f"all labels alike, {labels.pop()}: there is no difference to learn")
         if twice := self.laid_out_twice():
             parts.append(twice)
+        if self.without_calls:
+            parts.append(
+                f"{self.without_calls} dialogues without their `tool_calls`, which the chat template leaves out"
+            )
         dropped = sum(record.dropped > 0 for record in self.records)
         if dropped:
             parts.append(f"{dropped} dialogues without their last turns, which have no reply")
@@ -135,6 +140,7 @@ def load_split(
                 raise
             loaded.skipped.append(error)
             continue
+        loaded.without_calls += leaves_out_calls(record, tokenizer)
         loaded.records += records
         loaded.examples += examples
     if not loaded.examples:

@@ -11,7 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from alignment.config.enums import Template
 from alignment.config.sections import ConfigError
 from alignment.data.chat import ensure_template, render
-from alignment.data.checks import require_difference, require_plain_texts, require_read, signs_of
+from alignment.data.checks import (
+    leaves_out_calls,
+    require_difference,
+    require_plain_texts,
+    require_read,
+    signs_of,
+)
 from alignment.data.records import DataError, Message, Record, Source, assistant
 from alignment.data.tokenize import Limits, Truncation, encode
 
@@ -141,14 +147,9 @@ RESULT = {"role": "tool", "content": "sun"}
         # As it would be where a template writes that there was reasoning, whatever it was (Nemotron 3).
         ("empties", Record(PROMPT, ([THINKS, *PROMPT, THINKS],), None, AT), "`reasoning_content` of turn 2"),
         ("empties", Record([*PROMPT, THINKS, *PROMPT], ([THINKS],), None, AT), None),
-        # What the reply follows is read all the same, learned or not; the name of a tool is in its call.
-        ("llama3", Record([*PROMPT, CALLS, *PROMPT], (assistant("x"),), None, AT), "`tool_calls` of turn 2"),
-        ("llama3", Record([*PROMPT, CALLS, *PROMPT], (), None, AT), "`tool_calls` of turn 2"),
-        (
-            "llama3",
-            Record(PROMPT, ([{**CALLS, "weight": 0}, *PROMPT, *assistant("x")],), None, AT),
-            "`tool_calls` of turn 2",
-        ),
+        # What the reply follows is read all the same, but for calls; the name of a tool is in its call.
+        ("llama3", Record([*PROMPT, CALLS, *PROMPT], (assistant("x"),), None, AT), None),
+        ("llama3", Record(PROMPT, ([{**CALLS, "weight": 0}, *PROMPT, *assistant("x")],), None, AT), None),
         ("qwen", Record([{**PROMPT[0], "name": "Bob"}], (assistant("x"),), None, AT), "`name` of turn 1"),
         ("qwen", Record(PROMPT, ([{**assistant("x")[0], "name": "Eve"}],), None, AT), "`name` of turn 2"),
         ("named", Record([{**PROMPT[0], "name": "Bob"}], (assistant("x"),), None, AT), None),
@@ -207,6 +208,18 @@ def test_what_a_template_leaves_out_is_refused(
     else:
         with pytest.raises(DataError, match=f"^rows.jsonl:4: {re.escape(what)}.* is left out by the token"):
             require_read(record, tokenizer, render(record, tokenizer))
+
+
+@pytest.mark.parametrize(("name", "is_left_out"), [("llama3", True), ("qwen", False)])
+def test_calls_that_a_template_does_not_know_are_known(
+    family: Callable[[str], PreTrainedTokenizerBase], name: str, is_left_out: bool
+) -> None:
+    asked = Record([*PROMPT, CALLS, *PROMPT], (assistant("x"),), None, AT)
+    unlearned = Record(PROMPT, ([{**CALLS, "weight": 0}, *PROMPT, *assistant("x")],), None, AT)
+    for each in (asked, unlearned, replace(asked, completions=())):
+        assert leaves_out_calls(each, family(name)) is is_left_out
+        assert not leaves_out_calls(replace(each, template=Template.none), family(name))
+    assert not leaves_out_calls(Record(PROMPT, (assistant("x"),), None, AT), family(name))
 
 
 CLOSES = "so <|im_end|> and"

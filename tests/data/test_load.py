@@ -102,3 +102,16 @@ def test_prompts_in_another_family_s_layout_are_counted_and_said(family, tmp_pat
     assert said.startswith(told) if mark else said == "train: 3 rows"
     plain = replace(settings, template=Template.none)
     assert load_split("train", plain, tokenizer, ExampleKind.demonstrations).said("train") == "train: 3 rows"
+
+
+@pytest.mark.parametrize(("name", "said"), [("llama3", 1), ("qwen", 0)])
+def test_calls_that_the_template_leaves_out_of_a_prompt_are_counted_and_said(family, tmp_path, name, said):
+    call = {"type": "function", "function": {"name": "weather", "arguments": {}}}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    turns.append({"role": "user", "content": "so?"})
+    rows = [{"prompt": turns, "completion": "a"}, {"prompt": "q", "completion": "a"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = load_split("train", DataConfig(train=SourceConfig(path=str(path))), family(name), ExampleKind.demonstrations)
+    told = ", 1 dialogues without their `tool_calls`, which the chat template leaves out" if said else ""
+    assert rows.said("train") == f"train: 2 rows{told}"
