@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -53,6 +54,10 @@ def quiet() -> Iterator[None]:
 def say(text: str) -> None:
     """One line, as it is."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+say_once = cache(say)
+"""The same, but for a line that was said already."""
 
 
 def say_row(cells: Sequence[tuple[str, str, int]], text: str) -> None:

@@ -66,12 +66,11 @@ class Reader:
         texts = zip(replies, rendered.texts(), strict=True)
         left_out = sum(not holds(rendered.prompt + text, reply.text) for reply, text in texts)
         example = encode_rendered(record, rendered, self.tokenizer, ENDLESS, Truncation())
-        if not self.reads(example):
-            assert self.limit is not None
-            room = max(1, self.limit - max(len(ids) for ids in example.completion_ids))
-            limits = Limits(self.limit, room)
-            example = encode_rendered(record, rendered, self.tokenizer, limits, truncation, laid_out)
-        return example, left_out
+        if self.limit is None or self.reads(example):
+            return example, left_out
+        room = max(1, self.limit - max(len(ids) for ids in example.completion_ids))
+        limits = Limits(self.limit, room)
+        return encode_rendered(record, rendered, self.tokenizer, limits, truncation, laid_out), left_out
 
     def reads(self, example: Example) -> bool:
         """Whether the model has positions for the prompt with each of its completions."""

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from alignment.models.files import Reading, check_folder, holds_packed_weights, 
 from alignment.models.held import made_in
 from alignment.models.quantized import check_quantized, keep_packing, quantization_of
 from alignment.models.unread import check_tied, check_unread, listed, unread_of
-from alignment.terminal import say
+from alignment.terminal import say_once
 
 transformers_logging.disable_progress_bar()  # weights of a file at a time are not progress that anybody follows
 transformers_logging.set_verbosity_error()  # what a folder lacks is asked for, and told, in from_folder
@@ -68,11 +67,8 @@ def attention_of(auto: Any, config: PreTrainedConfig, asked: Attention, where: s
     why = "attention has a soft cap, which sdpa leaves out" if is_capped else "architecture has no sdpa"
     if asked is Attention.sdpa:
         raise ConfigError(f"model.attention must be eager (or auto) for {where}, whose {why}, got 'sdpa'")
-    _say_once(f"model.attention: eager for {where}, whose {why}")
+    say_once(f"model.attention: eager for {where}, whose {why}")
     return Attention.eager.value
-
-
-_say_once = cache(say)
 
 
 def from_folder(
@@ -120,14 +116,14 @@ def from_folder(
         left = unread_of(hf, names_in(folder.path, folder.key))
     if apart := check_unread(hf, left, where):
         what = f"what a {type(hf).__name__} has no part for is left out, also where it is saved ({len(apart)})"
-        _say_once(f"{where}: {what}: {listed(apart)}")
+        say_once(f"{where}: {what}: {listed(apart)}")
     for adapter in folder.adapters:
         from alignment.models.merge import merge_adapter  # only where there is one: it imports peft, which is slow
 
         for name in merge_adapter(hf, adapter, folder.key, placement):
             lacking.pop(name, None)
         beside = " beside whole weights" if adapter == folder.path else ""
-        _say_once(f"{where}: the adapter in {adapter}{beside} is merged into its base, {folder.path}")
+        say_once(f"{where}: the adapter in {adapter}{beside} is merged into its base, {folder.path}")
     return hf, lacking
 
 

@@ -1,7 +1,6 @@
 """The tokenizer of a model: from its folder, or the small one in the package."""
 
 from copy import deepcopy
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from alignment.config.sections import ConfigError, ModelConfig
 from alignment.data.chat import ensure_template
 from alignment.models.files import Reading
 from alignment.models.folder import parse_config
-from alignment.terminal import say
+from alignment.terminal import say, say_once
 from alignment.world import tokenizer_path
 
 PAD_NAMES = ("<pad>", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<unk>")
@@ -56,15 +55,12 @@ def _read(folder: str) -> PreTrainedTokenizerBase:
             tokenizer(TEXT, add_special_tokens=False)
             if tokenizer.split_special_tokens:
                 what = f"split_special_tokens in {folder!r} is taken for false"
-                _say_once(f"model.tokenizer: {what}, for a template's tokens would be learned as pieces of text")
+                say_once(f"model.tokenizer: {what}, for a template's tokens would be learned as pieces of text")
                 tokenizer.split_special_tokens = False
             return tokenizer
     except ConfigError as error:
         _require_readable(Path(folder), error)
         raise
-
-
-_say_once = cache(say)
 
 
 def _require_readable(folder: Path, error: ConfigError) -> None:

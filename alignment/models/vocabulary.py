@@ -1,7 +1,5 @@
 """A model embeds all pieces of its tokenizer, or is made to: new rows for tokens that were added to the vocabulary."""
 
-from functools import cache
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -10,14 +8,12 @@ from alignment.config.sections import ConfigError, ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.files import one_line
 from alignment.models.quantized import quantization_of
-from alignment.terminal import say
+from alignment.terminal import say_once
 
 OWN = "model.path"  # the key of the model that `model.resize_embeddings` is about
 SEED = 0
 """Of the new rows, whatever the run's: all processes, an adapter's base when it is read again, a policy and its critic
 have the same, and a run's other random numbers stay as they are."""
-
-_say_once = cache(say)
 
 
 def fit_vocabulary(
@@ -48,7 +44,7 @@ def fit_vocabulary(
         ) from error
     frozen = "; model.lora.rank > 0 trains none of them" if config.lora.rank else ""
     added = f"{pieces - embedded} rows are added, about the mean of the others{frozen}"
-    _say_once(f"model.resize_embeddings: {found} in {config.path or 'model.init'}: {added}")
+    say_once(f"model.resize_embeddings: {found} in {config.path or 'model.init'}: {added}")
 
 
 def resize(hf: PreTrainedModel, size: int, placement: Placement) -> None:
