@@ -11,9 +11,9 @@ from alignment.distributed.precision import precision_of
 from alignment.generation.samples import Samples
 from alignment.rl.experience import Experience
 from alignment.rl.objectives import Actor, Critic
-from alignment.rl.rewards import shaped
+from alignment.rl.rewards import shape_scores
 from alignment.rl.update import objectives
-from alignment.tasks.ppo import PPOTrainer, experienced_of
+from alignment.tasks.ppo import PPOTrainer
 from alignment.training.setup import build_engine
 
 RATIO_TOLERANCE = {Precision.float32: 1e-5, Precision.bfloat16: 1e-2}
@@ -32,7 +32,7 @@ def first_step(trainer: PPOTrainer, samples: Samples) -> Iterator[Verdict]:
     precision = precision_of(trainer.config.distributed)
     experience, kl = experienced(trainer, samples, EVERYTHING)
     policy, _ = objectives_of(trainer)
-    whole = measured_step(trainer.roles.actor, policy, experience)
+    whole = measured_step(trainer.engines.actor, policy, experience)
     ratio, approx_kl = whole.metrics["policy/ratio"], whole.metrics["policy/approx_kl"]
     figure = (
         f"ratio {ratio:.7f}, KL {approx_kl:.1e} nats a token to the policy that replied and {kl:.1e} nats a reply to "
@@ -41,7 +41,7 @@ def first_step(trainer: PPOTrainer, samples: Samples) -> Iterator[Verdict]:
     same = abs(ratio - 1) < RATIO_TOLERANCE[precision] and abs(kl) < KL_TOLERANCE[precision]
     yield Verdict("policy == reference", graded(same), figure)
     cut, _ = experienced(trainer, samples, ONE_ROW)
-    yield micro_batches(whole, measured_step(trainer.roles.actor, policy, cut), len(cut), precision)
+    yield micro_batches(whole, measured_step(trainer.engines.actor, policy, cut), len(cut), precision)
 
 
 def improves(trainer: PPOTrainer, samples: Samples) -> Verdict:
@@ -88,7 +88,6 @@ def experienced(trainer: PPOTrainer, samples: Samples, budget: int) -> tuple[lis
     """The micro-batches of at most `budget` tokens that an iteration of these replies gives, and its KL to the
     reference, nats a reply."""
     config = replace(trainer.config, batch=replace(trainer.config.batch, max_tokens=budget))
-    scores = shaped(trainer.rollouts.scorer(samples)[0], samples, config)
-    seed = trainer.rollouts.seed(1)
-    [micro_batches], measured = experienced_of(replace(trainer, config=config), samples, scores, seed=seed)
+    scores = shape_scores(trainer.rollouts.scorer(samples)[0], samples, config)
+    [micro_batches], measured = replace(trainer, config=config).experience(samples, scores, trainer.rollouts.seed(1))
     return micro_batches, float(measured["kl"].mean())

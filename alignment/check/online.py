@@ -66,12 +66,12 @@ def on_ppo(config: PPOConfig) -> Iterator[Verdict]:
         yield rows.read("train", trainer.rollouts.prompts.train, config.data)
         if trainer.rollouts.prompts.held_out is not None:
             yield rows.read("eval", trainer.rollouts.prompts.held_out, config.data)
-        yield learning_rate(config, trainer.roles.actor.num_weights)
+        yield learning_rate(config, trainer.engines.actor.num_weights)
         policy = Policy(
             "",
             config.model,
             trainer.models.policy,
-            trainer.roles.actor,
+            trainer.engines.actor,
             trainer.rollouts.prompts.tokenizer,
             trainer.config.batch,
             config.generation,

@@ -62,6 +62,10 @@ class KLConfig:
         rule = "kl.limit must be > 0 and above kl.target"
         require(self.limit is None or self.limit > (self.target or 0), rule, self.limit)
 
+    def split(self, weight: float) -> tuple[float, float]:
+        """Of a weight of the KL, what the tokens' rewards have of it and what the policy's loss has."""
+        return (weight, 0.0) if self.place is KLPlace.reward else (0.0, weight)
+
 
 GROUPED = (AdvantageEstimator.grpo, AdvantageEstimator.dr_grpo, AdvantageEstimator.rloo)
 LAM = 0.95

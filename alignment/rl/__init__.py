@@ -1,1 +1,18 @@
-"""Learning from the policy's own replies: PPO and what shares its experience."""
+"""Learning from the policy's own replies: PPO, its kin without a critic, and what other online methods take of them.
+
+In reading order, from `tasks/ppo.py` down; a file imports only files above it:
+
+    reference        the frozen reference, and roles that are adapters on one backbone
+    rewards          what a reply is worth: scorers, how they are combined, penalties
+    roles            the models of PPO's four roles, and the engines that train two of them
+    rollouts         a step's prompts, the replies to them, and their scores
+    groups           GRPO's part: the replies to one prompt compared with each other, where there is no critic
+    experience       replies and scores to log-probs, KL, rewards, values and advantages
+    objectives       what actor and critic minimise
+    update           epochs over the mini-batches of experience
+    kl_control       the weight of the KL over a run
+    moving_average   of the actor's weights
+    state            both of them, and the texts of PPO-ptx, as a run carries them along
+    memory           what the roles hold, said before the first step
+    on_policy        what a method of one's own begins with, as online DPO does
+"""

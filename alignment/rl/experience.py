@@ -31,32 +31,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignment.config.enums import AdvantageEstimator, KLPlace
 from alignment.config.tasks import PPOConfig
 from alignment.data.batches import Packer
 from alignment.data.pack import Batch
 from alignment.distributed.collectives import sum_over_ranks
-from alignment.distributed.engine import Engine
 from alignment.generation.samples import Samples
 from alignment.losses import (
     Mean,
     advantages_and_returns,
     discounted_returns,
-    dr_grpo_advantages,
-    grpo_advantages,
     kl_estimate,
-    rloo_advantages,
     token_rewards,
     whiten,
 )
 from alignment.models.readout import token_logprobs, token_values
-from alignment.rl.reference import Reference
+from alignment.rl.groups import group_advantages
+from alignment.rl.roles import PPOEngines
 from alignment.training.metrics import Metrics
 
 
 @dataclass(slots=True)
 class Experience:
-    """A micro-batch of replies, complete when born. T reply tokens, reply by reply, as in `batch.targets`."""
+    """A micro-batch of replies and all that learning needs of them. T: their tokens, reply by reply, as in
+    `batch.targets`."""
 
     batch: Batch
     old_logprobs: Tensor  # [T] nats, log pi_old(a_t | s_t)
@@ -65,10 +62,11 @@ class Experience:
     values: Tensor | None  # [T], V_old(s_t); none without a critic
     returns: Tensor | None  # [T], A_t + V_old(s_t) before whitening; none without a critic
     counted: Tensor | None = None
-    """[C] bool, the replies that are learned from; None: all. The others are there for ranks to have equally many."""
+    """[C] bool, the replies that are learned from; None: all. The others are here because each rank must have as many
+    replies as the others."""
     num_replies: int = field(init=False)
     num_tokens: int = field(init=False)
-    """Of the replies that count."""
+    """Of the replies that are learned from, as `num_replies` is."""
 
     def __post_init__(self) -> None:
         self.num_replies, self.num_tokens = len(self.batch.lengths), self.batch.num_tokens
@@ -76,7 +74,7 @@ class Experience:
             self.num_replies, self.num_tokens = int(self.counted.sum()), int(self.batch.lengths[self.counted].sum())
 
     def of_counted(self, of_tokens: Tensor) -> Tensor:
-        """Of values per token, [T], those of replies that count."""
+        """Of values per token, [T], those of replies that are learned from."""
         return of_tokens if self.counted is None else of_tokens[self.counted.repeat_interleave(self.batch.lengths)]
 
     def to(self, device: torch.device) -> "Experience":
@@ -92,18 +90,9 @@ class Experience:
         )
 
 
-@dataclass(slots=True)
-class Roles:
-    """Who takes part: those that learn, in their engines, and the frozen reference."""
-
-    actor: Engine
-    critic: Engine | None  # none where the advantages have no need of one
-    reference: Reference
-
-
 @torch.no_grad()
 def make_experience(
-    roles: Roles,
+    engines: PPOEngines,
     samples: Samples,
     scores: Tensor,
     config: PPOConfig,
@@ -122,13 +111,13 @@ def make_experience(
     this iteration; with kl.place=loss the rewards are the scores alone. `counted` [G] bool: the prompts whose replies
     are learned from and measured; None: all.
     """
-    roles.actor.model.eval()
-    if roles.critic is not None:
-        roles.critic.model.eval()
-    in_reward = kl_weight if config.kl.place is KLPlace.reward else 0.0
+    engines.actor.model.eval()
+    if engines.critic is not None:
+        engines.critic.model.eval()
+    in_reward, _ = config.kl.split(kl_weight)
     mini_batches = [
         [
-            _experience(roles, batch, scores, config, kl_weight=in_reward, counted=counted)
+            _experience(engines, batch, scores, config, kl_weight=in_reward, counted=counted)
             for batch in packer.train_batches(samples.examples, rows)
         ]
         for rows in mini_batch_rows(len(samples.examples), counted, config.ppo.mini_batches, packer.num_ranks, seed)
@@ -136,7 +125,7 @@ def make_experience(
     everything = [experience for mini_batch in mini_batches for experience, _ in mini_batch]
     if config.advantage.whitens:
         whiten_together(everything)
-    metrics = Metrics({"kl/weight": Mean.of(torch.tensor([kl_weight], dtype=torch.float64))})
+    metrics = Metrics()
     for _, more in (pair for mini_batch in mini_batches for pair in mini_batch):
         metrics = metrics + more
     return [[experience for experience, _ in mini_batch] for mini_batch in mini_batches], metrics
@@ -152,23 +141,23 @@ def mini_batch_rows(count: int, counted: Tensor | None, num: int, num_ranks: int
 
 
 def _experience(
-    roles: Roles, batch: Batch, scores: Tensor, config: PPOConfig, *, kl_weight: float, counted: Tensor | None
+    engines: PPOEngines, batch: Batch, scores: Tensor, config: PPOConfig, *, kl_weight: float, counted: Tensor | None
 ) -> tuple[Experience, Metrics]:
-    batch = batch.to(roles.actor.device)
+    batch = batch.to(engines.actor.device)
     temperature = config.generation.temperature
-    with roles.actor.precision():
-        logprobs = token_logprobs(roles.actor.model, batch, temperature=temperature)
-        ref_logprobs = roles.reference.logprobs(batch, temperature)
+    with engines.actor.precision():
+        logprobs = token_logprobs(engines.actor.model, batch, temperature=temperature)
+        ref_logprobs = engines.reference.logprobs(batch, temperature)
     mask = batch.completion_mask()
     kl = kl_estimate(logprobs, ref_logprobs, config.kl.estimator)
     worth = scores[batch.rows.cpu()].flatten().to(kl.device)  # [C]
     rewards = token_rewards(worth, batch.by_completion(kl), mask, kl_weight=kl_weight)
     of_replies = None if counted is None else counted[batch.rows.cpu()].repeat_interleave(batch.replies).to(kl.device)
-    if roles.critic is None:
-        advantages, values, returns = _compared(rewards, mask, batch, config), None, None
+    if engines.critic is None:
+        advantages, values, returns = _advantages_without_critic(rewards, mask, batch.replies, config), None, None
     else:
-        with roles.critic.precision():
-            values = token_values(roles.critic.model, batch)
+        with engines.critic.precision():
+            values = token_values(engines.critic.model, batch)
         advantages, returns = advantages_and_returns(
             rewards, batch.by_completion(values), mask, gamma=config.advantage.gamma, lam=config.advantage.lam
         )
@@ -186,22 +175,11 @@ def _experience(
     return experience, Metrics({name: Mean.of(values[counts]) for name, values in measured.items()})
 
 
-GROUP_ADVANTAGES = {
-    AdvantageEstimator.grpo: grpo_advantages,
-    AdvantageEstimator.dr_grpo: dr_grpo_advantages,
-    AdvantageEstimator.rloo: rloo_advantages,
-}
-
-
-def _compared(rewards: Tensor, mask: Tensor, batch: Batch, config: PPOConfig) -> Tensor:
-    """[C, T], the advantages of an estimator without a critic, from the tokens' rewards [C, T].
-
-    The replies to one prompt are compared by what each is worth altogether, and each token of a reply has its reply's.
-    """
-    if not config.advantage.is_grouped:
-        return discounted_returns(rewards, mask, gamma=config.advantage.gamma)
-    of_reply = GROUP_ADVANTAGES[config.advantage.estimator](rewards.sum(1).view(-1, batch.replies))
-    return of_reply.view(-1, 1).expand_as(rewards)
+def _advantages_without_critic(rewards: Tensor, mask: Tensor, replies: int, config: PPOConfig) -> Tensor:
+    """[C, T], from the tokens' rewards [C, T]."""
+    if config.advantage.is_grouped:
+        return group_advantages(rewards, replies, config.advantage.estimator)
+    return discounted_returns(rewards, mask, gamma=config.advantage.gamma)
 
 
 def whiten_together(everything: list[Experience]) -> None:
@@ -212,9 +190,9 @@ def whiten_together(everything: list[Experience]) -> None:
         experience.advantages = part
 
 
-def broken_roles(mini_batches: list[list[Experience]]) -> dict[str, int]:
-    """How many log-probs of `actor` and `reference` and values of `critic` are no finite numbers, on all processes
-    together; a role that gives numbers alone is left out."""
+def count_nonfinite(mini_batches: list[list[Experience]]) -> dict[str, int]:
+    """How many log-probs of `actor` and `reference` and values of `critic` are not finite, on all processes together;
+    a role whose numbers are all finite is left out."""
     everything = [experience for mini_batch in mini_batches for experience in mini_batch]
     given = {
         "actor": [experience.old_logprobs for experience in everything],

@@ -1,4 +1,4 @@
-"""Who is who on which weights: the frozen reference of a policy, and roles that share one backbone.
+"""Which weights a role reads: the frozen reference of a policy, and roles that share one backbone.
 
 The reference is a copy of the policy, or the policy's own base with its adapter off. With `roles.share=lora` critic and
 reward are adapters on that same base, each with a head of its own: one set of weights for four roles.
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from alignment.config.sections import require
+from alignment.config.sections import DistributedConfig, require
 from alignment.data.pack import Batch
+from alignment.distributed.frozen import FrozenEngine
 from alignment.models.adapters import DEFAULT, adapter_off, lora_layers
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import as_its_original
@@ -32,7 +33,7 @@ class FrozenCopy:
     def logprobs(self, batch: Batch, temperature: float) -> Tensor:
         """[T] nats."""
         if isinstance(self.model, LanguageModel):
-            self.model.to(batch.input_ids.device)  # it was made, and may have been sent to rest, on the CPU
+            self.model.to(batch.input_ids.device)  # from the CPU, where it was made and may have been offloaded to
         return token_logprobs(self.model, batch, temperature=temperature)
 
 
@@ -52,13 +53,19 @@ class AdapterOff:
 Reference = FrozenCopy | AdapterOff
 
 
-def reference_of(policy: LanguageModel) -> Reference:
+def build_reference(policy: LanguageModel) -> Reference:
     """The reference of a policy that has not been trained yet."""
     if lora_layers(policy.hf):
         return AdapterOff(policy)
     copy = policy.placement.copy_of(policy, as_its_original(policy.placement.compute))
     freeze(copy)
     return FrozenCopy(copy)
+
+
+def shard_reference(reference: Reference, distributed: DistributedConfig) -> None:
+    """Under ZeRO 3, and of a reference that is a model of its own: among the processes, layer by layer."""
+    if distributed.zero == 3 and isinstance(reference, FrozenCopy):
+        reference.model = FrozenEngine(reference.model, config=distributed, sharded=True).model
 
 
 def scalar_on(policy: LanguageModel, name: str, pad_id: int, folder: Path | None) -> ScalarModel:

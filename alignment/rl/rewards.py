@@ -1,17 +1,20 @@
-"""What a reply is worth to PPO, from its scorers to the one number it learns from.
+"""What a reply is worth to the policy that learns from it: from its scorers to one number.
 
-    score -> normalize -> combine -> clip -> whiten -> missing-EOS penalty -> length penalty
+    score -> normalize -> combine            RewardScorer: `reward` in the log
+          -> clip -> whiten -> missing-EOS penalty -> length penalty            shape_scores
 
-`Reward` does what comes before clip, and is what `reward` is in the log; `shaped` does the rest. The penalties come
-last, so that they keep the size that the config gives them. Whitening keeps the mean, as TRL and Huang et al.
-(2403.17031) do; they whiten the rewards of tokens, KL and EOS penalty in them, which rescales beta by the batch.
+The penalties come last, so that they keep the size that the config gives them. Whitening keeps the mean, as TRL and
+Huang et al. (2403.17031) do; they whiten the rewards of tokens, KL and EOS penalty in them, which rescales beta by the
+batch.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from alignment.config.enums import Combine
 from alignment.config.online import OnlineConfig
@@ -19,9 +22,11 @@ from alignment.config.reward import ScorerConfig
 from alignment.config.sections import BatchConfig, DistributedConfig
 from alignment.data.records import Record
 from alignment.distributed.collectives import pick_device
+from alignment.generation.diagnostics import diagnostics
 from alignment.generation.samples import Samples
 from alignment.generation.score import RewardModelScorer, Scorer, build_scorer
 from alignment.losses import (
+    Mean,
     clipped,
     normalized,
     safety_or_helpfulness,
@@ -31,6 +36,7 @@ from alignment.losses import (
 )
 from alignment.models.reward_normalization import RewardStatistics, read_statistics
 from alignment.terminal import say
+from alignment.training.metrics import Metrics
 
 SAFETY_TAG = "safety"
 
@@ -44,7 +50,7 @@ class Scores:
 
 
 @dataclass(slots=True)
-class OneOf:
+class WeightedScorer:
     """A scorer among others; `statistics` where it is to be normalized."""
 
     scorer: Scorer
@@ -63,7 +69,7 @@ class OneOf:
 class Reward:
     """The scorers of a config, each normalized where asked for, then combined. One scorer is a sum of one."""
 
-    scorers: dict[str, OneOf]
+    scorers: dict[str, WeightedScorer]
     config: ScorerConfig
 
     def models(self) -> list[RewardModelScorer]:
@@ -116,11 +122,59 @@ def build_reward(config: ScorerConfig, batch: BatchConfig, distributed: Distribu
             assert one.path is not None
             statistics = read_statistics(one.path, f"{key}.normalize")
         scorer = build_scorer(one, batch, distributed, key=key)
-        scorers[key.rpartition(".")[2]] = OneOf(scorer, one.weight, statistics)
+        scorers[key.rpartition(".")[2]] = WeightedScorer(scorer, one.weight, statistics)
     return Reward(scorers, config)
 
 
-def shaped(combined: Tensor, samples: Samples, config: OnlineConfig) -> Tensor:
+@dataclass(slots=True)
+class RewardScorer:
+    """The learned score, and the gold score that is only watched."""
+
+    reward: Reward
+    gold: Scorer | None
+
+    def models(self) -> list[RewardModelScorer]:
+        """All reward models that score here."""
+        gold = [self.gold] if isinstance(self.gold, RewardModelScorer) else []
+        return [*self.reward.models(), *gold]
+
+    def shard(self) -> None:
+        """The models that score, under ZeRO 3: among the processes, layer by layer."""
+        for scorer in self.models():
+            scorer.shard()
+
+    def check(self, prompts: Sequence[Record], policy: PreTrainedTokenizerBase) -> None:
+        """Before anything is computed, what the scorers are to read of the prompts.
+
+        Raises:
+            ConfigError: the chat template of a model that scores refuses one of them; names its key.
+        """
+        for scorer in self.models():
+            scorer.reader.check(prompts, policy)
+        self.reward.say_untagged(prompts)
+
+    def __call__(self, samples: Samples) -> tuple[Tensor, Metrics]:
+        """[G, n] scores, not shaped yet, and means over replies: `reward`, `reward/NAME` of each of several models,
+        `finished`, `gold`, and the diagnostics of the replies."""
+        learned = self.reward.scores(samples)
+        finished = torch.tensor([[reply.finished for reply in replies] for replies in samples.replies])
+        metrics = Metrics(reward=Mean.of(learned.combined), finished=Mean.of(finished))
+        metrics |= {f"reward/{name}": Mean.of(scores) for name, scores in learned.by_model.items()}
+        metrics |= diagnostics(samples, learned.combined)
+        if self.gold is not None:
+            metrics["gold"] = Mean.of(self.gold.score(samples))
+        return learned.combined, metrics
+
+    def table(self, samples: Samples, scores: Tensor, count: int) -> list[dict[str, Any]]:
+        """A row for each reply to the first `count` prompts, with its score of `scores` [G, n] and its gold score."""
+        if count == 0:
+            return []
+        samples = samples.first(count)
+        gold = None if self.gold is None else self.gold.score(samples).flatten().tolist()
+        return samples.table(score=scores[:count].flatten().tolist(), gold=gold)
+
+
+def shape_scores(combined: Tensor, samples: Samples, config: OnlineConfig) -> Tensor:
     """[G, n] combined scores of an iteration's replies, those of all processes, to [G, n] float32, what is
     learned from."""
     reward = config.reward

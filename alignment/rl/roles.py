@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -12,6 +11,7 @@ from alignment.config.enums import Layout, Share
 from alignment.config.ppo import CriticConfig
 from alignment.config.sections import ModelConfig, require
 from alignment.config.tasks import PPOConfig
+from alignment.distributed.engine import Engine
 from alignment.distributed.sharded import placement_of
 from alignment.generation.dialogue import Reader
 from alignment.generation.score import RewardModelScorer
@@ -21,13 +21,15 @@ from alignment.models.load import freeze, load_critic, load_language_model
 from alignment.models.positions import max_positions
 from alignment.models.scalar_head import scalar_head
 from alignment.models.tokenizer import load_tokenizer
-from alignment.rl.reference import FrozenCopy, Reference, reference_of, scalar_on
-from alignment.rl.rewards import OneOf, Reward, build_reward
+from alignment.rl.reference import FrozenCopy, Reference, build_reference, scalar_on
+from alignment.rl.rewards import Reward, WeightedScorer, build_reward
 from alignment.terminal import say
 
 
 @dataclass(slots=True)
 class PPOModels:
+    """The models of the four roles; `policy` and `value` are trained by the engines of actor and critic."""
+
     policy: LanguageModel
     value: ScalarModel | None  # none where the advantages have no need of a critic
     reference: Reference
@@ -46,13 +48,22 @@ class PPOModels:
         """All of them, some of which may share their weights."""
         return [*self.trained(), *self._copies(), *(scorer.model for scorer in self.reward.models())]
 
-    def rest(self, home: torch.device) -> None:
-        """Send the frozen models home until they are asked again."""
+    def offload(self) -> None:
+        """Move the frozen models to the CPU; one that is asked again moves itself back."""
         for model in (*self._copies(), *(scorer.model for scorer in self.reward.models())):
-            model.to(home)
+            model.to("cpu")
 
     def _copies(self) -> list[nn.Module]:
         return [self.reference.model] if isinstance(self.reference, FrozenCopy) else []
+
+
+@dataclass(slots=True)
+class PPOEngines:
+    """Actor and critic as they are trained, and the reference."""
+
+    actor: Engine
+    critic: Engine | None  # none where the advantages have no need of a critic
+    reference: Reference
 
 
 def build_models(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PPOModels:
@@ -65,7 +76,7 @@ def build_models(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PPOMo
     if config.advantage.has_critic:
         start, key = critic_start(config.critic, reward, tokenizer)
         value = load_critic(start, config.model, policy, tokenizer, key=key)
-    return PPOModels(policy, value, reference_of(policy), reward)
+    return PPOModels(policy, value, build_reference(policy), reward)
 
 
 def critic_start(config: CriticConfig, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str]:
@@ -106,9 +117,9 @@ def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> P
         batch = replace(config.batch, layout=settle_layout(model, config.batch.layout))
         reader = Reader(tokenizer, max_positions(model.hf.config).limit, "reward.path")
         scorer = RewardModelScorer(model, reader, batch, config.distributed, path)
-        reward = Reward({"reward": OneOf(scorer, 1.0, None)}, config.reward)
+        reward = Reward({"reward": WeightedScorer(scorer, 1.0, None)}, config.reward)
     value = None
     if config.advantage.has_critic:
         start = config.critic.path or path
         value = scalar_on(policy, "critic", pad_id, None if start is None else Path(start))
-    return PPOModels(policy, value, reference_of(policy), reward)
+    return PPOModels(policy, value, build_reference(policy), reward)

@@ -52,6 +52,6 @@ class Ptx:
         return Term("ptx", SFT(CrossEntropyLoss()), texts, self.weight)
 
 
-def ptx_of(texts: Loaded, config: PPOConfig, packer: Packer) -> Ptx:
+def build_ptx(texts: Loaded, config: PPOConfig, packer: Packer) -> Ptx:
     packer = replace(packer, config=replace(config.batch, size=config.ptx.size))
     return Ptx(Batches(texts.examples, packer, config.seed), config.ptx.weight, inner_steps(config))

@@ -1,5 +1,4 @@
-"""learn: epochs over mini-batches of experience, one training step each for the actor and, where there is one, the
-critic."""
+"""Epochs over the mini-batches of experience: a training step each of the actor and, where there is one, the critic."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from alignment.config.enums import KLPlace
 from alignment.config.tasks import PPOConfig
 from alignment.distributed.engine import Engine
 from alignment.losses import Mean, Normalization
@@ -22,7 +20,7 @@ CRITIC_NAMES = {"loss": "value/loss", "grad_norm": "value/grad_norm", "router_lo
 
 def actor_objective(config: PPOConfig, kl_weight: float) -> Actor:
     """`kl_weight`: beta, which the policy's loss has in it where kl.place=loss."""
-    in_loss = kl_weight if config.kl.place is KLPlace.loss else 0.0
+    _, in_loss = config.kl.split(kl_weight)
     loss = config.loss.policy
     if loss.normalization is Normalization.constant and loss.length is None:
         loss = replace(loss, length=config.generation.max_new_tokens)
@@ -34,7 +32,7 @@ def objectives(config: PPOConfig, kl_weight: float) -> tuple[Actor, Critic]:
     return actor_objective(config, kl_weight), Critic(config.loss.value)
 
 
-def learn(
+def update_actor_and_critic(
     actor: Engine,
     critic: Engine | None,
     mini_batches: list[list[Experience]],

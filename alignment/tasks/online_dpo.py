@@ -15,9 +15,10 @@ from alignment.generation.gold import build_gold
 from alignment.generation.select import preferences
 from alignment.losses import Mean
 from alignment.models.load import load_language_model
-from alignment.rl.reference import Reference, reference_of
+from alignment.rl.on_policy import OnPolicy
+from alignment.rl.reference import Reference, build_reference, shard_reference
 from alignment.rl.rewards import build_reward
-from alignment.rl.rollouts import OnPolicy, load_prompts, rollouts_of, shard_reference
+from alignment.rl.rollouts import build_rollouts, load_prompts
 from alignment.training.aot import dpo_objective
 from alignment.training.loop import fit
 from alignment.training.metrics import Metrics
@@ -30,8 +31,8 @@ def run(config: OnlineDPOConfig, folder: Path) -> str | None:
     prompts = load_prompts(config)
     scorer = prompts.scorer(build_reward(config.reward, config.batch, config.distributed), build_gold(config))
     policy = load_language_model(config.model, prompts.tokenizer, placement_of(config.distributed))
-    reference = reference_of(policy)
-    rollouts = rollouts_of(config, prompts, scorer, policy, folder)
+    reference = build_reference(policy)
+    rollouts = build_rollouts(config, prompts, scorer, policy, folder)
     shard_reference(reference, config.distributed)
     save = partial(save_trained, rollouts.engine, policy, prompts.tokenizer)
     return fit(OnlineDPO(rollouts, save, config, reference), config, folder)
@@ -47,9 +48,9 @@ class OnlineDPO(OnPolicy):
     def collect(self, step: int) -> tuple[Metrics, tuple[list[Batch], Tensor]]:
         """This process's micro-batches of the pairs, and their log-probs under the reference, [pairs, 2], nats."""
         engine = self.rollouts.engine
-        samples, scores, judged = self.rollouts.step(step, self.config.num_samples)
+        samples, scores, metrics = self.rollouts.draw_and_score(step, self.config.num_samples)
         pairs = preferences(samples, scores, self.config.pairs, size())
-        judged["pairs"] = Mean(torch.tensor(sum(pair.weight for pair in pairs)), torch.tensor(len(samples.examples)))
+        metrics["pairs"] = Mean(torch.tensor(sum(pair.weight for pair in pairs)), torch.tensor(len(samples.examples)))
         table = torch.zeros(len(pairs), 2, device=engine.device)
         with self.timer.part("experience"):
             batches = self.rollouts.batches.packer.train_batches(pairs) if pairs else []
@@ -58,7 +59,7 @@ class OnlineDPO(OnPolicy):
                     logprobs = self.reference.logprobs(batch, temperature=1.0)
                 table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, 2).to(table.dtype)
         self.timer.count(batches)
-        return judged.counted_by_main(), (batches, table)
+        return metrics.counted_by_main(), (batches, table)
 
     def update(self, step: int, units: tuple[list[Batch], Tensor], nonfinite: NonFiniteGuard) -> Metrics:
         """Nothing is learned where the replies to each prompt all score alike."""

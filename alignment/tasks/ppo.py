@@ -1,7 +1,10 @@
-"""PPO with four roles (arXiv:1909.08593, 2203.02155): actor, reference, reward, critic; and what is PPO without a
-critic, where `advantage.estimator` compares replies instead (GRPO, Dr. GRPO, RLOO, REINFORCE++).
+"""PPO with four roles (arXiv:1909.08593, 2203.02155): actor, reference, reward, critic. Without the critic, and
+with `advantage.estimator` in its place, it is GRPO, Dr. GRPO, RLOO or REINFORCE++.
 
-repeat:  replies ~ actor;  scores;  experience;  learn
+    collect     replies ~ actor  ->  scores  ->  experience: log-probs, KL, rewards, values, advantages
+    update      epochs over mini-batches of it: actor, critic
+
+The files of `alignment/rl` in reading order are in its docstring.
 """
 
 from dataclasses import dataclass, replace
@@ -20,12 +23,15 @@ from alignment.data.load import Loaded
 from alignment.generation.gold import build_gold
 from alignment.generation.samples import Samples, build_generator
 from alignment.losses import Mean
-from alignment.rl.experience import Experience, Roles, broken_roles, make_experience
+from alignment.rl.experience import Experience, count_nonfinite, make_experience
+from alignment.rl.groups import not_all_alike, redraw_alike
 from alignment.rl.memory import estimate_memory
-from alignment.rl.roles import PPOModels, build_models
-from alignment.rl.rollouts import OnPolicy, Rollouts, load_prompts, not_alike, shard_reference
-from alignment.rl.state import PPOState, Ptx, build_state, inner_steps, ptx_of
-from alignment.rl.update import learn
+from alignment.rl.on_policy import OnPolicy
+from alignment.rl.reference import shard_reference
+from alignment.rl.roles import PPOEngines, PPOModels, build_models
+from alignment.rl.rollouts import Rollouts, load_prompts
+from alignment.rl.state import PPOState, Ptx, build_ptx, build_state, inner_steps
+from alignment.rl.update import update_actor_and_critic
 from alignment.runs.folder import RunFolder
 from alignment.terminal import say
 from alignment.training.checkpoint import Stateful
@@ -64,7 +70,7 @@ class PPOTrainer(OnPolicy):
 
     config: PPOConfig
     models: PPOModels
-    roles: Roles
+    engines: PPOEngines
     ptx: Ptx | None
     state: PPOState
 
@@ -73,32 +79,46 @@ class PPOTrainer(OnPolicy):
         return self.config.kl.limit
 
     def collect(self, step: int) -> tuple[Metrics, Iteration]:
-        """Replies, scored and turned into what is learned from."""
-        samples, scores, judged = self.rollouts.step(step, self.config.ppo.replies)
+        """Replies, their scores, and the experience that they give."""
+        advantage = self.config.advantage
+        samples, scores, metrics = self.rollouts.draw_and_score(step, self.config.ppo.replies)
         counted = None
-        if self.config.advantage.is_grouped:
-            samples, scores, groups = self.rollouts.redrawn(samples, scores, step, self.config.advantage.redraws)
-            judged = judged | groups
-            if self.config.advantage.drop_alike:
-                counted = not_alike(scores)
+        if advantage.is_grouped:
+            samples, scores, groups = redraw_alike(self.rollouts, samples, scores, step, advantage.redraws)
+            metrics |= groups
+            counted = not_all_alike(scores) if advantage.drop_alike else None
+        metrics["kl/weight"] = Mean.of(torch.tensor([self.state.controller.weight], dtype=torch.float64))
         with self.timer.part("experience"):
-            mini_batches, experienced = experienced_of(
-                self, samples, scores, seed=self.rollouts.seed(step), counted=counted
-            )
+            mini_batches, of_replies = self.experience(samples, scores, self.rollouts.seed(step), counted)
         self.timer.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
         if self.config.roles.offload:
-            self.models.rest(torch.device("cpu"))
-        judged = judged | {"kl/weight": experienced["kl/weight"]}
-        return experienced | judged.counted_by_main(), Iteration(mini_batches, experienced["kl"])
+            self.models.offload()
+        return of_replies | metrics.counted_by_main(), Iteration(mini_batches, of_replies["kl"])
+
+    def experience(
+        self, samples: Samples, scores: Tensor, seed: int, counted: Tensor | None = None
+    ) -> tuple[list[list[Experience]], Metrics]:
+        """The mini-batches that replies and their scores, [G, n], give, and what is measured of the replies. `counted`
+        [G] bool: the prompts to learn from; None: all."""
+        return make_experience(
+            self.engines,
+            samples,
+            scores,
+            self.config,
+            kl_weight=self.state.controller.weight,
+            packer=self.rollouts.batches.packer,
+            seed=seed,
+            counted=counted,
+        )
 
     def update(self, step: int, units: Iteration, nonfinite: NonFiniteGuard) -> Metrics:
-        """Epochs over the mini-batches; then what follows the policy: the weight of the KL, and the average."""
+        """Epochs over the mini-batches, and then the KL's weight and the moving average of the actor."""
         config, state = self.config, self.state
-        nonfinite.record_roles(step, broken_roles(units.mini_batches))
+        nonfinite.record_roles(step, count_nonfinite(units.mini_batches))
         actor_learns = step > config.critic.warmup
-        learned = learn(
-            self.roles.actor,
-            self.roles.critic,
+        learned = update_actor_and_critic(
+            self.engines.actor,
+            self.engines.critic,
             units.mini_batches,
             config,
             kl_weight=state.controller.weight,
@@ -107,20 +127,20 @@ class PPOTrainer(OnPolicy):
             ptx=None if self.ptx is None else partial(self.ptx.term, step),
             on_nonfinite=partial(nonfinite.record, step),
         )
-        if actor_learns:  # a KL that is zero because nothing has been learned yet asks for no smaller weight
+        if actor_learns:  # before the actor has learned its KL is 0, which is no reason to lower the weight
             state.controller.update(Metrics(kl=units.kl).means()["kl"], config.batch.size * config.ppo.replies)
         if state.average is not None:
             state.average.update()
         return learned
 
     def parts(self) -> dict[str, Stateful]:
-        critic: dict[str, Stateful] = {} if self.roles.critic is None else {"critic": self.roles.critic}
-        return {"actor": self.roles.actor, **critic, **self.state.parts()}
+        critic: dict[str, Stateful] = {} if self.engines.critic is None else {"critic": self.engines.critic}
+        return {"actor": self.engines.actor, **critic, **self.state.parts()}
 
     def save_average(self, folder: Path) -> None:
         """The moving average, where there is one, as a model of its own."""
         if self.state.average is not None:
-            with self.roles.actor.partitioned(), self.state.average.in_place():
+            with self.engines.actor.partitioned(), self.state.average.in_place():
                 self.save(RunFolder(folder).model_ema)
 
 
@@ -157,8 +177,8 @@ def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
         partial(save_trained, actor, models.policy, tokenizer),
         config,
         models,
-        Roles(actor, critic, models.reference),
-        None if texts is None else ptx_of(texts, config, prompts.packer),
+        PPOEngines(actor, critic, models.reference),
+        None if texts is None else build_ptx(texts, config, prompts.packer),
         build_state(config, models.policy),
     )
 
@@ -172,19 +192,3 @@ def require_critic_reads(models: PPOModels, train: Loaded, config: PPOConfig) ->
         with told_of(f"the critic, which begins as {start} (critic.path names another)"):
             asked = config.generation.max_new_tokens
             require_positions(ModelConfig(path=start), [train], config.data, asked)
-
-
-def experienced_of(
-    trainer: PPOTrainer, samples: Samples, scores: Tensor, *, seed: int, counted: Tensor | None = None
-) -> tuple[list[list[Experience]], Metrics]:
-    """The mini-batches that replies and what they are worth, [G, n], give to learn from, and what was measured."""
-    return make_experience(
-        trainer.roles,
-        samples,
-        scores,
-        trainer.config,
-        kl_weight=trainer.state.controller.weight,
-        packer=trainer.rollouts.batches.packer,
-        seed=seed,
-        counted=counted,
-    )

@@ -19,8 +19,7 @@ from alignment.generation.samples import Samples, build_generator, sample, side_
 from alignment.generation.select import select
 from alignment.generation.vllm import VLLMGenerator
 from alignment.models.load import load_frozen_language_model
-from alignment.rl.reward_scorer import RewardScorer
-from alignment.rl.rewards import Reward, build_reward
+from alignment.rl.rewards import Reward, RewardScorer, build_reward
 from alignment.runs.folder import RunFolder
 from alignment.runs.written import whole_file
 from alignment.terminal import say

@@ -165,15 +165,15 @@ def test_a_held_out_judge_is_checked_too(ppo: Callable[..., Any], judge: Callabl
 
 
 def test_a_reference_that_is_not_the_policy_is_found(ppo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    reference_of = roles.reference_of
+    build_reference = roles.build_reference
 
     def another(policy: Any) -> Any:
-        reference = reference_of(policy)
+        reference = build_reference(policy)
         with torch.no_grad():
             reference.model.hf.get_output_embeddings().weight.mul_(1.5)
         return reference
 
-    monkeypatch.setattr(roles, "reference_of", another)
+    monkeypatch.setattr(roles, "build_reference", another)
     assert named(START, ppo()).grade is Grade.fail
 
 
@@ -221,7 +221,7 @@ def test_replies_that_never_end_are_found(ppo: Callable[..., Any]) -> None:
 
 
 def test_rewards_that_are_all_alike_teach_nothing(ppo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "shaped", lambda scores, samples, config: torch.zeros_like(scores))
+    monkeypatch.setattr(check, "shape_scores", lambda scores, samples, config: torch.zeros_like(scores))
     monkeypatch.setattr(objectives.Critic, "__call__", _flat)
     assert named(LEARNS, ppo()).grade is Grade.fail
 

@@ -71,16 +71,16 @@ def ppo_interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Abstract
 
     @contextmanager
     def inside(steps: int) -> Iterator[None]:
-        learn, done = ppo.learn, []
+        update, done = ppo.update_actor_and_critic, []
 
         def counted(*arguments: Any, **named: Any) -> Any:
             if len(done) == steps:
                 raise KeyboardInterrupt
             done.append(1)
-            return learn(*arguments, **named)
+            return update(*arguments, **named)
 
         with monkeypatch.context() as patched:
-            patched.setattr(ppo, "learn", counted)
+            patched.setattr(ppo, "update_actor_and_critic", counted)
             yield
 
     return inside

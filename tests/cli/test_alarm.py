@@ -31,16 +31,16 @@ def test_over_an_interruption_it_is_the_same(
     words = [*PPO, *ALARM, *REPLIES, "checkpoint.every=3"]
     whole = alignment(*words, "output_dir=whole")
     assert whole.code == 0, whole.err
-    learn, calls = ppo.learn, []
+    update, calls = ppo.update_actor_and_critic, []
 
     def cut(*arguments: Any, **more: Any) -> Any:
         calls.append(1)
         if len(calls) == 8:
             raise KeyboardInterrupt
-        return learn(*arguments, **more)
+        return update(*arguments, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ppo, "learn", cut)
+        patched.setattr(ppo, "update_actor_and_critic", cut)
         assert alignment(*words, "output_dir=broken").code == 130
     resumed = alignment(*words, "output_dir=broken")
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")

@@ -30,16 +30,16 @@ def test_ppo_shows_each_iteration_and_evaluation_also_when_resumed(
         assert row.keys() == {"step", "split", "prompt", "reply", "length", "finished", "score", "gold"}
         assert row["prompt"][-1]["role"] == "user" and 0 < row["length"] <= 6
         assert row["score"] == pytest.approx(row["gold"], abs=1e-6), "the gold function is the reward here"
-    learn, steps = ppo.learn, []
+    update, steps = ppo.update_actor_and_critic, []
 
     def cut(*arguments: Any, **settings: Any) -> Any:
         steps.append(1)
         if len(steps) == 3:
             raise KeyboardInterrupt
-        return learn(*arguments, **settings)
+        return update(*arguments, **settings)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ppo, "learn", cut)
+        patched.setattr(ppo, "update_actor_and_critic", cut)
         assert alignment(*words, "output_dir=cut").code == 130
     assert table(tmp_path / "cut")[-1]["step"] == 3, "shown before the step was learned from, and lost with it"
     assert alignment(*words, "output_dir=cut").code == 0

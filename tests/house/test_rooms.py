@@ -119,6 +119,18 @@ def test_rooms_import_only_what_is_below_them() -> None:
     assert wrong == []
 
 
+def test_the_files_of_rl_read_from_top_to_bottom() -> None:
+    """In the order of the room's docstring, which names each of them: a file imports only files above it."""
+    text = (PACKAGE / "rl" / "__init__.py").read_text()
+    order = re.findall(r"^    (\w+) {2,}", text, re.MULTILINE)
+    files = sorted(path.stem for path in (PACKAGE / "rl").glob("*.py") if path.stem != "__init__")
+    assert sorted(order) == files
+    rl = [each for each in imports() if room_of(module_of(each.path)) == "rl" and room_of(each.module) == "rl"]
+    assert len(rl) > 10
+    up = [str(each) for each in rl if order.index(each.module.split(".")[2]) >= order.index(each.path.stem)]
+    assert up == []
+
+
 def test_heavy_libraries_have_few_doors() -> None:
     wrong = []
     for each in imports():

@@ -18,7 +18,7 @@ from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import adapter_off, lora_layers
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.readout import sequence_scores, token_logprobs
-from alignment.rl.reference import AdapterOff, FrozenCopy, reference_of
+from alignment.rl.reference import AdapterOff, FrozenCopy, build_reference
 
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
 PROMPT, REPLY = [5, 6, 7, 8], [9, 10, 2]
@@ -84,7 +84,7 @@ def test_the_reference_of_an_adapter_is_its_base(
 ) -> None:
     policy = seeded(load_language_model, tiny_init, tokenizer, rank=4)
     before = logprobs(policy, batch)
-    reference = reference_of(policy)
+    reference = build_reference(policy)
     assert isinstance(reference, AdapterOff)
     stir(policy)
     assert torch.equal(reference.logprobs(batch, 1.0), before)
@@ -95,7 +95,7 @@ def test_the_reference_of_a_whole_model_is_a_frozen_copy(
 ) -> None:
     policy = seeded(load_language_model, tiny_init, tokenizer)
     before = logprobs(policy, batch)
-    reference = reference_of(policy)
+    reference = build_reference(policy)
     assert isinstance(reference, FrozenCopy)
     assert not any(p.requires_grad for p in reference.model.parameters())
     with torch.no_grad():

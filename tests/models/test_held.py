@@ -29,7 +29,7 @@ from alignment.models.load import (
 )
 from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.models.scalar_head import scalar_head
-from alignment.rl.reference import FrozenCopy, reference_of
+from alignment.rl.reference import FrozenCopy, build_reference
 
 BFLOAT16 = DistributedConfig(device=Device.cpu, precision=Precision.bfloat16)
 NARROW = placement_of(BFLOAT16)
@@ -122,7 +122,7 @@ def test_the_reference_of_a_policy_is_the_policy_to_the_last_bit(
 ) -> None:
     torch.manual_seed(0)
     policy = load_language_model(config(tiny_init, kind), tokenizer, NARROW)
-    reference = reference_of(policy)
+    reference = build_reference(policy)
     assert isinstance(reference, FrozenCopy)
     assert held(policy).keys() == {torch.float32} and torch.bfloat16 in held(reference.model)
     own = {id(weight) for weight in policy.parameters()}
@@ -142,7 +142,7 @@ def test_an_adapter_is_float32_on_a_base_that_is_not(
     frozen = [weight for name, weight in policy.named_parameters() if name not in trained and weight.ndim > 1]
     assert {weight.dtype for weight in frozen if weight.shape[0] != 2048} == {torch.bfloat16}
     with autocast(BFLOAT16):
-        before, reference = read(policy, batch), reference_of(policy).logprobs(batch, 1.0)
+        before, reference = read(policy, batch), build_reference(policy).logprobs(batch, 1.0)
         assert torch.equal(before, reference)
         token_logprobs(policy, batch).sum().backward()
     assert {weight.grad.dtype for weight in trained.values() if weight.grad is not None} == {torch.float32}

@@ -31,7 +31,7 @@ from alignment.models.load import (
 )
 from alignment.models.tokenizer import load_tokenizer
 from alignment.models.vocabulary import SEED
-from alignment.rl.reference import FrozenCopy, reference_of
+from alignment.rl.reference import FrozenCopy, build_reference
 
 IDS = torch.tensor([[5, 6, 7, 8, 2]])
 ADDED = ["<one>", "<two>", "<three>"]
@@ -155,7 +155,7 @@ def test_the_roles_of_ppo_have_one_size(
     """The reference copy, a critic that is the policy's body, and one that begins as a model that has not grown."""
     save_model(load_scalar_model(ModelConfig(path=str(folder)), tokenizer, WHOLE), tokenizer, tmp_path / "reward")
     policy = load_language_model(grown(folder), longer, WHOLE)
-    reference = reference_of(policy)
+    reference = build_reference(policy)
     assert isinstance(reference, FrozenCopy)
     rows = policy.hf.get_input_embeddings().weight
     for critic in (

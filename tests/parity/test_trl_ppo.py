@@ -38,8 +38,9 @@ from alignment.losses import (
     token_rewards,
     whiten,
 )
-from alignment.rl.experience import Roles, make_experience
-from alignment.rl.rewards import shaped
+from alignment.rl.experience import make_experience
+from alignment.rl.rewards import shape_scores
+from alignment.rl.roles import PPOEngines
 
 RECORDED = np.load(Path(__file__).with_name("trl_ppo.npz"))
 ABOUT = json.loads(str(RECORDED["about"]))
@@ -118,7 +119,7 @@ def test_kl(case: Case) -> None:
 def test_missing_eos_penalty(case: Case) -> None:
     samples = samples_of(case)
     config = ppo_config(case)
-    same(shaped(case["raw_scores"][:, None], samples, config)[:, 0], case["scores"])
+    same(shape_scores(case["raw_scores"][:, None], samples, config)[:, 0], case["scores"])
     assert (case["scores"] != case["raw_scores"]).any() == (case.setting("missing_eos_penalty") > 0)
 
 
@@ -259,7 +260,7 @@ def ppo_config(case: Case) -> PPOConfig:
 def test_experience_from_end_to_end() -> None:
     """`make_experience`, packed in micro-batches of two mini-batches, where no definition differs: gamma = lam = 1."""
     case = Case("no discount")
-    roles = Roles(Still(Policy(case, "logprobs")), Still(Value(case, "values")), Replay(case, "ref_logprobs"))
+    roles = PPOEngines(Still(Policy(case, "logprobs")), Still(Value(case, "values")), Replay(case, "ref_logprobs"))
     config = ppo_config(case)
     packer = Packer(config.batch, 0)
     mini_batches, metrics = make_experience(

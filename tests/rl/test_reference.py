@@ -20,7 +20,7 @@ from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import lora_layers
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.readout import sequence_scores, token_logprobs, token_values
-from alignment.rl.reference import reference_of, scalar_on
+from alignment.rl.reference import build_reference, scalar_on
 
 LORA = LoraConfig(rank=4, alpha=8)
 
@@ -78,7 +78,7 @@ def test_untrained_adapters_give_exactly_what_four_models_give(
         assert torch.equal(sequence_scores(reward, batch), sequence_scores(own, batch))
         assert torch.equal(token_values(critic, batch), token_values(own, batch))
         assert torch.equal(token_logprobs(policy, batch), token_logprobs(plain, batch))
-        assert torch.equal(reference_of(policy).logprobs(batch, 1.0), token_logprobs(plain, batch))
+        assert torch.equal(build_reference(policy).logprobs(batch, 1.0), token_logprobs(plain, batch))
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def test_trained_adapters_keep_out_of_each_other_s_way(
     assert not torch.equal(token_values(critic, batch), values)
     assert torch.equal(sequence_scores(reward, batch), scores)
     assert torch.equal(token_logprobs(policy, batch), token_logprobs(alone, batch))
-    assert torch.equal(reference_of(policy).logprobs(batch, 1.0), token_logprobs(plain, batch))
+    assert torch.equal(build_reference(policy).logprobs(batch, 1.0), token_logprobs(plain, batch))
 
 
 def test_each_role_trains_its_own_weights(

@@ -26,7 +26,7 @@ from alignment.generation.samples import Samples
 from alignment.generation.score import RewardModelScorer
 from alignment.models.load import load_scalar_model, save_model
 from alignment.models.reward_normalization import RewardStatistics, write_statistics
-from alignment.rl.rewards import OneOf, Reward, build_reward, shaped
+from alignment.rl.rewards import Reward, WeightedScorer, build_reward, shape_scores
 
 SamplesOf = Callable[[list[list[str]]], Samples]
 ON_CPU = DistributedConfig(device=Device.cpu)
@@ -52,7 +52,10 @@ def ppo_config(**fields: Any) -> PPOConfig:
 def test_normalized_and_weighted_sum_by_hand(samples_of: SamplesOf) -> None:
     config = ScorerConfig(models={"a": ScorerEntry("a"), "b": ScorerEntry("b")})
     statistics = RewardStatistics(mean=2.0, std=4.0, count=8, split="eval")
-    scorers = {"a": OneOf(gives(2.0, 6.0, -2.0, 0.0), 3.0, statistics), "b": OneOf(gives(1, 2, 3, 4), -0.5, None)}
+    scorers = {
+        "a": WeightedScorer(gives(2.0, 6.0, -2.0, 0.0), 3.0, statistics),
+        "b": WeightedScorer(gives(1, 2, 3, 4), -0.5, None),
+    }
     scores = Reward(scorers, config).scores(samples_of(TEXTS))
     # 3 (s - 2) / 4 is 0, 3, -3, -1.5; less half of 1, 2, 3, 4
     assert scores.combined.tolist() == [[-0.5, 2.0], [-4.5, -3.5]]
@@ -63,7 +66,7 @@ def test_normalized_and_weighted_sum_by_hand(samples_of: SamplesOf) -> None:
 
 
 def test_one_scorer_is_itself_and_has_no_part(samples_of: SamplesOf) -> None:
-    reward = Reward({"reward": OneOf(gives(1, 2, 3, 4), 1.0, None)}, ScorerConfig(path="a"))
+    reward = Reward({"reward": WeightedScorer(gives(1, 2, 3, 4), 1.0, None)}, ScorerConfig(path="a"))
     scores = reward.scores(samples_of(TEXTS))
     assert scores.combined.tolist() == reward.score(samples_of(TEXTS)).tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert scores.by_model == {}
@@ -73,7 +76,10 @@ def test_llama2_reads_the_tag_of_the_prompt(samples_of: SamplesOf) -> None:
     """sigmoid(-2) = 0.119 is below 0.15, sigmoid(-1) = 0.269 is not; the second prompt is tagged."""
     names = ("helpfulness", "safety")
     config = ScorerConfig(models={name: ScorerEntry("a") for name in names}, combine=Combine.llama2)
-    scorers = {"safety": OneOf(gives(-1, -2, -1, 5), 1.0, None), "helpfulness": OneOf(gives(10, 20, 30, 40), 1.0, None)}
+    scorers = {
+        "safety": WeightedScorer(gives(-1, -2, -1, 5), 1.0, None),
+        "helpfulness": WeightedScorer(gives(10, 20, 30, 40), 1.0, None),
+    }
     samples = samples_of(TEXTS)
     first, second = samples.records
     tagged = replace(samples, records=[replace(first, tags=("x",)), replace(second, tags=("x", "safety"))])
@@ -89,7 +95,10 @@ def test_a_tag_is_read_however_it_is_written_and_its_lack_is_said(
 ) -> None:
     names = ("helpfulness", "safety")
     config = ScorerConfig(models={name: ScorerEntry("a") for name in names}, combine=Combine.llama2)
-    reward = Reward({"safety": OneOf(gives(3, 3), 1.0, None), "helpfulness": OneOf(gives(10, 20), 1.0, None)}, config)
+    reward = Reward(
+        {"safety": WeightedScorer(gives(3, 3), 1.0, None), "helpfulness": WeightedScorer(gives(10, 20), 1.0, None)},
+        config,
+    )
     samples = samples_of([["a", "bb"]])
     tagged = replace(samples, records=[replace(samples.records[0], tags=tags)])
     assert reward.score(tagged).tolist() == [[3.0, 3.0]]
@@ -104,13 +113,13 @@ def test_a_tag_is_read_however_it_is_written_and_its_lack_is_said(
 
 def test_nothing_is_shaped_unless_asked_for(samples_of: SamplesOf) -> None:
     scores = torch.tensor([[100.0, -100.0], [0.0, 1.0]])
-    assert torch.equal(shaped(scores, samples_of(TEXTS), ppo_config()), scores)
+    assert torch.equal(shape_scores(scores, samples_of(TEXTS), ppo_config()), scores)
 
 
 def test_the_order_of_shaping_by_hand(samples_of: SamplesOf) -> None:
     """clip: 9, -9, 0, 4 to 3, -3, 0, 3. whiten: mean 0.75, variance 24.75 / 3 = 8.25. Then the penalties."""
     config = ppo_config(clip=3.0, whiten=True, length_penalty=0.5, length_free=2, missing_eos_penalty=10.0)
-    found = shaped(torch.tensor([[9.0, -9.0], [0.0, 4.0]]), samples_of(TEXTS), config)
+    found = shape_scores(torch.tensor([[9.0, -9.0], [0.0, 4.0]]), samples_of(TEXTS), config)
     white = [(s - 0.75) / 8.25**0.5 + 0.75 for s in (3.0, -3.0, 0.0, 3.0)]
     lengths = [0.0, 0.5, 1.0, 1.0]  # 2, 3, 4 and 4 tokens, of which 2 are free
     expected = [w - length - eos for w, length, eos in zip(white, lengths, (0, 0, 0, 10.0), strict=True)]
@@ -121,7 +130,7 @@ def test_the_order_of_shaping_by_hand(samples_of: SamplesOf) -> None:
 def test_llama2_whitens_with_the_mean_off(samples_of: SamplesOf) -> None:
     models = {name: ScorerEntry("a") for name in ("helpfulness", "safety")}
     config = ppo_config(path=None, models=models, combine=Combine.llama2)
-    found = shaped(torch.tensor([[1.0, 2.0], [3.0, 6.0]]), samples_of(TEXTS), config)
+    found = shape_scores(torch.tensor([[1.0, 2.0], [3.0, 6.0]]), samples_of(TEXTS), config)
     deviation = (14 / 3) ** 0.5  # (-2)^2 + (-1)^2 + 0 + 3^2 = 14
     assert found.flatten().tolist() == pytest.approx(
         [s / deviation for s in (-2.0, -1.0, 0.0, 3.0)], rel=1e-6, abs=1e-7

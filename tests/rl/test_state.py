@@ -14,7 +14,7 @@ from alignment.data.batches import Packer
 from alignment.data.load import Loaded
 from alignment.data.records import Source
 from alignment.data.tokenize import Example, Truncation
-from alignment.rl.state import Ptx, ptx_of
+from alignment.rl.state import Ptx, build_ptx
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def ptx(tiny_init: dict[str, Any]) -> Ptx:
         ppo=PPOUpdateConfig(epochs=2, mini_batches=3),
         ptx=PtxConfig(weight=0.5, size=2, data=world),
     )
-    return ptx_of(Loaded([], texts, [], Truncation()), config, Packer(config.batch, 0))
+    return build_ptx(Loaded([], texts, [], Truncation()), config, Packer(config.batch, 0))
 
 
 def rows(ptx: Ptx, iteration: int, inner: int) -> list[int]:

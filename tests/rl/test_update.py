@@ -20,7 +20,7 @@ from alignment.losses import CrossEntropyLoss
 from alignment.models.readout import token_logprobs
 from alignment.rl.experience import Experience
 from alignment.rl.objectives import Actor
-from alignment.rl.update import learn
+from alignment.rl.update import update_actor_and_critic
 from alignment.training.objectives import SFT
 from alignment.training.step import Term, train_step
 
@@ -109,7 +109,7 @@ def test_ptx_is_asked_for_each_of_the_actor_s_steps(
         return Term("ptx", SFT(CrossEntropyLoss()), of(demonstrations, [[inner]]), GAMMA)
 
     config = ppo_config(tiny_init, epochs=2, mini_batches=2)
-    metrics = learn(actor, critic, [[each] for each in made], config, kl_weight=0.0, seed=0, ptx=term)
+    metrics = update_actor_and_critic(actor, critic, [[each] for each in made], config, kl_weight=0.0, seed=0, ptx=term)
     assert asked == [0, 1, 2, 3]
     tokens = sum(len(demonstrations[row].completion_ids[0]) for row in asked)
     assert metrics["ptx/loss"].count.item() == tokens
@@ -121,12 +121,12 @@ def test_while_the_critic_warms_up_the_actor_does_not_move_by_a_bit(
     actor, critic = descent(max_grad_norm=1e-3), descent("scalar", max_grad_norm=1e-3)
     made, config = experiences(actor, demonstrations), ppo_config(tiny_init, epochs=3)
     before = weights(actor), weights(critic)
-    metrics = learn(actor, critic, [made], config, kl_weight=0.0, seed=0, actor_learns=False)
+    metrics = update_actor_and_critic(actor, critic, [made], config, kl_weight=0.0, seed=0, actor_learns=False)
     assert all(torch.equal(p, before[0][name]) for name, p in actor.model.named_parameters())
     assert any(step.abs().max() > 1e-6 for step in moved(critic, before[1]).values())
     assert metrics["value/grad_norm"].count.item() == 3
     assert metrics.means()["policy/steps"] == 0 and not {"loss", "grad_norm", "policy/ratio"} & metrics.keys()
-    metrics = learn(actor, critic, [made], config, kl_weight=0.0, seed=0)
+    metrics = update_actor_and_critic(actor, critic, [made], config, kl_weight=0.0, seed=0)
     assert any(step.abs().max() > 1e-6 for step in moved(actor, before[0]).values())
     assert metrics.means()["policy/steps"] == 3 == metrics["grad_norm"].count.item()
 
@@ -138,7 +138,7 @@ def test_the_actor_stops_after_the_step_that_measured_too_much_kl_and_the_critic
         actor, critic = descent(max_grad_norm=0.05), descent("scalar", max_grad_norm=0.05)
         made = experiences(actor, demonstrations)
         config = ppo_config(tiny_init, epochs=6, max_kl=max_kl)
-        metrics = learn(actor, critic, [made], config, kl_weight=0.0, seed=0)
+        metrics = update_actor_and_critic(actor, critic, [made], config, kl_weight=0.0, seed=0)
         steps = int(metrics.means()["policy/steps"])
         return steps, int(metrics["grad_norm"].count), int(metrics["value/grad_norm"].count)
 

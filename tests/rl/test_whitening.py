@@ -21,7 +21,7 @@ from alignment.generation.generate import Reply
 from alignment.generation.samples import Samples, places_of
 from alignment.losses import whiten
 from alignment.rl.experience import whiten_together
-from alignment.rl.rewards import shaped
+from alignment.rl.rewards import shape_scores
 
 NOTHING = Example(np.arange(1), (np.arange(1),), None, Source("", 0), (True,))
 RECORD = Record([], (), None, Source("", 0))
@@ -59,7 +59,7 @@ def whitened(start: int, end: int) -> dict[str, torch.Tensor]:
     return {
         "loss": whiten(values, values > 0, across=sum_over_ranks),
         "advantages": torch.cat([piece.advantages for piece in pieces]),
-        "scores": shaped(everything[:, None], samples, CONFIG),
+        "scores": shape_scores(everything[:, None], samples, CONFIG),
     }
 
 

@@ -16,7 +16,8 @@ from alignment.config.sections import DataConfig, ModelConfig, SourceConfig, Tra
 from alignment.config.tasks import PPOConfig
 from alignment.generation.generate import Reply
 from alignment.generation.samples import Samples
-from alignment.rl.rollouts import Rollouts, alike, not_alike
+from alignment.rl.groups import all_alike, not_all_alike, redraw_alike
+from alignment.rl.rollouts import Rollouts
 
 GRPO = AdvantageEstimator.grpo
 
@@ -70,7 +71,9 @@ FIRST = [[1.0, 1.0], [0.0, 1.0], [2.0, 2.0], [0.0, 0.0]]
 def test_replies_that_score_alike_are_drawn_anew_until_they_do_not_or_it_was_often_enough(config: PPOConfig) -> None:
     """Prompt 0 is apart after the second draw, prompt 3 after the third, prompt 2 never."""
     drawn = Drawn(config, [{0: [1.0, 0.0], 2: [2.0, 2.0], 3: [0.0, 0.0]}, {2: [2.0, 2.0], 3: [0.0, 4.0]}])
-    samples, scores, measured = drawn.redrawn(samples_named("draw 1", [20, 21, 22, 23]), torch.tensor(FIRST), 3, 2)
+    samples, scores, measured = redraw_alike(
+        drawn, samples_named("draw 1", [20, 21, 22, 23]), torch.tensor(FIRST), 3, 2
+    )
     assert [rows for rows, _, _ in drawn.asked] == [[20, 22, 23], [22, 23]]
     assert len({seed for _, seed, _ in drawn.asked} | {drawn.seed(step) for step in range(99)}) == 2 + 99
     assert {replies for _, _, replies in drawn.asked} == {2}
@@ -89,17 +92,17 @@ def test_replies_that_score_alike_are_drawn_anew_until_they_do_not_or_it_was_oft
 
 def test_without_redraws_they_are_counted(config: PPOConfig) -> None:
     drawn, before = Drawn(config, []), samples_named("draw 1", [20, 21, 22, 23])
-    samples, scores, measured = drawn.redrawn(before, torch.tensor(FIRST), 3, 0)
+    samples, scores, measured = redraw_alike(drawn, before, torch.tensor(FIRST), 3, 0)
     assert samples is before and scores.tolist() == FIRST and drawn.asked == []
     assert measured.keys() == {"groups/alike"} and measured["groups/alike"].total.item() == 3
 
 
 def test_where_all_are_alike_all_are_learned_from() -> None:
     scores = torch.tensor([[1.0, 1.0], [0.0, 1.0], [2.0, 2.0]])
-    assert alike(scores).tolist() == [True, False, True]
-    teach = not_alike(scores)
+    assert all_alike(scores).tolist() == [True, False, True]
+    teach = not_all_alike(scores)
     assert teach is not None and teach.tolist() == [False, True, False]
-    assert not_alike(torch.zeros(4, 2)) is None
+    assert not_all_alike(torch.zeros(4, 2)) is None
 
 
 @pytest.mark.parametrize(
