@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 
 class _Console(Console):
-    """Quiet once nobody reads on, as where the output goes through `| head`: what a run makes lies in its folder."""
+    """Quiet once the reader has closed the pipe, as in `| head`: what a run makes lies in its folder."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

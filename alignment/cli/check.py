@@ -28,7 +28,7 @@ def check_recipe(recipe: str, overrides: list[str], own: list[Path]) -> None:
     `own`: the user's folders of recipes and presets.
 
     Raises:
-        BrokenPipeError: nobody reads on, so that there is no more to do.
+        BrokenPipeError: the reader has closed the pipe, so that there is no more to do.
     """
     begun = time.monotonic()
     with composing(own):

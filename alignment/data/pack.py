@@ -21,7 +21,7 @@ from torch import Tensor
 from alignment.config.enums import Layout
 from alignment.data.tokenize import Example
 
-PADDING = -1  # the group of a token that is nobody's
+PADDING = -1  # the group of padding tokens, which belong to no example
 
 
 @dataclass(slots=True)

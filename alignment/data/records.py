@@ -70,7 +70,7 @@ class Record:
 
     labels: tuple[bool | float, ...] = ()
     """What is known of the one reply: whether it is desirable, or its score; or of each of its steps whether it is
-    right. () where nobody asks."""
+    right. () for a method that learns from no labels."""
     steps: tuple[int, ...] = ()
     """Where each step of the one reply ends, what separates it from the next one included: characters of its text. ()
     for a reply that is judged as a whole."""

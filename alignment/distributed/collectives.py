@@ -106,7 +106,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def gathered(value: Value) -> list[Value]:
-    """What each process has, in the order of ranks, on all of them; nobody goes on before everybody is here.
+    """What each process has, in the order of ranks, on all of them; a barrier.
 
     For small Python objects.
     """

@@ -49,8 +49,8 @@ class Engine(Protocol):
         ...
 
     def by_layer(self) -> AbstractContextManager[None]:
-        """The same, but nothing is whole except the layer that runs, gathered anew for each forward: a process that
-        leaves waits for the others' forwards, to which it brings its share."""
+        """The same, but nothing is whole except the layer that runs, gathered anew for each forward. A process that
+        leaves the block goes on gathering, with its shards, until the others have left it too."""
         ...
 
     def partitioned(self) -> AbstractContextManager[None]:
@@ -171,7 +171,7 @@ def shape_of(weight: Tensor) -> torch.Size:
 
 
 def require_sharded(model: nn.Module) -> None:
-    """Under ZeRO 3 DeepSpeed would share out a whole model by itself, and nobody who reads it would know.
+    """Under ZeRO 3 DeepSpeed would shard a whole model by itself, and what reads its weights would not know of it.
 
     Raises:
         UserError: a weight is whole; names it.

@@ -18,7 +18,7 @@ class FrozenEngine:
     """A role that does not train (reference, reward): forwards without gradients, through `model`.
 
     Under ZeRO 3 it may be sharded: its weights are shared out among the processes and each layer is gathered when it is
-    used, so that every forward is a collective. Otherwise each process keeps a whole copy, which waits for nobody.
+    used, so that every forward is a collective. Otherwise each process has a whole copy and runs it alone.
     """
 
     def __init__(self, model: nn.Module, *, config: DistributedConfig, sharded: bool) -> None:

@@ -6,7 +6,7 @@ from alignment.generation.score import RewardModelScorer, reward_model_scorer
 
 
 def build_gold(config: OnlineConfig) -> FunctionScorer | RewardModelScorer | None:
-    """The function `gold`, or the held-out reward model `gold_model`, or nobody.
+    """The scorer of `gold` (a function) or `gold_model` (a held-out reward model); None where neither is set.
 
     Raises:
         ConfigError: there is no such function or model.

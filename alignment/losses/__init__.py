@@ -21,11 +21,11 @@ from alignment.losses.reward import MarginRankingLoss, RankingVariant
 from alignment.losses.scores import ProcessRewardLoss, ScoreRegressionLoss
 from alignment.losses.sft import CrossEntropyLoss
 from alignment.losses.shaping import (
-    clipped,
-    normalized,
-    safety_or_helpfulness,
-    without_length,
-    without_missing_eos,
+    choose_safety_or_helpfulness,
+    clip_scores,
+    normalize_scores,
+    subtract_length_penalty,
+    subtract_missing_eos_penalty,
 )
 from alignment.losses.simpo import SimPOLoss
 from alignment.losses.types import LossOutput, Mean
@@ -54,7 +54,8 @@ __all__ = [
     "ValueLoss",
     "adaptive_kl_weight",
     "advantages_and_returns",
-    "clipped",
+    "choose_safety_or_helpfulness",
+    "clip_scores",
     "discounted_returns",
     "dr_grpo_advantages",
     "grpo_advantages",
@@ -62,12 +63,11 @@ __all__ = [
     "log1mexp",
     "mean_over_pairs",
     "moments",
-    "normalized",
+    "normalize_scores",
     "preference_metrics",
     "rloo_advantages",
-    "safety_or_helpfulness",
+    "subtract_length_penalty",
+    "subtract_missing_eos_penalty",
     "token_rewards",
     "whiten",
-    "without_length",
-    "without_missing_eos",
 ]

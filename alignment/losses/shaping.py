@@ -1,4 +1,5 @@
-"""What becomes of scores before PPO learns from them. Any shape, one number for each reply; no gradients."""
+"""Reward shaping: what is done to scores before a policy learns from them. Tensors of any shape, one number for each
+reply; no gradients."""
 
 import math
 
@@ -9,7 +10,7 @@ from alignment.losses.checks import at_least_float32, require_bool, require_shap
 
 
 @torch.no_grad()
-def normalized(scores: Tensor, *, mean: float, std: float) -> Tensor:
+def normalize_scores(scores: Tensor, *, mean: float, std: float) -> Tensor:
     """(score - mean) / std, with the mean and standard deviation that a reward model's scores had after its training.
 
     Raises ValueError unless mean is finite and std > 0 and finite.
@@ -22,7 +23,7 @@ def normalized(scores: Tensor, *, mean: float, std: float) -> Tensor:
 
 
 @torch.no_grad()
-def safety_or_helpfulness(helpfulness: Tensor, safety: Tensor, is_safety: Tensor, *, threshold: float) -> Tensor:
+def choose_safety_or_helpfulness(helpfulness: Tensor, safety: Tensor, is_safety: Tensor, *, threshold: float) -> Tensor:
     """Llama 2's choice between its two reward models (Touvron et al. 2307.09288, section 3.2.3):
 
     R_c(g | p) = R_s(g | p)  if is_safety(p) or R_s(g | p) < threshold,  else R_h(g | p)
@@ -44,7 +45,7 @@ def safety_or_helpfulness(helpfulness: Tensor, safety: Tensor, is_safety: Tensor
 
 
 @torch.no_grad()
-def clipped(scores: Tensor, *, limit: float) -> Tensor:
+def clip_scores(scores: Tensor, *, limit: float) -> Tensor:
     """Scores cut to [-limit, limit]. Raises ValueError unless limit > 0."""
     if not limit > 0:
         raise ValueError(f"limit must be > 0, got {limit}")
@@ -52,7 +53,7 @@ def clipped(scores: Tensor, *, limit: float) -> Tensor:
 
 
 @torch.no_grad()
-def without_missing_eos(scores: Tensor, finished: Tensor, *, penalty: float) -> Tensor:
+def subtract_missing_eos_penalty(scores: Tensor, finished: Tensor, *, penalty: float) -> Tensor:
     """The score less `penalty` where a reply was cut before its end, as TRL's missing_eos_penalty.
 
     The "EOS trick" of Huang et al. 2403.17031, section 7, puts -1 in the place of such a score, whatever it was.
@@ -67,7 +68,7 @@ def without_missing_eos(scores: Tensor, finished: Tensor, *, penalty: float) -> 
 
 
 @torch.no_grad()
-def without_length(scores: Tensor, lengths: Tensor, *, penalty: float, free: int) -> Tensor:
+def subtract_length_penalty(scores: Tensor, lengths: Tensor, *, penalty: float, free: int) -> Tensor:
     """score - penalty max(0, length - free): linear in the tokens beyond the first `free`.
 
     With penalty 1 / (L_max - free) this is the soft overlong punishment of DAPO (Yu et al. 2503.14476).

@@ -62,7 +62,7 @@ def feed_forward_at(
         return value.flatten(0, 1).index_select(0, read)[None] if is_of_tokens else value
 
     def put_back(output: Any) -> Any:
-        if isinstance(output, tuple):  # what some mixtures of experts add is of the tokens taken, and read by nobody
+        if isinstance(output, tuple):  # what some mixtures of experts add, of the tokens taken; it is not read
             return put_back(output[0]), *output[1:]
         whole = output.new_full((shape.numel(), output.shape[-1]), elsewhere)
         return whole.index_copy_(0, read, output[0]).view(*shape, -1)

@@ -16,7 +16,7 @@ from alignment.models.heads import Trunk
 class MovingAverage:
     """m <- decay m + (1 - decay) w, once an iteration, from m = w on (Polyak & Juditsky 1992).
 
-    Of weights that are shared out, each process averages its share.
+    Where the weights are sharded, each process averages its shard.
     """
 
     def __init__(self, model: Trunk, decay: float) -> None:

@@ -27,12 +27,12 @@ from alignment.generation.samples import Samples
 from alignment.generation.score import RewardModelScorer, Scorer, build_scorer
 from alignment.losses import (
     Mean,
-    clipped,
-    normalized,
-    safety_or_helpfulness,
+    choose_safety_or_helpfulness,
+    clip_scores,
+    normalize_scores,
+    subtract_length_penalty,
+    subtract_missing_eos_penalty,
     whiten,
-    without_length,
-    without_missing_eos,
 )
 from alignment.models.reward_normalization import RewardStatistics, read_statistics
 from alignment.terminal import say
@@ -62,7 +62,7 @@ class WeightedScorer:
         raw = self.scorer.score(samples)
         if self.statistics is None:
             return raw, raw
-        return raw, normalized(raw, mean=self.statistics.mean, std=self.statistics.std)
+        return raw, normalize_scores(raw, mean=self.statistics.mean, std=self.statistics.std)
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class Reward:
             helpfulness, safety = ready["helpfulness"], ready["safety"]
             is_safety = tagged[:, None].expand_as(safety)
             threshold = self.config.safety_threshold
-            return Scores(safety_or_helpfulness(helpfulness, safety, is_safety, threshold=threshold), by_model)
+            return Scores(choose_safety_or_helpfulness(helpfulness, safety, is_safety, threshold=threshold), by_model)
         weighted = [self.scorers[name].weight * scores for name, scores in ready.items()]
         return Scores(torch.stack(weighted).sum(0), by_model)
 
@@ -180,15 +180,15 @@ def shape_scores(combined: Tensor, samples: Samples, config: OnlineConfig) -> Te
     reward = config.reward
     scores = combined.to(pick_device(config.distributed.device))
     if reward.clip is not None:
-        scores = clipped(scores, limit=reward.clip)
+        scores = clip_scores(scores, limit=reward.clip)
     if reward.whitens:
         everywhere = torch.ones_like(scores, dtype=torch.bool)
         # R = WHITEN(LOGIT(R_c)), 2307.09288, takes the mean off; elsewhere it says how good the policy is, and stays.
         zero_mean = reward.combine is Combine.llama2
         scores = whiten(scores, everywhere, zero_mean=zero_mean)
     finished = torch.tensor([[reply.finished for reply in row] for row in samples.replies], device=scores.device)
-    scores = without_missing_eos(scores, finished, penalty=config.missing_eos_penalty)
+    scores = subtract_missing_eos_penalty(scores, finished, penalty=config.missing_eos_penalty)
     if reward.length_penalty:
         lengths = torch.tensor([[len(reply.ids) for reply in row] for row in samples.replies], device=scores.device)
-        scores = without_length(scores, lengths, penalty=reward.length_penalty, free=reward.length_free)
+        scores = subtract_length_penalty(scores, lengths, penalty=reward.length_penalty, free=reward.length_free)
     return scores.cpu()

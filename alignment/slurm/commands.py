@@ -56,7 +56,7 @@ def cancel(jobs: list[str]) -> None:
 
 
 def find(job: str) -> JobState | None:
-    """A job's state; None where Slurm, which forgets a job some time after its end, knows it no more.
+    """A job's state; None where Slurm has none: it forgets a job some time after its end.
 
     Raises:
         UserError: Slurm cannot be asked.

@@ -171,7 +171,7 @@ def _publish(folder: Path, manifest: Manifest) -> None:
 
 
 def _together(part: Callable[[], Result]) -> list[Result]:
-    """What each rank's part gave. Where one fails, all do: nobody waits for a rank that cannot go on.
+    """What each rank's part gave. Where one fails, all do, so that no rank waits for one that cannot go on.
 
     Raises:
         OSError: that of the first rank that could not read or write.
