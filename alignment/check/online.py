@@ -1,4 +1,4 @@
-"""The verdicts on tasks that reply to prompts: PPO, rejection sampling, evaluation."""
+"""The verdicts on tasks that reply to prompts: online methods, rejection sampling, evaluation."""
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
@@ -17,8 +17,9 @@ from alignment.check.subject import FEW, few, first_rows, in_one_process
 from alignment.check.verdict import Verdict
 from alignment.config.enums import Grade
 from alignment.config.generation import GenerationConfig
+from alignment.config.online import OnlineConfig
 from alignment.config.sections import BatchConfig, DataConfig, DistributedConfig, ModelConfig
-from alignment.config.tasks import EvaluateConfig, PPOConfig, RejectionConfig
+from alignment.config.tasks import EvaluateConfig, RejectionConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded
 from alignment.distributed.engine import Engine
@@ -28,10 +29,12 @@ from alignment.generation.generate import end_ids
 from alignment.generation.samples import Samples, build_generator, sample
 from alignment.generation.score import RewardModelScorer
 from alignment.models.heads import LanguageModel
+from alignment.rl.on_policy import OnPolicy
 from alignment.tasks import rejection
 from alignment.tasks.compared import ComparedPolicy, ComparedRun, compared_runs, load_policy, policy_of
 from alignment.tasks.evaluate import scorer_of
-from alignment.tasks.ppo import build_trainer
+from alignment.tasks.ppo import PPOTrainer
+from alignment.tasks.run import task_module
 
 SOME = 4  # of the replies are read by transformers, one at a time
 
@@ -58,32 +61,35 @@ class Policy:
         return sample(generator, self.engine, list(records), list(examples), replies=replies, seed=self.seed)
 
 
-def on_ppo(config: PPOConfig) -> Iterator[Verdict]:
-    """PPO's roles on one iteration of few prompts."""
+def on_policy(config: OnlineConfig) -> Iterator[Verdict]:
+    """The policy and its judges on few prompts; of PPO one iteration as well."""
     small = few(in_one_process(config), FEW)
     with TemporaryDirectory() as folder:
-        trainer = build_trainer(small, Path(folder))
-        yield rows.read("train", trainer.rollouts.prompts.train, config.data)
-        if trainer.rollouts.prompts.held_out is not None:
-            yield rows.read("eval", trainer.rollouts.prompts.held_out, config.data)
-        yield learning_rate(config, trainer.engines.actor.num_weights)
+        trainer: OnPolicy = vars(task_module(config))["build_trainer"](small, Path(folder))
+        rollouts = trainer.rollouts
+        prompts = rollouts.prompts
+        yield rows.read("train", prompts.train, config.data)
+        if prompts.held_out is not None:
+            yield rows.read("eval", prompts.held_out, config.data)
+        yield learning_rate(config, rollouts.engine.num_weights)
         policy = Policy(
             "",
             config.model,
-            trainer.models.policy,
-            trainer.engines.actor,
-            trainer.rollouts.prompts.tokenizer,
-            trainer.config.batch,
+            rollouts.generator.model,
+            rollouts.engine,
+            prompts.tokenizer,
+            rollouts.batches.packer.config,
             config.generation,
             small.distributed,
             config.seed,
         )
-        samples = yield from of_policy(policy, trainer.rollouts.prompts.train)
-        for scorer in trainer.rollouts.scorer.models():
+        samples = yield from of_policy(policy, prompts.train)
+        for scorer in rollouts.scorer.models():
             yield from of_judge(scorer, samples, policy, config.data, "data.eval.path")
-        learned = policy.drawn(trainer.rollouts.prompts.train, trainer.config.generation, trainer.config.ppo.replies)
-        yield from first_step(trainer, learned)
-        yield improves(trainer, learned)
+        if isinstance(trainer, PPOTrainer):
+            learned = policy.drawn(prompts.train, trainer.config.generation, trainer.config.ppo.replies)
+            yield from first_step(trainer, learned)
+            yield improves(trainer, learned)
 
 
 def on_rejection(config: RejectionConfig) -> Iterator[Verdict]:

@@ -17,13 +17,14 @@ import torch
 from alignment import preempt
 from alignment.check.agreement import GRADIENT_TOLERANCE
 from alignment.check.experience import experienced, objectives_of
-from alignment.check.subject import FEW, NEEDS, few, in_one_process, settle, subject_of
+from alignment.check.subject import FEW, few, in_one_process, settle, subject_of
 from alignment.check.verdict import Verdict, graded
 from alignment.config.cluster import ClusterConfig
 from alignment.config.enums import Grade
 from alignment.config.launch import LaunchConfig
+from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import PPOConfig
+from alignment.config.tasks import PPOConfig, task_name
 from alignment.distributed import collectives
 from alignment.distributed.launch import RankFailedError, launch, tell_launcher
 from alignment.distributed.precision import precision_of
@@ -61,6 +62,8 @@ def processes_agree(config: TrainingConfig) -> Verdict:
     """
     count = config.launch.processes if config.launch.processes > 1 else min(2, config.processes())
     name = f"{count} processes == one"
+    if isinstance(config, OnlineConfig) and not isinstance(config, PPOConfig):
+        return Verdict(name, Grade.warn, f"not measured of {task_name(config)}, which learns from what it draws")
     device = collectives.pick_device(config.distributed.device)
     if device.type != "cpu" and torch.accelerator.device_count() < count:
         lacking = f"not measured: it takes {count} devices, {torch.accelerator.device_count()} here"
@@ -122,7 +125,7 @@ def first_step(config: TrainingConfig, given: Replies | None) -> FirstStep:
     seed_everything(config.seed)
     if isinstance(config, PPOConfig):
         return _ppo_step(config, given)
-    subject = subject_of(config, NEEDS[type(config)])
+    subject = subject_of(config)
     engine = subject.engine()
     measured = train_step(engine, subject.objective(engine), subject.batches.step(0)).means()
     return FirstStep({key: measured[key] for key in ("loss", "grad_norm")}, [])

@@ -106,7 +106,9 @@ def learning_rate(config: TrainingConfig, num_weights: int) -> Verdict:
         return Verdict(name, Grade.ok, f"{rate:g} of a random model, for which there is no usual one")
     is_lora = config.model.lora.rank > 0
     table = LORA if is_lora else SMALL_FULL if num_weights < SMALL else FULL
-    usual = table[RewardConfig if isinstance(config, ScalarConfig) else type(config)]
+    usual = table.get(RewardConfig if isinstance(config, ScalarConfig) else type(config))
+    if usual is None:
+        return Verdict(name, Grade.ok, f"{rate:g}; none that was published for this method is known here")
     of = f"{'adapters on ' if is_lora else ''}{num_weights / 1e6:,.1f} million weights"
     figure = f"{rate:g}; usual for this method and {of} are {usual}"
     if BELOW * usual.low <= rate <= ABOVE * usual.high:

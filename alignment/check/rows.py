@@ -88,7 +88,7 @@ def margins(data: DataConfig, loaded: Loaded) -> Verdict:
     return Verdict("margins", Grade.warn, f"{seen}, and data.margin.scale=none: they are not read; {way}")
 
 
-def labels(data: DataConfig, need: ExampleKind, train: Loaded) -> Verdict | None:
+def labels(data: DataConfig, need: ExampleKind | None, train: Loaded) -> Verdict | None:
     """What rows say themselves of their replies: a demonstration by its `label`, a pair by the scores of its two, what
     is judged by what is learned. None where they say nothing."""
     if need is ExampleKind.pairs:

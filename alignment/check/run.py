@@ -15,25 +15,25 @@ from alignment.check.agreement import (
     padding,
 )
 from alignment.check.learning import overfit
-from alignment.check.online import on_evaluation, on_ppo, on_rejection
+from alignment.check.online import on_evaluation, on_policy, on_rejection
 from alignment.check.plain import plain_model
 from alignment.check.ranks import processes_agree
 from alignment.check.rates import learning_rate
 from alignment.check.replies import begins_to_stop, end_probability, prompts_of
 from alignment.check.start import reference_start
-from alignment.check.subject import FEW, NEEDS, Subject, every_other, few, in_one_process, said_of, settle, subject_of
+from alignment.check.subject import FEW, Subject, every_other, few, in_one_process, said_of, settle, subject_of
 from alignment.check.verdict import Verdict
-from alignment.config.enums import ExampleKind, MarginScale
+from alignment.config.enums import MarginScale
 from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig
 from alignment.config.inputs import check_inputs
+from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import (
     CPOConfig,
     DPOConfig,
     EvaluateConfig,
     ORPOConfig,
-    PPOConfig,
     RejectionConfig,
     RewardConfig,
     SFTConfig,
@@ -43,7 +43,7 @@ from alignment.distributed import collectives
 from alignment.distributed.precision import precision_of, said
 from alignment.generation.samples import build_generator, sample
 from alignment.models.heads import LanguageModel
-from alignment.tasks.run import check_processes
+from alignment.tasks.run import check_processes, task_module
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
 from alignment.training.objectives import DPO
@@ -57,8 +57,7 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
     Raises:
         UserError: the config or the data are wrong in a way that would end the run itself.
     """
-    if type(config) not in (*NEEDS, PPOConfig, RejectionConfig, EvaluateConfig):
-        raise ConfigError(f"alignment check must be of a task that it knows, got {task_name(config)!r}")
+    require_known(config)
     check_inputs(config)
     if collectives.is_launched():
         raise ConfigError("check starts the processes of launch.processes itself, got a launcher around it")
@@ -69,7 +68,7 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
     if chosen is not None:
         say(chosen)
     if isinstance(config, TrainingConfig):
-        yield from on_ppo(config) if isinstance(config, PPOConfig) else on_rows(config)
+        yield from on_policy(config) if isinstance(config, OnlineConfig) else on_rows(config)
         if config.processes() > 1:
             yield processes_agree(config)
     elif isinstance(config, RejectionConfig):
@@ -78,13 +77,26 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
         yield from on_evaluation(config)
 
 
+def require_known(config: RunConfig) -> None:
+    """Raises:
+    ConfigError: the task gives the check nothing that it could try.
+    """
+    if isinstance(config, RejectionConfig | EvaluateConfig):
+        return
+    what = (
+        "build_trainer(config, folder)" if isinstance(config, OnlineConfig) else "objective(config, batches, reference)"
+    )
+    has = vars(task_module(config)).get(what.partition("(")[0])
+    if not isinstance(config, TrainingConfig) or not callable(has):
+        raise ConfigError(f"alignment check needs a function {what} in the task's module, got {task_name(config)!r}")
+
+
 def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
     """Of a task that trains one model on rows."""
-    need = NEEDS[type(config)]
-    subject = subject_of(few(in_one_process(config), FEW), need)
+    subject = subject_of(few(in_one_process(config), FEW))
     engine = subject.engine()
     text.show(subject.train.examples, subject.tokenizer, "what carries loss")
-    yield from of_the_data(subject, need)
+    yield from of_the_data(subject)
     yield learning_rate(config, engine.num_weights)
     say(f"\nwhat follows is measured on {said_of(subject.batches)}")
     reader = Reader(subject.model, engine, precision_of(config.distributed))
@@ -111,7 +123,7 @@ def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
     yield overfit(subject)
 
 
-def of_the_data(subject: Subject, need: ExampleKind) -> Iterator[Verdict]:
+def of_the_data(subject: Subject) -> Iterator[Verdict]:
     """What can be said of rows, template and tokenizer."""
     train, tokenizer = subject.train, subject.tokenizer
     yield rows.read("train", train, subject.config.data)
@@ -120,7 +132,7 @@ def of_the_data(subject: Subject, need: ExampleKind) -> Iterator[Verdict]:
     yield rows.lengths(train, subject.model.hf.config)
     if isinstance(subject.config, RewardConfig) or subject.config.data.margin.scale is not MarginScale.none:
         yield rows.margins(subject.config.data, train)
-    labelled = rows.labels(subject.config.data, need, train)
+    labelled = rows.labels(subject.config.data, subject.config.example_kind, train)
     if labelled is not None:
         yield labelled
     yield text.opening(train, tokenizer)

@@ -11,23 +11,12 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from alignment.config.cluster import ClusterConfig
-from alignment.config.enums import ExampleKind, Layout, Offload
+from alignment.config.enums import Layout, Offload
 from alignment.config.launch import LaunchConfig
+from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.sections import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
-from alignment.config.tasks import (
-    CPOConfig,
-    DPOConfig,
-    KTOConfig,
-    ORPOConfig,
-    PPOConfig,
-    RewardConfig,
-    RewardProcessConfig,
-    RewardRegressionConfig,
-    ScalarConfig,
-    SFTConfig,
-    SimPOConfig,
-)
+from alignment.config.tasks import PPOConfig, ScalarConfig
 from alignment.data.batches import Batches
 from alignment.data.ends import end_of_turn
 from alignment.data.load import Loaded
@@ -40,36 +29,16 @@ from alignment.distributed.sharded import placement_of
 from alignment.generation.generate import end_ids
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model, load_scalar_model
-from alignment.training.aot import dpo_objective
-from alignment.training.kto import KTO, with_replies_to_others
-from alignment.training.objectives import (
-    CPO,
-    ORPO,
-    SFT,
-    Objective,
-    ProcessReward,
-    RewardRanking,
-    ScoreRegression,
-    SimPO,
-)
+from alignment.tasks.run import task_module
+from alignment.training.objectives import Objective
 from alignment.training.reference import reference_logprobs
 from alignment.training.setup import Prepared, build_engine, prepare
+from alignment.training.supervised import BuildObjective
 
 ROWS = 1000  # of each split that are read
 FEW = 8  # rows that a model is tried on
-REPLY_TOKENS = 32  # of a reply that PPO learns from here
+REPLY_TOKENS = 32  # of a reply that an online method learns from here
 
-NEEDS: dict[type[TrainingConfig], ExampleKind] = {
-    SFTConfig: ExampleKind.demonstrations,
-    RewardConfig: ExampleKind.pairs,
-    RewardRegressionConfig: ExampleKind.scored,
-    RewardProcessConfig: ExampleKind.steps,
-    DPOConfig: ExampleKind.pairs,
-    ORPOConfig: ExampleKind.pairs,
-    SimPOConfig: ExampleKind.pairs,
-    CPOConfig: ExampleKind.pairs,
-    KTOConfig: ExampleKind.labeled,
-}
 Run = TypeVar("Run", bound=RunConfig)
 Trained = TypeVar("Trained", bound=TrainingConfig)
 
@@ -96,17 +65,19 @@ def in_one_process(config: Run) -> Run:
 
 
 def few(config: Trained, size: int) -> Trained:
-    """The run with few rows a step, in one pass over short replies where it is PPO."""
+    """The run with few rows a step; short replies where it draws some, and one pass over them where it is PPO."""
     config = replace(config, data=first_rows(config.data), batch=replace(config.batch, size=size))
-    if not isinstance(config, PPOConfig):
-        return config
-    return replace(
-        config,
-        ptx=replace(config.ptx, data=first_rows(config.ptx.data)),
-        ppo=replace(config.ppo, mini_batches=1, replies=2 if config.advantage.is_grouped else 1, ema=None),
-        critic=replace(config.critic, warmup=0),
-        generation=replace(config.generation, max_new_tokens=min(REPLY_TOKENS, config.generation.max_new_tokens)),
-    )
+    if isinstance(config, OnlineConfig):
+        length = min(REPLY_TOKENS, config.generation.max_new_tokens)
+        config = replace(config, generation=replace(config.generation, max_new_tokens=length))
+    if isinstance(config, PPOConfig):
+        config = replace(
+            config,
+            ptx=replace(config.ptx, data=first_rows(config.ptx.data)),
+            ppo=replace(config.ppo, mini_batches=1, replies=2 if config.advantage.is_grouped else 1, ema=None),
+            critic=replace(config.critic, warmup=0),
+        )
+    return config
 
 
 def first_rows(data: DataConfig) -> DataConfig:
@@ -161,33 +132,10 @@ class Subject:
         return build_engine(self.model, config, num_steps=self.batches.num_steps(config.train))
 
     def objective(self, engine: Engine) -> Objective:
-        """The run's; DPO's reference is the model as it is now, and is kept nowhere."""
-        match self.config:
-            case SFTConfig():
-                return SFT(self.config.loss)
-            case RewardConfig():
-                return RewardRanking(self.config.loss)
-            case RewardRegressionConfig():
-                return ScoreRegression(self.config.loss)
-            case RewardProcessConfig():
-                return ProcessReward(self.config.loss)
-            case ORPOConfig():
-                return ORPO(self.config.loss)
-            case SimPOConfig():
-                return SimPO(self.config.loss)
-            case CPOConfig():
-                return CPO(self.config.loss)
-            case DPOConfig():
-                everything = range(len(self.batches.examples))
-                return dpo_objective(self.config.loss, reference_logprobs(engine, self.batches, everything, cache=None))
-            case KTOConfig():
-                everything, limit = range(len(self.batches.examples)), self.config.data.max_length
-                others = replace(self.batches, examples=with_replies_to_others(self.batches.examples, limit))
-                own, theirs = (
-                    reference_logprobs(engine, each, everything, cache=None) for each in (self.batches, others)
-                )
-                return KTO(self.config.loss, own, others, theirs)
-        raise AssertionError(f"no objective of a {type(self.config).__name__}")
+        """The run's; its reference is the model as it is now, and is kept nowhere."""
+        everything = range(len(self.batches.examples))
+        build: BuildObjective[TrainingConfig] = vars(task_module(self.config))["objective"]
+        return build(self.config, self.batches, lambda batches: reference_logprobs(engine, batches, everything))
 
 
 def ends_of(model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, settings: ModelConfig) -> list[int]:
@@ -202,9 +150,9 @@ def ends_of(model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBa
     return list(dict.fromkeys([tokenizer.eos_token_id, *listed, *([] if turn is None else [turn])]))
 
 
-def subject_of(config: TrainingConfig, need: ExampleKind) -> Subject:
+def subject_of(config: TrainingConfig) -> Subject:
     """The run on the shortest rows, `batch.size` of them: data first, as the run itself has it, then the model."""
-    prepared = prepare(config, need)
+    prepared = prepare(config)
     load = load_scalar_model if isinstance(config, ScalarConfig) else load_language_model
     torch.manual_seed(config.seed)
     model = load(config.model, prepared.tokenizer, placement_of(config.distributed))

@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from alignment.config.alarm import AlarmConfig
 from alignment.config.cross_checks import require_generator, require_own_world, require_served
-from alignment.config.enums import KLControl, Offload, PairSelection, Share
+from alignment.config.enums import ExampleKind, KLControl, Offload, PairSelection, Share
 from alignment.config.generation import GenerationConfig
 from alignment.config.ppo import (
     AdvantageConfig,
@@ -29,6 +29,7 @@ class OnlineConfig(TrainingConfig):
     """Replies to prompts, scored; what is learned from them is the method's."""
 
     replies: ClassVar[bool] = True
+    example_kind: ClassVar[ExampleKind | None] = ExampleKind.prompts
     reward: RewardShapingConfig = MISSING
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     missing_eos_penalty: float = 0.0

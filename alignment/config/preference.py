@@ -1,8 +1,9 @@
 """What trains reward models, of pairs or of single replies, and what learns from pairs: DPO and its kin."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from alignment.config.enums import MarginScale
+from alignment.config.enums import ExampleKind, MarginScale
 from alignment.config.run import TrainingConfig
 from alignment.config.sections import PLACE, DataConfig, require
 from alignment.losses import (
@@ -25,6 +26,7 @@ class ScalarConfig(TrainingConfig):
 
 @dataclass(slots=True)
 class RewardRegressionConfig(ScalarConfig):
+    example_kind: ClassVar[ExampleKind | None] = ExampleKind.scored
     loss: ScoreRegressionLoss = field(default_factory=ScoreRegressionLoss)
 
     def __post_init__(self) -> None:
@@ -34,6 +36,7 @@ class RewardRegressionConfig(ScalarConfig):
 
 @dataclass(slots=True)
 class RewardProcessConfig(ScalarConfig):
+    example_kind: ClassVar[ExampleKind | None] = ExampleKind.steps
     loss: ProcessRewardLoss = field(default_factory=ProcessRewardLoss)
 
     def __post_init__(self) -> None:
@@ -43,6 +46,7 @@ class RewardProcessConfig(ScalarConfig):
 
 @dataclass(slots=True)
 class RewardConfig(ScalarConfig):
+    example_kind: ClassVar[ExampleKind | None] = ExampleKind.pairs
     loss: MarginRankingLoss = field(default_factory=MarginRankingLoss)
 
     def __post_init__(self) -> None:
@@ -65,9 +69,16 @@ class ReferenceConfig:
 
 
 @dataclass(slots=True)
-class DPOConfig(TrainingConfig):
-    loss: DPOLoss = field(default_factory=DPOLoss)
+class ReferencedConfig(TrainingConfig):
+    """What learns beside a frozen reference, whose log-probs are computed before the first step."""
+
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+
+
+@dataclass(slots=True)
+class DPOConfig(ReferencedConfig):
+    example_kind: ClassVar[ExampleKind | None] = ExampleKind.pairs
+    loss: DPOLoss = field(default_factory=DPOLoss)
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
@@ -83,6 +94,7 @@ class DPOConfig(TrainingConfig):
 
 @dataclass(slots=True)
 class ORPOConfig(TrainingConfig):
+    example_kind: ClassVar[ExampleKind | None] = ExampleKind.pairs
     loss: ORPOLoss = field(default_factory=ORPOLoss)
 
     def __post_init__(self) -> None:
@@ -92,6 +104,7 @@ class ORPOConfig(TrainingConfig):
 
 @dataclass(slots=True)
 class SimPOConfig(TrainingConfig):
+    example_kind: ClassVar[ExampleKind | None] = ExampleKind.pairs
     loss: SimPOLoss = field(default_factory=SimPOLoss)
 
     def __post_init__(self) -> None:
@@ -101,6 +114,7 @@ class SimPOConfig(TrainingConfig):
 
 @dataclass(slots=True)
 class CPOConfig(TrainingConfig):
+    example_kind: ClassVar[ExampleKind | None] = ExampleKind.pairs
     loss: CPOLoss = field(default_factory=CPOLoss)
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from alignment.config.cluster import ClusterConfig
 from alignment.config.cross_checks import require_device, require_rows
-from alignment.config.enums import Scheduler
+from alignment.config.enums import ExampleKind, Scheduler
 from alignment.config.launch import LaunchConfig
 from alignment.config.sections import (
     PLACE,
@@ -56,6 +56,8 @@ class RunConfig:
 class TrainingConfig(RunConfig):
     """What every run that trains a model has."""
 
+    example_kind: ClassVar[ExampleKind | None] = None
+    """What the method takes from a row of data; each method says it."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     batch: BatchConfig = field(default_factory=BatchConfig)

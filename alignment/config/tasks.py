@@ -13,13 +13,13 @@ from alignment.config.cross_checks import (
     require_served,
     require_temperatures,
 )
-from alignment.config.enums import Selection
+from alignment.config.enums import ExampleKind, Selection
 from alignment.config.generation import GenerationConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.preference import CPOConfig as CPOConfig
 from alignment.config.preference import DPOConfig as DPOConfig
 from alignment.config.preference import ORPOConfig as ORPOConfig
-from alignment.config.preference import ReferenceConfig as ReferenceConfig
+from alignment.config.preference import ReferencedConfig as ReferencedConfig
 from alignment.config.preference import RewardConfig as RewardConfig
 from alignment.config.preference import RewardProcessConfig as RewardProcessConfig
 from alignment.config.preference import RewardRegressionConfig as RewardRegressionConfig
@@ -44,13 +44,14 @@ STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
 
 @dataclass(slots=True)
 class SFTConfig(TrainingConfig):
+    example_kind: ClassVar[ExampleKind | None] = ExampleKind.demonstrations
     loss: CrossEntropyLoss = field(default_factory=CrossEntropyLoss)
 
 
 @dataclass(slots=True)
-class KTOConfig(TrainingConfig):
+class KTOConfig(ReferencedConfig):
+    example_kind: ClassVar[ExampleKind | None] = ExampleKind.labeled
     loss: KTOLoss = field(default_factory=KTOLoss)
-    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
 
 
 @dataclass(slots=True)

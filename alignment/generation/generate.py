@@ -41,6 +41,9 @@ class Generator(Protocol):
     @property
     def config(self) -> GenerationConfig: ...
 
+    @property
+    def model(self) -> LanguageModel: ...
+
     def generate(
         self,
         prompts: Sequence[np.ndarray],

@@ -28,6 +28,10 @@ from alignment.training.step import train_step
 
 
 def run(config: OnlineDPOConfig, folder: Path) -> str | None:
+    return fit(build_trainer(config, folder), config, folder)
+
+
+def build_trainer(config: OnlineDPOConfig, folder: Path) -> "OnlineDPO":
     prompts = load_prompts(config)
     scorer = prompts.scorer(build_reward(config.reward, config.batch, config.distributed), build_gold(config))
     policy = load_language_model(config.model, prompts.tokenizer, placement_of(config.distributed))
@@ -35,7 +39,7 @@ def run(config: OnlineDPOConfig, folder: Path) -> str | None:
     rollouts = build_rollouts(config, prompts, scorer, policy, folder)
     shard_reference(reference, config.distributed)
     save = partial(save_trained, rollouts.engine, policy, prompts.tokenizer)
-    return fit(OnlineDPO(rollouts, save, config, reference), config, folder)
+    return OnlineDPO(rollouts, save, config, reference)
 
 
 @dataclass(slots=True)

@@ -2,14 +2,20 @@
 
 from pathlib import Path
 
-from alignment.config.enums import ExampleKind, MarginScale
+from alignment.config.enums import MarginScale
 from alignment.config.tasks import RewardConfig
+from alignment.data.batches import Batches
 from alignment.terminal import say
 from alignment.training.objectives import RewardRanking
 from alignment.training.reward_model import train_reward_model
+from alignment.training.supervised import Reference
+
+
+def objective(config: RewardConfig, batches: Batches, reference: Reference) -> RewardRanking:
+    return RewardRanking(config.loss)
 
 
 def run(config: RewardConfig, folder: Path) -> str | None:
     if config.data.margin.scale is MarginScale.none:
         say("data.margin.scale=none: the plain ranking loss, without margins")
-    return train_reward_model(config, folder, ExampleKind.pairs, RewardRanking(config.loss))
+    return train_reward_model(config, folder, objective)

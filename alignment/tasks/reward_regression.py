@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
-from alignment.config.enums import ExampleKind
 from alignment.config.tasks import RewardRegressionConfig
+from alignment.data.batches import Batches
 from alignment.training.objectives import ScoreRegression
 from alignment.training.reward_model import train_reward_model
+from alignment.training.supervised import Reference
+
+
+def objective(config: RewardRegressionConfig, batches: Batches, reference: Reference) -> ScoreRegression:
+    return ScoreRegression(config.loss)
 
 
 def run(config: RewardRegressionConfig, folder: Path) -> str | None:
-    return train_reward_model(config, folder, ExampleKind.scored, ScoreRegression(config.loss))
+    return train_reward_model(config, folder, objective)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 from alignment import preempt
@@ -118,12 +119,16 @@ def imported(config: RunConfig) -> Callable[[Any, Path], str | None]:
         ConfigError: it is to be tracked by what is not installed.
     """
     with importing():
-        name = task_name(config)
-        task = import_module(name if is_outside(name) else f"alignment.tasks.{name}")
+        run: Callable[[Any, Path], str | None] = task_module(config).run
         from alignment.training.trackers import check_trackers
     check_trackers(config.log.trackers)
-    run: Callable[[Any, Path], str | None] = task.run
     return run
+
+
+def task_module(config: RunConfig) -> ModuleType:
+    """The page of the task, in the package or the user's own."""
+    name = task_name(config)
+    return import_module(name if is_outside(name) else f"alignment.tasks.{name}")
 
 
 def check_processes(config: RunConfig) -> None:

@@ -1,24 +1,16 @@
 """Simple preference optimisation (arXiv:2405.14734): no reference model."""
 
-from functools import partial
 from pathlib import Path
 
-from alignment.config.enums import ExampleKind
 from alignment.config.tasks import SimPOConfig
-from alignment.distributed.sharded import placement_of
-from alignment.models.load import load_language_model
-from alignment.training.loop import fit
+from alignment.data.batches import Batches
 from alignment.training.objectives import SimPO
-from alignment.training.setup import build_engine, prepare, save_trained
-from alignment.training.supervised import Supervised
+from alignment.training.supervised import Reference, train_language_model
+
+
+def objective(config: SimPOConfig, batches: Batches, reference: Reference) -> SimPO:
+    return SimPO(config.loss)
 
 
 def run(config: SimPOConfig, folder: Path) -> str | None:
-    prepared = prepare(config, ExampleKind.pairs)
-    model = load_language_model(config.model, prepared.tokenizer, placement_of(config.distributed))
-    train, held_out = prepared.batches(model)
-    engine = build_engine(model, config, num_steps=train.num_steps(config.train))
-    objective = SimPO(config.loss)
-    save = partial(save_trained, engine, model, prepared.tokenizer)
-    method = Supervised(engine, objective, objective, train=train, held_out=held_out, save=save)
-    return fit(method, config, folder)
+    return train_language_model(config, folder, objective)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alignment.config.sections import UserError
 from alignment.data.batches import Batches, EvenBatches
 from alignment.data.pack import Batch
 from alignment.data.tokenize import Example
@@ -62,14 +63,15 @@ def with_replies_to_others(examples: Sequence[Example], max_length: int) -> list
     prompts differ, as TRL and the authors' code have it. What is too long loses its end.
 
     Raises:
-        ValueError: all prompts are the same.
+        UserError: all prompts are the same.
     """
     made = []
     for place, example in enumerate(examples):
         others = (examples[place - back] for back in range(1, len(examples)))
         other = next((each for each in others if not np.array_equal(each.prompt_ids, example.prompt_ids)), None)
         if other is None:
-            raise ValueError(f"a reply to another prompt needs two prompts, got one in {len(examples)} rows")
+            rule = "KTO's KL is of replies to other prompts, so that its data must have two prompts or more"
+            raise UserError(f"{rule}, got one in {len(examples)} rows, first {examples[0].source}")
         room = max_length - len(example.prompt_ids)
         learned = None if other.learned is None else (other.learned[0][:room],)
         if learned is not None and not learned[0].any():

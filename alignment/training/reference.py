@@ -14,14 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alignment.config.enums import OnNonFinite
+from alignment.config.enums import OnNonFinite, Precision
+from alignment.config.preference import ReferenceConfig
 from alignment.config.sections import UserError
-from alignment.config.tasks import DPOConfig, KTOConfig, ReferenceConfig
 from alignment.data.batches import Batches
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import is_main, sum_over_ranks, tensor_from_main
 from alignment.distributed.engine import Engine
-from alignment.distributed.precision import precision_of
 from alignment.models.heads import LanguageModel
 from alignment.models.readout import token_logprobs
 from alignment.runs.written import whole_file
@@ -48,7 +47,7 @@ def reference_logprobs(engine: Engine, batches: Batches, rows: Iterable[int], *,
 
 
 def require_reference(table: Tensor, batches: Batches, rows: Iterable[int], choice: OnNonFinite) -> None:
-    """Tell rows to whose pair the reference gives no number, before DPO's loss is none.
+    """Tell of rows for which the reference gives no number, before a step's loss is none.
 
     Raises:
         UserError: there are any, and `choice` is stop.
@@ -58,7 +57,7 @@ def require_reference(table: Tensor, batches: Batches, rows: Iterable[int], choi
     if not broken:
         return
     first = batches.examples[broken[0]].source
-    line = f"the reference's log-probs are no finite numbers for {len(broken)} pairs, first {first}"
+    line = f"the reference's log-probs are no finite numbers for {len(broken)} rows, first {first}"
     line += ": it is the model as it came, look there for weights that are none"
     if choice is OnNonFinite.stop:
         raise UserError(f"{line} (train.on_nonfinite=skip leaves steps with them out)")
@@ -66,17 +65,16 @@ def require_reference(table: Tensor, batches: Batches, rows: Iterable[int], choi
 
 
 def cache_file(
-    model: LanguageModel, examples: list[Example], config: DPOConfig | KTOConfig, data: str | None
+    model: LanguageModel, examples: list[Example], config: ReferenceConfig, precision: Precision, data: str | None
 ) -> Path | None:
     """Where the table of these examples is kept; None where `reference.cache` is off.
 
     Args:
         data: the file that the examples come from; None for the embedded world.
     """
-    if not config.reference.cache:
+    if not config.cache:
         return None
-    name = fingerprint(model, examples, precision_of(config.distributed).value)
-    return cache_folder(config.reference, data) / f"{name}.safetensors"
+    return cache_folder(config, data) / f"{fingerprint(model, examples, precision.value)}.safetensors"
 
 
 @torch.no_grad()

@@ -1,26 +1,24 @@
 """What training a reward model is, whatever it learns from."""
 
 from pathlib import Path
+from typing import TypeVar
 
-from alignment.config.enums import ExampleKind
 from alignment.config.tasks import ScalarConfig
-from alignment.data.pack import Batch
 from alignment.distributed.collectives import is_main
 from alignment.distributed.sharded import placement_of
 from alignment.models.load import load_scalar_model
 from alignment.models.reward_normalization import write_statistics
 from alignment.training.loop import fit
-from alignment.training.objectives import Objective
 from alignment.training.reward_normalization import reward_statistics
 from alignment.training.setup import build_engine, prepare, save_trained
-from alignment.training.supervised import Supervised
+from alignment.training.supervised import BuildObjective, supervised
+
+Scalar = TypeVar("Scalar", bound=ScalarConfig)
 
 
-def train_reward_model(
-    config: ScalarConfig, folder: Path, need: ExampleKind, objective: Objective[Batch]
-) -> str | None:
+def train_reward_model(config: Scalar, folder: Path, objective: BuildObjective[Scalar]) -> str | None:
     """Train a model with a scalar head, and leave it in the folder with the mean and deviation of its scores."""
-    prepared = prepare(config, need)
+    prepared = prepare(config)
     model = load_scalar_model(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, held_out = prepared.batches(model)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
@@ -32,5 +30,4 @@ def train_reward_model(
         if is_main():
             write_statistics(statistics, into)
 
-    method = Supervised(engine, objective, objective, train=train, held_out=held_out, save=save)
-    return fit(method, config, folder)
+    return fit(supervised(engine, model, config, objective, train, held_out, save), config, folder)

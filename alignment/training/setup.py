@@ -46,7 +46,14 @@ def packer_of(config: BatchConfig, tokenizer: PreTrainedTokenizerBase) -> Packer
     return Packer(config, tokenizer.pad_token_id, collectives.rank(), collectives.size())
 
 
-def prepare(config: TrainingConfig, need: ExampleKind) -> Prepared:
+def prepare(config: TrainingConfig) -> Prepared:
+    """Raises:
+    ConfigError: the data cannot be learned from; names its key, or file and line.
+    """
+    need = config.example_kind
+    if need is None:
+        kinds = ", ".join(kind.value for kind in ExampleKind)
+        raise ConfigError(f"{type(config).__name__}.example_kind must be one of {kinds}, got None")
     tokenizer = prepare_tokenizer(config.model)
     train = required_split("train", config.data, tokenizer, need)
     held_out = said(load_split("eval", config.data, tokenizer, need), "eval")

@@ -1,20 +1,97 @@
-"""The method of SFT and of all that train on rows as they are: a step minimises one objective over the next ones."""
+"""Methods that train on rows as they are: a step minimises one objective over the next rows.
 
-from collections.abc import Sequence
+A method is its config and `objective(config, batches, reference)`, which gives what is minimised on these batches.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+from torch import Tensor
+
+from alignment.config.preference import ReferencedConfig
+from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches
 from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine
+from alignment.distributed.precision import precision_of
+from alignment.distributed.sharded import placement_of
+from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.load import load_language_model
 from alignment.training.best import Write
 from alignment.training.checkpoint import Stateful
+from alignment.training.loop import fit
 from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.objectives import Objective
+from alignment.training.reference import cache_file, reference_logprobs, require_reference
+from alignment.training.setup import build_engine, prepare, save_trained
 from alignment.training.step import evaluate_step, train_step
 from alignment.training.timer import StepTimer, step_flops
+
+Config = TypeVar("Config", bound=TrainingConfig, contravariant=True)
+Reference = Callable[[Batches], Tensor]
+"""The log-probs that the model as it is before the first step gives the replies of these batches, as
+`reference_logprobs` has them. Only a method that asks pays for them; one whose config is a `ReferencedConfig` keeps
+them for further runs."""
+
+
+class BuildObjective(Protocol[Config]):
+    def __call__(self, config: Config, batches: Batches, reference: Reference) -> Objective[Batch]: ...
+
+
+def train_language_model(config: Config, folder: Path, objective: BuildObjective[Config]) -> str | None:
+    """Train a model on the rows of `config.data` and leave it in the folder. Data first, the model then; `objective` is
+    built for the training rows, and again for the held-out ones.
+
+    Returns:
+        why the run ended before its last step, where its config had it end.
+    """
+    prepared = prepare(config)
+    model = load_language_model(config.model, prepared.tokenizer, placement_of(config.distributed))
+    train, held_out = prepared.batches(model)
+    engine = build_engine(model, config, num_steps=train.num_steps(config.train))
+    save = partial(save_trained, engine, model, prepared.tokenizer)
+    return fit(supervised(engine, model, config, objective, train, held_out, save), config, folder)
+
+
+def supervised(
+    engine: Engine,
+    model: LanguageModel | ScalarModel,
+    config: Config,
+    objective: BuildObjective[Config],
+    train: Batches,
+    held_out: Batches | None,
+    save: Write,
+) -> "Supervised":
+    def built(batches: Batches, rows: Iterable[int], data: str | None) -> Objective[Batch]:
+        return objective(config, batches, partial(_reference, engine, model, config, rows=list(rows), data=data))
+
+    learned = evaluated = built(train, train.rows_of(train.num_steps(config.train)), config.data.train.path)
+    if held_out is not None:
+        evaluated = built(held_out, range(len(held_out.examples)), config.data.eval.path)
+    return Supervised(engine, learned, evaluated, train=train, held_out=held_out, save=save)
+
+
+def _reference(
+    engine: Engine,
+    model: LanguageModel | ScalarModel,
+    config: TrainingConfig,
+    batches: Batches,
+    *,
+    rows: list[int],
+    data: str | None,
+) -> Tensor:
+    """Of the rows that the run will ask for, which come from the file `data`."""
+    cache = None
+    if isinstance(config, ReferencedConfig) and isinstance(model, LanguageModel):
+        with engine.partitioned():
+            precision = precision_of(config.distributed)
+            cache = cache_file(model, batches.examples, config.reference, precision, data)
+    table = reference_logprobs(engine, batches, rows, cache=cache)
+    require_reference(table, batches, rows, config.train.on_nonfinite)
+    return table
 
 
 class Supervised:

@@ -21,6 +21,7 @@ from alignment.distributed.placement import WHOLE
 from alignment.losses import DPOLoss
 from alignment.models import attention
 from alignment.models.load import load_language_model
+from alignment.tasks import sft
 from alignment.training import objectives, setup, step
 
 PACKED, CUT, START, LEARNS = (
@@ -103,7 +104,7 @@ def test_a_step_that_divides_by_each_micro_batch_s_own_count_is_found(
             output = objectives.SFT.__call__(self, model, batch)
             return replace(output, loss=replace(output.loss, total=output.loss.total / batch.num_tokens))
 
-    monkeypatch.setattr(subject, "SFT", Forgetful)
+    monkeypatch.setattr(sft, "SFT", Forgetful)
     assert verdict(CUT, SFTConfig, "demonstrations").grade is Grade.fail
 
 

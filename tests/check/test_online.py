@@ -18,6 +18,7 @@ from alignment.check import online
 from alignment.check.verdict import Verdict
 from alignment.config.enums import Device, ExampleKind, Grade
 from alignment.config.generation import GenerationConfig
+from alignment.config.online import OnlineDPOConfig
 from alignment.config.reward import RewardShapingConfig, ScorerConfig
 from alignment.config.sections import BatchConfig, DataConfig, DistributedConfig, ModelConfig, SourceConfig
 from alignment.config.tasks import EvaluateConfig, PPOConfig, RejectionConfig
@@ -119,6 +120,15 @@ def test_a_sound_ppo_passes(ppo: Callable[..., Any]) -> None:
     assert [verdict for verdict in verdicts if verdict.grade is Grade.fail] == []
     names = [verdict.name for verdict in verdicts]
     assert len(set(names)) == len(names) and {START, CUT, STOPS, LEARNS, TRAINED, PREFERS} <= set(names)
+
+
+def test_a_sound_online_dpo_passes(checked: Callable[..., Any], judge: Callable[[float], str]) -> None:
+    """Its policy and its judge, as of PPO; what PPO's roles alone can be asked is left out."""
+    reward, batch = RewardShapingConfig(path=judge(1.0)), BatchConfig(size=8)
+    verdicts = list(checked(OnlineDPOConfig, "pairs", reward=reward, generation=REPLIES, batch=batch))
+    assert [verdict for verdict in verdicts if verdict.grade is Grade.fail] == []
+    names = [verdict.name for verdict in verdicts]
+    assert len(set(names)) == len(names) and {STOPS, TRAINED, PREFERS} <= set(names) and LEARNS not in names
 
 
 def test_a_head_that_prefers_the_rejected_replies_is_found(

@@ -99,12 +99,14 @@ def test_a_task_that_ends_the_process_is_told(
     assert (ended.code, ended.err) == (2, [line])
 
 
-def test_check_knows_the_tasks_of_the_package(
+def test_check_asks_a_task_for_its_objective(
     alignment: Callable[..., Any], own: Callable[[str, str], str], task: Callable[[str], None]
 ) -> None:
     task(GOOD)
     words = ["check", own("mine", RECIPE.replace("TASK", "mine.task"))]
-    refused(alignment, words, r"alignment check must be of a task that it knows, got 'mine\.task'")
+    refused(
+        alignment, words, r"alignment check needs a function objective\(.*\) in the task's module, got 'mine\.task'"
+    )
 
 
 @pytest.mark.parametrize("words", [[], ["--help"]])

@@ -69,6 +69,15 @@ def test_a_method_of_ones_own_trains_in_one_process_and_shared_out_in_two(name: 
         torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["rrhf", "raft"])
+def test_a_method_of_ones_own_can_be_checked_before_it_runs(name: str, project: Path) -> None:
+    rows = ["data.train.limit=40", "data.eval.limit=4"]
+    command = [COMMAND, "check", f"{name}.yaml", *rows]
+    ran = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "") and ", 0 FAIL; " in ran.stdout
+    assert ("overfits a few rows" if name == "rrhf" else "a reply stops") in ran.stdout
+
+
 def test_its_keys_are_checked_and_shown_as_all_are(project: Path) -> None:
     def said(*words: str) -> tuple[int, str]:
         ran = subprocess.run([COMMAND, *words], cwd=project, capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alignment.config.enums import Layout
-from alignment.config.sections import BatchConfig
+from alignment.config.sections import BatchConfig, UserError
 from alignment.data.batches import Batches, EvenBatches, Packer
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
@@ -41,7 +41,7 @@ def test_every_prompt_meets_the_reply_to_another_one(demonstrations: list[Exampl
         assert np.array_equal(other.completion_ids[0], own.completion_ids[0])
     longest = max(len(row.prompt_ids) for row in rows) + 1
     assert all(len(o.prompt_ids) + len(o.completion_ids[0]) <= longest for o in with_replies_to_others(rows, longest))
-    with pytest.raises(ValueError, match="needs two prompts, got one in 2 rows"):
+    with pytest.raises(UserError, match="must have two prompts or more, got one in 2 rows, first "):
         with_replies_to_others(rows[1:3], 1000)
 
 

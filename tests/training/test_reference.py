@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from alignment.config.enums import Device, Layout, OnNonFinite
+from alignment.config.preference import ReferenceConfig
 from alignment.config.sections import BatchConfig, DistributedConfig, UserError
-from alignment.config.tasks import ReferenceConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
@@ -107,7 +107,7 @@ def test_pairs_without_a_reference_are_named_before_the_first_step(engine, batch
     require_reference(table, batches, range(6), OnNonFinite.stop)
     table[4, 1] = torch.inf
     table[0] = torch.nan  # which no step of the run touches
-    told = r"^the reference's log-probs are no finite numbers for 1 pairs, first made:4: .* \(train\.on_nonfinite=skip"
+    told = r"^the reference's log-probs are no finite numbers for 1 rows, first made:4: .* \(train\.on_nonfinite=skip"
     with pytest.raises(UserError, match=told):
         require_reference(table, batches, range(1, 6), OnNonFinite.stop)
     require_reference(table, batches, range(1, 6), OnNonFinite.skip)
