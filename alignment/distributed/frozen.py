@@ -64,3 +64,13 @@ class FrozenEngine:
     def by_layer(self) -> AbstractContextManager[None]:
         """As an engine's."""
         return nullcontext() if self._offload is None else layer_by_layer(self.module, self._offload)
+
+
+def frozen_engine(model: nn.Module, config: DistributedConfig) -> FrozenEngine:
+    """Sharded under ZeRO 3, whole on each process otherwise."""
+    return FrozenEngine(model, config=config, sharded=config.zero == 3)
+
+
+def shard_frozen(model: nn.Module, config: DistributedConfig) -> nn.Module:
+    """What the forwards of a model that does not train go through: under ZeRO 3 the model sharded, else it as it is."""
+    return FrozenEngine(model, config=config, sharded=True).model if config.zero == 3 else model

@@ -13,7 +13,7 @@ from alignment.config.sections import BatchConfig, DistributedConfig, ModelConfi
 from alignment.data.batches import Packer
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import pick_device, rank, size, sum_over_ranks
-from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.frozen import shard_frozen
 from alignment.distributed.precision import autocast
 from alignment.distributed.sharded import placement_of
 from alignment.generation.dialogue import Reader
@@ -45,8 +45,8 @@ class RewardModelScorer:
     path: str  # the model's folder
 
     def shard(self) -> None:
-        """Under ZeRO 3: among the processes, layer by layer."""
-        self.model = FrozenEngine(self.model, config=self.distributed, sharded=True).model
+        """Under ZeRO 3, layer by layer; otherwise every process keeps the whole model."""
+        self.model = shard_frozen(self.model, self.distributed)
 
     def score(self, samples: Samples) -> Tensor:
         """[G, n] float32 on the CPU."""

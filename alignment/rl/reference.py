@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from alignment.config.sections import DistributedConfig, require
 from alignment.data.pack import Batch
-from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.frozen import shard_frozen
 from alignment.models.adapters import DEFAULT, adapter_off, lora_layers
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import as_its_original
@@ -63,9 +63,9 @@ def build_reference(policy: LanguageModel) -> Reference:
 
 
 def shard_reference(reference: Reference, distributed: DistributedConfig) -> None:
-    """Under ZeRO 3, and of a reference that is a model of its own: among the processes, layer by layer."""
-    if distributed.zero == 3 and isinstance(reference, FrozenCopy):
-        reference.model = FrozenEngine(reference.model, config=distributed, sharded=True).model
+    """Under ZeRO 3, where the reference is a model of its own: layer by layer, as the models that score."""
+    if isinstance(reference, FrozenCopy):
+        reference.model = shard_frozen(reference.model, distributed)
 
 
 def scalar_on(policy: LanguageModel, name: str, pad_id: int, folder: Path | None) -> ScalarModel:

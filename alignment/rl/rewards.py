@@ -139,7 +139,7 @@ class RewardScorer:
         return [*self.reward.models(), *gold]
 
     def shard(self) -> None:
-        """The models that score, under ZeRO 3: among the processes, layer by layer."""
+        """All of them, under ZeRO 3."""
         for scorer in self.models():
             scorer.shard()
 

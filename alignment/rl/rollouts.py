@@ -109,7 +109,6 @@ def build_rollouts(
     batch = replace(config.batch, layout=settle_layout(policy, config.batch.layout))
     batches = Batches(prompts.train.examples, packer_of(batch, prompts.tokenizer), config.seed)
     engine = build_engine(policy, config, num_steps=batches.num_steps(config.train))
-    if config.distributed.zero == 3:
-        scorer.shard()
+    scorer.shard()
     generator = build_generator(policy, prompts.tokenizer, config.generation, config.distributed)
     return Rollouts(config, prompts, batches, scorer, engine, generator, folder, StepTimer(engine.device))

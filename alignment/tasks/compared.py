@@ -13,7 +13,7 @@ from alignment.data.load import Loaded, load_split
 from alignment.data.records import DataError, Source
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import pick_device, sum_over_ranks
-from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.frozen import FrozenEngine, frozen_engine
 from alignment.distributed.sharded import placement_of
 from alignment.generation.samples import Samples, build_generator, sample
 from alignment.models.heads import LanguageModel
@@ -143,7 +143,7 @@ def policy_of(entry: ComparedRun, batch: BatchConfig, distributed: DistributedCo
     policy = load_frozen_language_model(entry.settings, entry.tokenizer, placement_of(distributed))
     policy = policy.to(pick_device(distributed.device))
     batch = replace(batch, layout=settle_layout(policy, batch.layout))
-    return ComparedPolicy(entry, policy, FrozenEngine(policy, config=distributed, sharded=distributed.zero == 3), batch)
+    return ComparedPolicy(entry, policy, frozen_engine(policy, distributed), batch)
 
 
 def model_config(path: str) -> ModelConfig:

@@ -31,7 +31,7 @@ def run(config: EvaluateConfig, folder: Path) -> None:
     runs = compared_runs(config)
     baseline = runs[config.baseline]
     scorer = scorer_of(config, baseline)
-    if scorer is not None and config.distributed.zero == 3:
+    if scorer is not None:
         scorer.shard()
     pairs = None if scorer is None else _pairs(config, scorer)
     comparison = Comparison(config, runs, scorer, SamplesLog(folder, done=0))

@@ -168,9 +168,8 @@ def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
     if models.value is not None:
         rate = config.critic.learning_rate
         critic = build_engine(models.value, config, num_steps=iterations * inner, learning_rate=rate)
-    if config.distributed.zero == 3:
-        scorer.shard()
-        shard_reference(models.reference, config.distributed)
+    scorer.shard()
+    shard_reference(models.reference, config.distributed)
     generator = build_generator(models.policy, tokenizer, config.generation, config.distributed)
     return PPOTrainer(
         Rollouts(config, data, prompts, scorer, actor, generator, folder, StepTimer(actor.device)),

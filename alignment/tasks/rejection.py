@@ -12,7 +12,7 @@ from alignment.config.sections import UserError
 from alignment.config.tasks import RejectionConfig
 from alignment.data.load import Loaded
 from alignment.distributed.collectives import is_main
-from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.frozen import FrozenEngine, frozen_engine
 from alignment.distributed.sharded import placement_of
 from alignment.generation.generate import TransformersGenerator
 from alignment.generation.samples import Samples, build_generator, sample, side_by_side
@@ -30,10 +30,9 @@ from alignment.training.setup import prepare_tokenizer, require_positions, requi
 def run(config: RejectionConfig, folder: Path) -> None:
     files = RunFolder(folder)
     tokenizer, prompts, reward = set_up(config)
-    if config.distributed.zero == 3:
-        reward.shard()
+    reward.shard()
     policy = load_frozen_language_model(config.model, tokenizer, placement_of(config.distributed))
-    engine = FrozenEngine(policy, config=config.distributed, sharded=config.distributed.zero == 3)
+    engine = frozen_engine(policy, config.distributed)
     generator = build_generator(policy, tokenizer, config.generation, config.distributed)
     samples = draw(generator, engine, prompts, config)
     scores = reward.score(samples)

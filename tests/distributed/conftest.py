@@ -23,8 +23,12 @@ SMALL = [
 RUNS = {
     "dpo": ["tiny_dpo", *SMALL, "reference.cache=false"],
     "ppo": ["tiny_ppo", *SMALL, "generation.max_new_tokens=6", "ppo.epochs=2", "ppo.ema=0.8"],
+    "grpo": ["tiny_grpo", *SMALL, "generation.max_new_tokens=6", "ppo.epochs=2", "advantage.redraws=1"],
+    "online_dpo": ["tiny_online_dpo", *SMALL, "generation.max_new_tokens=6"],
+    "kto": ["tiny_kto", *SMALL, "reference.cache=false"],
 }
-TWO = {"dpo": ("launch.processes=2", "distributed.zero=2"), "ppo": ("launch.processes=2", "distributed.zero=3")}
+ZERO = {"dpo": 2, "ppo": 3, "grpo": 3, "online_dpo": 2, "kto": 3}
+TWO = {name: ("launch.processes=2", f"distributed.zero={zero}") for name, zero in ZERO.items()}
 RANK, GUARD = Path(__file__).with_name("rank.py"), Path(__file__).with_name("two_devices.py")
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -87,7 +91,7 @@ def environment() -> Callable[..., dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def start(environment: Callable[..., dict[str, str]]) -> Start:
-    """`start("dpo", folder)` starts the run in two processes under ZeRO 2 (PPO: 3), or as the words that follow say."""
+    """`start("dpo", folder)` starts the run in two processes under its ZeRO stage, or as the words that follow say."""
 
     def call(name: str, folder: Path, *how: str) -> "subprocess.Popen[str]":
         folder.mkdir(exist_ok=True)

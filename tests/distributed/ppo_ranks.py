@@ -1,5 +1,6 @@
-"""What one process of PPO's invariance test does: the whole task, ten iterations, four of it with one backbone for all
-roles, rejection sampling and an evaluation of the models that one process has made, under each ZeRO stage asked for.
+"""What one process of PPO's invariance test does: ten iterations of the whole task, of its kin without a critic and of
+online DPO, four of PPO with one backbone for all roles, rejection sampling, and an evaluation of the models that one
+process has made; under each ZeRO stage asked for.
 
 python ppo_ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain engine.
 """
@@ -42,13 +43,13 @@ SHARED = [
     *("model.path=FOLDER/first", "model.lora.rank=4", "roles.share=lora", "checkpoint.every=0"),
     *("reward.function=null", "reward.path=FOLDER/judge/adapter", "ppo.replies=2"),
 ]
-GRPO = [
-    *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=1e-3", "ppo.mini_batches=2", "ppo.epochs=2"),
-    *("ppo.replies=3", "model.path=FOLDER/first", "reward.function=coarse.parity", "checkpoint.every=0"),
-    *("advantage.redraws=1", "advantage.drop_alike=true"),
+NO_CRITIC = [
+    *("train.max_steps=10", "train.eval_every=4", "train.learning_rate=1e-3", "ppo.mini_batches=2", "ppo.epochs=2"),
+    *("ppo.replies=3", "model.path=FOLDER/first", "checkpoint.every=0"),
 ]
+GRPO = [*NO_CRITIC, "reward.function=coarse.parity", "advantage.redraws=1", "advantage.drop_alike=true"]
 ONLINE_DPO = [  # what a pair's prompt gives a weight cancels but for rounding, of which AdamW's eps makes no step
-    *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=1e-3", "num_samples=3", "pairs=all"),
+    *("train.max_steps=10", "train.eval_every=4", "train.learning_rate=1e-3", "num_samples=3", "pairs=all"),
     "train.eps=1e-4",
     *("model.path=FOLDER/first", "reward.function=null", "reward.path=REWARD", "checkpoint.every=0"),
 ]
@@ -63,6 +64,8 @@ TASKS = {
     "ppo": ("tiny_ppo", PPO, ppo.run),
     "shared": ("tiny_ppo", SHARED, ppo.run),  # not for ZeRO 3
     "grpo": ("tiny_grpo", GRPO, ppo.run),
+    "rloo": ("tiny_rloo", NO_CRITIC, ppo.run),
+    "reinforce_pp": ("tiny_reinforce_pp", NO_CRITIC, ppo.run),
     "online_dpo": ("tiny_online_dpo", ONLINE_DPO, online_dpo.run),
     "rejection": ("tiny_rejection", REJECTION, rejection.run),
     "evaluate": ("tiny_evaluate", EVALUATE, evaluate.run),

@@ -20,7 +20,7 @@ def wait_for_steps(folder: Path, count: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("name", ["dpo", "ppo"])
+@pytest.mark.parametrize("name", ["dpo", "ppo", "grpo", "online_dpo", "kto"])
 @pytest.mark.parametrize("moment", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 20))])
 def test_killed_at_any_moment_it_ends_the_same(
     name: str, moment: int, start: Any, whole: Any, assert_same: Any, tmp_path: Path

@@ -1,5 +1,5 @@
-"""PPO's ten iterations, rejection sampling and an evaluation are the same in one process, in two, and under each ZeRO
-stage.
+"""Ten iterations of PPO, its kin and online DPO, rejection sampling and an evaluation are the same in one process, in
+two, and under each ZeRO stage.
 
 Four roles: actor and critic in engines of their own, reference and reward frozen, whole or (ZeRO 3) shared out, and
 replies from a model that is whole for them or never.
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 STAGES = ("0", "1", "2", "3", "3, by layer")
-ROWS = {"ppo": 10, "shared": 4, "grpo": 4, "online_dpo": 4, "rejection": 1}
+ROWS = {"ppo": 10, "shared": 4, "grpo": 10, "rloo": 10, "reinforce_pp": 10, "online_dpo": 10, "rejection": 1}
 TOLERANCE = 1e-5
 LIVE = "generation/live_fraction"
 
@@ -50,7 +50,7 @@ def test_two_processes_are_one(task: str, stage: str, results: tuple[Path, dict[
 @pytest.mark.parametrize("stage", STAGES)
 def test_they_save_the_same_model(stage: str, results: tuple[Path, dict[str, Any]]) -> None:
     saved = [("ppo", f"{name}/model") for name in ("model", "best", "model_ema")]
-    saved += [(task, "model/model") for task in ("grpo", "online_dpo")]
+    saved += [(task, "model/model") for task in ("grpo", "rloo", "reinforce_pp", "online_dpo")]
     if "3" not in stage:
         saved.append(("shared", "model/adapter/adapter_model"))
     for task, name in saved:
