@@ -36,8 +36,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import ExampleKind, Layout
-from alignment.config.sections import BatchConfig, TrainConfig
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.data import ExampleKind
+from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded, load_split
 from alignment.data.pack import Batch

@@ -23,7 +23,7 @@ from benchmark_setting import LARGE, SIZE, Setting, make_model, make_tokenizer
 from rich.console import Console
 from rich.table import Table
 
-from alignment.config.enums import ExampleKind
+from alignment.config.data import ExampleKind
 from alignment.distributed.device import peak_flops
 from alignment.distributed.engine import counts
 from alignment.training.timer import GB, step_flops

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from alignment.config.enums import Layout
+from alignment.config.batch import Layout
 from alignment.data.pack import pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

@@ -20,12 +20,14 @@ import torch
 from benchmark_setting import LIMIT, data_config, make_model, make_tokenizer
 from benchmark_turns import KEEPS_MEMORY, Contender, Turns, play_in_turns
 
-from alignment.config.enums import ExampleKind
+from alignment.config.batch import BatchConfig
+from alignment.config.data import ExampleKind
 from alignment.config.generation import GenerationConfig
+from alignment.config.model import ModelConfig
 from alignment.config.ppo import CriticConfig, KLConfig, PPOUpdateConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.sections import BatchConfig, ModelConfig, TrainConfig
 from alignment.config.tasks import PPOConfig
+from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import load_split
 from alignment.distributed.device import keep_freed_memory

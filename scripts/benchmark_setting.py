@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from alignment.config.enums import BadRow, Device, Format, Precision
-from alignment.config.sections import DataConfig, DistributedConfig, SourceConfig
+from alignment.config.data import BadRow, DataConfig, Format, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig, Precision
 from alignment.data.chat import ensure_template
 from alignment.data.read import read_rows
 

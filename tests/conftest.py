@@ -15,8 +15,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from alignment.config.enums import Device
-from alignment.config.sections import DistributedConfig, ModelConfig
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.model import ModelConfig
 from alignment.data.records import Record, Source
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine

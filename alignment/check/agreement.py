@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignment.check.plain import plain_logprobs, plain_scores
 from alignment.check.text import completions_of
 from alignment.check.verdict import Verdict, graded
-from alignment.config.enums import Layout, Precision
+from alignment.config.batch import Layout
+from alignment.config.distributed import Precision
 from alignment.data.batches import Batches, Packer
 from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine

@@ -6,7 +6,7 @@ from dataclasses import replace
 from alignment.check.agreement import EVERYTHING, ONE_ROW, measured_step, micro_batches
 from alignment.check.learning import STEPS, at_rates, constant, repeated
 from alignment.check.verdict import Verdict, graded
-from alignment.config.enums import Precision
+from alignment.config.distributed import Precision
 from alignment.distributed.precision import precision_of
 from alignment.generation.samples import Samples
 from alignment.rl.experience import Experience

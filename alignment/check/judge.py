@@ -12,10 +12,10 @@ from alignment.check.agreement import TOLERANCE
 from alignment.check.plain import plain_model, plain_score
 from alignment.check.rows import raw_rows
 from alignment.check.subject import shortest
-from alignment.check.verdict import Verdict, graded
-from alignment.config.enums import BadRow, ExampleKind, Format, Grade
+from alignment.check.verdict import Grade, Verdict, graded
+from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig
 from alignment.config.margin import MarginConfig
-from alignment.config.sections import DataConfig, ModelConfig, SourceConfig
+from alignment.config.model import ModelConfig
 from alignment.data.load import load_split
 from alignment.data.records import Record, assistant
 from alignment.data.tokenize import Example

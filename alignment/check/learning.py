@@ -6,8 +6,7 @@ from typing import Any
 
 from alignment.check.subject import Subject
 from alignment.check.verdict import Verdict, graded
-from alignment.config.enums import Schedule
-from alignment.config.sections import TrainConfig
+from alignment.config.train import Schedule, TrainConfig
 from alignment.distributed.engine import Engine
 from alignment.terminal import progress
 from alignment.training.objectives import Objective

@@ -14,11 +14,13 @@ from alignment.check.plain import plain_model
 from alignment.check.rates import learning_rate
 from alignment.check.replies import brief, prompts_of, stops
 from alignment.check.subject import FEW, few, first_rows, in_one_process
-from alignment.check.verdict import Verdict
-from alignment.config.enums import Grade
+from alignment.check.verdict import Grade, Verdict
+from alignment.config.batch import BatchConfig
+from alignment.config.data import DataConfig
+from alignment.config.distributed import DistributedConfig
 from alignment.config.generation import GenerationConfig
+from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineConfig
-from alignment.config.sections import BatchConfig, DataConfig, DistributedConfig, ModelConfig
 from alignment.config.tasks import EvaluateConfig, RejectionConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded

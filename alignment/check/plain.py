@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from alignment.config.sections import ModelConfig
+from alignment.config.model import ModelConfig
 from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import merged_state

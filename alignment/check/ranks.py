@@ -18,9 +18,8 @@ from alignment import preempt
 from alignment.check.agreement import GRADIENT_TOLERANCE
 from alignment.check.experience import experienced, objectives_of
 from alignment.check.subject import FEW, few, in_one_process, settle, subject_of
-from alignment.check.verdict import Verdict, graded
+from alignment.check.verdict import Grade, Verdict, graded
 from alignment.config.cluster import ClusterConfig
-from alignment.config.enums import Grade
 from alignment.config.launch import LaunchConfig
 from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig, TrainingConfig

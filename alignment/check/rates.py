@@ -23,8 +23,7 @@ Llama 3's DPO at 1e-5 (arXiv:2407.21783, section 4.1.4) is left out: it is ten t
 
 from dataclasses import dataclass
 
-from alignment.check.verdict import Verdict
-from alignment.config.enums import Grade
+from alignment.check.verdict import Grade, Verdict
 from alignment.config.run import TrainingConfig
 from alignment.config.tasks import (
     CPOConfig,

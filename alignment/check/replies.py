@@ -8,8 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from alignment.check.agreement import EVERYTHING, Reader, of_tokens
 from alignment.check.subject import FEW
 from alignment.check.text import completions_of, show
-from alignment.check.verdict import Verdict, graded
-from alignment.config.enums import Grade
+from alignment.check.verdict import Grade, Verdict, graded
 from alignment.config.generation import GenerationConfig
 from alignment.data.batches import Batches
 from alignment.data.load import Loaded

@@ -7,9 +7,9 @@ from itertools import islice
 from transformers import PreTrainedConfig
 
 from alignment.check.subject import ROWS
-from alignment.check.verdict import Verdict, graded, worst
-from alignment.config.enums import ExampleKind, Format, Grade, MarginScale
-from alignment.config.sections import DataConfig, SourceConfig
+from alignment.check.verdict import Grade, Verdict, graded, worst
+from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig
+from alignment.config.margin import MarginScale
 from alignment.data.labels import JUDGED
 from alignment.data.load import Loaded
 from alignment.data.read import Row, read_each

@@ -23,10 +23,10 @@ from alignment.check.replies import begins_to_stop, end_probability, prompts_of
 from alignment.check.start import reference_start
 from alignment.check.subject import FEW, Subject, every_other, few, in_one_process, said_of, settle, subject_of
 from alignment.check.verdict import Verdict
-from alignment.config.enums import MarginScale
 from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig
 from alignment.config.inputs import check_inputs
+from alignment.config.margin import MarginScale
 from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import (

@@ -4,7 +4,7 @@ import math
 
 from alignment.check.agreement import MeasuredStep
 from alignment.check.verdict import Verdict, graded
-from alignment.config.enums import Precision
+from alignment.config.distributed import Precision
 from alignment.config.tasks import DPOConfig
 from alignment.distributed.precision import precision_of
 from alignment.losses import DPOLoss

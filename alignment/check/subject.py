@@ -10,13 +10,16 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from alignment.config.batch import Layout
 from alignment.config.cluster import ClusterConfig
-from alignment.config.enums import Layout, Offload
+from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.distributed import DistributedConfig, Offload
 from alignment.config.launch import LaunchConfig
+from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.sections import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import PPOConfig, ScalarConfig
+from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches
 from alignment.data.ends import end_of_turn
 from alignment.data.load import Loaded

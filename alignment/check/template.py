@@ -9,8 +9,8 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.check.plain import plain_logprobs
-from alignment.check.verdict import Verdict
-from alignment.config.enums import Grade, Template
+from alignment.check.verdict import Grade, Verdict
+from alignment.config.data import Template
 from alignment.data.chat import render
 from alignment.data.records import DataError, Record, Source, assistant
 from alignment.data.tokenize import Limits, Truncation, encode

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from alignment.check.verdict import Verdict
-from alignment.config.enums import Grade, Template
+from alignment.check.verdict import Grade, Verdict
+from alignment.config.data import Template
 from alignment.data.load import Loaded
 from alignment.data.records import Message, Record, Source
 from alignment.data.tokenize import Example

@@ -1,9 +1,18 @@
 """A verdict: what was asked, how it came out, and the figure that says so."""
 
 from dataclasses import dataclass
+from enum import Enum
 
-from alignment.config.enums import Grade
 from alignment.terminal import say_row
+
+
+class Grade(str, Enum):
+    """How a check of a run comes out, the gravest last."""
+
+    ok = "ok"
+    warn = "WARN"
+    fail = "FAIL"
+
 
 GRADE_WIDTH, NAME_WIDTH = 4, 27
 STYLES = {Grade.ok: "green", Grade.warn: "bold yellow", Grade.fail: "bold red"}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alignment.config.enums import Format
+from alignment.config.data import Format
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import EvaluateConfig, RejectionConfig
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from alignment.check.verdict import Grade
 from alignment.cli.compose import compose, composing
 from alignment.cli.config_errors import COMPOSE_ERRORS
 from alignment.cli.run import checked, say_advice, told
-from alignment.config.enums import Grade
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.inputs import input_paths
 from alignment.config.run import RunConfig

@@ -23,9 +23,9 @@ from alignment.cli.config_errors import COMPOSE_ERRORS, explain
 from alignment.cli.overrides import written
 from alignment.cli.recipes import shipped
 from alignment.cli.sources import SearchPath, parts, register, schema
+from alignment.config.errors import ConfigError
 from alignment.config.inputs import expand_home
 from alignment.config.run import RunConfig
-from alignment.config.sections import ConfigError
 from alignment.config.tasks import TASKS
 
 VERSION_BASE = "1.3"

@@ -29,11 +29,10 @@ from alignment.cli.config_errors import COMPOSE_ERRORS, explain
 from alignment.cli.help import page
 from alignment.cli.recipes import shipped
 from alignment.cli.sources import SWEEP
-from alignment.config.cluster import require_scheduler
-from alignment.config.enums import Scheduler
+from alignment.config.cluster import Scheduler, require_scheduler
+from alignment.config.errors import ConfigError, UserError
 from alignment.config.inputs import check_inputs
 from alignment.config.run import RunConfig
-from alignment.config.sections import ConfigError, UserError
 from alignment.config.tasks import PipelineConfig
 from alignment.preempt import EXIT_CODE, Preempted
 from alignment.process import end, importing

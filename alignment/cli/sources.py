@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alignment.cli.recipes import shipped
+from alignment.config.errors import ConfigError
 from alignment.config.outside import is_outside, learn_task
 from alignment.config.run import RunConfig
-from alignment.config.sections import ConfigError
 from alignment.config.tasks import TASKS
 from alignment.runs.folder import RunFolder
 

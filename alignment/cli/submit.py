@@ -5,8 +5,8 @@ from pathlib import Path
 from alignment.cli.compose import compose, composing
 from alignment.cli.config_errors import COMPOSE_ERRORS
 from alignment.cli.run import checked, say_advice, told
+from alignment.config.errors import UserError
 from alignment.config.run import RunConfig
-from alignment.config.sections import UserError
 from alignment.config.tasks import PipelineConfig
 from alignment.runs.folder import RunFolder
 from alignment.slurm.jobs import Planned, plan_pipeline, plan_run, plan_sweep

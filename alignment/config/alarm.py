@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from alignment.config.sections import require
+from alignment.config.errors import require
 
 ALARMS = {  # name: what has happened
     "over_optimisation": "the learned reward rises while the gold score falls",

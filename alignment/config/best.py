@@ -1,9 +1,16 @@
 """Which of a run's weights become its model, and when it ends for want of better ones."""
 
 from dataclasses import dataclass
+from enum import Enum
 
-from alignment.config.enums import Mode
 from alignment.config.errors import require
+
+
+class Mode(str, Enum):
+    """Which values of a metric are the better ones."""
+
+    min = "min"
+    max = "max"
 
 
 @dataclass(slots=True)

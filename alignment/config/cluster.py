@@ -2,10 +2,10 @@
 
 import re
 from dataclasses import MISSING, dataclass, field, fields
+from enum import Enum
 from typing import Any
 
-from alignment.config.enums import Scheduler
-from alignment.config.sections import require
+from alignment.config.errors import require
 
 TIME = re.compile(r"\d+-\d+(:\d+){0,2}|\d+(:\d+){1,2}")
 MEMORY = re.compile(r"\d+[KMGT]?")
@@ -16,6 +16,11 @@ KEYED = (  # sbatch's options that have a key here
     *("time", "gres", "constraint", "signal", "requeue", "no-requeue"),
 )
 SET = ("array", "chdir", "output", "error", "open-mode", "ntasks", "wrap", "parsable", "wait")  # the script's own
+
+
+class Scheduler(str, Enum):
+    local = "local"
+    slurm = "slurm"
 
 
 @dataclass(slots=True)

@@ -1,5 +1,8 @@
 """What is said of a user's mistake."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(ValueError):
     """A mistake that its user can mend: told in one line, without a traceback, exit code 2."""
@@ -13,3 +16,12 @@ def require(holds: bool, rule: str, value: object) -> None:
     """Raise `ConfigError("<rule>, got <value>")` unless the rule holds."""
     if not holds:
         raise ConfigError(f"{rule}, got {value!r}")
+
+
+@contextmanager
+def told_of(key: str) -> Iterator[None]:
+    """Inside, an error of a config that is built here is told under the key by which its user knows it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error if str(error).startswith(key) else ConfigError(f"{key}: {error}") from error

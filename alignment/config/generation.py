@@ -1,9 +1,26 @@
 """How replies are generated, and by whom."""
 
+import math
 from dataclasses import dataclass, field
+from enum import Enum
 
-from alignment.config.enums import Gather, Generation
-from alignment.config.sections import require
+from alignment.config.distributed import DistributedConfig
+from alignment.config.errors import require
+from alignment.config.model import ModelConfig
+
+
+class Gather(str, Enum):
+    model = "model"
+    layer = "layer"
+
+
+class Generation(str, Enum):
+    """What makes replies."""
+
+    transformers = "transformers"
+    """In this process."""
+    vllm = "vllm"
+    """A server elsewhere that this process pushes its weights to."""
 
 
 @dataclass(slots=True)
@@ -56,3 +73,31 @@ class GenerationConfig:
             "generation.min_new_tokens must be 0 with generation.stop under vLLM, which would hold back the strings too"
         )
         require(not (is_vllm and self.stop and self.min_new_tokens), rule, self.min_new_tokens)
+
+
+def require_generator(generation: GenerationConfig, distributed: DistributedConfig) -> None:
+    """Raise `ConfigError` where the weights are not placed as the generator wants them."""
+    rule = "distributed.zero must be null with generation.engine=vllm, which is told the weights of one process"
+    require(generation.engine is not Generation.vllm or distributed.zero is None, rule, distributed.zero)
+    rule = "generation.gather=layer needs distributed.zero=3"
+    require(generation.gather is Gather.model or distributed.zero == 3, rule, distributed.zero)
+
+
+def require_served(generation: GenerationConfig, model: ModelConfig) -> None:
+    """Raise `ConfigError` where the generator's server has another vocabulary than the model that it replies with."""
+    rule = "model.resize_embeddings must be false with generation.engine=vllm, whose server has the folder's vocabulary"
+    require(generation.engine is not Generation.vllm or not model.resize_embeddings, rule, model.resize_embeddings)
+
+
+def require_temperatures(temperatures: list[float], samples: int, generation: GenerationConfig) -> None:
+    """As many replies at each, which takes the place of generation.temperature."""
+    positive = all(0 < each < math.inf for each in temperatures)
+    require(
+        positive and len(set(temperatures)) == len(temperatures),
+        "temperatures must be > 0, and each another",
+        temperatures,
+    )
+    rule = f"samples must be a multiple of the number of temperatures ({len(temperatures)})"
+    require(samples % len(temperatures) == 0, rule, samples)
+    rule = "generation.temperature must be left at 1 with temperatures, which take its place"
+    require(generation.temperature == 1, rule, generation.temperature)

@@ -9,8 +9,8 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
+from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE
-from alignment.config.sections import ConfigError
 
 OF_RUNS = ("runs", "curves")  # keys whose folders may be those of runs
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from alignment.config.sections import require
+from alignment.config.errors import require
 
 
 @dataclass(slots=True)

@@ -1,11 +1,28 @@
 """Where the margins of pairs come from."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 
-from alignment.config.enums import MarginScale
 from alignment.config.errors import require
 
 MAX_MARGIN = 1e4  # where float32 still tells rewards a thousandth apart
+
+
+class MarginScale(str, Enum):
+    """Where the margin of a pair comes from."""
+
+    none = "none"
+    """Nowhere: the pairs carry no margin."""
+    small = "small"
+    """The row's rating: 1, 2/3, 1/3, 0 (Llama 2, arXiv:2307.09288, table 27)."""
+    large = "large"
+    """The row's rating: 3, 2, 1, 0 (same table)."""
+    custom = "custom"
+    """The row's rating, through the user's own map."""
+    score = "score"
+    """chosen_score - rejected_score."""
+    given = "given"
+    """The row's own margin, as it is."""
 
 
 @dataclass(slots=True)

@@ -1,27 +1,38 @@
 """Runs that train on their own replies: what all of them have, and the configs of PPO and online DPO."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import ClassVar
 
 from omegaconf import MISSING
 
 from alignment.config.alarm import AlarmConfig
-from alignment.config.cross_checks import require_generator, require_own_world, require_served
-from alignment.config.enums import ExampleKind, KLControl, Offload, PairSelection, Share
-from alignment.config.generation import GenerationConfig
+from alignment.config.data import ExampleKind, require_own_world
+from alignment.config.distributed import Offload
+from alignment.config.errors import require
+from alignment.config.generation import GenerationConfig, require_generator, require_served
+from alignment.config.marks import FUNCTION, INPUT
 from alignment.config.ppo import (
     AdvantageConfig,
     CriticConfig,
     KLConfig,
+    KLControl,
     PPOLosses,
     PPOUpdateConfig,
     PtxConfig,
     RolesConfig,
+    Share,
 )
 from alignment.config.reward import RewardShapingConfig
 from alignment.config.run import TrainingConfig
-from alignment.config.sections import FUNCTION, INPUT, require
 from alignment.losses import DPOLoss, ValueLoss
+
+
+class PairSelection(str, Enum):
+    """Which of a prompt's replies make pairs."""
+
+    best_and_worst = "best_and_worst"
+    all = "all"
 
 
 @dataclass(slots=True)

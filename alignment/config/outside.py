@@ -8,8 +8,8 @@ from inspect import signature
 from pathlib import Path
 from typing import get_type_hints
 
+from alignment.config.errors import ConfigError
 from alignment.config.run import RunConfig
-from alignment.config.sections import ConfigError
 from alignment.config.tasks import TASKS
 from alignment.user_error import nearest
 

@@ -1,12 +1,47 @@
 """The parts of PPO's config: how experience is made and learned from."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 
-from alignment.config.enums import AdvantageEstimator, Format, KLControl, KLPlace, Share
-from alignment.config.sections import INPUT, DataConfig, require
+from alignment.config.data import DataConfig, Format
+from alignment.config.errors import require
+from alignment.config.marks import INPUT
 from alignment.losses import KLEstimator, PolicyLoss, ValueLoss
 
 KL_HORIZON = 10_000  # of Ziegler et al.'s code; their paper has none
+
+
+class AdvantageEstimator(str, Enum):
+    """How much better than expected a reply or its token was. gae expects what a critic says; the others have none."""
+
+    gae = "gae"
+    grpo = "grpo"
+    dr_grpo = "dr_grpo"
+    rloo = "rloo"
+    reinforce_pp = "reinforce_pp"
+
+
+class KLControl(str, Enum):
+    fixed = "fixed"
+    adaptive = "adaptive"
+
+
+class KLPlace(str, Enum):
+    """Where the KL to the reference is held down."""
+
+    reward = "reward"
+    """Taken off each token's reward, and so carried through values and advantages."""
+    loss = "loss"
+    """Added to the actor's loss, and differentiated."""
+
+
+class Share(str, Enum):
+    """Which weights PPO's roles have in common."""
+
+    none = "none"
+    """Four models (three where the actor is an adapter, whose base is the reference)."""
+    lora = "lora"
+    """One backbone: its base is the reference; actor, critic and reward are adapters, with heads of their own."""
 
 
 @dataclass(slots=True)

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from alignment.config.enums import ExampleKind, MarginScale
+from alignment.config.data import DataConfig, ExampleKind
+from alignment.config.errors import require
+from alignment.config.margin import MarginScale
+from alignment.config.marks import PLACE
 from alignment.config.run import TrainingConfig
-from alignment.config.sections import PLACE, DataConfig, require
 from alignment.losses import (
     CPOLoss,
     DPOLoss,

@@ -2,11 +2,21 @@
 
 import math
 from dataclasses import dataclass, field
+from enum import Enum
 
-from alignment.config.enums import Combine
-from alignment.config.sections import FUNCTION, INPUT, require
+from alignment.config.errors import require
+from alignment.config.marks import FUNCTION, INPUT
 
 SAFETY_THRESHOLD = 0.15  # Llama 2's
+
+
+class Combine(str, Enum):
+    """How the scores of several models become one."""
+
+    sum = "sum"
+    """The sum of weight * score."""
+    llama2 = "llama2"
+    """The safety model where the prompt is tagged safety or its score is low, else the helpfulness model."""
 
 
 @dataclass(slots=True)

@@ -5,21 +5,17 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
-from alignment.config.cluster import ClusterConfig
-from alignment.config.cross_checks import require_device, require_rows
-from alignment.config.enums import ExampleKind, Scheduler
+from alignment.config.batch import BatchConfig
+from alignment.config.checkpoint import CheckpointConfig
+from alignment.config.cluster import ClusterConfig, Scheduler
+from alignment.config.data import DataConfig, ExampleKind, require_rows
+from alignment.config.distributed import DistributedConfig, require_device
+from alignment.config.errors import require
 from alignment.config.launch import LaunchConfig
-from alignment.config.sections import (
-    PLACE,
-    BatchConfig,
-    CheckpointConfig,
-    DataConfig,
-    DistributedConfig,
-    LogConfig,
-    ModelConfig,
-    TrainConfig,
-    require,
-)
+from alignment.config.log import LogConfig
+from alignment.config.marks import PLACE
+from alignment.config.model import ModelConfig
+from alignment.config.train import TrainConfig
 
 
 @dataclass(slots=True)

@@ -1,20 +1,18 @@
 """One root config per task."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from alignment.config.cross_checks import (
-    require_device,
-    require_generator,
-    require_own_world,
-    require_rows,
-    require_served,
-    require_temperatures,
-)
-from alignment.config.enums import ExampleKind, Selection
-from alignment.config.generation import GenerationConfig
+from alignment.config.batch import BatchConfig
+from alignment.config.data import DataConfig, ExampleKind, SourceConfig, require_own_world, require_rows
+from alignment.config.distributed import require_device
+from alignment.config.errors import require
+from alignment.config.generation import GenerationConfig, require_generator, require_served, require_temperatures
+from alignment.config.marks import FUNCTION, INPUT, PLACE
+from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.preference import CPOConfig as CPOConfig
 from alignment.config.preference import DPOConfig as DPOConfig
@@ -27,19 +25,14 @@ from alignment.config.preference import ScalarConfig as ScalarConfig
 from alignment.config.preference import SimPOConfig as SimPOConfig
 from alignment.config.reward import ScorerConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.sections import (
-    FUNCTION,
-    INPUT,
-    PLACE,
-    BatchConfig,
-    DataConfig,
-    ModelConfig,
-    SourceConfig,
-    require,
-)
 from alignment.losses import CrossEntropyLoss, KTOLoss
 
 STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
+
+
+class Selection(str, Enum):
+    best = "best"
+    best_and_worst = "best_and_worst"
 
 
 @dataclass(slots=True)

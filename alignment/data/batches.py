@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from alignment.config.enums import Layout
-from alignment.config.sections import BatchConfig, TrainConfig
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.train import TrainConfig
 from alignment.data.pack import Batch, pack, packed_length
 from alignment.data.tokenize import Example
 

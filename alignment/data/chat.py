@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import Template
+from alignment.config.data import Template
 from alignment.config.errors import ConfigError
 from alignment.data.calls import spells_python, with_json
 from alignment.data.records import DataError, Message, Record, assistant

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import Template
-from alignment.config.sections import ConfigError
+from alignment.config.data import Template
+from alignment.config.errors import ConfigError
 from alignment.data.chat import PROBE, Rendered, written
 from alignment.data.records import DataError, Message, Record, Source
 from alignment.data.tokenize import Example, Limits

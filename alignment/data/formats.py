@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile, zip_longest
 from typing import Any
 
-from alignment.config.enums import ExampleKind, Format, Learn, Template
+from alignment.config.data import ExampleKind, Format, Learn, Template
 from alignment.data.labels import JUDGED, in_one, labels_of
 from alignment.data.records import Message, Record, Source, assistant
 from alignment.data.row_parsers import LAYOUTS, REPLIES, Dialogues

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from alignment.config.sections import UserError
+from alignment.config.errors import UserError
 from alignment.data.records import DataError, Source
 
 Row = dict[str, Any]

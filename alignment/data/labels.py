@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from alignment.config.enums import ExampleKind
+from alignment.config.data import ExampleKind
 from alignment.data.margins import score_from
 from alignment.data.row_parsers import Dialogues
 from alignment.data.rows import Row

@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import BadRow, ExampleKind, Format, Template
-from alignment.config.sections import ConfigError, DataConfig, SourceConfig
+from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, Template
+from alignment.config.errors import ConfigError
 from alignment.data.chat import render
 from alignment.data.checks import leaves_out_calls, require_difference, require_plain_texts, require_read, signs_of
 from alignment.data.formats import parse

@@ -5,8 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from alignment.config.enums import MarginScale
-from alignment.config.margin import MAX_MARGIN
+from alignment.config.margin import MAX_MARGIN, MarginScale
 from alignment.data.records import GradeError, Source
 
 LEVELS = ("significantly_better", "better", "slightly_better", "negligibly_better", "unsure")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignment.config.enums import Layout
+from alignment.config.batch import Layout
 from alignment.data.tokenize import Example
 
 PADDING = -1  # the group of padding tokens, which belong to no example

@@ -7,8 +7,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from alignment.config.errors import UserError
 from alignment.config.folders import require_fetched
-from alignment.config.sections import UserError
 from alignment.data.json_rows import Row, json_rows
 from alignment.data.records import DataError, Source
 

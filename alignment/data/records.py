@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from alignment.config.enums import Template
-from alignment.config.sections import UserError
+from alignment.config.data import Template
+from alignment.config.errors import UserError
 
 Message = dict[str, Any]
 """One turn: `role` and `content`, a text, and whatever else a chat template reads, such as reasoning_content,

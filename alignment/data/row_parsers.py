@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from alignment.config.enums import Format
+from alignment.config.data import Format
 from alignment.data.records import Message
 from alignment.data.rows import Row
 

@@ -7,8 +7,8 @@ from typing import Any
 from datasets import DatasetDict, load_dataset, load_from_disk
 from pyarrow import ArrowException
 
+from alignment.config.errors import UserError
 from alignment.config.folders import require_fetched
-from alignment.config.sections import UserError
 
 PARQUET = b"PAR1"
 

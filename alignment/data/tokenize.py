@@ -7,8 +7,8 @@ from itertools import takewhile
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import Template
-from alignment.config.sections import ConfigError
+from alignment.config.data import Template
+from alignment.config.errors import ConfigError
 from alignment.data.chat import PROBE, Piece, Rendered, render
 from alignment.data.records import DataError, Message, Record, Source
 

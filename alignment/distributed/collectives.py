@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alignment.config.enums import Device
-from alignment.config.sections import ConfigError, DistributedConfig
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.errors import ConfigError
 
 Value = TypeVar("Value")
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from alignment.config.enums import Offload
-from alignment.config.sections import DistributedConfig, UserError
+from alignment.config.distributed import DistributedConfig, Offload
+from alignment.config.errors import UserError
 from alignment.distributed import collectives
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.engine import counts, load_schedule, require_sharded

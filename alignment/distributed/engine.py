@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from alignment.config.sections import DistributedConfig, UserError
+from alignment.config.distributed import DistributedConfig
+from alignment.config.errors import UserError
 from alignment.distributed.collectives import pick_device
 from alignment.distributed.precision import autocast
 from alignment.distributed.reshard import recut

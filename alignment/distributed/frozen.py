@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from alignment.config.sections import DistributedConfig, UserError
+from alignment.config.distributed import DistributedConfig
+from alignment.config.errors import UserError
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import layer_by_layer, ready, whole
 from alignment.distributed.engine import require_sharded

@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from alignment.config.sections import UserError
+from alignment.config.errors import UserError
 from alignment.distributed.collectives import is_lost
 from alignment.preempt import SIGNALS, Preempted, interrupt
 from alignment.process import LAUNCHED_BY, is_ours

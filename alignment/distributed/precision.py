@@ -2,8 +2,7 @@
 
 import torch
 
-from alignment.config.enums import Precision
-from alignment.config.sections import DistributedConfig
+from alignment.config.distributed import DistributedConfig, Precision
 from alignment.distributed.collectives import pick_device
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
-from alignment.config.sections import UserError
+from alignment.config.errors import UserError
 
 Groups = Sequence[Mapping[str, Size]]  # the optimizer's groups: each trained weight's name and whole shape, in order
 State = Mapping[str, Any]  # what one process saved of an engine

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from alignment.config.enums import Offload, Precision
-from alignment.config.sections import ConfigError, DistributedConfig, TrainConfig
+from alignment.config.distributed import DistributedConfig, Offload, Precision
+from alignment.config.errors import ConfigError
+from alignment.config.train import TrainConfig
 from alignment.distributed.precision import precision_of
 from alignment.terminal import say
 

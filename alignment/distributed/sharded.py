@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-from alignment.config.sections import DistributedConfig
+from alignment.config.distributed import DistributedConfig
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import ready
 from alignment.distributed.layers import running_by_layer

@@ -28,8 +28,8 @@ from transformers import (
 from transformers import GenerationConfig as HFGenerationConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from alignment.config.errors import UserError
 from alignment.config.generation import GenerationConfig
-from alignment.config.sections import UserError
 from alignment.distributed.device import any_kernel
 
 GOES_ON = 0.75  # share of a call's rows still live below which the next call goes on with those alone

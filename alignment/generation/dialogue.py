@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.sections import ConfigError
+from alignment.config.errors import ConfigError
 from alignment.data.chat import PROBE, Piece, Rendered, render, written
 from alignment.data.checks import holds, require_read
 from alignment.data.records import DataError, Record, replied

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignment.config.sections import ConfigError, UserError
+from alignment.config.errors import ConfigError, UserError
 from alignment.data.records import Message
 from alignment.distributed.collectives import from_main, is_main
 from alignment.distributed.device import own_draws

@@ -10,8 +10,8 @@ import torch
 from transformers import GenerationConfig as HFGenerationConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria
 
+from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig
-from alignment.config.sections import ConfigError
 from alignment.data.ends import end_of_turn
 from alignment.generation.decode import Rules, decode, uniforms
 from alignment.models.heads import LanguageModel

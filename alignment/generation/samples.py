@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import Gather, Generation, Template
-from alignment.config.generation import GenerationConfig
-from alignment.config.sections import DistributedConfig
+from alignment.config.data import Template
+from alignment.config.distributed import DistributedConfig
+from alignment.config.generation import Gather, Generation, GenerationConfig
 from alignment.data.records import Message, Record
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import gathered, pick_device, rank, size

@@ -7,9 +7,11 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Tensor, nn
 
-from alignment.config.cross_checks import told_of
+from alignment.config.batch import BatchConfig
+from alignment.config.distributed import DistributedConfig
+from alignment.config.errors import UserError, told_of
+from alignment.config.model import ModelConfig
 from alignment.config.reward import ScorerConfig, ScorerEntry
-from alignment.config.sections import BatchConfig, DistributedConfig, ModelConfig, UserError
 from alignment.data.batches import Packer
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import pick_device, rank, size, sum_over_ranks

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from alignment.config.enums import PairSelection, Selection, Template
+from alignment.config.data import Template
+from alignment.config.online import PairSelection
+from alignment.config.tasks import Selection
 from alignment.data.records import Record
 from alignment.data.tokenize import Example
 from alignment.generation.samples import Samples

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig, VLLMConfig
-from alignment.config.sections import ConfigError
 from alignment.generation.generate import Generated, Reply, end_ids, reply_of
 from alignment.models.adapters import merged_state
 from alignment.models.heads import LanguageModel

@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from alignment.config.sections import ConfigError
+from alignment.config.errors import ConfigError
 from alignment.data.pack import PADDING, Batch
 
 FULL, SLIDING = "full_attention", "sliding_attention"

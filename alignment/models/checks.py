@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from alignment.config.sections import ConfigError
+from alignment.config.errors import ConfigError
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.scalar_head import scalar_head
 

@@ -23,8 +23,8 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
+from alignment.config.errors import ConfigError, UserError
 from alignment.config.folders import read_json, require_fetched
-from alignment.config.sections import ConfigError, UserError
 
 INDICES = {SAFE_WEIGHTS_NAME: SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME: WEIGHTS_INDEX_NAME}
 """A file of weights, and the index that stands for it where there are several; in transformers' order."""

@@ -11,9 +11,9 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTr
 from transformers.utils import CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
-from alignment.config.enums import Attention
+from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE, ModelFolder
-from alignment.config.sections import ConfigError, ModelConfig
+from alignment.config.model import Attention, ModelConfig
 from alignment.distributed.placement import Placement, Whole
 from alignment.models.files import Reading, check_folder, holds_packed_weights, names_in
 from alignment.models.held import made_in

@@ -6,8 +6,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from alignment.config.errors import ConfigError, require
 from alignment.config.folders import find_model
-from alignment.config.sections import ConfigError, ModelConfig, require
+from alignment.config.model import ModelConfig
 from alignment.models.files import one_line
 from alignment.models.folder import attention_of, read_config
 from alignment.models.held import hold_in

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignment.config.enums import Layout
-from alignment.config.sections import ConfigError
+from alignment.config.batch import Layout
+from alignment.config.errors import ConfigError
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

@@ -12,8 +12,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from alignment.config.errors import ConfigError
 from alignment.config.folders import ModelFolder, find_model
-from alignment.config.sections import ConfigError, LoraConfig, ModelConfig
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import lora_layers, merged_state, merged_weights
 from alignment.models.checks import check_logits, check_scores

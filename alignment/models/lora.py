@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE
-from alignment.config.sections import ConfigError, LoraConfig
+from alignment.config.model import LoraConfig
 from alignment.distributed.engine import shape_of
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import DEFAULT, PREFIX, is_adapted, lora_layers

@@ -10,8 +10,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE, read_json
-from alignment.config.sections import ConfigError
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import DEFAULT, PREFIX
 from alignment.models.files import Reading, check_adapter, one_line

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from alignment.config.sections import ConfigError, ModelConfig
+from alignment.config.errors import ConfigError
+from alignment.config.model import ModelConfig
 from alignment.distributed.placement import Placement, Whole
 
 METHOD = "bitsandbytes"

@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from alignment.config.sections import ConfigError
+from alignment.config.errors import ConfigError
 
 FILE = "reward_statistics.json"
 

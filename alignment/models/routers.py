@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from alignment.config.sections import ConfigError
+from alignment.config.errors import ConfigError
 
 
 def has_routers(config: PreTrainedConfig) -> bool:

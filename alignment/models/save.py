@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from alignment.config.sections import UserError
+from alignment.config.errors import UserError
 from alignment.models.quantized import quantization_of
 from alignment.models.scalar_head import head_name
 

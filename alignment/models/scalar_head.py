@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from alignment.config.sections import ConfigError
+from alignment.config.errors import ConfigError
 from alignment.distributed.placement import Placement
 from alignment.models.files import names_in, read_weight
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import CONFIG_NAME
 
+from alignment.config.errors import ConfigError
 from alignment.config.folders import find_model, read_json, require_fetched
-from alignment.config.sections import ConfigError, ModelConfig
+from alignment.config.model import ModelConfig
 from alignment.data.chat import ensure_template
 from alignment.models.files import Reading
 from alignment.models.folder import parse_config

@@ -10,7 +10,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 from transformers.utils.loading_report import LoadStateDictInfo
 
-from alignment.config.sections import ConfigError
+from alignment.config.errors import ConfigError
 from alignment.models.files import names_in, read_weight
 from alignment.models.scalar_head import OTHER_NAMES, head_name
 

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment.config.sections import ConfigError, ModelConfig
+from alignment.config.errors import ConfigError
+from alignment.config.model import ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.files import one_line
 from alignment.models.quantized import quantization_of

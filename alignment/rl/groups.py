@@ -7,7 +7,7 @@ one action, and what is usual among the replies to its prompt as the baseline. T
 import torch
 from torch import Tensor
 
-from alignment.config.enums import AdvantageEstimator
+from alignment.config.ppo import AdvantageEstimator
 from alignment.generation.samples import Samples
 from alignment.losses import Mean, dr_grpo_advantages, grpo_advantages, rloo_advantages
 from alignment.rl.rewards import shape_scores

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from alignment.config.enums import KLControl
-from alignment.config.ppo import KLConfig
+from alignment.config.ppo import KLConfig, KLControl
 from alignment.losses import adaptive_kl_weight
 
 

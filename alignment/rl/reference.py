@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from alignment.config.sections import DistributedConfig, require
+from alignment.config.distributed import DistributedConfig
+from alignment.config.errors import require
 from alignment.data.pack import Batch
 from alignment.distributed.frozen import shard_frozen
 from alignment.models.adapters import DEFAULT, adapter_off, lora_layers

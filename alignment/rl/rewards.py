@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import Combine
+from alignment.config.batch import BatchConfig
+from alignment.config.distributed import DistributedConfig
 from alignment.config.online import OnlineConfig
-from alignment.config.reward import ScorerConfig
-from alignment.config.sections import BatchConfig, DistributedConfig
+from alignment.config.reward import Combine, ScorerConfig
 from alignment.data.records import Record
 from alignment.distributed.collectives import pick_device
 from alignment.generation.diagnostics import diagnostics

@@ -6,10 +6,10 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.cross_checks import told_of
-from alignment.config.enums import Layout, Share
-from alignment.config.ppo import CriticConfig
-from alignment.config.sections import ModelConfig, require
+from alignment.config.batch import Layout
+from alignment.config.errors import require, told_of
+from alignment.config.model import ModelConfig
+from alignment.config.ppo import CriticConfig, Share
 from alignment.config.tasks import PPOConfig
 from alignment.distributed.engine import Engine
 from alignment.distributed.sharded import placement_of

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import ExampleKind
+from alignment.config.data import ExampleKind
 from alignment.config.online import OnlineConfig
 from alignment.data.batches import Batches
 from alignment.data.load import Loaded, load_split

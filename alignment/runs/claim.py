@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alignment.config.sections import ConfigError
+from alignment.config.errors import ConfigError
 from alignment.runs.folder import RunFolder
 from alignment.terminal import say
 

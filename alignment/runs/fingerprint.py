@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from alignment.config.errors import ConfigError
 from alignment.config.folders import base_of
 from alignment.config.inputs import function_files, input_paths, module_file
 from alignment.config.outside import is_outside
 from alignment.config.run import RunConfig
-from alignment.config.sections import ConfigError
 from alignment.config.tasks import task_name
 from alignment.runs.contents import digest, run_digest
 from alignment.runs.folder import RunFolder

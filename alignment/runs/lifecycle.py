@@ -12,10 +12,11 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from alignment.config.enums import Resume, Schedule
+from alignment.config.checkpoint import Resume
+from alignment.config.errors import ConfigError, UserError
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.sections import ConfigError, UserError
 from alignment.config.tasks import task_name
+from alignment.config.train import Schedule
 from alignment.runs.claim import make_folder
 from alignment.runs.fingerprint import Fingerprint
 from alignment.runs.folder import RunFolder

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignment.config.errors import ConfigError, require
 from alignment.config.inputs import function_files
 from alignment.config.run import RunConfig
-from alignment.config.sections import ConfigError, require
 from alignment.config.tasks import PipelineConfig
 from alignment.runs.fingerprint import inputs
 from alignment.runs.folder import RunFolder

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alignment.config.sections import UserError
+from alignment.config.errors import UserError
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
-from alignment.config.sections import UserError
+from alignment.config.errors import UserError
 from alignment.runs.folder import RunFolder
 
 

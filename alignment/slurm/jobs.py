@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from alignment.config.cluster import ClusterConfig, require_scheduler
-from alignment.config.enums import Scheduler
+from alignment.config.cluster import ClusterConfig, Scheduler, require_scheduler
+from alignment.config.errors import ConfigError, require
 from alignment.config.inputs import input_paths
 from alignment.config.run import RunConfig
-from alignment.config.sections import ConfigError, require
 from alignment.config.tasks import PipelineConfig, StageConfig
 from alignment.slurm.script import Job, script
 

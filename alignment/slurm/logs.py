@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from alignment.config.sections import UserError
+from alignment.config.errors import UserError
 from alignment.runs.folder import RunFolder
 from alignment.slurm import commands
 from alignment.slurm.folder import job_of

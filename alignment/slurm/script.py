@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignment.config.cluster import ClusterConfig
-from alignment.config.sections import ConfigError
+from alignment.config.errors import ConfigError
 from alignment.runs.folder import RunFolder
 
 FIRST_PORT, PORTS = 20000, 10000  # MASTER_PORT lies below what Linux hands out by itself (32768 and above)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from alignment.config.sections import UserError
+from alignment.config.errors import UserError
 from alignment.runs.folder import RunFolder
 from alignment.runs.rows import read_rows
 from alignment.slurm import commands

@@ -4,8 +4,8 @@ import shlex
 from contextlib import ExitStack
 from pathlib import Path
 
+from alignment.config.errors import ConfigError
 from alignment.config.run import RunConfig
-from alignment.config.sections import ConfigError
 from alignment.config.tasks import PipelineConfig
 from alignment.runs.claim import require_free
 from alignment.runs.fingerprint import fingerprint

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.cross_checks import told_of
-from alignment.config.enums import ExampleKind
-from alignment.config.sections import BatchConfig, ConfigError, DistributedConfig, ModelConfig
+from alignment.config.batch import BatchConfig
+from alignment.config.data import ExampleKind
+from alignment.config.distributed import DistributedConfig
+from alignment.config.errors import ConfigError, told_of
+from alignment.config.model import ModelConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.data.load import Loaded, load_split
 from alignment.data.records import DataError, Source

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alignment.config.enums import MarginScale
+from alignment.config.margin import MarginScale
 from alignment.config.tasks import DPOConfig
 from alignment.data.batches import Batches
 from alignment.terminal import say

@@ -5,9 +5,9 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from alignment.config.cross_checks import told_of
-from alignment.config.enums import ExampleKind
-from alignment.config.sections import ModelConfig
+from alignment.config.data import ExampleKind
+from alignment.config.errors import told_of
+from alignment.config.model import ModelConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.data.load import Loaded, load_split
 from alignment.distributed.collectives import is_main

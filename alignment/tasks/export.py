@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 
+from alignment.config.errors import ConfigError
 from alignment.config.folders import find_model
 from alignment.config.inputs import check_path, input_paths
+from alignment.config.model import ModelConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.sections import ConfigError, ModelConfig
 from alignment.config.tasks import PPOConfig, ScalarConfig
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.placement import WHOLE, Placement, Whole

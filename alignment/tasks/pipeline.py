@@ -9,11 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from alignment.config.cluster import require_scheduler
-from alignment.config.enums import Scheduler
+from alignment.config.cluster import Scheduler, require_scheduler
+from alignment.config.errors import ConfigError
 from alignment.config.inputs import check_path, input_paths
 from alignment.config.run import RunConfig
-from alignment.config.sections import ConfigError
 from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
 from alignment.runs.claim import claim
 from alignment.runs.fingerprint import fingerprint

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignment.config.cross_checks import told_of
-from alignment.config.enums import ExampleKind
-from alignment.config.sections import ModelConfig, require
+from alignment.config.data import ExampleKind
+from alignment.config.errors import require, told_of
+from alignment.config.model import ModelConfig
 from alignment.config.tasks import PPOConfig
 from alignment.data.batches import Batches
 from alignment.data.load import Loaded

@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import ExampleKind
-from alignment.config.sections import UserError
+from alignment.config.data import ExampleKind
+from alignment.config.errors import UserError
 from alignment.config.tasks import RejectionConfig
 from alignment.data.load import Loaded
 from alignment.distributed.collectives import is_main

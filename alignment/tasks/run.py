@@ -13,10 +13,10 @@ from types import ModuleType
 from typing import Any
 
 from alignment import preempt
+from alignment.config.errors import UserError, require
 from alignment.config.inputs import check_inputs
 from alignment.config.outside import is_outside
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.sections import UserError, require
 from alignment.config.tasks import PipelineConfig, task_name
 from alignment.distributed import collectives, precision
 from alignment.distributed.collectives import leave

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from alignment.config.enums import Mode
-from alignment.config.sections import BestConfig, UserError
+from alignment.config.best import BestConfig, Mode
+from alignment.config.errors import UserError
 from alignment.distributed.collectives import barrier, is_main
 from alignment.runs.written import begin_folder, filled_beside, publish_folder
 from alignment.terminal import say

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from alignment import preempt
-from alignment.config.enums import Resume
-from alignment.config.sections import CheckpointConfig, UserError
+from alignment.config.checkpoint import CheckpointConfig, Resume
+from alignment.config.errors import UserError
 from alignment.distributed.collectives import any_over_ranks, gathered, is_main, rank, size
 from alignment.runs.folder import RunFolder
 from alignment.runs.written import PARTIAL, begin_folder, filled_beside, publish_folder

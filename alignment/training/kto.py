@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alignment.config.sections import UserError
+from alignment.config.errors import UserError
 from alignment.data.batches import Batches, EvenBatches
 from alignment.data.pack import Batch
 from alignment.data.tokenize import Example

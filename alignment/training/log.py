@@ -7,8 +7,8 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from alignment.config.errors import UserError
 from alignment.config.run import TrainingConfig
-from alignment.config.sections import UserError
 from alignment.distributed.collectives import is_main
 from alignment.runs.folder import RunFolder
 from alignment.runs.rows import whole_lines

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alignment.config.enums import OnNonFinite
-from alignment.config.sections import UserError
+from alignment.config.errors import UserError
+from alignment.config.train import OnNonFinite
 from alignment.data.batches import Batches
 from alignment.distributed.collectives import is_main
 from alignment.runs.written import whole_file

@@ -11,8 +11,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from alignment.config.enums import Schedule
-from alignment.config.sections import TrainConfig
+from alignment.config.train import Schedule, TrainConfig
 from alignment.distributed.engine import shape_of
 from alignment.models.heads import Trunk
 

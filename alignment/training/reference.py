@@ -14,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alignment.config.enums import OnNonFinite, Precision
+from alignment.config.distributed import Precision
+from alignment.config.errors import UserError
 from alignment.config.preference import ReferenceConfig
-from alignment.config.sections import UserError
+from alignment.config.train import OnNonFinite
 from alignment.data.batches import Batches
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import is_main, sum_over_ranks, tensor_from_main

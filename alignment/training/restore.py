@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from alignment.config.sections import ConfigError
+from alignment.config.errors import ConfigError
 from alignment.distributed.collectives import gathered, is_main, rank, size
 from alignment.terminal import say
 from alignment.training.manifest import Damaged, Manifest, check_part, part_name, read_manifest

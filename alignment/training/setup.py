@@ -6,9 +6,11 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import ExampleKind, Format
+from alignment.config.batch import BatchConfig
+from alignment.config.data import DataConfig, ExampleKind, Format
+from alignment.config.errors import ConfigError
+from alignment.config.model import ModelConfig
 from alignment.config.run import TrainingConfig
-from alignment.config.sections import BatchConfig, ConfigError, DataConfig, ModelConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded, load_split
 from alignment.distributed import collectives

@@ -8,9 +8,9 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
-from alignment.config.enums import Tracker
+from alignment.config.errors import ConfigError
+from alignment.config.log import Tracker
 from alignment.config.run import TrainingConfig
-from alignment.config.sections import ConfigError
 
 PROJECT = "alignment"
 

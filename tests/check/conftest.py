@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.check.run import check
 from alignment.check.verdict import Verdict
-from alignment.config.enums import Device
+from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.model import ModelConfig
 from alignment.config.run import RunConfig
-from alignment.config.sections import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
+from alignment.config.train import TrainConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, save_model
 

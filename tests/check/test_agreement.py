@@ -13,9 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.check import learning, subject
 from alignment.check.plain import plain_model
-from alignment.config.enums import Grade, Layout, Schedule
-from alignment.config.sections import LoraConfig, ModelConfig, TrainConfig
+from alignment.check.verdict import Grade
+from alignment.config.batch import Layout
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.tasks import CPOConfig, DPOConfig, ORPOConfig, RewardConfig, SFTConfig, SimPOConfig
+from alignment.config.train import Schedule, TrainConfig
 from alignment.data.pack import Batch
 from alignment.distributed.placement import WHOLE
 from alignment.losses import DPOLoss

@@ -15,12 +15,14 @@ from transformers import PreTrainedTokenizerBase
 from alignment.check import experience as check
 from alignment.check import judge as judges
 from alignment.check import online
-from alignment.check.verdict import Verdict
-from alignment.config.enums import Device, ExampleKind, Grade
+from alignment.check.verdict import Grade, Verdict
+from alignment.config.batch import BatchConfig
+from alignment.config.data import DataConfig, ExampleKind, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
+from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineDPOConfig
 from alignment.config.reward import RewardShapingConfig, ScorerConfig
-from alignment.config.sections import BatchConfig, DataConfig, DistributedConfig, ModelConfig, SourceConfig
 from alignment.config.tasks import EvaluateConfig, PPOConfig, RejectionConfig
 from alignment.data.load import load_split
 from alignment.data.records import replied

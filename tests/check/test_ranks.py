@@ -9,12 +9,15 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from alignment.check import ranks
-from alignment.config.enums import Device, Grade
+from alignment.check.verdict import Grade
+from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.launch import LaunchConfig
+from alignment.config.model import ModelConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.sections import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import PPOConfig, RewardConfig
+from alignment.config.train import TrainConfig
 from alignment.distributed.launch import RankFailedError
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_scalar_model, save_model

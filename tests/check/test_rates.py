@@ -8,11 +8,13 @@ import pytest
 import yaml
 
 from alignment.check import rates
+from alignment.check.verdict import Grade
 from alignment.cli.advice import MORE_FOR_LORA, OWN
-from alignment.config.enums import Format, Grade
+from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.run import TrainingConfig
-from alignment.config.sections import DataConfig, LoraConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import DPOConfig, KTOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig
+from alignment.config.train import TrainConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KINDS: dict[str, type[TrainingConfig]] = {

@@ -9,10 +9,12 @@ import pytest
 
 from alignment.check import rates
 from alignment.check.rates import learning_rate
-from alignment.config.enums import BadRow, Grade
+from alignment.check.verdict import Grade
+from alignment.config.data import BadRow, DataConfig, SourceConfig
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.sections import DataConfig, LoraConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import DPOConfig, KTOConfig, PPOConfig, RewardConfig, SFTConfig, SimPOConfig
+from alignment.config.train import TrainConfig
 
 ROWS, LABELS = "rows, train", "labels"
 Verdicts = Callable[..., Any]

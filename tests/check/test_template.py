@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.check.template import PROBES, TURNS, Turns, layout, probes
-from alignment.config.enums import Grade, Template
+from alignment.check.verdict import Grade
+from alignment.config.data import Template
 from alignment.data.chat import PLAIN_TEMPLATE
 from alignment.data.records import Record, Source, assistant
 from alignment.data.tokenize import Limits, Truncation, encode

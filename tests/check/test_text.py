@@ -11,9 +11,10 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.check import template, text
-from alignment.config.enums import BadRow, Format, Grade, MarginScale
-from alignment.config.margin import MarginConfig
-from alignment.config.sections import DataConfig, ModelConfig, SourceConfig
+from alignment.check.verdict import Grade
+from alignment.config.data import BadRow, DataConfig, Format, SourceConfig
+from alignment.config.margin import MarginConfig, MarginScale
+from alignment.config.model import ModelConfig
 from alignment.config.tasks import DPOConfig, RewardConfig, SFTConfig
 from alignment.data import load
 from alignment.data.records import Source

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
-from alignment.config.sections import ModelConfig
+from alignment.config.model import ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from alignment.cli.help import field_docs
-from alignment.config.sections import TrainConfig
+from alignment.config.train import TrainConfig
 
 MINE = "# My own\ndefaults:\n  - task: sft\n  - model: tiny\n  - data: world\n  - _self_\ntrain: {max_steps: 7}\n"
 REPOSITORY = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from alignment.config.sections import ModelConfig
+from alignment.config.model import ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, save_model
 from alignment.models.tokenizer import load_tokenizer

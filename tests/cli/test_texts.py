@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from alignment.config.sections import ModelConfig
+from alignment.config.model import ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 

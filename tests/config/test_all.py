@@ -15,9 +15,11 @@ from alignment.cli.compose import composing, current_hydra, resolve, single
 from alignment.cli.overrides import written
 from alignment.cli.sources import schema
 from alignment.config.cluster import ClusterConfig
-from alignment.config.enums import Tracker
+from alignment.config.data import DataConfig
+from alignment.config.distributed import DistributedConfig
+from alignment.config.log import Tracker
+from alignment.config.model import ModelConfig
 from alignment.config.run import RunConfig
-from alignment.config.sections import DataConfig, DistributedConfig, ModelConfig
 from alignment.config.tasks import TASKS
 from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import write_config

@@ -4,12 +4,15 @@ from typing import Any
 
 import pytest
 
-from alignment.config.enums import Combine, Format, KLControl, KLPlace, Offload
+from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.distributed import DistributedConfig, Offload
+from alignment.config.errors import ConfigError
 from alignment.config.inputs import input_paths
-from alignment.config.ppo import KLConfig
-from alignment.config.reward import RewardShapingConfig, ScorerConfig, ScorerEntry
-from alignment.config.sections import ConfigError, DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
+from alignment.config.model import ModelConfig
+from alignment.config.ppo import KLConfig, KLControl, KLPlace
+from alignment.config.reward import Combine, RewardShapingConfig, ScorerConfig, ScorerEntry
 from alignment.config.tasks import EvaluateConfig, PPOConfig, RejectionConfig
+from alignment.config.train import TrainConfig
 from alignment.losses import KLEstimator
 
 A, B = ScorerEntry(path="a"), ScorerEntry(function="b.c")

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from alignment.config.enums import Layout
-from alignment.config.sections import BatchConfig, TrainConfig
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches, Packer, cut, deal, shuffled
 from alignment.data.pack import packed_length
 from alignment.data.records import Source

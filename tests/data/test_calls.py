@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import ExampleKind, Format
+from alignment.config.data import ExampleKind, Format
 from alignment.data.chat import render
 from alignment.data.formats import parse
 from alignment.data.records import DataError, Record, Source

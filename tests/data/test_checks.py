@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import Template
-from alignment.config.sections import ConfigError
+from alignment.config.data import Template
+from alignment.config.errors import ConfigError
 from alignment.data.chat import ensure_template, render
 from alignment.data.checks import (
     leaves_out_calls,

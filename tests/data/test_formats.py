@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from alignment.config.enums import ExampleKind, Format, Learn, Template
+from alignment.config.data import ExampleKind, Format, Learn, Template
 from alignment.data.formats import parse
 from alignment.data.records import DataError, GradeError, Record, Source
 

@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from alignment.config.enums import BadRow, ExampleKind, Format, MarginScale, Template
-from alignment.config.sections import ConfigError, DataConfig, MarginConfig, SourceConfig
+from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, Template
+from alignment.config.errors import ConfigError
+from alignment.config.margin import MarginConfig, MarginScale
 from alignment.data.load import load_split
 from alignment.data.records import GradeError
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from alignment.config.enums import MarginScale
-from alignment.config.sections import ConfigError, MarginConfig
+from alignment.config.errors import ConfigError
+from alignment.config.margin import MarginConfig, MarginScale
 from alignment.data.margins import margin_from
 from alignment.data.read import read_rows
 from alignment.data.records import DataError, GradeError, Source

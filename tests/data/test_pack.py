@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.config.enums import Layout
+from alignment.config.batch import Layout
 from alignment.data.pack import PADDING, Batch, pack, packed_length
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from pyarrow import parquet
 
-from alignment.config.sections import UserError
+from alignment.config.errors import UserError
 from alignment.data.read import read_each, read_rows
 from alignment.data.records import DataError
 

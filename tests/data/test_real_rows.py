@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment.config.enums import ExampleKind, Format, MarginScale
+from alignment.config.data import ExampleKind, Format
+from alignment.config.margin import MarginScale
 from alignment.data.formats import parse
 from alignment.data.margins import margin_from
 from alignment.data.read import read_rows

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import ExampleKind, Format, Template
+from alignment.config.data import ExampleKind, Format, Template
 from alignment.data.chat import render
 from alignment.data.formats import parse
 from alignment.data.read import read_rows

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from alignment.config.enums import Device
-from alignment.config.sections import DistributedConfig, UserError
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.errors import UserError
 from alignment.data.records import Record, Source
 from alignment.data.tokenize import Example
 from alignment.distributed import collectives

@@ -17,8 +17,8 @@ import torch
 from ranks import INIT, config_of
 
 from alignment.cli.compose import composing, resolve, single
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.run import RunConfig
-from alignment.config.sections import LoraConfig, ModelConfig
 from alignment.config.tasks import PPOConfig, RejectionConfig
 from alignment.distributed import collectives
 from alignment.distributed.placement import WHOLE

@@ -18,8 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from alignment.config.enums import Device, Layout, Offload, Precision
-from alignment.config.sections import BatchConfig, DistributedConfig, LoraConfig, ModelConfig, TrainConfig, UserError
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.distributed import Device, DistributedConfig, Offload, Precision
+from alignment.config.errors import UserError
+from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

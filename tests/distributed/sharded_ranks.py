@@ -21,8 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import Device, Layout, Precision
-from alignment.config.sections import ConfigError, DistributedConfig, LoraConfig, ModelConfig
+from alignment.config.batch import Layout
+from alignment.config.distributed import Device, DistributedConfig, Precision
+from alignment.config.errors import ConfigError
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import DeepSpeedEngine, ready
 from alignment.distributed.engine import Engine, TorchEngine, counts, shape_of

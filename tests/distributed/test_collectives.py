@@ -5,8 +5,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from alignment.config.enums import Device
-from alignment.config.sections import ConfigError, DistributedConfig
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.errors import ConfigError
 from alignment.distributed import collectives
 
 

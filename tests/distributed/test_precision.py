@@ -4,8 +4,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from alignment.config.enums import Device, Precision
-from alignment.config.sections import DistributedConfig
+from alignment.config.distributed import Device, DistributedConfig, Precision
 from alignment.distributed.precision import autocast, compute_dtype, precision_of, said
 from alignment.distributed.settings import deepspeed_settings
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Size, Tensor
 
-from alignment.config.sections import UserError
+from alignment.config.errors import UserError
 from alignment.distributed.reshard import piece, recut, whole_weights
 
 GROUPS = [{"a": Size((3, 5)), "b": Size((2, 2)), "c": Size((1, 7))}, {"d": Size((1,)), "e": Size((6,))}]

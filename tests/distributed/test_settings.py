@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from alignment.config.enums import Offload, Precision
-from alignment.config.sections import ConfigError, DistributedConfig, TrainConfig
+from alignment.config.distributed import DistributedConfig, Offload, Precision
+from alignment.config.errors import ConfigError
+from alignment.config.train import TrainConfig
 from alignment.distributed.settings import check_trainer, deepspeed_settings
 
 

@@ -13,7 +13,7 @@ import ranks
 import torch
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from alignment.config.sections import ModelConfig
+from alignment.config.model import ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models import heads
 from alignment.models.load import load_language_model, save_model

@@ -16,8 +16,8 @@ import ranks
 import torch
 from torch import Tensor
 
-from alignment.config.enums import Layout
-from alignment.config.sections import BatchConfig, DistributedConfig
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.distributed import DistributedConfig
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import ready
 from alignment.models import heads

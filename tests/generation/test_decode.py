@@ -9,9 +9,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from alignment.config.enums import Attention, Device, Precision
+from alignment.config.distributed import Device, DistributedConfig, Precision
+from alignment.config.errors import UserError
 from alignment.config.generation import GenerationConfig
-from alignment.config.sections import DistributedConfig, ModelConfig, UserError
+from alignment.config.model import Attention, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.precision import autocast, compute_dtype
 from alignment.generation import decode

@@ -12,8 +12,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from alignment.check.judge import trained_ids
-from alignment.config.enums import Device, ExampleKind, Template
-from alignment.config.sections import BatchConfig, ConfigError, DataConfig, DistributedConfig, ModelConfig, SourceConfig
+from alignment.config.batch import BatchConfig
+from alignment.config.data import DataConfig, ExampleKind, SourceConfig, Template
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.errors import ConfigError
+from alignment.config.model import ModelConfig
 from alignment.data.chat import ensure_template
 from alignment.data.ends import end_of_turn
 from alignment.data.load import load_split

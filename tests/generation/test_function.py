@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.config.sections import ConfigError
+from alignment.config.errors import ConfigError
 from alignment.generation.function import FunctionScorer, Theirs, load_function
 from alignment.generation.samples import Samples
 

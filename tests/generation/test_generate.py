@@ -9,9 +9,11 @@ import torch
 from transformers import GenerationConfig as HFGenerationConfig
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import Device, Layout, Template
+from alignment.config.batch import Layout
+from alignment.config.data import Template
+from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
-from alignment.config.sections import DistributedConfig, ModelConfig
+from alignment.config.model import ModelConfig
 from alignment.data.pack import pack
 from alignment.data.records import Record, Source, assistant
 from alignment.data.tokenize import Example

@@ -6,8 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from alignment.config.enums import Device, Layout
-from alignment.config.sections import BatchConfig, ConfigError, DistributedConfig, ModelConfig, UserError
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.errors import ConfigError, UserError
+from alignment.config.model import ModelConfig
 from alignment.config.tasks import ScorerConfig
 from alignment.distributed.placement import WHOLE
 from alignment.generation.function import FunctionScorer

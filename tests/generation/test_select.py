@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from alignment.config.enums import Selection
+from alignment.config.tasks import Selection
 from alignment.generation.samples import Samples
 from alignment.generation.select import best_of, select
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl.generation.vllm_client import VLLMClient
 
-from alignment.config.enums import Generation
-from alignment.config.generation import GenerationConfig, VLLMConfig
-from alignment.config.sections import ConfigError, LoraConfig, ModelConfig
+from alignment.config.errors import ConfigError
+from alignment.config.generation import Generation, GenerationConfig, VLLMConfig
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.generation.vllm import VLLMGenerator, connected
 from alignment.models.heads import LanguageModel

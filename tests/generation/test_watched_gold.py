@@ -8,10 +8,13 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import Device, Format
+from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.errors import ConfigError
+from alignment.config.model import ModelConfig
 from alignment.config.reward import ScorerConfig
-from alignment.config.sections import ConfigError, DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import PPOConfig
+from alignment.config.train import TrainConfig
 from alignment.distributed.placement import WHOLE
 from alignment.generation.function import FunctionScorer
 from alignment.generation.gold import build_gold

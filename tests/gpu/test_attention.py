@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.config.enums import Layout
-from alignment.config.sections import ModelConfig
+from alignment.config.batch import Layout
+from alignment.config.model import ModelConfig
 from alignment.data.pack import pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

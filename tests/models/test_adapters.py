@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from alignment.config.enums import Layout
-from alignment.config.sections import ConfigError, LoraConfig, ModelConfig
+from alignment.config.batch import Layout
+from alignment.config.errors import ConfigError
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from alignment.config.enums import Attention, Layout
-from alignment.config.sections import ConfigError, ModelConfig
+from alignment.config.batch import Layout
+from alignment.config.errors import ConfigError
+from alignment.config.model import Attention, ModelConfig
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

@@ -17,7 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from alignment.config.sections import ConfigError, ModelConfig
+from alignment.config.errors import ConfigError
+from alignment.config.model import ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.files import names_in
 from alignment.models.load import load_language_model, load_scalar_model, save_model

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import Device, Layout, Precision
-from alignment.config.sections import ConfigError, DistributedConfig, LoraConfig, ModelConfig
+from alignment.config.batch import Layout
+from alignment.config.distributed import Device, DistributedConfig, Precision
+from alignment.config.errors import ConfigError
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from alignment.config.enums import Attention, Device, Layout, Precision
-from alignment.config.sections import DistributedConfig, LoraConfig, ModelConfig
+from alignment.config.batch import Layout
+from alignment.config.distributed import Device, DistributedConfig, Precision
+from alignment.config.model import Attention, LoraConfig, ModelConfig
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

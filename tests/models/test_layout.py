@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import Attention, Layout
-from alignment.config.sections import ConfigError, ModelConfig
+from alignment.config.batch import Layout
+from alignment.config.errors import ConfigError
+from alignment.config.model import Attention, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout

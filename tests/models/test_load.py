@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from alignment.config.enums import Attention
-from alignment.config.sections import ConfigError, LoraConfig, ModelConfig, UserError
+from alignment.config.errors import ConfigError, UserError
+from alignment.config.model import Attention, LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import (
     load_critic,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from alignment.config.sections import ConfigError, LoraConfig, ModelConfig
+from alignment.config.errors import ConfigError
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import adapter_off
 from alignment.models.load import load_language_model, load_reward_model, load_scalar_model, save_model

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from alignment.config.sections import ModelConfig
+from alignment.config.model import ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.heads import ScalarModel
 from alignment.models.load import load_scalar_model, save_model

@@ -16,8 +16,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from alignment.config.enums import Device, Precision
-from alignment.config.sections import ConfigError, DistributedConfig, LoraConfig, ModelConfig
+from alignment.config.distributed import Device, DistributedConfig, Precision
+from alignment.config.errors import ConfigError
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.sharded import placement_of
 from alignment.models.adapters import adapter_off

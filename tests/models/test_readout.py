@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import Attention, Layout
-from alignment.config.sections import LoraConfig, ModelConfig
+from alignment.config.batch import Layout
+from alignment.config.model import Attention, LoraConfig, ModelConfig
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

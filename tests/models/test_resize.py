@@ -16,10 +16,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from alignment.config.cross_checks import require_served
-from alignment.config.enums import Generation
-from alignment.config.generation import GenerationConfig
-from alignment.config.sections import ConfigError, LoraConfig, ModelConfig
+from alignment.config.errors import ConfigError
+from alignment.config.generation import Generation, GenerationConfig, require_served
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE, Whole
 from alignment.models.load import (
     load_critic,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.config.sections import ConfigError
+from alignment.config.errors import ConfigError
 from alignment.models.reward_normalization import FILE, RewardStatistics, read_statistics, write_statistics
 
 KEY = "reward.models.safety.normalize"

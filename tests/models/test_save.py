@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from alignment.config.sections import LoraConfig, ModelConfig
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE, Whole
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.scalar_head import scalar_head

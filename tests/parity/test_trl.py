@@ -21,15 +21,11 @@ from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from alignment.config.enums import Device, ExampleKind, Format, Layout, MarginScale
-from alignment.config.sections import (
-    BatchConfig,
-    DataConfig,
-    DistributedConfig,
-    MarginConfig,
-    ModelConfig,
-    SourceConfig,
-)
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.margin import MarginConfig, MarginScale
+from alignment.config.model import ModelConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded, load_split
 from alignment.distributed.engine import TorchEngine

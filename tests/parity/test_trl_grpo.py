@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from alignment.config.enums import Layout
-from alignment.config.sections import ModelConfig
+from alignment.config.batch import Layout
+from alignment.config.model import ModelConfig
 from alignment.data.pack import pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

@@ -12,8 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import KTOConfig, KTOTrainer
 
-from alignment.config.enums import Device, ExampleKind, Format, Layout
-from alignment.config.sections import BatchConfig, DataConfig, DistributedConfig, ModelConfig, SourceConfig
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.model import ModelConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import load_split
 from alignment.distributed.engine import TorchEngine

@@ -18,11 +18,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignment.config.enums import Device, Format, Layout
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.model import ModelConfig
 from alignment.config.ppo import AdvantageConfig, KLConfig, PPOUpdateConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.sections import BatchConfig, DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import PPOConfig
+from alignment.config.train import TrainConfig
 from alignment.data.batches import Packer
 from alignment.data.pack import Batch
 from alignment.data.records import Record, Source

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignment.config.enums import AdvantageEstimator
+from alignment.config.ppo import AdvantageEstimator
 from alignment.losses import (
     advantages_and_returns,
     discounted_returns,

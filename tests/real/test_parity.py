@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import ExampleKind, Format, Layout
-from alignment.config.sections import DataConfig, ModelConfig, SourceConfig
+from alignment.config.batch import Layout
+from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig
+from alignment.config.model import ModelConfig
 from alignment.data.load import load_split
 from alignment.data.pack import pack
 from alignment.distributed.placement import WHOLE

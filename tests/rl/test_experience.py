@@ -9,21 +9,24 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import AdvantageEstimator, Device, Format, KLPlace, Layout, Precision
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig, Precision
+from alignment.config.errors import UserError
 from alignment.config.generation import GenerationConfig
-from alignment.config.ppo import AdvantageConfig, CriticConfig, KLConfig, PPOLosses, PPOUpdateConfig
-from alignment.config.reward import RewardShapingConfig
-from alignment.config.sections import (
-    BatchConfig,
-    DataConfig,
-    DistributedConfig,
-    LoraConfig,
-    ModelConfig,
-    SourceConfig,
-    TrainConfig,
-    UserError,
+from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.ppo import (
+    AdvantageConfig,
+    AdvantageEstimator,
+    CriticConfig,
+    KLConfig,
+    KLPlace,
+    PPOLosses,
+    PPOUpdateConfig,
 )
+from alignment.config.reward import RewardShapingConfig
 from alignment.config.tasks import PPOConfig
+from alignment.config.train import TrainConfig
 from alignment.data.batches import Packer
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignment.config.enums import AdvantageEstimator, Format
+from alignment.config.data import DataConfig, Format, SourceConfig
 from alignment.config.errors import ConfigError
-from alignment.config.ppo import AdvantageConfig, PPOUpdateConfig
+from alignment.config.model import ModelConfig
+from alignment.config.ppo import AdvantageConfig, AdvantageEstimator, PPOUpdateConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.sections import DataConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import PPOConfig
+from alignment.config.train import TrainConfig
 from alignment.generation.generate import Reply
 from alignment.generation.samples import Samples
 from alignment.rl.groups import all_alike, not_all_alike, redraw_alike

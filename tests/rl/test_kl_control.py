@@ -2,8 +2,7 @@
 
 import pytest
 
-from alignment.config.enums import KLControl
-from alignment.config.ppo import KLConfig
+from alignment.config.ppo import KLConfig, KLControl
 from alignment.rl.kl_control import KLController
 
 ADAPTIVE = KLConfig(weight=0.3, controller=KLControl.adaptive, target=6.0, horizon=1000)

@@ -8,18 +8,14 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.enums import Combine, Device, Format
-from alignment.config.reward import RewardShapingConfig, ScorerConfig, ScorerEntry
-from alignment.config.sections import (
-    BatchConfig,
-    ConfigError,
-    DataConfig,
-    DistributedConfig,
-    ModelConfig,
-    SourceConfig,
-    TrainConfig,
-)
+from alignment.config.batch import BatchConfig
+from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.errors import ConfigError
+from alignment.config.model import ModelConfig
+from alignment.config.reward import Combine, RewardShapingConfig, ScorerConfig, ScorerEntry
 from alignment.config.tasks import PPOConfig
+from alignment.config.train import TrainConfig
 from alignment.distributed.placement import WHOLE
 from alignment.generation.function import FunctionScorer
 from alignment.generation.samples import Samples

@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignment.config.enums import Format, Layout
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.model import ModelConfig
 from alignment.config.ppo import PPOUpdateConfig, PtxConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.sections import BatchConfig, DataConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import PPOConfig
+from alignment.config.train import TrainConfig
 from alignment.data.batches import Packer
 from alignment.data.load import Loaded
 from alignment.data.records import Source

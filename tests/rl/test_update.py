@@ -7,12 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignment.config.enums import Device, Format, Layout
+from alignment.config.batch import Layout
+from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
+from alignment.config.model import ModelConfig
 from alignment.config.ppo import PPOUpdateConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.sections import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import PPOConfig
+from alignment.config.train import TrainConfig
 from alignment.data.pack import pack
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from alignment.config.enums import Device, Format
+from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.model import ModelConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.sections import DataConfig, DistributedConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import PPOConfig
+from alignment.config.train import TrainConfig
 from alignment.data.records import Record, Source
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import sum_over_ranks

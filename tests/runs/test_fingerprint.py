@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from alignment.config.sections import ConfigError, DataConfig, ModelConfig, SourceConfig, TrainConfig
+from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.errors import ConfigError
+from alignment.config.model import ModelConfig
 from alignment.config.tasks import SFTConfig
+from alignment.config.train import TrainConfig
 from alignment.runs import contents
 from alignment.runs.contents import digest, run_digest
 from alignment.runs.fingerprint import Fingerprint, fingerprint

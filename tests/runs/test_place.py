@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.errors import ConfigError
+from alignment.config.model import ModelConfig
 from alignment.config.run import RunConfig
-from alignment.config.sections import ConfigError, DataConfig, ModelConfig, SourceConfig, TrainConfig
 from alignment.config.tasks import EvaluateConfig, PipelineConfig, SFTConfig, StageConfig
+from alignment.config.train import TrainConfig
 from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import as_recipe
 from alignment.runs.place import require_place

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment.config.cluster import ClusterConfig
-from alignment.config.enums import Scheduler
-from alignment.config.sections import ConfigError
+from alignment.config.cluster import ClusterConfig, Scheduler
+from alignment.config.errors import ConfigError
 from alignment.slurm.script import Job, script
 
 SMALL = """\

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.config.sections import UserError
+from alignment.config.errors import UserError
 from alignment.slurm import commands
 from alignment.slurm.commands import JobState, read_sacct, read_scontrol
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from alignment.config.alarm import ALARMS, AlarmConfig
-from alignment.config.sections import CheckpointConfig, ConfigError
+from alignment.config.checkpoint import CheckpointConfig
+from alignment.config.errors import ConfigError
 from alignment.training.alarm import Alarm
 from alignment.training.checkpoint import Checkpoints
 

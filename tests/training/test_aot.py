@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from alignment.config.enums import Layout
-from alignment.config.sections import BatchConfig
+from alignment.config.batch import BatchConfig, Layout
 from alignment.data.batches import Batches, EvenBatches, Packer
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from alignment.config.enums import Mode
-from alignment.config.sections import BestConfig, UserError
+from alignment.config.best import BestConfig, Mode
+from alignment.config.errors import UserError
 from alignment.losses import Mean
 from alignment.training.best import BestByMetric, BestWithinLimit, Keeper, LastModel, Write, keeper_of
 from alignment.training.metrics import Metrics

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.config.enums import Layout, Resume
-from alignment.config.sections import CheckpointConfig, ConfigError, UserError
+from alignment.config.batch import Layout
+from alignment.config.checkpoint import CheckpointConfig, Resume
+from alignment.config.errors import ConfigError, UserError
 from alignment.data.pack import pack
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine

@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 
 from alignment import preempt
-from alignment.config.sections import CheckpointConfig, ConfigError, UserError
+from alignment.config.checkpoint import CheckpointConfig
+from alignment.config.errors import ConfigError, UserError
 from alignment.losses import Mean
 from alignment.training import checkpoint
 from alignment.training.checkpoint import Checkpoints, rng_state

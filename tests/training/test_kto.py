@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.config.enums import Layout
-from alignment.config.sections import BatchConfig, UserError
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.errors import UserError
 from alignment.data.batches import Batches, EvenBatches, Packer
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine

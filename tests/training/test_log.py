@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment.config.sections import LogConfig, UserError
+from alignment.config.errors import UserError
+from alignment.config.log import LogConfig
 from alignment.config.tasks import SFTConfig
 from alignment.losses import Mean
 from alignment.training.log import MetricsLog

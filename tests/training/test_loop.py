@@ -11,19 +11,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from alignment import preempt
-from alignment.config.enums import Device, ExampleKind, Format, Layout
-from alignment.config.sections import (
-    BatchConfig,
-    CheckpointConfig,
-    DataConfig,
-    DistributedConfig,
-    LogConfig,
-    LoraConfig,
-    ModelConfig,
-    SourceConfig,
-    TrainConfig,
-)
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.checkpoint import CheckpointConfig
+from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.log import LogConfig
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.tasks import SFTConfig
+from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import load_split
 from alignment.distributed.engine import TorchEngine

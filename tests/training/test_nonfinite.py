@@ -9,19 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from alignment.config.enums import Device, Layout, OnNonFinite
-from alignment.config.sections import (
-    BatchConfig,
-    CheckpointConfig,
-    DataConfig,
-    DistributedConfig,
-    LogConfig,
-    ModelConfig,
-    SourceConfig,
-    TrainConfig,
-    UserError,
-)
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.checkpoint import CheckpointConfig
+from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.errors import UserError
+from alignment.config.log import LogConfig
+from alignment.config.model import ModelConfig
 from alignment.config.tasks import SFTConfig
+from alignment.config.train import OnNonFinite, TrainConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.pack import Batch, pack
 from alignment.data.tokenize import Example

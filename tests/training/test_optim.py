@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from alignment.config.enums import Schedule
-from alignment.config.sections import LoraConfig, ModelConfig, TrainConfig
+from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.train import Schedule, TrainConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model
 from alignment.training.optim import build_optimizer, share_of_rate

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from alignment.config.enums import Format
+from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig
-from alignment.config.sections import ConfigError, DataConfig, ModelConfig, SourceConfig
+from alignment.config.model import ModelConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.data.load import Loaded
 from alignment.data.records import Source

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.config.enums import Device, Layout, OnNonFinite
+from alignment.config.batch import BatchConfig, Layout
+from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.errors import UserError
 from alignment.config.preference import ReferenceConfig
-from alignment.config.sections import BatchConfig, DistributedConfig, UserError
+from alignment.config.train import OnNonFinite
 from alignment.data.batches import Batches, Packer
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from alignment.config.enums import Layout
-from alignment.config.sections import BatchConfig
+from alignment.config.batch import BatchConfig, Layout
 from alignment.data.batches import Batches, Packer
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine

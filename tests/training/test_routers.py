@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from alignment.config.enums import Layout
-from alignment.config.sections import ConfigError, ModelConfig
+from alignment.config.batch import Layout
+from alignment.config.errors import ConfigError
+from alignment.config.model import ModelConfig
 from alignment.data.pack import pack
 from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignment.config.enums import Layout
+from alignment.config.batch import Layout
 from alignment.data.batches import EvenBatches
 from alignment.data.pack import Batch, pack
 from alignment.data.tokenize import Example

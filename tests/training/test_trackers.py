@@ -9,8 +9,8 @@ from accelerate.logging import get_logger
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from alignment.cli.compose import composing, resolve, single
-from alignment.config.enums import Tracker
-from alignment.config.sections import ConfigError, LogConfig
+from alignment.config.errors import ConfigError
+from alignment.config.log import LogConfig, Tracker
 from alignment.training.trackers import check_trackers, started_trackers
 
 TOLD: dict[Tracker, dict[str, Any]] = {  # run and project, where accelerate's class keeps them

@@ -1,0 +1,132 @@
+"""Rows of data: where they are, what form they have, and what is taken of them."""
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+from alignment.config.errors import ConfigError, require
+from alignment.config.margin import MarginConfig
+from alignment.config.marks import INPUT
+
+WORLD = "alignment.world."
+
+
+class Format(str, Enum):
+    """How a row is laid out (alignment/data/row_parsers.py shows each)."""
+
+    native = "native"
+    """prompt with completion, or with chosen and rejected, or alone; the replies are text or messages. Beside a prompt
+    may stand its tags, in every format: {"prompt": ..., "tags": ["safety"]}."""
+    hh = "hh"
+    r"""chosen and rejected are whole dialogues in the "\n\nHuman: ...\n\nAssistant: ..." form of HH-RLHF."""
+    alpaca = "alpaca"
+    """instruction, input and output (or chosen and rejected)."""
+    sharegpt = "sharegpt"
+    """conversations of {from, value}, with chosen and rejected turns where they are pairs."""
+    messages = "messages"
+    """messages of {role, content}, the last of which is the reply."""
+    text = "text"
+    """text, whole, without turns or template, as in pre-training; for sft and ptx.data."""
+    world = "world"
+    """The embedded world's own rows, native in layout."""
+
+
+class Template(str, Enum):
+    """How a dialogue becomes one text."""
+
+    chat = "chat"
+    """By the tokenizer's chat template."""
+    none = "none"
+    """Not at all: prompts and replies are texts that hold whatever tells them apart, control tokens too."""
+
+
+class Learn(str, Enum):
+    """Which of the assistant's turns of a demonstration carry loss."""
+
+    all = "all"
+    last = "last"
+
+
+class BadRow(str, Enum):
+    """What to do with a row that breaks a rule."""
+
+    error = "error"
+    skip = "skip"
+
+
+class ExampleKind(str, Enum):
+    """What a task takes from a row."""
+
+    prompts = "prompts"
+    demonstrations = "demonstrations"
+    pairs = "pairs"
+    labeled = "labeled"
+    """Single replies that are desirable or not."""
+    scored = "scored"
+    """Single replies with a score."""
+    steps = "steps"
+    """Single replies in steps, each right or wrong."""
+
+
+@dataclass(slots=True)
+class SourceConfig:
+    path: str | None = field(default=None, metadata=INPUT)
+    """.jsonl, .json, either with .gz, .parquet, or a folder saved by `datasets`. Null: none (or the embedded world)."""
+    limit: int | None = None
+    """Take the first rows only; in the embedded world, how many rows to make."""
+    join: dict[str, str] = field(default_factory=dict, metadata=INPUT)
+    """Further files, each by a name of yours, whose rows follow those of `path`, as those of earlier rounds do."""
+
+    def __post_init__(self) -> None:
+        require(self.limit is None or self.limit > 0, "limit must be > 0", self.limit)
+        require(not self.join or self.path is not None, "join needs path, whose rows come first", self.join)
+
+
+@dataclass(slots=True)
+class DataConfig:
+    format: Format = Format.native
+    train: SourceConfig = field(default_factory=SourceConfig)
+    eval: SourceConfig = field(default_factory=SourceConfig)
+    margin: MarginConfig = field(default_factory=MarginConfig)
+    scores: dict[str, float] = field(default_factory=dict)
+    """column -> weight: for tasks that learn scores, a reply's is the weighted sum of these columns. {}: `score`."""
+    step_separator: str = "\n"
+    """What stands between the steps of a reply, for tasks that learn from steps."""
+    max_length: int = 1024
+    """Tokens of a prompt and one of its completions; what is longer is cut, counted and said."""
+    max_prompt_length: int = 512
+    on_bad_row: BadRow = BadRow.error
+    template: Template = Template.chat
+    """chat: the tokenizer's chat template lays turns out. none: prompt and reply are texts and taken as they are."""
+    learn: Learn = Learn.all
+    """Which turns of the assistant a demonstration teaches; what a row gives as its `prompt` is context."""
+
+    def __post_init__(self) -> None:
+        rule = "data.max_prompt_length must be in [1, data.max_length)"
+        require(1 <= self.max_prompt_length < self.max_length, rule, self.max_prompt_length)
+        rule = "data.template=none goes with data.format=native or text, whose prompts and replies may be texts"
+        require(self.template is Template.chat or self.format in (Format.native, Format.text), rule, self.format.value)
+        given = self.scores.values()
+        finite = all(isinstance(weight, int | float) and math.isfinite(weight) and weight for weight in given)
+        require(finite, "data.scores must map to finite weights other than 0", self.scores)
+        require(bool(self.step_separator), "data.step_separator must not be empty", self.step_separator)
+        if self.format is Format.world:
+            for name, source in (("train", self.train), ("eval", self.eval)):
+                rule = f"data.{name}.path needs its data.format (data.format=world makes its own rows)"
+                require(source.path is None, rule, source.path)
+
+
+def require_rows(data: DataConfig, name: str) -> None:
+    """Raise `ConfigError` where the split `name`, `train` or `eval`, has no source."""
+    source = {"train": data.train, "eval": data.eval}[name]
+    key, value = ("limit", source.limit) if data.format is Format.world else ("path", source.path)
+    require(value is not None, f"data.{name}.{key} is required for data.format={data.format.value}", value)
+
+
+def require_own_world(data: DataConfig, functions: dict[str, str | None]) -> None:
+    """Raise `ConfigError` where a function that knows the embedded world's questions alone is to score replies to other
+    ones. `functions`: key -> dotted path."""
+    for key, path in functions.items():
+        if path is not None and path.startswith(WORLD) and data.format is not Format.world:
+            rule = f"{key}={path} knows the embedded world's questions alone (data.format=world): set {key} to null"
+            raise ConfigError(f"{rule}, or to a function of your own, with data.format={data.format.value}")

@@ -1,0 +1,74 @@
+"""Devices, precision, and what processes share of a model."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from alignment.config.errors import require
+from alignment.config.marks import INPUT, PLACE
+from alignment.config.model import Attention, ModelConfig
+
+
+class Device(str, Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(str, Enum):
+    """What forward and backward compute in; weights that train, and their optimizer, are float32 in any."""
+
+    auto = "auto"
+    """bfloat16 on a GPU that has it, else float32; which it is, a run says as it starts."""
+    float32 = "float32"
+    """On a GPU with TF32 products."""
+    bfloat16 = "bfloat16"
+    """Under autocast."""
+
+
+class Offload(str, Enum):
+    none = "none"
+    cpu = "cpu"
+    nvme = "nvme"
+
+
+@dataclass(slots=True)
+class DistributedConfig:
+    device: Device = Device.auto
+    precision: Precision = Precision.auto
+    """What forward and backward compute in; auto: bfloat16 on a GPU that has it, else float32. Weights that train and
+    their optimizer are float32."""
+    deterministic: bool = False
+    """Ask for kernels that give the same bits at every run, which a CPU's do without being asked; slower on a GPU."""
+    zero: int | None = None
+    """DeepSpeed's ZeRO stage, 0 to 3: what the processes share out. Null: plain torch, in one process."""
+    offload_optimizer: Offload = Offload.none
+    """Where optimizer states and their float32 weights are kept: cpu needs zero >= 1, nvme zero=3."""
+    offload_param: Offload = Offload.none
+    """Where weights are kept while no layer uses them: needs zero=3."""
+    nvme_path: str | None = field(default=None, metadata=PLACE)
+    """A folder on a fast local disk, for an offload to nvme."""
+    deepspeed_config: str | None = field(default=None, metadata=INPUT)
+    """Further settings in DeepSpeed's own JSON; one that says otherwise than a key of ours is an error."""
+    timeout_minutes: float = 30.0
+    """A collective that takes longer ends the run."""
+
+    def __post_init__(self) -> None:
+        require(self.zero in (None, 0, 1, 2, 3), "distributed.zero must be null, 0, 1, 2 or 3", self.zero)
+        rule = "distributed.deepspeed_config needs distributed.zero"
+        require(self.deepspeed_config is None or self.zero is not None, rule, self.deepspeed_config)
+        least = {Offload.none: 0, Offload.cpu: 1, Offload.nvme: 3}[self.offload_optimizer]
+        rule = f"distributed.offload_optimizer={self.offload_optimizer.value} needs distributed.zero >= {least}"
+        require((self.zero or 0) >= least, rule, self.zero)
+        rule = f"distributed.offload_param={self.offload_param.value} needs distributed.zero=3"
+        require(self.offload_param is Offload.none or self.zero == 3, rule, self.zero)
+        uses_nvme = Offload.nvme in (self.offload_optimizer, self.offload_param)
+        rule = "distributed.nvme_path goes with an offload to nvme"
+        require(uses_nvme == (self.nvme_path is not None), rule, self.nvme_path)
+        require(self.timeout_minutes > 0, "distributed.timeout_minutes must be > 0", self.timeout_minutes)
+
+
+def require_device(model: ModelConfig, distributed: DistributedConfig) -> None:
+    """Raise `ConfigError` where the attention asked for is for another device."""
+    if model.attention is Attention.flex_attention:
+        rule = "model.attention=flex_attention needs distributed.device=cuda"
+        require(distributed.device is Device.cuda, rule, distributed.device.value)

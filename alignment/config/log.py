@@ -1,0 +1,39 @@
+"""What a run writes of itself as it goes."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from alignment.config.errors import require
+
+
+class Tracker(str, Enum):
+    """What accelerate.tracking can write to; each needs its own package."""
+
+    aim = "aim"
+    clearml = "clearml"
+    comet_ml = "comet_ml"
+    dvclive = "dvclive"
+    mlflow = "mlflow"
+    swanlab = "swanlab"
+    tensorboard = "tensorboard"
+    trackio = "trackio"
+    wandb = "wandb"
+
+
+@dataclass(slots=True)
+class LogConfig:
+    every: int = 1
+    trackers: list[Tracker] = field(default_factory=list)
+    """Where else the metrics go, beside metrics.jsonl: [tensorboard, wandb]. Each needs its own package."""
+    project: str | None = None
+    """Where a tracker that has projects files the run, which is named by its folder. Null: alignment."""
+    progress: bool = True
+    samples: int = 0
+    """How many prompts of each iteration and evaluation to write, with their replies, to samples.jsonl."""
+
+    def __post_init__(self) -> None:
+        require(self.every > 0, "log.every must be > 0", self.every)
+        require(self.samples >= 0, "log.samples must be >= 0", self.samples)
+        has_projects = any(kind not in (Tracker.tensorboard, Tracker.dvclive) for kind in self.trackers)
+        rule = "log.project needs one of log.trackers that has projects"
+        require(self.project is None or has_projects, rule, self.project)

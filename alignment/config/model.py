@@ -1,0 +1,57 @@
+"""A model: where its weights come from, and what of it is trained."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from alignment.config.errors import require
+from alignment.config.marks import INPUT
+
+
+class Attention(str, Enum):
+    auto = "auto"
+    """sdpa, and eager for an architecture that sdpa does not serve, which is said. The default, on CPU and GPU."""
+    sdpa = "sdpa"
+    """torch's fused attention, prompt by prompt."""
+    eager = "eager"
+    """The architecture's own, prompt by prompt: for what sdpa lacks, such as Gemma 2's soft cap."""
+    flex_attention = "flex_attention"
+    """One compiled kernel over the whole row, with a block mask; for a GPU."""
+
+
+@dataclass(slots=True)
+class LoraConfig:
+    rank: int = 0
+    """0 trains all weights; above 0 the weights are frozen and adapters of this rank are trained (arXiv:2106.09685)."""
+    alpha: int = 16
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 0, "model.lora.rank must be >= 0", self.rank)
+        require(self.alpha > 0, "model.lora.alpha must be > 0", self.alpha)
+        require(0 <= self.dropout < 1, "model.lora.dropout must be in [0, 1)", self.dropout)
+        require(bool(self.targets), "model.lora.targets must name at least one module", self.targets)
+
+
+@dataclass(slots=True)
+class ModelConfig:
+    path: str | None = field(default=None, metadata=INPUT)
+    """A folder in Hugging Face form. Null: a random model built from `init`."""
+    init: dict[str, Any] = field(default_factory=dict)
+    """`model_type` and the fields of its transformers config; read only where `path` is null."""
+    tokenizer: str | None = field(default=None, metadata=INPUT)
+    """A tokenizer's folder. Null: the one in `path`; where that is null too, the small one in the package."""
+    resize_embeddings: bool = False
+    """Where the tokenizer has more pieces than the model embeds, add rows for them, drawn about the others' mean."""
+    attention: Attention = Attention.auto
+    gradient_checkpointing: bool = False
+    router_loss: float | None = None
+    """Weight of a mixture of experts' load-balancing loss (arXiv:2101.03961, eq. 4). Null: the model's own
+    `router_aux_loss_coef`, where its config sets `output_router_logits`."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    def __post_init__(self) -> None:
+        rule = "model.path must name a folder, or model.init a model_type to build"
+        require(self.path is not None or "model_type" in self.init, rule, self.path)
+        require(self.router_loss is None or self.router_loss >= 0, "model.router_loss must be >= 0", self.router_loss)

@@ -1,0 +1,63 @@
+"""Optimizer, schedule, evaluations, and what is done about a step without a number."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from alignment.config.best import BestConfig
+from alignment.config.errors import require
+
+
+class Schedule(str, Enum):
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+
+
+class OnNonFinite(str, Enum):
+    """What to do about a step whose loss or gradient is nan or infinite; the weights never see it."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+@dataclass(slots=True)
+class TrainConfig:
+    max_steps: int | None = None
+    """Optimizer steps (PPO: iterations). Exactly one of `max_steps` and `epochs` is set."""
+    epochs: float | None = None
+    learning_rate: float = 1e-5
+    schedule: Schedule = Schedule.cosine
+    warmup_steps: int = 0
+    warmup_ratio: float = 0.0
+    """The share of the run's steps in which the learning rate rises, in place of warmup_steps."""
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    max_grad_norm: float = 1.0
+    eval_every: int = 0
+    """Steps between evaluations; 0: only after the last step."""
+    eval_on_start: bool = False
+    """Evaluate before the first step too."""
+    best: BestConfig = field(default_factory=BestConfig)
+    on_nonfinite: OnNonFinite = OnNonFinite.stop
+    """A loss or gradient that is nan or infinite: stop the run, or skip the step and count it; its rows are saved."""
+
+    def __post_init__(self) -> None:
+        rule = "exactly one of train.max_steps and train.epochs must be set (train.max_steps=N train.epochs=null)"
+        require((self.max_steps is None) != (self.epochs is None), rule, (self.max_steps, self.epochs))
+        require(self.max_steps is None or self.max_steps > 0, "train.max_steps must be > 0", self.max_steps)
+        require(self.epochs is None or self.epochs > 0, "train.epochs must be > 0", self.epochs)
+        require(self.learning_rate > 0, "train.learning_rate must be > 0", self.learning_rate)
+        require(self.warmup_steps >= 0, "train.warmup_steps must be >= 0", self.warmup_steps)
+        require(0 <= self.warmup_ratio < 1, "train.warmup_ratio must be in [0, 1)", self.warmup_ratio)
+        both = self.warmup_steps > 0 and self.warmup_ratio > 0
+        rule = "at most one of train.warmup_steps and train.warmup_ratio must be above 0"
+        require(not both, rule, (self.warmup_steps, self.warmup_ratio))
+        require(self.weight_decay >= 0, "train.weight_decay must be >= 0", self.weight_decay)
+        rule = "train.betas must be two numbers in [0, 1)"
+        require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), rule, self.betas)
+        require(self.eps > 0, "train.eps must be > 0", self.eps)
+        require(self.max_grad_norm > 0, "train.max_grad_norm must be > 0 (.inf: no clipping)", self.max_grad_norm)
+        require(self.eval_every >= 0, "train.eval_every must be >= 0", self.eval_every)
+        rule = "train.eval_every must be > 0 with train.best.patience, which counts evaluations"
+        require(self.eval_every > 0 or self.best.patience is None, rule, self.eval_every)
