@@ -10,7 +10,7 @@ from alignment.config.distributed import Precision
 from alignment.distributed.precision import precision_of
 from alignment.generation.samples import Samples
 from alignment.rl.experience import Experience
-from alignment.rl.objectives import Actor, Critic
+from alignment.rl.objectives import ActorObjective, CriticObjective
 from alignment.rl.rewards import shape_scores
 from alignment.rl.update import objectives
 from alignment.tasks.ppo import PPOTrainer
@@ -32,7 +32,7 @@ def first_step(trainer: PPOTrainer, samples: Samples) -> Iterator[Verdict]:
     precision = precision_of(trainer.config.distributed)
     experience, kl = experienced(trainer, samples, EVERYTHING)
     policy, _ = objectives_of(trainer)
-    whole = measured_step(trainer.engines.actor, policy, experience)
+    whole = measured_step(trainer.roles.actor, policy, experience)
     ratio, approx_kl = whole.metrics["policy/ratio"], whole.metrics["policy/approx_kl"]
     figure = (
         f"ratio {ratio:.7f}, KL {approx_kl:.1e} nats a token to the policy that replied and {kl:.1e} nats a reply to "
@@ -41,7 +41,7 @@ def first_step(trainer: PPOTrainer, samples: Samples) -> Iterator[Verdict]:
     same = abs(ratio - 1) < RATIO_TOLERANCE[precision] and abs(kl) < KL_TOLERANCE[precision]
     yield Verdict("policy == reference", graded(same), figure)
     cut, _ = experienced(trainer, samples, ONE_ROW)
-    yield micro_batches(whole, measured_step(trainer.engines.actor, policy, cut), len(cut), precision)
+    yield micro_batches(whole, measured_step(trainer.roles.actor, policy, cut), len(cut), precision)
 
 
 def improves(trainer: PPOTrainer, samples: Samples) -> Verdict:
@@ -58,7 +58,7 @@ def improves(trainer: PPOTrainer, samples: Samples) -> Verdict:
 
     figure, learns = at_rates(config.train.learning_rate, policy_losses, has_gained)
     figure = f"policy's loss {figure}"
-    value = models.value
+    value = models.critic
     if value is not None:
 
         def value_losses(rate: float) -> list[float]:
@@ -79,7 +79,7 @@ def has_fallen(first: float, last: float) -> bool:
     return last < VALUE_FALL * first
 
 
-def objectives_of(trainer: PPOTrainer) -> tuple[Actor, Critic]:
+def objectives_of(trainer: PPOTrainer) -> tuple[ActorObjective, CriticObjective]:
     """The actor's and the critic's, as the run has them."""
     return objectives(trainer.config, trainer.state.controller.weight)
 

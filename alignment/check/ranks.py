@@ -141,9 +141,9 @@ def _ppo_step(config: PPOConfig, given: Replies | None) -> FirstStep:
         samples = drawn if given is None else _with_replies(drawn, given)
         micro_batches, _ = experienced(trainer, samples, trainer.config.batch.max_tokens)
         policy, critic = objectives_of(trainer)
-        measured = {"policy": train_step(trainer.engines.actor, policy, micro_batches).means()}
-        if trainer.engines.critic is not None:
-            measured["critic"] = train_step(trainer.engines.critic, critic, micro_batches).means()
+        measured = {"policy": train_step(trainer.roles.actor, policy, micro_batches).means()}
+        if trainer.roles.critic is not None:
+            measured["critic"] = train_step(trainer.roles.critic, critic, micro_batches).means()
     numbers = {f"{role}'s {key}": each[key] for role, each in measured.items() for key in ("loss", "grad_norm")}
     replies = [[{**asdict(reply), "ids": reply.ids.tolist()} for reply in row] for row in drawn.replies]
     return FirstStep(numbers, replies)

@@ -63,7 +63,8 @@ class KLConfig:
     """beta of the penalty in each token's reward, -beta * KL_t, or of the loss's term; adaptive: the first one."""
     estimator: KLEstimator = KLEstimator.k1
     place: KLPlace = KLPlace.reward
-    """In the loss, on average, k2 has the gradient of KL(pi || pi_ref), k3 that of KL(pi_ref || pi), k1 none."""
+    """In each token's reward or in the loss (verl's use_kl_in_reward and use_kl_loss). In the loss, on average, k2 has
+    the gradient of KL(pi || pi_ref), k3 that of KL(pi_ref || pi), k1 none."""
     bias_correction: bool = False
     """In the loss, times pi / pi_old of the token: then k1 and k3 have the gradient of KL(pi || pi_ref), also for the
     replies of an older policy (DeepSeek-V3.2 2512.02556; TRL's GRPO does so by default)."""
@@ -120,7 +121,8 @@ class AdvantageConfig:
     """How often the replies to a prompt are drawn anew in an iteration, while they all score alike: nothing is learned
     from such ones (DAPO, 2503.14476, section 3.2, takes other prompts)."""
     drop_alike: bool = False
-    """Leave those out that still score alike: they neither count in the loss nor are held to the reference."""
+    """Leave those out that still score alike: they neither count in the loss nor are held to the reference. Where all
+    prompts are alike none is left out."""
 
     def __post_init__(self) -> None:
         require(0 <= self.gamma <= 1, "advantage.gamma must be in [0, 1]", self.gamma)
@@ -168,6 +170,11 @@ class PPOUpdateConfig:
         require(self.replies > 0, "ppo.replies must be > 0", self.replies)
         require(self.max_kl is None or self.max_kl > 0, "ppo.max_kl must be > 0, or null to never stop", self.max_kl)
         require(self.ema is None or 0 < self.ema < 1, "ppo.ema must be in (0, 1)", self.ema)
+
+    @property
+    def inner_steps(self) -> int:
+        """Steps of actor and critic in one iteration."""
+        return self.epochs * self.mini_batches
 
 
 @dataclass(slots=True)

@@ -1,29 +1,4 @@
-"""make_experience: from replies to what PPO learns from (Ziegler et al. 1909.08593; Huang et al. 2403.17031).
-
-What PPO logs, beside what TRL 1.12's PPOTrainer calls the same thing:
-
-    here                            TRL
-    kl                              objective/kl, which is of its kl_estimator; ours is k1 always
-    kl/weight                       kl_coef of its config: TRL has no controller
-    objective/entropy               objective/entropy: -log pi summed over a reply, as it was drawn
-    objective/non_score_reward      objective/non_score_reward: the KL's share of the reward of a reply
-    objective/scores                objective/scores: after normalizing, clipping, whitening and penalties
-    objective/rlhf_reward           objective/rlhf_reward: the sum of the two before
-    reward, reward/NAME             none: before clipping, whitening and penalties; of each of reward.models
-    length, finished                none; val/num_eos_tokens
-    loss, value/loss                loss/policy_avg, loss/value_avg (with kl.place=loss, `loss` has the KL term in it)
-    kl/loss                         none: the mean over tokens of what kl.place=loss adds, before its weight
-    policy/approx_kl                policy/approxkl_avg, which is k2; ours is k3
-    policy/clip_fraction            policy/clipfrac_avg
-    policy/ratio                    val/ratio
-    entropy                         policy/entropy_avg
-    value/clip_fraction             val/clipfrac_avg
-    groups/alike                    none: share of prompts whose replies all score alike, from which nothing is learned
-    groups/redrawn                  none: share of those that were replied to anew for it (advantage.redraws)
-    lr, step, time/step_s           lr, episode / batch size, 1 / eps
-
-TRL averages micro-batches; a mean here is over all replies or tokens, whatever the cut.
-"""
+"""make_experience: from replies to what PPO learns from (Ziegler et al. 1909.08593; Huang et al. 2403.17031)."""
 
 from dataclasses import dataclass, field
 
@@ -46,7 +21,7 @@ from alignment.losses import (
 )
 from alignment.models.readout import token_logprobs, token_values
 from alignment.rl.groups import group_advantages
-from alignment.rl.roles import PPOEngines
+from alignment.rl.roles import PPORoles
 from alignment.training.metrics import Metrics
 
 
@@ -62,8 +37,8 @@ class Experience:
     values: Tensor | None  # [T], V_old(s_t); none without a critic
     returns: Tensor | None  # [T], A_t + V_old(s_t) before whitening; none without a critic
     counted: Tensor | None = None
-    """[C] bool, the replies that are learned from; None: all. The others are here because each rank must have as many
-    replies as the others."""
+    """[C] bool, the replies that are learned from; None: all. The others fill up, since each rank must have equally
+    many; they are in no loss."""
     num_replies: int = field(init=False)
     num_tokens: int = field(init=False)
     """Of the replies that are learned from, as `num_replies` is."""
@@ -75,7 +50,13 @@ class Experience:
 
     def of_counted(self, of_tokens: Tensor) -> Tensor:
         """Of values per token, [T], those of replies that are learned from."""
-        return of_tokens if self.counted is None else of_tokens[self.counted.repeat_interleave(self.batch.lengths)]
+        return of_tokens if self.counted is None else of_tokens[self.counted_tokens()]
+
+    def counted_tokens(self) -> Tensor:
+        """[T] bool, the tokens of replies that are learned from."""
+        if self.counted is None:
+            return torch.ones_like(self.advantages, dtype=torch.bool)
+        return self.counted.repeat_interleave(self.batch.lengths)
 
     def to(self, device: torch.device) -> "Experience":
         values, returns = (None if part is None else part.to(device) for part in (self.values, self.returns))
@@ -92,7 +73,7 @@ class Experience:
 
 @torch.no_grad()
 def make_experience(
-    engines: PPOEngines,
+    roles: PPORoles,
     samples: Samples,
     scores: Tensor,
     config: PPOConfig,
@@ -111,13 +92,13 @@ def make_experience(
     this iteration; with kl.place=loss the rewards are the scores alone. `counted` [G] bool: the prompts whose replies
     are learned from and measured; None: all.
     """
-    engines.actor.model.eval()
-    if engines.critic is not None:
-        engines.critic.model.eval()
+    roles.actor.model.eval()
+    if roles.critic is not None:
+        roles.critic.model.eval()
     in_reward, _ = config.kl.split(kl_weight)
     mini_batches = [
         [
-            _experience(engines, batch, scores, config, kl_weight=in_reward, counted=counted)
+            _experience(roles, batch, scores, config, kl_weight=in_reward, counted=counted)
             for batch in packer.train_batches(samples.examples, rows)
         ]
         for rows in mini_batch_rows(len(samples.examples), counted, config.ppo.mini_batches, packer.num_ranks, seed)
@@ -141,23 +122,23 @@ def mini_batch_rows(count: int, counted: Tensor | None, num: int, num_ranks: int
 
 
 def _experience(
-    engines: PPOEngines, batch: Batch, scores: Tensor, config: PPOConfig, *, kl_weight: float, counted: Tensor | None
+    roles: PPORoles, batch: Batch, scores: Tensor, config: PPOConfig, *, kl_weight: float, counted: Tensor | None
 ) -> tuple[Experience, Metrics]:
-    batch = batch.to(engines.actor.device)
+    batch = batch.to(roles.actor.device)
     temperature = config.generation.temperature
-    with engines.actor.precision():
-        logprobs = token_logprobs(engines.actor.model, batch, temperature=temperature)
-        ref_logprobs = engines.reference.logprobs(batch, temperature)
+    with roles.actor.precision():
+        logprobs = token_logprobs(roles.actor.model, batch, temperature=temperature)
+        ref_logprobs = roles.reference.logprobs(batch, temperature)
     mask = batch.completion_mask()
     kl = kl_estimate(logprobs, ref_logprobs, config.kl.estimator)
-    worth = scores[batch.rows.cpu()].flatten().to(kl.device)  # [C]
-    rewards = token_rewards(worth, batch.by_completion(kl), mask, kl_weight=kl_weight)
+    reply_scores = scores[batch.rows.cpu()].flatten().to(kl.device)  # [C]
+    rewards = token_rewards(reply_scores, batch.by_completion(kl), mask, kl_weight=kl_weight)
     of_replies = None if counted is None else counted[batch.rows.cpu()].repeat_interleave(batch.replies).to(kl.device)
-    if engines.critic is None:
+    if roles.critic is None:
         advantages, values, returns = _advantages_without_critic(rewards, mask, batch.replies, config), None, None
     else:
-        with engines.critic.precision():
-            values = token_values(engines.critic.model, batch)
+        with roles.critic.precision():
+            values = token_values(roles.critic.model, batch)
         advantages, returns = advantages_and_returns(
             rewards, batch.by_completion(values), mask, gamma=config.advantage.gamma, lam=config.advantage.lam
         )
@@ -165,9 +146,8 @@ def _experience(
     experience = Experience(batch, logprobs, ref_logprobs, advantages[mask], values, returns, of_replies)
     measured = {
         "kl": batch.sum_by_completion(logprobs - ref_logprobs),
-        "length": batch.lengths,
         "objective/entropy": batch.sum_by_completion(-logprobs),
-        "objective/scores": worth,
+        "objective/scores": reply_scores,
         "objective/rlhf_reward": rewards.sum(1),
         "objective/non_score_reward": -kl_weight * batch.sum_by_completion(kl),
     }
@@ -183,10 +163,12 @@ def _advantages_without_critic(rewards: Tensor, mask: Tensor, replies: int, conf
 
 
 def whiten_together(everything: list[Experience]) -> None:
-    """Zero mean and unit variance over all tokens of the iteration, on all processes, not of each micro-batch."""
+    """Zero mean and unit variance over all tokens that are learned from in the iteration, on all processes, not of each
+    micro-batch; 0 for the others."""
     advantages = torch.cat([experience.advantages for experience in everything])
-    white = whiten(advantages, torch.ones_like(advantages, dtype=torch.bool), across=sum_over_ranks)
-    for experience, part in zip(everything, white.split([e.num_tokens for e in everything]), strict=True):
+    counted = torch.cat([experience.counted_tokens() for experience in everything])
+    white = whiten(advantages, counted, across=sum_over_ranks)
+    for experience, part in zip(everything, white.split([len(e.advantages) for e in everything]), strict=True):
         experience.advantages = part
 
 

@@ -1,5 +1,6 @@
 """The weight of the KL to the reference over a run, which may adapt."""
 
+import math
 from typing import Any
 
 from alignment.config.ppo import KLConfig, KLControl
@@ -14,8 +15,9 @@ class KLController:
         self.weight = config.weight
 
     def update(self, kl: float, count: int) -> None:
-        """After an iteration of `count` replies, on all processes, whose KL was `kl` a reply (mean, nats)."""
-        if self.config.controller is KLControl.adaptive:
+        """After an iteration of `count` replies, on all processes, whose KL was `kl` a reply (mean, nats). One that is
+        not finite, of an iteration whose steps were skipped for it, changes nothing."""
+        if self.config.controller is KLControl.adaptive and math.isfinite(kl):
             assert self.config.target is not None
             self.weight = adaptive_kl_weight(
                 self.weight, kl, target=self.config.target, count=count, horizon=self.config.horizon

@@ -40,25 +40,30 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    models: Sequence[nn.Module], trained: Sequence[Sequence[Tensor]], *, average: bool, zero: int | None
+    models: Sequence[nn.Module],
+    *,
+    actor: Sequence[Tensor],
+    critic: Sequence[Tensor],
+    average: bool,
+    zero: int | None,
 ) -> MemoryEstimate:
-    """Before the engines share anything out. `models`: of all roles. `trained`: what AdamW trains of
-    the actor and of the critic. `average`: whether one of the actor is kept.
+    """Before the engines shard anything. `models`: all that the run holds. `actor`, `critic`: the weights that AdamW
+    trains of each; none without a critic. `average`: whether a moving average of the actor's is kept.
 
     ZeRO (arXiv:1910.02054, section 3) divides the optimizer's states by the number of processes from stage 1 on, the
     gradients from 2, the weights at 3. Its optimizer has a copy of the weights that it updates, which counts as its.
     """
     weights = _once(p for model in models for p in model.parameters())
-    by_role = [_bytes(parameters) for parameters in trained]
+    trained = _bytes(actor), _bytes(critic)
     stage = zero or 0
-    states = sum(by_role) * (MOMENTS if stage == 0 else MOMENTS + 1)
+    states = sum(trained) * (MOMENTS if stage == 0 else MOMENTS + 1)
     return MemoryEstimate(
         num_weights=sum(shape_of(p).numel() for p in weights),
-        num_trained=sum(shape_of(p).numel() for parameters in trained for p in parameters),
+        num_trained=sum(shape_of(p).numel() for p in (*actor, *critic)),
         weights=_bytes(weights) / (size() if stage == 3 else 1),
-        gradients=max(by_role) / (size() if stage >= 2 else 1),
+        gradients=max(trained) / (size() if stage >= 2 else 1),
         optimizer=states / (size() if stage >= 1 else 1),
-        average=(by_role[0] if average else 0) / (size() if stage == 3 else 1),
+        average=(trained[0] if average else 0) / (size() if stage == 3 else 1),
     )
 
 

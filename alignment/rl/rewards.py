@@ -4,8 +4,8 @@
           -> clip -> whiten -> missing-EOS penalty -> length penalty            shape_scores
 
 The penalties come last, so that they keep the size that the config gives them. Whitening keeps the mean, as TRL and
-Huang et al. (2403.17031) do; they whiten the rewards of tokens, KL and EOS penalty in them, which rescales beta by the
-batch.
+Huang et al. (2403.17031) do. They whiten the rewards of tokens, after KL and EOS penalty were added, so that beta is
+another one in each batch; here the scores alone are whitened.
 """
 
 from collections.abc import Sequence
@@ -142,6 +142,11 @@ class RewardScorer:
         """All of them, under ZeRO 3."""
         for scorer in self.models():
             scorer.shard()
+
+    def offload(self) -> None:
+        """Move all of them to the CPU; one that is asked again moves itself back."""
+        for scorer in self.models():
+            scorer.model.to("cpu")
 
     def check(self, prompts: Sequence[Record], policy: PreTrainedTokenizerBase) -> None:
         """Before anything is computed, what the scorers are to read of the prompts.

@@ -1,10 +1,13 @@
-"""The models of PPO's four roles, and on which weights they are."""
+"""The models of PPO's four roles, and on which weights they are: one each, or, with `roles.share=lora`, one backbone
+whose base is the reference, while actor, critic and reward are adapters on it, the last two with heads of their own."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.config.batch import Layout
 from alignment.config.errors import require, told_of
@@ -15,23 +18,24 @@ from alignment.distributed.engine import Engine
 from alignment.distributed.sharded import placement_of
 from alignment.generation.dialogue import Reader
 from alignment.generation.score import RewardModelScorer
+from alignment.models.adapters import DEFAULT, lora_layers
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_critic, load_language_model
 from alignment.models.positions import max_positions
-from alignment.models.scalar_head import scalar_head
+from alignment.models.scalar_head import draw_head, scalar_head
 from alignment.models.tokenizer import load_tokenizer
-from alignment.rl.reference import FrozenCopy, Reference, build_reference, scalar_on
+from alignment.rl.reference import FrozenCopy, Reference, build_reference
 from alignment.rl.rewards import Reward, WeightedScorer, build_reward
 from alignment.terminal import say
 
 
 @dataclass(slots=True)
 class PPOModels:
-    """The models of the four roles; `policy` and `value` are trained by the engines of actor and critic."""
+    """The models of the four roles; `policy` and `critic` are what the engines of actor and critic train."""
 
     policy: LanguageModel
-    value: ScalarModel | None  # none where the advantages have no need of a critic
+    critic: ScalarModel | None  # none where the advantages have no need of a critic
     reference: Reference
     reward: Reward
 
@@ -42,15 +46,15 @@ class PPOModels:
 
     def trained(self) -> list[LanguageModel | ScalarModel]:
         """The actor, and the critic where there is one."""
-        return [self.policy] if self.value is None else [self.policy, self.value]
+        return [self.policy] if self.critic is None else [self.policy, self.critic]
 
     def modules(self) -> list[nn.Module]:
         """All of them, some of which may share their weights."""
         return [*self.trained(), *self._copies(), *(scorer.model for scorer in self.reward.models())]
 
     def offload(self) -> None:
-        """Move the frozen models to the CPU; one that is asked again moves itself back."""
-        for model in (*self._copies(), *(scorer.model for scorer in self.reward.models())):
+        """Move the reference to the CPU; when it is asked again it moves itself back."""
+        for model in self._copies():
             model.to("cpu")
 
     def _copies(self) -> list[nn.Module]:
@@ -58,7 +62,7 @@ class PPOModels:
 
 
 @dataclass(slots=True)
-class PPOEngines:
+class PPORoles:
     """Actor and critic as they are trained, and the reference."""
 
     actor: Engine
@@ -72,11 +76,11 @@ def build_models(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PPOMo
         return _on_one_backbone(config, tokenizer)
     reward = build_reward(config.reward, config.batch, config.distributed)
     policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
-    value = None
+    critic = None
     if config.advantage.has_critic:
         start, key = critic_start(config.critic, reward, tokenizer)
-        value = load_critic(start, config.model, policy, tokenizer, key=key)
-    return PPOModels(policy, value, build_reference(policy), reward)
+        critic = load_critic(start, config.model, policy, tokenizer, key=key)
+    return PPOModels(policy, critic, build_reference(policy), reward)
 
 
 def critic_start(config: CriticConfig, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str]:
@@ -118,8 +122,44 @@ def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> P
         reader = Reader(tokenizer, max_positions(model.hf.config).limit, "reward.path")
         scorer = RewardModelScorer(model, reader, batch, config.distributed, path)
         reward = Reward({"reward": WeightedScorer(scorer, 1.0, None)}, config.reward)
-    value = None
+    critic = None
     if config.advantage.has_critic:
         start = config.critic.path or path
-        value = scalar_on(policy, "critic", pad_id, None if start is None else Path(start))
-    return PPOModels(policy, value, build_reference(policy), reward)
+        critic = scalar_on(policy, "critic", pad_id, None if start is None else Path(start))
+    return PPOModels(policy, critic, build_reference(policy), reward)
+
+
+def scalar_on(policy: LanguageModel, name: str, pad_id: int, folder: Path | None) -> ScalarModel:
+    """A scalar role on the policy's backbone: an adapter and a head, from an adapter's folder, or both new without.
+
+    Raises:
+        ConfigError: the folder's adapter is of another base or on other layers.
+    """
+    from alignment.models.lora import add_another, read_adapter, write_adapter  # not above, for it imports peft
+
+    hf = _with_body_of(policy.hf, pad_id)
+    if folder is None:
+        own = lora_layers(policy.hf)[0]
+        add_another(policy.hf, name, own.r[DEFAULT], own.lora_alpha[DEFAULT])
+        draw_head(hf, policy.placement)
+    else:
+        saved, base = read_adapter(folder), policy.hf.name_or_path or ""
+        is_same = bool(base) and Path(saved.base or "").resolve() == Path(base).resolve()
+        require(is_same, f"roles.share=lora needs adapters of model.path ({base})", f"{folder}, of {saved.base}")
+        add_another(policy.hf, name, saved.rank, saved.alpha)
+        write_adapter(policy.hf, name, saved.weights)
+        hf.score.weight.data.copy_(saved.weights["score.weight"])
+    role = ScalarModel(hf, policy.placement)
+    role.adapter, policy.adapter = name, DEFAULT
+    return role
+
+
+def _with_body_of(policy: PreTrainedModel, pad_id: int) -> Any:
+    """A model for sequence classification with a head of its own and the policy's body."""
+    config = type(policy.config)(**{**policy.config.to_dict(), "num_labels": 1, "pad_token_id": pad_id})
+    with torch.device("meta"):
+        hf = AutoModelForSequenceClassification.from_config(config)
+    setattr(hf, hf.base_model_prefix, policy.base_model)
+    hf.config = policy.config
+    hf.score = nn.Linear(scalar_head(hf).in_features, 1, bias=False)
+    return hf

@@ -23,6 +23,7 @@ from alignment.training.samples_log import SamplesLog
 from alignment.training.setup import build_engine, packer_of, prepare_tokenizer, require_positions, required_split, said
 from alignment.training.timer import StepTimer
 
+ATTEMPT = 2**40
 EVAL_SEED = 2**31  # held-out replies are drawn with the same seed at every evaluation
 
 
@@ -97,8 +98,9 @@ class Rollouts:
         records, examples = [data.records[row] for row in rows], [data.examples[row] for row in rows]
         return sample(self.generator, self.engine, records, examples, replies=replies, seed=seed)
 
-    def seed(self, step: int) -> int:
-        return self.config.seed * 1_000_003 + step
+    def seed(self, step: int, attempt: int = 0) -> int:
+        """Of a step's draws, or of a further attempt at some of them: no two of a run are the same."""
+        return self.config.seed * 1_000_003 + step + attempt * ATTEMPT
 
 
 def build_rollouts(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alignment.config.online import OnlineDPOConfig
 from alignment.data.pack import Batch
-from alignment.distributed.collectives import size
+from alignment.distributed.collectives import size, sum_over_ranks
 from alignment.distributed.sharded import placement_of
 from alignment.generation.gold import build_gold
 from alignment.generation.select import preferences
@@ -50,28 +50,29 @@ class OnlineDPO(OnPolicy):
     reference: Reference
 
     def collect(self, step: int) -> tuple[Metrics, tuple[list[Batch], Tensor]]:
-        """This process's micro-batches of the pairs, and their log-probs under the reference, [pairs, 2], nats."""
+        """This process's micro-batches of the pairs, and the log-probs of all pairs, chosen and rejected, under the
+        reference, [pairs, 2], nats."""
         engine = self.rollouts.engine
         samples, scores, metrics = self.rollouts.draw_and_score(step, self.config.num_samples)
         pairs = preferences(samples, scores, self.config.pairs, size())
+        # pairs per prompt; ties have weight 0
         metrics["pairs"] = Mean(torch.tensor(sum(pair.weight for pair in pairs)), torch.tensor(len(samples.examples)))
-        table = torch.zeros(len(pairs), 2, device=engine.device)
-        with self.timer.part("experience"):
-            batches = self.rollouts.batches.packer.train_batches(pairs) if pairs else []
-            for batch in (batch.to(engine.device) for batch in batches):
-                with engine.precision():
-                    logprobs = self.reference.logprobs(batch, temperature=1.0)
-                table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, 2).to(table.dtype)
+        batches, table = [], torch.zeros(len(pairs), 2, device=engine.device)
+        if pairs:  # of which all processes have the same
+            with self.timer.part("experience"):
+                batches = self.rollouts.batches.packer.train_batches(pairs)
+                for batch in (batch.to(engine.device) for batch in batches):
+                    with engine.precision():
+                        logprobs = self.reference.logprobs(batch, temperature=1.0)
+                    table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, 2).to(table.dtype)
+                table = sum_over_ranks(table)  # AOT compares with the pairs of all processes
         self.timer.count(batches)
         return metrics.counted_by_main(), (batches, table)
 
     def update(self, step: int, units: tuple[list[Batch], Tensor], nonfinite: NonFiniteGuard) -> Metrics:
         """Nothing is learned where the replies to each prompt all score alike."""
         batches, table = units
-        return (
-            train_step(
-                self.rollouts.engine, dpo_objective(self.config.loss, table), batches, partial(nonfinite.record, step)
-            )
-            if batches
-            else Metrics()
-        )
+        if not batches:
+            return Metrics()
+        objective = dpo_objective(self.config.loss, table)
+        return train_step(self.rollouts.engine, objective, batches, partial(nonfinite.record, step))

@@ -27,10 +27,11 @@ from alignment.rl.experience import Experience, count_nonfinite, make_experience
 from alignment.rl.groups import not_all_alike, redraw_alike
 from alignment.rl.memory import estimate_memory
 from alignment.rl.on_policy import OnPolicy
+from alignment.rl.ptx import Ptx, build_ptx
 from alignment.rl.reference import shard_reference
-from alignment.rl.roles import PPOEngines, PPOModels, build_models
+from alignment.rl.roles import PPOModels, PPORoles, build_models
 from alignment.rl.rollouts import Rollouts, load_prompts
-from alignment.rl.state import PPOState, Ptx, build_ptx, build_state, inner_steps
+from alignment.rl.state import PPOState, build_state
 from alignment.rl.update import update_actor_and_critic
 from alignment.runs.folder import RunFolder
 from alignment.terminal import say
@@ -70,7 +71,7 @@ class PPOTrainer(OnPolicy):
 
     config: PPOConfig
     models: PPOModels
-    engines: PPOEngines
+    roles: PPORoles
     ptx: Ptx | None
     state: PPOState
 
@@ -93,6 +94,7 @@ class PPOTrainer(OnPolicy):
         self.timer.count([experience.batch for mini_batch in mini_batches for experience in mini_batch])
         if self.config.roles.offload:
             self.models.offload()
+            self.rollouts.scorer.offload()
         return of_replies | metrics.counted_by_main(), Iteration(mini_batches, of_replies["kl"])
 
     def experience(
@@ -101,7 +103,7 @@ class PPOTrainer(OnPolicy):
         """The mini-batches that replies and their scores, [G, n], give, and what is measured of the replies. `counted`
         [G] bool: the prompts to learn from; None: all."""
         return make_experience(
-            self.engines,
+            self.roles,
             samples,
             scores,
             self.config,
@@ -117,8 +119,8 @@ class PPOTrainer(OnPolicy):
         nonfinite.record_roles(step, count_nonfinite(units.mini_batches))
         actor_learns = step > config.critic.warmup
         learned = update_actor_and_critic(
-            self.engines.actor,
-            self.engines.critic,
+            self.roles.actor,
+            self.roles.critic,
             units.mini_batches,
             config,
             kl_weight=state.controller.weight,
@@ -127,58 +129,63 @@ class PPOTrainer(OnPolicy):
             ptx=None if self.ptx is None else partial(self.ptx.term, step),
             on_nonfinite=partial(nonfinite.record, step),
         )
-        if actor_learns:  # before the actor has learned its KL is 0, which is no reason to lower the weight
+        if actor_learns:  # while the critic warms up the policy is the reference, and its KL of 0 says nothing
             state.controller.update(Metrics(kl=units.kl).means()["kl"], config.batch.size * config.ppo.replies)
         if state.average is not None:
             state.average.update()
         return learned
 
     def parts(self) -> dict[str, Stateful]:
-        critic: dict[str, Stateful] = {} if self.engines.critic is None else {"critic": self.engines.critic}
-        return {"actor": self.engines.actor, **critic, **self.state.parts()}
+        critic: dict[str, Stateful] = {} if self.roles.critic is None else {"critic": self.roles.critic}
+        return {"actor": self.roles.actor, **critic, **self.state.parts()}
 
     def save_average(self, folder: Path) -> None:
         """The moving average, where there is one, as a model of its own."""
         if self.state.average is not None:
-            with self.engines.actor.partitioned(), self.state.average.in_place():
+            with self.roles.actor.partitioned(), self.state.average.in_place():
                 self.save(RunFolder(folder).model_ema)
 
 
 def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
     """Data first, models then: the user's mistakes are found before anything is computed."""
-    data = load_prompts(config)
-    tokenizer = data.tokenizer
+    prompts = load_prompts(config)
+    tokenizer = prompts.tokenizer
     texts = None
     if config.ptx.weight:
         texts = required_split("train", config.ptx.data, tokenizer, ExampleKind.demonstrations, part="ptx.data")
     require_positions(config.model, [texts], config.ptx.data, part="ptx.data")
     gold = build_gold(config)
     models = build_models(config, tokenizer)
-    require_critic_reads(models, data.train, config)
-    scorer = data.scorer(models.reward, gold)
+    require_critic_reads(models, prompts.train, config)
+    scorer = prompts.scorer(models.reward, gold)
     config = replace(config, batch=replace(config.batch, layout=models.layout(config.batch.layout)))
-    prompts = Batches(data.train.examples, packer_of(config.batch, tokenizer), config.seed)
-    iterations, warmup, inner = prompts.num_steps(config.train), config.critic.warmup, inner_steps(config)
+    batches = Batches(prompts.train.examples, packer_of(config.batch, tokenizer), config.seed)
+    iterations, warmup, inner = batches.num_steps(config.train), config.critic.warmup, config.ppo.inner_steps
     require(warmup < iterations, f"critic.warmup must be < the run's {iterations} iterations", warmup)
-    trained = [list(role.trained().values()) for role in models.trained()]
-    average, zero = config.ppo.ema is not None, config.distributed.zero
-    say(estimate_memory(models.modules(), trained, average=average, zero=zero).summary())
+    memory = estimate_memory(
+        [*models.modules(), *(each.model for each in scorer.models())],
+        actor=list(models.policy.trained().values()),
+        critic=[] if models.critic is None else list(models.critic.trained().values()),
+        average=config.ppo.ema is not None,
+        zero=config.distributed.zero,
+    )
+    say(memory.summary())
     actor = build_engine(models.policy, config, num_steps=(iterations - warmup) * inner)
     critic = None
-    if models.value is not None:
+    if models.critic is not None:
         rate = config.critic.learning_rate
-        critic = build_engine(models.value, config, num_steps=iterations * inner, learning_rate=rate)
+        critic = build_engine(models.critic, config, num_steps=iterations * inner, learning_rate=rate)
     scorer.shard()
     shard_reference(models.reference, config.distributed)
     generator = build_generator(models.policy, tokenizer, config.generation, config.distributed)
     return PPOTrainer(
-        Rollouts(config, data, prompts, scorer, actor, generator, folder, StepTimer(actor.device)),
-        partial(save_trained, actor, models.policy, tokenizer),
-        config,
-        models,
-        PPOEngines(actor, critic, models.reference),
-        None if texts is None else build_ptx(texts, config, prompts.packer),
-        build_state(config, models.policy),
+        rollouts=Rollouts(config, prompts, batches, scorer, actor, generator, folder, StepTimer(actor.device)),
+        write=partial(save_trained, actor, models.policy, tokenizer),
+        config=config,
+        models=models,
+        roles=PPORoles(actor, critic, models.reference),
+        ptx=None if texts is None else build_ptx(texts, config, batches.packer),
+        state=build_state(config, models.policy),
     )
 
 
@@ -186,7 +193,7 @@ def require_critic_reads(models: PPOModels, train: Loaded, config: PPOConfig) ->
     """Raises:
     ConfigError: the critic, which reads the policy's tokens, is of a model with fewer positions.
     """
-    start = "" if models.value is None else str(models.value.hf.name_or_path or "")
+    start = "" if models.critic is None else str(models.critic.hf.name_or_path or "")
     if start not in ("", config.model.path):
         with told_of(f"the critic, which begins as {start} (critic.path names another)"):
             asked = config.generation.max_new_tokens

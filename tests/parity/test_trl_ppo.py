@@ -43,7 +43,7 @@ from alignment.losses import (
 )
 from alignment.rl.experience import make_experience
 from alignment.rl.rewards import shape_scores
-from alignment.rl.roles import PPOEngines
+from alignment.rl.roles import PPORoles
 
 RECORDED = np.load(Path(__file__).with_name("trl_ppo.npz"))
 ABOUT = json.loads(str(RECORDED["about"]))
@@ -263,7 +263,7 @@ def ppo_config(case: Case) -> PPOConfig:
 def test_experience_from_end_to_end() -> None:
     """`make_experience`, packed in micro-batches of two mini-batches, where no definition differs: gamma = lam = 1."""
     case = Case("no discount")
-    roles = PPOEngines(Still(Policy(case, "logprobs")), Still(Value(case, "values")), Replay(case, "ref_logprobs"))
+    roles = PPORoles(Still(Policy(case, "logprobs")), Still(Value(case, "values")), Replay(case, "ref_logprobs"))
     config = ppo_config(case)
     packer = Packer(config.batch, 0)
     mini_batches, metrics = make_experience(

@@ -44,9 +44,9 @@ from alignment.models.load import load_critic, load_language_model
 from alignment.models.readout import token_logprobs
 from alignment.rl import experience as module
 from alignment.rl.experience import Experience, count_nonfinite, make_experience, mini_batch_rows
-from alignment.rl.objectives import Actor, Critic
+from alignment.rl.objectives import ActorObjective, CriticObjective
 from alignment.rl.reference import build_reference
-from alignment.rl.roles import PPOEngines
+from alignment.rl.roles import PPORoles
 from alignment.rl.update import actor_objective, update_actor_and_critic
 from alignment.training.optim import build_optimizer
 from alignment.training.step import train_step
@@ -72,7 +72,7 @@ def ppo_config(tiny_init: dict[str, Any], **parts: Any) -> PPOConfig:
     return PPOConfig(**settings | parts)
 
 
-def build_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PPOEngines:
+def build_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PPORoles:
     torch.manual_seed(0)
     policy = load_language_model(config.model, tokenizer, WHOLE)
     reference = build_reference(policy)
@@ -82,10 +82,10 @@ def build_roles(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PPOEng
         optimizer, scheduler = build_optimizer(model, config.train, num_steps=4, learning_rate=0.01)
         return TorchEngine(model, optimizer, scheduler, config=config.distributed, max_grad_norm=1.0)
 
-    return PPOEngines(engine(policy), engine(critic), reference)
+    return PPORoles(engine(policy), engine(critic), reference)
 
 
-def move(roles: PPOEngines) -> None:
+def move(roles: PPORoles) -> None:
     """Take the policy away from its reference."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -93,7 +93,7 @@ def move(roles: PPOEngines) -> None:
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
 
 
-def made(roles: PPOEngines, samples: Samples, config: PPOConfig, seed: int = 0) -> tuple[list[list[Experience]], Any]:
+def made(roles: PPORoles, samples: Samples, config: PPOConfig, seed: int = 0) -> tuple[list[list[Experience]], Any]:
     return make_experience(roles, samples, SCORES, config, kl_weight=0.3, packer=Packer(config.batch, 0), seed=seed)
 
 
@@ -138,7 +138,7 @@ def test_first_inner_step_has_ratio_one_and_no_kl(
     mini_batches, metrics = made(roles, samples_of(TEXTS), config)
     assert metrics["kl"].total.item() == 0.0 and metrics["kl"].count.item() == 10
     assert len(mini_batches) == 2 and sum(map(len, mini_batches)) > 2
-    actor, critic = Actor(config.loss.policy, 0.8), Critic(config.loss.value)
+    actor, critic = ActorObjective(config.loss.policy, 0.8), CriticObjective(config.loss.value)
     roles.actor.model.train()
     roles.critic.model.train()
     for experience in (piece for mini_batch in mini_batches for piece in mini_batch):
@@ -185,8 +185,6 @@ def test_returns_add_up_to_the_score_less_its_kl(
     assert found["objective/scores"] == pytest.approx(SCORES.mean().item())
     assert found["objective/non_score_reward"] == pytest.approx(penalty, rel=1e-4)
     assert found["objective/rlhf_reward"] == pytest.approx(SCORES.mean().item() + penalty, rel=1e-4)
-    lengths = [len(ids) for example in samples_of(TEXTS).examples for ids in example.completion_ids]
-    assert metrics["length"].mean().item() == pytest.approx(sum(lengths) / 10)
 
 
 def test_advantages_by_hand(
@@ -262,7 +260,7 @@ def test_first_policy_gradient_is_that_of_the_advantages(
     config = ppo_config(tiny_init, ppo=PPOUpdateConfig(epochs=1, mini_batches=1, replies=2))
     roles = build_roles(config, tokenizer)
     mini_batches, _ = made(roles, samples_of(TEXTS), config)
-    metrics = train_step(roles.actor, Actor(config.loss.policy, 0.8), mini_batches[0])
+    metrics = train_step(roles.actor, ActorObjective(config.loss.policy, 0.8), mini_batches[0])
     assert metrics.means()["loss"] == pytest.approx(0.0, abs=1e-6)
     assert metrics.means()["grad_norm"] > 1e-2
 
@@ -279,10 +277,10 @@ def test_a_broken_advantage_stops_the_actor_s_step_and_not_the_critic_s(
     metrics = update_actor_and_critic(
         roles.actor, roles.critic, mini_batches, config, kl_weight=0.1, seed=0, on_nonfinite=told.append
     )
-    assert [broken.objective for broken in told] == ["Actor", "Actor"]
+    assert [broken.objective for broken in told] == ["ActorObjective", "ActorObjective"]
     assert "loss" not in metrics and metrics["value/grad_norm"].count.item() == 2
     assert all(torch.equal(p, q) for p, q in zip(roles.actor.model.parameters(), before, strict=True))
-    with pytest.raises(UserError, match=r"^the loss of Actor is nan"):
+    with pytest.raises(UserError, match=r"^the loss of ActorObjective is nan"):
         update_actor_and_critic(roles.actor, roles.critic, mini_batches, config, kl_weight=0.1, seed=0)
 
 
@@ -321,7 +319,9 @@ def test_kl_in_the_loss_leaves_the_reward_to_the_score(
 
     model, experience = roles.actor.model, mini_batch[0]
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    plain, whole = (Actor(config.loss.policy, 0.8, beta, kl.estimator)(model, experience) for beta in (0.0, 0.7))
+    plain, whole = (
+        ActorObjective(config.loss.policy, 0.8, beta, kl.estimator)(model, experience) for beta in (0.0, 0.7)
+    )
     term = kl_estimate(token_logprobs(model, experience.batch, temperature=0.8), experience.ref_logprobs, "k2").sum()
     assert term.item() > 1e-3
     assert whole.metrics["kl/loss"].total.item() == pytest.approx(term.item(), rel=1e-5)
@@ -351,10 +351,10 @@ def without_critic(tiny_init: dict[str, Any], estimator: str, **parts: Any) -> P
     return ppo_config(tiny_init, advantage=advantage, critic=CriticConfig(), **parts)
 
 
-def actor_alone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PPOEngines:
+def actor_alone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PPORoles:
     roles = build_roles(config, tokenizer)
     move(roles)
-    return PPOEngines(roles.actor, None, roles.reference)
+    return PPORoles(roles.actor, None, roles.reference)
 
 
 @pytest.mark.parametrize("place", list(KLPlace))
@@ -427,18 +427,21 @@ def test_what_does_not_count_is_dealt_out_behind_what_does_and_changes_no_mini_b
     assert whole.tolist() == np.random.default_rng(5).permutation(9).tolist()
 
 
+@pytest.mark.parametrize("whitens", [False, True])
 @pytest.mark.parametrize("normalization", list(Normalization))
 def test_replies_that_do_not_count_are_as_if_they_were_not_there(
     tiny_init: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     samples_of: SamplesOf,
     normalization: Normalization,
+    whitens: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The loss, its gradient and every metric, of a mini-batch of three prompts, and with two of such behind them."""
     loss = PolicyLoss(normalization=normalization, length=9 if normalization is Normalization.constant else None)
     kl = KLConfig(place=KLPlace.loss, estimator=KLEstimator.k3)
-    config = without_critic(tiny_init, "grpo", kl=kl, loss=PPOLosses(policy=loss))
+    advantage = AdvantageConfig(estimator=AdvantageEstimator.grpo, whiten=whitens)
+    config = without_critic(tiny_init, "grpo", kl=kl, loss=PPOLosses(policy=loss), advantage=advantage)
     monkeypatch.setattr(module, "mini_batch_rows", lambda count, *_: [np.arange(count)])
     found = []
     for count, counted in ((3, None), (5, torch.arange(5) < 3)):

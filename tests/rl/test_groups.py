@@ -39,15 +39,15 @@ class Drawn(Rollouts):
         timer: Any = SimpleNamespace(part=lambda name: nullcontext())
         prompts: Any = SimpleNamespace(train=None)
         self.batches, self.timer, self.prompts = rows, timer, prompts
-        self.scorer: Any = self.judged
+        self.scorer: Any = SimpleNamespace(reward=SimpleNamespace(score=self.scored))
 
     def draw(self, data: Any, rows: list[int], seed: int, replies: int) -> Samples:
         self.asked.append((rows, seed, replies))
         return samples_named(f"draw {len(self.asked) + 1}", rows)
 
-    def judged(self, samples: Samples) -> tuple[Tensor, dict[str, Any]]:
+    def scored(self, samples: Samples) -> Tensor:
         scores = self.again[len(self.asked) - 1]
-        return torch.tensor([scores[int(replies[0].text.split()[2]) % 10] for replies in samples.replies]), {}
+        return torch.tensor([scores[int(replies[0].text.split()[2]) % 10] for replies in samples.replies])
 
 
 @pytest.fixture

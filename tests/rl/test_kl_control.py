@@ -21,6 +21,14 @@ def test_an_adaptive_weight_by_hand() -> None:
     assert controller.weight == pytest.approx(0.3 * 1.01 * 0.9, rel=1e-12)
 
 
+@pytest.mark.parametrize("kl", [float("nan"), float("inf")])
+def test_a_kl_that_is_no_number_changes_nothing(kl: float) -> None:
+    """As of an iteration whose steps `train.on_nonfinite=skip` has left out."""
+    controller = KLController(ADAPTIVE)
+    controller.update(kl, 100)
+    assert controller.weight == 0.3
+
+
 def test_a_restored_controller_goes_on() -> None:
     whole, first, second = KLController(ADAPTIVE), KLController(ADAPTIVE), KLController(ADAPTIVE)
     for kl in (1.0, 9.0):

@@ -21,7 +21,8 @@ from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import lora_layers
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.readout import sequence_scores, token_logprobs, token_values
-from alignment.rl.reference import build_reference, scalar_on
+from alignment.rl.reference import build_reference
+from alignment.rl.roles import scalar_on
 
 LORA = LoraConfig(rank=4, alpha=8)
 

@@ -16,7 +16,7 @@ from alignment.data.batches import Packer
 from alignment.data.load import Loaded
 from alignment.data.records import Source
 from alignment.data.tokenize import Example, Truncation
-from alignment.rl.state import Ptx, build_ptx
+from alignment.rl.ptx import Ptx, build_ptx
 
 
 @pytest.fixture

@@ -44,9 +44,8 @@ class Piece:
 
     advantages: torch.Tensor
 
-    @property
-    def num_tokens(self) -> int:
-        return len(self.advantages)
+    def counted_tokens(self) -> torch.Tensor:
+        return torch.ones_like(self.advantages, dtype=torch.bool)
 
 
 def whitened(start: int, end: int) -> dict[str, torch.Tensor]:
