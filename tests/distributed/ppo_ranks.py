@@ -47,12 +47,19 @@ NO_CRITIC = [
     *("train.max_steps=10", "train.eval_every=4", "train.learning_rate=1e-3", "ppo.mini_batches=2", "ppo.epochs=2"),
     *("ppo.replies=3", "model.path=FOLDER/first", "checkpoint.every=0"),
 ]
-GRPO = [*NO_CRITIC, "reward.function=coarse.parity", "advantage.redraws=1", "advantage.drop_alike=true"]
+GRPO = [
+    *NO_CRITIC,
+    "reward.function=coarse.parity",
+    "advantage.redraws=1",
+    "advantage.drop_alike=true",
+    "advantage.whiten=true",
+]
 ONLINE_DPO = [  # what a pair's prompt gives a weight cancels but for rounding, of which AdamW's eps makes no step
     *("train.max_steps=10", "train.eval_every=4", "train.learning_rate=1e-3", "num_samples=3", "pairs=all"),
     "train.eps=1e-4",
     *("model.path=FOLDER/first", "reward.function=null", "reward.path=REWARD", "checkpoint.every=0"),
 ]
+ONLINE_AOT = [*ONLINE_DPO, "train.max_steps=4", "loss.variant=aot"]
 REJECTION = ["reward.function=null", "reward.path=REWARD", "samples=3"]
 EVALUATE = [
     *("runs={best:FOLDER/ppo-none-1/best,last:FOLDER/ppo-none-1/model,first:FOLDER/first}", "baseline=first"),
@@ -67,6 +74,7 @@ TASKS = {
     "rloo": ("tiny_rloo", NO_CRITIC, ppo.run),
     "reinforce_pp": ("tiny_reinforce_pp", NO_CRITIC, ppo.run),
     "online_dpo": ("tiny_online_dpo", ONLINE_DPO, online_dpo.run),
+    "online_aot": ("tiny_online_dpo", ONLINE_AOT, online_dpo.run),
     "rejection": ("tiny_rejection", REJECTION, rejection.run),
     "evaluate": ("tiny_evaluate", EVALUATE, evaluate.run),
 }

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 STAGES = ("0", "1", "2", "3", "3, by layer")
-ROWS = {"ppo": 10, "shared": 4, "grpo": 10, "rloo": 10, "reinforce_pp": 10, "online_dpo": 10, "rejection": 1}
+TEN = dict.fromkeys(("ppo", "grpo", "rloo", "reinforce_pp", "online_dpo"), 10)
+ROWS = {**TEN, "shared": 4, "online_aot": 4, "rejection": 1}
 TOLERANCE = 1e-5
 LIVE = "generation/live_fraction"
 
