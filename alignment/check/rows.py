@@ -84,7 +84,7 @@ def margins(data: DataConfig, loaded: Loaded) -> Verdict:
     if not columns:
         return Verdict("margins", Grade.ok, "none is asked for, and the rows have no rating and no scores")
     seen = ", ".join(f"{column} in {count} rows" for column, count in columns.items())
-    way = "data.margin.scale and its columns make margins of them, which the recipe reward learns with"
+    way = "data.margin.scale and its columns make margins of them, which reward models and DPO learn with"
     return Verdict("margins", Grade.warn, f"{seen}, and data.margin.scale=none: they are not read; {way}")
 
 

@@ -130,7 +130,8 @@ def of_the_data(subject: Subject) -> Iterator[Verdict]:
     if subject.prepared.held_out is not None:
         yield rows.read("eval", subject.prepared.held_out, subject.config.data)
     yield rows.lengths(train, subject.model.hf.config)
-    if isinstance(subject.config, RewardConfig) or subject.config.data.margin.scale is not MarginScale.none:
+    reads_margins = isinstance(subject.config, RewardConfig | DPOConfig)
+    if reads_margins or subject.config.data.margin.scale is not MarginScale.none:
         yield rows.margins(subject.config.data, train)
     labelled = rows.labels(subject.config.data, subject.config.example_kind, train)
     if labelled is not None:

@@ -30,9 +30,10 @@ def show(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, marked
         prompt = str(tokenizer.decode(example.prompt_ids))
         cut = prompt if len(prompt) <= SHOWN_CHARACTERS else f"... {prompt[-SHOWN_CHARACTERS:]}"
         say_marked([(cut, False)])
-        for ids, learned in completions_of(example):
+        names = ("chosen -> ", "rejected -> ") if len(example.completion_ids) == 2 else ("-> ",)
+        for name, (ids, learned) in zip(names, completions_of(example), strict=True):
             parts = runs(ids, learned)
-            say_marked([("-> ", False), *((str(tokenizer.decode(part)), is_learned) for part, is_learned in parts)])
+            say_marked([(name, False), *((str(tokenizer.decode(part)), is_learned) for part, is_learned in parts)])
     say("")
 
 

@@ -22,6 +22,7 @@ MISPLACED = {
     "tool_calls": f'{A_TURN}"tool_calls": ...}}',
     "documents": '"chat_template_kwargs": {"documents": ...}',
 }
+SHOWN = 8  # names of fields, of a row that lacks one
 WEIGHTS = (1e-6, 1e6)  # the least and the most that a row may count
 YES, NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
 RESERVED = signature(PreTrainedTokenizerBase.apply_chat_template).parameters.keys() - {"documents", "kwargs"}
@@ -40,7 +41,8 @@ class Row:
 
     def require(self, key: str, need: str = "") -> Any:
         if key not in self.fields:
-            raise self.error(f"field `{key}` is missing{need}")
+            there = ", ".join(f"`{name}`" for name in list(self.fields)[:SHOWN]) or "none"
+            raise self.error(f"field `{key}` is missing{need}; the row has {there}")
         return self.fields[key]
 
     def text(self, key: str) -> str:

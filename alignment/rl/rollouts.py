@@ -20,7 +20,15 @@ from alignment.models.layout import settle_layout
 from alignment.rl.rewards import Reward, RewardScorer, shape_scores
 from alignment.training.metrics import Metrics
 from alignment.training.samples_log import SamplesLog
-from alignment.training.setup import build_engine, packer_of, prepare_tokenizer, require_positions, required_split, said
+from alignment.training.setup import (
+    build_engine,
+    packer_of,
+    prepare_tokenizer,
+    require_positions,
+    required_split,
+    said,
+    say_repeated,
+)
 from alignment.training.timer import StepTimer
 
 ATTEMPT = 2**40
@@ -49,6 +57,7 @@ def load_prompts(config: OnlineConfig) -> Prompts:
     tokenizer = prepare_tokenizer(config.model)
     train = required_split("train", config.data, tokenizer, ExampleKind.prompts)
     held_out = said(load_split("eval", config.data, tokenizer, ExampleKind.prompts), "eval")
+    say_repeated(config.batch, train)
     require_positions(config.model, [train, held_out], config.data, config.generation.max_new_tokens)
     return Prompts(tokenizer, train, held_out)
 

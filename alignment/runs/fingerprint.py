@@ -48,6 +48,8 @@ class Fingerprint:
         """What has changed since, but for the length; empty where nothing has."""
         was, now = dict(earlier.entries), dict(self.entries)
         changed = [key for key in sorted(was | now) if key not in LENGTH and was.get(key) != now.get(key)]
+        # a path stands by its contents where it is set, and by itself, as null, where it is not: told once
+        changed = [key for key in changed if f"{CONTENTS}{key}" not in changed]
         named = [_said(key, was.get(key), now.get(key)) for key in changed[:SHOWN]]
         more = len(changed) - len(named)
         return ", ".join([*named, *([f"{more} more"] if more else [])])
@@ -119,6 +121,8 @@ def _contents(key: str, path: Path) -> str:
 
 
 def _said(key: str, was: str | None, now: str | None) -> str:
-    if key.startswith((CONTENTS, CODE)) and was is not None and now is not None:
-        return f"{key} changed"
+    if key.startswith((CONTENTS, CODE)):
+        if was is not None and now is not None:
+            return f"{key} changed"
+        return f"{key.removeprefix(CONTENTS).removeprefix(CODE)} was {'not ' if was is None else ''}set"
     return f"{key} was {'absent' if was is None else was} and is {'absent' if now is None else now}"

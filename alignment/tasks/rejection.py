@@ -60,9 +60,11 @@ def run(config: RejectionConfig, folder: Path) -> None:
     if is_main():
         with whole_file(files.metrics) as path:
             path.write_text(json.dumps(summary) + "\n")
+    ended = [reply.finished for replies in samples.replies for reply in replies]
     say(
-        f"{len(rows)} of {len(samples.records)} prompts gave a row; mean reward {summary['reward']:.3f}, "
-        f"of the best of {config.samples} {summary['reward/best']:.3f}"
+        f"{len(rows)} of {len(samples.records)} prompts gave a row ({sum(ended)} of {len(ended)} replies end, and the "
+        f"others are no candidates); mean reward {summary['reward']:.3f}, of the best of {config.samples} "
+        f"{summary['reward/best']:.3f}"
     )
 
 

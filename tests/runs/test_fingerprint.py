@@ -146,3 +146,6 @@ def test_differences_are_named_and_the_length_is_none() -> None:
     assert of(seed="1", a="1", b="2", c="3").differences(one) == "a was absent and is 1, b was absent and is 2, " + (
         "c was absent and is 3, 1 more"
     )
+    with_rows, without = of(**{"the contents of data.eval.path": '"1f"'}), of(**{"data.eval.path": "null"})
+    assert with_rows.differences(without) == "data.eval.path was not set"
+    assert without.differences(with_rows) == "data.eval.path was set"
