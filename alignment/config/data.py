@@ -102,7 +102,7 @@ class DataConfig:
     """Which turns of the assistant a demonstration teaches; what a row gives as its `prompt` is context."""
 
     def __post_init__(self) -> None:
-        rule = "data.max_prompt_length must be in [1, data.max_length)"
+        rule = f"data.max_prompt_length must be in [1, data.max_length), which is {self.max_length}; set both"
         require(1 <= self.max_prompt_length < self.max_length, rule, self.max_prompt_length)
         rule = "data.template=none goes with data.format=native or text, whose prompts and replies may be texts"
         require(self.template is Template.chat or self.format in (Format.native, Format.text), rule, self.format.value)

@@ -104,7 +104,7 @@ class PPOConfig(OnlineConfig):
         self._check_estimator()
         rule = "generation.min_new_tokens must be 0 for PPO, whose log-probs know of no token that is held back"
         require(self.generation.min_new_tokens == 0, rule, self.generation.min_new_tokens)
-        rule = f"ppo.mini_batches must be <= batch.size ({self.batch.size})"
+        rule = f"ppo.mini_batches must be <= batch.size ({self.batch.size}); set both"
         require(self.ppo.mini_batches <= self.batch.size, rule, self.ppo.mini_batches)
         replies = self.batch.size * self.ppo.replies
         rule = f"kl.horizon must be >= batch.size * ppo.replies ({replies}), the replies of one iteration"

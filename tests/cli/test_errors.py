@@ -195,7 +195,7 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "AdvantageConfig": ("tiny_ppo advantage.lam=1.5", r"advantage.lam must be in \[0, 1\], got 1.5"),
     "PPOUpdateConfig": ("tiny_ppo ppo.epochs=0", "ppo.epochs must be > 0, got 0"),
     "AlarmConfig": ("tiny_ppo alarm.window=4", "alarm.window must be >= 5, got 4"),
-    "PPOConfig": ("tiny_ppo ppo.mini_batches=65", r"ppo.mini_batches must be <= batch.size \(64\), got 65"),
+    "PPOConfig": ("tiny_ppo ppo.mini_batches=65", r"ppo.mini_batches must be <= batch.size \(64\); set both, got 65"),
     "OnlineConfig": ("tiny_online_dpo missing_eos_penalty=-1", "missing_eos_penalty must be >= 0, got -1.0"),
     "OnlineDPOConfig": ("tiny_online_dpo num_samples=1", "num_samples must be > 1: a pair is of two replies, got 1"),
     "BestConfig": ("tiny_sft train.best.metric=loss", "train.best.metric must be one of an evaluation, .*, got 'loss'"),
