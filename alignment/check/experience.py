@@ -10,7 +10,7 @@ from alignment.config.distributed import Precision
 from alignment.distributed.precision import precision_of
 from alignment.generation.samples import Samples
 from alignment.rl.experience import Experience
-from alignment.rl.objectives import ActorObjective, CriticObjective
+from alignment.rl.objectives import Actor, Critic
 from alignment.rl.rewards import shape_scores
 from alignment.rl.update import objectives
 from alignment.tasks.ppo import PPOTrainer
@@ -79,7 +79,7 @@ def has_fallen(first: float, last: float) -> bool:
     return last < VALUE_FALL * first
 
 
-def objectives_of(trainer: PPOTrainer) -> tuple[ActorObjective, CriticObjective]:
+def objectives_of(trainer: PPOTrainer) -> tuple[Actor, Critic]:
     """The actor's and the critic's, as the run has them."""
     return objectives(trainer.config, trainer.state.controller.weight)
 

@@ -31,7 +31,8 @@ from alignment.generation.generate import Reply
 from alignment.generation.samples import Samples
 from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import as_recipe
-from alignment.tasks.ppo import build_trainer
+from alignment.tasks.ppo import PPOTrainer
+from alignment.tasks.run import task_module
 from alignment.terminal import quiet, say
 from alignment.training.checkpoint import seed_everything
 from alignment.training.step import train_step
@@ -132,7 +133,7 @@ def first_step(config: TrainingConfig, given: Replies | None) -> FirstStep:
 
 def _ppo_step(config: PPOConfig, given: Replies | None) -> FirstStep:
     with TemporaryDirectory() as folder:
-        trainer = build_trainer(config, Path(folder))
+        trainer: PPOTrainer = vars(task_module(config))["build_trainer"](config, Path(folder))
         data = trainer.rollouts.prompts.train
         lengths = [len(example.prompt_ids) for example in data.examples]
         shortest = sorted(range(len(lengths)), key=lambda row: lengths[row])

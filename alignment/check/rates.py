@@ -24,6 +24,7 @@ Llama 3's DPO at 1e-5 (arXiv:2407.21783, section 4.1.4) is left out: it is ten t
 from dataclasses import dataclass
 
 from alignment.check.verdict import Grade, Verdict
+from alignment.config.online import OnlineDPOConfig
 from alignment.config.run import TrainingConfig
 from alignment.config.tasks import (
     CPOConfig,
@@ -105,7 +106,10 @@ def learning_rate(config: TrainingConfig, num_weights: int) -> Verdict:
         return Verdict(name, Grade.ok, f"{rate:g} of a random model, for which there is no usual one")
     is_lora = config.model.lora.rank > 0
     table = LORA if is_lora else SMALL_FULL if num_weights < SMALL else FULL
-    usual = table.get(RewardConfig if isinstance(config, ScalarConfig) else type(config))
+    kind = RewardConfig if isinstance(config, ScalarConfig) else type(config)
+    if isinstance(config, OnlineDPOConfig):
+        kind = DPOConfig  # the same objective on other pairs; TRL's example has 5e-7 for both
+    usual = table.get(kind)
     if usual is None:
         return Verdict(name, Grade.ok, f"{rate:g}; none that was published for this method is known here")
     of = f"{'adapters on ' if is_lora else ''}{num_weights / 1e6:,.1f} million weights"

@@ -68,8 +68,9 @@ def lengths(loaded: Loaded, config: PreTrainedConfig, new_tokens: int = 0) -> Ve
     return Verdict("lengths", graded(not beyond), figure)
 
 
-def margins(data: DataConfig, loaded: Loaded) -> Verdict:
-    """That ratings of pairs are used where the rows have some: each pair's margin, or the columns that nobody reads."""
+def margins(data: DataConfig, loaded: Loaded, unread: Grade = Grade.warn) -> Verdict:
+    """That ratings of pairs are used where the rows have some: each pair's margin, or the columns that are not read,
+    which are graded `unread`."""
     values = Counter(example.margin for example in loaded.examples)
     if data.margin.scale is not MarginScale.none:
         known = sum(count for margin, count in values.items() if margin is not None)
@@ -85,7 +86,7 @@ def margins(data: DataConfig, loaded: Loaded) -> Verdict:
         return Verdict("margins", Grade.ok, "none is asked for, and the rows have no rating and no scores")
     seen = ", ".join(f"{column} in {count} rows" for column, count in columns.items())
     way = "data.margin.scale and its columns make margins of them, which reward models and DPO learn with"
-    return Verdict("margins", Grade.warn, f"{seen}, and data.margin.scale=none: they are not read; {way}")
+    return Verdict("margins", unread, f"{seen}, and data.margin.scale=none: they are not read; {way}")
 
 
 def labels(data: DataConfig, need: ExampleKind | None, train: Loaded) -> Verdict | None:

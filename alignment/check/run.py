@@ -22,7 +22,7 @@ from alignment.check.rates import learning_rate
 from alignment.check.replies import begins_to_stop, end_probability, prompts_of
 from alignment.check.start import reference_start
 from alignment.check.subject import FEW, Subject, every_other, few, in_one_process, said_of, settle, subject_of
-from alignment.check.verdict import Verdict
+from alignment.check.verdict import Grade, Verdict
 from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig
 from alignment.config.inputs import check_inputs
@@ -132,7 +132,8 @@ def of_the_data(subject: Subject) -> Iterator[Verdict]:
     yield rows.lengths(train, subject.model.hf.config)
     reads_margins = isinstance(subject.config, RewardConfig | DPOConfig)
     if reads_margins or subject.config.data.margin.scale is not MarginScale.none:
-        yield rows.margins(subject.config.data, train)
+        unread = Grade.ok if isinstance(subject.config, DPOConfig) else Grade.warn  # DPO is whole without them
+        yield rows.margins(subject.config.data, train, unread)
     labelled = rows.labels(subject.config.data, subject.config.example_kind, train)
     if labelled is not None:
         yield labelled

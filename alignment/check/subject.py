@@ -12,7 +12,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from alignment.config.batch import Layout
 from alignment.config.cluster import ClusterConfig
-from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.data import DataConfig, ExampleKind, SourceConfig
 from alignment.config.distributed import DistributedConfig, Offload
 from alignment.config.launch import LaunchConfig
 from alignment.config.model import ModelConfig
@@ -33,6 +33,7 @@ from alignment.generation.generate import end_ids
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.tasks.run import task_module
+from alignment.training.kto import num_prompts
 from alignment.training.objectives import Objective
 from alignment.training.reference import reference_logprobs
 from alignment.training.setup import Prepared, build_engine, prepare
@@ -160,9 +161,17 @@ def subject_of(config: TrainingConfig) -> Subject:
     torch.manual_seed(config.seed)
     model = load(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, _ = prepared.batches(model)
-    return Subject(config, prepared, model, train.one_step_of(shortest(train.examples, config.batch.size)))
+    rows = shortest(train.examples, config.batch.size)
+    if config.example_kind is ExampleKind.labeled and num_prompts(rows) == 1:
+        # KTO compares with replies to other prompts, and the shortest rows may have one
+        everything = shortest(train.examples, len(train.examples))
+        rows[-1] = next((row for row in everything if num_prompts([row, rows[0]]) == 2), rows[-1])
+    return Subject(config, prepared, model, train.one_step_of(rows))
 
 
 def every_other(subject: Subject) -> Subject:
-    """On half of the rows, for what costs a backward pass each time and says as much of four rows as of eight."""
-    return replace(subject, batches=subject.batches.one_step_of(subject.batches.examples[::2]))
+    """On half of the rows, for what costs a backward pass each time and says as much of four rows as of eight. On all,
+    where replies are labeled and the half would have one prompt."""
+    rows, half = subject.batches.examples, subject.batches.examples[::2]
+    is_one = subject.config.example_kind is ExampleKind.labeled and num_prompts(half) == 1
+    return replace(subject, batches=subject.batches.one_step_of(rows if is_one else half))

@@ -71,7 +71,7 @@ class RewardModelScorer:
     def _table(self, examples: Sequence[Example], describe: str | None = None) -> Tensor:
         device = pick_device(self.distributed.device)
         if isinstance(self.model, ScalarModel):
-            self.model.to(device)  # it may have been sent to rest on the CPU
+            self.model.to(device)  # it may have been offloaded to the CPU
         packer = Packer(self.batch, self.reader.tokenizer.pad_token_id, rank(), size())
         batches = packer.eval_batches(examples)
         table = torch.zeros(len(examples), len(examples[0].completion_ids), device=device)

@@ -12,7 +12,7 @@ from alignment.rl.experience import Experience
 
 
 @dataclass(slots=True)
-class ActorObjective:
+class Actor:
     """PPO's clipped policy loss, reduced as it says, at the temperature the replies were sampled at.
 
     With a `kl_weight` beta, plus beta * KL_t to the reference, `kl_estimator`'s, reduced in the same way. In
@@ -53,7 +53,7 @@ class ActorObjective:
 
 
 @dataclass(slots=True)
-class CriticObjective:
+class Critic:
     """PPO's clipped value loss, mean over reply tokens."""
 
     loss: ValueLoss

@@ -27,7 +27,6 @@ from alignment.training.setup import (
     require_positions,
     required_split,
     said,
-    say_repeated,
 )
 from alignment.training.timer import StepTimer
 
@@ -57,7 +56,6 @@ def load_prompts(config: OnlineConfig) -> Prompts:
     tokenizer = prepare_tokenizer(config.model)
     train = required_split("train", config.data, tokenizer, ExampleKind.prompts)
     held_out = said(load_split("eval", config.data, tokenizer, ExampleKind.prompts), "eval")
-    say_repeated(config.batch, train)
     require_positions(config.model, [train, held_out], config.data, config.generation.max_new_tokens)
     return Prompts(tokenizer, train, held_out)
 

@@ -44,7 +44,7 @@ from alignment.config.tasks import PPOConfig
 from alignment.distributed.engine import Engine
 from alignment.losses import Mean, Normalization
 from alignment.rl.experience import Experience
-from alignment.rl.objectives import ActorObjective, CriticObjective
+from alignment.rl.objectives import Actor, Critic
 from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteStep, stop
 from alignment.training.step import Term, train_step
@@ -52,18 +52,18 @@ from alignment.training.step import Term, train_step
 CRITIC_NAMES = {"loss": "value/loss", "grad_norm": "value/grad_norm", "router_loss": "value/router_loss"}
 
 
-def actor_objective(config: PPOConfig, kl_weight: float) -> ActorObjective:
+def actor_objective(config: PPOConfig, kl_weight: float) -> Actor:
     """`kl_weight`: beta, which the policy's loss has in it where kl.place=loss."""
     _, in_loss = config.kl.split(kl_weight)
     loss = config.loss.policy
     if loss.normalization is Normalization.constant and loss.length is None:
         loss = replace(loss, length=config.generation.max_new_tokens)
-    return ActorObjective(loss, config.generation.temperature, in_loss, config.kl.estimator, config.kl.bias_correction)
+    return Actor(loss, config.generation.temperature, in_loss, config.kl.estimator, config.kl.bias_correction)
 
 
-def objectives(config: PPOConfig, kl_weight: float) -> tuple[ActorObjective, CriticObjective]:
+def objectives(config: PPOConfig, kl_weight: float) -> tuple[Actor, Critic]:
     """The actor's and the critic's; the latter goes unused without a critic."""
-    return actor_objective(config, kl_weight), CriticObjective(config.loss.value)
+    return actor_objective(config, kl_weight), Critic(config.loss.value)
 
 
 def update_actor_and_critic(

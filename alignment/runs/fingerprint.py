@@ -48,8 +48,10 @@ class Fingerprint:
         """What has changed since, but for the length; empty where nothing has."""
         was, now = dict(earlier.entries), dict(self.entries)
         changed = [key for key in sorted(was | now) if key not in LENGTH and was.get(key) != now.get(key)]
-        # a path stands by its contents where it is set, and by itself, as null, where it is not: told once
-        changed = [key for key in changed if f"{CONTENTS}{key}" not in changed]
+        # A path stands by its contents where it is set, and by itself, as null, where it is not; a function by both.
+        twice = {key for key in changed if f"{CONTENTS}{key}" in changed}
+        twice |= {f"{CODE}{key}" for key in changed}
+        changed = [key for key in changed if key not in twice]
         named = [_said(key, was.get(key), now.get(key)) for key in changed[:SHOWN]]
         more = len(changed) - len(named)
         return ", ".join([*named, *([f"{more} more"] if more else [])])

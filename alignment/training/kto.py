@@ -58,6 +58,10 @@ class KTO:
         return batch.total_weight
 
 
+def num_prompts(examples: Sequence[Example]) -> int:
+    return len({example.prompt_ids.tobytes() for example in examples})
+
+
 def with_replies_to_others(examples: Sequence[Example], max_length: int) -> list[Example]:
     """Each prompt with the reply of the nearest example before it, or from the end, that has another prompt: where all
     prompts differ, as TRL and the authors' code have it. What is too long loses its end.

@@ -10,6 +10,7 @@ from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches
 from alignment.distributed.collectives import naming_rank
 from alignment.runs.folder import RunFolder
+from alignment.terminal import say
 from alignment.training.alarm import Alarm
 from alignment.training.best import keeper_of
 from alignment.training.checkpoint import Checkpoints, Stateful
@@ -76,9 +77,7 @@ class Method(Protocol[Units]):
 
 
 def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None:
-    """Train for the configured steps, from the newest checkpoint on, and leave the model.
-
-    Metrics of an evaluation are logged as `eval/*`, every `train.eval_every` steps and after the last.
+    """Train for the configured steps, from the newest checkpoint on, and leave the model; evaluations are `eval/*`.
 
     Returns:
         why the run ended before its last step, where its config had it end.
@@ -87,11 +86,12 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
     nonfinite = NonFiniteGuard(files.nonfinite, config.train.on_nonfinite, method.train)
     pending, keeper = Pending(), keeper_of(files.best, config.train.best, method.kl_limit)
     parts: dict[str, Stateful] = {**method.parts(), "pending": pending, "nonfinite": nonfinite, "best": keeper}
-    if method.alarm is not None:
-        parts["alarm"] = method.alarm
+    parts |= {} if method.alarm is None else {"alarm": method.alarm}
     checkpoints = Checkpoints(files.checkpoints, config.checkpoint, parts, zero=config.distributed.zero)
     done = checkpoints.restore()
     method.begin(done)
+    warn_of_repeated_rows(method.train)
+    highest = 0.0  # of the learning rates of this process's steps
 
     def evaluated(step: int) -> dict[str, float]:
         with method.timer.part("eval"), told_at(step):
@@ -114,6 +114,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
                     log.write(step, method.row(pending.take()))
                     break
                 learning_rate = method.learning_rate()
+                highest = max(highest, learning_rate)
                 with method.timer.part("learn"):
                     learned = method.update(step, units, nonfinite)
                 nonfinite.require_learning(step, learned, num_steps=num_steps)
@@ -128,6 +129,8 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
                     log.write(step, {**row, **nonfinite.metrics(), **found})
                 with method.timer.part("save"):
                     checkpoints.save_if_due(step)
+    if done == 0 and keeper.reason is None:
+        warn_of_no_rate(highest, num_steps)
     keeper.leave(files.model, method.save)
     if method.alarm is not None:
         method.alarm.say_summary(files.checkpoints)
@@ -137,3 +140,17 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
 def is_due(step: int, every: int, num_steps: int) -> bool:
     """Every `every` steps (0: never) and after the last."""
     return step == num_steps or (every > 0 and step % every == 0)
+
+
+def warn_of_repeated_rows(train: Batches) -> None:
+    """Where a step asks for more rows than there are, it has some more than once."""
+    rows, size = len(train.examples), train.packer.config.size
+    if size > rows:
+        say(f"WARNING: batch.size={size} is more than the {rows} rows of data.train: a step has some more than once")
+
+
+def warn_of_no_rate(highest: float, num_steps: int) -> None:
+    """`highest`: of the learning rates of the run's steps."""
+    if highest == 0:
+        way = "a warm-up (train.warmup_steps, train.warmup_ratio) begins with such a one: take more steps"
+        say(f"WARNING: nothing was learned, for each of the {num_steps} steps had a learning rate of 0; {way}")

@@ -14,20 +14,12 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from alignment.config.train import Schedule, TrainConfig
 from alignment.distributed.engine import shape_of
 from alignment.models.heads import Trunk
-from alignment.terminal import say
 
 
 def build_optimizer(
     model: Trunk, config: TrainConfig, *, num_steps: int, learning_rate: float
 ) -> tuple[Optimizer, LRScheduler]:
-    """AdamW (arXiv:1711.05101), decay on matrices only; warm-up, then the schedule over `num_steps`. A warm-up that is
-    as long as the run is said."""
-    rises = warmup(config, num_steps)
-    if rises >= num_steps:
-        last = learning_rate * share_of_rate(config.schedule, rises, num_steps, num_steps - 1)
-        way = "train.warmup_steps or train.warmup_ratio is too much for so few steps"
-        steps = f"{num_steps} step{'s' if num_steps > 1 else ''}"
-        say(f"WARNING: the run ends within its warm-up, after {steps}, at a learning rate of {last:g}: {way}")
+    """AdamW (arXiv:1711.05101), decay on matrices only; warm-up, then the schedule over `num_steps`."""
     matrices, others = weight_groups(model)
     groups = [
         {"params": list(weights.values()), "weight_decay": decay}
@@ -36,7 +28,7 @@ def build_optimizer(
     ]
     beta1, beta2 = config.betas
     optimizer = AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=config.eps, fused=True)
-    share = partial(share_of_rate, config.schedule, rises, num_steps)
+    share = partial(share_of_rate, config.schedule, warmup(config, num_steps), num_steps)
     return optimizer, LambdaLR(optimizer, share)
 
 

@@ -60,7 +60,6 @@ def prepare(config: TrainingConfig) -> Prepared:
     train = required_split("train", config.data, tokenizer, need)
     held_out = said(load_split("eval", config.data, tokenizer, need), "eval")
     say_weights([train, held_out])
-    say_repeated(config.batch, train)
     require_positions(config.model, [train, held_out], config.data)
     return Prepared(tokenizer, train, held_out, config)
 
@@ -86,14 +85,6 @@ def say_weights(splits: Sequence[Loaded | None]) -> None:
     weights = [example.weight for loaded in splits if loaded is not None for example in loaded.examples]
     if set(weights) != {1.0}:
         say(f"rows count {min(weights):g} to {max(weights):g} in the loss, each by its `weight`")
-
-
-def say_repeated(batch: BatchConfig, train: Loaded) -> None:
-    """That a step has rows more than once, where it asks for more than there are."""
-    rows = len(train.examples)
-    if batch.size > rows:
-        what = f"batch.size={batch.size} is more than the {rows} rows of data.train"
-        say(f"WARNING: {what}: a step has some of them more than once")
 
 
 def require_positions(

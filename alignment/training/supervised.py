@@ -26,7 +26,7 @@ from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.objectives import Objective
 from alignment.training.reference import cache_file, reference_logprobs, require_reference
-from alignment.training.setup import build_engine, prepare, save_trained
+from alignment.training.setup import Prepared, build_engine, prepare, save_trained
 from alignment.training.step import evaluate_step, train_step
 from alignment.training.timer import StepTimer, step_flops
 
@@ -41,14 +41,21 @@ class BuildObjective(Protocol[Config]):
     def __call__(self, config: Config, batches: Batches, reference: Reference) -> Objective[Batch]: ...
 
 
-def train_language_model(config: Config, folder: Path, objective: BuildObjective[Config]) -> str | None:
-    """Train a model on the rows of `config.data` and leave it in the folder. Data first, the model then; `objective` is
-    built for the training rows, and again for the held-out ones.
+def train_language_model(
+    config: Config,
+    folder: Path,
+    objective: BuildObjective[Config],
+    require: Callable[[Prepared], None] | None = None,
+) -> str | None:
+    """Train a model on the rows of `config.data` and leave it in the folder. Data first, of which `require` may ask
+    something, the model then; `objective` is built for the training rows, and again for the held-out ones.
 
     Returns:
         why the run ended before its last step, where its config had it end.
     """
     prepared = prepare(config)
+    if require is not None:
+        require(prepared)
     model = load_language_model(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, held_out = prepared.batches(model)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))

@@ -34,6 +34,15 @@ def lines(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
+def test_kto_of_two_prompts_is_tried_with_both(verdict: Verdicts, written: Any) -> None:
+    """The nine shortest rows have the same prompt, and so has every other row of those that are tried."""
+    same = [{"prompt": "Question 1 about the cow?", "completion": "It has legs.", "label": n % 2} for n in range(9)]
+    other = {"prompt": "Question 2 about the dog and the owl?", "completion": "It can run and eat.", "label": 1}
+    data = DataConfig(train=written([*same, other]))
+    for name in ("one batch == several", "overfits a few rows"):
+        assert verdict(name, KTOConfig, "pairs", data=data).grade is not Grade.fail
+
+
 def test_rows_that_are_nearly_all_skipped_are_found(files: dict[str, str], verdict: Verdicts, written: Any) -> None:
     """As pairs are whose replies differ beyond the limits alone."""
     pairs = lines(files["pairs"])

@@ -58,6 +58,18 @@ def test_a_run_leaves_config_metrics_and_model(alignment: Callable[..., Any], tm
     assert tokenizer.chat_template
 
 
+def test_a_step_of_more_rows_than_there_are_and_a_run_that_learns_nothing_are_said(
+    alignment: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A warm-up begins with a learning rate of 0, and the run's only step has that one."""
+    few = [*RUN, "data.train.limit=5", "train.warmup_steps=4", "output_dir=out"]
+    said = " ".join(alignment(*few, "train.max_steps=1").out.split())
+    assert "WARNING: batch.size=8 is more than the 5 rows of data.train: a step has some more than once" in said
+    assert "WARNING: nothing was learned, for each of the 1 steps had a learning rate of 0; a warm-up (" in said
+    said = alignment(*few, "batch.size=5", "train.max_steps=2", "output_dir=two").out
+    assert "WARNING" not in said
+
+
 def test_the_precision_of_a_run_is_said_and_its_kernels_are_asked_for(
     alignment: Callable[..., Any], any_kernels_again: None, tmp_path: Path
 ) -> None:

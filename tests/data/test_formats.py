@@ -193,7 +193,12 @@ def test_the_margin_is_asked_of_the_row_and_its_place() -> None:
 QUESTION = "a reply must follow a user's or a tool's turn, and turn"
 BAD = [
     ("native", "pairs", {"prompt": "q", "completion": "a"}, "field `chosen` is missing: a pair needs "),
-    ("native", "pairs", {"question": "q", "better": "a"}, "is missing; the row has `question`, `better`"),
+    (
+        "native",
+        "pairs",
+        {"question": "q", "better": "a"},
+        "field `chosen` is missing: a pair needs `chosen` and `rejected`; the row has `question`, `better`",
+    ),
     ("native", "pairs", {"prompt": "q", "chosen": "a"}, "field `rejected` is missing: a pair needs "),
     ("native", "pairs", {"prompt": "q", "chosen": "a", "rejected": None}, "field `rejected` is missing: "),
     ("native", "pairs", {"chosen": "a", "rejected": "b"}, "field `prompt` is missing"),

@@ -24,7 +24,7 @@ from alignment.losses import ImportanceRatio, KLEstimator, Normalization, Policy
 from alignment.models.load import load_language_model
 from alignment.models.readout import token_logprobs
 from alignment.rl.experience import Experience
-from alignment.rl.objectives import ActorObjective
+from alignment.rl.objectives import Actor
 
 TEMPERATURE, LENGTH, BETA = 0.7, 9, 0.3
 CASES: dict[str, tuple[dict[str, Any], PolicyLoss]] = {
@@ -110,7 +110,7 @@ def trainer_of(kind: Any, config: Any, folder: Path, model: Any, tokenizer: Any,
     return made
 
 
-def ours(model: Any, actor: ActorObjective, made: Experience) -> tuple[float, dict[str, Tensor]]:
+def ours(model: Any, actor: Actor, made: Experience) -> tuple[float, dict[str, Tensor]]:
     model.zero_grad()
     output = actor(model, made)
     assert output.loss.count.item() == actor.count(made)
@@ -161,7 +161,7 @@ def test_grpo(
     model = model_of(tiny_init, tokenizer)
     advantages = grpo_advantages(SCORES, eps=1e-4)
     made = experience(model, rows, advantages)
-    found = ours(model, ActorObjective(loss, TEMPERATURE, beta, KLEstimator.k3, bias_correction), made)
+    found = ours(model, Actor(loss, TEMPERATURE, beta, KLEstimator.k3, bias_correction), made)
     settings = {**settings, "use_bias_correction_kl": bias_correction}
     trainer = trainer_of(GRPOTrainer, GRPOConfig, tmp_path, model, tokenizer, **settings)
     trainer.beta = beta
@@ -181,7 +181,7 @@ def test_rloo(
     advantages = rloo_advantages(SCORES)
     made = experience(model, rows, advantages)
     loss = PolicyLoss(ratio=ImportanceRatio.product, normalization=Normalization.sequence)
-    found = ours(model, ActorObjective(loss, TEMPERATURE), made)
+    found = ours(model, Actor(loss, TEMPERATURE), made)
     trainer = trainer_of(RLOOTrainer, RLOOConfig, tmp_path, model, tokenizer)
     inputs = {
         **as_trl_pads(rows),

@@ -44,7 +44,7 @@ from alignment.models.load import load_critic, load_language_model
 from alignment.models.readout import token_logprobs
 from alignment.rl import experience as module
 from alignment.rl.experience import Experience, count_nonfinite, make_experience, mini_batch_rows
-from alignment.rl.objectives import ActorObjective, CriticObjective
+from alignment.rl.objectives import Actor, Critic
 from alignment.rl.reference import build_reference
 from alignment.rl.roles import PPORoles
 from alignment.rl.update import actor_objective, update_actor_and_critic
@@ -138,7 +138,7 @@ def test_first_inner_step_has_ratio_one_and_no_kl(
     mini_batches, metrics = made(roles, samples_of(TEXTS), config)
     assert metrics["kl"].total.item() == 0.0 and metrics["kl"].count.item() == 10
     assert len(mini_batches) == 2 and sum(map(len, mini_batches)) > 2
-    actor, critic = ActorObjective(config.loss.policy, 0.8), CriticObjective(config.loss.value)
+    actor, critic = Actor(config.loss.policy, 0.8), Critic(config.loss.value)
     roles.actor.model.train()
     roles.critic.model.train()
     for experience in (piece for mini_batch in mini_batches for piece in mini_batch):
@@ -260,7 +260,7 @@ def test_first_policy_gradient_is_that_of_the_advantages(
     config = ppo_config(tiny_init, ppo=PPOUpdateConfig(epochs=1, mini_batches=1, replies=2))
     roles = build_roles(config, tokenizer)
     mini_batches, _ = made(roles, samples_of(TEXTS), config)
-    metrics = train_step(roles.actor, ActorObjective(config.loss.policy, 0.8), mini_batches[0])
+    metrics = train_step(roles.actor, Actor(config.loss.policy, 0.8), mini_batches[0])
     assert metrics.means()["loss"] == pytest.approx(0.0, abs=1e-6)
     assert metrics.means()["grad_norm"] > 1e-2
 
@@ -277,10 +277,10 @@ def test_a_broken_advantage_stops_the_actor_s_step_and_not_the_critic_s(
     metrics = update_actor_and_critic(
         roles.actor, roles.critic, mini_batches, config, kl_weight=0.1, seed=0, on_nonfinite=told.append
     )
-    assert [broken.objective for broken in told] == ["ActorObjective", "ActorObjective"]
+    assert [broken.objective for broken in told] == ["Actor", "Actor"]
     assert "loss" not in metrics and metrics["value/grad_norm"].count.item() == 2
     assert all(torch.equal(p, q) for p, q in zip(roles.actor.model.parameters(), before, strict=True))
-    with pytest.raises(UserError, match=r"^the loss of ActorObjective is nan"):
+    with pytest.raises(UserError, match=r"^the loss of Actor is nan"):
         update_actor_and_critic(roles.actor, roles.critic, mini_batches, config, kl_weight=0.1, seed=0)
 
 
@@ -319,9 +319,7 @@ def test_kl_in_the_loss_leaves_the_reward_to_the_score(
 
     model, experience = roles.actor.model, mini_batch[0]
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    plain, whole = (
-        ActorObjective(config.loss.policy, 0.8, beta, kl.estimator)(model, experience) for beta in (0.0, 0.7)
-    )
+    plain, whole = (Actor(config.loss.policy, 0.8, beta, kl.estimator)(model, experience) for beta in (0.0, 0.7))
     term = kl_estimate(token_logprobs(model, experience.batch, temperature=0.8), experience.ref_logprobs, "k2").sum()
     assert term.item() > 1e-3
     assert whole.metrics["kl/loss"].total.item() == pytest.approx(term.item(), rel=1e-5)

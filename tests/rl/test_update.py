@@ -22,7 +22,7 @@ from alignment.distributed.engine import TorchEngine
 from alignment.losses import CrossEntropyLoss
 from alignment.models.readout import token_logprobs
 from alignment.rl.experience import Experience
-from alignment.rl.objectives import ActorObjective
+from alignment.rl.objectives import Actor
 from alignment.rl.update import update_actor_and_critic
 from alignment.training.objectives import SFT
 from alignment.training.step import Term, train_step
@@ -90,9 +90,7 @@ def test_ptx_adds_its_weight_times_the_cross_entropy_of_the_other_texts(
 
     before = weights(actor)
     term = Term("ptx", SFT(CrossEntropyLoss()), texts, GAMMA)
-    metrics = train_step(
-        actor, ActorObjective(ppo_config(tiny_init).loss.policy, TEMPERATURE), made, beside=term
-    ).means()
+    metrics = train_step(actor, Actor(ppo_config(tiny_init).loss.policy, TEMPERATURE), made, beside=term).means()
     assert metrics["loss"] == pytest.approx(-policy.item(), rel=1e-6)
     assert metrics["ptx/loss"] == pytest.approx(-pretrain.item(), rel=1e-6)
     steps = moved(actor, before)
@@ -148,7 +146,7 @@ def test_the_actor_stops_after_the_step_that_measured_too_much_kl_and_the_critic
         return steps, int(metrics["grad_norm"].count), int(metrics["value/grad_norm"].count)
 
     actor = descent(max_grad_norm=0.05)
-    made, objective = experiences(actor, demonstrations), ActorObjective(ppo_config(tiny_init).loss.policy, TEMPERATURE)
+    made, objective = experiences(actor, demonstrations), Actor(ppo_config(tiny_init).loss.policy, TEMPERATURE)
     kls = [train_step(actor, objective, made).means()["policy/approx_kl"] for _ in range(6)]
     highest = max(range(6), key=lambda step: kls[step])
     limits = {step: max(kls[:step]) * 1.0001 for step in range(1, 6) if kls[step] > max(kls[:step]) * 1.001}

@@ -149,3 +149,5 @@ def test_differences_are_named_and_the_length_is_none() -> None:
     with_rows, without = of(**{"the contents of data.eval.path": '"1f"'}), of(**{"data.eval.path": "null"})
     assert with_rows.differences(without) == "data.eval.path was not set"
     assert without.differences(with_rows) == "data.eval.path was set"
+    scored, unscored = of(gold='"mine.f"', **{"the code of gold": '"1f"'}), of(gold="null")
+    assert scored.differences(unscored) == 'gold was null and is "mine.f"'

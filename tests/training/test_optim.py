@@ -1,5 +1,4 @@
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -47,20 +46,6 @@ def test_the_schedules_are_those_of_transformers(schedule: Schedule, name: str, 
     (of_theirs,) = theirs.lr_lambdas
     for step in range(num_steps + 3):
         assert share_of_rate(schedule, warmup, num_steps, step) == of_theirs(step)
-
-
-@pytest.mark.parametrize(
-    ("steps", "settings", "last"),
-    [(1, {"warmup_ratio": 0.1}, "1 step, at a learning rate of 0:"), (4, {"warmup_steps": 8}, "4 steps, at .* 0.375:")],
-)
-def test_a_warm_up_as_long_as_the_run_is_said(
-    steps: int, settings: dict[str, Any], last: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert rates(TrainConfig(max_steps=steps, learning_rate=1.0, **settings), steps)[-1] < 1
-    said = " ".join(capsys.readouterr().out.split())
-    assert re.search(f"^WARNING: the run ends within its warm-up, after {last} train.warmup_steps or ", said), said
-    rates(TrainConfig(max_steps=9, learning_rate=1.0, warmup_steps=8), 9)
-    assert capsys.readouterr().out == ""
 
 
 def test_decay_is_on_matrices_only() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from alignment.config.batch import BatchConfig
 from alignment.config.data import DataConfig, Format, SourceConfig
 from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig
@@ -21,7 +20,7 @@ from alignment.models.init import config_of
 from alignment.models.positions import max_positions
 from alignment.models.tokenizer import load_tokenizer
 from alignment.tasks.compared import compared_runs
-from alignment.training.setup import require_positions, say_repeated
+from alignment.training.setup import require_positions
 
 GPT2 = {"model_type": "gpt2", "n_positions": 64, "n_embd": 32, "n_layer": 1, "n_head": 2}
 LLAMA = {"model_type": "llama", "max_position_embeddings": 64, "hidden_size": 32, "num_attention_heads": 2}
@@ -50,13 +49,6 @@ def test_positions_that_are_computed_are_said(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == ""
     require_positions(ModelConfig(init=LLAMA), [rows(4, 61)], DataConfig())
     assert "data.max_length reaches beyond the 64 positions that the model was made for" in capsys.readouterr().out
-
-
-def test_a_step_of_more_rows_than_there_are_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    say_repeated(BatchConfig(size=1), rows(4, 8))
-    assert capsys.readouterr().out == ""
-    say_repeated(BatchConfig(size=2), rows(4, 8))
-    assert "WARNING: batch.size=2 is more than the 1 rows of data.train: a step has" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from alignment.losses import (
 )
 from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.rl.experience import Experience
-from alignment.rl.objectives import ActorObjective, CriticObjective
+from alignment.rl.objectives import Actor, Critic
 from alignment.training.metrics import Metrics
 from alignment.training.objectives import CPO, DPO, ORPO, SFT, RewardRanking, SimPO
 from alignment.training.step import evaluate_step, train_step
@@ -45,9 +45,9 @@ OBJECTIVES: dict[str, Any] = {
     "orpo, sequence": ORPO(ORPOLoss(nll=ORPONll.sequence)),
     "simpo": SimPO(SimPOLoss()),
     "cpo": CPO(CPOLoss()),
-    "actor": ActorObjective(PolicyLoss(clip=0.2), 0.7),
-    "actor, kl": ActorObjective(PolicyLoss(clip=0.2), 0.7, kl_weight=0.4),
-    "critic": CriticObjective(ValueLoss(clip=0.2)),
+    "actor": Actor(PolicyLoss(clip=0.2), 0.7),
+    "actor, kl": Actor(PolicyLoss(clip=0.2), 0.7, kl_weight=0.4),
+    "critic": Critic(ValueLoss(clip=0.2)),
 }
 PPO = ("actor", "actor, kl", "critic")
 KINDS = {"reward": "scalar", "reward, scaled": "scalar", "critic": "scalar"}
