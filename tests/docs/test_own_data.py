@@ -119,15 +119,20 @@ def test_a_toys_values_and_a_rate_for_all_weights_are_told(
         folders.append(f"output_dir=out-{len(folders)}")  # named by the second, two would be one
         return run("alignment", "run", *words, folders[-1])
 
+    calm = [
+        "batch.size=4",
+        "train.warmup_steps=0",
+        "train.warmup_ratio=0",
+    ]  # its one step learns, of rows that there are
     said = ran("tiny_sft", "model=pretrained", "data=native", *data)
     line = "WARNING: tiny_sft's values (train.learning_rate=0.003, its lengths) are for toy models; for yours take the"
     assert f"{line} recipe sft\n" in said
-    assert "WARNING" not in ran("tiny_sft", "model.path=FOLDER", "data.train.limit=8", data[2])
+    assert "WARNING" not in ran("tiny_sft", "model.path=FOLDER", "data.train.limit=8", data[2], *calm)
     monkeypatch.setattr(advice, "TOY_BYTES", 1000)  # so that this one is no toy, whose data may be a toy's
     assert line in ran("tiny_sft", "model.path=FOLDER", "data.train.limit=8", "seed=1", data[2])
     lora = ["sft", "model=pretrained_lora", *data]
     assert "adapters take about ten times that: train.learning_rate=0.0002\n" in ran(*lora)
-    assert "WARNING" not in ran(*lora, "train.learning_rate=2e-4")
+    assert "WARNING" not in ran(*lora, *calm, "train.learning_rate=2e-4")
 
 
 def test_the_recipes_name_their_sources() -> None:
