@@ -134,6 +134,10 @@ class PPOConfig(OnlineConfig):
         require(self.ppo.ema is None or self.distributed.offload_param is not Offload.nvme, rule, self.ppo.ema)
         require(not self.roles.offload or zero != 3, "roles.offload must be false with distributed.zero=3", True)
 
+    def optimizer_steps(self, num_steps: int) -> int:
+        """Of the actor, which waits while the critic warms up."""
+        return (num_steps - self.critic.warmup) * self.ppo.inner_steps
+
     def check_shares(self, processes: int) -> None:
         TrainingConfig.check_shares(self, processes)
         least = self.ppo.mini_batches * processes

@@ -68,6 +68,10 @@ class TrainingConfig(RunConfig):
         require_device(self.model, self.distributed)
         self.check_shares(self.processes())
 
+    def optimizer_steps(self, num_steps: int) -> int:
+        """Of the model that is trained, in so many steps of the loop."""
+        return num_steps
+
     def check_shares(self, processes: int) -> None:
         """Raises:
         ConfigError: what a step learns from cannot be dealt out evenly.

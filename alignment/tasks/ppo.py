@@ -170,7 +170,7 @@ def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
         zero=config.distributed.zero,
     )
     say(memory.summary())
-    actor = build_engine(models.policy, config, num_steps=(iterations - warmup) * inner)
+    actor = build_engine(models.policy, config, num_steps=config.optimizer_steps(iterations))
     critic = None
     if models.critic is not None:
         rate = config.critic.learning_rate

@@ -17,6 +17,7 @@ from alignment.training.checkpoint import Checkpoints, Stateful
 from alignment.training.log import MetricsLog
 from alignment.training.metrics import Metrics, Pending
 from alignment.training.nonfinite import NonFiniteGuard, told_at
+from alignment.training.optim import share_of_rate, warmup
 from alignment.training.timer import StepTimer
 
 Units = TypeVar("Units")
@@ -91,7 +92,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
     done = checkpoints.restore()
     method.begin(done)
     warn_of_repeated_rows(method.train)
-    highest = 0.0  # of the learning rates of this process's steps
+    warn_of_no_rate(config, num_steps)
 
     def evaluated(step: int) -> dict[str, float]:
         with method.timer.part("eval"), told_at(step):
@@ -114,7 +115,6 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
                     log.write(step, method.row(pending.take()))
                     break
                 learning_rate = method.learning_rate()
-                highest = max(highest, learning_rate)
                 with method.timer.part("learn"):
                     learned = method.update(step, units, nonfinite)
                 nonfinite.require_learning(step, learned, num_steps=num_steps)
@@ -129,8 +129,6 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
                     log.write(step, {**row, **nonfinite.metrics(), **found})
                 with method.timer.part("save"):
                     checkpoints.save_if_due(step)
-    if done == 0 and keeper.reason is None:
-        warn_of_no_rate(highest, num_steps)
     keeper.leave(files.model, method.save)
     if method.alarm is not None:
         method.alarm.say_summary(files.checkpoints)
@@ -149,8 +147,10 @@ def warn_of_repeated_rows(train: Batches) -> None:
         say(f"WARNING: batch.size={size} is more than the {rows} rows of data.train: a step has some more than once")
 
 
-def warn_of_no_rate(highest: float, num_steps: int) -> None:
-    """`highest`: of the learning rates of the run's steps."""
-    if highest == 0:
+def warn_of_no_rate(config: TrainingConfig, num_steps: int) -> None:
+    """Where each of the run's steps has a learning rate of 0, as a single one has with which a warm-up begins."""
+    train, steps = config.train, config.optimizer_steps(num_steps)
+    rises = warmup(train, steps)
+    if not any(share_of_rate(train.schedule, rises, steps, step) for step in range(steps)):
         way = "a warm-up (train.warmup_steps, train.warmup_ratio) begins with such a one: take more steps"
-        say(f"WARNING: nothing was learned, for each of the {num_steps} steps had a learning rate of 0; {way}")
+        say(f"WARNING: nothing will be learned, for the learning rate is 0 in all steps of the run ({steps}); {way}")

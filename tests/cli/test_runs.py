@@ -65,9 +65,12 @@ def test_a_step_of_more_rows_than_there_are_and_a_run_that_learns_nothing_are_sa
     few = [*RUN, "data.train.limit=5", "train.warmup_steps=4", "output_dir=out"]
     said = " ".join(alignment(*few, "train.max_steps=1").out.split())
     assert "WARNING: batch.size=8 is more than the 5 rows of data.train: a step has some more than once" in said
-    assert "WARNING: nothing was learned, for each of the 1 steps had a learning rate of 0; a warm-up (" in said
+    assert "WARNING: nothing will be learned, for the learning rate is 0 in all steps of the run (1); a warm-up" in said
     said = alignment(*few, "batch.size=5", "train.max_steps=2", "output_dir=two").out
     assert "WARNING" not in said
+    ppo = ["run", "tiny_ppo", *SMALL, "batch.size=4", "generation.max_new_tokens=4", "train.warmup_steps=2"]
+    said = alignment(*ppo, "train.max_steps=1", "ppo.epochs=2", "output_dir=three").out
+    assert "WARNING" not in said  # whose second inner step has another one
 
 
 def test_the_precision_of_a_run_is_said_and_its_kernels_are_asked_for(

@@ -52,8 +52,8 @@ GRPO = [
     "reward.function=coarse.parity",
     "advantage.redraws=1",
     "advantage.drop_alike=true",
-    "advantage.whiten=true",
 ]
+GRPO_WHITE = [*GRPO, "train.max_steps=4", "advantage.whiten=true"]  # not of what fills up the ranks
 ONLINE_DPO = [  # what a pair's prompt gives a weight cancels but for rounding, of which AdamW's eps makes no step
     *("train.max_steps=10", "train.eval_every=4", "train.learning_rate=1e-3", "num_samples=3", "pairs=all"),
     "train.eps=1e-4",
@@ -70,12 +70,13 @@ BY_LAYER = "3, by layer"  # a stage in which replies are drawn from a model that
 LEFT_OUT = {  # the stages that a task is not run under: two engines cannot share one backbone out; or it adds nothing
     "shared": ("3", BY_LAYER),
     **dict.fromkeys(("rloo", "reinforce_pp"), (BY_LAYER,)),
-    "online_aot": ("0", "1", "2", BY_LAYER),
+    **dict.fromkeys(("grpo_white", "online_aot"), ("0", "1", "2", BY_LAYER)),
 }
 TASKS = {
     "ppo": ("tiny_ppo", PPO, ppo.run),
     "shared": ("tiny_ppo", SHARED, ppo.run),
     "grpo": ("tiny_grpo", GRPO, ppo.run),
+    "grpo_white": ("tiny_grpo", GRPO_WHITE, ppo.run),
     "rloo": ("tiny_rloo", NO_CRITIC, ppo.run),
     "reinforce_pp": ("tiny_reinforce_pp", NO_CRITIC, ppo.run),
     "online_dpo": ("tiny_online_dpo", ONLINE_DPO, online_dpo.run),
