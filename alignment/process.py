@@ -22,6 +22,11 @@ def is_ours() -> bool:
     return LAUNCHED_BY in os.environ
 
 
+def is_launched() -> bool:
+    """Whether a launcher, ours or torchrun or Slurm's script, started this process and told it its rank."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 def belong_to_launcher() -> None:
     """End with the launcher, however it ends, and without a word when the user interrupts."""
     if not is_ours():
@@ -34,8 +39,10 @@ def belong_to_launcher() -> None:
 
 
 def end(code: int) -> NoReturn:
-    """Of a process whose launcher has its last word: at an orderly exit the threads of a process group whose other
-    members are gone may abort it, and C++ says so on stderr."""
+    """As sys.exit; one of several processes at once: at an orderly exit the threads of a process group, whose other
+    members may be gone, can abort it, with a line of C++ on stderr and another exit code than its own."""
+    if not is_launched():
+        sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -5,13 +5,15 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import NoReturn
 
+from alignment.process import end
+
 USER_ERROR = 2
 
 
 def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
     print(f"alignment: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(USER_ERROR)
+    end(USER_ERROR)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -39,10 +39,10 @@ from alignment.config.tasks import (
     SFTConfig,
     task_name,
 )
-from alignment.distributed import collectives
 from alignment.distributed.precision import precision_of, said
 from alignment.generation.samples import build_generator, sample
 from alignment.models.heads import LanguageModel
+from alignment.process import is_launched
 from alignment.tasks.run import check_processes, task_module
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
@@ -59,7 +59,7 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
     """
     require_known(config)
     check_inputs(config)
-    if collectives.is_launched():
+    if is_launched():
         raise ConfigError("check starts the processes of launch.processes itself, got a launcher around it")
     settle(config)
     check_processes(config)

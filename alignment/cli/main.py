@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from alignment import preempt
 from alignment.cli.recipes import first_comment, found, may_be_recipe, own_folders, recipes, shipped
-from alignment.process import belong_to_launcher
+from alignment.process import belong_to_launcher, end
 from alignment.runs.folder import RunFolder
 from alignment.user_error import USER_ERROR, fail, nearest
 
@@ -59,14 +59,14 @@ def main() -> None:
             dispatch(sys.argv[1:])
         except KeyboardInterrupt:
             print("alignment: interrupted", file=sys.stderr)
-            sys.exit(preempt.INTERRUPTED)
+            end(preempt.INTERRUPTED)
         except BrokenPipeError:  # of a run, which keeps SIGPIPE ignored: what it has saved is worth more than a line
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(UNREAD)
         except preempt.Preempted as stop:
             if preempt.is_main():
                 print(f"alignment: {' '.join(f'{stop}{preempt.requeued()}'.split())}", file=sys.stderr)
-            sys.exit(preempt.exit_code())
+            end(preempt.exit_code())
 
 
 def dispatch(arguments: list[str]) -> None:

@@ -54,9 +54,12 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
         except COMPOSE_ERRORS as error:
             fail(f"{recipe}: {told(error, overrides)}")
         if not sweep:
-            start(recipe, configs[0], is_last=True)
+            start(recipe, configs[0])
     if sweep:
         _call_hydra(recipe, ["--multirun"], overrides)
+    from alignment.tasks.run import leave  # which the jobs have loaded
+
+    leave()
 
 
 def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[RunConfig], bool]:
@@ -177,21 +180,19 @@ def of_job(config: RunConfig, number: int) -> RunConfig:
     return replace(config, output_dir=f"{config.output_dir}/{number}")
 
 
-def start(recipe: str, config: RunConfig, *, is_last: bool = False) -> None:
+def start(recipe: str, config: RunConfig) -> None:
     """A user's mistake that only shows in the data or the models ends here in one line, anything else in a traceback.
 
     The tasks are imported only now: a mistake in a config is told before transformers is loaded.
     """
     from alignment.tasks import pipeline
-    from alignment.tasks.run import RankFailedError, execute, is_told, leave
+    from alignment.tasks.run import RankFailedError, execute, is_told
 
     try:
         if isinstance(config, PipelineConfig):
             pipeline.run(config, composed_stage)
         else:
             execute(config)
-        if is_last:
-            leave()
     except UserError as error:
         if is_told(error, is_user_error=True):
             end(USER_ERROR)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.errors import ConfigError
+from alignment.process import is_launched
 
 Value = TypeVar("Value")
 
@@ -26,11 +27,6 @@ class LostRankError(RuntimeError):
 def num_launched() -> int:
     """How many processes a launcher (ours, torchrun) started this one among; 1 where none did."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_launched() -> bool:
-    """Whether a launcher started this process and told it its rank."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def init(config: DistributedConfig) -> None:

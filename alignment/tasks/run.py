@@ -23,7 +23,7 @@ from alignment.distributed.collectives import leave
 from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed
 from alignment.distributed.launch import RankFailedError, is_told, launch, tell_launcher
 from alignment.distributed.settings import check_trainer, deepspeed_settings
-from alignment.process import importing
+from alignment.process import importing, is_launched
 from alignment.runs.claim import FolderInUse, claim
 from alignment.runs.fingerprint import Fingerprint, fingerprint
 from alignment.runs.folder import RunFolder
@@ -54,7 +54,7 @@ def _execute(config: RunConfig) -> None:
     device = collectives.pick_device(config.distributed.device)
     tell_deepspeed(device)
     check_processes(config)
-    if config.launch.processes > 1 and not collectives.is_launched():
+    if config.launch.processes > 1 and not is_launched():
         in_processes(config)
         return
     tell_launcher()
@@ -136,7 +136,7 @@ def check_processes(config: RunConfig) -> None:
     ConfigError: the config does not suit the number of processes, or DeepSpeed's own settings it names do not suit it.
     """
     launched, asked = collectives.num_launched(), config.launch.processes
-    if collectives.is_launched():
+    if is_launched():
         rule = f"launch.processes must be 1, or the {launched} processes that were started for it"
         require(asked in (1, launched), rule, asked)
     max_grad_norm = None

@@ -142,7 +142,6 @@ def main(make: Callable[[Path], None] = make_models) -> None:
             results[f"{name}/{stage}"] = seen(where)
     if collectives.is_main():
         out.write_text(json.dumps(results))
-    collectives.leave()
 
 
 if __name__ == "__main__":

@@ -384,7 +384,6 @@ def main() -> None:
         results["roles"] = collectives.gathered(roles(config_of("3", out.parent)))
     if collectives.is_main():
         out.write_text(json.dumps(results))
-    collectives.leave()
 
 
 if __name__ == "__main__":

@@ -238,7 +238,6 @@ def main() -> None:
         found[f"problem/{name}"] = collectives.gathered(problem(name, folder, default))
     if collectives.is_main():
         (folder / "found.json").write_text(json.dumps(found))
-    collectives.leave()
 
 
 if __name__ == "__main__":

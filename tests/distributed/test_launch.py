@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,6 +59,30 @@ def test_torchrun_works_too(run: Run, tmp_path: Path) -> None:
     ended = run("train.max_steps=2", "distributed=zero1", launcher=torchrun)
     assert ended.returncode == 0, ended.stderr
     assert len(losses(tmp_path)) == 2
+
+
+def test_a_users_mistake_under_torchrun_is_exit_code_2_of_each_rank(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": 3}\n')
+    data = ("data=native", "data.train.path=rows.jsonl", "data.train.limit=null", "data.eval.limit=null")
+    torchrun = ("torch.distributed.run", "--nproc-per-node=2", "-m")
+    ended = run("train.max_steps=2", "distributed=zero1", *data, launcher=torchrun)
+    assert re.findall(r"exitcode  : (\S+) ", ended.stderr) == ["2", "2"], ended.stderr
+    said = [line for line in ended.stderr.splitlines() if line.startswith(("alignment:", "terminate"))]
+    assert said == ["alignment: tiny_dpo: rows.jsonl:1: field `prompt` must be a list of turns, got 3"]
+
+
+@pytest.mark.parametrize(("rank", "said"), [({}, "in order\n"), ({"RANK": "1", "WORLD_SIZE": "2"}, "")])
+def test_one_of_several_processes_ends_at_once(
+    rank: dict[str, str], said: str, environment: Callable[..., dict[str, str]]
+) -> None:
+    """Its group's threads, which can abort it at an orderly exit, have no say in its exit code."""
+    lines = (
+        "import atexit; atexit.register(print, 'in order'); from alignment.user_error import fail; fail('a mistake')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", lines], env=environment(**rank), capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, said, "alignment: a mistake\n")
 
 
 def test_the_rank_that_fails_is_shown_last_and_once(run: Run) -> None:

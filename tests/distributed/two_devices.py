@@ -152,3 +152,4 @@ if __name__ == "__main__":
     install()
     with TwoDevices(), Made():
         runpy.run_path(str(script), run_name="__main__")
+        sys.modules["alignment.distributed.collectives"].leave()

@@ -97,7 +97,6 @@ def main() -> None:
             results[f"gathers/{method}"] = collectives.gathered(gathers(method, config))
     if collectives.is_main():
         out.write_text(json.dumps(results))
-    collectives.leave()
 
 
 if __name__ == "__main__":
