@@ -39,8 +39,8 @@ def belong_to_launcher() -> None:
 
 
 def end(code: int) -> NoReturn:
-    """As sys.exit; one of several processes at once: at an orderly exit the threads of a process group, whose other
-    members may be gone, can abort it, with a line of C++ on stderr and another exit code than its own."""
+    """As sys.exit, but at once in one of several processes: at an orderly exit the threads of its process group, whose
+    other members may be gone, can abort it, with a line of C++ on stderr and an exit code that is not `code`."""
     if not is_launched():
         sys.exit(code)
     sys.stdout.flush()

@@ -62,7 +62,7 @@ def main() -> None:
             end(preempt.INTERRUPTED)
         except BrokenPipeError:  # of a run, which keeps SIGPIPE ignored: what it has saved is worth more than a line
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(UNREAD)
+            end(UNREAD)
         except preempt.Preempted as stop:
             if preempt.is_main():
                 print(f"alignment: {' '.join(f'{stop}{preempt.requeued()}'.split())}", file=sys.stderr)

@@ -57,7 +57,7 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
             start(recipe, configs[0])
     if sweep:
         _call_hydra(recipe, ["--multirun"], overrides)
-    from alignment.tasks.run import leave  # which the jobs have loaded
+    from alignment.tasks.run import leave  # loaded by the jobs already
 
     leave()
 

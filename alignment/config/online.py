@@ -135,7 +135,7 @@ class PPOConfig(OnlineConfig):
         require(not self.roles.offload or zero != 3, "roles.offload must be false with distributed.zero=3", True)
 
     def optimizer_steps(self, num_steps: int) -> int:
-        """Of the actor, which waits while the critic warms up."""
+        """The actor's, which waits while the critic warms up."""
         return (num_steps - self.critic.warmup) * self.ppo.inner_steps
 
     def check_shares(self, processes: int) -> None:

@@ -69,7 +69,7 @@ class TrainingConfig(RunConfig):
         self.check_shares(self.processes())
 
     def optimizer_steps(self, num_steps: int) -> int:
-        """Of the model that is trained, in so many steps of the loop."""
+        """How many the trained model's optimizer takes in `num_steps` steps of the loop."""
         return num_steps
 
     def check_shares(self, processes: int) -> None:

@@ -20,11 +20,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from alignment.config.errors import UserError
 from alignment.distributed.collectives import is_lost
 from alignment.preempt import SIGNALS, Preempted, interrupt
-from alignment.process import LAUNCHED_BY, is_ours
+from alignment.process import LAUNCHED_BY, end, is_launched, is_ours
 from alignment.runs.written import whole_file
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # set by torch's launcher for each process
 TALKERS = ("torch.distributed", "torch.distributed.elastic.agent.server.api")
+CRASHED = 1  # as Python has it
 TAIL = 20  # lines of a process's stderr that are shown where it could not say what happened
 
 
@@ -134,11 +135,13 @@ def is_told(error: BaseException, *, is_user_error: bool) -> bool:
 
 
 def tell_launcher() -> None:
-    """From here on an error that ends this process is left with the launcher that started it, if one did."""
-    if ERROR_FILE in os.environ:
+    """From here on an error that ends one of several processes does so at once, and is left with the launcher that has
+    named a file for it."""
+    if is_launched():
         sys.excepthook = _hook
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if not is_told(error, is_user_error=False):
         sys.__excepthook__(kind, error, trace)
+    end(CRASHED)

@@ -148,7 +148,7 @@ def warn_of_repeated_rows(train: Batches) -> None:
 
 
 def warn_of_no_rate(config: TrainingConfig, num_steps: int) -> None:
-    """Where each of the run's steps has a learning rate of 0, as a single one has with which a warm-up begins."""
+    """Warns where the learning rate is 0 in every step, as in a run of one step that begins a warm-up."""
     train, steps = config.train, config.optimizer_steps(num_steps)
     rises = warmup(train, steps)
     if not any(share_of_rate(train.schedule, rises, steps, step) for step in range(steps)):

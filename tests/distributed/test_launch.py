@@ -72,17 +72,20 @@ def test_a_users_mistake_under_torchrun_is_exit_code_2_of_each_rank(run: Run, tm
 
 
 @pytest.mark.parametrize(("rank", "said"), [({}, "in order\n"), ({"RANK": "1", "WORLD_SIZE": "2"}, "")])
+@pytest.mark.parametrize(
+    ("lines", "code", "last"),
+    [
+        ("from alignment.user_error import fail; fail('a mistake')", 2, "alignment: a mistake"),
+        ("from alignment.distributed.launch import tell_launcher; tell_launcher(); {}['b']", 1, "KeyError: 'b'"),
+    ],
+)
 def test_one_of_several_processes_ends_at_once(
-    rank: dict[str, str], said: str, environment: Callable[..., dict[str, str]]
+    lines: str, code: int, last: str, rank: dict[str, str], said: str, environment: Callable[..., dict[str, str]]
 ) -> None:
     """Its group's threads, which can abort it at an orderly exit, have no say in its exit code."""
-    lines = (
-        "import atexit; atexit.register(print, 'in order'); from alignment.user_error import fail; fail('a mistake')"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", lines], env=environment(**rank), capture_output=True, text=True, check=False
-    )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (2, said, "alignment: a mistake\n")
+    command = [sys.executable, "-c", f"import atexit; atexit.register(print, 'in order'); {lines}"]
+    ended = subprocess.run(command, env=environment(**rank), capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr.splitlines()[-1]) == (code, said, last)
 
 
 def test_the_rank_that_fails_is_shown_last_and_once(run: Run) -> None:

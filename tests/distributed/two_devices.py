@@ -150,6 +150,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(script.parent))
     sys.argv = sys.argv[1:]
     install()
+    from alignment.distributed.collectives import leave
+
     with TwoDevices(), Made():
         runpy.run_path(str(script), run_name="__main__")
-        sys.modules["alignment.distributed.collectives"].leave()
+        leave()

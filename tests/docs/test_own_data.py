@@ -119,11 +119,7 @@ def test_a_toys_values_and_a_rate_for_all_weights_are_told(
         folders.append(f"output_dir=out-{len(folders)}")  # named by the second, two would be one
         return run("alignment", "run", *words, folders[-1])
 
-    calm = [
-        "batch.size=4",
-        "train.warmup_steps=0",
-        "train.warmup_ratio=0",
-    ]  # its one step learns, of rows that there are
+    calm = ["batch.size=4", "train.warmup_steps=0", "train.warmup_ratio=0"]  # its one step learns, of rows that it has
     said = ran("tiny_sft", "model=pretrained", "data=native", *data)
     line = "WARNING: tiny_sft's values (train.learning_rate=0.003, its lengths) are for toy models; for yours take the"
     assert f"{line} recipe sft\n" in said
