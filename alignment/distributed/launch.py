@@ -142,6 +142,8 @@ def tell_launcher() -> None:
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not is_told(error, is_user_error=False):
-        sys.__excepthook__(kind, error, trace)
-    end(CRASHED)
+    try:
+        if not is_told(error, is_user_error=False):
+            sys.__excepthook__(kind, error, trace)
+    finally:
+        end(CRASHED)

@@ -66,7 +66,8 @@ def test_a_users_mistake_under_torchrun_is_exit_code_2_of_each_rank(run: Run, tm
     data = ("data=native", "data.train.path=rows.jsonl", "data.train.limit=null", "data.eval.limit=null")
     torchrun = ("torch.distributed.run", "--nproc-per-node=2", "-m")
     ended = run("train.max_steps=2", "distributed=zero1", *data, launcher=torchrun)
-    assert re.findall(r"exitcode  : (\S+) ", ended.stderr) == ["2", "2"], ended.stderr
+    codes = set(re.findall(r"exitcode  : (\S+) ", ended.stderr))
+    assert "2" in codes and codes <= {"2", "-15"}, ended.stderr  # torchrun may end one before it has found its mistake
     said = [line for line in ended.stderr.splitlines() if line.startswith(("alignment:", "terminate"))]
     assert said == ["alignment: tiny_dpo: rows.jsonl:1: field `prompt` must be a list of turns, got 3"]
 
@@ -86,6 +87,52 @@ def test_one_of_several_processes_ends_at_once(
     command = [sys.executable, "-c", f"import atexit; atexit.register(print, 'in order'); {lines}"]
     ended = subprocess.run(command, env=environment(**rank), capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr.splitlines()[-1]) == (code, said, last)
+
+
+BUFFERED = """
+import atexit
+from alignment.process import ending_early
+class Late:
+    def __del__(self):
+        print("the interpreter's end")
+late = Late()
+with ending_early():
+    atexit.register(print, "in order")
+    log = open("judge.log", "w")
+    log.write("its last line")
+    {lines}
+"""
+
+
+@pytest.mark.parametrize(("rank", "last"), [({}, ["the interpreter's end"]), ({"RANK": "1", "WORLD_SIZE": "2"}, [])])
+@pytest.mark.parametrize(("lines", "code"), [("pass", 0), ("raise SystemExit(3)", 3), ("raise SystemExit", 0)])
+def test_one_of_several_that_has_done_its_work_ends_before_the_interpreter(
+    lines: str,
+    code: int,
+    rank: dict[str, str],
+    last: list[str],
+    environment: Callable[..., dict[str, str]],
+    tmp_path: Path,
+) -> None:
+    """Exit handlers have run then, and what a reward function had in its buffer is in its file."""
+    command = [sys.executable, "-c", BUFFERED.format(lines=lines)]
+    ended = subprocess.run(command, env=environment(**rank), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.splitlines(), ended.stderr) == (code, ["in order", *last], "")
+    assert (tmp_path / "judge.log").read_text() == "its last line"
+
+
+def test_a_process_whose_reader_is_gone_keeps_its_exit_code(environment: Callable[..., dict[str, str]]) -> None:
+    full = "import os; print('line'); os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
+    lines = f"{full}; from alignment.process import end; end(3)"
+    ended = subprocess.run([sys.executable, "-c", lines], env=environment(RANK="0", WORLD_SIZE="2"), check=False)
+    assert ended.returncode == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets the threads' schedule")
+def test_threads_that_are_late_to_let_go_of_a_tensor_abort_nothing(run: Run) -> None:
+    words = ("train.max_steps=1", "launch.processes=2", "distributed=zero3", "checkpoint.every=0")
+    ended = run(*words, BROKEN_RANK="1", BROKEN_HOW="starves")
+    assert (ended.returncode, ended.stderr.count("terminate")) == (0, 0), ended.stderr
 
 
 def test_the_rank_that_fails_is_shown_last_and_once(run: Run) -> None:

@@ -101,7 +101,7 @@ def test_the_square_root_of_kl_and_other_metrics_stay() -> None:
 
 
 PROGRAM = """
-import json, sys
+import json, os, sys
 import numpy as np, torch, torch.distributed as dist
 from alignment.data.records import Source
 from alignment.generation.diagnostics import derived, diagnostics
@@ -117,8 +117,9 @@ rewards = torch.tensor(rng.normal(0, 1, (7, 1)))
 mine = places_of(7)
 samples = Samples([None for _ in mine], [None for _ in mine], [rows[place] for place in mine]).joined()
 found = diagnostics(samples, rewards)
-print(json.dumps(derived(Metrics(found).means())))
-dist.destroy_process_group()
+print(json.dumps(derived(Metrics(found).means())), flush=True)
+dist.barrier()
+os._exit(0)  # as the processes of a run end
 """
 
 

@@ -139,8 +139,9 @@ dist.init_process_group("gloo")
 total = torch.tensor([dist.get_rank(), int(os.environ["LOCAL_RANK"]), 1])
 dist.all_reduce(total)
 if dist.get_rank() == 0:
-    print(total.tolist(), os.environ["SLURM_JOB_NUM_NODES"], os.environ["TEXT"], os.environ["SET"])
-dist.destroy_process_group()
+    print(total.tolist(), os.environ["SLURM_JOB_NUM_NODES"], os.environ["TEXT"], os.environ["SET"], flush=True)
+dist.barrier()
+os._exit(0)  # as the processes of a run end
 """
 
 

@@ -1,5 +1,5 @@
 """Python imports this where its folder is on the path: one rank fails in its third step, cannot say that it
-did, or starts late."""
+did, starts late, or has threads of its process group that get no processor while it has anything to do."""
 
 import os
 import signal
@@ -10,6 +10,25 @@ from typing import Any
 if os.environ.get("RANK") == os.environ.get("BROKEN_RANK", "none"):
     if os.environ["BROKEN_HOW"] == "starts late":
         time.sleep(15)  # longer than this test's collectives may take
+
+    if os.environ["BROKEN_HOW"] == "starves":
+        from torch import distributed
+
+        def starve() -> None:
+            for name in Path("/proc/self/task").glob("*/comm"):
+                if name.read_text().startswith("pt_gloo"):
+                    os.sched_setscheduler(int(name.parent.name), os.SCHED_IDLE, os.sched_param(0))
+
+        def starved(collective: Any) -> Any:
+            def call(*arguments: Any, **more: Any) -> Any:
+                starve()
+                return collective(*arguments, **more)
+
+            return call
+
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        for name in ("barrier", "broadcast", "broadcast_object_list", "all_reduce", "all_gather_object"):
+            setattr(distributed, name, starved(getattr(distributed, name)))
 
     from alignment.training import supervised
 
