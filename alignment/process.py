@@ -3,7 +3,6 @@
 One that `launch.processes` started says nothing of its own end, and does not outlive the command.
 """
 
-import atexit
 import gc
 import os
 import signal
@@ -11,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from ctypes import CDLL
-from io import BufferedRandom, BufferedWriter, TextIOWrapper
 from typing import NoReturn
 
 LAUNCHED_BY = "ALIGNMENT_LAUNCHED_BY"  # the launcher's process id, in the environment of those that it starts
@@ -41,42 +39,17 @@ def belong_to_launcher() -> None:
 
 
 def end(code: int) -> NoReturn:
-    """As sys.exit, but at once in one of several processes: others may be gone, and nobody waits for anybody."""
+    """As sys.exit, but at once in one of several processes: what its group's threads still wait for comes from others,
+    which may be gone, and they would abort an orderly exit."""
     if not is_launched():
         sys.exit(code)
-    _end_at_once(code)
-
-
-@contextmanager
-def ending_early() -> Iterator[None]:
-    """One of several processes that has done what is within ends when its exit handlers have run, before the
-    interpreter takes itself down: a thread of its process group that has yet to let go of a tensor, with the others
-    finished and the group left, would abort it then, with a line of C++ on stderr and exit code 134."""
-    codes: list[int] = []
-
-    def stop() -> None:
-        for code in codes:
-            _end_at_once(code)
-
-    if is_launched():
-        atexit.register(stop)  # the handlers that are registered later run before it
     try:
-        yield
-    except SystemExit as error:
-        if error.code is None or isinstance(error.code, int):
-            codes.append(error.code or 0)
-        raise
-    codes.append(0)
-
-
-def _end_at_once(code: int) -> NoReturn:
-    """With what is in the buffers of open files, also a reward function's, written as an interpreter's end does it."""
-    gc.unfreeze()
-    for each in gc.get_objects():
-        if type(each) in (TextIOWrapper, BufferedWriter, BufferedRandom):
-            with suppress(OSError, ValueError):  # its reader is gone, its disk is full, it is closed
-                each.flush()
-    os._exit(code)
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                with suppress(OSError, ValueError):  # its reader is gone, its disk is full, it is closed
+                    stream.flush()
+    finally:
+        os._exit(code)
 
 
 @contextmanager

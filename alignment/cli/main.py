@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from alignment import preempt
 from alignment.cli.recipes import first_comment, found, may_be_recipe, own_folders, recipes, shipped
-from alignment.process import belong_to_launcher, end, ending_early
+from alignment.process import belong_to_launcher, end
 from alignment.runs.folder import RunFolder
 from alignment.user_error import USER_ERROR, fail, nearest
 
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
 def main() -> None:
     belong_to_launcher()
-    with ending_early(), preempt.listening():
+    with preempt.listening():
         try:
             dispatch(sys.argv[1:])
         except KeyboardInterrupt:

@@ -1,9 +1,12 @@
 """The processes of a run: who am I, how do sums cross them, and what happens when one of them is gone."""
 
+import atexit
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +19,8 @@ from alignment.process import is_launched
 
 Value = TypeVar("Value")
 
+WORKER = "pt_gloo"  # the names of gloo's threads begin so
+LETTING_GO = 10.0  # seconds, after which the interpreter goes all the same
 JOINING = timedelta(minutes=10)  # for the last process to have started, whatever a collective may take
 LOST = ("timed out", "connection closed", "connection reset", "broken pipe", "connection refused")  # as gloo says it
 
@@ -49,6 +54,7 @@ def init(config: DistributedConfig) -> None:
     timeout = timedelta(minutes=config.timeout_minutes)
     if not is_launched():
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        atexit.register(let_go)
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -56,6 +62,25 @@ def init(config: DistributedConfig) -> None:
     store.set(f"started {own}", "")
     store.wait([f"started {other}" for other in range(number)], JOINING)  # what begins late is not taken for hanging
     dist.init_process_group(backend, store=dist.PrefixStore("run", store), rank=own, world_size=number, timeout=timeout)
+    atexit.register(let_go)
+
+
+def let_go() -> None:
+    """Returns when no thread of a group is at work. One that has yet to let go of a tensor when the interpreter takes
+    itself down aborts the process, with a line of C++ on stderr and exit code 134; `init` has this called before."""
+    last, quiet = time.monotonic() + LETTING_GO, 0
+    while quiet < 2 and time.monotonic() < last:
+        time.sleep(0.01)  # others may run meanwhile, also those that wait for the interpreter's lock
+        quiet = 0 if any(map(_is_at_work, Path("/proc/self/task").glob("*"))) else quiet + 1
+
+
+def _is_at_work(thread: Path) -> bool:
+    """Whether it is one of gloo's, and neither waits for anything nor is gone."""
+    try:
+        name, state = (thread / "stat").read_text().partition("(")[2].rsplit(") ", 1)
+    except OSError:
+        return False
+    return name.startswith(WORKER) and not state.startswith("S")
 
 
 def leave() -> None:

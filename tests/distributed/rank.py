@@ -1,12 +1,12 @@
 """One process of a test: `python rank.py SCRIPT ARGUMENTS ...` runs the script with everything imported as a run does,
-the garbage collector asleep, which takes two thirds of the time, leaves the group as a run does and ends as one."""
+the garbage collector asleep, which takes two thirds of the time, and leaves the group as a run does."""
 
 import runpy
 import sys
 from importlib import import_module
 from pathlib import Path
 
-from alignment.process import ending_early, importing
+from alignment.process import importing
 
 with importing():
     for name in ("tasks.evaluate", "tasks.online_dpo", "tasks.ppo", "tasks.rejection", "training.log", "cli.compose"):
@@ -16,6 +16,5 @@ with importing():
 if __name__ == "__main__":
     sys.path[0] = str(Path(sys.argv[1]).parent)
     sys.argv = sys.argv[1:]
-    with ending_early():
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        leave()
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    leave()

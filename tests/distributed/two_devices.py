@@ -151,8 +151,7 @@ if __name__ == "__main__":
     sys.argv = sys.argv[1:]
     install()
     from alignment.distributed.collectives import leave
-    from alignment.process import ending_early
 
-    with ending_early(), TwoDevices(), Made():
+    with TwoDevices(), Made():
         runpy.run_path(str(script), run_name="__main__")
         leave()
