@@ -5,6 +5,7 @@ did, starts late, or has threads of its process group that get no processor whil
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ if os.environ.get("RANK", "alone") == os.environ.get("BROKEN_RANK", "none"):
 
         def starve() -> None:
             for name in Path("/proc/self/task").glob("*/comm"):
-                if name.read_text().startswith("pt_gloo"):
-                    os.sched_setscheduler(int(name.parent.name), os.SCHED_IDLE, os.sched_param(0))
+                with suppress(OSError):  # it may be gone by now
+                    if name.read_text().startswith("pt_gloo"):
+                        os.sched_setscheduler(int(name.parent.name), os.SCHED_IDLE, os.sched_param(0))
 
         def starved(collective: Any) -> Any:
             def call(*arguments: Any, **more: Any) -> Any:
