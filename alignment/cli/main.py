@@ -105,7 +105,8 @@ def ending_with_reader() -> Iterator[None]:
     former = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         yield
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the shell, `>&-`
+            sys.stdout.flush()
     finally:
         signal.signal(signal.SIGPIPE, former)
 
