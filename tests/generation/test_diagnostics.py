@@ -119,7 +119,7 @@ samples = Samples([None for _ in mine], [None for _ in mine], [rows[place] for p
 found = diagnostics(samples, rewards)
 print(json.dumps(derived(Metrics(found).means())), flush=True)
 dist.barrier()
-os._exit(0)  # as the processes of a run end
+os._exit(0)  # the group's threads may be late to let go of a tensor
 """
 
 

@@ -85,4 +85,4 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
     torch.save(whitened(*CUTS[2][rank]), folder / f"{rank}.pt")
     dist.barrier()
-    os._exit(0)  # as the processes of a run end
+    os._exit(0)  # the group's threads may be late to let go of a tensor

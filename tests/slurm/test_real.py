@@ -141,7 +141,7 @@ dist.all_reduce(total)
 if dist.get_rank() == 0:
     print(total.tolist(), os.environ["SLURM_JOB_NUM_NODES"], os.environ["TEXT"], os.environ["SET"], flush=True)
 dist.barrier()
-os._exit(0)  # as the processes of a run end
+os._exit(0)  # the group's threads may be late to let go of a tensor
 """
 
 

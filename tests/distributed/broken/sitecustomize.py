@@ -1,6 +1,5 @@
-"""Python imports this where its folder is on the path: one rank, or the process that
-is alone, fails in its third step, cannot say that it
-did, starts late, or has threads of its process group that get no processor while it has anything to do."""
+"""Python imports this where its folder is on the path: one rank, or the process that is alone, fails in its third step,
+cannot say that it did, starts late, or leaves its group's threads no processor while it has anything to do itself."""
 
 import os
 import signal
