@@ -85,7 +85,7 @@ def write_setting(folder: Path, data: Path, *, iterations: int) -> None:
     for kind in ("policy", "reward"):
         make_model(kind, tokenizer).save_pretrained(folder / kind)
         tokenizer.save_pretrained(folder / kind)
-    config = ppo_config(folder, data, replies=1, iterations=iterations)
+    config = ppo_config(folder, data, num_samples=1, iterations=iterations)
     (folder / "data.json").write_text(json.dumps({"data": str(data.resolve()), "iterations": iterations}))
     loaded = load_split("train", config.data, tokenizer, ExampleKind.prompts)
     assert loaded is not None
@@ -107,7 +107,7 @@ def write_setting(folder: Path, data: Path, *, iterations: int) -> None:
     (folder / "prompts.json").write_text(json.dumps({"steps": steps, "config": theirs}))
 
 
-def ppo_config(folder: Path, data: Path, *, replies: int, iterations: int) -> PPOConfig:
+def ppo_config(folder: Path, data: Path, *, num_samples: int, iterations: int) -> PPOConfig:
     return PPOConfig(
         model=ModelConfig(path=str(folder / "policy")),
         data=data_config(data, PROMPTS * iterations, max_prompt_length=LIMIT - TOKENS),
@@ -115,17 +115,18 @@ def ppo_config(folder: Path, data: Path, *, replies: int, iterations: int) -> PP
         train=TrainConfig(max_steps=iterations, learning_rate=1e-6),
         reward=RewardShapingConfig(path=str(folder / "reward")),
         critic=CriticConfig(learning_rate=1e-6),
-        ppo=PPOUpdateConfig(epochs=4, replies=replies),
+        num_samples=num_samples,
+        ppo=PPOUpdateConfig(epochs=4),
         kl=KLConfig(weight=0.05),
         generation=GenerationConfig(max_new_tokens=TOKENS, temperature=0.7),
     )
 
 
-def play(folder: Path, replies: int) -> None:
+def play(folder: Path, num_samples: int) -> None:
     """Our side: what an iteration of the task `ppo` does."""
     turns = Turns()
     setting = json.loads((folder / "data.json").read_text())
-    config = ppo_config(folder, Path(setting["data"]), replies=replies, iterations=setting["iterations"])
+    config = ppo_config(folder, Path(setting["data"]), num_samples=num_samples, iterations=setting["iterations"])
     keep_freed_memory(torch.device("cpu"))  # as every run does
     stage = build_trainer(config, folder)
     stage.begin(0)

@@ -2,8 +2,8 @@
 
     python scripts/benchmark_roles.py --out roles.json
 
-A Llama of 4 layers and width 256 with 8,192 pieces, as in benchmark.py; two iterations of 8 prompts of the embedded
-world with two replies each, in micro-batches of 256 tokens. Each run is a process of its own; its peak is taken above
+A Llama of 4 layers and width 256 with 8,192 pieces, as in benchmark.py; two iterations of 8 prompts of the toy
+task with two replies each, in micro-batches of 256 tokens. Each run is a process of its own; its peak is taken above
 what it had after its imports, so activations, the replies' cache and what the allocator keeps are in it.
 """
 

@@ -1,6 +1,6 @@
-"""Train the small world's tokenizer and write it into the package:  python scripts/make_tokenizer.py
+"""Train the toy task's tokenizer and write it into the package:  python scripts/make_tokenizer.py
 
-Byte-level BPE, so that any text round-trips. It is trained on the world's words, each of which becomes one piece with
+Byte-level BPE, so that any text round-trips. It is trained on its words, each of which becomes one piece with
 and without a leading space, and on the docstrings of Python's standard library, the general English at hand everywhere.
 The pieces therefore depend a little on the Python that runs this; the folder it wrote is what counts, and is shipped.
 """
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from alignment.world import tokenizer_path
-from alignment.world.language import world_words
+from alignment.toy import tokenizer_path
+from alignment.toy.language import toy_words
 
 NUM_PIECES = 2048
 # In the order of a Llama configuration's default ids: the beginning of a sequence is 1 and its end 2.
 SPECIAL = ("<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>")
-# More often than any other piece of the corpus, so that no word of the world is left in parts.
-WORLD_REPEATS = 20_000
+# More often than any other piece of the corpus, so that no word of the toy task is left in parts.
+TOY_REPEATS = 20_000
 # Turns need no separator: each begins with its role's token, after which text is tokenised as at the start of a text.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -35,8 +35,8 @@ CHAT_TEMPLATE = (
 
 
 def corpus() -> Iterator[str]:
-    for word in world_words():
-        for _ in range(WORLD_REPEATS):
+    for word in toy_words():
+        for _ in range(TOY_REPEATS):
             yield word
             yield f" {word}"
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):

@@ -116,7 +116,7 @@ def pairs_in(data: DataConfig, names: Sequence[str], tokenizer: PreTrainedTokeni
 
 
 def _has_pairs(source: SourceConfig, format: Format) -> bool:
-    if format is Format.world:
+    if format is Format.toy:
         return source.limit is not None
     first = next(raw_rows(source, format), None)
     return first is not None and first.get("chosen") is not None and first.get("rejected") is not None

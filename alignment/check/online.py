@@ -89,7 +89,7 @@ def on_policy(config: OnlineConfig) -> Iterator[Verdict]:
         for scorer in rollouts.scorer.models():
             yield from of_judge(scorer, samples, policy, config.data, "data.eval.path")
         if isinstance(trainer, PPOTrainer):
-            learned = policy.drawn(prompts.train, trainer.config.generation, trainer.config.ppo.replies)
+            learned = policy.drawn(prompts.train, trainer.config.generation, trainer.config.num_samples)
             yield from first_step(trainer, learned)
             yield improves(trainer, learned)
 

@@ -138,7 +138,7 @@ def _ppo_step(config: PPOConfig, given: Replies | None) -> FirstStep:
         lengths = [len(example.prompt_ids) for example in data.examples]
         shortest = sorted(range(len(lengths)), key=lambda row: lengths[row])
         rows = list(islice(cycle(shortest), config.batch.size))
-        drawn = trainer.rollouts.draw(data, rows, trainer.rollouts.seed(1), config.ppo.replies)
+        drawn = trainer.rollouts.draw(data, rows, trainer.rollouts.seed(1), config.num_samples)
         samples = drawn if given is None else _with_replies(drawn, given)
         micro_batches, _ = experienced(trainer, samples, trainer.config.batch.max_tokens)
         policy, critic = objectives_of(trainer)

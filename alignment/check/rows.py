@@ -138,7 +138,7 @@ def _is_number(value: object) -> bool:
 def raw_rows(source: SourceConfig, format: Format) -> Iterator[Row]:
     """The rows as they are in the file, those that cannot be read left out; none of the embedded task, which has no
     file."""
-    if format is Format.world or source.path is None:
+    if format is Format.toy or source.path is None:
         return iter(())
     rows = islice(read_each(source.path), source.limit or ROWS)
     return (row for _, row in rows if not isinstance(row, DataError))

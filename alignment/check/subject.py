@@ -78,7 +78,8 @@ def few(config: Trained, size: int) -> Trained:
         config = replace(
             config,
             ptx=replace(config.ptx, data=first_rows(config.ptx.data)),
-            ppo=replace(config.ppo, mini_batches=1, replies=2 if config.advantage.is_grouped else 1, ema=None),
+            num_samples=2 if config.advantage.is_grouped else 1,
+            ppo=replace(config.ppo, mini_batches=1, ema=None),
             critic=replace(config.critic, warmup=0),
         )
     return config

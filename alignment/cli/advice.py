@@ -8,8 +8,22 @@ from alignment.config.tasks import EvaluateConfig, RejectionConfig
 
 TOY = "tiny_"
 TOY_BYTES = 40_000_000  # ten million weights
-OWN = ("sft", "reward", "dpo", "orpo", "kto", "ppo")  # the recipes whose rates are for all weights of a model
-MORE_FOR_LORA = 10  # as between the two of Zephyr (2e-5 and 2e-4, 5e-7 and 5e-6) and of the examples of TRL
+LORA_RATES = {  # of adapters, by the recipes whose own rates are for all weights; each recipe says where it is from
+    "sft": 2e-4,
+    "reward": 1e-4,
+    "reward_regression": 1e-4,
+    "reward_process": 1e-4,
+    "dpo": 5e-6,
+    "orpo": 8e-5,
+    "simpo": 5e-6,
+    "cpo": 1e-4,
+    "kto": 5e-6,
+    "online_dpo": 5e-6,
+    "ppo": 1e-5,
+    "grpo": 1e-5,
+    "rloo": 3e-5,
+    "reinforce_pp": 5e-6,
+}
 
 
 def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | None = None) -> str | None:
@@ -22,7 +36,7 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
     if not isinstance(config, (TrainingConfig, RejectionConfig, EvaluateConfig)):
         return None
     path = None if isinstance(config, EvaluateConfig) else config.model.path
-    if config.data.format is Format.world and (path is None or not _is_large(Path(path))):
+    if config.data.format is Format.toy and (path is None or not _is_large(Path(path))):
         return None  # a toy's values are right for toys
     is_foreign = isinstance(config, EvaluateConfig) or (path is not None and Path(path).exists())
     if within is not None and path is not None and Path(path).is_relative_to(within):
@@ -31,11 +45,11 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
         other = recipe.removeprefix(TOY)
         rate = f"train.learning_rate={config.train.learning_rate:g}, " if isinstance(config, TrainingConfig) else ""
         return f"WARNING: {recipe}'s values ({rate}its lengths) are for toy models; for yours take the recipe {other}"
-    if recipe in OWN and isinstance(config, TrainingConfig) and config.model.lora.rank and not own_rate:
-        rate = f"{config.train.learning_rate:g}"
-        more = f"train.learning_rate={MORE_FOR_LORA * config.train.learning_rate:g}"
+    if recipe in LORA_RATES and isinstance(config, TrainingConfig) and config.model.lora.rank and not own_rate:
+        rate, more = config.train.learning_rate, LORA_RATES[recipe]
         return (
-            f"WARNING: {recipe}'s learning rate {rate} is for all weights; adapters take about ten times that: {more}"
+            f"WARNING: {recipe}'s learning rate {rate:g} is for all weights; adapters take about "
+            f"train.learning_rate={more:g}"
         )
     return None
 

@@ -10,6 +10,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from alignment.cli.overrides import quoted
 from alignment.cli.recipes import recipes, shipped
+from alignment.config.renamed import key_now, value_now
 from alignment.user_error import nearest
 
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
@@ -64,7 +65,12 @@ def _missing_file(error: MissingConfigException) -> str:
     if not error.options:
         return f"no group {group!r} of presets, which the recipe's defaults name"
     options = list(error.options)
-    return f"{group} must be one of {', '.join(options)}, got {choice!r}{nearest(choice, options)}"
+    return f"{group} must be one of {', '.join(options)}, got {choice!r}{_value_hint(choice, options)}"
+
+
+def _value_hint(value: str, options: list[str]) -> str:
+    now = value_now(value, options)
+    return nearest(value, options) if now is None else f" (it is {now} now)"
 
 
 def _bad_key_or_value(error: OmegaConfBaseException) -> str:
@@ -72,6 +78,8 @@ def _bad_key_or_value(error: OmegaConfBaseException) -> str:
     message = _first_line(error.msg or str(error))
     names = [field.name for field in fields(error.object_type)] if is_dataclass(error.object_type) else []
     if "not in" in message:
+        if (now := key_now(key, names)) is not None:
+            return f"no such key {key!r}: it is {now} now"
         hint = nearest(key.rpartition(".")[2], names)
         return f"no such key {key!r}{hint}" + (f"; valid here: {', '.join(names)}" if names and not hint else "")
     if "does not support deletion" in message:
@@ -80,7 +88,7 @@ def _bad_key_or_value(error: OmegaConfBaseException) -> str:
         return f"{key} must have a value, got null"
     if options := re.search(r"Invalid value '(.*)', expected one of \[(.*)\]", message):
         value, names = options[1], options[2].split(", ")
-        return f"{key} must be one of {', '.join(names)}, got {value!r}{nearest(value, names)}"
+        return f"{key} must be one of {', '.join(names)}, got {value!r}{_value_hint(value, names)}"
     if typed := re.search(r"Value '(.*)' of type '.*' could not be converted to (\w+)", message):
         return f"{key} must be {TYPES.get(typed[2], typed[2])}, got {typed[1]!r}"
     if "is not a valid bool" in message:

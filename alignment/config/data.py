@@ -8,7 +8,7 @@ from alignment.config.errors import ConfigError, require
 from alignment.config.margin import MarginConfig
 from alignment.config.marks import INPUT
 
-WORLD = "alignment.world."
+TOY = "alignment.toy."
 
 
 class Format(str, Enum):
@@ -27,8 +27,8 @@ class Format(str, Enum):
     """messages of {role, content}, the last of which is the reply."""
     text = "text"
     """text, whole, without turns or template, as in pre-training; for sft and ptx.data."""
-    world = "world"
-    """The embedded world's own rows, native in layout."""
+    toy = "toy"
+    """The toy task's own rows, native in layout."""
 
 
 class Template(str, Enum):
@@ -71,9 +71,9 @@ class ExampleKind(str, Enum):
 @dataclass(slots=True)
 class SourceConfig:
     path: str | None = field(default=None, metadata=INPUT)
-    """.jsonl, .json, either with .gz, .parquet, or a folder saved by `datasets`. Null: none (or the embedded world)."""
+    """.jsonl, .json, either with .gz, .parquet, or a folder saved by `datasets`. Null: none (or the toy task)."""
     limit: int | None = None
-    """Take the first rows only; in the embedded world, how many rows to make."""
+    """Take the first rows only; in the toy task, how many rows to make."""
     join: dict[str, str] = field(default_factory=dict, metadata=INPUT)
     """Further files, each by a name of yours, whose rows follow those of `path`, as those of earlier rounds do."""
 
@@ -110,23 +110,23 @@ class DataConfig:
         finite = all(isinstance(weight, int | float) and math.isfinite(weight) and weight for weight in given)
         require(finite, "data.scores must map to finite weights other than 0", self.scores)
         require(bool(self.step_separator), "data.step_separator must not be empty", self.step_separator)
-        if self.format is Format.world:
+        if self.format is Format.toy:
             for name, source in (("train", self.train), ("eval", self.eval)):
-                rule = f"data.{name}.path needs its data.format (data.format=world makes its own rows)"
+                rule = f"data.{name}.path needs its data.format (data.format=toy makes its own rows)"
                 require(source.path is None, rule, source.path)
 
 
 def require_rows(data: DataConfig, name: str) -> None:
     """Raise `ConfigError` where the split `name`, `train` or `eval`, has no source."""
     source = {"train": data.train, "eval": data.eval}[name]
-    key, value = ("limit", source.limit) if data.format is Format.world else ("path", source.path)
+    key, value = ("limit", source.limit) if data.format is Format.toy else ("path", source.path)
     require(value is not None, f"data.{name}.{key} is required for data.format={data.format.value}", value)
 
 
-def require_own_world(data: DataConfig, functions: dict[str, str | None]) -> None:
-    """Raise `ConfigError` where a function that knows the embedded world's questions alone is to score replies to other
+def require_own_questions(data: DataConfig, functions: dict[str, str | None]) -> None:
+    """Raise `ConfigError` where a function that knows the toy task's questions alone is to score replies to other
     ones. `functions`: key -> dotted path."""
     for key, path in functions.items():
-        if path is not None and path.startswith(WORLD) and data.format is not Format.world:
-            rule = f"{key}={path} knows the embedded world's questions alone (data.format=world): set {key} to null"
+        if path is not None and path.startswith(TOY) and data.format is not Format.toy:
+            rule = f"{key}={path} knows the toy task's questions alone (data.format=toy): set {key} to null"
             raise ConfigError(f"{rule}, or to a function of your own, with data.format={data.format.value}")

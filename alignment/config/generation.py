@@ -89,7 +89,7 @@ def require_served(generation: GenerationConfig, model: ModelConfig) -> None:
     require(generation.engine is not Generation.vllm or not model.resize_embeddings, rule, model.resize_embeddings)
 
 
-def require_temperatures(temperatures: list[float], samples: int, generation: GenerationConfig) -> None:
+def require_temperatures(temperatures: list[float], num_samples: int, generation: GenerationConfig) -> None:
     """As many replies at each, which takes the place of generation.temperature."""
     positive = all(0 < each < math.inf for each in temperatures)
     require(
@@ -97,7 +97,7 @@ def require_temperatures(temperatures: list[float], samples: int, generation: Ge
         "temperatures must be > 0, and each another",
         temperatures,
     )
-    rule = f"samples must be a multiple of the number of temperatures ({len(temperatures)})"
-    require(samples % len(temperatures) == 0, rule, samples)
+    rule = f"num_samples must be a multiple of the number of temperatures ({len(temperatures)})"
+    require(num_samples % len(temperatures) == 0, rule, num_samples)
     rule = "generation.temperature must be left at 1 with temperatures, which take its place"
     require(generation.temperature == 1, rule, generation.temperature)

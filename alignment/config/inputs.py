@@ -11,6 +11,7 @@ from typing import Any
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE
+from alignment.config.renamed import function_now
 
 OF_RUNS = ("runs", "curves")  # keys whose folders may be those of runs
 
@@ -59,8 +60,12 @@ def _marked(config: Any, mark: str, prefix: str) -> Iterator[tuple[str, str]]:
 
 def check_inputs(config: Any) -> None:
     """Raises:
-    ConfigError: an input does not exist, or a run's folder stands where a model's is asked for; names key and path.
+    ConfigError: an input does not exist, a run's folder stands where a model's is asked for, or a function has another
+        name now; names key and path.
     """
+    for key, path in _marked(config, "function", ""):
+        if (now := function_now(path)) is not None:
+            raise ConfigError(f"{key}: {path} is {now} now")
     for key, path in input_paths(config):
         check_path(key, path)
         if key.partition(".")[0] not in OF_RUNS:

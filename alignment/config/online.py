@@ -7,7 +7,7 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from alignment.config.alarm import AlarmConfig
-from alignment.config.data import ExampleKind, require_own_world
+from alignment.config.data import ExampleKind, require_own_questions
 from alignment.config.distributed import Offload
 from alignment.config.errors import require
 from alignment.config.generation import GenerationConfig, require_generator, require_served
@@ -42,9 +42,9 @@ class OnlineConfig(TrainingConfig):
     replies: ClassVar[bool] = True
     example_kind: ClassVar[ExampleKind | None] = ExampleKind.prompts
     reward: RewardShapingConfig = MISSING
+    num_samples: int = 1
+    """Replies sampled for each prompt."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
-    missing_eos_penalty: float = 0.0
-    """Taken off the score of a reply that was cut before its end."""
     gold: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function that is logged beside the learned reward and never learned from."""
     gold_model: str | None = field(default=None, metadata=INPUT)
@@ -57,8 +57,8 @@ class OnlineConfig(TrainingConfig):
         require_served(self.generation, self.model)
         both = self.gold is not None and self.gold_model is not None
         require(not both, "at most one of gold and gold_model must be set", (self.gold, self.gold_model))
-        require_own_world(self.data, {**self.reward.functions(), "gold": self.gold})
-        require(self.missing_eos_penalty >= 0, "missing_eos_penalty must be >= 0", self.missing_eos_penalty)
+        require_own_questions(self.data, {**self.reward.functions(), "gold": self.gold})
+        require(self.num_samples > 0, "num_samples must be > 0", self.num_samples)
 
 
 @dataclass(slots=True)
@@ -106,17 +106,17 @@ class PPOConfig(OnlineConfig):
         require(self.generation.min_new_tokens == 0, rule, self.generation.min_new_tokens)
         rule = f"ppo.mini_batches must be <= batch.size ({self.batch.size}); set both"
         require(self.ppo.mini_batches <= self.batch.size, rule, self.ppo.mini_batches)
-        replies = self.batch.size * self.ppo.replies
-        rule = f"kl.horizon must be >= batch.size * ppo.replies ({replies}), the replies of one iteration"
+        replies = self.batch.size * self.num_samples
+        rule = f"kl.horizon must be >= batch.size * num_samples ({replies}), the replies of one iteration"
         require(self.kl.controller is KLControl.fixed or self.kl.horizon >= replies, rule, self.kl.horizon)
-        rule = "batch.size * ppo.replies must be > 1 with reward.whiten or reward.combine=llama2"
+        rule = "batch.size * num_samples must be > 1 with reward.whiten or reward.combine=llama2"
         require(replies > 1 or not self.reward.whitens, rule, replies)
 
     def _check_estimator(self) -> None:
         """Keys of a critic are for an estimator that has one, groups for one that compares replies."""
         estimator = self.advantage.estimator.value
-        rule = f"ppo.replies must be > 1 with advantage.estimator={estimator}, which compares the replies to a prompt"
-        require(not self.advantage.is_grouped or self.ppo.replies > 1, rule, self.ppo.replies)
+        rule = f"num_samples must be > 1 with advantage.estimator={estimator}, which compares the replies to a prompt"
+        require(not self.advantage.is_grouped or self.num_samples > 1, rule, self.num_samples)
         rule = (
             "advantage.redraws must be 0 with reward.whiten or reward.combine=llama2, which whiten all scores together"
         )

@@ -157,8 +157,6 @@ class PPOUpdateConfig:
 
     epochs: int = 4
     mini_batches: int = 1
-    replies: int = 1
-    """Replies sampled for each prompt."""
     max_kl: float | None = None
     """The actor's inner steps of an iteration end once `policy/approx_kl` (nats a token) is above this. Null: never."""
     ema: float | None = None
@@ -167,7 +165,6 @@ class PPOUpdateConfig:
     def __post_init__(self) -> None:
         require(self.epochs > 0, "ppo.epochs must be > 0", self.epochs)
         require(self.mini_batches > 0, "ppo.mini_batches must be > 0", self.mini_batches)
-        require(self.replies > 0, "ppo.replies must be > 0", self.replies)
         require(self.max_kl is None or self.max_kl > 0, "ppo.max_kl must be > 0, or null to never stop", self.max_kl)
         require(self.ema is None or 0 < self.ema < 1, "ppo.ema must be in (0, 1)", self.ema)
 
@@ -191,7 +188,7 @@ class PtxConfig:
     def __post_init__(self) -> None:
         require(self.weight >= 0, "ptx.weight must be >= 0", self.weight)
         require(self.size > 0, "ptx.size must be > 0", self.size)
-        has_data = self.data.train.path is not None or self.data.format is Format.world
+        has_data = self.data.train.path is not None or self.data.format is Format.toy
         require(has_data == (self.weight > 0), "ptx.data.train goes with a ptx.weight above 0", self.weight)
 
 

@@ -96,6 +96,8 @@ class RewardShapingConfig(ScorerConfig):
     """Scores are cut to [-clip, clip]."""
     whiten: bool = False
     """Unit variance over an iteration's replies, the mean kept; combine=llama2 does it by itself, with the mean off."""
+    missing_eos_penalty: float = 0.0
+    """Taken off the score of a reply that was cut before its end."""
     length_penalty: float = 0.0
     """Taken off for each token beyond the first `length_free`."""
     length_free: int = 0
@@ -105,6 +107,8 @@ class RewardShapingConfig(ScorerConfig):
         require(self.clip is None or self.clip > 0, "reward.clip must be > 0, or null for no clipping", self.clip)
         rule = "reward.whiten must be false with reward.combine=llama2, which whitens by itself"
         require(not (self.whiten and self.combine is Combine.llama2), rule, self.whiten)
+        rule = "reward.missing_eos_penalty must be >= 0"
+        require(0 <= self.missing_eos_penalty < math.inf, rule, self.missing_eos_penalty)
         require(0 <= self.length_penalty < math.inf, "reward.length_penalty must be >= 0", self.length_penalty)
         require(self.length_free >= 0, "reward.length_free must be >= 0", self.length_free)
         rule = "reward.length_free needs reward.length_penalty"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from omegaconf import MISSING
 
 from alignment.config.batch import BatchConfig
-from alignment.config.data import DataConfig, ExampleKind, SourceConfig, require_own_world, require_rows
+from alignment.config.data import DataConfig, ExampleKind, SourceConfig, require_own_questions, require_rows
 from alignment.config.distributed import require_device
 from alignment.config.errors import require
 from alignment.config.generation import GenerationConfig, require_generator, require_served, require_temperatures
@@ -55,7 +55,7 @@ class RejectionConfig(RunConfig):
     batch: BatchConfig = field(default_factory=BatchConfig)
     reward: ScorerConfig = MISSING
     generation: GenerationConfig = field(default_factory=GenerationConfig)
-    samples: int = 8
+    num_samples: int = 8
     """Replies sampled for each prompt (K of Llama 2, section 3.2.3)."""
     temperatures: list[float] = field(default_factory=list)
     """As many of the K at each of these, in place of generation.temperature."""
@@ -67,10 +67,10 @@ class RejectionConfig(RunConfig):
         require_device(self.model, self.distributed)
         require_generator(self.generation, self.distributed)
         require_served(self.generation, self.model)
-        require_own_world(self.data, self.reward.functions())
-        require(self.samples > 1, "samples must be > 1", self.samples)
+        require_own_questions(self.data, self.reward.functions())
+        require(self.num_samples > 1, "num_samples must be > 1", self.num_samples)
         if self.temperatures:
-            require_temperatures(self.temperatures, self.samples, self.generation)
+            require_temperatures(self.temperatures, self.num_samples, self.generation)
 
 
 @dataclass(slots=True)
@@ -90,19 +90,20 @@ class EvaluateConfig(RunConfig):
     """Held-out pairs (`pairs.eval`) for the reward model's accuracy."""
     gold: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function that scores replies exactly."""
-    best_of: int = 0
-    """n > 1 adds a method: the reward model's pick among n replies of the baseline."""
+    num_samples: int = 1
+    """n > 1 adds a method, best of n: the reward model's pick among n replies of the baseline to each prompt."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         require_generator(self.generation, self.distributed)
         require_rows(self.data, "eval")
-        require_own_world(self.data, {"gold": self.gold})
+        require_own_questions(self.data, {"gold": self.gold})
         require(bool(self.runs), "runs must name at least one run", self.runs)
         require(self.baseline in self.runs, f"baseline must be one of {sorted(self.runs)}", self.baseline)
-        require(self.best_of == 0 or self.best_of > 1, "best_of must be 0 (off) or > 1", self.best_of)
-        require(self.best_of == 0 or self.reward is not None, "best_of needs reward", self.reward)
+        require(self.num_samples > 0, "num_samples must be > 0", self.num_samples)
+        rule = "num_samples must be 1 without reward, the model that picks the best reply"
+        require(self.num_samples == 1 or self.reward is not None, rule, self.num_samples)
         asked = self.pairs.eval != SourceConfig()
         require(not asked or self.reward is not None, "pairs.eval needs reward, the model it is for", self.reward)
         require(self.gold is not None or self.reward is not None, "one of gold and reward must be set", None)

@@ -174,7 +174,7 @@ def _learned(row: Row, key: str, turns: list[Message], places: Iterable[int]) ->
 
 def _own_prompt(key: str, dialogues: Dialogues, format: Format) -> int:
     """How many turns the row itself sets apart from its reply, which is a whole dialogue in other rows."""
-    if format in (Format.native, Format.world):
+    if format in (Format.native, Format.toy):
         return len(dialogues.get("prompt", []))
     return 0 if key == "completion" or format is Format.hh else len(dialogues[key]) - 1
 
@@ -186,7 +186,7 @@ def _pair(row: Row, dialogues: Dialogues, format: Format) -> tuple[list[Message]
             raise row.error(f"{key}: the dialogue must end with the assistant's reply")
     chosen, rejected = dialogues["chosen"], dialogues["rejected"]
     ends = [len(chosen) - 1, len(rejected) - 1]
-    if format in (Format.native, Format.world) and "prompt" in dialogues:
+    if format in (Format.native, Format.toy) and "prompt" in dialogues:
         # The row says where its replies begin, so that they may be of several turns, such as calls and their results.
         both = zip(chosen, rejected, strict=False)
         same = len(list(takewhile(lambda turns: turns[0] == turns[1], both)))

@@ -19,9 +19,9 @@ from alignment.data.read import read_each
 from alignment.data.records import DataError, GradeError, Record, Source
 from alignment.data.tokenize import Example, Limits, Truncation, encode_rendered
 from alignment.terminal import progress
-from alignment.world import WorldError, demonstrations, pairs, prompts, scored, stepwise
+from alignment.toy import ToyError, demonstrations, pairs, prompts, scored, stepwise
 
-WORLD = {
+TOY_ROWS = {
     ExampleKind.demonstrations: demonstrations,
     ExampleKind.pairs: pairs,
     ExampleKind.labeled: pairs,
@@ -29,7 +29,7 @@ WORLD = {
     ExampleKind.steps: stepwise,
     ExampleKind.prompts: prompts,
 }
-WORLD_SEED = 0
+TOY_SEED = 0
 # With which a prompt begins that a template has laid out already; a tokenizer's own control tokens are refused.
 LAID_OUT = re.compile(
     r"\s*(<s>\s*)?(<\|im_start\|>|<\|begin_of_text\|>|<\|start_header_id\|>|<start_of_turn>|<bos>|\[INST\]"
@@ -158,7 +158,7 @@ def _require_use(config: DataConfig, need: ExampleKind, part: str) -> None:
             f"{part}.scores goes with a task that learns scores, such as reward_regression, got {config.scores}"
         )
     if need is ExampleKind.steps:
-        if config.format not in (Format.native, Format.world):
+        if config.format not in (Format.native, Format.toy):
             rule = f"{part}.format must be native for a task that learns from the steps of a reply"
             raise ConfigError(f"{rule}, got {config.format.value}")
     elif config.step_separator != "\n":
@@ -169,15 +169,15 @@ def _require_use(config: DataConfig, need: ExampleKind, part: str) -> None:
 def _rows(
     key: str, source: SourceConfig, format: Format, need: ExampleKind
 ) -> Iterator[tuple[Source, Mapping[str, Any] | DataError]] | None:
-    if format is Format.world:
+    if format is Format.toy:
         if source.limit is None:
             return None
         split = key.rpartition(".")[2]
         try:
-            made = WORLD[need](source.limit, WORLD_SEED, split)
-        except WorldError as error:
+            made = TOY_ROWS[need](source.limit, TOY_SEED, split)
+        except ToyError as error:
             raise ConfigError(f"{key}.limit: {error}, got {source.limit}") from error
-        return ((Source(f"world/{split}", line), row) for line, row in enumerate(made, start=1))
+        return ((Source(f"toy/{split}", line), row) for line, row in enumerate(made, start=1))
     if source.path is None:
         return None
     return islice(chain.from_iterable(map(read_each, [source.path, *source.join.values()])), source.limit)

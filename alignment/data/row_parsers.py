@@ -120,7 +120,7 @@ def _assistant(text: str) -> Message:
 
 LAYOUTS: dict[Format, Callable[[Row], Dialogues]] = {
     Format.native: _native,
-    Format.world: _native,
+    Format.toy: _native,
     Format.hh: _hh,
     Format.alpaca: _alpaca,
     Format.sharegpt: _sharegpt,

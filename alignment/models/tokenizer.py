@@ -14,7 +14,7 @@ from alignment.data.chat import ensure_template
 from alignment.models.files import Reading
 from alignment.models.folder import parse_config
 from alignment.terminal import say, say_once
-from alignment.world import tokenizer_path
+from alignment.toy import tokenizer_path
 
 PAD_NAMES = ("<pad>", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<unk>")
 """What a tokenizer that names no pad token may have for it."""

@@ -192,7 +192,7 @@ def shape_scores(combined: Tensor, samples: Samples, config: OnlineConfig) -> Te
         zero_mean = reward.combine is Combine.llama2
         scores = whiten(scores, everywhere, zero_mean=zero_mean)
     finished = torch.tensor([[reply.finished for reply in row] for row in samples.replies], device=scores.device)
-    scores = subtract_missing_eos_penalty(scores, finished, penalty=config.missing_eos_penalty)
+    scores = subtract_missing_eos_penalty(scores, finished, penalty=reward.missing_eos_penalty)
     if reward.length_penalty:
         lengths = torch.tensor([[len(reply.ids) for reply in row] for row in samples.replies], device=scores.device)
         scores = subtract_length_penalty(scores, lengths, penalty=reward.length_penalty, free=reward.length_free)

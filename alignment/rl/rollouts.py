@@ -77,13 +77,14 @@ class Rollouts:
     def begin(self, done: int) -> None:
         self.shown = SamplesLog(self.folder, done=done)
 
-    def draw_and_score(self, step: int, replies: int) -> tuple[Samples, Tensor, Metrics]:
-        """`replies` replies to each prompt of a step, and their scores to learn from, [G, n], penalties included.
+    def draw_and_score(self, step: int) -> tuple[Samples, Tensor, Metrics]:
+        """`num_samples` replies to each prompt of a step, and their scores to learn from, [G, n], penalties included.
 
         Every process gets those of all processes, and the same metrics.
         """
         with self.timer.part("generate"):
-            samples = self.draw(self.prompts.train, self.batches.step_rows(step - 1), self.seed(step), replies)
+            rows = self.batches.step_rows(step - 1)
+            samples = self.draw(self.prompts.train, rows, self.seed(step), self.config.num_samples)
         with self.timer.part("score"):
             scores, metrics = self.scorer(samples)
         self.shown.write(step, "train", self.scorer.table(samples, scores, self.config.log.samples))

@@ -94,11 +94,12 @@ class Comparison:
             results.append(self._result(name, samples, self._kl(policy, samples)))
             if policy is not self.baseline:
                 policy.engine.release()
-        if config.best_of:
+        if config.num_samples > 1:
             assert self.scorer is not None
-            samples = self.baseline.reply(config, f"best of {config.best_of}", replies=config.best_of)
+            name = f"best of {config.num_samples}"
+            samples = self.baseline.reply(config, name, replies=config.num_samples)
             picked = best_of(samples, self.scorer.score(samples))
-            results.append(self._result(f"best of {config.best_of}", picked, None))
+            results.append(self._result(name, picked, None))
         return results
 
     def _kl(self, policy: ComparedPolicy, samples: Samples) -> list[float] | None:

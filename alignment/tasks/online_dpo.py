@@ -53,7 +53,7 @@ class OnlineDPO(OnPolicy):
         """This process's micro-batches of the pairs, and the log-probs of all pairs, chosen and rejected, under the
         reference, [pairs, 2], nats."""
         engine = self.rollouts.engine
-        samples, scores, metrics = self.rollouts.draw_and_score(step, self.config.num_samples)
+        samples, scores, metrics = self.rollouts.draw_and_score(step)
         pairs = preferences(samples, scores, self.config.pairs, size())
         # pairs per prompt; ties have weight 0
         metrics["pairs"] = Mean(torch.tensor(sum(pair.weight for pair in pairs)), torch.tensor(len(samples.examples)))

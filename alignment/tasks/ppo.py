@@ -82,7 +82,7 @@ class PPOTrainer(OnPolicy):
     def collect(self, step: int) -> tuple[Metrics, Iteration]:
         """Replies, their scores, and the experience that they give."""
         advantage = self.config.advantage
-        samples, scores, metrics = self.rollouts.draw_and_score(step, self.config.ppo.replies)
+        samples, scores, metrics = self.rollouts.draw_and_score(step)
         counted = None
         if advantage.is_grouped:
             samples, scores, groups = redraw_alike(self.rollouts, samples, scores, step, advantage.redraws)
@@ -130,7 +130,7 @@ class PPOTrainer(OnPolicy):
             on_nonfinite=partial(nonfinite.record, step),
         )
         if actor_learns:  # while the critic warms up the policy is the reference, and its KL of 0 says nothing
-            state.controller.update(Metrics(kl=units.kl).means()["kl"], config.batch.size * config.ppo.replies)
+            state.controller.update(Metrics(kl=units.kl).means()["kl"], config.batch.size * config.num_samples)
         if state.average is not None:
             state.average.update()
         return learned

@@ -44,7 +44,7 @@ def run(config: RejectionConfig, folder: Path) -> None:
     if not rows:
         raise UserError(
             f"no prompt gave a row: of none did replies end within generation.max_new_tokens="
-            f"{config.generation.max_new_tokens} and differ in score: raise it, or samples={config.samples}"
+            f"{config.generation.max_new_tokens} and differ in score: raise it, or num_samples={config.num_samples}"
         )
     if is_main():
         with whole_file(files.selected) as path, path.open("w") as file:
@@ -63,7 +63,7 @@ def run(config: RejectionConfig, folder: Path) -> None:
     ended = [reply.finished for replies in samples.replies for reply in replies]
     say(
         f"{len(rows)} of {len(samples.records)} prompts gave a row ({sum(ended)} of {len(ended)} replies end, and the "
-        f"others are no candidates); mean reward {summary['reward']:.3f}, of the best of {config.samples} "
+        f"others are no candidates); mean reward {summary['reward']:.3f}, of the best of {config.num_samples} "
         f"{summary['reward/best']:.3f}"
     )
 
@@ -81,7 +81,7 @@ def set_up(config: RejectionConfig) -> tuple[PreTrainedTokenizerBase, Loaded, Re
 def temperature_of_each(config: RejectionConfig) -> list[float]:
     """[K], of a prompt's replies."""
     temperatures = config.temperatures or [config.generation.temperature]
-    return [each for each in temperatures for _ in range(config.samples // len(temperatures))]
+    return [each for each in temperatures for _ in range(config.num_samples // len(temperatures))]
 
 
 def draw(
@@ -95,9 +95,9 @@ def draw(
             engine,
             prompts.records,
             prompts.examples,
-            replies=config.samples // len(temperatures),
+            replies=config.num_samples // len(temperatures),
             seed=config.seed + (number << 32),  # the same draws at two temperatures would make much the same replies
-            describe=f"{config.samples // len(temperatures)} replies a prompt at temperature {temperature:g}",
+            describe=f"{config.num_samples // len(temperatures)} replies a prompt at temperature {temperature:g}",
         )
         for number, temperature in enumerate(temperatures)
     ]
@@ -108,7 +108,7 @@ def by_temperature(scores: Tensor, config: RejectionConfig) -> dict[str, float]:
     """Of each temperature, where several are given: the mean reward, and the share of prompts whose best it made."""
     if not config.temperatures:
         return {}
-    n = config.samples // len(config.temperatures)
+    n = config.num_samples // len(config.temperatures)
     best = scores.argmax(1) // n
     found = {}
     for number, (temperature, part) in enumerate(zip(config.temperatures, scores.split(n, dim=1), strict=True)):

@@ -71,7 +71,7 @@ def cache_file(
     """Where the table of these examples is kept; None where `reference.cache` is off.
 
     Args:
-        data: the file that the examples come from; None for the embedded world.
+        data: the file that the examples come from; None for the toy task.
     """
     if not config.cache:
         return None

@@ -69,7 +69,7 @@ def required_split(
 ) -> Loaded:
     loaded = said(load_split(name, data, tokenizer, need, part=part), name)
     if loaded is None:
-        key = "limit" if data.format is Format.world else "path"
+        key = "limit" if data.format is Format.toy else "path"
         raise ConfigError(f"{part}.{name}.{key} is required for {part}.format={data.format.value}, got None")
     return loaded
 

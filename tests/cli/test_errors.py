@@ -10,7 +10,7 @@ import pytest
 
 from alignment.config.tasks import TASKS
 
-MINE = "# mine\ndefaults:\n  - task: sft\n  - model: tiny\n  - data: world\n  - _self_\n"
+MINE = "# mine\ndefaults:\n  - task: sft\n  - model: tiny\n  - data: toy\n  - _self_\n"
 
 VLLM_OF_MANY = "distributed.zero must be null with generation.engine=vllm, which is told the .*, got 1"
 
@@ -34,6 +34,20 @@ COMMANDS = {
     "+key": ("run tiny_dpo +loss.gamma=1", "no such key 'loss.gamma'; valid here: beta, label_smoothing, variant"),
     "+top key": ("run tiny_dpo +sead=1", r"no such key 'sead' \(did you mean 'seed'\?\)"),
     "++key": ("run tiny_dpo ++train.max_step=1", r"no such key 'train.max_step' \(did you mean 'max_steps'\?\)"),
+    "renamed": ("run tiny_ppo ppo.replies=2", "tiny_ppo: no such key 'ppo.replies': it is num_samples now"),
+    "renamed of rejection": ("run tiny_rejection samples=4", "no such key 'samples': it is num_samples now"),
+    "renamed of evaluate": ("run tiny_evaluate +best_of=4", "no such key 'best_of': it is num_samples now"),
+    "renamed into a group": (
+        "run tiny_grpo missing_eos_penalty=1",
+        "no such key 'missing_eos_penalty': it is reward.missing_eos_penalty now",
+    ),
+    "never of this task": ("run tiny_dpo samples=4", "no such key 'samples'; valid here: output_dir, "),
+    "renamed preset": ("run tiny_dpo data=world", r"data must be one of .*toy, .*, got 'world' \(it is toy now\)"),
+    "renamed value": ("run tiny_dpo data.format=world", r"one of native, .*, toy, got 'world' \(it is toy now\)"),
+    "renamed function": (
+        "run tiny_ppo gold=alignment.world.gold",
+        "tiny_ppo: gold: alignment.world.gold is alignment.toy.gold now",
+    ),
     "~key": ("run tiny_dpo ~loss.beta", "loss.beta can be set, not removed"),
     "~unknown key": ("run tiny_dpo ~loss.betaa", "no such key to remove: 'loss.betaa'"),
     "another task's key": ("run tiny_sft kl.weight=1", "no such key 'kl'"),
@@ -152,7 +166,7 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "RunConfig": ("tiny_dpo seed=-1", "seed must be >= 0, got -1"),
     "TrainingConfig": (
         "tiny_dpo data.train.limit=null",
-        "data.train.limit is required for data.format=world, got None",
+        "data.train.limit is required for data.format=toy, got None",
     ),
     "DistributedConfig": ("tiny_dpo distributed.zero=4", "distributed.zero must be null, 0, 1, 2 or 3, got 4"),
     "LaunchConfig": ("tiny_dpo launch.processes=0", "launch.processes must be > 0, got 0"),
@@ -168,22 +182,22 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "ClusterConfig": ("tiny_dpo cluster=slurm cluster.nodes=0", "cluster.nodes must be > 0, got 0"),
     "GenerationConfig": ("tiny_ppo generation.top_p=1.1", r"generation.top_p must be in \(0, 1\], got 1.1"),
     "VLLMConfig": ("tiny_ppo generation.vllm.port=0", r"generation.vllm.port must be in \[1, 65535\], got 0"),
-    "RewardConfig": ("tiny_reward data=world loss.margin_scale=2", "loss.margin_scale .* which is none, got 2.0"),
+    "RewardConfig": ("tiny_reward data=toy loss.margin_scale=2", "loss.margin_scale .* which is none, got 2.0"),
     "RewardRegressionConfig": (
-        "tiny_reward_regression data=world_graded",
+        "tiny_reward_regression data=toy_graded",
         "data.margin.scale must be none for reward_regression, .*, got .small.",
     ),
     "RewardProcessConfig": (
-        "tiny_reward_process data=world_graded",
+        "tiny_reward_process data=toy_graded",
         "data.margin.scale must be none for reward_process, .*, got .small.",
     ),
     "DPOConfig": (
-        "tiny_dpo data=world_graded loss.variant=ipo",
+        "tiny_dpo data=toy_graded loss.variant=ipo",
         "data.margin.scale must be none for loss.variant=ipo, whose loss has no margin, got .small.",
     ),
-    "ORPOConfig": ("tiny_orpo data=world_graded", "data.margin.scale must be none for orpo, .*, got .small."),
-    "SimPOConfig": ("tiny_simpo data=world_graded", "data.margin.scale must be none for simpo, .*, got .small."),
-    "CPOConfig": ("tiny_cpo data=world_graded", "data.margin.scale must be none for cpo, .*, got .small."),
+    "ORPOConfig": ("tiny_orpo data=toy_graded", "data.margin.scale must be none for orpo, .*, got .small."),
+    "SimPOConfig": ("tiny_simpo data=toy_graded", "data.margin.scale must be none for simpo, .*, got .small."),
+    "CPOConfig": ("tiny_cpo data=toy_graded", "data.margin.scale must be none for cpo, .*, got .small."),
     "ScorerConfig": (
         "tiny_ppo reward.path=.",
         "exactly one of reward.path, reward.function and reward.models must be set, got",
@@ -196,11 +210,14 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "PPOUpdateConfig": ("tiny_ppo ppo.epochs=0", "ppo.epochs must be > 0, got 0"),
     "AlarmConfig": ("tiny_ppo alarm.window=4", "alarm.window must be >= 5, got 4"),
     "PPOConfig": ("tiny_ppo ppo.mini_batches=65", r"ppo.mini_batches must be <= batch.size \(64\); set both, got 65"),
-    "OnlineConfig": ("tiny_online_dpo missing_eos_penalty=-1", "missing_eos_penalty must be >= 0, got -1.0"),
+    "OnlineConfig": (
+        "tiny_online_dpo reward.missing_eos_penalty=-1",
+        "reward.missing_eos_penalty must be >= 0, got -1.0",
+    ),
     "OnlineDPOConfig": ("tiny_online_dpo num_samples=1", "num_samples must be > 1: a pair is of two replies, got 1"),
     "BestConfig": ("tiny_sft train.best.metric=loss", "train.best.metric must be one of an evaluation, .*, got 'loss'"),
     "KTOLoss": ("tiny_kto loss.desirable_weight=-1", "desirable_weight must be > 0 and finite, got -1.0"),
-    "RejectionConfig": ("tiny_rejection samples=1", "samples must be > 1, got 1"),
+    "RejectionConfig": ("tiny_rejection num_samples=1", "num_samples must be > 1, got 1"),
     "EvaluateConfig": ("tiny_evaluate runs={a:.} baseline=b", r"baseline must be one of \['a'\], got 'b'"),
     "PipelineConfig": ("tiny_pipeline stages=[]", r"stages must name at least one stage, got \[\]"),
     "DPOLoss": ("tiny_dpo loss.label_smoothing=0.7", r"loss.label_smoothing must be in \[0, 0.5\), got 0.7"),

@@ -65,7 +65,7 @@ def test_each_run_keeps_its_tokenizer_and_its_score_whoever_is_the_baseline(alig
     words = ["run", "tiny_evaluate", *OWN, "data.eval.path=prompts.jsonl", "runs={a: a, b: b, c: c}", "reward=judge"]
     found = {}
     for baseline in ("a", "b"):
-        ended = alignment(*words, f"baseline={baseline}", "best_of=2", f"output_dir=by_{baseline}")
+        ended = alignment(*words, f"baseline={baseline}", "num_samples=2", f"output_dir=by_{baseline}")
         assert (ended.code, ended.err) == (0, [])
         found[baseline] = json.loads((folders / f"by_{baseline}" / "summary.json").read_text())
         rows = lines(folders / f"by_{baseline}" / "samples.jsonl")
@@ -89,7 +89,7 @@ def test_ppo_and_rejection_with_a_judge_of_another_family(alignment: Command, fo
     ended = alignment(*PPO, "reward.path=judge", "output_dir=ppo")
     assert (ended.code, ended.err) == (0, [])
     assert "critic: begins as the policy's body with a new head, for judge has another vocabulary" in ended.out
-    words = ["model=pretrained", "model.path=a", "reward.path=judge", "reward.function=null", "samples=4"]
+    words = ["model=pretrained", "model.path=a", "reward.path=judge", "reward.function=null", "num_samples=4"]
     own = [word for word in OWN if word != "gold=null"]
     limits = ["data.train.path=prompts.jsonl", "data.train.limit=null", "generation.stop=[e]"]
     ended = alignment("run", "tiny_rejection", *own, *limits, *words, "output_dir=rejection")

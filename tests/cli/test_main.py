@@ -15,7 +15,7 @@ import yaml
 from alignment.cli.help import field_docs
 from alignment.config.train import TrainConfig
 
-MINE = "# My own\ndefaults:\n  - task: sft\n  - model: tiny\n  - data: world\n  - _self_\ntrain: {max_steps: 7}\n"
+MINE = "# My own\ndefaults:\n  - task: sft\n  - model: tiny\n  - data: toy\n  - _self_\ntrain: {max_steps: 7}\n"
 REPOSITORY = Path(__file__).parents[2]
 
 

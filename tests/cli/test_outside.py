@@ -144,7 +144,7 @@ def test_a_folder_beside_a_recipe_is_a_group_where_it_holds_presets_alone(
     (beside / "output_dir" / "multirun.yaml").write_text("a: 1\n")
     for name in ("config.yaml", "started.json"):
         (beside / "batch" / name).write_text("{}\n")
-    (beside / "data" / "few.yaml").write_text("# Few\ndefaults: [world]\ntrain: {limit: 7}\n")
+    (beside / "data" / "few.yaml").write_text("# Few\ndefaults: [toy]\ntrain: {limit: 7}\n")
     shown = alignment("run", recipe, "seed=3", "output_dir=out", "batch={size: 8}", "data=few", "--cfg", "job")
     assert shown.code == 0, shown.err
     for line in ("seed: 3", "output_dir: out", "  size: 8", "    limit: 7"):

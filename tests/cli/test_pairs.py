@@ -79,6 +79,6 @@ def test_scaled_bradley_terry_weighs_by_the_margins(alignment: Callable[..., Any
     scaled, _ = first("tiny_reward", PAIRS[:1], "data.margin.scale=large", "loss.variant=scaled")
     plain, _ = first("tiny_reward", PAIRS[:1])
     assert scaled["loss"] == pytest.approx(3 * plain["loss"], rel=1e-5)
-    ended = alignment("run", "tiny_reward", "data=world", "loss.variant=scaled")
+    ended = alignment("run", "tiny_reward", "data=toy", "loss.variant=scaled")
     assert (ended.code, len(ended.err)) == (2, 1)
     assert "data.margin.scale must not be none for loss.variant=scaled" in ended.err[0]

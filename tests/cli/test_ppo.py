@@ -122,7 +122,7 @@ def test_several_reward_models_from_their_training_to_ppo(alignment: Callable[..
 
     one = "{path: help/model, normalize: true, weight: 0.5}"
     words = [*RUN, "train.max_steps=1", "reward.function=null"]
-    ended = alignment(*words, f"reward.models={{a: {one}, b: {{function: alignment.world.gold}}}}", "output_dir=sum")
+    ended = alignment(*words, f"reward.models={{a: {one}, b: {{function: alignment.toy.gold}}}}", "output_dir=sum")
     assert (ended.code, ended.err) == (0, [])
     (row,) = rows(tmp_path / "sum")
     normalized = (row["reward/a"] - found[0]["mean"]) / found[0]["std"]

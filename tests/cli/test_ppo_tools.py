@@ -14,7 +14,7 @@ SMALL = [*TINY, "data.train.limit=32", "data.eval.limit=8", "batch.size=8", "gen
 RUN = ["run", "tiny_ppo", *SMALL, "train.learning_rate=1.0e-3", "train.eval_every=0"]
 KEPT = ["checkpoint.every=1", "checkpoint.keep=9"]
 ADAPTIVE = ["kl.controller=adaptive", "kl.weight=0.2", "kl.target=0.5", "kl.horizon=32"]
-PTX = ["ptx.size=4", "ptx.data.format=world", "ptx.data.train.limit=20"]
+PTX = ["ptx.size=4", "ptx.data.format=toy", "ptx.data.train.limit=20"]
 
 
 def rows(folder: Path) -> list[dict[str, float]]:

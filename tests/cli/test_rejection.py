@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from alignment.world import gold
+from alignment.toy import gold
 
 ROUNDS = """# Two rounds: the best of each prompt's replies, then the best and the worst as pairs
 defaults:

@@ -50,7 +50,7 @@ PRESET_NEEDS = {
 PIPELINES = [
     name for name, path in RECIPES.items() if {"task": "pipeline"} in yaml.safe_load(path.read_text())["defaults"]
 ]
-NO_PATH = ("data=world", "data=world_graded", "model=tiny")
+NO_PATH = ("data=toy", "data=toy_graded", "model=tiny")
 
 
 def composed(recipe: str, *overrides: str, own: list[Path] | None = None) -> RunConfig:

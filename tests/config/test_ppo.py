@@ -92,14 +92,14 @@ def test_what_is_accepted() -> None:
 
 
 def ppo(**fields: Any) -> PPOConfig:
-    data = DataConfig(format=Format.world, train=SourceConfig(limit=5))
+    data = DataConfig(format=Format.toy, train=SourceConfig(limit=5))
     model = ModelConfig(init={"model_type": "llama"})
     return PPOConfig(model=model, data=data, train=TrainConfig(max_steps=1), **fields)
 
 
 def test_a_horizon_holds_an_iteration() -> None:
     kl = KLConfig(**ADAPTIVE, horizon=63)
-    with pytest.raises(ConfigError, match=r"^kl.horizon must be >= batch.size \* ppo.replies \(64\), .*, got 63"):
+    with pytest.raises(ConfigError, match=r"^kl.horizon must be >= batch.size \* num_samples \(64\), .*, got 63"):
         ppo(reward=RewardShapingConfig(path="a"), kl=kl)
 
 
@@ -107,7 +107,7 @@ def test_a_horizon_holds_an_iteration() -> None:
 def test_one_reply_cannot_be_whitened(reward: dict[str, Any]) -> None:
     config = ppo(reward=RewardShapingConfig(**reward))
     config.batch.size = 1
-    with pytest.raises(ConfigError, match=r"^batch.size \* ppo.replies must be > 1 with reward.whiten or .*, got 1"):
+    with pytest.raises(ConfigError, match=r"^batch.size \* num_samples must be > 1 with reward.whiten or .*, got 1"):
         config.__post_init__()
 
 
@@ -128,16 +128,16 @@ def test_inputs_within_a_mapping_are_found() -> None:
     assert list(input_paths(config)) == [("models.a.path", "a"), ("models.c.path", "c")]
 
 
-WORLDS = {"reward.function": {"reward": {"function": "alignment.world.gold"}}, "gold": {"gold": "alignment.world.gold"}}
+TOYS = {"reward.function": {"reward": {"function": "alignment.toy.gold"}}, "gold": {"gold": "alignment.toy.gold"}}
 
 
-@pytest.mark.parametrize("key", WORLDS)
-def test_the_world_scores_its_own_questions_alone(key: str) -> None:
+@pytest.mark.parametrize("key", TOYS)
+def test_the_toy_task_scores_its_own_questions_alone(key: str) -> None:
     """Wherever a function scores: on other rows its score would be a number that says nothing."""
     foreign = DataConfig(train=SourceConfig(path="rows.jsonl"), eval=SourceConfig(path="rows.jsonl"))
-    own = DataConfig(format=Format.world, train=SourceConfig(limit=5), eval=SourceConfig(limit=5))
-    parts = WORLDS[key]
-    rule = rf"^{key}=alignment.world.gold knows the embedded world's questions alone .*: set {key} to null, or to"
+    own = DataConfig(format=Format.toy, train=SourceConfig(limit=5), eval=SourceConfig(limit=5))
+    parts = TOYS[key]
+    rule = rf"^{key}=alignment.toy.gold knows the toy task's questions alone .*: set {key} to null, or to"
 
     def made(data: DataConfig) -> None:
         reward = {"path": "folder"} | parts.get("reward", {})
@@ -152,12 +152,12 @@ def test_the_world_scores_its_own_questions_alone(key: str) -> None:
         made(foreign)
 
 
-def test_the_world_scores_no_foreign_rows_elsewhere_either() -> None:
+def test_the_toy_task_scores_no_foreign_rows_elsewhere_either() -> None:
     foreign = DataConfig(train=SourceConfig(path="rows.jsonl"), eval=SourceConfig(path="rows.jsonl"))
     model = ModelConfig(init={"model_type": "llama"})
-    one = ScorerEntry(function="alignment.world.gold")
-    with pytest.raises(ConfigError, match=r"^reward.models.b.function=alignment.world.gold knows the embedded"):
+    one = ScorerEntry(function="alignment.toy.gold")
+    with pytest.raises(ConfigError, match=r"^reward.models.b.function=alignment.toy.gold knows the toy"):
         RejectionConfig(model=model, data=foreign, reward=ScorerConfig(models={"a": ScorerEntry("a"), "b": one}))
-    with pytest.raises(ConfigError, match=r"^gold=alignment.world.gold knows the embedded"):
-        EvaluateConfig(runs={"a": "a"}, baseline="a", data=foreign, gold="alignment.world.gold", reward="b")
+    with pytest.raises(ConfigError, match=r"^gold=alignment.toy.gold knows the toy"):
+        EvaluateConfig(runs={"a": "a"}, baseline="a", data=foreign, gold="alignment.toy.gold", reward="b")
     EvaluateConfig(runs={"a": "a"}, baseline="a", data=foreign, gold="mine.gold")

@@ -44,7 +44,7 @@ DEMONSTRATIONS = {
     "native": ("native", {"prompt": "q", "completion": " a "}, [Q], " a "),
     "native, turns": ("native", {"prompt": DIALOGUE, "completion": [assistant("b")]}, DIALOGUE, "b"),
     "native, a pair": ("native", {"prompt": "q", "chosen": "a", "rejected": " "}, [Q], "a"),
-    "world": ("world", {"prompt": "q", "completion": "a"}, [Q], "a"),
+    "toy": ("toy", {"prompt": "q", "completion": "a"}, [Q], "a"),
     "hh": ("hh", {"chosen": HH + "b"}, DIALOGUE, "b"),
     "alpaca": ("alpaca", {"instruction": "q", "input": "", "output": "a"}, [Q], "a"),
     "alpaca, input": ("alpaca", {"instruction": "q", "input": "x", "output": "a"}, [user("q\n\nx")], "a"),

@@ -48,10 +48,10 @@ def test_plain_texts_are_demonstrations_alone(tokenizer, tmp_path, need):
         load_split("train", texts, tokenizer, need)
 
 
-def test_more_held_out_prompts_than_the_world_has_is_a_config_error(tokenizer):
-    world = DataConfig(format=Format.world, eval=SourceConfig(limit=1_000_000), max_length=99, max_prompt_length=50)
+def test_more_held_out_prompts_than_the_toy_task_has_is_a_config_error(tokenizer):
+    toy = DataConfig(format=Format.toy, eval=SourceConfig(limit=1_000_000), max_length=99, max_prompt_length=50)
     with pytest.raises(ConfigError, match=r"^data.eval.limit: .* got 1000000$"):
-        load_split("eval", world, tokenizer, ExampleKind.prompts)
+        load_split("eval", toy, tokenizer, ExampleKind.prompts)
 
 
 def test_a_rating_that_is_given_twice_is_a_bad_row_and_one_of_two_columns_is_the_named_one(tokenizer, tmp_path):

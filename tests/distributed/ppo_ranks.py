@@ -32,20 +32,20 @@ SMALL = [
     *("generation.max_new_tokens=8", "generation.stop=[g,k]", "log.samples=2"),
 ]
 PPO = [
-    *("train.max_steps=10", "train.eval_every=4", "ppo.mini_batches=2", "ppo.epochs=2", "ppo.replies=2"),
-    *("reward.function=null", "reward.models={model:{path:REWARD},gold:{function:alignment.world.gold}}"),
+    *("train.max_steps=10", "train.eval_every=4", "ppo.mini_batches=2", "ppo.epochs=2", "num_samples=2"),
+    *("reward.function=null", "reward.models={model:{path:REWARD},gold:{function:alignment.toy.gold}}"),
     *("reward.whiten=true", "kl.limit=100", "kl.controller=adaptive", "kl.target=2", "critic.warmup=1"),
-    *("ptx.weight=0.1", "ptx.size=4", "ptx.data.format=world", "ptx.data.train.limit=20", "checkpoint.every=0"),
+    *("ptx.weight=0.1", "ptx.size=4", "ptx.data.format=toy", "ptx.data.train.limit=20", "checkpoint.every=0"),
     "ppo.ema=0.8",
 ]
 SHARED = [
     *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=1e-3", "ppo.mini_batches=2", "ppo.epochs=2"),
     *("model.path=FOLDER/first", "model.lora.rank=4", "roles.share=lora", "checkpoint.every=0"),
-    *("reward.function=null", "reward.path=FOLDER/judge/adapter", "ppo.replies=2"),
+    *("reward.function=null", "reward.path=FOLDER/judge/adapter", "num_samples=2"),
 ]
 NO_CRITIC = [
     *("train.max_steps=10", "train.eval_every=4", "train.learning_rate=1e-3", "ppo.mini_batches=2", "ppo.epochs=2"),
-    *("ppo.replies=3", "model.path=FOLDER/first", "checkpoint.every=0"),
+    *("num_samples=3", "model.path=FOLDER/first", "checkpoint.every=0"),
 ]
 GRPO = [
     *NO_CRITIC,
@@ -60,10 +60,10 @@ ONLINE_DPO = [  # what a pair's prompt gives a weight cancels but for rounding, 
     *("model.path=FOLDER/first", "reward.function=null", "reward.path=REWARD", "checkpoint.every=0"),
 ]
 ONLINE_AOT = [*ONLINE_DPO, "train.max_steps=4", "loss.variant=aot"]
-REJECTION = ["reward.function=null", "reward.path=REWARD", "samples=3"]
+REJECTION = ["reward.function=null", "reward.path=REWARD", "num_samples=3"]
 EVALUATE = [
     *("runs={best:FOLDER/ppo-none-1/best,last:FOLDER/ppo-none-1/model,first:FOLDER/first}", "baseline=first"),
-    *("reward=REWARD", "best_of=3", "pairs={format:world,eval:{limit:9},max_length:128,max_prompt_length:64}"),
+    *("reward=REWARD", "num_samples=3", "pairs={format:toy,eval:{limit:9},max_length:128,max_prompt_length:64}"),
     *("log.samples=100", "generation.temperature=0.9"),
 ]
 BY_LAYER = "3, by layer"  # a stage in which replies are drawn from a model that is never whole

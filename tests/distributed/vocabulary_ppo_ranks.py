@@ -33,7 +33,7 @@ TEN = [
 TRAINING = [*TEN, "ppo.epochs=1"]
 WITHOUT = ["ptx.weight=0", "ptx.data.format=native", "ptx.data.train.limit=null", "ppo.ema=null", "kl.limit=null"]
 SETTINGS = {  # of each task, behind those of ppo_ranks
-    "ppo": [*TRAINING, *WITHOUT, "ppo.replies=1"],
+    "ppo": [*TRAINING, *WITHOUT, "num_samples=1"],
     "grpo": TRAINING,
     "online_dpo": TEN,
     # One reply in two has such a sign in its words' numbers, and so an end.

@@ -27,11 +27,11 @@ FEW = {
         ("sft", "reward", "reward_regression", "reward_process", "dpo", "orpo", "simpo", "cpo", "kto"), TRAINING
     ),
     "ppo": [*TRAINING, *DRAWING, "ppo.mini_batches=2"],
-    "grpo": [*TRAINING, *DRAWING, "ppo.replies=2"],
-    "rloo": [*TRAINING, *DRAWING, "ppo.replies=2"],
+    "grpo": [*TRAINING, *DRAWING, "num_samples=2"],
+    "rloo": [*TRAINING, *DRAWING, "num_samples=2"],
     "reinforce_pp": [*TRAINING, *DRAWING, "ppo.mini_batches=2"],
     "online_dpo": [*TRAINING, *DRAWING],
-    "rejection": [*DRAWING, "samples=2", "generation.min_new_tokens=1", "generation.stop=[e,a,o,i]"],
+    "rejection": [*DRAWING, "num_samples=2", "generation.min_new_tokens=1", "generation.stop=[e,a,o,i]"],
     "evaluate": DRAWING,
 }
 ROWS = {
@@ -127,7 +127,7 @@ def test_a_toys_values_and_a_rate_for_all_weights_are_told(
     monkeypatch.setattr(advice, "TOY_BYTES", 1000)  # so that this one is no toy, whose data may be a toy's
     assert line in ran("tiny_sft", "model.path=FOLDER", "data.train.limit=8", "seed=1", data[2])
     lora = ["sft", "model=pretrained_lora", *data]
-    assert "adapters take about ten times that: train.learning_rate=0.0002\n" in ran(*lora)
+    assert "adapters take about train.learning_rate=0.0002\n" in ran(*lora)
     assert "WARNING" not in ran(*lora, *calm, "train.learning_rate=2e-4")
 
 

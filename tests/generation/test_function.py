@@ -130,7 +130,7 @@ def test_what_it_does_to_its_prompts_is_its_own_affair(samples_of: SamplesOf) ->
 
 @pytest.mark.parametrize(
     "path",
-    ["", "gold", "no.such.module", "alignment.world.golden", "alignment.world.CHECKS", ".gold", "..gold", "a..b"],
+    ["", "gold", "no.such.module", "alignment.toy.golden", "alignment.toy.CHECKS", ".gold", "..gold", "a..b"],
 )
 def test_no_function_at_that_path(path: str) -> None:
     with pytest.raises(ConfigError, match=r"^reward\.function must be the dotted path of a function, got"):

@@ -17,7 +17,7 @@ from alignment.generation.samples import Samples
 from alignment.generation.score import build_scorer
 from alignment.models.heads import ScalarModel
 from alignment.models.load import load_scalar_model, save_model
-from alignment.world import gold
+from alignment.toy import gold
 
 SamplesOf = Callable[[list[list[str]]], Samples]
 ON_CPU = DistributedConfig(device=Device.cpu)
@@ -31,7 +31,7 @@ def reward_folder(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase,
 
 
 def test_function_by_its_dotted_path() -> None:
-    scorer = build_scorer(ScorerConfig(function="alignment.world.gold"), BatchConfig(), ON_CPU)
+    scorer = build_scorer(ScorerConfig(function="alignment.toy.gold"), BatchConfig(), ON_CPU)
     assert isinstance(scorer, FunctionScorer) and scorer.function is gold
 
 

@@ -21,7 +21,7 @@ from alignment.generation.gold import build_gold
 from alignment.generation.samples import Samples
 from alignment.generation.score import reward_model_scorer
 from alignment.models.load import load_scalar_model, save_model
-from alignment.world import gold
+from alignment.toy import gold
 
 SamplesOf = Callable[[list[list[str]]], Samples]
 
@@ -29,16 +29,16 @@ SamplesOf = Callable[[list[list[str]]], Samples]
 def ppo_config(tiny_init: dict[str, Any], **parts: Any) -> PPOConfig:
     return PPOConfig(
         model=ModelConfig(init=tiny_init),
-        data=DataConfig(format=Format.world, train=SourceConfig(limit=5)),
+        data=DataConfig(format=Format.toy, train=SourceConfig(limit=5)),
         train=TrainConfig(max_steps=1),
-        reward=ScorerConfig(function="alignment.world.gold"),
+        reward=ScorerConfig(function="alignment.toy.gold"),
         distributed=DistributedConfig(device=Device.cpu),
         **parts,
     )
 
 
 def test_the_function_at_a_dotted_path(tiny_init: dict[str, Any]) -> None:
-    built = build_gold(ppo_config(tiny_init, gold="alignment.world.gold"))
+    built = build_gold(ppo_config(tiny_init, gold="alignment.toy.gold"))
     assert isinstance(built, FunctionScorer) and built.function is gold
     assert build_gold(ppo_config(tiny_init)) is None
 
@@ -58,7 +58,7 @@ def test_a_held_out_reward_model(
 
 def test_one_of_the_two_at_most(tiny_init: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="at most one of gold and gold_model must be set, got"):
-        ppo_config(tiny_init, gold="alignment.world.gold", gold_model="somewhere")
+        ppo_config(tiny_init, gold="alignment.toy.gold", gold_model="somewhere")
 
 
 def test_an_error_of_the_model_names_its_key(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:

@@ -28,7 +28,7 @@ CARRIED = ["critic.warmup=1", "ppo.ema=0.9", "kl.controller=adaptive", "kl.targe
 RUNS = {
     "dpo": ["run", "tiny_dpo", *STEPS, "reference.cache=false"],
     "ppo": ["run", "tiny_ppo", *STEPS, "ppo.epochs=2", "generation.max_new_tokens=6", *CARRIED],
-    "grpo": ["run", "tiny_grpo", *STEPS, "ppo.replies=2", "generation.max_new_tokens=6", *GROUPS],
+    "grpo": ["run", "tiny_grpo", *STEPS, "num_samples=2", "generation.max_new_tokens=6", *GROUPS],
     "online_dpo": ["run", "tiny_online_dpo", *STEPS, "generation.max_new_tokens=6"],
     "kto": ["run", "tiny_kto", *STEPS, "reference.cache=false"],
     "reward_process": ["run", "tiny_reward_process", *STEPS],

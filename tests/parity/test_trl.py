@@ -105,7 +105,7 @@ class Gradients(TrainerCallback):
 
 @pytest.fixture
 def graded(tokenizer: PreTrainedTokenizerBase) -> Loaded:
-    """A few graded pairs of the embedded world."""
+    """A few graded pairs of the toy task."""
     split = load(tokenizer, MarginScale.large)
     assert len({example.margin for example in split.examples}) > 1
     return split
@@ -119,7 +119,7 @@ def loaded(tokenizer: PreTrainedTokenizerBase) -> Loaded:
 
 def load(tokenizer: PreTrainedTokenizerBase, margin: MarginScale) -> Loaded:
     config = DataConfig(
-        format=Format.world,
+        format=Format.toy,
         train=SourceConfig(limit=PAIRS),
         margin=MarginConfig(scale=margin),
         max_prompt_length=128,

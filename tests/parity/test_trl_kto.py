@@ -63,7 +63,7 @@ def engine_of(model: Any) -> TorchEngine:
 @pytest.mark.parametrize("variant", ["kto", "apo_zero_unpaired"])
 def test_kto(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path, variant: str) -> None:
     """With a reference of other weights, and the KL of prompts with the replies to those before them, which is > 0."""
-    config = DataConfig(format=Format.world, train=SourceConfig(limit=PAIRS), max_prompt_length=128)
+    config = DataConfig(format=Format.toy, train=SourceConfig(limit=PAIRS), max_prompt_length=128)
     split = load_split("train", config, tokenizer, ExampleKind.labeled)
     assert split is not None
     chosen = [2 * place + place % 2 for place in range(PAIRS)]  # one reply to each prompt, good and bad in turn

@@ -248,15 +248,16 @@ def samples_of(case: Case) -> Samples:
 def ppo_config(case: Case) -> PPOConfig:
     return PPOConfig(
         model=ModelConfig(init={"model_type": "llama"}),
-        data=DataConfig(format=Format.world, train=SourceConfig(limit=8)),
+        data=DataConfig(format=Format.toy, train=SourceConfig(limit=8)),
         batch=BatchConfig(size=8, max_tokens=40, layout=Layout.shared),
         train=TrainConfig(max_steps=1),
-        reward=RewardShapingConfig(function="alignment.world.gold"),
+        reward=RewardShapingConfig(
+            function="alignment.toy.gold", missing_eos_penalty=case.setting("missing_eos_penalty")
+        ),
         ppo=PPOUpdateConfig(mini_batches=2),
         kl=KLConfig(weight=case.setting("kl_coef"), estimator=KLEstimator(case.setting("kl_estimator"))),
         advantage=AdvantageConfig(gamma=case.setting("gamma"), lam=case.setting("lam")),
         distributed=DistributedConfig(device=Device.cpu),
-        missing_eos_penalty=case.setting("missing_eos_penalty"),
     )
 
 

@@ -103,7 +103,7 @@ def same_scores(ran: Any, score: Callable[[Any], float], laid_out: LaidOut) -> N
 
 def test_ppo(policy: list[str], run: Run, trained: Any, laid_out: LaidOut) -> None:
     """Its first inner step changes nothing yet; a reply is worth what training would have given it."""
-    words = ["train.epochs=null", "train.max_steps=2", "batch.size=4", "ppo.mini_batches=1", "ppo.replies=2"]
+    words = ["train.epochs=null", "train.max_steps=2", "batch.size=4", "ppo.mini_batches=1", "num_samples=2"]
     ran = run("ppo", *policy, *words, "model.gradient_checkpointing=false", "log.samples=4")
     first, second = ran.rows
     assert first["policy/approx_kl"] == pytest.approx(0, abs=1e-8) and first["policy/clip_fraction"] == 0

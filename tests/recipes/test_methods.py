@@ -1,4 +1,4 @@
-"""Methods on the embedded world, whole, through the installed command: each raises the gold score of the SFT model's
+"""Methods on the toy task, whole, through the installed command: each raises the gold score of the SFT model's
 replies to held-out prompts."""
 
 import json

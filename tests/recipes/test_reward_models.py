@@ -1,4 +1,4 @@
-"""Reward models of single replies on the embedded world, whole, through the installed command: each learns what it is
+"""Reward models of single replies on the toy task, whole, through the installed command: each learns what it is
 trained for, on held-out prompts, and is a reward model for what asks for one."""
 
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.world import scored, stepwise
+from alignment.toy import scored, stepwise
 
 COMMAND = str(Path(sys.executable).with_name("alignment"))
 HELD_OUT = 200

@@ -64,7 +64,7 @@ def test_training_recipe(task: str, folder: Path) -> None:
 def test_rejection_then_evaluate(tmp_path):
     run("tiny_sft", *SMALL, "train.max_steps=40", "data.train.limit=1000", f"output_dir={tmp_path / 'sft'}")
     model = f"model.path={tmp_path / 'sft' / 'model'}"
-    run("tiny_rejection", model, "data.train.limit=16", "samples=4", f"output_dir={tmp_path / 'picked'}")
+    run("tiny_rejection", model, "data.train.limit=16", "num_samples=4", f"output_dir={tmp_path / 'picked'}")
     picked = [json.loads(line) for line in (tmp_path / "picked" / "selected.jsonl").read_text().splitlines()]
     assert all(row["prompt"] and row["completion"] for row in picked)
 

@@ -59,12 +59,13 @@ SCORES = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 2.0], [0.0, 1.0], [4.0, -
 def ppo_config(tiny_init: dict[str, Any], **parts: Any) -> PPOConfig:
     settings: dict[str, Any] = {
         "model": ModelConfig(init=tiny_init),
-        "data": DataConfig(format=Format.world, train=SourceConfig(limit=5)),
+        "data": DataConfig(format=Format.toy, train=SourceConfig(limit=5)),
         "batch": BatchConfig(size=5, max_tokens=40, layout=Layout.shared),
         "train": TrainConfig(max_steps=1, learning_rate=0.01),
-        "reward": RewardShapingConfig(function="alignment.world.gold"),
+        "reward": RewardShapingConfig(function="alignment.toy.gold"),
         "critic": CriticConfig(learning_rate=0.01),
-        "ppo": PPOUpdateConfig(epochs=2, mini_batches=2, replies=2),
+        "num_samples": 2,
+        "ppo": PPOUpdateConfig(epochs=2, mini_batches=2),
         "advantage": AdvantageConfig(gamma=1.0, lam=0.95),
         "generation": GenerationConfig(temperature=0.8),
         "distributed": DistributedConfig(device=Device.cpu),
@@ -224,7 +225,7 @@ def test_whitening_is_over_the_whole_iteration(
 def test_mini_batches_share_out_the_prompts(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf
 ) -> None:
-    config = ppo_config(tiny_init, ppo=PPOUpdateConfig(epochs=1, mini_batches=3, replies=2))
+    config = ppo_config(tiny_init, ppo=PPOUpdateConfig(epochs=1, mini_batches=3))
     roles = build_roles(config, tokenizer)
 
     def rows(seed: int) -> list[list[int]]:
@@ -241,7 +242,7 @@ def test_learning_steps_and_names(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf
 ) -> None:
     """epochs * mini_batches steps of each; the loss of the critic goes down; nothing is called by two names."""
-    config = ppo_config(tiny_init, ppo=PPOUpdateConfig(epochs=8, mini_batches=2, replies=2))
+    config = ppo_config(tiny_init, ppo=PPOUpdateConfig(epochs=8, mini_batches=2))
     roles = build_roles(config, tokenizer)
     mini_batches, _ = made(roles, samples_of(TEXTS), config)
     metrics = update_actor_and_critic(roles.actor, roles.critic, mini_batches, config, kl_weight=0.3, seed=0)
@@ -257,7 +258,7 @@ def test_first_policy_gradient_is_that_of_the_advantages(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf
 ) -> None:
     """At ratio 1 the clipped loss is minus the mean advantage, which whitening over all mini-batches makes 0."""
-    config = ppo_config(tiny_init, ppo=PPOUpdateConfig(epochs=1, mini_batches=1, replies=2))
+    config = ppo_config(tiny_init, ppo=PPOUpdateConfig(epochs=1, mini_batches=1))
     roles = build_roles(config, tokenizer)
     mini_batches, _ = made(roles, samples_of(TEXTS), config)
     metrics = train_step(roles.actor, Actor(config.loss.policy, 0.8), mini_batches[0])
@@ -268,7 +269,7 @@ def test_first_policy_gradient_is_that_of_the_advantages(
 def test_a_broken_advantage_stops_the_actor_s_step_and_not_the_critic_s(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, samples_of: SamplesOf
 ) -> None:
-    config = ppo_config(tiny_init, ppo=PPOUpdateConfig(epochs=2, mini_batches=1, replies=2))
+    config = ppo_config(tiny_init, ppo=PPOUpdateConfig(epochs=2, mini_batches=1))
     roles = build_roles(config, tokenizer)
     mini_batches, _ = made(roles, samples_of(TEXTS), config)
     mini_batches[0][0].advantages[0] = float("nan")
@@ -309,7 +310,7 @@ def test_kl_in_the_loss_leaves_the_reward_to_the_score(
     """Returns are the scores alone; loss and gradient are those without the term plus beta times the term's own."""
     kl = KLConfig(place=KLPlace.loss, estimator=KLEstimator.k2)
     advantage = AdvantageConfig(gamma=1.0, lam=1.0, whiten=False)
-    config = ppo_config(tiny_init, kl=kl, advantage=advantage, ppo=PPOUpdateConfig(epochs=1, mini_batches=1, replies=2))
+    config = ppo_config(tiny_init, kl=kl, advantage=advantage, ppo=PPOUpdateConfig(epochs=1, mini_batches=1))
     roles = build_roles(config, tokenizer)
     move(roles)
     (mini_batch,), metrics = made(roles, samples_of(TEXTS), config)
@@ -469,7 +470,7 @@ def test_without_a_critic_the_actor_learns_alone_and_the_cut_changes_nothing(
             "grpo",
             batch=BatchConfig(size=5, max_tokens=max_tokens, layout=Layout.shared),
             kl=KLConfig(place=KLPlace.loss, estimator=KLEstimator.k3),
-            ppo=PPOUpdateConfig(epochs=1, mini_batches=1, replies=2),
+            ppo=PPOUpdateConfig(epochs=1, mini_batches=1),
             loss=PPOLosses(policy=PolicyLoss(normalization=normalization)),
         )
         roles = actor_alone(config, tokenizer)

@@ -11,7 +11,7 @@ from torch import Tensor
 from alignment.config.data import DataConfig, Format, SourceConfig
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
-from alignment.config.ppo import AdvantageConfig, AdvantageEstimator, PPOUpdateConfig
+from alignment.config.ppo import AdvantageConfig, AdvantageEstimator
 from alignment.config.reward import RewardShapingConfig
 from alignment.config.tasks import PPOConfig
 from alignment.config.train import TrainConfig
@@ -58,10 +58,10 @@ def config(tiny_init: dict[str, Any]) -> PPOConfig:
 def ppo_config(tiny_init: dict[str, Any], advantage: AdvantageConfig, **reward: Any) -> PPOConfig:
     return PPOConfig(
         model=ModelConfig(init=tiny_init),
-        data=DataConfig(format=Format.world, train=SourceConfig(limit=5)),
+        data=DataConfig(format=Format.toy, train=SourceConfig(limit=5)),
         train=TrainConfig(max_steps=1),
-        reward=RewardShapingConfig(function="alignment.world.gold", **reward),
-        ppo=PPOUpdateConfig(replies=2),
+        reward=RewardShapingConfig(function="alignment.toy.gold", **reward),
+        num_samples=2,
         advantage=advantage,
     )
 

@@ -34,13 +34,11 @@ def gives(*scores: float) -> FunctionScorer:
 
 
 def ppo_config(**fields: Any) -> PPOConfig:
-    penalty = fields.pop("missing_eos_penalty", 0.0)
     return PPOConfig(
         model=ModelConfig(init={"model_type": "llama"}),
-        data=DataConfig(format=Format.world, train=SourceConfig(limit=5)),
+        data=DataConfig(format=Format.toy, train=SourceConfig(limit=5)),
         train=TrainConfig(max_steps=1),
         reward=RewardShapingConfig(**{"path": "a"} | fields),
-        missing_eos_penalty=penalty,
         distributed=ON_CPU,
     )
 
@@ -140,7 +138,7 @@ def test_a_reward_is_built_from_its_config(
     save_model(load_scalar_model(ModelConfig(init=tiny_init), tokenizer, WHOLE), tokenizer, tmp_path / "model")
     models = {
         "learned": ScorerEntry(str(tmp_path / "model"), weight=2.0, normalize=True),
-        "gold": ScorerEntry(function="alignment.world.gold"),
+        "gold": ScorerEntry(function="alignment.toy.gold"),
     }
     config = ScorerConfig(models=models)
     with pytest.raises(ConfigError, match=r"^reward.models.learned.normalize needs .*reward_statistics.json"):

@@ -24,15 +24,15 @@ def ptx(tiny_init: dict[str, Any]) -> Ptx:
     """24 texts, 2 a step, 2 x 3 inner steps an iteration: two iterations are a pass."""
     ids = np.arange(3, 7, dtype=np.int32)
     texts = [Example(ids, (ids,), None, Source("texts", row), (True,)) for row in range(24)]
-    world = DataConfig(format=Format.world, train=SourceConfig(limit=5))
+    toy = DataConfig(format=Format.toy, train=SourceConfig(limit=5))
     config = PPOConfig(
         model=ModelConfig(init=tiny_init),
-        data=world,
+        data=toy,
         batch=BatchConfig(size=9, layout=Layout.shared),
         train=TrainConfig(max_steps=1),
-        reward=RewardShapingConfig(function="alignment.world.gold"),
+        reward=RewardShapingConfig(function="alignment.toy.gold"),
         ppo=PPOUpdateConfig(epochs=2, mini_batches=3),
-        ptx=PtxConfig(weight=0.5, size=2, data=world),
+        ptx=PtxConfig(weight=0.5, size=2, data=toy),
     )
     return build_ptx(Loaded([], texts, [], Truncation()), config, Packer(config.batch, 0))
 

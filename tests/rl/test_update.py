@@ -35,9 +35,9 @@ TEXTS = [[3], [4, 5]]  # of other lengths
 def ppo_config(tiny_init: dict[str, Any], **inner: Any) -> PPOConfig:
     return PPOConfig(
         model=ModelConfig(init=tiny_init),
-        data=DataConfig(format=Format.world, train=SourceConfig(limit=5)),
+        data=DataConfig(format=Format.toy, train=SourceConfig(limit=5)),
         train=TrainConfig(max_steps=1),
-        reward=RewardShapingConfig(function="alignment.world.gold"),
+        reward=RewardShapingConfig(function="alignment.toy.gold"),
         ppo=PPOUpdateConfig(**inner),
         generation=GenerationConfig(temperature=TEMPERATURE),
         distributed=DistributedConfig(device=Device.cpu),

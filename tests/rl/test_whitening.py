@@ -31,10 +31,9 @@ RECORD = Record([], (), None, Source("", 0))
 CUTS = {1: [(0, 40)], 2: [(0, 13), (13, 40)]}  # the values of each process; a ragged share
 CONFIG = PPOConfig(
     model=ModelConfig(init={"model_type": "llama"}),
-    data=DataConfig(format=Format.world, train=SourceConfig(limit=5)),
+    data=DataConfig(format=Format.toy, train=SourceConfig(limit=5)),
     train=TrainConfig(max_steps=1),
-    reward=RewardShapingConfig(function="alignment.world.gold", whiten=True),
-    missing_eos_penalty=0.5,
+    reward=RewardShapingConfig(function="alignment.toy.gold", whiten=True, missing_eos_penalty=0.5),
     distributed=DistributedConfig(device=Device.cpu),
 )
 

@@ -84,7 +84,7 @@ def pipeline(folder: Path, **changed: object) -> None:
     stages = [stage for stage in whole["stages"] if stage["name"] in ("sft", "reward", "ppo", "evaluate")]
     for stage in stages:
         if stage["name"] == "evaluate":
-            few = {"runs": {"sft": "@sft", "ppo": "@ppo"}, "data.eval.limit": 4, "best_of": 0}
+            few = {"runs": {"sft": "@sft", "ppo": "@ppo"}, "data.eval.limit": 4, "num_samples": 1}
             pairs = {**stage["set"]["pairs"], "eval": {"limit": 4}}
             stage["set"] |= {**few, "pairs": pairs, "generation.max_new_tokens": 4}
         else:

@@ -1,4 +1,4 @@
-"""A whole run on the embedded world: twice the same, and the same when it was interrupted."""
+"""A whole run on the toy task: twice the same, and the same when it was interrupted."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def config(tiny_init: dict[str, Any], folder: Path, *, log_every: int = 1, seed:
         seed=seed,
         model=ModelConfig(init=tiny_init, lora=LoraConfig(rank=4, dropout=0.2)),
         data=DataConfig(
-            format=Format.world, train=SourceConfig(limit=20), eval=SourceConfig(limit=5), max_prompt_length=64
+            format=Format.toy, train=SourceConfig(limit=20), eval=SourceConfig(limit=5), max_prompt_length=64
         ),
         batch=BatchConfig(size=6, max_tokens=300, layout=Layout.shared),
         train=TrainConfig(max_steps=STEPS, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, eval_every=3),

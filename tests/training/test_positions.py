@@ -90,10 +90,10 @@ def test_an_evaluation_s_runs_are_asked_before_they_are_loaded(tmp_path: Path) -
     load_tokenizer(ModelConfig(init=LLAMA)).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(GPT2))
     save_file({}, tmp_path / "model.safetensors")
-    world = DataConfig(format=Format.world, eval=SourceConfig(limit=4), max_length=128, max_prompt_length=64)
+    toy = DataConfig(format=Format.toy, eval=SourceConfig(limit=4), max_length=128, max_prompt_length=64)
     generation = GenerationConfig(max_new_tokens=60)
     runs = {"mine": str(tmp_path)}
-    config = EvaluateConfig(runs=runs, baseline="mine", data=world, generation=generation, reward="none")
+    config = EvaluateConfig(runs=runs, baseline="mine", data=toy, generation=generation, reward="none")
     rule = r"^runs\.mine: data\.max_prompt_length \+ generation\.max_new_tokens must be <= 64"
     with pytest.raises(ConfigError, match=rule):
         compared_runs(config)

@@ -4,9 +4,9 @@ from statistics import mean
 
 import pytest
 
-from alignment.world import WorldError, demonstrations, gold, pairs, prompts
-from alignment.world.generate import RATINGS, rating_of
-from alignment.world.language import parse_question
+from alignment.toy import ToyError, demonstrations, gold, pairs, prompts
+from alignment.toy.language import parse_question
+from alignment.toy.rows import RATINGS, rating_of
 
 MAKERS = (demonstrations, pairs, prompts)
 
@@ -42,7 +42,7 @@ def test_no_question_is_in_both_splits(make) -> None:
 def test_eval_prompts_are_distinct_and_limited() -> None:
     rows = prompts(2256, 0, "eval")
     assert len({row["prompt"] for row in rows}) == 2256
-    with pytest.raises(WorldError, match="eval split has 2256 prompts, got n = 2257"):
+    with pytest.raises(ToyError, match="eval split has 2256 prompts, got n = 2257"):
         prompts(2257, 0, "eval")
 
 
@@ -96,9 +96,9 @@ def test_rating_cut_points(twelfths: int, rating: str) -> None:
 
 
 def test_what_the_generator_refuses() -> None:
-    with pytest.raises(WorldError, match="split must be one of train, eval, got 'test'"):
+    with pytest.raises(ToyError, match="split must be one of train, eval, got 'test'"):
         prompts(1, 0, "test")
-    with pytest.raises(WorldError, match="n must be >= 0, got -1"):
+    with pytest.raises(ToyError, match="n must be >= 0, got -1"):
         pairs(-1, 0, "train")
 
 

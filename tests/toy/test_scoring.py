@@ -5,9 +5,8 @@ from itertools import product
 
 import pytest
 
-from alignment.world import CHECKS, Question, WorldError, checks, gold
-from alignment.world.generate import PARTS, compose_reply
-from alignment.world.language import (
+from alignment.toy import CHECKS, Question, ToyError, checks, gold
+from alignment.toy.language import (
     ANIMALS,
     CLOSINGS,
     FACTS,
@@ -16,8 +15,9 @@ from alignment.world.language import (
     PLACES,
     VERBS,
     parse_question,
-    world_words,
+    toy_words,
 )
+from alignment.toy.rows import PARTS, compose_reply
 
 FOX = Question(("small", "brown"), "fox")
 BEST = "the small brown fox hunts in the forest . i hope this helps ."
@@ -91,7 +91,7 @@ def test_each_part_of_a_composed_reply_decides_its_own_check(right: tuple[bool, 
         ". . . .",
         "i hope this helps .",
         "i hope this helps . " * 5,
-        " ".join(world_words()),
+        " ".join(toy_words()),
         " ".join([*ANIMALS, *VERBS, *PLACES]),
         "the small brown hunts in the forest . i hope this helps .",
         BEST * 2,
@@ -131,13 +131,13 @@ def test_a_question_is_read_from_every_phrasing(phrasing: str) -> None:
 
 
 def test_what_gold_refuses() -> None:
-    with pytest.raises(WorldError, match="equally many, got 1 and 2"):
+    with pytest.raises(ToyError, match="equally many, got 1 and 2"):
         gold([prompt("the small brown fox")], ["a", "b"])
-    with pytest.raises(WorldError, match=r"one animal and two different adjectives.*'hello'"):
+    with pytest.raises(ToyError, match=r"one animal and two different adjectives.*'hello'"):
         gold([prompt("hello")], [BEST])
-    with pytest.raises(WorldError, match="two different adjectives"):
+    with pytest.raises(ToyError, match="two different adjectives"):
         gold([prompt("the small small fox")], [BEST])
-    with pytest.raises(WorldError, match=r"user turn, got the roles \['system'\]"):
+    with pytest.raises(ToyError, match=r"user turn, got the roles \['system'\]"):
         gold([[{"role": "system", "content": "the small brown fox"}]], [BEST])
 
 

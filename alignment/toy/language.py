@@ -1,4 +1,4 @@
-"""The words, facts and phrasings of the small world: visitors of a zoo ask its guide about an animal.
+"""The words, facts and phrasings of the toy task: visitors of a zoo ask its guide about an animal.
 
 A question names one animal and two adjectives. A good reply names all three, the animal's true deed and true place, and
 closes courteously:
@@ -61,8 +61,8 @@ AFTERTHOUGHTS = ("anyway anyway .", "and that is that is that .")
 """Rambling: before the statement, before its adjective, at its end, after the closing."""
 
 
-class WorldError(ValueError):
-    """Something was asked of the small world that it does not hold; the message names it."""
+class ToyError(ValueError):
+    """Something was asked of the toy task that it does not hold; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +79,19 @@ class Question:
 def parse_question(text: str) -> Question:
     """The question in a prompt, whatever its phrasing, spacing or capitals.
 
-    Raises WorldError unless the text names exactly one animal and two different adjectives.
+    Raises ToyError unless the text names exactly one animal and two different adjectives.
     """
     words = text.lower().replace(".", " ").replace("?", " ").replace(",", " ").split()
     animals = [word for word in words if word in FACTS]
     adjectives = [word for word in words if word in ADJECTIVES]
     if len(animals) != 1 or len(adjectives) != 2 or adjectives[0] == adjectives[1]:
-        raise WorldError(f"a prompt must name one animal and two different adjectives of the world, got {text!r}")
+        raise ToyError(
+            f"a prompt must name one animal and two different adjectives that the toy task knows, got {text!r}"
+        )
     return Question((adjectives[0], adjectives[1]), animals[0])
 
 
-def world_words() -> tuple[str, ...]:
+def toy_words() -> tuple[str, ...]:
     """Every word and punctuation mark that a prompt or a generated reply may hold, sorted."""
     phrases = (*PHRASINGS, *CLOSINGS, *REMARKS, *OPENING_FILLERS, *TRAILING_FILLERS, *AFTERTHOUGHTS)
     words = {word for phrase in phrases for word in phrase.split() if word != "{}"}

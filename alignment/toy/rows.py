@@ -1,4 +1,4 @@
-"""Rows of the small world: demonstrations of mixed quality, graded pairs, prompts.
+"""Rows of the toy task: demonstrations of mixed quality, graded pairs, prompts.
 
 Every row is a pure function of (n, seed, split), and the first rows of a longer draw are the rows of a shorter one.
 Which questions are held out for evaluation is decided by a hash of what they ask, in no particular order or phrasing.
@@ -11,8 +11,7 @@ from functools import cache
 from itertools import permutations
 from typing import Any
 
-from alignment.world.gold import CHECKS, checks
-from alignment.world.language import (
+from alignment.toy.language import (
     ADJECTIVES,
     AFTERTHOUGHTS,
     ANIMALS,
@@ -26,8 +25,9 @@ from alignment.world.language import (
     TRAILING_FILLERS,
     VERBS,
     Question,
-    WorldError,
+    ToyError,
 )
+from alignment.toy.scoring import CHECKS, checks
 
 SPLITS = ("train", "eval")
 EVAL_SHARE = 1 / 6
@@ -83,10 +83,10 @@ def stepwise(n: int, seed: int, split: str) -> list[dict[str, Any]]:
 
 
 def prompts(n: int, seed: int, split: str) -> list[dict[str, str]]:
-    """n rows {"prompt"}: all different for `eval` (WorldError if it has fewer than n), repeated in turn for `train`."""
+    """n rows {"prompt"}: all different for `eval` (ToyError if it has fewer than n), repeated in turn for `train`."""
     most = len(_prompts_of(split))
     if split == "eval" and n > most:
-        raise WorldError(f"the eval split has {most} prompts, got n = {n}")
+        raise ToyError(f"the eval split has {most} prompts, got n = {n}")
     return [{"prompt": prompt} for _, _, prompt in _questions(n, "prompts", seed, split)]
 
 
@@ -154,7 +154,7 @@ def _other(words: tuple[str, ...], right: str, rng: random.Random) -> str:
 def _questions(n: int, kind: str, seed: int, split: str) -> Iterator[tuple[random.Random, Question, str]]:
     """n questions: all of the split's prompts in a random order, then all again in another."""
     if n < 0:
-        raise WorldError(f"n must be >= 0, got {n}")
+        raise ToyError(f"n must be >= 0, got {n}")
     order = random.Random(f"{kind} order {split} {seed}")
     rng = random.Random(f"{kind} replies {split} {seed}")
     deck: list[tuple[Question, str]] = []
@@ -168,7 +168,7 @@ def _questions(n: int, kind: str, seed: int, split: str) -> Iterator[tuple[rando
 @cache
 def _prompts_of(split: str) -> tuple[tuple[Question, str], ...]:
     if split not in SPLITS:
-        raise WorldError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        raise ToyError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     questions = (Question(pair, animal) for animal in ANIMALS for pair in permutations(ADJECTIVES, 2))
     return tuple(
         (question, question.text(phrasing))

@@ -1,15 +1,15 @@
-"""A small world with an exact gold score, on which every method can be tried in a minute on a CPU."""
+"""A language task with an exact gold score, on which every method can be tried in a minute on a CPU."""
 
 from pathlib import Path
 
-from alignment.world.generate import demonstrations, pairs, prompts, scored, stepwise
-from alignment.world.gold import CHECKS, checks, gold, last_question
-from alignment.world.language import Question, WorldError
+from alignment.toy.language import Question, ToyError
+from alignment.toy.rows import demonstrations, pairs, prompts, scored, stepwise
+from alignment.toy.scoring import CHECKS, checks, gold, last_question
 
 __all__ = [
     "CHECKS",
     "Question",
-    "WorldError",
+    "ToyError",
     "checks",
     "demonstrations",
     "gold",

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from alignment.world.language import (
+from alignment.toy.language import (
     ADJECTIVES,
     CLOSINGS,
     FACTS,
@@ -11,7 +11,7 @@ from alignment.world.language import (
     REMARKS,
     VERBS,
     Question,
-    WorldError,
+    ToyError,
     parse_question,
 )
 
@@ -59,10 +59,10 @@ def gold(prompts: Sequence[Sequence[Mapping[str, str]]], replies: Sequence[str])
 
     prompts: one list of messages {"role", "content"} a reply; the last user turn is the question.
     replies: decoded text without special tokens.
-    Raises WorldError where the numbers differ, or a prompt holds no question of this world.
+    Raises ToyError where the numbers differ, or a prompt holds no question of this task.
     """
     if len(prompts) != len(replies):
-        raise WorldError(f"prompts and replies must be equally many, got {len(prompts)} and {len(replies)}")
+        raise ToyError(f"prompts and replies must be equally many, got {len(prompts)} and {len(replies)}")
     return [
         sum(checks(last_question(prompt), reply).values()) / len(CHECKS)
         for prompt, reply in zip(prompts, replies, strict=True)
@@ -70,11 +70,11 @@ def gold(prompts: Sequence[Sequence[Mapping[str, str]]], replies: Sequence[str])
 
 
 def last_question(prompt: Sequence[Mapping[str, str]]) -> Question:
-    """The question of a dialogue's last user turn.  Raises WorldError if there is none."""
+    """The question of a dialogue's last user turn.  Raises ToyError if there is none."""
     for message in reversed(prompt):
         if message["role"] == "user":
             return parse_question(message["content"])
-    raise WorldError(f"a prompt must hold a user turn, got the roles {[message['role'] for message in prompt]}")
+    raise ToyError(f"a prompt must hold a user turn, got the roles {[message['role'] for message in prompt]}")
 
 
 def _only(right: str, words: Sequence[str], tokens: list[str], after: list[str]) -> float:

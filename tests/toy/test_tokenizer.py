@@ -1,10 +1,10 @@
-"""The shipped tokenizer: any text round-trips, a world's word is one token, a prompt is a prefix of its dialogue."""
+"""The shipped tokenizer: any text round-trips, each word of the toy task is one token, a prompt begins its dialogue."""
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from alignment.world import demonstrations, tokenizer_path
-from alignment.world.language import world_words
+from alignment.toy import demonstrations, tokenizer_path
+from alignment.toy.language import toy_words
 
 DIALOGUE = [
     {"role": "system", "content": "you are a guide ."},
@@ -40,8 +40,8 @@ def test_any_text_round_trips(tokenizer: PreTrainedTokenizerBase, text: str) -> 
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
-def test_a_word_of_the_world_is_one_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    words = world_words()
+def test_a_word_of_the_toy_task_is_one_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    words = toy_words()
     assert [word for word in words if len(ids(tokenizer, word)) != 1 or len(ids(tokenizer, f" {word}")) != 1] == []
     for row in demonstrations(300, 0, "train"):
         assert len(ids(tokenizer, row["completion"])) == len(row["completion"].split())
