@@ -46,11 +46,8 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
         rate = f"train.learning_rate={config.train.learning_rate:g}, " if isinstance(config, TrainingConfig) else ""
         return f"WARNING: {recipe}'s values ({rate}its lengths) are for toy models; for yours take the recipe {other}"
     if recipe in LORA_RATES and isinstance(config, TrainingConfig) and config.model.lora.rank and not own_rate:
-        rate, more = config.train.learning_rate, LORA_RATES[recipe]
-        return (
-            f"WARNING: {recipe}'s learning rate {rate:g} is for all weights; adapters take about "
-            f"train.learning_rate={more:g}"
-        )
+        whole = f"WARNING: {recipe}'s learning rate {config.train.learning_rate:g} is for all weights"
+        return f"{whole}; adapters take about train.learning_rate={LORA_RATES[recipe]:g}"
     return None
 
 

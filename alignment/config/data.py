@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from alignment.config.errors import ConfigError, require
-from alignment.config.margin import MarginConfig
+from alignment.config.margin import MarginConfig, MarginScale
 from alignment.config.marks import INPUT
 
 TOY = "alignment.toy."
@@ -121,6 +121,13 @@ def require_rows(data: DataConfig, name: str) -> None:
     source = {"train": data.train, "eval": data.eval}[name]
     key, value = ("limit", source.limit) if data.format is Format.toy else ("path", source.path)
     require(value is not None, f"data.{name}.{key} is required for data.format={data.format.value}", value)
+
+
+def require_margin_read(data: DataConfig, kind: ExampleKind | None, part: str = "data") -> None:
+    """Raise `ConfigError` where rows are given margins and the task takes something else of them than pairs."""
+    scale = data.margin.scale
+    rule = f"{part}.margin.scale must be none where no pairs are learned from, which alone have margins"
+    require(kind in (None, ExampleKind.pairs) or scale is MarginScale.none, rule, scale.value)
 
 
 def require_own_questions(data: DataConfig, functions: dict[str, str | None]) -> None:

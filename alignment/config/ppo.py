@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from alignment.config.data import DataConfig, Format
+from alignment.config.data import DataConfig, ExampleKind, Format, require_margin_read
 from alignment.config.errors import require
 from alignment.config.marks import INPUT
 from alignment.losses import KLEstimator, PolicyLoss, ValueLoss
@@ -189,6 +189,7 @@ class PtxConfig:
         require(self.weight >= 0, "ptx.weight must be >= 0", self.weight)
         require(self.size > 0, "ptx.size must be > 0", self.size)
         has_data = self.data.train.path is not None or self.data.format is Format.toy
+        require_margin_read(self.data, ExampleKind.demonstrations, "ptx.data")
         require(has_data == (self.weight > 0), "ptx.data.train goes with a ptx.weight above 0", self.weight)
 
 

@@ -31,19 +31,11 @@ class RewardRegressionConfig(ScalarConfig):
     example_kind: ClassVar[ExampleKind | None] = ExampleKind.scored
     loss: ScoreRegressionLoss = field(default_factory=ScoreRegressionLoss)
 
-    def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
-        _require_no_margin(self.data, "reward_regression")
-
 
 @dataclass(slots=True)
 class RewardProcessConfig(ScalarConfig):
     example_kind: ClassVar[ExampleKind | None] = ExampleKind.steps
     loss: ProcessRewardLoss = field(default_factory=ProcessRewardLoss)
-
-    def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
-        _require_no_margin(self.data, "reward_process")
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from alignment.config.batch import BatchConfig
 from alignment.config.checkpoint import CheckpointConfig
 from alignment.config.cluster import ClusterConfig, Scheduler
-from alignment.config.data import DataConfig, ExampleKind, require_rows
+from alignment.config.data import DataConfig, ExampleKind, require_margin_read, require_rows
 from alignment.config.distributed import DistributedConfig, require_device
 from alignment.config.errors import require
 from alignment.config.launch import LaunchConfig
@@ -65,6 +65,7 @@ class TrainingConfig(RunConfig):
         require_rows(self.data, "train")
         if self.train.eval_on_start or self.train.best.metric is not None:
             require_rows(self.data, "eval")
+        require_margin_read(self.data, self.example_kind)
         require_device(self.model, self.distributed)
         self.check_shares(self.processes())
 

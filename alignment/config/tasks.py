@@ -7,7 +7,14 @@ from typing import Any, ClassVar
 from omegaconf import MISSING
 
 from alignment.config.batch import BatchConfig
-from alignment.config.data import DataConfig, ExampleKind, SourceConfig, require_own_questions, require_rows
+from alignment.config.data import (
+    DataConfig,
+    ExampleKind,
+    SourceConfig,
+    require_margin_read,
+    require_own_questions,
+    require_rows,
+)
 from alignment.config.distributed import require_device
 from alignment.config.errors import require
 from alignment.config.generation import GenerationConfig, require_generator, require_served, require_temperatures
@@ -64,6 +71,7 @@ class RejectionConfig(RunConfig):
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         require_rows(self.data, "train")
+        require_margin_read(self.data, ExampleKind.prompts)
         require_device(self.model, self.distributed)
         require_generator(self.generation, self.distributed)
         require_served(self.generation, self.model)
@@ -98,6 +106,7 @@ class EvaluateConfig(RunConfig):
         RunConfig.__post_init__(self)
         require_generator(self.generation, self.distributed)
         require_rows(self.data, "eval")
+        require_margin_read(self.data, ExampleKind.prompts)
         require_own_questions(self.data, {"gold": self.gold})
         require(bool(self.runs), "runs must name at least one run", self.runs)
         require(self.baseline in self.runs, f"baseline must be one of {sorted(self.runs)}", self.baseline)

@@ -14,6 +14,8 @@ MINE = "# mine\ndefaults:\n  - task: sft\n  - model: tiny\n  - data: toy\n  - _s
 
 VLLM_OF_MANY = "distributed.zero must be null with generation.engine=vllm, which is told the .*, got 1"
 
+MARGIN = "data.margin.scale must be none where no pairs are learned from, .*, got '(small|given)'"
+
 COMMANDS = {
     "no command": ("", "usage: alignment VERB"),
     "verb": ("rn tiny_dpo", r"no such verb 'rn' \(did you mean 'run'\?\)"),
@@ -48,6 +50,13 @@ COMMANDS = {
         "run tiny_ppo gold=alignment.world.gold",
         "tiny_ppo: gold: alignment.world.gold is alignment.toy.gold now",
     ),
+    "margin of scored replies": ("run tiny_reward_regression data=toy_graded", MARGIN),
+    "margin of steps": ("run tiny_reward_process data=toy_graded", MARGIN),
+    "margin of demonstrations": ("run tiny_sft data=toy_graded", MARGIN),
+    "margin of labels": ("run tiny_kto data=toy_graded", MARGIN),
+    "margin of prompts": ("run tiny_ppo data=toy_graded", MARGIN),
+    "margin of rejection's prompts": ("run tiny_rejection data.margin.scale=given", MARGIN),
+    "margin of ptx": ("run tiny_ppo ptx.weight=1 ptx.data.format=toy ptx.data.margin.scale=given", "ptx." + MARGIN),
     "~key": ("run tiny_dpo ~loss.beta", "loss.beta can be set, not removed"),
     "~unknown key": ("run tiny_dpo ~loss.betaa", "no such key to remove: 'loss.betaa'"),
     "another task's key": ("run tiny_sft kl.weight=1", "no such key 'kl'"),
@@ -183,14 +192,6 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "GenerationConfig": ("tiny_ppo generation.top_p=1.1", r"generation.top_p must be in \(0, 1\], got 1.1"),
     "VLLMConfig": ("tiny_ppo generation.vllm.port=0", r"generation.vllm.port must be in \[1, 65535\], got 0"),
     "RewardConfig": ("tiny_reward data=toy loss.margin_scale=2", "loss.margin_scale .* which is none, got 2.0"),
-    "RewardRegressionConfig": (
-        "tiny_reward_regression data=toy_graded",
-        "data.margin.scale must be none for reward_regression, .*, got .small.",
-    ),
-    "RewardProcessConfig": (
-        "tiny_reward_process data=toy_graded",
-        "data.margin.scale must be none for reward_process, .*, got .small.",
-    ),
     "DPOConfig": (
         "tiny_dpo data=toy_graded loss.variant=ipo",
         "data.margin.scale must be none for loss.variant=ipo, whose loss has no margin, got .small.",
