@@ -114,11 +114,11 @@ class Rollouts:
 def build_rollouts(
     config: OnlineConfig, prompts: Prompts, scorer: RewardScorer, policy: LanguageModel, folder: Path
 ) -> Rollouts:
-    """For a method that takes one optimizer step in each step of its loop: with the policy's engine, the batches in a
-    layout that the policy can read, and under ZeRO 3 the models that score sharded."""
+    """With the policy's engine, batches in a layout that the policy reads, and under ZeRO 3 the scoring models sharded."""
     batch = replace(config.batch, layout=settle_layout(policy, config.batch.layout))
     batches = Batches(prompts.train.examples, packer_of(batch, prompts.tokenizer), config.seed)
-    engine = build_engine(policy, config, num_steps=batches.num_steps(config.train))
+    steps = config.optimizer_steps(batches.num_steps(config.train))
+    engine = build_engine(policy, config, num_steps=steps)
     scorer.shard()
     generator = build_generator(policy, prompts.tokenizer, config.generation, config.distributed)
     return Rollouts(config, prompts, batches, scorer, engine, generator, folder, StepTimer(engine.device))

@@ -18,10 +18,9 @@ from alignment.config.data import ExampleKind
 from alignment.config.errors import require, told_of
 from alignment.config.model import ModelConfig
 from alignment.config.tasks import PPOConfig
-from alignment.data.batches import Batches
 from alignment.data.load import Loaded
 from alignment.generation.gold import build_gold
-from alignment.generation.samples import Samples, build_generator
+from alignment.generation.samples import Samples
 from alignment.losses import Mean
 from alignment.rl.experience import Experience, count_nonfinite, make_experience
 from alignment.rl.groups import not_all_alike, redraw_alike
@@ -30,7 +29,7 @@ from alignment.rl.on_policy import OnPolicy
 from alignment.rl.ptx import Ptx, build_ptx
 from alignment.rl.reference import shard_reference
 from alignment.rl.roles import PPOModels, PPORoles, build_models
-from alignment.rl.rollouts import Rollouts, load_prompts
+from alignment.rl.rollouts import build_rollouts, load_prompts
 from alignment.rl.state import PPOState, build_state
 from alignment.rl.update import update_actor_and_critic
 from alignment.runs.folder import RunFolder
@@ -41,12 +40,10 @@ from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.setup import (
     build_engine,
-    packer_of,
     require_positions,
     required_split,
     save_trained,
 )
-from alignment.training.timer import StepTimer
 
 
 def run(config: PPOConfig, folder: Path) -> str | None:
@@ -159,9 +156,6 @@ def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
     require_critic_reads(models, prompts.train, config)
     scorer = prompts.scorer(models.reward, gold)
     config = replace(config, batch=replace(config.batch, layout=models.layout(config.batch.layout)))
-    batches = Batches(prompts.train.examples, packer_of(config.batch, tokenizer), config.seed)
-    iterations, warmup, inner = batches.num_steps(config.train), config.critic.warmup, config.ppo.inner_steps
-    require(warmup < iterations, f"critic.warmup must be < the run's {iterations} iterations", warmup)
     memory = estimate_memory(
         [*models.modules(), *(each.model for each in scorer.models())],
         actor=list(models.policy.trained().values()),
@@ -170,21 +164,21 @@ def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
         zero=config.distributed.zero,
     )
     say(memory.summary())
-    actor = build_engine(models.policy, config, num_steps=config.optimizer_steps(iterations))
+    rollouts = build_rollouts(config, prompts, scorer, models.policy, folder)
+    iterations, warmup = rollouts.batches.num_steps(config.train), config.critic.warmup
+    require(warmup < iterations, f"critic.warmup must be < the run's {iterations} iterations", warmup)
     critic = None
     if models.critic is not None:
-        rate = config.critic.learning_rate
-        critic = build_engine(models.critic, config, num_steps=iterations * inner, learning_rate=rate)
-    scorer.shard()
+        steps, rate = iterations * config.ppo.inner_steps, config.critic.learning_rate
+        critic = build_engine(models.critic, config, num_steps=steps, learning_rate=rate)
     shard_reference(models.reference, config.distributed)
-    generator = build_generator(models.policy, tokenizer, config.generation, config.distributed)
     return PPOTrainer(
-        rollouts=Rollouts(config, prompts, batches, scorer, actor, generator, folder, StepTimer(actor.device)),
-        write=partial(save_trained, actor, models.policy, tokenizer),
+        rollouts=rollouts,
+        write=partial(save_trained, rollouts.engine, models.policy, tokenizer),
         config=config,
         models=models,
-        roles=PPORoles(actor, critic, models.reference),
-        ptx=None if texts is None else build_ptx(texts, config, batches.packer),
+        roles=PPORoles(rollouts.engine, critic, models.reference),
+        ptx=None if texts is None else build_ptx(texts, config, rollouts.batches.packer),
         state=build_state(config, models.policy),
     )
 
