@@ -114,7 +114,7 @@ class Rollouts:
 def build_rollouts(
     config: OnlineConfig, prompts: Prompts, scorer: RewardScorer, policy: LanguageModel, folder: Path
 ) -> Rollouts:
-    """With the policy's engine, batches in a layout that the policy reads, and under ZeRO 3 the scoring models sharded."""
+    """With the policy's engine, batches in a layout that the policy reads, and under ZeRO 3 sharded scoring models."""
     batch = replace(config.batch, layout=settle_layout(policy, config.batch.layout))
     batches = Batches(prompts.train.examples, packer_of(batch, prompts.tokenizer), config.seed)
     steps = config.optimizer_steps(batches.num_steps(config.train))
