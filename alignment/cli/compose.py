@@ -30,7 +30,7 @@ from alignment.config.tasks import TASKS
 
 VERSION_BASE = "1.3"
 NO_TASK = f"a recipe's defaults must name its task, one of {', '.join(TASKS)}, got none"
-SETTINGS = (  # the run's folder is ours, written by tasks/run.py; Hydra keeps its hands off it
+SETTINGS = (  # the run's folder is written by our own code (runs/lifecycle.py) alone
     "hydra.run.dir=.",
     "hydra.sweep.dir=${output_dir}",
     "hydra.sweep.subdir=.",

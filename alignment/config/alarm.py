@@ -1,4 +1,4 @@
-"""When PPO tells people to look."""
+"""When a run on replies of its own tells people to look."""
 
 from dataclasses import dataclass
 

@@ -17,9 +17,12 @@ class Layout(str, Enum):
     """Each completion behind a copy of its prompt, in a row of its own."""
 
 
+SIZE = 64
+
+
 @dataclass(slots=True)
 class BatchConfig:
-    size: int = 64
+    size: int = SIZE
     """Pairs, demonstrations or prompts a step, over all processes."""
     max_tokens: int = 8192
     """Tokens of one micro-batch, padding included. The gradient does not depend on it."""
@@ -28,3 +31,8 @@ class BatchConfig:
     def __post_init__(self) -> None:
         require(self.size > 0, "batch.size must be > 0", self.size)
         require(self.max_tokens > 0, "batch.max_tokens must be > 0", self.max_tokens)
+
+
+def require_unread(batch: BatchConfig, task: str) -> None:
+    """Raise `ConfigError` where rows a step are given for a task that has no steps."""
+    require(batch.size == SIZE, f"batch.size must be as it is by default for {task}, which has no steps", batch.size)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from alignment.config.errors import ConfigError, require
-from alignment.config.margin import MarginConfig, MarginScale
+from alignment.config.margin import MarginConfig
 from alignment.config.marks import INPUT
 
 TOY = "alignment.toy."
@@ -93,7 +93,8 @@ class DataConfig:
     step_separator: str = "\n"
     """What stands between the steps of a reply, for tasks that learn from steps."""
     max_length: int = 1024
-    """Tokens of a prompt and one of its completions; what is longer is cut, counted and said."""
+    """Tokens of a prompt and one of its completions; what is longer is cut, counted and said. Tasks that draw their own
+    completions have generation.max_new_tokens beside max_prompt_length."""
     max_prompt_length: int = 512
     on_bad_row: BadRow = BadRow.error
     template: Template = Template.chat
@@ -114,20 +115,41 @@ class DataConfig:
             for name, source in (("train", self.train), ("eval", self.eval)):
                 rule = f"data.{name}.path needs its data.format (data.format=toy makes its own rows)"
                 require(source.path is None, rule, source.path)
+        else:
+            rule = "data.eval.limit goes with data.eval.path, the held-out rows"
+            require(self.eval.path is not None or self.eval.limit is None, rule, self.eval.limit)
+
+
+def has_rows(data: DataConfig, name: str) -> bool:
+    """Whether the split `name`, `train` or `eval`, has a source."""
+    source = {"train": data.train, "eval": data.eval}[name]
+    return (source.limit if data.format is Format.toy else source.path) is not None
 
 
 def require_rows(data: DataConfig, name: str) -> None:
-    """Raise `ConfigError` where the split `name`, `train` or `eval`, has no source."""
-    source = {"train": data.train, "eval": data.eval}[name]
-    key, value = ("limit", source.limit) if data.format is Format.toy else ("path", source.path)
-    require(value is not None, f"data.{name}.{key} is required for data.format={data.format.value}", value)
+    """Raise `ConfigError` where the split `name` has no source."""
+    key = "limit" if data.format is Format.toy else "path"
+    require(has_rows(data, name), f"data.{name}.{key} is required for data.format={data.format.value}", None)
 
 
-def require_margin_read(data: DataConfig, kind: ExampleKind | None, part: str = "data") -> None:
-    """Raise `ConfigError` where rows are given margins and the task takes something else of them than pairs."""
-    scale = data.margin.scale
-    rule = f"{part}.margin.scale must be none where no pairs are learned from, which alone have margins"
-    require(kind in (None, ExampleKind.pairs) or scale is MarginScale.none, rule, scale.value)
+def require_read(data: DataConfig, kind: ExampleKind | None, part: str = "data") -> None:
+    """Raise `ConfigError` where a key says how to read what a task takes nothing of: margins, which pairs alone have,
+    scores, steps, learned turns. `kind`: what it takes; None: it may be any."""
+    default = DataConfig()
+    read = (
+        ("margin.scale", data.margin.scale.value, default.margin.scale.value, ExampleKind.pairs, "pairs"),
+        ("scores", data.scores, default.scores, ExampleKind.scored, "scored replies"),
+        ("step_separator", data.step_separator, default.step_separator, ExampleKind.steps, "replies in steps"),
+        ("learn", data.learn.value, default.learn.value, ExampleKind.demonstrations, "demonstrations"),
+    )
+    for key, value, unset, reader, what in read:
+        rule = f"{part}.{key} must be {unset!r} for a task that learns of no {what}"
+        require(kind in (None, reader) or value == unset, rule, value)
+
+
+def require_no_rows(source: SourceConfig, key: str, task: str) -> None:
+    """Raise `ConfigError` where rows are named that the task does not read."""
+    require(source.path is None, f"{key}.path must be null for {task}, which reads no such rows", source.path)
 
 
 def require_own_questions(data: DataConfig, functions: dict[str, str | None]) -> None:

@@ -19,19 +19,28 @@ class Attention(str, Enum):
     """One compiled kernel over the whole row, with a block mask; for a GPU."""
 
 
+ALPHA, TARGETS = 16, ["all-linear"]
+
+
 @dataclass(slots=True)
 class LoraConfig:
     rank: int = 0
     """0 trains all weights; above 0 the weights are frozen and adapters of this rank are trained (arXiv:2106.09685)."""
-    alpha: int = 16
+    alpha: int = ALPHA
     dropout: float = 0.0
-    targets: list[str] = field(default_factory=lambda: ["all-linear"])
+    targets: list[str] = field(default_factory=lambda: list(TARGETS))
 
     def __post_init__(self) -> None:
         require(self.rank >= 0, "model.lora.rank must be >= 0", self.rank)
         require(self.alpha > 0, "model.lora.alpha must be > 0", self.alpha)
         require(0 <= self.dropout < 1, "model.lora.dropout must be in [0, 1)", self.dropout)
         require(bool(self.targets), "model.lora.targets must name at least one module", self.targets)
+        for key, value, unset in (
+            ("alpha", self.alpha, ALPHA),
+            ("dropout", self.dropout, 0.0),
+            ("targets", self.targets, TARGETS),
+        ):
+            require(self.rank > 0 or value == unset, f"model.lora.{key} goes with model.lora.rank > 0", value)
 
 
 @dataclass(slots=True)

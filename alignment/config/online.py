@@ -57,6 +57,13 @@ class OnlineConfig(TrainingConfig):
         require_served(self.generation, self.model)
         both = self.gold is not None and self.gold_model is not None
         require(not both, "at most one of gold and gold_model must be set", (self.gold, self.gold_model))
+        has_gold = self.gold is not None or self.gold_model is not None
+        unset = AlarmConfig()
+        for key, value, default in (
+            ("sigmas", self.alarm.sigmas, unset.sigmas),
+            ("patience", self.alarm.patience, unset.patience),
+        ):
+            require(has_gold or value == default, f"alarm.{key} goes with gold or gold_model, which it watches", value)
         require_own_questions(self.data, {**self.reward.functions(), "gold": self.gold})
         require(self.num_samples > 0, "num_samples must be > 0", self.num_samples)
 
@@ -72,6 +79,10 @@ class OnlineDPOConfig(OnlineConfig):
     def __post_init__(self) -> None:
         OnlineConfig.__post_init__(self)
         require(self.num_samples > 1, "num_samples must be > 1: a pair is of two replies", self.num_samples)
+        rule = "loss.margin_scale must be 1 for online_dpo, whose pairs have no margins"
+        require(self.loss.margin_scale == 1, rule, self.loss.margin_scale)
+        for key, limit in (("max_kl", self.alarm.max_kl), ("min_entropy", self.alarm.min_entropy)):
+            require(limit is None, f"alarm.{key} must be null for online_dpo, which logs no such metric", limit)
         rule = "pairs=all needs num_samples > 2, of two replies there is one pair"
         require(self.pairs is PairSelection.best_and_worst or self.num_samples > 2, rule, self.num_samples)
 

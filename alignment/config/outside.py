@@ -18,7 +18,7 @@ RAISED = (
     *(ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError),
     *(AssertionError, OSError, RuntimeError, MemoryError, SystemExit),
 )
-WAY = "it must be a module with a function run(config, folder), whose config is a dataclass like SFTConfig"
+WAY = "it must be a module with a function run(config, folder), whose config is a dataclass derived from SFTConfig or its like"
 
 
 def is_outside(task: str) -> bool:
@@ -58,6 +58,10 @@ def learn_task(path: str) -> type[RunConfig]:
         raise ConfigError(f"task: the annotations of {path}.run cannot be read: {error}; {WAY}") from error
     if not (isinstance(root, type) and is_dataclass(root) and issubclass(root, RunConfig)):
         raise ConfigError(f"task: the first argument of {path}.run is {root!r}; {WAY}")
+    for other, taken in TASKS.items():  # by its class a config's task is known
+        if root is taken:
+            own = f"a class of its own, such as `@dataclass(slots=True) class Config({root.__name__}): pass`"
+            raise ConfigError(f"task: the config of {path}.run is {root.__name__}, which is {other}'s: give it {own}")
     TASKS[path] = root
     return root
 

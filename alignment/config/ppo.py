@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from alignment.config.data import DataConfig, ExampleKind, Format, require_margin_read
+from alignment.config.data import DataConfig, ExampleKind, Format, require_no_rows, require_read
 from alignment.config.errors import require
 from alignment.config.marks import INPUT
 from alignment.losses import KLEstimator, PolicyLoss, ValueLoss
@@ -174,13 +174,16 @@ class PPOUpdateConfig:
         return self.epochs * self.mini_batches
 
 
+PTX_SIZE = 64
+
+
 @dataclass(slots=True)
 class PtxConfig:
     """PPO-ptx: each actor step also raises the likelihood of other texts (Ouyang et al. 2203.02155, eq. 2)."""
 
     weight: float = 0.0
     """gamma, of the mean log-likelihood per token; 0: none. (The paper's 27.8 is of a sum over a text.)"""
-    size: int = 64
+    size: int = PTX_SIZE
     """Texts or demonstrations a step."""
     data: DataConfig = field(default_factory=DataConfig)
     """Where they are: `ptx.data.train`; texts as in pre-training with `ptx.data.format=text`."""
@@ -188,8 +191,10 @@ class PtxConfig:
     def __post_init__(self) -> None:
         require(self.weight >= 0, "ptx.weight must be >= 0", self.weight)
         require(self.size > 0, "ptx.size must be > 0", self.size)
+        require(self.weight > 0 or self.size == PTX_SIZE, "ptx.size goes with a ptx.weight above 0", self.size)
+        require_no_rows(self.data.eval, "ptx.data.eval", "ptx")
         has_data = self.data.train.path is not None or self.data.format is Format.toy
-        require_margin_read(self.data, ExampleKind.demonstrations, "ptx.data")
+        require_read(self.data, ExampleKind.demonstrations, "ptx.data")
         require(has_data == (self.weight > 0), "ptx.data.train goes with a ptx.weight above 0", self.weight)
 
 

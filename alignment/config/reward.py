@@ -90,7 +90,8 @@ def _check_one(key: str, scorer: ScorerEntry) -> None:
 
 @dataclass(slots=True)
 class RewardShapingConfig(ScorerConfig):
-    """PPO's reward. In this order: normalize, combine, clip, whiten, missing-EOS penalty, length penalty."""
+    """How scores become a reply's reward. In this order: normalize, combine, clip, whiten, missing-EOS penalty, length
+    penalty."""
 
     clip: float | None = None
     """Scores are cut to [-clip, clip]."""

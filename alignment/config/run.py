@@ -8,8 +8,8 @@ from omegaconf import MISSING
 from alignment.config.batch import BatchConfig
 from alignment.config.checkpoint import CheckpointConfig
 from alignment.config.cluster import ClusterConfig, Scheduler
-from alignment.config.data import DataConfig, ExampleKind, require_margin_read, require_rows
-from alignment.config.distributed import DistributedConfig, require_device
+from alignment.config.data import DataConfig, ExampleKind, require_read, require_rows
+from alignment.config.distributed import DistributedConfig, Offload, require_device
 from alignment.config.errors import require
 from alignment.config.launch import LaunchConfig
 from alignment.config.log import LogConfig
@@ -33,7 +33,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed must be >= 0", self.seed)
-        rule = "log.samples must be 0 but for ppo, rejection and evaluate, the tasks that reply to prompts"
+        rule = "log.samples must be 0 for a task that draws no replies to prompts"
         require(self.replies or self.log.samples == 0, rule, self.log.samples)
         rule = "distributed.zero must be set for launch.processes > 1 (distributed=zero1, zero2 or zero3)"
         require(self.launch.processes == 1 or self.distributed.zero is not None, rule, self.distributed.zero)
@@ -65,8 +65,11 @@ class TrainingConfig(RunConfig):
         require_rows(self.data, "train")
         if self.train.eval_on_start or self.train.best.metric is not None:
             require_rows(self.data, "eval")
-        require_margin_read(self.data, self.example_kind)
+        require_read(self.data, self.example_kind)
         require_device(self.model, self.distributed)
+        rule = "checkpoint.every and every_minutes must be 0 with distributed.offload_optimizer=nvme, which cannot be saved"
+        saves = (self.checkpoint.every, self.checkpoint.every_minutes)
+        require(self.distributed.offload_optimizer is not Offload.nvme or saves == (0, 0), rule, saves)
         self.check_shares(self.processes())
 
     def optimizer_steps(self, num_steps: int) -> int:

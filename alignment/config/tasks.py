@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from alignment.config.batch import BatchConfig
+from alignment.config.batch import BatchConfig, require_unread
 from alignment.config.data import (
     DataConfig,
     ExampleKind,
     SourceConfig,
-    require_margin_read,
+    require_no_rows,
     require_own_questions,
+    require_read,
     require_rows,
 )
 from alignment.config.distributed import require_device
@@ -71,7 +72,14 @@ class RejectionConfig(RunConfig):
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         require_rows(self.data, "train")
-        require_margin_read(self.data, ExampleKind.prompts)
+        require_no_rows(self.data.eval, "data.eval", "rejection")
+        require_read(self.data, ExampleKind.prompts)
+        require(
+            self.model.lora.rank == 0,
+            "model.lora.rank must be 0 for rejection, which trains nothing",
+            self.model.lora.rank,
+        )
+        require_unread(self.batch, "rejection")
         require_device(self.model, self.distributed)
         require_generator(self.generation, self.distributed)
         require_served(self.generation, self.model)
@@ -106,7 +114,10 @@ class EvaluateConfig(RunConfig):
         RunConfig.__post_init__(self)
         require_generator(self.generation, self.distributed)
         require_rows(self.data, "eval")
-        require_margin_read(self.data, ExampleKind.prompts)
+        require_no_rows(self.data.train, "data.train", "evaluate")
+        require_no_rows(self.pairs.train, "pairs.train", "evaluate")
+        require_read(self.data, ExampleKind.prompts)
+        require_unread(self.batch, "evaluate")
         require_own_questions(self.data, {"gold": self.gold})
         require(bool(self.runs), "runs must name at least one run", self.runs)
         require(self.baseline in self.runs, f"baseline must be one of {sorted(self.runs)}", self.baseline)

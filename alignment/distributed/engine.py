@@ -66,7 +66,7 @@ class Engine(Protocol):
         """Go on from what the ranks 0, 1, ... of another number of processes, or another ZeRO stage, saved.
 
         Raises:
-            UserError: it is of another model, or does not fit this stage (`shards.recut`).
+            UserError: it is of another model, or does not fit this stage (`reshard.recut`).
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Which weights a ZeRO engine trains, and where it keeps them, as DeepSpeed's optimizer tells; shards.py reads it."""
+"""Which weights a ZeRO engine trains, and where it keeps them, as DeepSpeed's optimizer tells."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""Replies: sampled, scored, made into experience, or selected."""
+"""Replies to prompts: sampled, scored, counted and selected."""

@@ -30,10 +30,9 @@ class AOT(DPO):
         for batch, counts in ((batch.to(engine.device), counts) for batch, counts in batches):
             with engine.precision():
                 chosen, rejected = batch.sum_by_completion(token_logprobs(engine.model, batch)).view(-1, 2).unbind(1)
-            if counts:  # and pairs of no weight, of which there are as many as the number of processes asks for, do not
+            if counts:  # pairs of weight 0, which fill up the last processes' shares, do not
                 ratios = zip(batch.rows.tolist(), (chosen - rejected).tolist(), strict=True)
-                weighed = [True] * len(chosen) if batch.weights is None else (batch.weights > 0).tolist()
-                own |= {row: ratio for (row, ratio), is_pair in zip(ratios, weighed, strict=True) if is_pair}
+                own |= {row: ratio for (row, ratio), weight in zip(ratios, batch.weights, strict=True) if weight > 0}
         engine.model.train(was_training)
         policy = {row: ratio for ratios in gathered(own) for row, ratio in ratios.items()}
         reference = {row: float(self.reference[row, 0] - self.reference[row, 1]) for row in policy}

@@ -6,6 +6,7 @@ collect  ->  update  ->  (evaluate)  ->  log  ->  save
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from alignment.config.data import has_rows
 from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches
 from alignment.distributed.collectives import naming_rank
@@ -80,8 +81,7 @@ class Method(Protocol[Units]):
 def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None:
     """Train for the configured steps, from the newest checkpoint on, and leave the model; evaluations are `eval/*`.
 
-    Returns:
-        why the run ended before its last step, where its config had it end.
+    Returns: why the run ended before its last step, where its config had it end.
     """
     files, num_steps = RunFolder(folder), method.train.num_steps(config.train)
     nonfinite = NonFiniteGuard(files.nonfinite, config.train.on_nonfinite, method.train)
@@ -93,6 +93,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
     method.begin(done)
     warn_of_repeated_rows(method.train)
     warn_of_no_rate(config, num_steps)
+    warn_of_no_evaluation(config)
 
     def evaluated(step: int) -> dict[str, float]:
         with method.timer.part("eval"), told_at(step):
@@ -145,6 +146,13 @@ def warn_of_repeated_rows(train: Batches) -> None:
     rows, size = len(train.examples), train.packer.config.size
     if size > rows:
         say(f"WARNING: batch.size={size} is more than the {rows} rows of data.train: a step has some more than once")
+
+
+def warn_of_no_evaluation(config: TrainingConfig) -> None:
+    """Warns where evaluations are asked for and there are no rows for them."""
+    every = config.train.eval_every
+    if every > 0 and not has_rows(config.data, "eval"):
+        say(f"WARNING: train.eval_every={every} evaluates nothing, for there are no held-out rows (data.eval)")
 
 
 def warn_of_no_rate(config: TrainingConfig, num_steps: int) -> None:

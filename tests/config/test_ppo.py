@@ -153,11 +153,11 @@ def test_the_toy_task_scores_its_own_questions_alone(key: str) -> None:
 
 
 def test_the_toy_task_scores_no_foreign_rows_elsewhere_either() -> None:
-    foreign = DataConfig(train=SourceConfig(path="rows.jsonl"), eval=SourceConfig(path="rows.jsonl"))
+    foreign, held_out = (DataConfig(**{name: SourceConfig(path="rows.jsonl")}) for name in ("train", "eval"))
     model = ModelConfig(init={"model_type": "llama"})
     one = ScorerEntry(function="alignment.toy.gold")
     with pytest.raises(ConfigError, match=r"^reward.models.b.function=alignment.toy.gold knows the toy"):
         RejectionConfig(model=model, data=foreign, reward=ScorerConfig(models={"a": ScorerEntry("a"), "b": one}))
     with pytest.raises(ConfigError, match=r"^gold=alignment.toy.gold knows the toy"):
-        EvaluateConfig(runs={"a": "a"}, baseline="a", data=foreign, gold="alignment.toy.gold", reward="b")
-    EvaluateConfig(runs={"a": "a"}, baseline="a", data=foreign, gold="mine.gold")
+        EvaluateConfig(runs={"a": "a"}, baseline="a", data=held_out, gold="alignment.toy.gold", reward="b")
+    EvaluateConfig(runs={"a": "a"}, baseline="a", data=held_out, gold="mine.gold")

@@ -244,7 +244,8 @@ def copied(config: DistributedConfig) -> bool:
     """Whether ZeRO 3's optimizer has weights of its own to update, beside the shares that are gathered."""
     engine, _ = build("sft", config)
     assert isinstance(engine, DeepSpeedEngine)
-    pairs = zip(engine._zero.fp32_partitioned_groups_flat, engine._zero.fp16_partitioned_groups_flat, strict=True)
+    zero = engine.model.optimizer
+    pairs = zip(zero.fp32_partitioned_groups_flat, zero.fp16_partitioned_groups_flat, strict=True)
     return any(own.data_ptr() != share.data_ptr() for own, share in pairs)
 
 

@@ -1,0 +1,66 @@
+"""Keys that a task does not read: each is refused by name, for it would otherwise be accepted and do nothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+REJECTION = "tiny_rejection model.path=."
+EVALUATE = "tiny_evaluate runs={a:.} baseline=a"
+ONLINE = "tiny_online_dpo model.path=."
+NATIVE = "data=native data.train.path=rows.jsonl"
+UNREAD = {  # words of `alignment run`: what is said
+    "tiny_reward data.learn=last": "data.learn must be 'all' for a task that learns of no demonstrations, got 'last'",
+    "tiny_dpo data.scores={a:1.0}": "data.scores must be {} for a task that learns of no scored replies, got {'a': 1.0}",
+    "tiny_sft data.step_separator=x": (
+        "data.step_separator must be '\\n' for a task that learns of no replies in steps, got 'x'"
+    ),
+    f"{REJECTION} data.learn=last": "data.learn must be 'all' for a task that learns of no demonstrations, got 'last'",
+    f"{EVALUATE} data.learn=last": "data.learn must be 'all' for a task that learns of no demonstrations, got 'last'",
+    f"tiny_dpo {NATIVE} data.eval.limit=3": "data.eval.limit goes with data.eval.path, the held-out rows, got 3",
+    f"tiny_rejection reward.path=. reward.function=null model.path=. {NATIVE} data.eval.path=rows.jsonl": (
+        "data.eval.path must be null for rejection, which reads no such rows, got 'rows.jsonl'"
+    ),
+    f"{EVALUATE} gold=null reward=. {NATIVE} data.eval.path=rows.jsonl": (
+        "data.train.path must be null for evaluate, which reads no such rows, got 'rows.jsonl'"
+    ),
+    f"{EVALUATE} reward=. pairs.train.path=rows.jsonl": (
+        "pairs.train.path must be null for evaluate, which reads no such rows, got 'rows.jsonl'"
+    ),
+    f"{REJECTION} batch.size=4": "batch.size must be as it is by default for rejection, which has no steps, got 4",
+    f"{EVALUATE} batch.size=4": "batch.size must be as it is by default for evaluate, which has no steps, got 4",
+    f"{REJECTION} model.lora.rank=4": "model.lora.rank must be 0 for rejection, which trains nothing, got 4",
+    "tiny_dpo model.lora.alpha=8": "model.lora.alpha goes with model.lora.rank > 0, got 8",
+    "tiny_dpo model.lora.dropout=0.1": "model.lora.dropout goes with model.lora.rank > 0, got 0.1",
+    "tiny_dpo model.lora.targets=[q_proj]": "model.lora.targets goes with model.lora.rank > 0, got ['q_proj']",
+    "tiny_ppo model.path=. ptx.size=8": "ptx.size goes with a ptx.weight above 0, got 8",
+    "tiny_ppo model.path=. ptx.data.eval.path=rows.jsonl": (
+        "ptx.data.eval.path must be null for ptx, which reads no such rows, got 'rows.jsonl'"
+    ),
+    f"{ONLINE} loss.margin_scale=2": "loss.margin_scale must be 1 for online_dpo, whose pairs have no margins, got 2.0",
+    f"{ONLINE} loss.margin_scale=0": "loss.margin_scale must be 1 for online_dpo, whose pairs have no margins, got 0.0",
+    f"{ONLINE} alarm.max_kl=9": "alarm.max_kl must be null for online_dpo, which logs no such metric, got 9.0",
+    f"{ONLINE} alarm.min_entropy=1": (
+        "alarm.min_entropy must be null for online_dpo, which logs no such metric, got 1.0"
+    ),
+    f"{ONLINE} gold=null alarm.sigmas=3": "alarm.sigmas goes with gold or gold_model, which it watches, got 3.0",
+    f"{ONLINE} gold=null alarm.patience=3": "alarm.patience goes with gold or gold_model, which it watches, got 3",
+    "tiny_dpo distributed=zero3 distributed.offload_optimizer=nvme distributed.nvme_path=. checkpoint.every=5": (
+        "checkpoint.every and every_minutes must be 0 with distributed.offload_optimizer=nvme, which cannot be saved, "
+        "got (5, 0.0)"
+    ),
+}
+
+
+@pytest.mark.parametrize("words", UNREAD)
+def test_a_key_that_nothing_reads_is_refused(words: str, alignment: Callable[..., Any]) -> None:
+    ended = alignment("run", *words.split(), "output_dir=out")
+    recipe = words.split()[0]
+    assert (ended.code, ended.err) == (2, [f"alignment: {recipe}: {UNREAD[words]}"])
+
+
+def test_evaluations_without_rows_are_said(alignment: Callable[..., Any]) -> None:
+    small = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "train.max_steps=1", "batch.size=2"]
+    ended = alignment("run", "tiny_sft", *small, "data.eval.limit=null", "train.warmup_steps=0", "output_dir=out")
+    line = "WARNING: train.eval_every=100 evaluates nothing, for there are no held-out rows (data.eval)"
+    assert ended.code == 0 and line in " ".join(ended.out.split()), ended
