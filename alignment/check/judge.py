@@ -1,4 +1,5 @@
-"""Whether the reward model says of a reply what it was trained to say, and whether it knows the better one."""
+"""Whether the reward model's scores in the run are those of its training's layout, and whether it prefers the better
+of two replies."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,8 +29,8 @@ from alignment.models.heads import LanguageModel, ScalarModel
 
 READ = 600  # pairs, of which the shortest are scored
 LOOKS = (64, 256)
-"""So many are scored, and where these do not tell, so many: three right in four show with the first, six in ten with
-the last."""
+"""How many pairs are scored, and how many where the first do not decide: an accuracy of 0.75 shows with the first
+number, one of 0.6 with the second."""
 Z = 2.24  # of a 95% interval that is looked at as often, 97.5% each time (Bonferroni)
 BLANK = "Yes."  # stands for a reply without text
 

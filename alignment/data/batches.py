@@ -21,7 +21,8 @@ Unit_co = TypeVar("Unit_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class EvenBatches(Generic[Unit_co]):
-    """What this process runs, with which all run equally many: ranks that share weights out must."""
+    """This process's batches, filled up with uncounted ones so that all processes run the same number of forwards, as
+    ZeRO 3 needs it."""
 
     counted: Sequence[Unit_co]
     extra: Sequence[Unit_co] = ()

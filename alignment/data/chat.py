@@ -216,8 +216,8 @@ def _pieces(
 def _end(
     record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message], whole: str, begin: int, following: int
 ) -> int:
-    """Where the last of these turns, which begins at `begin`, ends in a text that goes on: behind its EOS, or where
-    the text without what goes on ends, less the EOS of a whole dialogue."""
+    """Where the last of these turns, which begins at `begin`, ends within the longer text `whole`: behind its EOS; of a
+    template without one there, where the dialogue up to this turn ends, without the EOS that closes a dialogue."""
     eos = str(tokenizer.eos_token)
     at = whole.find(eos, begin, following)
     if at >= 0:

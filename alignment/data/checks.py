@@ -178,8 +178,8 @@ def _require_reply_read(record: Record, turns: list[Message], text: str) -> None
 def _require_carried(
     record: Record, tokenizer: PreTrainedTokenizerBase, turns: list[Message], begin: int, **how: Any
 ) -> None:
-    """What the turns from `begin` on have beside a text, of which the template must write another where it is another:
-    some write the same of any reasoning, and something else where there is none."""
+    """Raise where the template ignores a field that the turns from `begin` on have beside their text: what it writes
+    must change with the field's value, not only with whether the field is there."""
     for place, turn in enumerate(turns[begin:], start=begin):
         learned = (("tool_calls",), REASONING) if place >= len(record.prompt) and _is_learned(turn) else ()
         name = () if turn["role"] == "tool" else ("name",)

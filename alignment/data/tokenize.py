@@ -218,8 +218,8 @@ def _step_ends(
 
 
 def _read_at(until: list[int], text_end: int, step_end: int) -> int:
-    """The token at which a step is read, of tokens that stand for text until `until`: the last one of the step and what
-    separates it; the next step's first where that begins within the step's last."""
+    """The index of the token at whose output a step is judged. until: where in the text each token ends. It is the last
+    token that ends within the step or its separator; where there is none, the first that ends behind them."""
     inside = [at for at, end in enumerate(until) if text_end <= end <= step_end]
     return inside[-1] if inside else next(at for at, end in enumerate(until) if end > step_end)
 

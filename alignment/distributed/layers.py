@@ -14,10 +14,10 @@ Whole = Callable[[list[nn.Parameter]], AbstractContextManager[None]]
 
 @contextmanager
 def running_by_layer(module: nn.Module, whole: Whole) -> Iterator[None]:
-    """Inside, forwards without gradients gather each layer's weights through `whole` when it runs.
+    """Inside, forwards without gradients gather each layer's weights through `whole` only while the layer runs.
 
-    All processes enter and leave it; inside, each runs as many forwards as it likes. A layer's number is told before it
-    runs, and a process that has done its own brings its share of what the others run until all have done theirs.
+    All processes enter and leave it together; inside, each runs as many forwards as it likes. A process that is done
+    goes on taking part in the gathers of the others until all are done.
 
     Raises:
         RuntimeError: two processes run layers in another order.

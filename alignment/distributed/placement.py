@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
 Held = Callable[[nn.Module, str], torch.dtype | None]
-"""In which dtype a module's own weight, by its name there, is held; None: in the one that it has."""
+"""(module, name of one of its own weights) -> the dtype to store it in; None: the dtype that it has."""
 
 
 class Placement(Protocol):
@@ -41,11 +41,11 @@ class Placement(Protocol):
         ...
 
     def kept(self, weight: Tensor) -> Tensor:
-        """Of a weight that is whole now, what stays so: on the CPU where weights are shared out."""
+        """A copy of a gathered weight that stays whole: on the CPU where weights are sharded."""
         ...
 
     def share(self, weight: Tensor) -> Tensor:
-        """What this process has of a weight, to be read and written: all of it, or some of its elements laid flat."""
+        """This process's part of a weight, to be read and written: all of it, or a flat slice under ZeRO 3."""
         ...
 
     def not_finite(self, module: nn.Module) -> list[str]:
@@ -53,7 +53,8 @@ class Placement(Protocol):
         ...
 
     def copy_of(self, module: Module, held: Held) -> Module:
-        """A second one with weights of its own, as they are now and in the same places, each `held` in its dtype."""
+        """A copy of the module with weights of its own, placed as the module's are, each stored in its dtype by
+        `held`."""
         ...
 
 

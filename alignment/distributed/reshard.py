@@ -25,7 +25,8 @@ State = Mapping[str, Any]  # what one process saved of an engine
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Elements `start` to `stop` of a weight: process `rank` has them from `offset` on in its tensor number `flat`.
+    """Elements [start, stop) of a weight, which process `rank` stores in its flat tensor number `flat`, from element
+    `offset` on.
 
     A weight is never in two tensors of a process.
     """

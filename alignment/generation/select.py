@@ -46,8 +46,8 @@ def preferences(samples: Samples, scores: Tensor, selection: PairSelection, mult
     """Pairs of a prompt's replies, in the policy's own tokens: the best against the worst, or each against all that
     score less. scores: [G, n].
 
-    Replies that score alike, or are the same, make no pair; so many of them are added, with weight 0, that the pairs
-    are a `multiple`, as they can be dealt out where the prompts are one.
+    Replies that score alike, or are the same, make no pair. As many of those as it takes are added, with weight 0, to
+    make the number of pairs a multiple of `multiple`, so that all processes get equally many.
     """
     pairs, ties = [], []
     for example, row in zip(samples.examples, scores.tolist(), strict=True):

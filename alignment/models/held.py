@@ -20,8 +20,8 @@ from alignment.distributed.placement import Held, Placement, dtypes
 
 @contextmanager
 def made_in(dtype: torch.dtype) -> Iterator[None]:
-    """Inside, modules that are made have the weights of their products in `dtype`, the rest as it comes; so a folder's
-    weights are read straight into what they are held in, shared out or not."""
+    """Inside, new modules have the weights of their matrix products in `dtype` and the others in their own, so that a
+    folder's weights are read straight into the dtype that they are stored in, sharded or not."""
     decided: dict[int, nn.Parameter] = {}  # a head that is tied to the embeddings has what they have
 
     def narrowed(module: nn.Module, name: str, weight: nn.Parameter | None) -> nn.Parameter | None:
@@ -42,7 +42,7 @@ def made_in(dtype: torch.dtype) -> Iterator[None]:
 
 
 def hold_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """A model that is whole, as if it had been made in `dtype`."""
+    """Convert a model that is not sharded to what it would be had it been made within `made_in(dtype)`."""
 
     def held(module: nn.Module, name: str) -> torch.dtype | None:
         weight = module.get_parameter(name)
@@ -53,8 +53,8 @@ def hold_in(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def as_its_original(compute: torch.dtype) -> Held:
-    """What a copy of a model that trains is held in, so that it gives the same bits: without its experts, for their
-    grouped product computes in the dtype that they have, whatever autocast says."""
+    """The dtypes of a frozen copy of a model that trains, such that both give the same bits. Experts keep theirs, for
+    their grouped product computes in the dtype of its weights whatever autocast says."""
     return lambda module, name: compute if is_cast(module, name) else None
 
 
@@ -72,7 +72,8 @@ def are_experts(weight: nn.Parameter) -> bool:
 
 @contextmanager
 def asked(model: nn.Module, placement: Placement) -> Iterator[None]:
-    """Inside, forwards without gradients tell how a model is made, wherever its weights are, and in whatever dtype."""
+    """Inside, forwards without gradients compute in float32, wherever a model's weights are and in whatever dtype they
+    are stored: for what is measured of a model to learn how it is built."""
     with placement.by_layer(model), in_float32(model):
         yield
 

@@ -23,8 +23,8 @@ class Positions:
     """Whether a token beyond the limit is an error: its position is looked up in a table (GPT-2, OPT). Otherwise (RoPE)
     it is computed, as a position that the model has never seen."""
     switch: int | None = None
-    """The length from which RoPE (longrope, dynamic) turns otherwise, and does so for all texts that are computed with
-    one so long: what is shorter is then read otherwise than by itself. None: it never does."""
+    """The length of a batch from which RoPE (longrope, dynamic) changes its frequencies, for all texts of that batch,
+    so that a shorter text's outputs depend on what it is batched with. None: it never does."""
 
 
 def max_positions(config: PreTrainedConfig) -> Positions:

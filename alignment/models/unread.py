@@ -82,8 +82,8 @@ def unread_of(hf: PreTrainedModel, names: Iterable[str]) -> set[str]:
 
 
 def _is_within(hf: PreTrainedModel, modules: dict[str, nn.Module], name: str) -> bool:
-    """Whether a weight is beneath a part of the model that reads text. A new part of its whole, or of its body, is
-    none, nor is what is beneath a tower, which transformers makes as a model of its own."""
+    """Whether a weight of a checkpoint belongs to a module of the model that reads text. One that would be a new
+    direct child of the model or its body does not, nor one within a tower, which is a model of its own."""
     owner = above = name.rpartition(".")[0]
     while owner not in modules:
         owner, above = owner.rpartition(".")[0], owner

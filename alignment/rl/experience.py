@@ -37,8 +37,8 @@ class Experience:
     values: Tensor | None  # [T], V_old(s_t); none without a critic
     returns: Tensor | None  # [T], A_t + V_old(s_t) before whitening; none without a critic
     counted: Tensor | None = None
-    """[C] bool, the replies that are learned from; None: all. The others fill up, since each rank must have equally
-    many; they are in no loss."""
+    """[C] bool, the replies that are learned from; None: all. The others are there because all ranks must have equally
+    many replies; no loss counts them."""
     num_replies: int = field(init=False)
     num_tokens: int = field(init=False)
     """Of the replies that are learned from, as `num_replies` is."""
@@ -113,8 +113,9 @@ def make_experience(
 
 
 def mini_batch_rows(count: int, counted: Tensor | None, num: int, num_ranks: int, seed: int) -> list[np.ndarray]:
-    """The rows of each: those that count, shuffled, in at most `num` parts of about one size, which do not depend on
-    the number of ranks; and behind them so many others that all ranks have equally many."""
+    """The rows of each mini-batch: the counted ones shuffled and cut into at most `num` parts of about equal size, in
+    the same way for any number of ranks, and behind them as many uncounted ones as make it a multiple of
+    `num_ranks`."""
     counts = np.ones(count, dtype=bool) if counted is None else counted.numpy()
     rows, others = np.flatnonzero(counts), np.flatnonzero(~counts)
     parts = np.array_split(rows[np.random.default_rng(seed).permutation(len(rows))], num)

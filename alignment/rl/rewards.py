@@ -3,9 +3,9 @@
     score -> normalize -> combine            RewardScorer: `reward` in the log
           -> clip -> whiten -> missing-EOS penalty -> length penalty            shape_scores
 
-The penalties come last, so that they keep the size that the config gives them. Whitening keeps the mean, as TRL and
-Huang et al. (2403.17031) do. They whiten the rewards of tokens, after KL and EOS penalty were added, so that beta is
-another one in each batch; here the scores alone are whitened.
+The penalties come last, so that whitening does not rescale them. Whitening keeps the mean, as in TRL and Huang et al.
+(2403.17031). Unlike theirs it is of the scores alone: they whiten the rewards of tokens with the KL term in them, which
+rescales beta in each batch.
 """
 
 from collections.abc import Sequence

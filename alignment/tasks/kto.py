@@ -14,7 +14,7 @@ from alignment.training.supervised import Reference, train_language_model
 def objective(config: KTOConfig, batches: Batches, reference: Reference) -> KTO:
     mismatched = replace(batches, examples=with_replies_to_others(batches.examples, config.data.max_length))
     own = reference(batches)
-    of_mismatched = reference(mismatched) if config.loss.has_baseline else own  # which nothing reads then
+    of_mismatched = reference(mismatched) if config.loss.has_baseline else own  # unused without a baseline
     return KTO(config.loss, own, mismatched, of_mismatched)
 
 

@@ -97,8 +97,8 @@ class PPOTrainer(OnPolicy):
     def experience(
         self, samples: Samples, scores: Tensor, seed: int, counted: Tensor | None = None
     ) -> tuple[list[list[Experience]], Metrics]:
-        """The mini-batches that replies and their scores, [G, n], give, and what is measured of the replies. `counted`
-        [G] bool: the prompts to learn from; None: all."""
+        """Experience of replies and their `scores` [G, n], in mini-batches, and the replies' metrics. `counted` [G]
+        bool: the prompts to learn from; None: all."""
         return make_experience(
             self.roles,
             samples,
@@ -126,7 +126,9 @@ class PPOTrainer(OnPolicy):
             ptx=None if self.ptx is None else partial(self.ptx.term, step),
             on_nonfinite=partial(nonfinite.record, step),
         )
-        if actor_learns:  # while the critic warms up the policy is the reference, and its KL of 0 says nothing
+        if (
+            actor_learns
+        ):  # while the critic warms up the policy is still the reference, whose KL of 0 must not change kl.weight
             state.controller.update(Metrics(kl=units.kl).means()["kl"], config.batch.size * config.num_samples)
         if state.average is not None:
             state.average.update()

@@ -66,7 +66,7 @@ def _execute(config: RunConfig) -> None:
 
 
 def _take_part(config: RunConfig) -> None:
-    """As one of the processes, which have met."""
+    """The run in this process, one of several whose group is joined."""
     config = replace(config, output_dir=collectives.from_main(config.output_dir))  # which may hold the time
     folder = RunFolder(config.output_dir)
     mark = collectives.from_main(fingerprint(config) if collectives.is_main() else None)

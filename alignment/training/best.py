@@ -118,9 +118,9 @@ class BestByMetric:
 class BestWithinLimit:
     """`best/` holds the weights of the best step within `kl.limit`; a step beyond it ends the run with them.
 
-    A step measures its weights before it learns: their reward and KL on the replies to learn from, and, where the step
-    before ended with an evaluation, their reward on held-out prompts. A held-out reward is compared with held-out ones
-    only, and any of them goes before a reward in training, which is drawn from other prompts each time.
+    A step measures its weights before it updates them: reward and KL of the replies that it learns from, and the
+    held-out reward where the step before ended with an evaluation. Held-out rewards are compared with each other only,
+    and any of them is preferred to a reward in training, whose prompts differ from step to step.
     """
 
     def __init__(self, folder: Path, limit: float) -> None:

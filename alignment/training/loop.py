@@ -39,7 +39,7 @@ class Method(Protocol[Units]):
 
     @property
     def alarm(self) -> Alarm | None:
-        """What looks at each step's metrics, where the method has such a thing."""
+        """Looks at each step's metrics and warns; None of a method without one."""
         ...
 
     @property

@@ -99,12 +99,12 @@ class NonFiniteGuard:
             say(f"step {step}: {'; '.join(found)}; what learns from them is left out")
 
     def require_learning(self, step: int, learned: Metrics, *, num_steps: int) -> None:
-        """Ask of step `step` (from 1) of `num_steps` what it learned, once it is over. That no step so far had anything
-        to learn from is said, after `MOST_IDLE` or all.
+        """Called after step `step` (from 1) of `num_steps`. Warns where no step so far had anything to learn from,
+        after `MOST_IDLE` steps or the last.
 
         Raises:
-            UserError: not one update of the run was taken so far, in `MOST_IDLE` steps or in all: leaving out a bad row
-                was asked for, not leaving a model as it came.
+            UserError: no update of the run was taken in its first `MOST_IDLE` steps, or in all of them: steps may be
+                skipped, but not each one.
         """
         if self.num_idle < step - 1 or any(name.endswith("grad_norm") for name in learned):
             return

@@ -44,7 +44,7 @@ class Prepared:
 
 
 def packer_of(config: BatchConfig, tokenizer: PreTrainedTokenizerBase) -> Packer:
-    """This process's."""
+    """The packer of this process's share of each step."""
     return Packer(config, tokenizer.pad_token_id, collectives.rank(), collectives.size())
 
 

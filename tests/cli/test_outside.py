@@ -33,8 +33,9 @@ BROKEN = {  # module: what is told of it
     "walk = 3": r"task: 'mine\.task' has no function run; it must be a module with a function run\(config, folder\)",
     "def run(config: 'Nope'): ...": r"the annotations of mine\.task\.run cannot be read: name 'Nope' is not defined",
     "def run(config: int): ...": r"task: the first argument of mine\.task\.run is <class 'int'>; it must be",
-    "from alignment.config.tasks import SFTConfig\ndef run(config: SFTConfig, folder): ...": r"the config of mine\.task\.run "
-    r"is SFTConfig, which is sft's: give it a class of its own, such as `@dataclass\(slots=True\) class Config\(SFTConfig\)",
+    "from alignment.config.tasks import SFTConfig\ndef run(config: SFTConfig, folder): ...": (
+        r"the config of mine\.task\.run is SFTConfig, which is sft's: give it a class of its own, such as `@dataclass"
+    ),
     GOOD.replace("int = 3", "set[int] = None"): r"task: Mine of 'mine\.task' cannot be a config: Unexpected type annot",
 }
 NO_MODULE = r"task must be one of sft, .*, or the dotted path of a module, got "

@@ -11,7 +11,7 @@ ONLINE = "tiny_online_dpo model.path=."
 NATIVE = "data=native data.train.path=rows.jsonl"
 UNREAD = {  # words of `alignment run`: what is said
     "tiny_reward data.learn=last": "data.learn must be 'all' for a task that learns of no demonstrations, got 'last'",
-    "tiny_dpo data.scores={a:1.0}": "data.scores must be {} for a task that learns of no scored replies, got {'a': 1.0}",
+    "tiny_dpo data.scores={a:1}": "data.scores must be {} for a task that learns of no scored replies, got {'a': 1.0}",
     "tiny_sft data.step_separator=x": (
         "data.step_separator must be '\\n' for a task that learns of no replies in steps, got 'x'"
     ),
@@ -46,7 +46,7 @@ UNREAD = {  # words of `alignment run`: what is said
     f"{ONLINE} gold=null alarm.sigmas=3": "alarm.sigmas goes with gold or gold_model, which it watches, got 3.0",
     f"{ONLINE} gold=null alarm.patience=3": "alarm.patience goes with gold or gold_model, which it watches, got 3",
     "tiny_dpo distributed=zero3 distributed.offload_optimizer=nvme distributed.nvme_path=. checkpoint.every=5": (
-        "checkpoint.every and every_minutes must be 0 with distributed.offload_optimizer=nvme, which cannot be saved, "
+        "checkpoint.every and every_minutes must be 0 with distributed.offload_optimizer=nvme, never saved, "
         "got (5, 0.0)"
     ),
 }
