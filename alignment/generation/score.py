@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NoReturn, Protocol
 
 import torch
@@ -21,6 +22,7 @@ from alignment.distributed.sharded import placement_of
 from alignment.generation.dialogue import Reader
 from alignment.generation.function import FunctionScorer, load_function
 from alignment.generation.samples import Samples
+from alignment.models.forwards import forwards
 from alignment.models.heads import ScalarModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import load_frozen_reward_model
@@ -67,7 +69,6 @@ class RewardModelScorer:
             self._tell(table, examples)
         return table
 
-    @torch.no_grad()
     def _table(self, examples: Sequence[Example], describe: str | None = None) -> Tensor:
         device = pick_device(self.distributed.device)
         if isinstance(self.model, ScalarModel):
@@ -75,9 +76,9 @@ class RewardModelScorer:
         packer = Packer(self.batch, self.reader.tokenizer.pad_token_id, rank(), size())
         batches = packer.eval_batches(examples)
         table = torch.zeros(len(examples), len(examples[0].completion_ids), device=device)
-        for batch, counts in batches if describe is None else progress(batches, describe):
-            with autocast(self.distributed):
-                scores = sequence_scores(self.model, batch.to(device))
+        shown = batches if describe is None else progress(batches, describe)
+        read, precision = partial(sequence_scores, self.model), partial(autocast, self.distributed)
+        for batch, scores, counts in forwards(shown, read, device=device, precision=precision):
             if counts:
                 table[batch.rows] = scores.view(len(batch.rows), -1)
         return sum_over_ranks(table).cpu()

@@ -15,6 +15,11 @@ def token_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0) 
     return logprobs
 
 
+def completion_logprobs(model: nn.Module, batch: Batch) -> Tensor:
+    """[C] nats: the summed log-prob of each completion."""
+    return batch.sum_by_completion(token_logprobs(model, batch))
+
+
 def prompt_and_completion_logprobs(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """[U] and [T] nats: the log-probs of the prompts' tokens but their first, and of the completions'; one pass."""
     positions = torch.cat([batch.prompt_positions, batch.positions])

@@ -1,9 +1,21 @@
 """What lies in a run's folder: every file of it has its name here."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
+
+
+def step_folder(parent: Path, step: int) -> Path:
+    """What is kept of one step lies in a folder of this name."""
+    return parent / f"step-{step:08d}"
+
+
+def steps_in(parent: Path) -> list[int]:
+    """The steps that have such a folder, in order; the names of those being written, or put aside, go on."""
+    found = [re.fullmatch(r"step-(\d+)", path.name) for path in parent.glob("step-*")]
+    return sorted(int(match[1]) for match in found if match)
 
 
 class RunFolder:
@@ -38,8 +50,7 @@ class RunFolder:
 
     def newest_step(self) -> int | None:
         """Of the checkpoints, as their names have it."""
-        steps = [int(path.name.removeprefix("step-")) for path in self.checkpoints.glob("step-*") if not path.suffix]
-        return max(steps, default=None)
+        return max(steps_in(self.checkpoints), default=None)
 
     def note(self, **what: Any) -> None:
         """A line of the run's history: when it went on from which step, and where it was made longer."""

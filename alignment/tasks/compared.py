@@ -1,6 +1,7 @@
 """Who replies in an evaluation: each run's model, with its own tokenizer and chat template."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +19,7 @@ from alignment.distributed.collectives import pick_device, sum_over_ranks
 from alignment.distributed.frozen import FrozenEngine, frozen_engine
 from alignment.distributed.sharded import placement_of
 from alignment.generation.samples import Samples, build_generator, sample
+from alignment.models.forwards import forwards
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import load_frozen_language_model
@@ -113,7 +115,6 @@ class ComparedPolicy:
             describe=name,
         )
 
-    @torch.no_grad()
     def logprobs(self, samples: Samples, temperature: float) -> torch.Tensor:
         """[G] float64, the summed log-prob (nats) of each prompt's one reply, behind the prompt as this model is given
         it: the difference of two such sums is small beside them. The reply's tokens must be of its vocabulary."""
@@ -123,10 +124,9 @@ class ComparedPolicy:
             for theirs, own in zip(samples.examples, self.entry.prompts.examples, strict=True)
         ]
         table = torch.zeros(len(examples), device=engine.device, dtype=torch.float64)
-        for batch, counts in packer_of(self.batch, self.entry.tokenizer).eval_batches(examples):
-            batch = batch.to(engine.device)
-            with engine.precision():
-                logprobs = token_logprobs(engine.model, batch, temperature=temperature)
+        batches = packer_of(self.batch, self.entry.tokenizer).eval_batches(examples)
+        read = partial(token_logprobs, engine.model, temperature=temperature)
+        for batch, logprobs, counts in forwards(batches, read, device=engine.device, precision=engine.precision):
             if counts:
                 table[batch.rows] = batch.sum_by_completion(logprobs.double())
         return sum_over_ranks(table).cpu()

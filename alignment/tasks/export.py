@@ -16,12 +16,11 @@ from alignment.distributed.placement import WHOLE, Placement, Whole
 from alignment.distributed.reshard import whole_weights
 from alignment.models.files import dtype_in
 from alignment.models.load import load_language_model, load_scalar_model, save_model
-from alignment.runs.folder import RunFolder
+from alignment.runs.folder import RunFolder, step_folder, steps_in
 from alignment.runs.written import begin_folder, publish_folder
 from alignment.terminal import say
 from alignment.training.manifest import Damaged, check_part, map_part, part_name, read_manifest
 from alignment.training.optim import weight_groups
-from alignment.training.restore import saved
 from alignment.training.setup import prepare_tokenizer
 
 
@@ -45,7 +44,7 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
         rule = "an adapter's checkpoint does not hold the weights under it, so they must come from model.path"
         raise ConfigError(f"{rule}, got None")
     step, states = _states(RunFolder(folder).checkpoints, step, "actor" if isinstance(config, PPOConfig) else "model")
-    out = RunFolder(folder).exported / f"step-{step:08d}" if out is None else out
+    out = step_folder(RunFolder(folder).exported, step) if out is None else out
     if out.exists():
         raise ConfigError(f"--out must be a folder that is not there yet, got {str(out)!r}")
     tokenizer = prepare_tokenizer(config.model)
@@ -74,11 +73,10 @@ def _placement(model: ModelConfig) -> Placement:
 
 def _states(folder: Path, step: int | None, part: str) -> tuple[int, list[dict[str, Any]]]:
     """The step, and what each process had of this part."""
-    found = saved(folder)
-    if step is not None:
-        found = [path for path in found if path.name == f"step-{step:08d}"]
+    steps = steps_in(folder)
+    found = [step_folder(folder, each) for each in steps if step in (None, each)]
     if not found:
-        there = ", ".join(path.name for path in saved(folder)) or "none"
+        there = ", ".join(step_folder(folder, each).name for each in steps) or "none"
         raise ConfigError(f"--step must be of a checkpoint in {str(folder)!r} ({there}), got {step}")
     why = ""
     for path in reversed(found):

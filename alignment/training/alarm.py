@@ -9,6 +9,7 @@ import torch
 from alignment.config.alarm import ALARMS, AlarmConfig
 from alignment.distributed.collectives import is_main
 from alignment.losses import Mean
+from alignment.runs.folder import step_folder, steps_in
 from alignment.terminal import say
 from alignment.training.trend import trend
 
@@ -145,11 +146,10 @@ class Alarm:
 
 def _checkpoint_until(step: int, checkpoints: Path) -> str:
     """Words on the newest checkpoint of at most `step` steps."""
-    steps = sorted(int(path.name.removeprefix("step-")) for path in checkpoints.glob("step-*") if not path.suffix)
-    kept = [saved for saved in steps if saved <= step]
+    kept = [saved for saved in steps_in(checkpoints) if saved <= step]
     if not kept:
         return "no checkpoint from there is kept (checkpoint.every, checkpoint.keep)"
-    return f"go back to {checkpoints / f'step-{kept[-1]:08d}'}"
+    return f"go back to {step_folder(checkpoints, kept[-1])}"
 
 
 def _say(text: str) -> None:

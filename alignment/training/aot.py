@@ -1,6 +1,7 @@
 """AOT's objective: DPO whose reference is, for each pair, that of the pair of the same rank in the whole step."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from alignment.data.pack import Batch
 from alignment.distributed.collectives import gathered
 from alignment.distributed.engine import Engine
 from alignment.losses import DPOLoss, DPOVariant, LossOutput
-from alignment.models.readout import token_logprobs
+from alignment.models.forwards import forwards
+from alignment.models.readout import completion_logprobs
 from alignment.training.objectives import DPO
 
 
@@ -21,15 +23,14 @@ class AOT(DPO):
     shifts: dict[int, float] = field(default_factory=dict)
     """By the pair's row: what the log-ratio of its partner in the reference has over its own, nats."""
 
-    @torch.no_grad()
     def prepare(self, engine: Engine, batches: EvenBatches[Batch]) -> None:
         """A forward of the step's pairs, to rank them; the cut and the number of processes do not change the ranks."""
         was_training = engine.model.training
         engine.model.eval()
         own: dict[int, float] = {}
-        for batch, counts in ((batch.to(engine.device), counts) for batch, counts in batches):
-            with engine.precision():
-                chosen, rejected = batch.sum_by_completion(token_logprobs(engine.model, batch)).view(-1, 2).unbind(1)
+        read = partial(completion_logprobs, engine.model)
+        for batch, logprobs, counts in forwards(batches, read, device=engine.device, precision=engine.precision):
+            chosen, rejected = logprobs.view(-1, 2).unbind(1)
             if counts:  # pairs of weight 0, which fill up the last processes' shares, do not
                 ratios = zip(batch.rows.tolist(), (chosen - rejected).tolist(), strict=True)
                 own |= {row: ratio for (row, ratio), weight in zip(ratios, batch.weights, strict=True) if weight > 0}

@@ -15,7 +15,7 @@ from alignment import preempt
 from alignment.config.checkpoint import CheckpointConfig, Resume
 from alignment.config.errors import UserError
 from alignment.distributed.collectives import any_over_ranks, gathered, is_main, rank, size
-from alignment.runs.folder import RunFolder
+from alignment.runs.folder import RunFolder, step_folder, steps_in
 from alignment.runs.written import PARTIAL, begin_folder, filled_beside, publish_folder
 from alignment.terminal import say
 from alignment.training.manifest import (
@@ -26,7 +26,7 @@ from alignment.training.manifest import (
     write_manifest,
     write_part,
 )
-from alignment.training.restore import newest_good, saved
+from alignment.training.restore import newest_good
 
 Result = TypeVar("Result")
 
@@ -135,7 +135,7 @@ class Checkpoints:
         Raises:
             UserError: a rank cannot write its part; the checkpoints that were there are left as they are.
         """
-        folder = self.folder / f"step-{step:08d}"
+        folder = step_folder(self.folder, step)
         beside = filled_beside(folder)
         state = {"step": step, "parts": {name: part.state() for name, part in self.parts.items()}, "rng": rng_state()}
         try:
@@ -149,8 +149,8 @@ class Checkpoints:
             why = f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})"
             raise UserError(f"{folder} cannot be written: {why}; what was saved before is kept") from error
         if is_main():
-            for old in saved(self.folder)[: -self.config.keep]:
-                shutil.rmtree(old)
+            for old in steps_in(self.folder)[: -self.config.keep]:
+                shutil.rmtree(step_folder(self.folder, old))
         self.saved_at = time.monotonic()
 
     def _make_room(self, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from alignment.data.tokenize import Example
 from alignment.distributed.collectives import sum_over_ranks
 from alignment.distributed.engine import Engine
 from alignment.losses import KTOLoss, LossOutput
-from alignment.models.readout import token_logprobs
+from alignment.models.forwards import forwards
+from alignment.models.readout import completion_logprobs
 
 
 @dataclass(slots=True)
@@ -28,7 +30,6 @@ class KTO:
     mismatched_reference: Tensor
     baseline: Tensor = field(default_factory=lambda: torch.zeros(()))
 
-    @torch.no_grad()
     def prepare(self, engine: Engine, batches: EvenBatches[Batch]) -> None:
         """The mean over the whole step, on all processes, of log pi - log pi_ref of the mismatched replies: so that it
         depends neither on the cut nor on how many processes there are."""
@@ -37,10 +38,9 @@ class KTO:
         was_training = engine.model.training
         engine.model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
-        for batch, counts in batches:
-            other = self.mismatched.of(batch.rows.tolist()).to(engine.device)
-            with engine.precision():
-                logprobs = other.sum_by_completion(token_logprobs(engine.model, other))
+        others = ((self.mismatched.of(batch.rows.tolist()), counts) for batch, counts in batches)
+        read = partial(completion_logprobs, engine.model)
+        for other, logprobs, counts in forwards(others, read, device=engine.device, precision=engine.precision):
             if counts:
                 log_ratio = logprobs.double() - self.mismatched_reference[other.rows, 0].double()
                 sums += torch.stack([log_ratio.sum(), log_ratio.new_tensor(len(log_ratio))])
@@ -49,7 +49,7 @@ class KTO:
         engine.model.train(was_training)
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
-        logprobs = batch.sum_by_completion(token_logprobs(model, batch))
+        logprobs = completion_logprobs(model, batch)
         assert batch.labels is not None
         reference, baseline = self.reference[batch.rows, 0], self.baseline.to(logprobs.device)
         return self.loss(logprobs, reference, batch.labels, baseline, weight=batch.weights)

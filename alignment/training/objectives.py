@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +25,13 @@ from alignment.losses import (
     ScoreRegressionLoss,
     SimPOLoss,
 )
+from alignment.models.forwards import Movable
 from alignment.models.readout import (
+    completion_logprobs,
     prompt_and_completion_logprobs,
     sequence_scores,
     token_logprobs,
 )
-
-
-class Movable(Protocol):
-    """What a micro-batch must be able to do."""
-
-    def to(self, device: torch.device) -> Self: ...
-
 
 Unit = TypeVar("Unit", bound=Movable, contravariant=True)
 
@@ -131,7 +126,7 @@ class DPO:
         return self.on_pairs(model, batch)
 
     def on_pairs(self, model: nn.Module, batch: Batch, shift: Tensor | None = None) -> LossOutput:
-        policy = batch.sum_by_completion(token_logprobs(model, batch)).view(-1, 2)
+        policy = completion_logprobs(model, batch).view(-1, 2)
         reference, lengths = self.reference[batch.rows], batch.lengths.view(-1, 2)
         chosen_nll = -policy[:, 0] / lengths[:, 0] if self.loss.rpo_alpha > 0 else None
         if self.loss.variant is DPOVariant.sigmoid_norm:
@@ -151,7 +146,7 @@ class ORPO:
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
         if self.loss.nll is ORPONll.completion:
-            chosen, rejected = self._pairs(batch, batch.sum_by_completion(token_logprobs(model, batch)))
+            chosen, rejected = self._pairs(batch, completion_logprobs(model, batch))
             means = chosen / self._lengths(batch)[0], rejected / self._lengths(batch)[1]
             return self.loss(*means, weight=batch.weights)
         prompt, completion = prompt_and_completion_logprobs(model, batch)
@@ -178,7 +173,7 @@ class SimPO:
     loss: SimPOLoss
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
-        means = batch.sum_by_completion(token_logprobs(model, batch)) / batch.lengths
+        means = completion_logprobs(model, batch) / batch.lengths
         return self.loss(*means.view(-1, 2).unbind(1), weight=batch.weights)
 
     def count(self, batch: Batch) -> float:
@@ -192,7 +187,7 @@ class CPO:
     loss: CPOLoss
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
-        chosen, rejected = batch.sum_by_completion(token_logprobs(model, batch)).view(-1, 2).unbind(1)
+        chosen, rejected = completion_logprobs(model, batch).view(-1, 2).unbind(1)
         chosen_nll = -chosen / batch.lengths.view(-1, 2)[:, 0]
         return self.loss(chosen, rejected, chosen_nll, weight=batch.weights)
 

@@ -6,6 +6,7 @@ and the token ids, which hold tokenizer, template, data and truncation. Later ep
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from alignment.data.batches import Batches
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import is_main, sum_over_ranks, tensor_from_main
 from alignment.distributed.engine import Engine
+from alignment.models.forwards import forwards
 from alignment.models.heads import LanguageModel
 from alignment.models.readout import token_logprobs
 from alignment.runs.written import whole_file
@@ -78,15 +80,13 @@ def cache_file(
     return cache_folder(config, data) / f"{fingerprint(model, examples, precision.value)}.safetensors"
 
 
-@torch.no_grad()
 def _computed(engine: Engine, batches: Batches, rows: list[int]) -> Tensor:
     """[examples, n], zero outside `rows`; every process gets what all of them have computed."""
     table = torch.zeros(len(batches.examples), len(batches.examples[0].completion_ids), device=engine.device)
     engine.model.eval()
-    for batch, counts in progress(batches.once(rows), "reference"):
-        batch = batch.to(engine.device)
-        with engine.precision():
-            logprobs = token_logprobs(engine.model, batch)
+    read = partial(token_logprobs, engine.model)
+    shown = progress(batches.once(rows), "reference")
+    for batch, logprobs, counts in forwards(shown, read, device=engine.device, precision=engine.precision):
         if counts:
             table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, table.shape[1]).to(table.dtype)
     return sum_over_ranks(table).cpu()

@@ -5,13 +5,9 @@ from pathlib import Path
 
 from alignment.config.errors import ConfigError
 from alignment.distributed.collectives import gathered, is_main, rank, size
+from alignment.runs.folder import step_folder, steps_in
 from alignment.terminal import say
 from alignment.training.manifest import Damaged, Manifest, check_part, part_name, read_manifest
-
-
-def saved(folder: Path) -> list[Path]:
-    """What looks like a checkpoint, oldest first; those being written and those put aside have a suffix."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix == "")
 
 
 def newest_good(folder: Path) -> tuple[Path, Manifest] | None:
@@ -20,18 +16,18 @@ def newest_good(folder: Path) -> tuple[Path, Manifest] | None:
     Raises:
         ConfigError: there are some, and none is good.
     """
-    names = gathered([path.name for path in saved(folder)])[0]
+    steps = gathered(steps_in(folder))[0]
     bad: list[Path] = []
-    for name in reversed(names):
-        found, why = _checked(folder / name)
+    for path in (step_folder(folder, step) for step in reversed(steps)):
+        found, why = _checked(path)
         if found is not None:
             if is_main():
                 for other in bad:  # out of the way, or it would count as newer than what is to come
                     _put_aside(other)
-            return folder / name, found
+            return path, found
         if is_main():
-            say(f"{folder / name} is skipped: {why}")
-        bad.append(folder / name)
+            say(f"{path} is skipped: {why}")
+        bad.append(path)
     if bad:
         rule = "checkpoint.resume=auto needs a good checkpoint (checkpoint.resume=never starts over)"
         raise ConfigError(f"{rule}, got {len(bad)} in {str(folder)!r} and none is good: {why}")

@@ -1,5 +1,7 @@
 """The mean and standard deviation of a trained reward model's scores."""
 
+from functools import partial
+
 import torch
 
 from alignment.data.batches import Batches, EvenBatches
@@ -7,6 +9,7 @@ from alignment.data.pack import Batch
 from alignment.distributed.collectives import sum_over_ranks
 from alignment.distributed.engine import Engine
 from alignment.losses import moments
+from alignment.models.forwards import forwards
 from alignment.models.readout import sequence_scores
 from alignment.models.reward_normalization import RewardStatistics
 
@@ -14,7 +17,6 @@ ENOUGH_PAIRS = 1024
 """Of training data, where a pass over all would take a third of an epoch's time."""
 
 
-@torch.no_grad()
 def reward_statistics(engine: Engine, train: Batches, held_out: Batches | None) -> RewardStatistics:
     """Of the scores that the engine's model gives both replies of each held-out pair.
 
@@ -24,9 +26,8 @@ def reward_statistics(engine: Engine, train: Batches, held_out: Batches | None) 
     batches = EvenBatches(_first(train)) if held_out is None else held_out.once()
     engine.model.eval()
     scores = [torch.zeros(0, device=engine.device)]
-    for batch, counts in batches:
-        with engine.precision():
-            of_batch = sequence_scores(engine.model, batch.to(engine.device))
+    read = partial(sequence_scores, engine.model)
+    for _, of_batch, counts in forwards(batches, read, device=engine.device, precision=engine.precision):
         if counts:
             scores.append(of_batch)
     mean, variance, count = moments(torch.cat(scores), across=sum_over_ranks)

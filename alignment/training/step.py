@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from alignment.data.batches import EvenBatches
 from alignment.distributed.collectives import sum_over_ranks
 from alignment.distributed.engine import Engine
 from alignment.losses import Mean
+from alignment.models.forwards import forwards
 from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteStep, stop
 from alignment.training.objectives import Objective, StepWide, Unit
@@ -85,9 +87,8 @@ def evaluate_step(engine: Engine, objective: Objective[Unit], batches: EvenBatch
     if isinstance(objective, StepWide):
         objective.prepare(engine, batches)
     metrics = Metrics()
-    for batch, counts in batches:
-        with engine.precision():
-            output = objective(engine.model, batch.to(engine.device))
+    read = partial(objective, engine.model)
+    for _, output, counts in forwards(batches, read, device=engine.device, precision=engine.precision):
         measured = Metrics.of(output)
         metrics = metrics + (measured if counts else measured.uncounted())
     return metrics
