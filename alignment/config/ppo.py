@@ -64,7 +64,8 @@ class KLConfig:
     estimator: KLEstimator = KLEstimator.k1
     place: KLPlace = KLPlace.reward
     """In each token's reward or in the loss (verl's use_kl_in_reward and use_kl_loss). In the loss, on average, k2 has
-    the gradient of KL(pi || pi_ref), k3 that of KL(pi_ref || pi), k1 none."""
+    the gradient of KL(pi || pi_ref), k3 that of KL(pi_ref || pi), k1 none. In the reward of estimators that compare
+    whole replies (grpo, dr_grpo, rloo) it is that of the reply: the sum over its tokens is taken off its score."""
     bias_correction: bool = False
     """In the loss, times pi / pi_old of the token: then k1 and k3 have the gradient of KL(pi || pi_ref), also for the
     replies of an older policy (DeepSeek-V3.2 2512.02556; TRL's GRPO does so by default)."""

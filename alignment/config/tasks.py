@@ -134,7 +134,8 @@ class StageConfig:
     name: str = MISSING
     recipe: str = MISSING
     set: dict[str, Any] = field(default_factory=dict)
-    """Overrides of the recipe's keys; a value that starts with `@name/` is a path in the folder of an earlier stage."""
+    """Overrides of the recipe's keys; a value that starts with `@name/` is a path in the folder of an earlier stage, or
+    in one of the pipeline's `inputs`."""
 
 
 @dataclass(slots=True)
@@ -142,12 +143,16 @@ class PipelineConfig(RunConfig):
     output_dir: str = field(default="runs/${hydra:job.config_name}", metadata=PLACE)
     """Not dated: run again, a pipeline goes on where it stopped and skips the stages that have not changed."""
     stages: list[StageConfig] = field(default_factory=list)
+    inputs: dict[str, str] = field(default_factory=dict, metadata=INPUT)
+    """name -> a file or folder that stages read and none of them makes; they refer to it as `@name`."""
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         names = [stage.name for stage in self.stages]
         require(bool(names), "stages must name at least one stage", names)
         require(len(set(names)) == len(names), "stages must have different names", names)
+        rule = "inputs must have other names than the stages"
+        require(not set(names) & set(self.inputs), rule, sorted(set(names) & set(self.inputs)))
 
 
 TASKS: dict[str, type[RunConfig]] = {

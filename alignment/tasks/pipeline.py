@@ -62,9 +62,10 @@ def composed_stages(config: PipelineConfig, compose: Compose) -> list[tuple[Stag
 
 
 def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> RunConfig:
-    earlier = [other.name for other in config.stages[: config.stages.index(stage)]]
+    earlier = config.stages[: config.stages.index(stage)]
+    paths = {other.name: f"{config.output_dir}/{other.name}" for other in earlier} | config.inputs
     with _named(stage):
-        overrides = {key: _resolved(key, value, earlier, config.output_dir) for key, value in stage.set.items()}
+        overrides = {key: _resolved(key, value, paths) for key, value in stage.set.items()}
         inside = {"output_dir": f"{config.output_dir}/{stage.name}", "seed": config.seed}
         composed = compose(stage.recipe, inside | _passed_on(config) | overrides)
         if isinstance(composed, PipelineConfig):
@@ -102,17 +103,18 @@ def _passed_on(config: PipelineConfig) -> dict[str, Any]:
     }
 
 
-def _resolved(key: str, value: Any, earlier: list[str], output_dir: str) -> Any:
-    """`@sft/model` -> the path of `model` in the folder of the stage `sft`, also within a mapping."""
+def _resolved(key: str, value: Any, paths: dict[str, str]) -> Any:
+    """`@sft/model` -> the path of `model` in the folder of the stage `sft`, also within a mapping. paths: name -> path,
+    of the earlier stages and the inputs."""
     if isinstance(value, dict):
-        return {name: _resolved(f"{key}.{name}", inner, earlier, output_dir) for name, inner in value.items()}
+        return {name: _resolved(f"{key}.{name}", inner, paths) for name, inner in value.items()}
     if not isinstance(value, str) or not value.startswith(STAGE):
         return value
-    name = value.removeprefix(STAGE).partition("/")[0]
-    if name not in earlier:
-        known = ", ".join(earlier) or "there is none"
-        raise ConfigError(f"{key} must refer to an earlier stage ({known}), got {value!r}")
-    return f"{output_dir}/{value.removeprefix(STAGE)}"
+    name, slash, rest = value.removeprefix(STAGE).partition("/")
+    if name not in paths:
+        known = ", ".join(paths) or "there is none"
+        raise ConfigError(f"{key} must refer to an earlier stage or one of inputs ({known}), got {value!r}")
+    return f"{paths[name]}{slash}{rest}"
 
 
 def put_aside(folder: Path) -> Path:

@@ -284,11 +284,11 @@ SFT = "{name: a, recipe: tiny_sft}"
 STAGES = {  # of a user's pipeline
     "later": (
         "{name: a, recipe: tiny_dpo, set: {model.path: '@b/model'}}, {name: b, recipe: tiny_sft}",
-        r"stage a: model.path must refer to an earlier stage \(there is none\), got '@b/model'",
+        r"stage a: model.path must refer to an earlier stage or one of inputs \(there is none\), got '@b/model'",
     ),
     "itself": (
         SFT + ", {name: b, recipe: tiny_dpo, set: {model.path: '@b/model'}}",
-        r"stage b: model.path must refer to an earlier stage \(a\), got '@b/model'",
+        r"stage b: model.path must refer to an earlier stage or one of inputs \(a\), got '@b/model'",
     ),
     "key": (
         SFT + ", {name: b, recipe: tiny_dpo, set: {loss.betaa: 1}}",

@@ -22,7 +22,7 @@ stages:
 
   - name: round1
     recipe: tiny_rejection
-    set: {model.path: "@sft/model", data.train.limit: 64, samples: 6, temperatures: [0.7, 1.0, 1.3], log.samples: 64}
+    set: {model.path: "@sft/model", data.train.limit: 64, num_samples: 6, temperatures: [0.7, 1.0, 1.3], log.samples: 64}
 
   - name: sft1
     recipe: tiny_sft
@@ -35,7 +35,7 @@ stages:
 
   - name: round2
     recipe: tiny_rejection
-    set: {model.path: "@sft1/model", data.train.limit: 64, samples: 6, select: best_and_worst, log.samples: 64}
+    set: {model.path: "@sft1/model", data.train.limit: 64, num_samples: 6, select: best_and_worst, log.samples: 64}
 
   - name: dpo2
     recipe: tiny_dpo
@@ -107,7 +107,13 @@ def test_temperatures_that_are_refused(words: str, message: str, alignment: Call
 
 
 def test_one_temperature_is_the_one_of_generation(alignment: Callable[..., Any], tmp_path: Path) -> None:
-    small = ["data.train.limit=4", "samples=2", "log.samples=4", "generation.max_new_tokens=5", "log.progress=false"]
+    small = [
+        "data.train.limit=4",
+        "num_samples=2",
+        "log.samples=4",
+        "generation.max_new_tokens=5",
+        "log.progress=false",
+    ]
     small += ["model.init.hidden_size=32", "model.init.intermediate_size=48"]
     (tmp_path / "rule_of_none.py").write_text("def rule(prompts, replies):\n    return [0.0 for r in replies]\n")
     rows = []
@@ -115,3 +121,48 @@ def test_one_temperature_is_the_one_of_generation(alignment: Callable[..., Any],
         alignment("run", "tiny_rejection", *small, "reward.function=rule_of_none.rule", words, f"output_dir={name}")
         rows.append([row["reply"] for row in lines(tmp_path / name / "samples.jsonl")])
     assert rows[0] == rows[1] and len(rows[0]) == 8
+
+
+INPUTS = """# A round from a model and pairs that are there already
+defaults:
+  - task: pipeline
+  - _self_
+
+inputs: {pairs: pairs.jsonl}
+stages:
+  - name: learn
+    recipe: tiny_dpo
+    set:
+      model.path: "@policy/model"
+      data: {format: native, train: {path: "@pairs", limit: null}, eval: {limit: null}}
+      train: {max_steps: 1, eval_every: 0}
+      reference.cache: false
+      log.progress: false
+"""
+
+
+def test_a_pipeline_has_inputs_of_its_own(
+    alignment: Callable[..., Any], own: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    """A user's model and rows are given once, where stages refer to them as they do to earlier stages."""
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "2 + 3?", "chosen": "5", "rejected": "6"}\n' * 2)
+    small = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "data.train.limit=8", "batch.size=4"]
+    quick = ["data.eval.limit=null", "train.max_steps=1", "train.warmup_steps=0", "train.eval_every=0"]
+    assert alignment("run", "tiny_sft", *small, *quick, "output_dir=policy").code == 0
+
+    def refused(recipe: str, words: str, line: str) -> None:
+        ended = alignment("run", recipe, words, "output_dir=out")
+        assert (ended.code, ended.err) == (2, [f"alignment: mine: {line}"])
+
+    recipe = own("mine", INPUTS)
+    missing = "stage learn: model.path: no such file or folder, got 'policy/model/model'"
+    refused(recipe, "inputs.policy=policy/model", missing)
+    recipe = own("mine", INPUTS.replace("@policy/model", "@policy"))
+    run = "inputs.policy: this is a run's folder, and its model is 'policy/model', got 'policy'"
+    refused(recipe, "inputs.policy=policy", run)
+    known = "stage learn: model.path must refer to an earlier stage or one of inputs (pairs), got '@policy'"
+    refused(recipe, "seed=1", known)
+    refused(recipe, "inputs.learn=policy/model", "inputs must have other names than the stages, got ['learn']")
+    ended = alignment("run", recipe, "inputs.policy=policy/model", "output_dir=out")
+    assert ended.code == 0, ended
+    assert (tmp_path / "out" / "learn" / "model" / "model.safetensors").exists()

@@ -61,7 +61,7 @@ def test_samples_are_a_matter_of_the_log(alignment: Callable[..., Any], tmp_path
 
 
 def test_rejection_and_evaluation_show_theirs(alignment: Callable[..., Any], tmp_path: Path) -> None:
-    words = [*SMALL, "data.train.limit=8", "samples=3", "log.samples=2", "output_dir=picked", "seed=1"]
+    words = [*SMALL, "data.train.limit=8", "num_samples=3", "log.samples=2", "output_dir=picked", "seed=1"]
     alignment("run", "tiny_rejection", *words)  # of an untrained model, few replies end: it may find none to pick
     rows = table(tmp_path / "picked")
     assert [len(rows), {row["split"] for row in rows}] == [6, {"train"}]

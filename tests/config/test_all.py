@@ -32,6 +32,7 @@ OWN = ["model.path=somewhere", "data.train.path=somewhere"]
 REQUIRED = {  # what only the user knows
     "tiny_evaluate": ["runs={a: somewhere}", "baseline=a"],
     "evaluate": ["runs={a: somewhere}", "baseline=a", "data.eval.path=somewhere", "reward=somewhere"],
+    "iterative_dpo": ["inputs={model: somewhere, reward: somewhere, prompts: somewhere}"],
     **{
         name: [*OWN]
         for name in ("sft", "reward", "reward_regression", "reward_process", "dpo", "orpo", "simpo", "cpo", "kto")

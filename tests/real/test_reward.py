@@ -113,7 +113,7 @@ def test_ppo(policy: list[str], run: Run, trained: Any, laid_out: LaidOut) -> No
 
 
 def test_rejection(policy: list[str], run: Run, trained: Any, laid_out: LaidOut) -> None:
-    ran = run("rejection", *policy, "samples=4", "log.samples=4")
+    ran = run("rejection", *policy, "num_samples=4", "log.samples=4")
     score = plain(trained.model)
     same_scores(ran, score, laid_out)
     shown = ran.table("samples.jsonl")
