@@ -1,7 +1,7 @@
 """Training curves: the rows of a run's metrics.jsonl as small multiples."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,6 @@ MAX_POINTS = 400
 _NUM_TREND = 40  # points of the bold line through a long, noisy curve
 _NUM_COLUMNS = 3
 _EVAL = "eval/"
-_NO_CURVE = ("step", "time/", "kl/sqrt", "length/")  # where in a run, its speed, and what has figures of its own
 _DASHES = ("-", (0, (3, 1.5)), (0, (1, 1)))
 
 
@@ -29,6 +28,23 @@ class Panel:
     metrics: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A figure, and the metrics that are shown in it and need no curve elsewhere."""
+
+    svg: str
+    metrics: tuple[str, ...]
+
+
+_REWARD = Panel("Learned reward (mean per reply)", ("reward",))
+_GOLD = Panel("Gold score (mean per reply)", ("gold",))
+_OVERVIEW = (
+    _REWARD,
+    _GOLD,
+    Panel("KL to the reference (nats per reply)", ("kl",)),
+    Panel("Length (tokens)", ("length",)),
+)
+_CORRELATION = Panel("Correlation of length and reward", ("length/reward_correlation",))
 SPELLED_OUT = (  # with units, and metrics that belong together; any other has a panel by its own name
     Panel("Loss", ("loss",)),
     Panel("Pair accuracy (share)", ("rewards/accuracy",)),
@@ -42,14 +58,8 @@ SPELLED_OUT = (  # with units, and metrics that belong together; any other has a
     Panel("Clipped ratios (share)", ("policy/clip_fraction",)),
     Panel("KL of one update (nats per token)", ("policy/approx_kl",)),
     Panel("Gradient norm", ("grad_norm",)),
-)
-_REWARD = Panel("Learned reward (mean per reply)", ("reward",))
-_GOLD = Panel("Gold score (mean per reply)", ("gold",))
-_OVERVIEW = (
-    _REWARD,
-    _GOLD,
-    Panel("KL to the reference (nats per reply)", ("kl",)),
-    Panel("Length (tokens)", ("length",)),
+    *_OVERVIEW,
+    _CORRELATION,
 )
 
 
@@ -75,30 +85,29 @@ def thin(points: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
     return np.array([points[start : start + stretch].mean(axis=0) for start in range(0, len(points), stretch)])
 
 
-def training_curves(run: TrainingRun, look: Style) -> str | None:
-    """Every metric that the run logged, whatever its method is, but for those of `policy_overview`; None where there is
-    none."""
-    drawn = {metric for panel in (*SPELLED_OUT, *_OVERVIEW) for metric in panel.metrics}
+def training_curves(run: TrainingRun, look: Style, elsewhere: Collection[str]) -> Plot | None:
+    """Every metric that the run logged, whatever its method is, but for those shown `elsewhere`, and for `step` and
+    `time/*`, which say where the run was and how fast; None where there is none."""
     logged = {name.removeprefix(_EVAL) for row in run.metrics for name, value in row.items() if _is_number(value)}
-    others = sorted(name for name in logged - drawn if not name.startswith(_NO_CURVE))
-    panels = [panel for panel in (*SPELLED_OUT, *(Panel(name, (name,)) for name in others)) if _is_logged(run, panel)]
-    if not panels:
-        return None
-    return _small_multiples(run, look, panels)
+    left = {name for name in logged - {"step", *elsewhere} if not name.startswith("time/")}
+    panels = [panel for panel in SPELLED_OUT if left.intersection(panel.metrics)]
+    left = left.difference(*(panel.metrics for panel in panels))
+    panels += [Panel(name, (name,)) for name in sorted(left)]
+    return _small_multiples(run, look, panels) if panels else None
 
 
-def policy_overview(run: TrainingRun, look: Style) -> str | None:
-    """Learned reward, gold score, KL and length over time; None unless the run logged a reward and a KL."""
-    if not (len(series(run, "reward")) and len(series(run, "kl"))):
-        return None
+def policy_overview(run: TrainingRun, look: Style) -> Plot | None:
+    """Learned reward, gold score, KL and length over time; None unless the run logged two of them or more."""
     panels = [panel for panel in _OVERVIEW if _is_logged(run, panel)]
+    if len(panels) < 2:
+        return None
     return _small_multiples(run, look, panels, num_columns=2, marks=[alarm.since for alarm in raised(run)])
 
 
-def reward_against_kl(run: TrainingRun, look: Style) -> str | None:
+def reward_against_kl(run: TrainingRun, look: Style) -> Plot | None:
     """Learned reward, and gold score, against the square root of KL (Gao et al., arXiv:2210.10760, figure 1).
 
-    None unless the run logged a reward and a KL. Where reward goes on rising and gold turns down, the policy is
+    None unless the run logged one of them and a KL. Where reward goes on rising and gold turns down, the policy is
     exploiting the reward model. Estimates of KL below 0 are drawn at 0.
     """
     pairs = [(panel, _joined(run, "kl", panel.metrics[0])) for panel in (_REWARD, _GOLD)]
@@ -111,10 +120,10 @@ def reward_against_kl(run: TrainingRun, look: Style) -> str | None:
             _course(axes, points, look, lambda kl: np.sqrt(kl.clip(min=0)))
             axes.set(title=panel.title, xlabel="√KL to the reference (√nats)")
 
-    return render(f"Reward against the square root of KL of {run.name}", (WIDTH, 2.7), draw)
+    return Plot(render(f"Reward against the square root of KL of {run.name}", (WIDTH, 2.7), draw), ("kl/sqrt",))
 
 
-def length_against_reward(run: TrainingRun, look: Style) -> str | None:
+def length_against_reward(run: TrainingRun, look: Style) -> Plot | None:
     """Learned reward against length, and their correlation within a step; None unless the run logged both.
 
     A reward that goes with length, over training or among the replies of one step, is paid for length (Singhal et al.,
@@ -123,18 +132,17 @@ def length_against_reward(run: TrainingRun, look: Style) -> str | None:
     points = _joined(run, "length", "reward")
     if not len(points):
         return None
-    correlation = Panel("Correlation of length and reward", ("length/reward_correlation",))
-    num_panels = 2 if _is_logged(run, correlation) else 1
+    correlation = _CORRELATION.metrics if _is_logged(run, _CORRELATION) else ()
 
     def draw(figure: Figure) -> None:
-        left, *right = grid(figure, num_panels, 2)
+        left, *right = grid(figure, 1 + len(correlation), 2)
         _course(left, points, look, lambda length: length)
         left.set(title=_REWARD.title, xlabel="length (tokens, mean per reply)")
         for axes in right:
-            _curve(axes, run, look, correlation)
+            _curve(axes, run, look, _CORRELATION)
             axes.set_xlabel("step")
 
-    return render(f"Length against reward of {run.name}", (WIDTH, 2.7), draw)
+    return Plot(render(f"Length against reward of {run.name}", (WIDTH, 2.7), draw), correlation)
 
 
 def _course(axes: Axes, points: np.ndarray, look: Style, scale: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -148,7 +156,7 @@ def _course(axes: Axes, points: np.ndarray, look: Style, scale: Callable[[np.nda
 
 def _small_multiples(
     run: TrainingRun, look: Style, panels: list[Panel], num_columns: int = _NUM_COLUMNS, marks: Sequence[int] = ()
-) -> str:
+) -> Plot:
     """The curves of `panels`, each with a dashed line at the steps in `marks`."""
     num_rows = -(-len(panels) // num_columns)
 
@@ -161,7 +169,8 @@ def _small_multiples(
                 axes.set_xlabel("step")
 
     label = f"Training curves of {run.name}: " + ", ".join(panel.title for panel in panels)
-    return render(label, (WIDTH, 2.15 * num_rows + 0.2), draw)
+    svg = render(label, (WIDTH, 2.15 * num_rows + 0.2), draw)
+    return Plot(svg, tuple(metric for panel in panels for metric in panel.metrics))
 
 
 def _curve(axes: Axes, run: TrainingRun, look: Style, panel: Panel) -> None:

@@ -156,16 +156,20 @@ def _reward_model(result: RewardModelResult) -> str:
 def _run(run: TrainingRun, look: Style) -> str:
     task = f"<small>{escape(run.task)}</small>" if run.task != run.name else ""
     html = [f"<h3>{page.dot(look.colour)}{escape(run.name)}{task}</h3>"]
-    if (svg := policy_overview(run, look)) is not None:
-        html.append(
-            page.figure(svg, "Means over each step's replies. Dashed line: an alarm is first raised. " + _LINES)
-        )
-    if (svg := reward_against_kl(run, look)) is not None:
-        html.append(page.figure(svg, _COURSE))
-    if (svg := length_against_reward(run, look)) is not None:
-        html.append(page.figure(svg, "Left: " + _COURSE + " Right: Pearson's correlation over the replies of a step."))
-    if (svg := training_curves(run, look)) is not None:
-        html.append(page.figure(svg, _LINES + " Dots: held-out data."))
+    plots = [
+        (
+            policy_overview(run, look),
+            "Means over each step's replies. Dashed line: an alarm is first raised. " + _LINES,
+        ),
+        (reward_against_kl(run, look), _COURSE),
+        (
+            length_against_reward(run, look),
+            "Left: " + _COURSE + " Right: Pearson's correlation over the replies of a step.",
+        ),
+    ]
+    shown = {metric for plot, _ in plots if plot is not None for metric in plot.metrics}
+    plots.append((training_curves(run, look, shown), _LINES + " Dots: held-out data."))
+    html += [page.figure(plot.svg, caption) for plot, caption in plots if plot is not None]
     if len(html) == 1:
         html.append(page.note("No curves: the run logged no metric."))
     if count := num_unplottable(run):

@@ -3,7 +3,7 @@
 import re
 
 from alignment.evaluate.alarms import Raised, alarm_box, raised
-from alignment.evaluate.curves import length_against_reward, policy_overview
+from alignment.evaluate.curves import policy_overview
 from alignment.evaluate.plots import Style
 from alignment.evaluate.report import report
 from alignment.evaluate.results import TrainingRun
@@ -52,23 +52,7 @@ def test_it_stands_at_the_top_of_the_page(study):
 
 
 def test_the_overview_marks_its_first_step(study):
-    calm = policy_overview(study.runs[2], LOOK)
+    calm = policy_overview(study.runs[2], LOOK).svg
     study.runs[2].metrics[119]["alarm/over_optimisation"] = 1.0
-    marked = policy_overview(study.runs[2], LOOK)
+    marked = policy_overview(study.runs[2], LOOK).svg
     assert marked.count("stroke-dasharray") == calm.count("stroke-dasharray") + 4  # a line in each of four panels
-
-
-def test_length_against_reward_needs_both(study):
-    run = study.runs[2]
-    assert length_against_reward(study.runs[0], LOOK) is None
-    assert "Correlation of length and reward" in length_against_reward(run, LOOK)
-    run.metrics = [{name: row[name] for name in ("step", "length", "reward")} for row in run.metrics]
-    assert "Correlation" not in length_against_reward(run, LOOK)
-    assert "length (tokens, mean per reply)" in length_against_reward(run, LOOK)
-    run.metrics = [{name: row[name] for name in ("step", "reward")} for row in run.metrics]
-    assert length_against_reward(run, LOOK) is None
-
-
-def test_three_metrics_of_a_panel_are_three_lines(study):
-    html = report(study)
-    assert all(f">distinct_{n}</text>" in html for n in (1, 2, 3))

@@ -5,12 +5,9 @@ import re
 from html.parser import HTMLParser
 
 import matplotlib
-import numpy as np
 import pytest
 
-from alignment.evaluate import curves
-from alignment.evaluate.curves import MAX_POINTS, num_unplottable, series, thin, training_curves
-from alignment.evaluate.plots import Style
+from alignment.evaluate.curves import num_unplottable, series
 from alignment.evaluate.report import report, write_report
 from alignment.evaluate.results import TrainingRun
 from alignment.evaluate.table import columns, compare
@@ -169,26 +166,3 @@ def test_one_logged_step_and_one_held_out_step_are_drawn(study):
     page = Page(report(study))
     assert page.tags.count("svg") == 3
     assert "held out" in page.words
-
-
-def test_thinning_averages_equal_stretches():
-    points = np.column_stack([np.arange(10.0), np.arange(10.0) ** 2])
-    assert thin(points, 10) is points
-    assert thin(points, 4).tolist() == [[1.0, 5 / 3], [4.0, 50 / 3], [7.0, 149 / 3], [9.0, 81.0]]
-    assert len(thin(np.zeros((100_001, 2)))) <= MAX_POINTS
-
-
-def test_series_keeps_only_rows_with_the_metric():
-    run = TrainingRun("r", "dpo", [{"step": 1, "loss": 2.0}, {"step": 2, "lr": 0.1}, {"step": 3, "loss": None}], "")
-    assert series(run, "loss").tolist() == [[1.0, 2.0]]
-    assert series(run, "gold").shape == (0, 2)
-
-
-def test_a_metric_that_nobody_has_heard_of_has_a_curve_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a method from outside of the package logs them; what says where or how fast a run is has none."""
-    drawn: list[list[str]] = []
-    monkeypatch.setattr(curves, "_small_multiples", lambda run, look, panels: drawn.append([p.title for p in panels]))
-    first = {"step": 1, "loss": 0.5, "mine/odd": 1.0, "time/step_s": 2.0}
-    rows = [first, {"step": 2, "eval/theirs": 0.1, "kl/sqrt": 1.0}]
-    training_curves(TrainingRun("mine", "my.method", rows, ""), Style("#000000", "o"))
-    assert drawn == [["Loss", "mine/odd", "theirs"]]
