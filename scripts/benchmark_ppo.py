@@ -24,9 +24,9 @@ from alignment.config.batch import BatchConfig
 from alignment.config.data import ExampleKind
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
+from alignment.config.online import PPOConfig
 from alignment.config.ppo import CriticConfig, KLConfig, PPOUpdateConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.tasks import PPOConfig
 from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import load_split

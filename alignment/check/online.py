@@ -99,8 +99,8 @@ def on_rejection(config: RejectionConfig) -> Iterator[Verdict]:
     config = replace(in_one_process(config), data=first_rows(config.data))
     tokenizer, prompts, reward = rejection.set_up(config)
     yield rows.read("train", prompts, config.data)
-    player = policy_of(ComparedRun(config.model, tokenizer, prompts), config.batch, config.distributed)
-    policy = replying("", player, config)
+    compared = policy_of(ComparedRun(config.model, tokenizer, prompts), config.batch, config.distributed)
+    policy = replying("", compared, config)
     samples = yield from of_policy(policy, prompts)
     for scorer in reward.models():
         yield from of_judge(scorer, samples, policy, config.data, "data.eval.path")
@@ -113,24 +113,24 @@ def on_evaluation(config: EvaluateConfig) -> Iterator[Verdict]:
     yield rows.read("eval", runs[config.baseline].prompts, config.data)
     scorer = scorer_of(config, runs[config.baseline])
     for name, entry in runs.items():
-        player = load_policy(config, name, entry)
-        policy = replying(f"{name}: ", player, config)
+        compared = load_policy(config, name, entry)
+        policy = replying(f"{name}: ", compared, config)
         samples = yield from of_policy(policy, entry.prompts)
         if scorer is not None and name == config.baseline:
             yield from of_judge(scorer, samples, policy, config.pairs, "pairs.eval.path")
-        player.engine.release()
+        compared.engine.release()
 
 
-def replying(name: str, player: ComparedPolicy, config: RejectionConfig | EvaluateConfig) -> Policy:
+def replying(name: str, compared: ComparedPolicy, config: RejectionConfig | EvaluateConfig) -> Policy:
     """A policy that is not trained."""
-    entry = player.entry
+    entry = compared.entry
     return Policy(
         name,
         entry.settings,
-        player.policy,
-        player.engine,
+        compared.policy,
+        compared.engine,
         entry.tokenizer,
-        player.batch,
+        compared.batch,
         config.generation,
         config.distributed,
         config.seed,

@@ -21,9 +21,9 @@ from alignment.check.subject import FEW, few, in_one_process, settle, subject_of
 from alignment.check.verdict import Grade, Verdict, graded
 from alignment.config.cluster import ClusterConfig
 from alignment.config.launch import LaunchConfig
-from alignment.config.online import OnlineConfig
+from alignment.config.online import OnlineConfig, PPOConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import PPOConfig, task_name
+from alignment.config.tasks import task_name
 from alignment.distributed import collectives
 from alignment.distributed.launch import RankFailedError, launch, tell_launcher
 from alignment.distributed.precision import precision_of

@@ -24,14 +24,13 @@ Llama 3's DPO at 1e-5 (arXiv:2407.21783, section 4.1.4) is left out: it is ten t
 from dataclasses import dataclass
 
 from alignment.check.verdict import Grade, Verdict
-from alignment.config.online import OnlineDPOConfig
+from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.run import TrainingConfig
-from alignment.config.tasks import (
+from alignment.config.supervised import (
     CPOConfig,
     DPOConfig,
     KTOConfig,
     ORPOConfig,
-    PPOConfig,
     RewardConfig,
     ScalarConfig,
     SFTConfig,

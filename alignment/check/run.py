@@ -29,16 +29,8 @@ from alignment.config.inputs import check_inputs
 from alignment.config.margin import MarginScale
 from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import (
-    CPOConfig,
-    DPOConfig,
-    EvaluateConfig,
-    ORPOConfig,
-    RejectionConfig,
-    RewardConfig,
-    SFTConfig,
-    task_name,
-)
+from alignment.config.supervised import CPOConfig, DPOConfig, ORPOConfig, RewardConfig, SFTConfig
+from alignment.config.tasks import EvaluateConfig, RejectionConfig, task_name
 from alignment.distributed.precision import precision_of, said
 from alignment.generation.samples import build_generator, sample
 from alignment.models.heads import LanguageModel

@@ -5,7 +5,7 @@ import math
 from alignment.check.agreement import MeasuredStep
 from alignment.check.verdict import Verdict, graded
 from alignment.config.distributed import Precision
-from alignment.config.tasks import DPOConfig
+from alignment.config.supervised import DPOConfig
 from alignment.distributed.precision import precision_of
 from alignment.losses import DPOLoss
 from alignment.losses.dpo import DPOVariant

@@ -16,9 +16,9 @@ from alignment.config.data import DataConfig, ExampleKind, SourceConfig
 from alignment.config.distributed import DistributedConfig, Offload
 from alignment.config.launch import LaunchConfig
 from alignment.config.model import ModelConfig
-from alignment.config.online import OnlineConfig
+from alignment.config.online import OnlineConfig, PPOConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import PPOConfig, ScalarConfig
+from alignment.config.supervised import ScalarConfig
 from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches
 from alignment.data.ends import end_of_turn

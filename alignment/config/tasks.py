@@ -22,18 +22,19 @@ from alignment.config.generation import GenerationConfig, require_generator, req
 from alignment.config.marks import FUNCTION, INPUT, PLACE
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
-from alignment.config.preference import CPOConfig as CPOConfig
-from alignment.config.preference import DPOConfig as DPOConfig
-from alignment.config.preference import ORPOConfig as ORPOConfig
-from alignment.config.preference import ReferencedConfig as ReferencedConfig
-from alignment.config.preference import RewardConfig as RewardConfig
-from alignment.config.preference import RewardProcessConfig as RewardProcessConfig
-from alignment.config.preference import RewardRegressionConfig as RewardRegressionConfig
-from alignment.config.preference import ScalarConfig as ScalarConfig
-from alignment.config.preference import SimPOConfig as SimPOConfig
 from alignment.config.reward import ScorerConfig
-from alignment.config.run import RunConfig, TrainingConfig
-from alignment.losses import CrossEntropyLoss, KTOLoss
+from alignment.config.run import RunConfig
+from alignment.config.supervised import (
+    CPOConfig,
+    DPOConfig,
+    KTOConfig,
+    ORPOConfig,
+    RewardConfig,
+    RewardProcessConfig,
+    RewardRegressionConfig,
+    SFTConfig,
+    SimPOConfig,
+)
 
 STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
 
@@ -41,18 +42,6 @@ STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
 class Selection(str, Enum):
     best = "best"
     best_and_worst = "best_and_worst"
-
-
-@dataclass(slots=True)
-class SFTConfig(TrainingConfig):
-    example_kind: ClassVar[ExampleKind | None] = ExampleKind.demonstrations
-    loss: CrossEntropyLoss = field(default_factory=CrossEntropyLoss)
-
-
-@dataclass(slots=True)
-class KTOConfig(ReferencedConfig):
-    example_kind: ClassVar[ExampleKind | None] = ExampleKind.labeled
-    loss: KTOLoss = field(default_factory=KTOLoss)
 
 
 @dataclass(slots=True)
@@ -72,7 +61,6 @@ class RejectionConfig(RunConfig):
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         require_rows(self.data, "train")
-        require_no_rows(self.data.eval, "data.eval", "rejection")
         require_read(self.data, ExampleKind.prompts)
         require(
             self.model.lora.rank == 0,

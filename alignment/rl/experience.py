@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignment.config.tasks import PPOConfig
+from alignment.config.online import PPOConfig
 from alignment.data.batches import Packer
 from alignment.data.pack import Batch
 from alignment.distributed.collectives import sum_over_ranks

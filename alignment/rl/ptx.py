@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from alignment.config.tasks import PPOConfig
+from alignment.config.online import PPOConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded
 from alignment.losses import CrossEntropyLoss

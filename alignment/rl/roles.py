@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from alignment.config.batch import Layout
 from alignment.config.errors import require, told_of
 from alignment.config.model import ModelConfig
+from alignment.config.online import PPOConfig
 from alignment.config.ppo import CriticConfig, Share
-from alignment.config.tasks import PPOConfig
 from alignment.distributed.engine import Engine
 from alignment.distributed.sharded import placement_of
 from alignment.generation.dialogue import Reader

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from alignment.config.tasks import PPOConfig
+from alignment.config.online import PPOConfig
 from alignment.models.heads import LanguageModel
 from alignment.rl.kl_control import KLController
 from alignment.rl.moving_average import MovingAverage

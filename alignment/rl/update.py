@@ -40,7 +40,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from alignment.config.tasks import PPOConfig
+from alignment.config.online import PPOConfig
 from alignment.distributed.engine import Engine
 from alignment.losses import Mean, Normalization
 from alignment.rl.experience import Experience

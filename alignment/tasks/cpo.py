@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alignment.config.tasks import CPOConfig
+from alignment.config.supervised import CPOConfig
 from alignment.data.batches import Batches
 from alignment.training.objectives import CPO
 from alignment.training.supervised import Reference, train_language_model

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from alignment.config.margin import MarginScale
-from alignment.config.tasks import DPOConfig
+from alignment.config.supervised import DPOConfig
 from alignment.data.batches import Batches
 from alignment.terminal import say
 from alignment.training.aot import dpo_objective

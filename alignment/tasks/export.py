@@ -9,8 +9,9 @@ from alignment.config.errors import ConfigError
 from alignment.config.folders import find_model
 from alignment.config.inputs import check_path, input_paths
 from alignment.config.model import ModelConfig
+from alignment.config.online import PPOConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import PPOConfig, ScalarConfig
+from alignment.config.supervised import ScalarConfig
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.placement import WHOLE, Placement, Whole
 from alignment.distributed.reshard import whole_weights

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alignment.config.errors import require
-from alignment.config.tasks import KTOConfig
+from alignment.config.supervised import KTOConfig
 from alignment.data.batches import Batches
 from alignment.training.kto import KTO, num_prompts, with_replies_to_others
 from alignment.training.setup import Prepared

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alignment.config.tasks import ORPOConfig
+from alignment.config.supervised import ORPOConfig
 from alignment.data.batches import Batches
 from alignment.training.objectives import ORPO
 from alignment.training.supervised import Reference, train_language_model

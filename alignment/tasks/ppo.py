@@ -17,7 +17,7 @@ from torch import Tensor
 from alignment.config.data import ExampleKind
 from alignment.config.errors import require, told_of
 from alignment.config.model import ModelConfig
-from alignment.config.tasks import PPOConfig
+from alignment.config.online import PPOConfig
 from alignment.data.load import Loaded
 from alignment.generation.gold import build_gold
 from alignment.generation.samples import Samples

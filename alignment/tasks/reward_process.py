@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alignment.config.tasks import RewardProcessConfig
+from alignment.config.supervised import RewardProcessConfig
 from alignment.data.batches import Batches
 from alignment.training.objectives import ProcessReward
 from alignment.training.reward_model import train_reward_model

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alignment.config.tasks import RewardRegressionConfig
+from alignment.config.supervised import RewardRegressionConfig
 from alignment.data.batches import Batches
 from alignment.training.objectives import ScoreRegression
 from alignment.training.reward_model import train_reward_model

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alignment.config.tasks import SFTConfig
+from alignment.config.supervised import SFTConfig
 from alignment.data.batches import Batches
 from alignment.training.objectives import SFT
 from alignment.training.supervised import Reference, train_language_model

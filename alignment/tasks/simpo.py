@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alignment.config.tasks import SimPOConfig
+from alignment.config.supervised import SimPOConfig
 from alignment.data.batches import Batches
 from alignment.training.objectives import SimPO
 from alignment.training.supervised import Reference, train_language_model

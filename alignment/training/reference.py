@@ -17,7 +17,7 @@ from torch import Tensor
 
 from alignment.config.distributed import Precision
 from alignment.config.errors import UserError
-from alignment.config.preference import ReferenceConfig
+from alignment.config.supervised import ReferenceConfig
 from alignment.config.train import OnNonFinite
 from alignment.data.batches import Batches
 from alignment.data.tokenize import Example

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TypeVar
 
-from alignment.config.tasks import ScalarConfig
+from alignment.config.supervised import ScalarConfig
 from alignment.distributed.collectives import is_main
 from alignment.distributed.sharded import placement_of
 from alignment.models.load import load_scalar_model

@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from alignment.config.preference import ReferencedConfig
 from alignment.config.run import TrainingConfig
+from alignment.config.supervised import ReferencedConfig
 from alignment.data.batches import Batches
 from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine

@@ -16,7 +16,7 @@ from alignment.check.plain import plain_model
 from alignment.check.verdict import Grade
 from alignment.config.batch import Layout
 from alignment.config.model import LoraConfig, ModelConfig
-from alignment.config.tasks import CPOConfig, DPOConfig, ORPOConfig, RewardConfig, SFTConfig, SimPOConfig
+from alignment.config.supervised import CPOConfig, DPOConfig, ORPOConfig, RewardConfig, SFTConfig, SimPOConfig
 from alignment.config.train import Schedule, TrainConfig
 from alignment.data.pack import Batch
 from alignment.distributed.placement import WHOLE

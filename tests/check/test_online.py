@@ -21,9 +21,9 @@ from alignment.config.data import DataConfig, ExampleKind, SourceConfig
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
-from alignment.config.online import OnlineDPOConfig
+from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.reward import RewardShapingConfig, ScorerConfig
-from alignment.config.tasks import EvaluateConfig, PPOConfig, RejectionConfig
+from alignment.config.tasks import EvaluateConfig, RejectionConfig
 from alignment.data.load import load_split
 from alignment.data.records import replied
 from alignment.distributed.placement import WHOLE

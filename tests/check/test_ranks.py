@@ -15,8 +15,9 @@ from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.launch import LaunchConfig
 from alignment.config.model import ModelConfig
+from alignment.config.online import PPOConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.tasks import PPOConfig, RewardConfig
+from alignment.config.supervised import RewardConfig
 from alignment.config.train import TrainConfig
 from alignment.distributed.launch import RankFailedError
 from alignment.distributed.placement import WHOLE

@@ -12,8 +12,9 @@ from alignment.check.verdict import Grade
 from alignment.cli.advice import LORA_RATES
 from alignment.config.data import DataConfig, Format, SourceConfig
 from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.online import PPOConfig
 from alignment.config.run import TrainingConfig
-from alignment.config.tasks import DPOConfig, KTOConfig, ORPOConfig, PPOConfig, RewardConfig, SFTConfig
+from alignment.config.supervised import DPOConfig, KTOConfig, ORPOConfig, RewardConfig, SFTConfig
 from alignment.config.train import TrainConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -12,8 +12,9 @@ from alignment.check.rates import learning_rate
 from alignment.check.verdict import Grade
 from alignment.config.data import BadRow, DataConfig, SourceConfig
 from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.online import PPOConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.tasks import DPOConfig, KTOConfig, PPOConfig, RewardConfig, SFTConfig, SimPOConfig
+from alignment.config.supervised import DPOConfig, KTOConfig, RewardConfig, SFTConfig, SimPOConfig
 from alignment.config.train import TrainConfig
 
 ROWS, LABELS = "rows, train", "labels"

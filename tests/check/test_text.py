@@ -15,7 +15,7 @@ from alignment.check.verdict import Grade
 from alignment.config.data import BadRow, DataConfig, Format, SourceConfig
 from alignment.config.margin import MarginConfig, MarginScale
 from alignment.config.model import ModelConfig
-from alignment.config.tasks import DPOConfig, RewardConfig, SFTConfig
+from alignment.config.supervised import DPOConfig, RewardConfig, SFTConfig
 from alignment.data import load
 from alignment.data.records import Source
 from alignment.data.tokenize import Example

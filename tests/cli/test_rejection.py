@@ -22,7 +22,12 @@ stages:
 
   - name: round1
     recipe: tiny_rejection
-    set: {model.path: "@sft/model", data.train.limit: 64, num_samples: 6, temperatures: [0.7, 1.0, 1.3], log.samples: 64}
+    set:
+      model.path: "@sft/model"
+      data.train.limit: 64
+      num_samples: 6
+      temperatures: [0.7, 1.0, 1.3]
+      log.samples: 64
 
   - name: sft1
     recipe: tiny_sft

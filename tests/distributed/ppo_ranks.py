@@ -18,8 +18,9 @@ from ranks import INIT, config_of
 
 from alignment.cli.compose import composing, resolve, single
 from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.online import PPOConfig
 from alignment.config.run import RunConfig
-from alignment.config.tasks import PPOConfig, RejectionConfig
+from alignment.config.tasks import RejectionConfig
 from alignment.distributed import collectives
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, load_scalar_model, save_model

@@ -15,7 +15,9 @@ import psutil
 import pytest
 
 from alignment.cli.compose import compose, composing, resolve, single
-from alignment.config.tasks import DPOConfig, EvaluateConfig, PipelineConfig, PPOConfig, RejectionConfig, SFTConfig
+from alignment.config.online import PPOConfig
+from alignment.config.supervised import DPOConfig, SFTConfig
+from alignment.config.tasks import EvaluateConfig, PipelineConfig, RejectionConfig
 from alignment.tasks.pipeline import composed_stages
 
 SMALL = [

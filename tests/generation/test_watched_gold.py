@@ -12,8 +12,8 @@ from alignment.config.data import DataConfig, Format, SourceConfig
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
+from alignment.config.online import PPOConfig
 from alignment.config.reward import ScorerConfig
-from alignment.config.tasks import PPOConfig
 from alignment.config.train import TrainConfig
 from alignment.distributed.placement import WHOLE
 from alignment.generation.function import FunctionScorer

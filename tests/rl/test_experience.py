@@ -15,6 +15,7 @@ from alignment.config.distributed import Device, DistributedConfig, Precision
 from alignment.config.errors import UserError
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.online import PPOConfig
 from alignment.config.ppo import (
     AdvantageConfig,
     AdvantageEstimator,
@@ -25,7 +26,6 @@ from alignment.config.ppo import (
     PPOUpdateConfig,
 )
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.tasks import PPOConfig
 from alignment.config.train import TrainConfig
 from alignment.data.batches import Packer
 from alignment.distributed.engine import TorchEngine

@@ -11,9 +11,9 @@ from torch import Tensor
 from alignment.config.data import DataConfig, Format, SourceConfig
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
+from alignment.config.online import PPOConfig
 from alignment.config.ppo import AdvantageConfig, AdvantageEstimator
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.tasks import PPOConfig
 from alignment.config.train import TrainConfig
 from alignment.generation.generate import Reply
 from alignment.generation.samples import Samples

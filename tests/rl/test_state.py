@@ -8,9 +8,9 @@ import pytest
 from alignment.config.batch import BatchConfig, Layout
 from alignment.config.data import DataConfig, Format, SourceConfig
 from alignment.config.model import ModelConfig
+from alignment.config.online import PPOConfig
 from alignment.config.ppo import PPOUpdateConfig, PtxConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.tasks import PPOConfig
 from alignment.config.train import TrainConfig
 from alignment.data.batches import Packer
 from alignment.data.load import Loaded

@@ -12,9 +12,9 @@ from alignment.config.data import DataConfig, Format, SourceConfig
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
+from alignment.config.online import PPOConfig
 from alignment.config.ppo import PPOUpdateConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.tasks import PPOConfig
 from alignment.config.train import TrainConfig
 from alignment.data.pack import pack
 from alignment.data.tokenize import Example

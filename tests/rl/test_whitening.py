@@ -14,8 +14,8 @@ import torch.distributed as dist
 from alignment.config.data import DataConfig, Format, SourceConfig
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.model import ModelConfig
+from alignment.config.online import PPOConfig
 from alignment.config.reward import RewardShapingConfig
-from alignment.config.tasks import PPOConfig
 from alignment.config.train import TrainConfig
 from alignment.data.records import Record, Source
 from alignment.data.tokenize import Example

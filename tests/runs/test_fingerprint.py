@@ -10,7 +10,7 @@ import pytest
 from alignment.config.data import DataConfig, SourceConfig
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
-from alignment.config.tasks import SFTConfig
+from alignment.config.supervised import SFTConfig
 from alignment.config.train import TrainConfig
 from alignment.runs import contents
 from alignment.runs.contents import digest, run_digest

@@ -9,7 +9,8 @@ from alignment.config.data import DataConfig, SourceConfig
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
 from alignment.config.run import RunConfig
-from alignment.config.tasks import EvaluateConfig, PipelineConfig, SFTConfig, StageConfig
+from alignment.config.supervised import SFTConfig
+from alignment.config.tasks import EvaluateConfig, PipelineConfig, StageConfig
 from alignment.config.train import TrainConfig
 from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import as_recipe

@@ -6,7 +6,7 @@ import torch
 
 from alignment.config.errors import UserError
 from alignment.config.log import LogConfig
-from alignment.config.tasks import SFTConfig
+from alignment.config.supervised import SFTConfig
 from alignment.losses import Mean
 from alignment.training.log import MetricsLog
 from alignment.training.metrics import Metrics

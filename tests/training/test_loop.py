@@ -17,7 +17,7 @@ from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.log import LogConfig
 from alignment.config.model import LoraConfig, ModelConfig
-from alignment.config.tasks import SFTConfig
+from alignment.config.supervised import SFTConfig
 from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import load_split

@@ -16,7 +16,7 @@ from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.errors import UserError
 from alignment.config.log import LogConfig
 from alignment.config.model import ModelConfig
-from alignment.config.tasks import SFTConfig
+from alignment.config.supervised import SFTConfig
 from alignment.config.train import OnNonFinite, TrainConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.pack import Batch, pack

@@ -1,4 +1,4 @@
-"""What trains reward models, of pairs or of single replies, and what learns from pairs: DPO and its kin."""
+"""Runs that train on rows of data: SFT, reward models of all kinds, DPO and its kin, KTO."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -10,7 +10,9 @@ from alignment.config.marks import PLACE
 from alignment.config.run import TrainingConfig
 from alignment.losses import (
     CPOLoss,
+    CrossEntropyLoss,
     DPOLoss,
+    KTOLoss,
     MarginRankingLoss,
     ORPOLoss,
     ProcessRewardLoss,
@@ -19,6 +21,12 @@ from alignment.losses import (
     SimPOLoss,
 )
 from alignment.losses.dpo import WITH_MARGIN
+
+
+@dataclass(slots=True)
+class SFTConfig(TrainingConfig):
+    example_kind: ClassVar[ExampleKind | None] = ExampleKind.demonstrations
+    loss: CrossEntropyLoss = field(default_factory=CrossEntropyLoss)
 
 
 @dataclass(slots=True)
@@ -84,6 +92,12 @@ class DPOConfig(ReferencedConfig):
             require(self.loss.variant in WITH_MARGIN, rule, self.data.margin.scale.value)
             rule = "loss.label_smoothing must be 0 with the margins of data.margin.scale"
             require(self.loss.label_smoothing == 0, rule, self.loss.label_smoothing)
+
+
+@dataclass(slots=True)
+class KTOConfig(ReferencedConfig):
+    example_kind: ClassVar[ExampleKind | None] = ExampleKind.labeled
+    loss: KTOLoss = field(default_factory=KTOLoss)
 
 
 @dataclass(slots=True)
