@@ -19,6 +19,7 @@ TEXTS = [
     if path.is_file()
 ]
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 250, 60
+PAGES = {"rl/groups.py": 60, "tasks/online_dpo.py": 80}  # what GRPO and online DPO have beside what methods share
 
 LIBRARY = {"data", "distributed", "models"}
 ROOMS = {  # room: the rooms it may import, beside itself and those that everybody may
@@ -211,6 +212,21 @@ def test_files_and_functions_are_short() -> None:
     }
     assert {name: count for name, count in files.items() if count > MAX_FILE_LINES} == {}
     assert {name: count for name, count in functions.items() if count > MAX_FUNCTION_LINES} == {}
+
+
+def test_a_method_s_own_page_is_a_page() -> None:
+    """GRPO, Dr. GRPO and RLOO are what `rl/groups.py` has of their own: nothing else compares the replies to a prompt,
+    and only PPO's task and experience ask for it. Online DPO is its task."""
+    lengths = {name: len((PACKAGE / name).read_text().splitlines()) for name in PAGES}
+    assert {name: count for name, count in lengths.items() if count > PAGES[name]} == {}
+    asking = {module_of(each.path) for each in imports() if each.module == "alignment.rl.groups"}
+    assert asking == {"alignment.rl.experience", "alignment.tasks.ppo"}
+    calling = {
+        place.partition(":")[0]
+        for place, node in nodes(ast.Name)
+        if node.id in ("grpo_advantages", "dr_grpo_advantages", "rloo_advantages")
+    }
+    assert calling == {"alignment/losses/advantages.py", "alignment/rl/groups.py"}
 
 
 def test_every_module_says_what_it_is_and_none_is_a_drawer() -> None:
