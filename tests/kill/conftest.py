@@ -23,15 +23,24 @@ SMALL = [
     "log.progress=false",
 ]
 STEPS = [*SMALL, "train.max_steps=5", "train.eval_every=2", "log.every=2"]
-GROUPS = ["advantage.redraws=1", "advantage.drop_alike=true"]
+REPLIES = [*STEPS, "generation.max_new_tokens=6", "reward.function=judge.parity"]
+GROUPS = ["num_samples=2", "advantage.redraws=1", "advantage.drop_alike=true"]
 CARRIED = ["critic.warmup=1", "ppo.ema=0.9", "kl.controller=adaptive", "kl.target=0.5", "kl.horizon=32"]
 RUNS = {
     "dpo": ["run", "tiny_dpo", *STEPS, "reference.cache=false"],
-    "ppo": ["run", "tiny_ppo", *STEPS, "ppo.epochs=2", "generation.max_new_tokens=6", *CARRIED],
-    "grpo": ["run", "tiny_grpo", *STEPS, "num_samples=2", "generation.max_new_tokens=6", *GROUPS],
-    "online_dpo": ["run", "tiny_online_dpo", *STEPS, "generation.max_new_tokens=6"],
+    "aot": ["run", "tiny_dpo", *STEPS, "reference.cache=false", "loss.variant=aot"],
+    "simpo": ["run", "tiny_simpo", *STEPS],
+    "cpo": ["run", "tiny_cpo", *STEPS],
+    "orpo": ["run", "tiny_orpo", *STEPS],
     "kto": ["run", "tiny_kto", *STEPS, "reference.cache=false"],
+    "reward": ["run", "tiny_reward", *STEPS],
+    "reward_regression": ["run", "tiny_reward_regression", *STEPS],
     "reward_process": ["run", "tiny_reward_process", *STEPS],
+    "ppo": ["run", "tiny_ppo", *REPLIES, "ppo.epochs=2", *CARRIED],
+    "grpo": ["run", "tiny_grpo", *REPLIES, *GROUPS],
+    "rloo": ["run", "tiny_rloo", *REPLIES, *GROUPS],
+    "reinforce_pp": ["run", "tiny_reinforce_pp", *REPLIES, "num_samples=2"],
+    "online_dpo": ["run", "tiny_online_dpo", *REPLIES],
     "best": ["run", "tiny_sft", *STEPS, "train.max_steps=8", "train.best.metric=eval/loss", "train.eval_every=1"],
 }
 
@@ -120,6 +129,8 @@ def whole(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Any:
             start = time.perf_counter()
             ended = runner(words(name), folder)
             assert ended.code == 0, ended.said
+            norms = [row["grad_norm"] for row in rows(folder / "out") if "grad_norm" in row]
+            assert norms and min(norms) > 0, "what learns nothing goes on from anywhere"
             made[name] = Whole(folder / "out", ended.touches, time.perf_counter() - start)
         return made[name]
 
