@@ -20,14 +20,17 @@ SMALL = [
     *("batch.size=4", "batch.max_tokens=400", "checkpoint.every=1", "checkpoint.keep=12", "train.max_steps=12"),
     *("train.eval_every=5", "log.every=2", "log.progress=false", "output_dir=run"),
 ]
+REPLIES = [*SMALL, "generation.max_new_tokens=6"]
 RUNS = {
     "dpo": ["tiny_dpo", *SMALL, "reference.cache=false"],
-    "ppo": ["tiny_ppo", *SMALL, "generation.max_new_tokens=6", "ppo.epochs=2", "ppo.ema=0.8"],
-    "grpo": ["tiny_grpo", *SMALL, "generation.max_new_tokens=6", "ppo.epochs=2", "advantage.redraws=1"],
-    "online_dpo": ["tiny_online_dpo", *SMALL, "generation.max_new_tokens=6"],
+    "ppo": ["tiny_ppo", *REPLIES, "ppo.epochs=2", "ppo.ema=0.8"],
+    "grpo": ["tiny_grpo", *REPLIES, "ppo.epochs=2", "advantage.redraws=1", "reward.function=coarse.parity"],
+    "online_dpo": ["tiny_online_dpo", *REPLIES, "reward.function=coarse.parity"],
     "kto": ["tiny_kto", *SMALL, "reference.cache=false"],
+    "rloo": ["tiny_rloo", *REPLIES, "ppo.mini_batches=2", "reward.function=coarse.parity"],
+    "simpo": ["tiny_simpo", *SMALL],
 }
-ZERO = {"dpo": 2, "ppo": 3, "grpo": 3, "online_dpo": 2, "kto": 3}
+ZERO = {"dpo": 2, "ppo": 3, "grpo": 3, "online_dpo": 2, "kto": 3, "rloo": 2, "simpo": 3}
 TWO = {name: ("launch.processes=2", f"distributed.zero={zero}") for name, zero in ZERO.items()}
 RANK, GUARD = Path(__file__).with_name("rank.py"), Path(__file__).with_name("two_devices.py")
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -99,7 +102,7 @@ def start(environment: Callable[..., dict[str, str]]) -> Start:
         return subprocess.Popen(
             command,
             cwd=folder,
-            env=environment(),
+            env=environment(PYTHONPATH=str(Path(__file__).parent)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -120,6 +123,8 @@ def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
             running = start(name, folder)
             _, said = running.communicate(timeout=300)
             assert running.returncode == 0, said
+            norms = [row["grad_norm"] for row in _rows(folder / "run") if "grad_norm" in row]
+            assert norms and min(norms) > 0, "what learns nothing goes on from anywhere"
             made[name] = folder / "run"
         return made[name]
 

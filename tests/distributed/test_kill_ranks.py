@@ -9,6 +9,14 @@ from typing import Any
 
 import pytest
 
+NAMES = [
+    "dpo",
+    "ppo",
+    "grpo",
+    "online_dpo",
+    "kto",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("rloo", "simpo")),
+]
 INTERRUPTED = "the run saves and ends after this step; Ctrl-C again ends it at once"
 
 
@@ -20,7 +28,7 @@ def wait_for_steps(folder: Path, count: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("name", ["dpo", "ppo", "grpo", "online_dpo", "kto"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("moment", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 20))])
 def test_killed_at_any_moment_it_ends_the_same(
     name: str, moment: int, start: Any, whole: Any, assert_same: Any, tmp_path: Path
