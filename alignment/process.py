@@ -44,7 +44,7 @@ def end(code: int) -> NoReturn:
     if not is_launched():
         sys.exit(code)
     try:
-        for stream in (sys.stdout, sys.stderr):
+        for stream in (sys.stdout, sys.stderr, sys.__stderr__):  # which torch replaces while a hook runs
             if stream is not None:
                 with suppress(OSError, ValueError):  # its reader is gone, its disk is full, it is closed
                     stream.flush()

@@ -19,7 +19,7 @@ from alignment.process import is_launched
 
 Value = TypeVar("Value")
 
-WORKER = "pt_gloo"  # the names of gloo's threads begin so
+WORKER = b"pt_gloo"  # the names of gloo's threads begin so
 LETTING_GO = 10.0  # seconds, after which the interpreter goes all the same
 JOINING = timedelta(minutes=10)  # for the last process to have started, whatever a collective may take
 LOST = ("timed out", "connection closed", "connection reset", "broken pipe", "connection refused")  # as gloo says it
@@ -49,12 +49,13 @@ def init(config: DistributedConfig) -> None:
             rule = "distributed.zero must be set for several processes (distributed=zero1, zero2 or zero3)"
             raise ConfigError(f"{rule}, got None for {num_launched()} of them")
         return
+    atexit.unregister(let_go)  # once is enough
+    atexit.register(let_go)
     device = pick_device(config.device)
     backend = "gloo" if device.type == "cpu" else "nccl"
     timeout = timedelta(minutes=config.timeout_minutes)
     if not is_launched():
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
-        atexit.register(let_go)
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -62,7 +63,6 @@ def init(config: DistributedConfig) -> None:
     store.set(f"started {own}", "")
     store.wait([f"started {other}" for other in range(number)], JOINING)  # what begins late is not taken for hanging
     dist.init_process_group(backend, store=dist.PrefixStore("run", store), rank=own, world_size=number, timeout=timeout)
-    atexit.register(let_go)
 
 
 def let_go() -> None:
@@ -77,10 +77,10 @@ def let_go() -> None:
 def _is_at_work(thread: Path) -> bool:
     """Whether it is one of gloo's, and neither waits for anything nor is gone."""
     try:
-        name, state = (thread / "stat").read_text().partition("(")[2].rsplit(") ", 1)
+        name, state = (thread / "stat").read_bytes().partition(b"(")[2].rsplit(b") ", 1)
     except OSError:
         return False
-    return name.startswith(WORKER) and not state.startswith("S")
+    return name.startswith(WORKER) and not state.startswith(b"S")
 
 
 def leave() -> None:

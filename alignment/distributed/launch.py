@@ -142,12 +142,16 @@ def tell_launcher() -> None:
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    told = False
     try:
-        told = is_told(error, is_user_error=False)
+        if not _is_heard(error):  # not to sys.stderr, which torch has replaced here to print it when this has returned
+            traceback.print_exception(error, file=sys.__stderr__)
+    finally:
+        end(CRASHED)
+
+
+def _is_heard(error: BaseException) -> bool:
+    try:
+        return is_told(error, is_user_error=False)
     except OSError as unsaid:
         error.add_note(f"The launcher could not be told: {unsaid}")
-    finally:
-        if not told:  # not to sys.stderr, which torch has replaced here to print it when this has returned
-            traceback.print_exception(error, file=sys.__stderr__)
-        end(CRASHED)
+        return False

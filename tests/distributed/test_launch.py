@@ -114,6 +114,14 @@ def test_threads_that_are_late_to_let_go_of_a_tensor_abort_nothing(
     assert ended.stderr.count("RuntimeError: the third step") == code
 
 
+def test_a_crash_that_cannot_be_printed_ends_at_once_too(environment: Callable[..., dict[str, str]]) -> None:
+    hooked = "from alignment.distributed.launch import tell_launcher; tell_launcher()"
+    lines = f"import atexit, sys; atexit.register(print, 'in order'); {hooked}; sys.__stderr__.close(); {{}}['b']"
+    env = environment(RANK="1", WORLD_SIZE="2")
+    ended = subprocess.run([sys.executable, "-c", lines], env=env, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+
+
 CRASH = """
 import os
 from alignment.config.distributed import Device, DistributedConfig
