@@ -55,6 +55,8 @@ GRPO = [
     "advantage.drop_alike=true",
 ]
 GRPO_WHITE = [*GRPO, "train.max_steps=4", "advantage.whiten=true"]  # not of what fills up the ranks
+DR_GRPO = [*GRPO, "train.max_steps=4", "advantage.estimator=dr_grpo", "loss.policy.normalization=constant"]
+GSPO = [*GRPO, "train.max_steps=4", "loss.policy.ratio=sequence", "loss.policy.clip=3e-4", "loss.policy.clip_high=4e-4"]
 ONLINE_DPO = [  # what a pair's prompt gives a weight cancels but for rounding, of which AdamW's eps makes no step
     *("train.max_steps=10", "train.eval_every=4", "train.learning_rate=1e-3", "num_samples=3", "pairs=all"),
     "train.eps=1e-4",
@@ -71,13 +73,15 @@ BY_LAYER = "3, by layer"  # a stage in which replies are drawn from a model that
 LEFT_OUT = {  # the stages that a task is not run under: two engines cannot share one backbone out; or it adds nothing
     "shared": ("3", BY_LAYER),
     **dict.fromkeys(("rloo", "reinforce_pp"), (BY_LAYER,)),
-    **dict.fromkeys(("grpo_white", "online_aot"), ("0", "1", "2", BY_LAYER)),
+    **dict.fromkeys(("grpo_white", "dr_grpo", "gspo", "online_aot"), ("0", "1", "2", BY_LAYER)),
 }
 TASKS = {
     "ppo": ("tiny_ppo", PPO, ppo.run),
     "shared": ("tiny_ppo", SHARED, ppo.run),
     "grpo": ("tiny_grpo", GRPO, ppo.run),
     "grpo_white": ("tiny_grpo", GRPO_WHITE, ppo.run),
+    "dr_grpo": ("tiny_grpo", DR_GRPO, ppo.run),
+    "gspo": ("tiny_grpo", GSPO, ppo.run),
     "rloo": ("tiny_rloo", NO_CRITIC, ppo.run),
     "reinforce_pp": ("tiny_reinforce_pp", NO_CRITIC, ppo.run),
     "online_dpo": ("tiny_online_dpo", ONLINE_DPO, online_dpo.run),

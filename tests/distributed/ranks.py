@@ -35,10 +35,12 @@ from alignment.distributed.reshard import whole_weights
 from alignment.distributed.sharded import placement_of
 from alignment.losses import (
     CPOLoss,
+    CPOVariant,
     CrossEntropyLoss,
     DPOLoss,
     DPOVariant,
     KTOLoss,
+    KTOVariant,
     LossOutput,
     MarginRankingLoss,
     Mean,
@@ -88,9 +90,13 @@ ADAPTERS = {
     "bfloat16 lora": LoraConfig(rank=4),
 }
 REWARDS = ("reward", "reward_regression", "reward_process")
-SINGLE = ("sft", "kto", "bfloat16", "reward_regression", "reward_process")  # one reply to each prompt
+KTOS = {"kto": KTOVariant.kto, "apo_zero_unpaired": KTOVariant.apo_zero_unpaired}
+SINGLE = ("sft", *KTOS, "bfloat16", "reward_regression", "reward_process")  # one reply to each prompt
 # lora: DPO of adapters; bfloat16: SFT
-METHODS = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto", "aot", "lora", "bfloat16", "bfloat16 lora")
+METHODS = (
+    *("sft", "reward", "dpo", "orpo", "simpo", "cpo", "cpo_hinge", "kto", "apo_zero_unpaired", "aot", "lora"),
+    *("bfloat16", "bfloat16 lora"),
+)
 
 
 def examples(num_completions: int) -> list[Example]:
@@ -143,10 +149,10 @@ def objective_of(method: str, engine: Engine, batches: Batches) -> Objective[Any
         noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(3))  # so that the ranks differ
         table += noise.to(table.device)
         return dpo_objective(DPOLoss(beta=0.3, variant=DPOVariant.aot), table)
-    if method == "kto":
+    if method in KTOS:
         mismatched = replace(batches, examples=with_replies_to_others(batches.examples, 20))
         tables = [reference_logprobs(engine, each, range(len(batches.examples))) for each in (batches, mismatched)]
-        return KTO(KTOLoss(beta=0.3), tables[0], mismatched, tables[1])
+        return KTO(KTOLoss(beta=0.3, variant=KTOS[method]), tables[0], mismatched, tables[1])
     of_pairs: dict[str, Objective[Any]] = {
         "reward": RewardRanking(MarginRankingLoss()),
         "reward_regression": ScoreRegression(ScoreRegressionLoss()),
@@ -154,13 +160,14 @@ def objective_of(method: str, engine: Engine, batches: Batches) -> Objective[Any
         "orpo": ORPO(ORPOLoss()),
         "simpo": SimPO(SimPOLoss()),
         "cpo": CPO(CPOLoss(beta=0.3)),
+        "cpo_hinge": CPO(CPOLoss(beta=0.3, variant=CPOVariant.hinge)),
     }
     return of_pairs.get(method, SFT(CrossEntropyLoss()))
 
 
 def batches_of(method: str) -> Batches:
     rows = examples(1 if method in SINGLE else 2)
-    if method == "kto":
+    if method in KTOS:
         rows = [replace(row, labels=(place % 3 > 0,)) for place, row in enumerate(rows)]
     if method == "reward_regression":
         rows = [replace(row, labels=(place / 4,)) for place, row in enumerate(rows)]

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 
 STAGES = ("0", "1", "2", "3", "3, by layer")
 TEN = dict.fromkeys(("ppo", "grpo", "rloo", "reinforce_pp", "online_dpo"), 10)
-ROWS = {**TEN, "shared": 4, "grpo_white": 4, "online_aot": 4, "rejection": 1}
+ROWS = {**TEN, "shared": 4, "grpo_white": 4, "dr_grpo": 4, "gspo": 4, "online_aot": 4, "rejection": 1}
 LEFT_OUT = {  # as ppo_ranks.py has them
     "shared": ("3", "3, by layer"),
     **dict.fromkeys(("rloo", "reinforce_pp"), ("3, by layer",)),
-    **dict.fromkeys(("grpo_white", "online_aot"), ("0", "1", "2", "3, by layer")),
+    **dict.fromkeys(("grpo_white", "dr_grpo", "gspo", "online_aot"), ("0", "1", "2", "3, by layer")),
 }
 TOLERANCE = 1e-5
 LIVE = "generation/live_fraction"
@@ -61,7 +61,7 @@ def test_each_task_was_run_under_its_stages(results: tuple[Path, dict[str, Any]]
 @pytest.mark.parametrize("stage", STAGES)
 def test_they_save_the_same_model(stage: str, results: tuple[Path, dict[str, Any]]) -> None:
     saved = [("ppo", f"{name}/model") for name in ("model", "best", "model_ema")]
-    without = ("grpo", "grpo_white", "rloo", "reinforce_pp", "online_dpo", "online_aot")
+    without = ("grpo", "grpo_white", "dr_grpo", "gspo", "rloo", "reinforce_pp", "online_dpo", "online_aot")
     saved += [(task, "model/model") for task in without]
     saved.append(("shared", "model/adapter/adapter_model"))
     saved = [(task, name) for task, name in saved if stage not in LEFT_OUT.get(task, ())]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 FEW, MANY = ("none", "3"), ("0", "1", "2", "3", "offload")
-METHODS = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "kto", "aot", "lora")
+METHODS = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "cpo_hinge", "kto", "apo_zero_unpaired", "aot", "lora")
 TOLERANCE = 1e-5
 
 
