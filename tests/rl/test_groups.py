@@ -17,7 +17,7 @@ from alignment.config.reward import RewardShapingConfig
 from alignment.config.train import TrainConfig
 from alignment.generation.generate import Reply
 from alignment.generation.samples import Samples
-from alignment.rl.groups import all_alike, not_all_alike, redraw_alike
+from alignment.rl.groups import all_alike, group_advantages, not_all_alike, redraw_alike
 from alignment.rl.rollouts import Rollouts
 
 GRPO = AdvantageEstimator.grpo
@@ -128,3 +128,12 @@ def test_what_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         ppo_config(tiny_init, AdvantageConfig(**advantage), **reward)
+
+
+@pytest.mark.xfail(strict=True, reason="the mean of n numbers that are alike is not always that number in float32")
+@pytest.mark.parametrize("replies", [8, 12, 64])
+def test_whatever_the_score_replies_that_score_alike_teach_nothing(replies: int) -> None:
+    """Also one that has no exact float: grpo divides what rounding leaves of it by its eps alone."""
+    scores = torch.tensor([0.7, -5.3, 8.1, 10 / 12]).repeat_interleave(replies)
+    advantages = group_advantages(scores[:, None], replies, GRPO)
+    assert advantages.abs().max() == 0
