@@ -70,7 +70,7 @@ def grpo_advantages(scores: Tensor, *, eps: float = 1e-6) -> Tensor:
     TRL has 1e-4. Replies that score alike get 0. Returns [G, n]. Raises ValueError for another shape or dtype, n < 2.
     """
     centered = dr_grpo_advantages(scores)
-    return centered / (scores.to(centered.dtype).std(1, keepdim=True) + eps)
+    return centered / (centered.std(1, keepdim=True) + eps)
 
 
 @torch.no_grad()
@@ -102,12 +102,14 @@ def discounted_returns(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor
 
 
 def _require_groups(scores: Tensor) -> Tensor:
-    """In float32 at least."""
+    """Less the first of each prompt, which changes no estimate but for its rounding: what is alike is exactly 0, where a
+    mean of equal numbers need not be that number. In float32 at least."""
     if scores.dim() != 2 or scores.shape[1] < 2:
         raise ValueError(f"scores must have shape [G, n], of n >= 2 replies to a prompt, got {list(scores.shape)}")
     if not scores.is_floating_point():
         raise ValueError(f"scores must be floating point, got {scores.dtype}")
-    return at_least_float32(scores)
+    scores = at_least_float32(scores)
+    return scores - scores[:, :1]
 
 
 def single_process(sums: Tensor) -> Tensor:
