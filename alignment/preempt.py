@@ -64,7 +64,7 @@ def listening() -> Iterator[None]:
 def one_run() -> Iterator[None]:
     """Around each run of a command: a signal that came while the one before it was finishing stops this one."""
     if _notice.signal and not _notice.holding:
-        raise Preempted(said())
+        raise Preempted(reason())
     try:
         yield
     finally:
@@ -76,7 +76,7 @@ def hold() -> None:
     _notice.holding = True
 
 
-def asked() -> bool:
+def requested() -> bool:
     return bool(_notice.signal)
 
 
@@ -99,7 +99,7 @@ def exit_code() -> int:
     return INTERRUPTED if _notice.signal == signal.SIGINT.name else EXIT_CODE
 
 
-def said() -> str:
+def reason() -> str:
     if is_ours():  # the launcher has passed on another signal than it was sent
         return "stopped by a signal"
     return f"stopped by {_notice.signal or 'a signal to another process'}"
@@ -137,7 +137,7 @@ def _hear(number: int, frame: FrameType | None) -> None:
         return
     _notice.signal = signal.Signals(number).name
     if not _notice.holding:
-        raise Preempted(said())
+        raise Preempted(reason())
 
 
 def _release() -> None:

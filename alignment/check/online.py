@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.check import judge, rows, template, text
+from alignment.check import reward_model, rows, template, text
 from alignment.check.agreement import Reader, packed
 from alignment.check.experience import first_step, improves
 from alignment.check.plain import plain_model
@@ -87,7 +87,7 @@ def on_policy(config: OnlineConfig) -> Iterator[Verdict]:
         )
         samples = yield from of_policy(policy, prompts.train)
         for scorer in rollouts.scorer.models():
-            yield from of_judge(scorer, samples, policy, config.data, "data.eval.path")
+            yield from of_reward_model(scorer, samples, policy, config.data, "data.eval.path")
         if isinstance(trainer, PPOTrainer):
             learned = policy.drawn(prompts.train, trainer.config.generation, trainer.config.num_samples)
             yield from first_step(trainer, learned)
@@ -103,7 +103,7 @@ def on_rejection(config: RejectionConfig) -> Iterator[Verdict]:
     policy = replying("", compared, config)
     samples = yield from of_policy(policy, prompts)
     for scorer in reward.models():
-        yield from of_judge(scorer, samples, policy, config.data, "data.eval.path")
+        yield from of_reward_model(scorer, samples, policy, config.data, "data.eval.path")
 
 
 def on_evaluation(config: EvaluateConfig) -> Iterator[Verdict]:
@@ -117,7 +117,7 @@ def on_evaluation(config: EvaluateConfig) -> Iterator[Verdict]:
         policy = replying(f"{name}: ", compared, config)
         samples = yield from of_policy(policy, entry.prompts)
         if scorer is not None and name == config.baseline:
-            yield from of_judge(scorer, samples, policy, config.pairs, "pairs.eval.path")
+            yield from of_reward_model(scorer, samples, policy, config.pairs, "pairs.eval.path")
         compared.engine.release()
 
 
@@ -163,10 +163,12 @@ def _of_its_replies(policy: Policy, samples: Samples) -> Iterator[Verdict]:
     yield packed(Reader(policy.model, policy.engine, precision_of(policy.distributed)), drawn, plain)
 
 
-def of_judge(
+def of_reward_model(
     scorer: RewardModelScorer, samples: Samples, policy: Policy, data: DataConfig, where: str
 ) -> Iterator[Verdict]:
     """What can be said of a reward model that scores replies; `data` may hold pairs, for which `where` is the key."""
-    yield judge.as_trained(scorer, judge.with_ends(samples.first(SOME), policy.tokenizer), scorer.reader.key)
-    pairs = judge.pairs_in(data, ("eval", "train"), scorer.reader.tokenizer)
-    yield judge.prefers_chosen(scorer, policy.model, pairs, where)
+    yield reward_model.as_trained(
+        scorer, reward_model.with_ends(samples.first(SOME), policy.tokenizer), scorer.reader.key
+    )
+    pairs = reward_model.pairs_in(data, ("eval", "train"), scorer.reader.tokenizer)
+    yield reward_model.prefers_chosen(scorer, policy.model, pairs, where)

@@ -112,8 +112,8 @@ def take_part(config: RunConfig) -> None:
     folder = Path(config.output_dir)
     with quiet():
         step = first_step(config, json.loads((folder / REPLIES).read_text()))
-    if preempt.asked():
-        raise preempt.Preempted(preempt.said())
+    if preempt.requested():
+        raise preempt.Preempted(preempt.reason())
     if collectives.is_main():
         (folder / MEASURED).write_text(json.dumps({"numbers": step.numbers, "replies": step.replies}))
     collectives.barrier()

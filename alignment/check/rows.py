@@ -10,7 +10,7 @@ from alignment.check.subject import ROWS
 from alignment.check.verdict import Grade, Verdict, graded, worst
 from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig
 from alignment.config.margin import MarginScale
-from alignment.data.labels import JUDGED
+from alignment.data.labels import SINGLE_REPLIES
 from alignment.data.load import Loaded
 from alignment.data.read import Row, read_each
 from alignment.data.records import DataError
@@ -94,8 +94,8 @@ def labels(data: DataConfig, need: ExampleKind | None, train: Loaded) -> Verdict
     is judged by what is learned. None where they say nothing."""
     if need is ExampleKind.pairs:
         return _preferred(data)
-    if need in JUDGED:
-        return _judged([label for example in train.examples for label in example.labels], need)
+    if need in SINGLE_REPLIES:
+        return _labels([label for example in train.examples for label in example.labels], need)
     seen = Counter(str(row["label"]) for row in raw_rows(data.train, data.format) if "label" in row)
     if not seen:
         return None
@@ -103,7 +103,7 @@ def labels(data: DataConfig, need: ExampleKind | None, train: Loaded) -> Verdict
     return Verdict("labels", Grade.ok, f"of the rows as they are in the file, {shown}; only the desirable are learned")
 
 
-def _judged(found: list[bool | float], need: ExampleKind) -> Verdict:
+def _labels(found: list[bool | float], need: ExampleKind) -> Verdict:
     """That there is a difference to learn."""
     if need is ExampleKind.scored:
         figure = f"{len(found)} scores from {min(found):g} to {max(found):g}, {sum(found) / len(found):.3g} in the mean"

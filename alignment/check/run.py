@@ -21,7 +21,7 @@ from alignment.check.ranks import processes_agree
 from alignment.check.rates import learning_rate
 from alignment.check.replies import begins_to_stop, end_probability, prompts_of
 from alignment.check.start import reference_start
-from alignment.check.subject import FEW, Subject, every_other, few, in_one_process, said_of, settle, subject_of
+from alignment.check.subject import FEW, Subject, describe_rows, every_other, few, in_one_process, settle, subject_of
 from alignment.check.verdict import Grade, Verdict
 from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig
@@ -31,7 +31,7 @@ from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.supervised import CPOConfig, DPOConfig, ORPOConfig, RewardConfig, SFTConfig
 from alignment.config.tasks import EvaluateConfig, RejectionConfig, task_name
-from alignment.distributed.precision import precision_of, said
+from alignment.distributed.precision import precision_note, precision_of
 from alignment.generation.samples import build_generator, sample
 from alignment.models.heads import LanguageModel
 from alignment.process import is_launched
@@ -56,7 +56,7 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
     settle(config)
     check_processes(config)
     seed_everything(config.seed)
-    chosen = said(config.distributed)
+    chosen = precision_note(config.distributed)
     if chosen is not None:
         say(chosen)
     if isinstance(config, TrainingConfig):
@@ -90,7 +90,7 @@ def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
     text.show(subject.train.examples, subject.tokenizer, "what carries loss")
     yield from of_the_data(subject)
     yield learning_rate(config, engine.num_weights)
-    say(f"\nwhat follows is measured on {said_of(subject.batches)}")
+    say(f"\nwhat follows is measured on {describe_rows(subject.batches)}")
     reader = Reader(subject.model, engine, precision_of(config.distributed))
     plain = plain_model(subject.model, config.model)
     is_language = isinstance(subject.model, LanguageModel)

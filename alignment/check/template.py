@@ -95,7 +95,7 @@ def layout(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, plain:
     way = "the model's own chat template is in the folder that it was published in: model.tokenizer=FOLDER"
     if plain is None:
         return Verdict(name, Grade.warn, f"{figure}; if the model was trained in {other.name}, {way}")
-    (here, _), (there, end) = _asked(plain, tokenizer, None), _asked(plain, tokenizer, other)
+    (here, _), (there, end) = _measure(plain, tokenizer, None), _measure(plain, tokenizer, other)
     figure += (
         f"; the model gives a plain reply {here:.1f} nats in this layout and {there:.1f} in {other.name}, where it "
     )
@@ -118,7 +118,7 @@ def _texts(record: Record, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     yield from (rendered.prompt, *rendered.texts())
 
 
-def _asked(plain: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, turns: Turns | None) -> tuple[float, float]:
+def _measure(plain: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, turns: Turns | None) -> tuple[float, float]:
     """Nats of a plain reply with its end, their mean, and the median probability of the end: laid out by `turns`, or by
     the chat template."""
     total, ends = 0.0, []

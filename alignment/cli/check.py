@@ -9,7 +9,7 @@ from pathlib import Path
 from alignment.check.verdict import Grade
 from alignment.cli.compose import compose, composing
 from alignment.cli.config_errors import COMPOSE_ERRORS
-from alignment.cli.run import checked, say_advice, told
+from alignment.cli.run import checked, error_line, say_advice
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.inputs import input_paths
 from alignment.config.run import RunConfig
@@ -39,7 +39,7 @@ def check_recipe(recipe: str, overrides: list[str], own: list[Path]) -> None:
             if not is_ours():
                 say_advice(recipe, configs, overrides)
         except COMPOSE_ERRORS as error:
-            fail(f"{recipe}: {told(error, overrides)}")
+            fail(f"{recipe}: {error_line(error, overrides)}")
         if is_ours():
             _take_part(configs[0])
             return
@@ -86,10 +86,10 @@ def _take_part(config: RunConfig) -> None:
     """As one of the processes that the line about them has started; `config` is what they were given."""
     with importing():
         from alignment.check.ranks import take_part
-        from alignment.tasks.run import is_told
+        from alignment.tasks.run import leave_with_launcher
     try:
         take_part(config)
     except (UserError, Preempted) as error:
-        if is_told(error, is_user_error=True):
+        if leave_with_launcher(error, is_user_error=True):
             end(EXIT_CODE if isinstance(error, Preempted) else USER_ERROR)
         raise

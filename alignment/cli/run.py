@@ -52,7 +52,7 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
             say_advice(recipe, configs, overrides)
             overrides = chosen(recipe, overrides)
         except COMPOSE_ERRORS as error:
-            fail(f"{recipe}: {told(error, overrides)}")
+            fail(f"{recipe}: {error_line(error, overrides)}")
         if not sweep:
             start(recipe, configs[0])
     if sweep:
@@ -101,7 +101,7 @@ def composed_stage(recipe: str, overrides: dict[str, Any]) -> RunConfig:
     return config
 
 
-def told(error: BaseException, overrides: list[str]) -> str:
+def error_line(error: BaseException, overrides: list[str]) -> str:
     """`explain`, and what became of a `~` where a file is missing."""
     line = explain(error)
     has_home = any(sign in word for word in overrides for sign in ("=~", '="~'))
@@ -186,7 +186,7 @@ def start(recipe: str, config: RunConfig) -> None:
     The tasks are imported only now: a mistake in a config is told before transformers is loaded.
     """
     from alignment.tasks import pipeline
-    from alignment.tasks.run import RankFailedError, execute, is_told
+    from alignment.tasks.run import RankFailedError, execute, leave_with_launcher
 
     try:
         if isinstance(config, PipelineConfig):
@@ -194,11 +194,11 @@ def start(recipe: str, config: RunConfig) -> None:
         else:
             execute(config)
     except UserError as error:
-        if is_told(error, is_user_error=True):
+        if leave_with_launcher(error, is_user_error=True):
             end(USER_ERROR)
         fail(f"{recipe}: {error}")
     except Preempted as stop:
-        if is_told(stop, is_user_error=True):  # the command that launched this process goes on from here
+        if leave_with_launcher(stop, is_user_error=True):  # the command that launched this process goes on from here
             end(EXIT_CODE)
         written = RunFolder(config.output_dir).config  # the recipe's own name may lead to another folder next time
         how = f"alignment run {written}" if written.exists() else "the same command"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alignment.cli.compose import compose, composing
 from alignment.cli.config_errors import COMPOSE_ERRORS
-from alignment.cli.run import checked, say_advice, told
+from alignment.cli.run import checked, error_line, say_advice
 from alignment.config.errors import UserError
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
@@ -22,7 +22,7 @@ def submit_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: 
             if not dry_run:
                 say_advice(recipe, configs, overrides)
         except COMPOSE_ERRORS as error:
-            fail(f"{recipe}: {told(error, overrides)}")
+            fail(f"{recipe}: {error_line(error, overrides)}")
     if dry_run:
         _show(planned)
         return

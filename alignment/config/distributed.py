@@ -40,7 +40,7 @@ class DistributedConfig:
     deterministic: bool = False
     """Ask for kernels that give the same bits at every run, which a CPU's do without being asked; slower on a GPU."""
     zero: int | None = None
-    """DeepSpeed's ZeRO stage, 0 to 3: what the processes share out. Null: plain torch, in one process."""
+    """DeepSpeed's ZeRO stage, 0 to 3: what the processes shard. Null: plain torch, in one process."""
     offload_optimizer: Offload = Offload.none
     """Where optimizer states and their float32 weights are kept: cpu needs zero >= 1, nvme zero=3."""
     offload_param: Offload = Offload.none

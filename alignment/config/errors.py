@@ -19,7 +19,7 @@ def require(holds: bool, rule: str, value: object) -> None:
 
 
 @contextmanager
-def told_of(key: str) -> Iterator[None]:
+def error_prefix(key: str) -> Iterator[None]:
     """Inside, an error of a config that is built here is told under the key by which its user knows it."""
     try:
         yield

@@ -139,7 +139,7 @@ class PPOConfig(OnlineConfig):
 
     def _check_processes(self) -> None:
         zero = self.distributed.zero
-        rule = "distributed.zero must not be 3 with roles.share=lora: two engines cannot share one backbone out"
+        rule = "distributed.zero must not be 3 with roles.share=lora: two engines cannot shard one backbone"
         require(self.roles.share is not Share.lora or zero != 3, rule, zero)
         rule = "ppo.ema must be null with distributed.offload_param=nvme"
         require(self.ppo.ema is None or self.distributed.offload_param is not Offload.nvme, rule, self.ppo.ema)
@@ -149,8 +149,8 @@ class PPOConfig(OnlineConfig):
         """The actor's, which waits while the critic warms up."""
         return (num_steps - self.critic.warmup) * self.ppo.inner_steps
 
-    def check_shares(self, processes: int) -> None:
-        TrainingConfig.check_shares(self, processes)
+    def check_processes(self, processes: int) -> None:
+        TrainingConfig.check_processes(self, processes)
         least = self.ppo.mini_batches * processes
         rule = f"batch.size must be a multiple of ppo.mini_batches times the number of processes ({least})"
         require(processes == 1 or self.batch.size % least == 0, rule, self.batch.size)

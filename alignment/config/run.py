@@ -70,13 +70,13 @@ class TrainingConfig(RunConfig):
         rule = "checkpoint.every and every_minutes must be 0 with distributed.offload_optimizer=nvme, never saved"
         saves = (self.checkpoint.every, self.checkpoint.every_minutes)
         require(self.distributed.offload_optimizer is not Offload.nvme or saves == (0, 0), rule, saves)
-        self.check_shares(self.processes())
+        self.check_processes(self.processes())
 
     def optimizer_steps(self, num_steps: int) -> int:
         """How many the trained model's optimizer takes in `num_steps` steps of the loop."""
         return num_steps
 
-    def check_shares(self, processes: int) -> None:
+    def check_processes(self, processes: int) -> None:
         """Raises:
         ConfigError: what a step learns from cannot be dealt out evenly.
         """

@@ -138,11 +138,11 @@ def _opening(
         begins = answered.rindex(PROBE[0]["content"]) - len(behind.removeprefix(header))
         opening = Opening(alone, begins if behind.startswith(header) else 0)
     if not opening.at or not all(whole[: opening.at] == answered[: opening.at] for whole in wholes):
-        raise _untold(record, OTHERWISE.format(len(turns)))
+        raise _ambiguous(record, OTHERWISE.format(len(turns)))
     return opening
 
 
-def _untold(record: Record, what: str) -> DataError:
+def _ambiguous(record: Record, what: str) -> DataError:
     has_many = any(turn["role"] == "assistant" for turns in record.completions for turn in turns[:-1])
     way = "data.learn=last learns the last reply alone" if has_many else "model.tokenizer=FOLDER takes another's"
     return DataError(record.source, f"the tokenizer's chat template writes {what} cannot be told; {way}")
@@ -198,7 +198,7 @@ def _pieces(
     openings = [first, *(_opening(record, tokenizer, before, [whole]) for before in befores[1:])]
     for opening, before in zip(openings, befores, strict=True):
         if len(openings) > 1 and not whole.startswith(opening.prompt):
-            raise _untold(record, OTHERWISE.format(len(before)))
+            raise _ambiguous(record, OTHERWISE.format(len(before)))
     begins = [opening.at for opening in openings]
     pieces = []
     for number, place in enumerate(places):
@@ -224,7 +224,7 @@ def _end(
         return at + len(eos)
     alone = written(record, tokenizer, turns).removesuffix(eos)
     if not whole.startswith(alone) or not begin < len(alone) <= following:
-        raise _untold(record, f"turn {len(turns)} otherwise where more follow, so that its end")
+        raise _ambiguous(record, f"turn {len(turns)} otherwise where more follow, so that its end")
     return len(alone)
 
 

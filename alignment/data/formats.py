@@ -5,9 +5,9 @@ from itertools import takewhile, zip_longest
 from typing import Any
 
 from alignment.config.data import ExampleKind, Format, Learn, Template
-from alignment.data.labels import JUDGED, in_one, labels_of
+from alignment.data.labels import SINGLE_REPLIES, in_one, labels_of
 from alignment.data.records import Message, Record, Source, assistant
-from alignment.data.row_parsers import LAYOUTS, REPLIES, Dialogues
+from alignment.data.row_parsers import PARSERS, REPLIES, Dialogues
 from alignment.data.rows import MISPLACED, Row
 
 UNLABELED = (
@@ -59,8 +59,8 @@ def parse(
     steps: tuple[int, ...] = ()
     if need is ExampleKind.steps:
         fields, steps = in_one(fields, separator)
-    dialogues = {key: _with_system(fields, turns) for key, turns in LAYOUTS[format](fields).items()}
-    prompt, completions, dropped = _asked_and_replied(fields, dialogues, format, need, learn)
+    dialogues = {key: _with_system(fields, turns) for key, turns in PARSERS[format](fields).items()}
+    prompt, completions, dropped = _prompt_and_completions(fields, dialogues, format, need, learn)
     return Record(
         prompt,
         completions,
@@ -77,7 +77,7 @@ def parse(
     )
 
 
-def _asked_and_replied(
+def _prompt_and_completions(
     row: Row, dialogues: Dialogues, format: Format, need: ExampleKind, learn: Learn
 ) -> tuple[list[Message], tuple[list[Message], ...], int]:
     """Prompt, completions, and how many turns behind them were left out."""
@@ -91,7 +91,7 @@ def _asked_and_replied(
         return prompt, tuple(replies), 0
     if need is ExampleKind.scored and not is_single:
         raise row.error(SINGLE)
-    if need in JUDGED:  # earlier turns are context, as they are of a pair
+    if need in SINGLE_REPLIES:  # earlier turns are context, as they are of a pair
         learn = Learn.all if _own_prompt("completion", dialogues, format) else Learn.last
     else:
         _refuse_undesirable(row, dialogues)

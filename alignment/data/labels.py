@@ -7,7 +7,11 @@ from alignment.data.margins import score_from
 from alignment.data.row_parsers import Dialogues
 from alignment.data.rows import Row
 
-JUDGED = (ExampleKind.labeled, ExampleKind.scored, ExampleKind.steps)  # single replies, of which something is known
+SINGLE_REPLIES = (
+    ExampleKind.labeled,
+    ExampleKind.scored,
+    ExampleKind.steps,
+)  # single replies, of which something is known
 LABEL = ": whether the completion is desirable"
 STEPS = ": a reply is `completions`, its steps, and `labels`, whether each is right"
 

@@ -46,8 +46,9 @@ class Loaded:
     skipped: list[DataError]
     truncation: Truncation
     without_calls: int = 0  # dialogues
+    weighted: int = 0  # prompts with a `weight`, which only rows that are learned from have
 
-    def said(self, name: str) -> str:
+    def summary(self, name: str) -> str:
         """One line for the terminal."""
         parts = [f"{name}: {len(self.examples)} rows"]
         if self.skipped:
@@ -66,6 +67,8 @@ class Loaded:
             parts.append(
                 f"{self.without_calls} dialogues without their `tool_calls`, which the chat template leaves out"
             )
+        if self.weighted:
+            parts.append(f"{self.weighted} prompts with a `weight`, which is not read: prompts count alike")
         dropped = sum(record.dropped > 0 for record in self.records)
         if dropped:
             parts.append(f"{dropped} dialogues without their last turns, which have no reply")
@@ -141,6 +144,7 @@ def load_split(
             loaded.skipped.append(error)
             continue
         loaded.without_calls += leaves_out_calls(record, tokenizer)
+        loaded.weighted += need is ExampleKind.prompts and row.get("weight") not in (None, 1)
         loaded.records += records
         loaded.examples += examples
     if not loaded.examples:

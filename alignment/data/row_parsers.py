@@ -118,7 +118,7 @@ def _assistant(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-LAYOUTS: dict[Format, Callable[[Row], Dialogues]] = {
+PARSERS: dict[Format, Callable[[Row], Dialogues]] = {
     Format.native: _native,
     Format.toy: _native,
     Format.hh: _hh,

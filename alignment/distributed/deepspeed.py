@@ -1,6 +1,6 @@
 """DeepSpeed's ZeRO (arXiv:1910.02054) behind the engine's protocol; the only door to deepspeed.
 
-Stage 0 shares out nothing but the data, 1 the optimizer's states, 2 the gradients too, 3 the weights as well.
+Stage 0 shards nothing but the data, 1 the optimizer's states, 2 the gradients too, 3 the weights as well.
 """
 
 import os
@@ -21,10 +21,10 @@ from alignment.distributed import collectives
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.engine import counts, load_schedule, require_sharded
 from alignment.distributed.layers import running_by_layer, without_hooks
-from alignment.distributed.layout import layout, trained_groups
 from alignment.distributed.precision import autocast
 from alignment.distributed.reshard import Groups, recut
 from alignment.distributed.settings import deepspeed_settings
+from alignment.distributed.trained_groups import offsets_and_shapes, trained_groups
 from alignment.process import uncompiled
 
 
@@ -108,7 +108,7 @@ class DeepSpeedEngine:
 
     @contextmanager
     def partitioned(self) -> Iterator[None]:
-        """Small weights, which ZeRO 3 keeps whole, are shared out too until the next forward."""
+        """Small weights, which ZeRO 3 keeps whole, are sharded too until the next forward."""
         if self._stage == 3:
             self._zero.parameter_offload.partition_all_parameters()
         yield
@@ -130,7 +130,7 @@ class DeepSpeedEngine:
         place = self._place()
         saved = {name: state[name] for name in place}
         if saved != place:
-            raise UserError(f"the checkpoint is of {_said(saved)}, and this process is {_said(place)}")
+            raise UserError(f"the checkpoint is of {_describe(saved)}, and this process is {_describe(place)}")
         if any(state[name] != value for name, value in self._layout().items()):
             why = "are not this model's, or distributed.deepspeed_config has them laid out in another way"
             raise UserError(f"the checkpoint's weights {why}")
@@ -145,7 +145,7 @@ class DeepSpeedEngine:
         return {"zero": self._stage, "processes": collectives.size(), "rank": collectives.rank()}
 
     def _layout(self) -> dict[str, Any]:
-        return layout(self._stage, self._zero, self._groups())
+        return offsets_and_shapes(self._stage, self._zero, self._groups())
 
     def _groups(self) -> Groups:
         return trained_groups(self._stage, self._zero, self.optimizer, self._module)
@@ -246,5 +246,5 @@ def _copy(saved: list[Tensor], own: list[Tensor]) -> None:
         target.data.copy_(source)
 
 
-def _said(place: dict[str, int]) -> str:
+def _describe(place: dict[str, int]) -> str:
     return f"rank {place['rank']} of {place['processes']} under distributed.zero={place['zero']}"

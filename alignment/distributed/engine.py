@@ -166,7 +166,7 @@ def counts(model: nn.Module) -> tuple[int, int]:
 
 
 def shape_of(weight: Tensor) -> torch.Size:
-    """Of the whole weight: what is left in its place where it is shared out is empty, and ZeRO 3 notes its shape."""
+    """Of the whole weight: what is left in its place where it is sharded is empty, and ZeRO 3 notes its shape."""
     shape: torch.Size = vars(weight).get("ds_shape", weight.shape)
     return shape
 

@@ -1,4 +1,4 @@
-"""Roles that do not train, whole on every process or shared out among them."""
+"""Roles that do not train, whole on every process or sharded among them."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,7 +18,7 @@ from alignment.distributed.settings import deepspeed_settings
 class FrozenEngine:
     """A role that does not train (reference, reward): forwards without gradients, through `model`.
 
-    Under ZeRO 3 it may be sharded: its weights are shared out among the processes and each layer is gathered when it is
+    Under ZeRO 3 it may be sharded: its weights are sharded among the processes and each layer is gathered when it is
     used, so that every forward is a collective. Otherwise each process has a whole copy and runs it alone.
     """
 
@@ -51,7 +51,7 @@ class FrozenEngine:
 
     def release(self) -> None:
         """Give the memory of the weights back; nothing can be asked of it then. DeepSpeed itself holds on to every
-        module that it has shared out."""
+        module that it has sharded."""
         parameter: Any
         for parameter in self.module.parameters():
             parameter.data = parameter.new_empty(0)

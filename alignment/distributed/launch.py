@@ -91,7 +91,7 @@ def _forward(number: int, frame: FrameType | None) -> None:
 def _raise(error: ChildFailedError, logs: Path) -> None:
     failures = error.failures
     rank = min(failures, key=lambda rank: _guilt(failures[rank]))
-    failure, told = failures[rank], _told(failures[rank])
+    failure, told = failures[rank], _error_info(failures[rank])
     if told.get("is_stop"):  # whatever it ended with: the launcher ends the rank that is not the first to go
         raise Preempted(told["text"]) from error
     if told.get("is_user_error"):
@@ -107,18 +107,18 @@ def _raise(error: ChildFailedError, logs: Path) -> None:
 def _guilt(failure: ProcessFailure) -> tuple[int, int]:
     """Sorts the failures, their cause first: what a process says of itself, before one that was killed and could not
     say, before those that only lost another, before those that the launcher ended for it."""
-    told = _told(failure)
+    told = _error_info(failure)
     if told:
         return (2 if told["is_lost"] else 0), told["time_ns"]
     return (3 if failure.exitcode == -signal.SIGTERM else 1), 0
 
 
-def _told(failure: ProcessFailure) -> dict[str, Any]:
+def _error_info(failure: ProcessFailure) -> dict[str, Any]:
     message = failure.error_file_data["message"]
     return dict(message["extraInfo"]) if isinstance(message, dict) else {}
 
 
-def is_told(error: BaseException, *, is_user_error: bool) -> bool:
+def leave_with_launcher(error: BaseException, *, is_user_error: bool) -> bool:
     """Leave word of this process's error with the launcher. Whether it will be shown, so that this process need not:
     by our launcher; by torchrun, in its own way, for all ranks but the main one."""
     path = os.environ.get(ERROR_FILE)
@@ -151,7 +151,7 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 def _is_heard(error: BaseException) -> bool:
     try:
-        return is_told(error, is_user_error=False)
+        return leave_with_launcher(error, is_user_error=False)
     except OSError as unsaid:
         error.add_note(f"The launcher could not be told: {unsaid}")
         return False

@@ -1,4 +1,4 @@
-"""A module whose weights are shared out, run layer by layer: what a layer reads is whole while it runs, no longer."""
+"""A module whose weights are sharded, run layer by layer: what a layer reads is whole while it runs, no longer."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -52,8 +52,8 @@ def running_by_layer(module: nn.Module, whole: Whole) -> Iterator[None]:
 
 @contextmanager
 def without_hooks(module: nn.Module, offload: Any) -> Iterator[None]:
-    """Inside, all weights that ZeRO 3 shards through `offload` are shared out, and its own hooks are off: they count on
-    every process running as many forwards, and would share out again what is whole."""
+    """Inside, all weights that ZeRO 3 shards through `offload` are sharded, and its own hooks are off: they count on
+    every process running as many forwards, and would shard again what is whole."""
     offload.partition_all_parameters()
     begins = module._forward_pre_hooks[offload.fwd_pre_hook.id]
     for hook in [offload.fwd_pre_hook, *offload.forward_hooks, *offload.backward_hooks]:

@@ -1,4 +1,4 @@
-"""Where a model's weights are while no engine has it, whole in this process or shared out among several, and what the
+"""Where a model's weights are while no engine has it, whole in this process or sharded among several, and what the
 products that read them compute in."""
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
-Held = Callable[[nn.Module, str], torch.dtype | None]
+StorageDtype = Callable[[nn.Module, str], torch.dtype | None]
 """(module, name of one of its own weights) -> the dtype to store it in; None: the dtype that it has."""
 
 
@@ -44,7 +44,7 @@ class Placement(Protocol):
         """A copy of a gathered weight that stays whole: on the CPU where weights are sharded."""
         ...
 
-    def share(self, weight: Tensor) -> Tensor:
+    def shard_of(self, weight: Tensor) -> Tensor:
         """This process's part of a weight, to be read and written: all of it, or a flat slice under ZeRO 3."""
         ...
 
@@ -52,7 +52,7 @@ class Placement(Protocol):
         """The names of the weights in which some number is none, or infinite; the same in all processes."""
         ...
 
-    def copy_of(self, module: Module, held: Held) -> Module:
+    def copy_of(self, module: Module, held: StorageDtype) -> Module:
         """A copy of the module with weights of its own, placed as the module's are, each stored in its dtype by
         `held`."""
         ...
@@ -78,14 +78,14 @@ class Whole:
     def kept(self, weight: Tensor) -> Tensor:
         return weight.detach()
 
-    def share(self, weight: Tensor) -> Tensor:
+    def shard_of(self, weight: Tensor) -> Tensor:
         return weight.detach()
 
     def not_finite(self, module: nn.Module) -> list[str]:
         return [name for name, weight in module.named_parameters() if not is_finite(weight)]
 
     @torch.no_grad()
-    def copy_of(self, module: Module, held: Held) -> Module:
+    def copy_of(self, module: Module, held: StorageDtype) -> Module:
         return deepcopy(module, {id(p): nn.Parameter(p.to(dtype, copy=True)) for p, dtype in dtypes(module, held)})
 
 
@@ -99,7 +99,7 @@ def is_finite(weight: Tensor) -> bool:
     return bool(torch.stack(weight.detach().aminmax()).isfinite().all())  # a NaN is the lowest and the highest
 
 
-def dtypes(module: nn.Module, held: Held) -> Iterator[tuple[nn.Parameter, torch.dtype]]:
+def dtypes(module: nn.Module, held: StorageDtype) -> Iterator[tuple[nn.Parameter, torch.dtype]]:
     """Each weight once, in the order of `parameters`, and its dtype: where it is several modules', the widest."""
     found: dict[int, torch.dtype] = {}
     for part in module.modules():

@@ -29,7 +29,7 @@ def autocast(config: DistributedConfig) -> torch.autocast:
     return torch.autocast(pick_device(config.device).type, dtype=torch.bfloat16, enabled=is_lower)
 
 
-def said(config: DistributedConfig) -> str | None:
+def precision_note(config: DistributedConfig) -> str | None:
     """One line for the start of a run; None where its user has chosen the precision."""
     if config.precision is not Precision.auto:
         return None

@@ -50,7 +50,7 @@ def recut(saved: Sequence[State], own: State, groups: Groups) -> dict[str, Any]:
     Raises:
         UserError: it is of another model, or weights whose moments are to be in one tensor took unequally many steps.
     """
-    source, rank = Shares(saved, groups), own["rank"] if is_cut(own) else 0
+    source, rank = Shards(saved, groups), own["rank"] if is_cut(own) else 0
     weights = [torch.zeros(flat.shape, dtype=flat.dtype) for flat in flats(own, groups)]
     states: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for weight, stretches in enumerate(places(own, groups)):
@@ -78,9 +78,9 @@ def whole_weights(saved: Sequence[State], groups: Groups) -> dict[str, Tensor]:
     Raises:
         UserError: they are of another model.
     """
-    shares, shapes = Shares(saved, groups), [shape for group in groups for shape in group.values()]
+    shards, shapes = Shards(saved, groups), [shape for group in groups for shape in group.values()]
     return {
-        name: shares.read("weights", weight, Stretch(0, prod(shape), 0, 0, 0)).view(shape)
+        name: shards.read("weights", weight, Stretch(0, prod(shape), 0, 0, 0)).view(shape)
         for weight, (name, shape) in enumerate(zip(names(groups), shapes, strict=True))
     }
 
@@ -96,7 +96,7 @@ def piece(saved: Sequence[Tensor], shape: Size, own: Tensor, *, rank: int) -> Te
     return torch.nn.functional.pad(mine, (0, own.numel() - len(mine))).view(own.shape)
 
 
-class Shares:
+class Shards:
     """What the processes saved of an engine, to be read by weight, numbered in the optimizer's order."""
 
     def __init__(self, saved: Sequence[State], groups: Groups) -> None:

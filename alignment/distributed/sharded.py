@@ -1,8 +1,8 @@
-"""Models whose weights are shared out among the processes from the first moment on: ZeRO 3 before there is an engine.
+"""Models whose weights are sharded among the processes from the first moment on: ZeRO 3 before there is an engine.
 
 A model may be larger than what one process can hold. transformers builds it under DeepSpeed's zero.Init and fills in
 one module's weights after the other: the main process reads them, from files mapped into memory, and sends each process
-its share. What must see whole weights (checks, a new head, copies, saving) gathers those of a layer or fewer at a time.
+its shard. What must see whole weights (checks, a new head, copies, saving) gathers those of a layer or fewer at a time.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ from alignment.config.distributed import DistributedConfig
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import ready
 from alignment.distributed.layers import running_by_layer
-from alignment.distributed.placement import Held, Placement, Whole, dtypes, is_finite
+from alignment.distributed.placement import Placement, StorageDtype, Whole, dtypes, is_finite
 from alignment.distributed.precision import compute_dtype
 from alignment.distributed.settings import deepspeed_settings
 
@@ -28,12 +28,12 @@ ANOTHER_SHAPE = "size mismatch"  # as torch says it
 
 
 def placement_of(config: DistributedConfig) -> Placement:
-    """Where the weights of a run's models are: shared out under ZeRO 3, else whole in each process."""
+    """Where the weights of a run's models are: sharded under ZeRO 3, else whole in each process."""
     return Sharded(config) if config.zero == 3 else Whole(compute_dtype(config))
 
 
 class Sharded:
-    """The placement of weights under ZeRO 3: a share of each in every process, and all processes call it together."""
+    """The placement of weights under ZeRO 3: a shard of each in every process, and all processes call it together."""
 
     def __init__(self, config: DistributedConfig) -> None:
         self._config = config
@@ -83,23 +83,23 @@ class Sharded:
     def kept(self, weight: Tensor) -> Tensor:
         return weight.detach().to("cpu", copy=True)
 
-    def share(self, weight: Tensor) -> Tensor:
-        share: Tensor = vars(weight)["ds_tensor"]
-        return share.detach()
+    def shard_of(self, weight: Tensor) -> Tensor:
+        shard: Tensor = vars(weight)["ds_tensor"]
+        return shard.detach()
 
     def not_finite(self, module: nn.Module) -> list[str]:
         own: dict[str, Tensor] = dict(module.named_parameters())
         for name, weight in own.items():
-            if "ds_tensor" in vars(weight):  # not one that was made since, and is shared out with the rest
-                share = self.share(weight)
-                first = collectives.rank() * len(share)  # the last shares of a weight may end in nothing
-                own[name] = share[: max(0, vars(weight)["ds_numel"] - first)]
-        found = collectives.gathered([name for name, share in own.items() if not is_finite(share)])
+            if "ds_tensor" in vars(weight):  # not one that was made since, and is sharded with the rest
+                shard = self.shard_of(weight)
+                first = collectives.rank() * len(shard)  # the last shards of a weight may end in nothing
+                own[name] = shard[: max(0, vars(weight)["ds_numel"] - first)]
+        found = collectives.gathered([name for name, shard in own.items() if not is_finite(shard)])
         return list(dict.fromkeys(name for each in found for name in each))
 
     @torch.no_grad()
-    def copy_of(self, module: Module, held: Held) -> Module:
-        copy = deepcopy(module)  # of a weight that is shared out, nothing but its name
+    def copy_of(self, module: Module, held: StorageDtype) -> Module:
+        copy = deepcopy(module)  # of a weight that is sharded, nothing but its name
         for (own, dtype), other in zip(dtypes(module, held), copy.parameters(), strict=True):
             with self.whole([own]):
                 other.data = own.detach().to(dtype, copy=True)

@@ -32,7 +32,7 @@ from alignment.config.errors import UserError
 from alignment.config.generation import GenerationConfig
 from alignment.distributed.device import any_kernel
 
-GOES_ON = 0.75  # share of a call's rows still live below which the next call goes on with those alone
+COMPACT_BELOW = 0.75  # share of a call's rows still live below which the next call goes on with those alone
 NO_NUMBERS = "the logits of the policy are no finite numbers: look for such weights, or lower train.learning_rate"
 
 
@@ -96,7 +96,7 @@ class InverseCDF(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
 
 
-class Ends(StoppingCriteria):
+class EndCriteria(StoppingCriteria):
     """Notes where replies end, by an end token or a stop string of their own (not one that the prompt began)."""
 
     def __init__(self, rules: Rules, width: int, rows: int, device: torch.device, live: int) -> None:
@@ -129,7 +129,7 @@ class SlidingLayer(DynamicSlidingWindowLayer):
         return super().update(key_states, value_states, *args, **kwargs)
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """Keys and values in blocks with room for the whole reply, in the dtype that attention computes in: a step writes
     its own and copies no others."""
 
@@ -174,7 +174,7 @@ def new_cache(hf: Any, length: int) -> DynamicCache:
     cache = DynamicCache(config=hf.config)
     for place, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
-            cache.layers[place] = RoomyLayer(length)
+            cache.layers[place] = PreallocatedLayer(length)
         elif type(layer) is DynamicSlidingWindowLayer:
             cache.layers[place] = SlidingLayer(layer.sliding_window)
     return cache
@@ -203,7 +203,7 @@ def decode(
     replies: list[tuple[np.ndarray, bool]] = [(np.empty(0), False)] * len(ids)
     rows, computed = torch.arange(len(ids), device=ids.device), 0
     while len(rows):
-        ends = Ends(rules, width, len(rows), ids.device, live=int(GOES_ON * len(rows)) if splits else 1)
+        ends = EndCriteria(rules, width, len(rows), ids.device, live=int(COMPACT_BELOW * len(rows)) if splits else 1)
         before = ids.shape[1]
         draw = InverseCDF(uniforms[rows], width)
         output = hf.generate(

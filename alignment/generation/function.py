@@ -49,12 +49,12 @@ class FunctionScorer:
         Raises:
             ConfigError: it does not give each reply a finite score, or raises an error of its own; names the key.
         """
-        told = from_main(self._asked(samples) if is_main() else [])
+        told = from_main(self._call(samples) if is_main() else [])
         if isinstance(told, UserError):
             raise told
         return told
 
-    def _asked(self, samples: Samples) -> list[float] | UserError:
+    def _call(self, samples: Samples) -> list[float] | UserError:
         texts = samples.texts()
         prompts = [deepcopy(prompt) for prompt in samples.repeated_prompts()]  # what it changes is its own
         try:

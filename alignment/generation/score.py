@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alignment.config.batch import BatchConfig
 from alignment.config.distributed import DistributedConfig
-from alignment.config.errors import UserError, told_of
+from alignment.config.errors import UserError, error_prefix
 from alignment.config.model import ModelConfig
 from alignment.config.reward import ScorerConfig, ScorerEntry
 from alignment.data.batches import Packer
@@ -118,7 +118,7 @@ def reward_model_scorer(
         ConfigError: the folder holds no reward model with its tokenizer; names `key`.
     """
     settings = ModelConfig(path=path)
-    with told_of(key):
+    with error_prefix(key):
         tokenizer = prepare_tokenizer(settings)
         model = load_frozen_reward_model(settings, tokenizer, placement_of(distributed), key=key)
     model.to(pick_device(distributed.device))

@@ -102,8 +102,8 @@ def discounted_returns(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor
 
 
 def _require_groups(scores: Tensor) -> Tensor:
-    """Less the first of each prompt, which changes no estimate but for its rounding: what is alike is exactly 0, where a
-    mean of equal numbers need not be that number. In float32 at least."""
+    """Less the first of each prompt, which changes no estimate but for its rounding: what is alike is exactly 0, where
+    a mean of equal numbers need not be that number. In float32 at least."""
     if scores.dim() != 2 or scores.shape[1] < 2:
         raise ValueError(f"scores must have shape [G, n], of n >= 2 replies to a prompt, got {list(scores.shape)}")
     if not scores.is_floating_point():

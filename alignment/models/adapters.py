@@ -73,7 +73,7 @@ def merged_state(
 
 
 def merged_weights(hf: nn.Module, placement: Placement) -> Iterator[tuple[str, Tensor]]:
-    """Each of the state dict with its adapter added, by name. One that is shared out is whole while it is the current
+    """Each of the state dict with its adapter added, by name. One that is sharded is whole while it is the current
     one: parameters are the model's own, what an adapter was added to is on the CPU."""
     layers: dict[str, LoraLayer] = {}
     packed: dict[str, nn.Module] = {}

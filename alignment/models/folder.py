@@ -16,9 +16,9 @@ from alignment.config.folders import ADAPTER_FILE, ModelFolder
 from alignment.config.model import Attention, ModelConfig
 from alignment.distributed.placement import Placement, Whole
 from alignment.models.files import Reading, check_folder, holds_packed_weights, names_in
-from alignment.models.held import made_in
 from alignment.models.quantized import check_quantized, keep_packing, quantization_of
 from alignment.models.unread import check_tied, check_unread, listed, unread_of
+from alignment.models.weight_dtype import made_in
 from alignment.terminal import say_once
 
 transformers_logging.disable_progress_bar()  # weights of a file at a time are not progress that anybody follows

@@ -17,12 +17,12 @@ from alignment.data.pack import PADDING, Batch
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import use_adapter
 from alignment.models.attention import FLEX, attention_inputs, check_branches, in_fixed_lengths, use_grouped_attention
-from alignment.models.held import asked
 from alignment.models.last_layer import feed_forward_at, reads_apart
 from alignment.models.logprobs import entropy_of, logprobs_of
 from alignment.models.one_run import in_one_run
 from alignment.models.routers import router_loss
 from alignment.models.scalar_head import scalar_head
+from alignment.models.weight_dtype import forwards_in_float32
 
 CHUNK = 2**25  # logits that exist at the same time: 128 MiB of float32
 
@@ -45,7 +45,7 @@ class Trunk(nn.Module):
         self.saved_in = saved_in
         self.router_weight = router_weight
         self.router_loss: Tensor | None = None  # of the last forward, weighted; a training step adds it to its loss
-        with asked(hf, placement):
+        with forwards_in_float32(hf, placement):
             self.reads_apart = reads_apart(hf)
         self.adapter: str | None = None  # which one is this role's, where roles share a backbone
 

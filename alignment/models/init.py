@@ -11,7 +11,7 @@ from alignment.config.folders import find_model
 from alignment.config.model import ModelConfig
 from alignment.models.files import one_line
 from alignment.models.folder import attention_of, read_config
-from alignment.models.held import hold_in
+from alignment.models.weight_dtype import hold_in
 
 
 def init_config(config: ModelConfig, ids: dict[str, Any] | None = None, **settings: Any) -> PreTrainedConfig:

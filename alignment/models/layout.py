@@ -12,8 +12,8 @@ from alignment.data.tokenize import Example
 from alignment.models.attention import check_branches
 from alignment.models.files import one_line
 from alignment.models.heads import LanguageModel, ScalarModel
-from alignment.models.held import asked
 from alignment.models.readout import token_logprobs, token_values
+from alignment.models.weight_dtype import forwards_in_float32
 from alignment.terminal import say
 
 TOLERANCE = 1e-3  # relative; float32 rounding is a thousand times smaller, a wrong mask a hundred times larger
@@ -41,7 +41,7 @@ def _problem(model: LanguageModel | ScalarModel) -> str | None:
     """Why the shared layout is not for this model; None where it is."""
     try:
         check_branches(model.hf)
-        with asked(model, model.placement):
+        with forwards_in_float32(model, model.placement):
             shared, separate = (_read(model, layout) for layout in (Layout.shared, Layout.separate))
     except ConfigError as error:
         return str(error)

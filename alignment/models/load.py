@@ -20,7 +20,6 @@ from alignment.models.adapters import lora_layers, merged_state, merged_weights
 from alignment.models.checks import check_logits, check_scores
 from alignment.models.folder import dtype_of, from_folder, is_scalar_folder, read_config
 from alignment.models.heads import LanguageModel, ScalarModel
-from alignment.models.held import asked
 from alignment.models.init import from_init
 from alignment.models.quantized import require_adapter
 from alignment.models.routers import has_routers, router_weight
@@ -28,6 +27,7 @@ from alignment.models.save import write_weights
 from alignment.models.scalar_head import draw_head, fill_head, head_name
 from alignment.models.tokenizer import with_padding_apart
 from alignment.models.vocabulary import fit_vocabulary
+from alignment.models.weight_dtype import forwards_in_float32
 
 
 def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement) -> LanguageModel:
@@ -35,7 +35,7 @@ def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase,
 
     Args:
         placement: where its weights go as they are read, in a run `placement_of(config.distributed)`. A random model is
-            for tests and small recipes: it is drawn whole, as one process draws it, and shared out when it is done.
+            for tests and small recipes: it is drawn whole, as one process draws it, and sharded when it is done.
     """
     return _language_model(config, tokenizer, placement, _trained_in(config, placement, "model.path"))
 
@@ -63,7 +63,7 @@ def _language_model(
         _require_weights(lacking, hf, placement, config.path, "model.path")
     fit_vocabulary(hf, tokenizer, config, placement, "model.path")
     tried = LanguageModel(hf, placement)
-    with asked(hf, placement):
+    with forwards_in_float32(hf, placement):
         check_logits(tried, _where(config, "model.path"))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     return LanguageModel(_prepared(hf, config, placement), placement, weight, saved_in)
@@ -152,7 +152,7 @@ def _scalar_model(
         _require_weights(lacking, hf, placement, config.path, key)
     fit_vocabulary(hf, tokenizer, config, placement, key)
     tried = ScalarModel(hf, placement)
-    with asked(hf, placement):
+    with forwards_in_float32(hf, placement):
         check_scores(tried, _where(config, key))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     return ScalarModel(_prepared(hf, config, placement), placement, weight, saved_in)

@@ -15,7 +15,7 @@ from alignment.config.folders import ADAPTER_FILE, read_json
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import DEFAULT, PREFIX
 from alignment.models.files import Reading, check_adapter, one_line
-from alignment.models.held import widened
+from alignment.models.weight_dtype import widened
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ HEADS = ["lm_head", "score"]
 
 def check_quantized(config: PreTrainedConfig, placement: Placement, where: str) -> None:
     """Raises:
-    ConfigError: the weights are quantised, and by another method, without the package, or shared out among processes.
+    ConfigError: the weights are quantised, and by another method, without the package, or sharded among processes.
     """
     settings = quantization_of(config)
     if settings is None:

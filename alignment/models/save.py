@@ -52,7 +52,7 @@ def as_saved(hf: PreTrainedModel, name: str, weight: Tensor, dtype: torch.dtype)
 
 
 def check_shapes(hf: PreTrainedModel, state: dict[str, Tensor]) -> None:
-    """Against a model made anew of the config, for the model's own weights may be shared out, or given back.
+    """Against a model made anew of the config, for the model's own weights may be sharded, or given back.
 
     Raises:
         UserError: as `write_weights`.
@@ -63,9 +63,7 @@ def check_shapes(hf: PreTrainedModel, state: dict[str, Tensor]) -> None:
         found = list(state[name].shape) if name in state else None
         if found != list(weight.shape):
             rule = f"a {type(hf).__name__} must be saved with {name} of shape {list(weight.shape)}, got {found}"
-            raise UserError(
-                f"{rule}: its weights are shared out, and it was loaded with a placement that says otherwise"
-            )
+            raise UserError(f"{rule}: its weights are sharded, and it was loaded with a placement that says otherwise")
 
 
 def _in_whole_weights(hf: PreTrainedModel) -> PreTrainedModel:

@@ -51,7 +51,7 @@ def check_unread(hf: PreTrainedModel, unread: Iterable[str], where: str) -> list
 def check_tied(hf: PreTrainedModel, folder: Path, key: str, where: str) -> None:
     """Raises:
     ConfigError: the files hold two weights of which config.json says that they are one: transformers has two of them
-        where the model is whole, and leaves one out where it is shared out.
+        where the model is whole, and leaves one out where it is sharded.
     """
     names = names_in(folder, key)
     for name, other in hf.get_expanded_tied_weights_keys(all_submodels=True).items():
@@ -59,7 +59,7 @@ def check_tied(hf: PreTrainedModel, folder: Path, key: str, where: str) -> None:
             continue
         own, theirs = (read_weight(folder, each, key) for each in (name, other))
         if not torch.equal(own, theirs.to(own.dtype)):
-            rule = f"{where} must have tie_word_embeddings=false in config.json to be shared out by distributed.zero=3"
+            rule = f"{where} must have tie_word_embeddings=false in config.json to be sharded by distributed.zero=3"
             raise ConfigError(f"{rule}, for its {name} is another weight than its {other}, got true")
 
 
@@ -68,7 +68,7 @@ def listed(names: list[str]) -> str:
 
 
 def unread_of(hf: PreTrainedModel, names: Iterable[str]) -> set[str]:
-    """Which of the names in the files transformers does not read: where weights are shared out, it does not say."""
+    """Which of the names in the files transformers does not read: where weights are sharded, it does not say."""
     conversions, state = get_model_conversion_mapping(hf), hf.state_dict()
     renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
     converters = [each for each in conversions if isinstance(each, WeightConverter)]

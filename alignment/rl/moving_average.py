@@ -22,17 +22,17 @@ class MovingAverage:
     def __init__(self, model: Trunk, decay: float) -> None:
         self.model = model
         self.decay = decay
-        self.weights = {name: share.clone() for name, share in self._shares()}
+        self.weights = {name: shard.clone() for name, shard in self._shards()}
 
     @torch.no_grad()
     def update(self) -> None:
-        for name, share in self._shares():
-            self.weights[name].lerp_(share, 1 - self.decay)
+        for name, shard in self._shards():
+            self.weights[name].lerp_(shard, 1 - self.decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Inside, the model has the averaged weights. Under ZeRO 3 its engine is at rest, before and until after."""
-        own = {name: share.clone() for name, share in self._shares()}
+        own = {name: shard.clone() for name, shard in self._shards()}
         self._write(self.weights)
         try:
             yield
@@ -40,11 +40,11 @@ class MovingAverage:
             self._write(own)
 
     def _write(self, weights: dict[str, Tensor]) -> None:
-        for name, share in self._shares():
-            share.copy_(weights[name])
+        for name, shard in self._shards():
+            shard.copy_(weights[name])
 
-    def _shares(self) -> Iterator[tuple[str, Tensor]]:
-        return ((name, self.model.placement.share(p)) for name, p in self.model.trained().items())
+    def _shards(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, self.model.placement.shard_of(p)) for name, p in self.model.trained().items())
 
     def state(self) -> dict[str, Any]:
         return {"weights": self.weights}
@@ -54,7 +54,7 @@ class MovingAverage:
             weight.copy_(state["weights"][name])
 
     def load_resharded(self, saved: Sequence[dict[str, Any]]) -> None:
-        """From what ranks 0, 1, ... saved, of all weights or of their shares."""
+        """From what ranks 0, 1, ... saved, of all weights or of their shards."""
         for name, p in self.model.trained().items():
             own, pieces = self.weights[name], [state["weights"][name] for state in saved]
             own.copy_(piece(pieces, shape_of(p), own, rank=collectives.rank()))

@@ -10,9 +10,9 @@ from alignment.data.pack import Batch
 from alignment.distributed.frozen import shard_frozen
 from alignment.models.adapters import adapter_off, lora_layers
 from alignment.models.heads import LanguageModel
-from alignment.models.held import as_its_original
 from alignment.models.load import freeze
 from alignment.models.readout import token_logprobs
+from alignment.models.weight_dtype import as_its_original
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.config.batch import Layout
-from alignment.config.errors import require, told_of
+from alignment.config.errors import error_prefix, require
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
 from alignment.config.ppo import CriticConfig, Share
@@ -91,7 +91,7 @@ def critic_start(config: CriticConfig, reward: Reward, tokenizer: PreTrainedToke
         ConfigError: the folder that the config names has another vocabulary.
     """
     if config.path is not None:
-        with told_of("critic.path"):
+        with error_prefix("critic.path"):
             theirs = load_tokenizer(ModelConfig(path=config.path))
         rule = "critic.path must have the vocabulary of the policy, whose tokens the critic reads"
         require(knows_tokens_of(theirs, tokenizer), f"{rule}, or be null", config.path)

@@ -26,7 +26,7 @@ from alignment.training.setup import (
     prepare_tokenizer,
     require_positions,
     required_split,
-    said,
+    say_split,
 )
 from alignment.training.timer import StepTimer
 
@@ -55,7 +55,7 @@ class Prompts:
 def load_prompts(config: OnlineConfig) -> Prompts:
     tokenizer = prepare_tokenizer(config.model)
     train = required_split("train", config.data, tokenizer, ExampleKind.prompts)
-    held_out = said(load_split("eval", config.data, tokenizer, ExampleKind.prompts), "eval")
+    held_out = say_split(load_split("eval", config.data, tokenizer, ExampleKind.prompts), "eval")
     require_positions(config.model, [train, held_out], config.data, config.generation.max_new_tokens)
     return Prompts(tokenizer, train, held_out)
 

@@ -46,7 +46,7 @@ class Owner:
     restarts: int
     """How often Slurm had put the job back into its queue."""
 
-    def said(self) -> str:
+    def describe(self) -> str:
         return f"process {self.pid} on {self.host}{f' (job {self.job})' if self.job else ''}, since {self.since}"
 
     def shares_machine(self, other: "Owner") -> bool:
@@ -124,7 +124,7 @@ def _no_folder(folder: Path, error: OSError) -> ConfigError:
 
 
 def _in_use(folder: Path, owner: Owner | None) -> FolderInUse:
-    who = "another process" if owner is None else owner.said()
+    who = "another process" if owner is None else owner.describe()
     way = "wait for it, end it or give another folder"
     return FolderInUse(f"output_dir is in use by {who}: {way}, got {str(folder)!r}")
 
@@ -177,7 +177,7 @@ def _lives(folder: Path, earlier: Owner, me: Owner, *, has_lock: bool) -> bool:
     """Whether an owner whose file is still there may be at work."""
     if (has_lock and me.shares_machine(earlier)) or me.is_requeued(earlier):
         return False
-    say(f"{folder} was left by {earlier.said()}: {LEASE_S:.0f} seconds to see whether it is still at work")
+    say(f"{folder} was left by {earlier.describe()}: {LEASE_S:.0f} seconds to see whether it is still at work")
     before, until = _noted(folder), time.monotonic() + LEASE_S
     while time.monotonic() < until:
         time.sleep(BEAT_S / 2)

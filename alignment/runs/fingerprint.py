@@ -52,7 +52,7 @@ class Fingerprint:
         twice = {key for key in changed if f"{CONTENTS}{key}" in changed}
         twice |= {f"{CODE}{key}" for key in changed}
         changed = [key for key in changed if key not in twice]
-        named = [_said(key, was.get(key), now.get(key)) for key in changed[:SHOWN]]
+        named = [_difference(key, was.get(key), now.get(key)) for key in changed[:SHOWN]]
         more = len(changed) - len(named)
         return ", ".join([*named, *([f"{more} more"] if more else [])])
 
@@ -122,7 +122,7 @@ def _contents(key: str, path: Path) -> str:
         raise ConfigError(f"{key} cannot be read ({error.strerror}: {error.filename}), got {str(path)!r}") from error
 
 
-def _said(key: str, was: str | None, now: str | None) -> str:
+def _difference(key: str, was: str | None, now: str | None) -> str:
     if key.startswith((CONTENTS, CODE)):
         if was is not None and now is not None:
             return f"{key} changed"

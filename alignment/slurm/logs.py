@@ -102,9 +102,9 @@ def _is_labelled(run: Path) -> bool:
 
 
 def _is_over(run: Path) -> Callable[[], bool]:
-    def asked() -> bool:
+    def is_over() -> bool:
         job = job_of(run)
         state = None if job is None else commands.find(job)
         return state is None or state.is_over()
 
-    return asked
+    return is_over

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from alignment.config.batch import BatchConfig
 from alignment.config.data import ExampleKind
 from alignment.config.distributed import DistributedConfig
-from alignment.config.errors import ConfigError, told_of
+from alignment.config.errors import ConfigError, error_prefix
 from alignment.config.model import ModelConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.data.load import Loaded, load_split
@@ -27,7 +27,7 @@ from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.runs.folder import RunFolder
 from alignment.terminal import say
-from alignment.training.setup import packer_of, require_positions, said
+from alignment.training.setup import packer_of, require_positions, say_split
 
 
 @dataclass(slots=True)
@@ -59,11 +59,11 @@ def compared_runs(config: EvaluateConfig) -> dict[str, ComparedRun]:
     found: dict[str, ComparedRun] = {}
     for name in sorted(config.runs, key=lambda name: name != config.baseline):
         settings = model_config(config.runs[name])
-        with told_of(f"runs.{name}"):
+        with error_prefix(f"runs.{name}"):
             tokenizer = prepare_tokenizer(settings)
         like = next((entry for entry in found.values() if entry.reads_like(tokenizer)), None)
         prompts = _prompts(config, tokenizer, name, is_first=not found) if like is None else like.prompts
-        with told_of(f"runs.{name}"):
+        with error_prefix(f"runs.{name}"):
             require_positions(settings, [prompts], config.data, config.generation.max_new_tokens)
         found[name] = ComparedRun(settings, tokenizer, prompts)
     loaded = [entry.prompts for entry in found.values()]
@@ -84,7 +84,7 @@ def _prompts(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, name: s
             raise
         raise ConfigError(f"runs.{name}: {error}") from error
     assert loaded is not None  # the config has seen to it
-    said(loaded, "eval" if is_first else f"eval, for {name}")
+    say_split(loaded, "eval" if is_first else f"eval, for {name}")
     return loaded
 
 
@@ -96,7 +96,7 @@ def _only(loaded: Loaded, sources: set[Source]) -> Loaded:
 
 @dataclass(slots=True)
 class ComparedPolicy:
-    """A run's model, whole on every process or (ZeRO 3) shared out among them."""
+    """A run's model, whole on every process or (ZeRO 3) sharded among them."""
 
     entry: ComparedRun
     policy: LanguageModel
@@ -136,7 +136,7 @@ def load_policy(config: EvaluateConfig, name: str, entry: ComparedRun) -> Compar
     """Raises:
     ConfigError: the folder holds no such model; names the run.
     """
-    with told_of(f"runs.{name}"):
+    with error_prefix(f"runs.{name}"):
         return policy_of(entry, config.batch, config.distributed)
 
 

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from alignment.config.data import ExampleKind
-from alignment.config.errors import told_of
+from alignment.config.errors import error_prefix
 from alignment.config.model import ModelConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.data.load import Loaded, load_split
@@ -24,7 +24,7 @@ from alignment.runs.written import whole_file
 from alignment.tasks.compared import ComparedPolicy, ComparedRun, compared_runs, load_policy
 from alignment.terminal import console, say
 from alignment.training.samples_log import SamplesLog
-from alignment.training.setup import require_positions, said
+from alignment.training.setup import require_positions, say_split
 
 
 def run(config: EvaluateConfig, folder: Path) -> None:
@@ -129,8 +129,10 @@ class Comparison:
 
 def _pairs(config: EvaluateConfig, scorer: RewardModelScorer) -> Loaded | None:
     """Held-out pairs as the reward model reads them."""
-    pairs = said(load_split("eval", config.pairs, scorer.reader.tokenizer, ExampleKind.pairs, part="pairs"), "pairs")
-    with told_of("reward"):
+    pairs = say_split(
+        load_split("eval", config.pairs, scorer.reader.tokenizer, ExampleKind.pairs, part="pairs"), "pairs"
+    )
+    with error_prefix("reward"):
         require_positions(ModelConfig(path=config.reward), [pairs], config.pairs, part="pairs")
     return pairs
 

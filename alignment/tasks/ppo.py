@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from alignment.config.data import ExampleKind
-from alignment.config.errors import require, told_of
+from alignment.config.errors import error_prefix, require
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
 from alignment.data.load import Loaded
@@ -191,6 +191,6 @@ def require_critic_reads(models: PPOModels, train: Loaded, config: PPOConfig) ->
     """
     start = "" if models.critic is None else str(models.critic.hf.name_or_path or "")
     if start not in ("", config.model.path):
-        with told_of(f"the critic, which begins as {start} (critic.path names another)"):
+        with error_prefix(f"the critic, which begins as {start} (critic.path names another)"):
             asked = config.generation.max_new_tokens
             require_positions(ModelConfig(path=start), [train], config.data, asked)

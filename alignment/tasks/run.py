@@ -17,11 +17,11 @@ from alignment.config.errors import UserError, require
 from alignment.config.inputs import check_inputs
 from alignment.config.outside import is_outside
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import PipelineConfig, task_name
+from alignment.config.tasks import EvaluateConfig, PipelineConfig, RejectionConfig, task_name
 from alignment.distributed import collectives, precision
 from alignment.distributed.collectives import leave
 from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed
-from alignment.distributed.launch import RankFailedError, is_told, launch, tell_launcher
+from alignment.distributed.launch import RankFailedError, launch, leave_with_launcher, tell_launcher
 from alignment.distributed.settings import check_trainer, deepspeed_settings
 from alignment.process import importing, is_launched
 from alignment.runs.claim import FolderInUse, claim
@@ -32,7 +32,7 @@ from alignment.runs.place import require_place
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
 
-__all__ = ["RankFailedError", "execute", "is_told", "leave"]  # what the command line needs of a run
+__all__ = ["RankFailedError", "execute", "leave", "leave_with_launcher"]  # what the command line needs of a run
 
 
 def execute(config: RunConfig) -> None:
@@ -95,7 +95,7 @@ def _carry_out(
         start(folder, config, mark)
     collectives.barrier()
     seed_everything(config.seed)
-    chosen = precision.said(config.distributed)
+    chosen = precision.precision_note(config.distributed)
     if chosen is not None:
         say(chosen)
     try:
@@ -122,6 +122,8 @@ def imported(config: RunConfig) -> Callable[[Any, Path], str | None]:
         run: Callable[[Any, Path], str | None] = task_module(config).run
         from alignment.training.trackers import check_trackers
     check_trackers(config.log.trackers)
+    if config.log.trackers and isinstance(config, RejectionConfig | EvaluateConfig):
+        say(f"log.trackers: {task_name(config)} trains nothing, so that no metrics go there")
     return run
 
 
@@ -141,7 +143,7 @@ def check_processes(config: RunConfig) -> None:
         require(asked in (1, launched), rule, asked)
     max_grad_norm = None
     if isinstance(config, TrainingConfig):
-        config.check_shares(max(launched, asked))
+        config.check_processes(max(launched, asked))
         max_grad_norm = config.train.max_grad_norm
         if config.distributed.deepspeed_config is not None:
             check_trainer(config.distributed.deepspeed_config, config.train)

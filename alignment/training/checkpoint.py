@@ -83,8 +83,8 @@ class Checkpoints:
         if found is not None:
             self._load(*found)
         preempt.hold()
-        if any_over_ranks(preempt.asked())[0]:
-            raise preempt.Preempted(f"{preempt.said()} before its first step")
+        if any_over_ranks(preempt.requested())[0]:
+            raise preempt.Preempted(f"{preempt.reason()} before its first step")
         return 0 if found is None else found[1].step
 
     def _load(self, folder: Path, manifest: Manifest) -> None:
@@ -121,13 +121,13 @@ class Checkpoints:
         due = self.config.every > 0 and step % self.config.every == 0
         minutes = (time.monotonic() - self.saved_at) / 60  # the main process's clock decides
         late = is_main() and 0 < self.config.every_minutes <= minutes
-        asked, late = any_over_ranks(preempt.asked(), late)
+        asked, late = any_over_ranks(preempt.requested(), late)
         if due or late or asked:
             self.save(step)
         if asked:
             never = self.config.resume is Resume.never
             rule = " (checkpoint.resume=never would start over: say checkpoint.resume=auto)" if never else ""
-            raise preempt.Preempted(f"{preempt.said()} after step {step}, which is saved{rule}")
+            raise preempt.Preempted(f"{preempt.reason()} after step {step}, which is saved{rule}")
 
     def save(self, step: int) -> None:
         """All ranks together. Older checkpoints are deleted only when the new one is in its place.

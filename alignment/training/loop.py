@@ -17,8 +17,8 @@ from alignment.training.best import keeper_of
 from alignment.training.checkpoint import Checkpoints, Stateful
 from alignment.training.log import MetricsLog
 from alignment.training.metrics import Metrics, Pending
-from alignment.training.nonfinite import NonFiniteGuard, told_at
-from alignment.training.optim import share_of_rate, warmup
+from alignment.training.nonfinite import NonFiniteGuard, step_in_errors
+from alignment.training.optim import lr_lambda, warmup
 from alignment.training.timer import StepTimer
 
 Units = TypeVar("Units")
@@ -96,7 +96,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
     warn_of_no_evaluation(config)
 
     def evaluated(step: int) -> dict[str, float]:
-        with method.timer.part("eval"), told_at(step):
+        with method.timer.part("eval"), step_in_errors(step):
             return {f"eval/{name}": value for name, value in method.evaluate(step).items()}
 
     with MetricsLog(folder, config, method.timer, num_steps=num_steps, done=done) as log:
@@ -109,7 +109,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
             if keeper.reason is not None:
                 break
             with naming_rank(step):
-                with told_at(step):
+                with step_in_errors(step):
                     measured, units = method.collect(step)
                 if keeper.before_update(step, measured, method.save):
                     pending.add(measured)
@@ -159,6 +159,6 @@ def warn_of_no_rate(config: TrainingConfig, num_steps: int) -> None:
     """Warns where the learning rate is 0 in every step, as in a run of one step that begins a warm-up."""
     train, steps = config.train, config.optimizer_steps(num_steps)
     rises = warmup(train, steps)
-    if not any(share_of_rate(train.schedule, rises, steps, step) for step in range(steps)):
+    if not any(lr_lambda(train.schedule, rises, steps, step) for step in range(steps)):
         way = "a warm-up (train.warmup_steps, train.warmup_ratio) begins with such a one: take more steps"
         say(f"WARNING: nothing will be learned, for the learning rate is 0 in all steps of the run ({steps}); {way}")

@@ -44,7 +44,7 @@ class NonFiniteStep:
 
 
 @contextmanager
-def told_at(step: int) -> Iterator[None]:
+def step_in_errors(step: int) -> Iterator[None]:
     """Inside, a user's mistake that only now shows is told with the step that met it."""
     try:
         yield

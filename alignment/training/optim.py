@@ -28,11 +28,11 @@ def build_optimizer(
     ]
     beta1, beta2 = config.betas
     optimizer = AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=config.eps, fused=True)
-    share = partial(share_of_rate, config.schedule, warmup(config, num_steps), num_steps)
-    return optimizer, LambdaLR(optimizer, share)
+    factor = partial(lr_lambda, config.schedule, warmup(config, num_steps), num_steps)
+    return optimizer, LambdaLR(optimizer, factor)
 
 
-def share_of_rate(schedule: Schedule, warmup_steps: int, num_steps: int, step: int) -> float:
+def lr_lambda(schedule: Schedule, warmup_steps: int, num_steps: int, step: int) -> float:
     """What share of the learning rate `step` has, the first being 0: rising to 1 over the warm-up, then as scheduled
     to 0 at `num_steps`, or constant."""
     if step < warmup_steps:

@@ -58,7 +58,7 @@ def prepare(config: TrainingConfig) -> Prepared:
         raise ConfigError(f"{type(config).__name__}.example_kind must be one of {kinds}, got None")
     tokenizer = prepare_tokenizer(config.model)
     train = required_split("train", config.data, tokenizer, need)
-    held_out = said(load_split("eval", config.data, tokenizer, need), "eval")
+    held_out = say_split(load_split("eval", config.data, tokenizer, need), "eval")
     say_weights([train, held_out])
     require_positions(config.model, [train, held_out], config.data)
     return Prepared(tokenizer, train, held_out, config)
@@ -67,16 +67,16 @@ def prepare(config: TrainingConfig) -> Prepared:
 def required_split(
     name: str, data: DataConfig, tokenizer: PreTrainedTokenizerBase, need: ExampleKind, *, part: str = "data"
 ) -> Loaded:
-    loaded = said(load_split(name, data, tokenizer, need, part=part), name)
+    loaded = say_split(load_split(name, data, tokenizer, need, part=part), name)
     if loaded is None:
         key = "limit" if data.format is Format.toy else "path"
         raise ConfigError(f"{part}.{name}.{key} is required for {part}.format={data.format.value}, got None")
     return loaded
 
 
-def said(loaded: Loaded | None, name: str) -> Loaded | None:
+def say_split(loaded: Loaded | None, name: str) -> Loaded | None:
     if loaded is not None:
-        say(loaded.said(name))
+        say(loaded.summary(name))
     return loaded
 
 

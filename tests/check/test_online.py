@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from alignment.check import experience as check
-from alignment.check import judge as judges
 from alignment.check import online
+from alignment.check import reward_model as judges
 from alignment.check.verdict import Grade, Verdict
 from alignment.config.batch import BatchConfig
 from alignment.config.data import DataConfig, ExampleKind, SourceConfig

@@ -48,7 +48,7 @@ def test_two_processes_take_the_step_of_one(
 def test_two_processes_take_ppo_s_step_of_one(
     config: RewardConfig, pretrained: str, tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Rollout, scores, experience and a step of both roles, with all weights shared out."""
+    """Rollout, scores, experience and a step of both roles, with all weights sharded."""
     folder = tmp_path_factory.mktemp("judge")
     save_model(load_scalar_model(ModelConfig(path=pretrained), tokenizer, WHOLE), tokenizer, folder)
     ppo = PPOConfig(

@@ -21,7 +21,7 @@ def test_bad_rows_are_skipped_counted_and_said(tokenizer, tmp_path):
     path.write_text(GOOD + '{"prompt": "a", "chosen": "b"}\n' + GOOD)
     loaded = load_split("train", config(path), tokenizer, ExampleKind.pairs)
     assert (len(loaded.examples), len(loaded.skipped)) == (2, 1)
-    assert f"1 bad rows skipped (first: {path}:2: " in loaded.said("train")
+    assert f"1 bad rows skipped (first: {path}:2: " in loaded.summary("train")
 
 
 def test_a_missing_margin_is_never_skipped(tokenizer, tmp_path):
@@ -62,7 +62,7 @@ def test_a_rating_that_is_given_twice_is_a_bad_row_and_one_of_two_columns_is_the
     path.write_text(GOOD + twice)
     loaded = load_split("train", config(path, MarginScale.large), tokenizer, ExampleKind.pairs)
     assert [example.margin for example in loaded.examples] == [2.0]
-    assert f"1 bad rows skipped (first: {path}:2: field `rating` is given twice)" in loaded.said("train")
+    assert f"1 bad rows skipped (first: {path}:2: field `rating` is given twice)" in loaded.summary("train")
     named = config(path, MarginScale.large)
     named.margin.column = "grade"
     path.write_text(GOOD.replace('"rating"', '"grade": "slightly better", "rating"'))
@@ -98,11 +98,11 @@ def test_prompts_in_another_family_s_layout_are_counted_and_said(family, tmp_pat
     settings = DataConfig(train=SourceConfig(path=str(path)))
     if "<s>" in text:  # which zephyr's tokenizer has
         tokenizer = family("qwen")
-    said = load_split("train", settings, tokenizer, ExampleKind.demonstrations).said("train")
+    said = load_split("train", settings, tokenizer, ExampleKind.demonstrations).summary("train")
     told = f"train: 3 rows, 2 prompts begin as another template has them (first: {path}:2, {mark!r}) and are laid out"
     assert said.startswith(told) if mark else said == "train: 3 rows"
     plain = replace(settings, template=Template.none)
-    assert load_split("train", plain, tokenizer, ExampleKind.demonstrations).said("train") == "train: 3 rows"
+    assert load_split("train", plain, tokenizer, ExampleKind.demonstrations).summary("train") == "train: 3 rows"
 
 
 @pytest.mark.parametrize(("name", "said"), [("llama3", 1), ("qwen", 0)])
@@ -115,4 +115,15 @@ def test_calls_that_the_template_leaves_out_of_a_prompt_are_counted_and_said(fam
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows = load_split("train", DataConfig(train=SourceConfig(path=str(path))), family(name), ExampleKind.demonstrations)
     told = ", 1 dialogues without their `tool_calls`, which the chat template leaves out" if said else ""
-    assert rows.said("train") == f"train: 2 rows{told}"
+    assert rows.summary("train") == f"train: 2 rows{told}"
+
+
+def test_weights_of_prompts_are_said_not_to_be_read(tokenizer, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    weights = [{}, {"weight": 1.0}, {"weight": 0.5}, {"weight": 2}]
+    path.write_text("".join(json.dumps({"prompt": "q", "completion": "a", **weight}) + "\n" for weight in weights))
+    settings = DataConfig(train=SourceConfig(path=str(path)))
+    rows = load_split("train", settings, tokenizer, ExampleKind.prompts)
+    said = "train: 4 rows, 2 prompts with a `weight`, which is not read: prompts count alike"
+    assert rows.summary("train") == said
+    assert load_split("train", settings, tokenizer, ExampleKind.demonstrations).summary("train") == "train: 4 rows"

@@ -70,7 +70,7 @@ EVALUATE = [
     *("log.samples=100", "generation.temperature=0.9"),
 ]
 BY_LAYER = "3, by layer"  # a stage in which replies are drawn from a model that is never whole
-LEFT_OUT = {  # the stages that a task is not run under: two engines cannot share one backbone out; or it adds nothing
+LEFT_OUT = {  # the stages that a task is not run under: two engines cannot shard one backbone; or it adds nothing
     "shared": ("3", BY_LAYER),
     **dict.fromkeys(("rloo", "reinforce_pp"), (BY_LAYER,)),
     **dict.fromkeys(("grpo_white", "dr_grpo", "gspo", "online_aot"), ("0", "1", "2", BY_LAYER)),

@@ -248,12 +248,12 @@ def exported(method: str, config: DistributedConfig) -> bool:
 
 
 def copied(config: DistributedConfig) -> bool:
-    """Whether ZeRO 3's optimizer has weights of its own to update, beside the shares that are gathered."""
+    """Whether ZeRO 3's optimizer has weights of its own to update, beside the shards that are gathered."""
     engine, _ = build("sft", config)
     assert isinstance(engine, DeepSpeedEngine)
     zero = engine.model.optimizer
     pairs = zip(zero.fp32_partitioned_groups_flat, zero.fp16_partitioned_groups_flat, strict=True)
-    return any(own.data_ptr() != share.data_ptr() for own, share in pairs)
+    return any(own.data_ptr() != shard.data_ptr() for own, shard in pairs)
 
 
 class Spoilt:
@@ -348,7 +348,7 @@ def roles(config: DistributedConfig) -> dict[str, float]:
 
 
 def refused(config: DistributedConfig) -> list[str]:
-    """What is said of a model that was loaded as if one process had it, by what would share it out unasked."""
+    """What is said of a model that was loaded as if one process had it, by what would shard it unasked."""
     model_config = ModelConfig(init=INIT)
     model = load_language_model(model_config, load_tokenizer(model_config), WHOLE)
     optimizer, scheduler = build_optimizer(model, TRAIN, num_steps=STEPS, learning_rate=TRAIN.learning_rate)

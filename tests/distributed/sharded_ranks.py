@@ -1,4 +1,4 @@
-"""What one process of the test of sharded loading does: models from folders, shared out as they are read.
+"""What one process of the test of sharded loading does: models from folders, sharded as they are read.
 
 python sharded_ranks.py FOLDER with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `write_folders` made FOLDER.
 """
@@ -31,7 +31,6 @@ from alignment.distributed.engine import Engine, TorchEngine, counts, shape_of
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.sharded import placement_of
 from alignment.models import save
-from alignment.models.held import as_its_original
 from alignment.models.layout import settle_layout
 from alignment.models.load import (
     load_frozen_language_model,
@@ -41,6 +40,7 @@ from alignment.models.load import (
     save_model,
 )
 from alignment.models.tokenizer import load_tokenizer
+from alignment.models.weight_dtype import as_its_original
 from alignment.training.optim import build_optimizer
 from alignment.training.reference import fingerprint
 from alignment.training.setup import save_trained
@@ -94,7 +94,7 @@ def write_folders(folder: Path) -> None:
         if name == "misshapen":
             weights["model.layers.1.mlp.up_proj.weight"] = weight[1:].clone()
         if name == "no number":
-            weight[-1, -1] = float("nan")  # in the second process's share
+            weight[-1, -1] = float("nan")  # in the second process's shard
             weights["model.layers.1.mlp.up_proj.weight"] = weight
         if name == "unread":
             scale = {"model.layers.1.mlp.up_proj.weight_scale": torch.ones(())}
@@ -176,14 +176,14 @@ class Watched:
 
 
 def loaded(name: str, folder: Path, config: DistributedConfig) -> dict[str, Any]:
-    """What a model shared out as it is read has in common with a plain one."""
+    """What a model sharded as it is read has in common with a plain one."""
     with Watched().watching() as watched:
         model = load(name, folder, config)
         random = torch.get_rng_state()
         layout = settle_layout(model, Layout.auto)
     plain = load(name, folder, PLAIN)
     same_random = torch.equal(random, torch.get_rng_state())
-    shares = [[p.numel(), vars(p)["ds_tensor"].numel() - -(-shape_of(p).numel() // 2)] for p in model.parameters()]
+    shards = [[p.numel(), vars(p)["ds_tensor"].numel() - -(-shape_of(p).numel() // 2)] for p in model.parameters()]
     same = []
     for own, other in zip(model.parameters(), plain.parameters(), strict=True):
         with model.placement.whole([own]):
@@ -198,7 +198,7 @@ def loaded(name: str, folder: Path, config: DistributedConfig) -> dict[str, Any]
         "weights": all(same),
         "copy": all(copied) and not any(p.numel() for p in copy.parameters()),
         "random numbers": same_random,
-        "shares": not any(left or missing for left, missing in shares),
+        "shards": not any(left or missing for left, missing in shards),
         "most": watched.most == max(p.numel() for p in plain.parameters()),
         "counts": counts(model) == counts(plain),
         "layout": layout == settle_layout(plain, Layout.auto),

@@ -1,7 +1,7 @@
 """Ten iterations of PPO, its kin and online DPO, rejection sampling and an evaluation are the same in one process, in
 two, and under each ZeRO stage.
 
-Four roles: actor and critic in engines of their own, reference and reward frozen, whole or (ZeRO 3) shared out, and
+Four roles: actor and critic in engines of their own, reference and reward frozen, whole or (ZeRO 3) sharded, and
 replies from a model that is whole for them or never.
 """
 

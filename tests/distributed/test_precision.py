@@ -5,7 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from alignment.config.distributed import Device, DistributedConfig, Precision
-from alignment.distributed.precision import autocast, compute_dtype, precision_of, said
+from alignment.distributed.precision import autocast, compute_dtype, precision_note, precision_of
 from alignment.distributed.settings import deepspeed_settings
 
 PRESETS = ("cpu", "gpu", "zero1", "zero2", "zero3", "zero3_offload")
@@ -41,12 +41,12 @@ def test_the_device_decides_where_nothing_was_asked_for(
     config = DistributedConfig(device=device, precision=asked)
     assert precision_of(config) is found
     assert compute_dtype(config) is {Precision.bfloat16: torch.bfloat16, Precision.float32: torch.float32}[found]
-    assert (said(config) is None) == (asked is not Precision.auto)
+    assert (precision_note(config) is None) == (asked is not Precision.auto)
 
 
 @pytest.mark.parametrize("gpu", [True], indirect=True)
 def test_it_is_said_with_the_key_for_another(gpu: None) -> None:
-    on_gpu, on_cpu = said(DistributedConfig()), said(DistributedConfig(device=Device.cpu))
+    on_gpu, on_cpu = precision_note(DistributedConfig()), precision_note(DistributedConfig(device=Device.cpu))
     assert on_gpu == "precision: bfloat16, on NVIDIA X1 (distributed.precision=float32 for the other)"
     assert on_cpu == "precision: float32, on a CPU (distributed.precision=bfloat16 for the other)"
 

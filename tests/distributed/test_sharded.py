@@ -1,4 +1,4 @@
-"""Models shared out among two processes as they are read: the same weights, losses and files as in one process."""
+"""Models sharded among two processes as they are read: the same weights, losses and files as in one process."""
 
 import importlib
 import json

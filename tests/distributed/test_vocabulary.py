@@ -10,7 +10,7 @@ import pytest
 STAGES = ("0", "1", "2", "3")
 REWARDS = ("reward", "reward_regression", "reward_process")
 METHODS = ("sft", *REWARDS, "dpo", "orpo", "simpo", "cpo", "kto", "lora")
-ON_HEAD = "lora on the head"  # under stage 3 alone, where an adapter's weights are shared out too
+ON_HEAD = "lora on the head"  # under stage 3 alone, where an adapter's weights are sharded too
 TOLERANCE = 1e-5
 
 

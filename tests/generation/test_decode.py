@@ -183,7 +183,7 @@ def test_logits_that_are_no_numbers_draw_nothing(tokenizer: PreTrainedTokenizerB
 def test_a_roomy_layer_holds_what_transformers_own_does_and_moves_none_of_it() -> None:
     """Prompt, repeated for the replies, steps, rows dropped, steps; `data_ptr` is where a block begins in memory."""
     torch.manual_seed(0)
-    layers = decode.RoomyLayer(9), DynamicLayer()
+    layers = decode.PreallocatedLayer(9), DynamicLayer()
 
     def update(rows: int, tokens: int) -> int:
         new = torch.randn(2, rows, 3, tokens, 4)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from alignment.check.judge import trained_ids
+from alignment.check.reward_model import trained_ids
 from alignment.config.batch import BatchConfig
 from alignment.config.data import DataConfig, ExampleKind, SourceConfig, Template
 from alignment.config.distributed import Device, DistributedConfig

@@ -293,7 +293,7 @@ def test_a_config_that_asks_for_tuples_is_read(folder: Path, tokenizer: PreTrain
 
 def test_weights_that_are_one_are_not_two(folder: Path, good: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """A head beside the embeddings that it is tied to, as old files have it, is those. Another is kept as transformers
-    keeps it, and cannot be shared out, where transformers leaves it out."""
+    keeps it, and cannot be sharded, where transformers leaves it out."""
     config(tie_word_embeddings=True)(folder)
     hf: Any = load_language_model(ModelConfig(path=str(folder)), tokenizer, WHOLE).hf
     assert torch.equal(hf.lm_head.weight, load_file(good / "model.safetensors")["lm_head.weight"])
@@ -319,7 +319,7 @@ SIZES: dict[str, dict[str, Any]] = {
 def test_the_files_tell_what_transformers_has_not_read(
     kind: str, tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    """As they must where weights are shared out; under the names that a model gives them."""
+    """As they must where weights are sharded; under the names that a model gives them."""
     init = {**SIZES.get(kind, tiny_init), "model_type": kind}
     save_model(load_language_model(ModelConfig(init=init), tokenizer, WHOLE), tokenizer, tmp_path)
     old = ["h.0.attn.bias", "model.layers.0.block_sparse_moe.experts.0.w1.weight_scale", "decoder.layers.2.fc1.weight"]

@@ -58,7 +58,7 @@ def test_language_model_round_trip(
 def test_weights_of_another_shape_are_not_saved(
     name: str, tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    """As of a model that was shared out behind its placement's back, or has given its memory back; also under LoRA."""
+    """As of a model that was sharded behind its placement's back, or has given its memory back; also under LoRA."""
     for lora in (LoraConfig(), LoraConfig(rank=2, targets=["q_proj"])):
         model = load_language_model(ModelConfig(init=tiny_init, lora=lora), tokenizer, WHOLE)
         weight = dict(model.hf.named_parameters())[name]

@@ -16,17 +16,17 @@ def test_with_nothing_to_lose_a_run_ends_at_once_and_handlers_come_back(number: 
     with preempt.listening(), pytest.raises(preempt.Preempted, match=f"^stopped by {number.name}$"):
         os.kill(os.getpid(), number)
     assert [signal.getsignal(each) for each in preempt.SIGNALS] == before
-    assert not preempt.asked()
+    assert not preempt.requested()
 
 
 def test_from_hold_to_the_end_of_the_run_a_signal_is_only_noted() -> None:
     with preempt.listening():
         with preempt.one_run():
             preempt.hold()
-            assert not preempt.asked()
+            assert not preempt.requested()
             os.kill(os.getpid(), signal.SIGUSR1)
             os.kill(os.getpid(), signal.SIGTERM)
-            assert preempt.asked() and preempt.said() == "stopped by SIGUSR1"
+            assert preempt.requested() and preempt.reason() == "stopped by SIGUSR1"
         with pytest.raises(preempt.Preempted), preempt.one_run():
             pytest.fail("the next run has started")
 
@@ -46,10 +46,10 @@ def test_a_user_s_first_interruption_waits_as_well_and_the_second_does_not(
     with preempt.listening(), preempt.one_run():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-        assert not preempt.asked(), "there was nothing to save"
+        assert not preempt.requested(), "there was nothing to save"
         preempt.hold()
         os.kill(os.getpid(), signal.SIGINT)
-        assert preempt.asked() and preempt.said() == "stopped by SIGINT"
+        assert preempt.requested() and preempt.reason() == "stopped by SIGINT"
         assert (preempt.exit_code(), preempt.requeued()) == (130, "")
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -71,7 +71,7 @@ def test_in_a_shell_s_background_an_interruption_stays_ignored() -> None:
     try:
         with preempt.listening(), preempt.one_run():
             os.kill(os.getpid(), signal.SIGINT)
-            assert not preempt.asked()
+            assert not preempt.requested()
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -89,7 +89,7 @@ def test_one_of_several_processes_waits_for_the_others(monkeypatch: pytest.Monke
     monkeypatch.setenv("WORLD_SIZE", "2")
     with preempt.listening(), preempt.one_run():
         os.kill(os.getpid(), signal.SIGTERM)
-        assert preempt.asked()
+        assert preempt.requested()
 
 
 def test_no_library_can_swallow_it() -> None:

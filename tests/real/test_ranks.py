@@ -1,4 +1,4 @@
-"""A pretrained model shared out among two processes (ZeRO 3) is trained as by one."""
+"""A pretrained model sharded among two processes (ZeRO 3) is trained as by one."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -137,7 +137,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_goes_on(
             preempt.Preempted, match=f"^stopped by {number.name} after step {stopped_in}, which is saved$"
         ):
             train(configs[1], tokenizer, torn)
-    assert signal.getsignal(number) is before and not preempt.asked()
+    assert signal.getsignal(number) is before and not preempt.requested()
     assert len(taken) == stopped_in
     resumed = train(configs[1], tokenizer, torn)
     assert rows(torn) == rows(whole)

@@ -11,7 +11,7 @@ from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.train import Schedule, TrainConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model
-from alignment.training.optim import build_optimizer, share_of_rate
+from alignment.training.optim import build_optimizer, lr_lambda
 
 
 class Net(nn.Sequential):
@@ -45,7 +45,7 @@ def test_the_schedules_are_those_of_transformers(schedule: Schedule, name: str, 
     theirs: Any = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)
     (of_theirs,) = theirs.lr_lambdas
     for step in range(num_steps + 3):
-        assert share_of_rate(schedule, warmup, num_steps, step) == of_theirs(step)
+        assert lr_lambda(schedule, warmup, num_steps, step) == of_theirs(step)
 
 
 def test_decay_is_on_matrices_only() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers.pytorch_utils import Conv1D
 
-from alignment.distributed.placement import Held, Placement, dtypes
+from alignment.distributed.placement import Placement, StorageDtype, dtypes
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def hold_in(model: nn.Module, dtype: torch.dtype) -> None:
         weight.data = weight.data.to(own)
 
 
-def as_its_original(compute: torch.dtype) -> Held:
+def as_its_original(compute: torch.dtype) -> StorageDtype:
     """The dtypes of a frozen copy of a model that trains, such that both give the same bits. Experts keep theirs, for
     their grouped product computes in the dtype of its weights whatever autocast says."""
     return lambda module, name: compute if is_cast(module, name) else None
@@ -71,7 +71,7 @@ def are_experts(weight: nn.Parameter) -> bool:
 
 
 @contextmanager
-def asked(model: nn.Module, placement: Placement) -> Iterator[None]:
+def forwards_in_float32(model: nn.Module, placement: Placement) -> Iterator[None]:
     """Inside, forwards without gradients compute in float32, wherever a model's weights are and in whatever dtype they
     are stored: for what is measured of a model to learn how it is built."""
     with placement.by_layer(model), in_float32(model):

@@ -21,7 +21,7 @@ def trained_groups(stage: int, zero: Any, optimizer: Optimizer, module: nn.Modul
     return groups
 
 
-def layout(stage: int, zero: Any, groups: Groups) -> dict[str, Any]:
+def offsets_and_shapes(stage: int, zero: Any, groups: Groups) -> dict[str, Any]:
     """`shapes` [group][weight], and under stages 1 and 2 `offsets` [group][weight], in elements: by DeepSpeed's own
     settings a group's weights may stand in another order (round_robin_gradients) or apart (parameter_alignment)."""
     offsets = []

@@ -19,7 +19,6 @@ from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE, Placement, Whole
 from alignment.distributed.precision import autocast
 from alignment.distributed.sharded import placement_of
-from alignment.models.held import asked, made_in
 from alignment.models.layout import settle_layout
 from alignment.models.load import (
     load_frozen_language_model,
@@ -30,6 +29,7 @@ from alignment.models.load import (
 )
 from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.models.scalar_head import scalar_head
+from alignment.models.weight_dtype import forwards_in_float32, made_in
 from alignment.rl.reference import FrozenCopy, build_reference
 
 BFLOAT16 = DistributedConfig(device=Device.cpu, precision=Precision.bfloat16)
@@ -185,7 +185,7 @@ def test_asked_it_computes_in_float32_and_is_itself_again(
     rounded = AutoModelForCausalLM.from_config(model.hf.config, dtype=torch.float32)
     rounded.load_state_dict({name: weight.float() for name, weight in model.hf.state_dict().items()})
     before, ids = held(model), torch.tensor([[5, 6, 7]])
-    with torch.no_grad(), asked(model, WHOLE):
+    with torch.no_grad(), forwards_in_float32(model, WHOLE):
         assert torch.equal(model.hf(ids).logits, rounded.eval()(ids).logits)
     assert held(model) == before
 
@@ -196,7 +196,7 @@ def test_asked_it_computes_in_float32_and_is_itself_again(
         raise Broken
 
     hook = model.hf.model.layers[0].mlp.down_proj.register_forward_hook(fail)
-    with pytest.raises(Broken), torch.no_grad(), asked(model, WHOLE):
+    with pytest.raises(Broken), torch.no_grad(), forwards_in_float32(model, WHOLE):
         model.hf(ids)
     hook.remove()
     assert held(model) == before
