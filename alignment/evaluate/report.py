@@ -156,16 +156,16 @@ def _reward_model(result: RewardModelResult) -> str:
 def _run(run: TrainingRun, look: Style) -> str:
     task = f"<small>{escape(run.task)}</small>" if run.task != run.name else ""
     html = [f"<h3>{page.dot(look.colour)}{escape(run.name)}{task}</h3>"]
+    lengths = length_against_reward(run, look)
+    has_correlation = lengths is not None and lengths.metrics
+    right = "Left: " + _COURSE + " Right: Pearson's correlation over the replies of a step."
     plots = [
         (
             policy_overview(run, look),
             "Means over each step's replies. Dashed line: an alarm is first raised. " + _LINES,
         ),
         (reward_against_kl(run, look), _COURSE),
-        (
-            length_against_reward(run, look),
-            "Left: " + _COURSE + " Right: Pearson's correlation over the replies of a step.",
-        ),
+        (lengths, right if has_correlation else _COURSE),
     ]
     shown = {metric for plot, _ in plots if plot is not None for metric in plot.metrics}
     plots.append((training_curves(run, look, shown), _LINES + " Dots: held-out data."))

@@ -99,7 +99,7 @@ def test_two_rounds(alignment: Callable[..., Any], own: Callable[[str, str], str
     [
         ("temperatures=[1.0,0.0]", "temperatures must be > 0, and each another, got [1.0, 0.0]"),
         ("temperatures=[0.5,0.5]", "temperatures must be > 0, and each another, got [0.5, 0.5]"),
-        ("temperatures=[0.5,1.0,1.5]", "samples must be a multiple of the number of temperatures (3), got 8"),
+        ("temperatures=[0.5,1.0,1.5]", "num_samples must be a multiple of the number of temperatures (3), got 8"),
         (
             "temperatures=[0.5] generation.temperature=0.7",
             "generation.temperature must be left at 1 with temperatures, which take its place, got 0.7",
@@ -121,9 +121,11 @@ def test_one_temperature_is_the_one_of_generation(alignment: Callable[..., Any],
     ]
     small += ["model.init.hidden_size=32", "model.init.intermediate_size=48"]
     (tmp_path / "rule_of_none.py").write_text("def rule(prompts, replies):\n    return [0.0 for r in replies]\n")
+    small += ["reward.function=rule_of_none.rule", "log.trackers=[tensorboard]"]
     rows = []
     for name, words in (("a", "temperatures=[0.6]"), ("b", "generation.temperature=0.6")):
-        alignment("run", "tiny_rejection", *small, "reward.function=rule_of_none.rule", words, f"output_dir={name}")
+        ended = alignment("run", "tiny_rejection", *small, words, f"output_dir={name}")
+        assert "log.trackers: rejection trains nothing, so that no metrics go there" in " ".join(ended.out.split())
         rows.append([row["reply"] for row in lines(tmp_path / name / "samples.jsonl")])
     assert rows[0] == rows[1] and len(rows[0]) == 8
 

@@ -57,8 +57,11 @@ def test_length_against_reward_needs_both(study):
     run = study.runs[2]
     assert length_against_reward(study.runs[0], LOOK) is None
     assert "Correlation of length and reward" in length_against_reward(run, LOOK).svg
+    study.runs = [run]
+    assert "Right: Pearson" in report(study)
     run.metrics = [{name: row[name] for name in ("step", "length", "reward")} for row in run.metrics]
     assert "Correlation" not in length_against_reward(run, LOOK).svg
+    assert "Right: Pearson" not in report(study)
     assert "length (tokens, mean per reply)" in length_against_reward(run, LOOK).svg
     run.metrics = [{name: row[name] for name in ("step", "reward")} for row in run.metrics]
     assert length_against_reward(run, LOOK) is None
