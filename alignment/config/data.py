@@ -116,7 +116,7 @@ class DataConfig:
                 rule = f"data.{name}.path needs its data.format (data.format=toy makes its own rows)"
                 require(source.path is None, rule, source.path)
         else:
-            rule = "data.eval.limit goes with data.eval.path, the held-out rows"
+            rule = "data.eval.limit goes with data.eval.path, the held-out rows (null: there are none)"
             require(self.eval.path is not None or self.eval.limit is None, rule, self.eval.limit)
 
 

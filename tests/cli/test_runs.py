@@ -357,7 +357,8 @@ def test_a_mistake_in_the_data_takes_nothing_that_was_there(
     alignment: Callable[..., Any], own: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi"}\n')
-    recipe = own("config", "# Mine\ndefaults: [tiny_sft, _self_]\ndata: {format: native, train: {path: rows.jsonl}}\n")
+    data = "data: {format: native, train: {path: rows.jsonl}, eval: {limit: null}}"
+    recipe = own("config", f"# Mine\ndefaults: [tiny_sft, _self_]\n{data}\n")
     before = state(tmp_path)
     ended = alignment("run", recipe, "output_dir=own")
     assert ended.code == 2 and "as 'own/config.yaml'; another output_dir keeps it, got 'own'" in ended.err[0]

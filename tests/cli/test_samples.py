@@ -78,9 +78,7 @@ def test_rejection_and_evaluation_show_theirs(alignment: Callable[..., Any], tmp
 def test_a_task_that_makes_no_replies_has_none_to_show(alignment: Callable[..., Any], task: str) -> None:
     ended = alignment("run", f"tiny_{task}", "log.samples=1")
     assert ended.code == 2
-    assert ended.err[0].endswith(
-        "log.samples must be 0 but for ppo, rejection and evaluate, the tasks that reply to prompts, got 1"
-    )
+    assert ended.err[0].endswith("log.samples must be 0 for a task that draws no replies to prompts, got 1")
 
 
 def test_ppo_takes_no_sampling_that_its_log_probs_know_nothing_of(alignment: Callable[..., Any]) -> None:

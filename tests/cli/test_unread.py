@@ -17,7 +17,9 @@ UNREAD = {  # words of `alignment run`: what is said
     ),
     f"{REJECTION} data.learn=last": "data.learn must be 'all' for a task that learns of no demonstrations, got 'last'",
     f"{EVALUATE} data.learn=last": "data.learn must be 'all' for a task that learns of no demonstrations, got 'last'",
-    f"tiny_dpo {NATIVE} data.eval.limit=3": "data.eval.limit goes with data.eval.path, the held-out rows, got 3",
+    f"tiny_dpo {NATIVE} data.eval.limit=3": (
+        "data.eval.limit goes with data.eval.path, the held-out rows (null: there are none), got 3"
+    ),
     f"{EVALUATE} gold=null reward=. {NATIVE} data.eval.path=rows.jsonl": (
         "data.train.path must be null for evaluate, which reads no such rows, got 'rows.jsonl'"
     ),

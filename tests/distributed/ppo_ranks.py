@@ -29,23 +29,44 @@ from alignment.tasks import evaluate, online_dpo, ppo, rejection
 from alignment.training.checkpoint import seed_everything
 
 SMALL = [
-    *("data.train.limit=40", "data.eval.limit=7", "batch.size=8", "batch.max_tokens=200", "log.progress=false"),
+    *("data.train.limit=40", "data.eval.limit=7", "batch.max_tokens=200", "log.progress=false"),
     *("generation.max_new_tokens=8", "generation.stop=[g,k]", "log.samples=2"),
 ]
 PPO = [
-    *("train.max_steps=10", "train.eval_every=4", "ppo.mini_batches=2", "ppo.epochs=2", "num_samples=2"),
+    *(
+        "batch.size=8",
+        "train.max_steps=10",
+        "train.eval_every=4",
+        "ppo.mini_batches=2",
+        "ppo.epochs=2",
+        "num_samples=2",
+    ),
     *("reward.function=null", "reward.models={model:{path:REWARD},gold:{function:alignment.toy.gold}}"),
     *("reward.whiten=true", "kl.limit=100", "kl.controller=adaptive", "kl.target=2", "critic.warmup=1"),
     *("ptx.weight=0.1", "ptx.size=4", "ptx.data.format=toy", "ptx.data.train.limit=20", "checkpoint.every=0"),
     "ppo.ema=0.8",
 ]
 SHARED = [
-    *("train.max_steps=4", "train.eval_every=2", "train.learning_rate=1e-3", "ppo.mini_batches=2", "ppo.epochs=2"),
+    *(
+        "batch.size=8",
+        "train.max_steps=4",
+        "train.eval_every=2",
+        "train.learning_rate=1e-3",
+        "ppo.mini_batches=2",
+        "ppo.epochs=2",
+    ),
     *("model.path=FOLDER/first", "model.lora.rank=4", "roles.share=lora", "checkpoint.every=0"),
     *("reward.function=null", "reward.path=FOLDER/judge/adapter", "num_samples=2"),
 ]
 NO_CRITIC = [
-    *("train.max_steps=10", "train.eval_every=4", "train.learning_rate=1e-3", "ppo.mini_batches=2", "ppo.epochs=2"),
+    *(
+        "batch.size=8",
+        "train.max_steps=10",
+        "train.eval_every=4",
+        "train.learning_rate=1e-3",
+        "ppo.mini_batches=2",
+        "ppo.epochs=2",
+    ),
     *("num_samples=3", "model.path=FOLDER/first", "checkpoint.every=0"),
 ]
 GRPO = [
@@ -59,7 +80,7 @@ DR_GRPO = [*GRPO, "train.max_steps=4", "advantage.estimator=dr_grpo", "loss.poli
 GSPO = [*GRPO, "train.max_steps=4", "loss.policy.ratio=sequence", "loss.policy.clip=3e-4", "loss.policy.clip_high=4e-4"]
 ONLINE_DPO = [  # what a pair's prompt gives a weight cancels but for rounding, of which AdamW's eps makes no step
     *("train.max_steps=10", "train.eval_every=4", "train.learning_rate=1e-3", "num_samples=3", "pairs=all"),
-    "train.eps=1e-4",
+    *("batch.size=8", "train.eps=1e-4"),
     *("model.path=FOLDER/first", "reward.function=null", "reward.path=REWARD", "checkpoint.every=0"),
 ]
 ONLINE_AOT = [*ONLINE_DPO, "train.max_steps=4", "loss.variant=aot"]

@@ -31,7 +31,8 @@ TEN = [
     "model.path=FOLDER/first",
 ]
 TRAINING = [*TEN, "ppo.epochs=1"]
-WITHOUT = ["ptx.weight=0", "ptx.data.format=native", "ptx.data.train.limit=null", "ppo.ema=null", "kl.limit=null"]
+WITHOUT = ["ptx.weight=0", "ptx.size=64", "ptx.data.format=native", "ptx.data.train.limit=null", "ppo.ema=null"]
+WITHOUT += ["kl.limit=null"]
 SETTINGS = {  # of each task, behind those of ppo_ranks
     "ppo": [*TRAINING, *WITHOUT, "num_samples=1"],
     "grpo": TRAINING,

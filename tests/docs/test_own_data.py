@@ -22,6 +22,11 @@ COMMANDS = [line.strip() for line in SECTION.splitlines() if line.startswith("  
 QUESTIONS = ["What does a cow say?", "What is two plus two?", "Name a colour.", "Who are you?"]
 TRAINING = ["train.max_steps=2", "train.epochs=null", "batch.size=4", "log.progress=false"]
 DRAWING = ["generation.max_new_tokens=6"]
+STOP = "generation.stop=[e,a,o,i]"
+ROUNDS = [
+    *(f"+stages.{draw}.set.{word}" for draw in (0, 2, 4) for word in (*DRAWING, STOP)),
+    *(f"+stages.{dpo}.set.batch.size=2" for dpo in (1, 3, 5)),
+]
 FEW = {
     **dict.fromkeys(
         ("sft", "reward", "reward_regression", "reward_process", "dpo", "orpo", "simpo", "cpo", "kto"), TRAINING
@@ -31,7 +36,8 @@ FEW = {
     "rloo": [*TRAINING, *DRAWING, "num_samples=2"],
     "reinforce_pp": [*TRAINING, *DRAWING, "ppo.mini_batches=2"],
     "online_dpo": [*TRAINING, *DRAWING],
-    "rejection": [*DRAWING, "num_samples=2", "generation.min_new_tokens=1", "generation.stop=[e,a,o,i]"],
+    "iterative_dpo": ROUNDS,
+    "rejection": [*DRAWING, "num_samples=2", "generation.min_new_tokens=1", STOP],
     "evaluate": DRAWING,
 }
 ROWS = {
@@ -96,12 +102,13 @@ def test_the_commands_run_one_after_the_other(folder: Path, run: Callable[..., s
                     with opener(f"FILE{ending}", "wt") as file:
                         file.writelines(json.dumps(row) + "\n" for row in rows)
         assert "WARNING" not in run(*words, *FEW[words[2]])
-    for task in FEW.keys() - {"rejection", "evaluate"}:
+    for task in FEW.keys() - {"iterative_dpo", "rejection", "evaluate"}:
         run_folder = folder / "runs" / task.removeprefix("reward_")
         logged = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in logged] == [1, 2]
         assert 0 <= logged[0]["lr"] <= 2e-5
         assert (run_folder / "model" / "model.safetensors").is_file()
+    assert (folder / "runs" / "rounds" / "dpo_3" / "model" / "model.safetensors").is_file()
     assert (folder / "runs" / "best" / "selected.jsonl").read_text().count("\n") >= 1
     (compared,) = (folder / "runs" / "evaluate").glob("*/summary.json")
     assert {method["name"] for method in json.loads(compared.read_text())["methods"]} == {"sft", "dpo", "ppo"}

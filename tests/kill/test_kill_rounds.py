@@ -13,7 +13,7 @@ import yaml
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny_iterative_dpo.yaml"
 WORDS = ["run", "rounds.yaml", "output_dir=out"]
-TRAIN = {"train.max_steps": 4, "train.eval_every": 2, "checkpoint.every": 1, "log.every": 1}
+TRAIN = {"train.max_steps": 4, "train.eval_every": 2, "checkpoint.every": 1, "log.every": 1, "batch.size": 4}
 REPLIES = {"log.samples": 4, "generation.max_new_tokens": 8, "generation.stop": ["a", "e"]}
 SMALL: dict[str, dict[str, Any]] = {
     "tiny_sft": {
@@ -31,7 +31,7 @@ def write_recipe(folder: Path) -> None:
     folder.mkdir()
     recipe = yaml.safe_load(RECIPE.read_text())
     for stage in recipe["stages"]:
-        own = {"log.progress": False, "batch.size": 4, **SMALL[stage["recipe"]]}
+        own = {"log.progress": False, **SMALL[stage["recipe"]]}
         stage["set"] = {**stage.get("set", {}), **own}
     (folder / "rounds.yaml").write_text(yaml.safe_dump(recipe))
 
