@@ -1,11 +1,11 @@
 """PPO's first iteration: what it must be while nothing is learned, and that something is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from alignment.check.agreement import EVERYTHING, ONE_ROW, measured_step, micro_batches
 from alignment.check.learning import STEPS, at_rates, constant, repeated
-from alignment.check.verdict import Verdict, graded
+from alignment.check.verdict import Grade, Verdict, graded
 from alignment.config.distributed import Precision
 from alignment.distributed.precision import precision_of
 from alignment.generation.samples import Samples
@@ -19,6 +19,7 @@ from alignment.training.setup import build_engine
 RATIO_TOLERANCE = {Precision.float32: 1e-5, Precision.bfloat16: 1e-2}
 KL_TOLERANCE = {Precision.float32: 1e-3, Precision.bfloat16: 0.5}  # nats a reply
 GAIN = 0.01  # of the policy's loss, whose advantages have the size of one
+NOTHING = "not measured: the replies to each prompt score alike, so that they teach nothing, as those of a random model"
 VALUE_FALL = 0.99  # of the value's loss is left at most: its clipping holds a step down
 
 
@@ -40,6 +41,9 @@ def first_step(trainer: PPOTrainer, samples: Samples) -> Iterator[Verdict]:
     )
     same = abs(ratio - 1) < RATIO_TOLERANCE[precision] and abs(kl) < KL_TOLERANCE[precision]
     yield Verdict("policy == reference", graded(same), figure)
+    if teaches_nothing(experience):
+        yield Verdict("one batch == several", Grade.warn, NOTHING)
+        return
     cut, _ = experienced(trainer, samples, ONE_ROW)
     yield micro_batches(whole, measured_step(trainer.roles.actor, policy, cut), len(cut), precision)
 
@@ -48,6 +52,8 @@ def improves(trainer: PPOTrainer, samples: Samples) -> Verdict:
     """That the policy, and the critic where there is one, learn from the same experience, with the run's optimizer and
     losses. Changes both."""
     experience, _ = experienced(trainer, samples, EVERYTHING)
+    if teaches_nothing(experience):
+        return Verdict("learns from a few replies", Grade.warn, NOTHING)
     config, models = trainer.config, trainer.models
     policy, critic = objectives_of(trainer)
 
@@ -69,6 +75,11 @@ def improves(trainer: PPOTrainer, samples: Samples) -> Verdict:
         of_value, value_learns = at_rates(config.critic.learning_rate, value_losses, has_fallen)
         figure, learns = f"{figure}; critic's {of_value}", learns and value_learns
     return Verdict("learns from a few replies", graded(learns), f"{figure}; on {len(samples.examples)} replies")
+
+
+def teaches_nothing(experience: Sequence[Experience]) -> bool:
+    """Whether no advantage is left, as where replies are compared with each other and score alike."""
+    return not any(bool(each.advantages.any()) for each in experience)
 
 
 def has_gained(first: float, last: float) -> bool:

@@ -23,6 +23,7 @@ from alignment.cli.config_errors import COMPOSE_ERRORS, explain
 from alignment.cli.overrides import written
 from alignment.cli.recipes import shipped
 from alignment.cli.sources import SearchPath, parts, register, schema
+from alignment.cli.stages import by_name
 from alignment.config.errors import ConfigError
 from alignment.config.inputs import expand_home
 from alignment.config.run import RunConfig
@@ -82,7 +83,9 @@ def swept(recipe: str, overrides: list[str]) -> list[DictConfig]:
 
 
 def chosen(recipe: str, overrides: list[str]) -> list[str]:
-    """The overrides, with the + that Hydra wants where a preset is of a group that the recipe's defaults lack."""
+    """The overrides as Hydra takes them: with stages by their numbers, and the + that it wants where a preset is of a
+    group that the recipe's defaults lack."""
+    overrides = by_name(recipe, overrides)
     groups = set(current_hydra().config_loader.get_group_options("", ObjectType.GROUP))
     if not groups & {override.partition("=")[0] for override in overrides}:
         return overrides

@@ -43,6 +43,8 @@ def explain(error: BaseException) -> str:
         return f"no such key to remove: {message.partition('. ')[2]}"
     if message.startswith("primary config"):
         return "a recipe must hold keys and values, got a list"
+    if message.startswith("invalid literal for int() with base 10: "):
+        return f"a list's entries have numbers, as in log.trackers.0, got {message.rpartition(': ')[2]}"
     if message.startswith("Config group override"):
         return f"a group must be given the name of a preset, got {message.rpartition('Got ')[2]}"
     return message

@@ -18,7 +18,7 @@ RAISED = (
     *(ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError),
     *(AssertionError, OSError, RuntimeError, MemoryError, SystemExit),
 )
-WAY = "it must be a module with a function run(config, folder), whose config is a dataclass derived from SFTConfig"
+WAY = "it must be a module with a function run(config, folder), whose config is a dataclass derived from TrainingConfig"
 
 
 def is_outside(task: str) -> bool:

@@ -38,11 +38,12 @@ class Plot:
 
 _REWARD = Panel("Learned reward (mean per reply)", ("reward",))
 _GOLD = Panel("Gold score (mean per reply)", ("gold",))
+_LENGTH = Panel("Length (tokens)", ("length",))
 _OVERVIEW = (
     _REWARD,
     _GOLD,
     Panel("KL to the reference (nats per reply)", ("kl",)),
-    Panel("Length (tokens)", ("length",)),
+    _LENGTH,
 )
 _CORRELATION = Panel("Correlation of length and reward", ("length/reward_correlation",))
 SPELLED_OUT = (  # with units, and metrics that belong together; any other has a panel by its own name
@@ -58,7 +59,10 @@ SPELLED_OUT = (  # with units, and metrics that belong together; any other has a
     Panel("Clipped ratios (share)", ("policy/clip_fraction",)),
     Panel("KL of one update (nats per token)", ("policy/approx_kl",)),
     Panel("Gradient norm", ("grad_norm",)),
-    *_OVERVIEW,
+    _REWARD,
+    _GOLD,
+    Panel("KL (nats per reply)", ("kl",)),  # of a run without replies of its own a method's estimate, such as KTO's z
+    _LENGTH,
     _CORRELATION,
 )
 

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from alignment.evaluate import page
-from alignment.evaluate.alarms import alarm_box
+from alignment.evaluate.alarms import alarm_box, raised
 from alignment.evaluate.curves import (
     MAX_POINTS,
     length_against_reward,
@@ -21,7 +21,8 @@ from alignment.evaluate.table import MethodRow, columns, compare, deciding_score
 
 NUM_SAMPLES = 5
 _LINES = f"Faint: as logged, or averages of neighbours beyond {MAX_POINTS} points. Bold: averages over longer spans."
-
+_DOTS = " Dots: held-out data."
+_ALARM = "Dashed line: an alarm is first raised. "
 _COURSE = "Faint: steps. Line: the course of training, averaged over 20 equal spans of steps."
 
 
@@ -162,13 +163,13 @@ def _run(run: TrainingRun, look: Style) -> str:
     plots = [
         (
             policy_overview(run, look),
-            "Means over each step's replies. Dashed line: an alarm is first raised. " + _LINES,
+            "Means over each step's replies. " + (_ALARM if raised(run) else "") + _LINES + _DOTS,
         ),
         (reward_against_kl(run, look), _COURSE),
         (lengths, right if has_correlation else _COURSE),
     ]
     shown = {metric for plot, _ in plots if plot is not None for metric in plot.metrics}
-    plots.append((training_curves(run, look, shown), _LINES + " Dots: held-out data."))
+    plots.append((training_curves(run, look, shown), _LINES + _DOTS))
     html += [page.figure(plot.svg, caption) for plot, caption in plots if plot is not None]
     if len(html) == 1:
         html.append(page.note("No curves: the run logged no metric."))

@@ -152,7 +152,9 @@ def _training_run(name: str, folder: Path) -> list[TrainingRun]:
         return []
     config = files.config.read_text()
     task = config.partition("task: ")[2].partition("\n")[0]
-    return [TrainingRun(name, task, read_rows(files.metrics), config)]
+    estimator = config.partition("  estimator: ")[2].partition("\n")[0]
+    method = task if estimator in ("", "gae") else f"{task}, {estimator}"
+    return [TrainingRun(name, method, read_rows(files.metrics), config)]
 
 
 def _facts(config: EvaluateConfig, runs: dict[str, ComparedRun]) -> dict[str, str]:

@@ -7,6 +7,7 @@ with `advantage.estimator` in its place, it is GRPO, Dr. GRPO, RLOO or REINFORCE
 The files of `alignment/rl` in reading order are in its docstring.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,12 @@ from alignment.config.data import ExampleKind
 from alignment.config.errors import error_prefix, require
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
+from alignment.config.ppo import AdvantageEstimator
 from alignment.data.load import Loaded
 from alignment.generation.gold import build_gold
 from alignment.generation.samples import Samples
 from alignment.losses import Mean
+from alignment.losses.ppo import ImportanceRatio, Normalization
 from alignment.rl.experience import Experience, count_nonfinite, make_experience
 from alignment.rl.groups import not_all_alike, redraw_alike
 from alignment.rl.memory import estimate_memory
@@ -45,13 +48,29 @@ from alignment.training.setup import (
     save_trained,
 )
 
+GSPO_CLIP = 0.01  # above it a clip is one of tokens' ratios
+
 
 def run(config: PPOConfig, folder: Path) -> str | None:
     """Returns why the run ended before its last iteration, where `kl.limit` had it end."""
+    for line in unlike_its_authors(config):
+        say(line)
     trainer = build_trainer(config, folder)
     reason = fit(trainer, trainer.config, folder)
     trainer.save_average(folder)
     return reason
+
+
+def unlike_its_authors(config: PPOConfig) -> Iterator[str]:
+    """A line on each choice whose authors have another setting with it."""
+    loss = config.loss.policy
+    if loss.ratio is ImportanceRatio.sequence and loss.clip > GSPO_CLIP:
+        own = "GSPO's clips are 3e-4 and 4e-4 (loss.policy.clip, clip_high)"
+        yield f"loss.policy.ratio=sequence: {own}, not {loss.clip:g}"
+    of_tokens = loss.ratio is ImportanceRatio.token and loss.normalization is not Normalization.constant
+    if config.advantage.estimator is AdvantageEstimator.dr_grpo and of_tokens:
+        own = "Dr. GRPO's loss is loss.policy.normalization=constant"
+        yield f"advantage.estimator=dr_grpo: {own}, not {loss.normalization.value}"
 
 
 @dataclass(slots=True)

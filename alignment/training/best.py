@@ -79,7 +79,7 @@ class BestByMetric:
         self.folder, self.metric, self.config = folder, config.metric, config
         self.reason: str | None = None
         self.step = 0
-        self.score = math.inf if config.mode is Mode.min else -math.inf
+        self.score = -math.inf if config.mode is Mode.max else math.inf
         self.misses = 0  # evaluations since the best one
 
     def before_update(self, step: int, measured: Metrics, write: Write) -> str | None:
@@ -94,7 +94,7 @@ class BestByMetric:
         if self.metric not in evaluated:
             raise UserError(f"train.best.metric must be one of {', '.join(sorted(evaluated))}, got {self.metric!r}")
         score = evaluated[self.metric]
-        if score < self.score if self.config.mode is Mode.min else score > self.score:
+        if score > self.score if self.config.mode is Mode.max else score < self.score:
             self.step, self.score, self.misses = step, score, 0
             write_whole(self.folder, write)
             return

@@ -22,6 +22,7 @@ from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
+from alignment.config.ppo import AdvantageConfig, AdvantageEstimator, KLConfig
 from alignment.config.reward import RewardShapingConfig, ScorerConfig
 from alignment.config.tasks import EvaluateConfig, RejectionConfig
 from alignment.data.load import load_split
@@ -122,6 +123,19 @@ def test_a_sound_ppo_passes(ppo: Callable[..., Any]) -> None:
     assert [verdict for verdict in verdicts if verdict.grade is Grade.fail] == []
     names = [verdict.name for verdict in verdicts]
     assert len(set(names)) == len(names) and {START, CUT, STOPS, LEARNS, TRAINED, PREFERS} <= set(names)
+
+
+def test_replies_that_score_alike_are_no_failure(ppo: Callable[..., Any]) -> None:
+    """As those of an untrained model do: there is no gradient to compare, and nothing to learn."""
+    grpo = AdvantageConfig(estimator=AdvantageEstimator.grpo)
+    reward = RewardShapingConfig(function="tests.check.test_online.alike")
+    verdicts = list(ppo(advantage=grpo, num_samples=4, reward=reward, kl=KLConfig(weight=0.0)))
+    assert {name: named(name, verdicts).grade for name in (CUT, LEARNS)} == {CUT: Grade.warn, LEARNS: Grade.warn}
+    assert "score alike" in named(LEARNS, verdicts).figure
+
+
+def alike(prompts: list[Any], replies: list[str]) -> list[float]:
+    return [0.5] * len(replies)
 
 
 def test_a_sound_online_dpo_passes(checked: Callable[..., Any], judge: Callable[[float], str]) -> None:

@@ -10,7 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from alignment.cli.compose import composing, resolve, single
+from alignment.config.online import PPOConfig
 from alignment.models.reward_normalization import FILE
+from alignment.tasks.ppo import unlike_its_authors
 from alignment.training.best import BestWithinLimit
 
 TINY = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "log.progress=false", "seed=3"]
@@ -166,3 +169,24 @@ def test_a_finished_run_made_longer_is_the_run_of_that_length(alignment: Callabl
         assert same(tmp_path / "out" / model, tmp_path / "whole" / model)
     shown = [(tmp_path / name / "samples.jsonl").read_text() for name in ("out", "whole")]
     assert shown[0] == shown[1] != ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "loss.policy.ratio=sequence loss.policy.normalization=sequence",
+            ["loss.policy.ratio=sequence: GSPO's clips are 3e-4 and 4e-4 (loss.policy.clip, clip_high), not 0.2"],
+        ),
+        ("loss.policy.ratio=sequence loss.policy.clip=3e-4 loss.policy.clip_high=4e-4", []),
+        (
+            "advantage.estimator=dr_grpo",
+            ["advantage.estimator=dr_grpo: Dr. GRPO's loss is loss.policy.normalization=constant, not sequence"],
+        ),
+        ("advantage.estimator=dr_grpo loss.policy.normalization=constant", []),
+    ],
+)
+def test_a_choice_without_what_its_authors_have_with_it_is_said(words: str, said: list[str]) -> None:
+    with composing([]):
+        config = resolve(single("tiny_grpo", words.split()))
+    assert isinstance(config, PPOConfig) and list(unlike_its_authors(config)) == said

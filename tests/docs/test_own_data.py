@@ -24,8 +24,8 @@ TRAINING = ["train.max_steps=2", "train.epochs=null", "batch.size=4", "log.progr
 DRAWING = ["generation.max_new_tokens=6"]
 STOP = "generation.stop=[e,a,o,i]"
 ROUNDS = [
-    *(f"+stages.{draw}.set.{word}" for draw in (0, 2, 4) for word in (*DRAWING, STOP)),
-    *(f"+stages.{dpo}.set.batch.size=2" for dpo in (1, 3, 5)),
+    *(f"stages.draw_{number}.set.{word}" for number in (1, 2, 3) for word in (*DRAWING, STOP)),
+    *(f"stages.dpo_{number}.set.batch.size=2" for number in (1, 2, 3)),
 ]
 FEW = {
     **dict.fromkeys(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alignment.config.best import BestConfig, Mode
-from alignment.config.errors import UserError
+from alignment.config.errors import ConfigError, UserError
 from alignment.losses import Mean
 from alignment.training.best import BestByMetric, BestWithinLimit, Keeper, LastModel, Write, keeper_of
 from alignment.training.metrics import Metrics
@@ -119,3 +119,14 @@ def test_a_metric_that_there_is_not_is_told_before_the_first_step(tmp_path: Path
     best = BestByMetric(tmp_path / "best", BestConfig(metric=LOSS))
     with pytest.raises(UserError, match=f"^train.best.metric must be one of .*{', '.join(found)}.*, got 'eval/loss'$"):
         best.after_update(0, found, named(0))
+
+
+def test_a_metric_that_is_no_loss_says_which_values_are_better():
+    """Taken for one, the best accuracy would be the lowest."""
+    rule = "train.best.mode must be min or max for eval/rewards/accuracy, which is no loss, got None"
+    with pytest.raises(ConfigError, match=f"^{rule}$"):
+        BestConfig(metric="eval/rewards/accuracy")
+    assert BestConfig(metric="eval/rewards/accuracy", mode=Mode.max).mode is Mode.max
+    assert BestConfig(metric="eval/policy/loss").mode is None
+    with pytest.raises(ConfigError, match=r"^train\.best\.mode needs train\.best\.metric, got"):
+        BestConfig(mode=Mode.min)

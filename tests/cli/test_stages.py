@@ -1,0 +1,73 @@
+"""Keys of a pipeline's stages on the command line: by the stage's name, and as its recipe's keys are written."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from alignment.cli.compose import composing, swept
+
+
+def stage_set(printed: str, number: int) -> dict[str, Any]:
+    return dict(yaml.safe_load(printed)["stages"][number]["set"])
+
+
+@pytest.mark.parametrize(
+    ("word", "number", "key", "value"),
+    [
+        ("stages.dpo_1.set.train.learning_rate=1e-5", 2, "train.learning_rate", 1e-5),  # a key that it lacks
+        ("+stages.dpo_1.set.train.learning_rate=1e-5", 2, "train.learning_rate", 1e-5),
+        ("stages.draw_1.set.data.train.limit=32", 1, "data.train.limit", 32),  # one that it has
+        ("stages.1.set.data.train.limit=32", 1, "data.train.limit", 32),
+        ("stages.draw_1.set.num_samples=3", 1, "num_samples", 3),
+        ("stages.sft.set.generation.stop=[a,'b,c']", 0, "generation.stop", ["a", "b,c"]),
+        ("stages.dpo_1.set.model.path='a b,c'", 2, "model.path", "a b,c"),
+        ("stages.dpo_1.set.model.path=", 2, "model.path", ""),
+        ("stages.dpo_1.set.data.train.limit=null", 2, "data.train.limit", None),
+    ],
+)
+def test_a_key_of_a_stage_is_set_once(
+    word: str, number: int, key: str, value: object, alignment: Callable[..., Any]
+) -> None:
+    before = stage_set(alignment("run", "tiny_iterative_dpo", "--cfg", "job").out, number)
+    ended = alignment("run", "tiny_iterative_dpo", word, "--cfg", "job")
+    assert (ended.code, ended.err) == (0, [])
+    assert stage_set(ended.out, number) == {**before, key: value}
+
+
+def test_what_comes_later_has_the_last_word(alignment: Callable[..., Any]) -> None:
+    """The recipe has `train: {max_steps: 40}`."""
+    words = ["data.train.limit=8", "generation.max_new_tokens=4", "num_samples=2"]
+    small = [f"stages.draw_1.set.{word}" for word in words]
+    sft = [f"stages.sft.set.{word}" for word in ("train.max_steps=1", "data.train.limit=8", "batch.size=2")]
+    ended = alignment("run", "tiny_iterative_dpo", *sft, *small, "stages.dpo_1.set.train.max_steps=0", "output_dir=out")
+    said = "alignment: tiny_iterative_dpo: stage dpo_1: train.max_steps must be > 0, got 0"
+    assert (ended.code, ended.err) == (2, [said])
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "stages.dop_1.set.seed=1",
+            "stages must be one of sft, draw_1, dpo_1, draw_2, dpo_2, evaluate, got 'dop_1' (did you mean 'dpo_1'?)",
+        ),
+        ("stages.6.set.seed=1", "stages must be one of sft, draw_1, dpo_1, draw_2, dpo_2, evaluate, got '6'"),
+        ("log.trackers.x=1", "a list's entries have numbers, as in log.trackers.0, got 'x'"),
+    ],
+)
+def test_no_such_stage(word: str, message: str, alignment: Callable[..., Any]) -> None:
+    ended = alignment("run", "tiny_iterative_dpo", word)
+    assert (ended.code, ended.err) == (2, [f"alignment: tiny_iterative_dpo: {message}"])
+
+
+def test_a_task_without_stages_has_no_such_key(alignment: Callable[..., Any]) -> None:
+    ended = alignment("run", "tiny_dpo", "stages.dpo_1.set.seed=1")
+    assert ended.code == 2 and "no such key 'stages'" in ended.err[0]
+
+
+def test_values_of_a_sweep_are_one_each() -> None:
+    with composing([]):
+        jobs = swept("tiny_iterative_dpo", ["stages.dpo_1.set.train.max_steps=1,2"])
+    assert [job.stages[2].set["train.max_steps"] for job in jobs] == [1, 2]
