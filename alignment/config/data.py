@@ -132,12 +132,15 @@ def require_rows(data: DataConfig, name: str) -> None:
     require(has_rows(data, name), f"data.{name}.{key} is required for data.format={data.format.value}", None)
 
 
+GRADED = "pairs with margins (data=native reads the same rows without their ratings)"
+
+
 def require_read(data: DataConfig, kind: ExampleKind | None, part: str = "data") -> None:
     """Raise `ConfigError` where a key says how to read what a task takes nothing of: margins, which pairs alone have,
     scores, steps, learned turns. `kind`: what it takes; None: it may be any."""
     default = DataConfig()
     read = (
-        ("margin.scale", data.margin.scale.value, default.margin.scale.value, ExampleKind.pairs, "pairs"),
+        ("margin.scale", data.margin.scale.value, default.margin.scale.value, ExampleKind.pairs, GRADED),
         ("scores", data.scores, default.scores, ExampleKind.scored, "scored replies"),
         ("step_separator", data.step_separator, default.step_separator, ExampleKind.steps, "replies in steps"),
         ("learn", data.learn.value, default.learn.value, ExampleKind.demonstrations, "demonstrations"),

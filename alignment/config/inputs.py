@@ -13,7 +13,7 @@ from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE
 from alignment.config.renamed import function_now
 
-OF_RUNS = ("runs", "curves")  # keys whose folders may be those of runs
+OF_RUNS = ("inputs", "runs", "curves")  # keys whose folders may be those of runs
 
 
 def input_paths(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -67,14 +67,17 @@ def check_inputs(config: Any) -> None:
         if (now := function_now(path)) is not None:
             raise ConfigError(f"{key}: {path} is {now} now")
     for key, path in input_paths(config):
-        check_path(key, path)
-        if key.partition(".")[0] not in OF_RUNS:
-            _refuse_run(key, Path(path))
+        check_input(key, path)
 
 
-def check_path(key: str, path: str) -> None:
+def check_input(key: str, path: str) -> None:
+    """Raises:
+    ConfigError: it does not exist, or is a run's folder where a model's is asked for.
+    """
     if not Path(path).exists():
         raise ConfigError(f"{key}: no such file or folder, got {path!r}")
+    if key.partition(".")[0] not in OF_RUNS:
+        _refuse_run(key, Path(path))
 
 
 def _refuse_run(key: str, path: Path) -> None:

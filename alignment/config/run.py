@@ -67,7 +67,8 @@ class TrainingConfig(RunConfig):
             require_rows(self.data, "eval")
         require_read(self.data, self.example_kind)
         require_device(self.model, self.distributed)
-        rule = "checkpoint.every and every_minutes must be 0 with distributed.offload_optimizer=nvme, never saved"
+        rule = "checkpoint.every and checkpoint.every_minutes must be 0 with distributed.offload_optimizer=nvme, which "
+        rule += "cannot be saved"
         saves = (self.checkpoint.every, self.checkpoint.every_minutes)
         require(self.distributed.offload_optimizer is not Offload.nvme or saves == (0, 0), rule, saves)
         self.check_processes(self.processes())

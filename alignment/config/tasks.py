@@ -105,6 +105,7 @@ class EvaluateConfig(RunConfig):
         require_no_rows(self.data.train, "data.train", "evaluate")
         require_no_rows(self.pairs.train, "pairs.train", "evaluate")
         require_read(self.data, ExampleKind.prompts)
+        require_read(self.pairs, ExampleKind.pairs, "pairs")
         require_unread(self.batch, "evaluate")
         require_own_questions(self.data, {"gold": self.gold})
         require(bool(self.runs), "runs must name at least one run", self.runs)

@@ -10,16 +10,17 @@ from torch import Tensor
 from alignment.config.data import Template
 from alignment.config.online import PairSelection
 from alignment.config.tasks import Selection
-from alignment.data.records import Record
+from alignment.data.checks import Signs, require_plain_texts
+from alignment.data.records import DataError, Record, Source, assistant
 from alignment.data.tokenize import Example
 from alignment.generation.samples import Samples
 
 
-def select(samples: Samples, scores: Tensor, selection: Selection) -> list[dict[str, Any]]:
+def select(samples: Samples, scores: Tensor, selection: Selection, signs: Signs) -> list[dict[str, Any]]:
     """Rows of the native format: `completion` and its `score`, or `chosen` and `rejected` with both scores.
 
-    Replies cut before their end, and empty ones, are not candidates; a prompt left with too few candidates, or with
-    best and worst of equal score or text, gives no row.
+    Replies cut before their end, empty ones, and those that no row of data may hold are not candidates; a prompt left
+    with too few candidates, or with best and worst of equal score or text, gives no row.
     """
     rows = []
     for record, replies, row in zip(samples.records, samples.replies, scores.tolist(), strict=True):
@@ -27,7 +28,7 @@ def select(samples: Samples, scores: Tensor, selection: Selection) -> list[dict[
             (
                 (score, reply.text)
                 for score, reply in zip(row, replies, strict=True)
-                if reply.finished and reply.text.strip()
+                if reply.finished and reply.text.strip() and is_plain_reply(reply.text, signs)
             ),
             key=lambda pair: -pair[0],
         )
@@ -40,6 +41,16 @@ def select(samples: Samples, scores: Tensor, selection: Selection) -> list[dict[
             scored = {"chosen_score": best_score, "rejected_score": worst_score}
             rows.append({**_prompt(record), "chosen": best, "rejected": worst, **scored})
     return rows
+
+
+def is_plain_reply(text: str, signs: Signs) -> bool:
+    """Whether a reply that a model wrote can be a row of data: `require_plain_texts`, of one text."""
+    record = Record([], (assistant(text),), None, Source("a reply", 1))
+    try:
+        require_plain_texts(record, signs)
+    except DataError:
+        return False
+    return True
 
 
 def preferences(samples: Samples, scores: Tensor, selection: PairSelection, multiple: int) -> list[Example]:

@@ -141,7 +141,8 @@ class DPOLoss:
         )
         chosen_ratio, rejected_ratio = chosen - ref_chosen, rejected - ref_rejected
         metrics = preference_metrics(self.beta * chosen_ratio, self.beta * rejected_ratio, weight)
-        metrics |= {"logps/chosen": Mean.of(chosen), "logps/rejected": Mean.of(rejected)}
+        pairs = None if weight is None else weight > 0
+        metrics |= {"logps/chosen": Mean.of(chosen, pairs), "logps/rejected": Mean.of(rejected, pairs)}
         if (self.variant is DPOVariant.aot) != (shift is not None):
             raise ValueError("shift goes with loss.variant=aot, and only with it")
         offset = self._offset(chosen, margin) if shift is None else self.beta * pairwise(chosen=chosen, shift=shift)[1]
@@ -150,7 +151,7 @@ class DPOLoss:
             raise ValueError("chosen_nll goes with loss.rpo_alpha > 0, and only with it")
         if chosen_nll is not None:
             _, nll = pairwise(chosen_logprobs=chosen, chosen_nll=chosen_nll)
-            losses, metrics = losses + self.rpo_alpha * nll, metrics | {"nll": Mean.of(nll)}
+            losses, metrics = losses + self.rpo_alpha * nll, metrics | {"nll": Mean.of(nll, pairs)}
         return LossOutput(mean_over_pairs(losses, weight), metrics)
 
     def _offset(self, chosen: Tensor, margin: Tensor | None) -> Tensor | None:

@@ -34,7 +34,7 @@ class Mean:
 
     def mean(self) -> Tensor:
         """total / count; an empty Mean is 0, still attached to the graph."""
-        return self.total / self.count.clamp(min=1)
+        return self.total / torch.where(self.count > 0, self.count, 1)
 
     def detach(self) -> "Mean":
         """The same numbers without their graph."""

@@ -14,7 +14,7 @@ def step_folder(parent: Path, step: int) -> Path:
 
 def steps_in(parent: Path) -> list[int]:
     """The steps that have such a folder, in order; the names of those being written, or put aside, go on."""
-    found = [re.fullmatch(r"step-(\d+)", path.name) for path in parent.glob("step-*")]
+    found = [re.fullmatch(r"step-(\d{8,})", path.name) for path in parent.glob("step-*")]
     return sorted(int(match[1]) for match in found if match)
 
 

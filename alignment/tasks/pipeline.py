@@ -11,7 +11,7 @@ from typing import Any
 
 from alignment.config.cluster import Scheduler, require_scheduler
 from alignment.config.errors import ConfigError
-from alignment.config.inputs import check_path, input_paths
+from alignment.config.inputs import check_input, input_paths
 from alignment.config.run import RunConfig
 from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
 from alignment.runs.claim import claim
@@ -58,7 +58,18 @@ def composed_stages(config: PipelineConfig, compose: Compose) -> list[tuple[Stag
     Raises:
         ConfigError: as `run`.
     """
+    read = {name for stage in config.stages for name in _referred(stage.set)}
+    for name in config.inputs.keys() - read:
+        raise ConfigError(f"inputs.{name} is read by no stage, which would refer to it as `{STAGE}{name}`")
     return [(stage, _composed(stage, config, compose)) for stage in config.stages]
+
+
+def _referred(value: Any) -> Iterator[str]:
+    """The names of stages and inputs that a stage's settings refer to."""
+    if isinstance(value, dict):
+        yield from (name for inner in value.values() for name in _referred(inner))
+    elif isinstance(value, str) and value.startswith(STAGE):
+        yield value.removeprefix(STAGE).partition("/")[0]
 
 
 def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> RunConfig:
@@ -72,7 +83,7 @@ def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> R
             raise ConfigError(f"recipe must not be a pipeline itself, got {stage.recipe!r}")
         for key, path in input_paths(composed):
             if not Path(path).is_relative_to(config.output_dir):
-                check_path(key, path)
+                check_input(key, path)
         require_place(composed)
     return composed
 

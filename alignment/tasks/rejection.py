@@ -10,13 +10,14 @@ from transformers import PreTrainedTokenizerBase
 from alignment.config.data import ExampleKind
 from alignment.config.errors import UserError
 from alignment.config.tasks import RejectionConfig
+from alignment.data.checks import signs_of
 from alignment.data.load import Loaded
 from alignment.distributed.collectives import is_main
 from alignment.distributed.frozen import FrozenEngine, frozen_engine
 from alignment.distributed.sharded import placement_of
 from alignment.generation.generate import TransformersGenerator
 from alignment.generation.samples import Samples, build_generator, sample, side_by_side
-from alignment.generation.select import select
+from alignment.generation.select import is_plain_reply, select
 from alignment.generation.vllm import VLLMGenerator
 from alignment.models.load import load_frozen_language_model
 from alignment.rl.rewards import Reward, RewardScorer, build_reward
@@ -40,7 +41,8 @@ def run(config: RejectionConfig, folder: Path) -> None:
     at = temperature_of_each(config) * len(shown.records) if config.temperatures else None
     table = shown.table(score=scores[: config.log.samples].flatten().tolist(), temperature=at)
     SamplesLog(folder, done=0).write(1, "train", table)
-    rows = select(samples, scores, config.select)
+    signs = signs_of(tokenizer, config.data.template)
+    rows = select(samples, scores, config.select, signs)
     if not rows:
         raise UserError(
             f"no prompt gave a row: of none did replies end within generation.max_new_tokens="
@@ -60,6 +62,9 @@ def run(config: RejectionConfig, folder: Path) -> None:
     if is_main():
         with whole_file(files.metrics) as path:
             path.write_text(json.dumps(summary) + "\n")
+    unread = sum(not is_plain_reply(reply.text, signs) for replies in samples.replies for reply in replies)
+    if unread:
+        say(f"{unread} replies hold a control token or NUL, which no row of data may: they are no candidates")
     ended = [reply.finished for replies in samples.replies for reply in replies]
     say(
         f"{len(rows)} of {len(samples.records)} prompts gave a row ({sum(ended)} of {len(ended)} replies end, and the "

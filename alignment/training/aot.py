@@ -18,7 +18,10 @@ from alignment.training.objectives import DPO
 
 @dataclass(slots=True)
 class AOT(DPO):
-    """Paired alignment via optimal transport (Melnyk et al. 2406.05882), over the step's pairs on all processes."""
+    """Paired alignment via optimal transport (Melnyk et al. 2406.05882), over the step's pairs on all processes.
+
+    Each row has one rank, whatever its weight, also where it comes twice in a step that crosses the end of a pass.
+    """
 
     shifts: dict[int, float] = field(default_factory=dict)
     """By the pair's row: what the log-ratio of its partner in the reference has over its own, nats."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import cycle, groupby
 
 import numpy as np
 import torch
@@ -31,8 +32,8 @@ class KTO:
     baseline: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def prepare(self, engine: Engine, batches: EvenBatches[Batch]) -> None:
-        """The mean over the whole step, on all processes, of log pi - log pi_ref of the mismatched replies: so that it
-        depends neither on the cut nor on how many processes there are."""
+        """The mean over the whole step, on all processes, of log pi - log pi_ref of the mismatched replies, each of its
+        row's weight: so that it depends neither on the cut nor on how many processes there are."""
         if not self.loss.has_baseline:
             return
         was_training = engine.model.training
@@ -43,7 +44,8 @@ class KTO:
         for other, logprobs, counts in forwards(others, read, device=engine.device, precision=engine.precision):
             if counts:
                 log_ratio = logprobs.double() - self.mismatched_reference[other.rows, 0].double()
-                sums += torch.stack([log_ratio.sum(), log_ratio.new_tensor(len(log_ratio))])
+                weights = other.weights.to(log_ratio)  # of the rows whose prompts these are
+                sums += torch.stack([(weights * log_ratio).sum(), weights.sum()])
         total, count = sum_over_ranks(sums)
         self.baseline = (total / count).float()
         engine.model.train(was_training)
@@ -63,22 +65,32 @@ def num_prompts(examples: Sequence[Example]) -> int:
 
 
 def with_replies_to_others(examples: Sequence[Example], max_length: int) -> list[Example]:
-    """Each prompt with the reply of the nearest example before it, or from the end, that has another prompt: where all
-    prompts differ, as TRL and the authors' code have it. What is too long loses its end.
+    """Each prompt with a reply of the nearest example before it, or from the end, that has another prompt: where all
+    prompts differ, as TRL and the authors' code have it. Where one has several in a row, as both replies of a pair, the
+    k-th of it takes the k-th of the other: the nearest alone would all be rejected ones. What is too long loses its
+    end.
 
     Raises:
         UserError: all prompts are the same.
     """
+    rows = range(len(examples))
+    groups = [list(group) for _, group in groupby(rows, key=lambda row: examples[row].prompt_ids.tobytes())]
     made = []
-    for place, example in enumerate(examples):
-        others = (examples[place - back] for back in range(1, len(examples)))
-        other = next((each for each in others if not np.array_equal(each.prompt_ids, example.prompt_ids)), None)
-        if other is None:
+    for number, group in enumerate(groups):
+        prompt = examples[group[0]].prompt_ids
+        before = (groups[number - back] for back in range(1, len(groups)))
+        others = next((each for each in before if not np.array_equal(examples[each[0]].prompt_ids, prompt)), None)
+        if others is None:
             rule = "KTO's KL is of replies to other prompts, so that its data must have two prompts or more"
             raise UserError(f"{rule}, got one in {len(examples)} rows, first {examples[0].source}")
-        room = max_length - len(example.prompt_ids)
-        learned = None if other.learned is None else (other.learned[0][:room],)
-        if learned is not None and not learned[0].any():
-            learned = None  # what carries loss was cut away, and something must be read
-        made.append(replace(example, completion_ids=(other.completion_ids[0][:room],), learned=learned))
+        pairs = zip(group, cycle(others), strict=False)
+        made += [_with_reply(examples[row], examples[other], max_length) for row, other in pairs]
     return made
+
+
+def _with_reply(example: Example, other: Example, max_length: int) -> Example:
+    room = max_length - len(example.prompt_ids)
+    learned = None if other.learned is None else (other.learned[0][:room],)
+    if learned is not None and not learned[0].any():
+        learned = None  # what carries loss was cut away, and something must be read
+    return replace(example, completion_ids=(other.completion_ids[0][:room],), learned=learned)

@@ -45,8 +45,8 @@ UNREAD = {  # words of `alignment run`: what is said
     f"{ONLINE} gold=null alarm.sigmas=3": "alarm.sigmas goes with gold or gold_model, which it watches, got 3.0",
     f"{ONLINE} gold=null alarm.patience=3": "alarm.patience goes with gold or gold_model, which it watches, got 3",
     "tiny_dpo distributed=zero3 distributed.offload_optimizer=nvme distributed.nvme_path=. checkpoint.every=5": (
-        "checkpoint.every and every_minutes must be 0 with distributed.offload_optimizer=nvme, never saved, "
-        "got (5, 0.0)"
+        "checkpoint.every and checkpoint.every_minutes must be 0 with distributed.offload_optimizer=nvme, which "
+        "cannot be saved, got (5, 0.0)"
     ),
 }
 

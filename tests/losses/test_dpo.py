@@ -308,3 +308,15 @@ def test_aot_compares_with_the_reference_of_another_pair() -> None:
     for variant, shift in ((DPOVariant.aot, None), (DPOVariant.sigmoid, f64(0.0, 0.0))):
         with pytest.raises(ValueError, match=r"^shift goes with loss\.variant=aot, and only with it$"):
             DPOLoss(variant=variant)(*tensors, shift=shift)
+
+
+def test_pairs_of_weight_0_are_in_no_metric() -> None:
+    """As those that fill up online DPO's last ranks, whose number depends on that of the processes."""
+    loss = DPOLoss(rpo_alpha=0.5)
+    pairs = [f64(value, -100.0) for value in PAIR]
+    with_tie = loss(*pairs, chosen_nll=f64(2.0, 50.0), weight=f64(1.0, 0.0))
+    alone = loss(*[f64(value) for value in PAIR], chosen_nll=f64(2.0))
+    assert {name: m.mean().item() for name, m in with_tie.metrics.items()} == {
+        name: m.mean().item() for name, m in alone.metrics.items()
+    }
+    assert with_tie.loss.mean().item() == alone.loss.mean().item()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from alignment.losses import LossOutput, Mean
+from alignment.losses.preference import mean_over_pairs
 
 
 def test_mean_of_all_values():
@@ -85,3 +86,9 @@ def test_loss_output_detaches_metrics_and_not_the_loss():
     output = LossOutput(loss=mean, metrics={"name": mean})
     assert output.loss.total.requires_grad
     assert not output.metrics["name"].total.requires_grad
+
+
+def test_a_lone_value_of_any_weight_has_itself_as_its_mean():
+    """Weights may add up to less than 1."""
+    assert mean_over_pairs(torch.tensor([0.5]), torch.tensor([0.25])).mean().item() == 0.5
+    assert Mean(torch.tensor(0.0), torch.tensor(0.0)).mean().item() == 0

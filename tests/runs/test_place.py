@@ -12,7 +12,7 @@ from alignment.config.run import RunConfig
 from alignment.config.supervised import SFTConfig
 from alignment.config.tasks import EvaluateConfig, PipelineConfig, StageConfig
 from alignment.config.train import TrainConfig
-from alignment.runs.folder import RunFolder
+from alignment.runs.folder import RunFolder, step_folder, steps_in
 from alignment.runs.lifecycle import as_recipe
 from alignment.runs.place import require_place
 
@@ -157,3 +157,11 @@ def test_a_config_that_a_run_wrote_is_known_by_its_text(tmp_path: Path) -> None:
         folder.config.write_text(text)
         with pytest.raises(ConfigError, match=r"^output_dir must not hold what no run has written"):
             require_place(config)
+
+
+def test_steps_are_those_whose_folders_have_our_names(tmp_path: Path) -> None:
+    """One by another name is the user's own: it can be neither read nor put aside as a step's."""
+    for name in ("step-00000003", "step-9", "step-00000012.bad", "step-100000000", "step-x", "step-00000001"):
+        (tmp_path / name).mkdir()
+    assert [step_folder(tmp_path, step).is_dir() for step in steps_in(tmp_path)] == [True, True, True]
+    assert steps_in(tmp_path) == [1, 3, 100_000_000]

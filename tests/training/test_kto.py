@@ -9,11 +9,16 @@ import pytest
 import torch
 
 from alignment.config.batch import BatchConfig, Layout
+from alignment.config.data import DataConfig, SourceConfig
 from alignment.config.errors import UserError
+from alignment.config.model import ModelConfig
+from alignment.config.supervised import KTOConfig
+from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches, EvenBatches, Packer
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
 from alignment.losses import KTOLoss
+from alignment.tasks.kto import objective
 from alignment.training.kto import KTO, with_replies_to_others
 from alignment.training.reference import reference_logprobs
 from alignment.training.step import evaluate_step, train_step
@@ -63,12 +68,21 @@ def test_the_baseline_is_the_mean_log_ratio_of_those_and_does_not_depend_on_the_
     assert many > one and baseline == pytest.approx(whole, rel=1e-4) and baseline != 0
     assert cut == pytest.approx(uncut, rel=1e-4, abs=1e-6) and cut["kl"] == pytest.approx(max(0.0, baseline), rel=1e-6)
 
-    engine = descent()
-    batches = batches_of(demonstrations)
+    engine, objective = moved(descent(), batches_of(demonstrations))
+    assert log_ratios(engine, objective).mean().item() == pytest.approx(whole, rel=1e-4)
+
+
+def moved(engine: TorchEngine, batches: Batches) -> tuple[TorchEngine, KTO]:
+    """A policy that is no longer the reference."""
     objective = objective_of(engine, batches)
     with torch.no_grad():
         for parameter in engine.model.parameters():
             parameter.mul_(1.05)
+    return engine, objective
+
+
+def log_ratios(engine: TorchEngine, objective: KTO) -> torch.Tensor:
+    """[examples], of the mismatched replies, by the model alone."""
     ratios: list[Any] = []
     for row, other in enumerate(objective.mismatched.examples):
         ids = torch.from_numpy(np.concatenate([other.prompt_ids, other.completion_ids[0]]).astype(np.int64))[None]
@@ -76,7 +90,48 @@ def test_the_baseline_is_the_mean_log_ratio_of_those_and_does_not_depend_on_the_
             logits = engine.model.hf(ids).logits[0, len(other.prompt_ids) - 1 : -1].log_softmax(-1)
         logprob = logits.gather(-1, ids[0, len(other.prompt_ids) :, None]).sum()
         ratios.append(logprob - objective.mismatched_reference[row, 0])
-    assert torch.stack(ratios).mean().item() == pytest.approx(whole, rel=1e-4)
+    return torch.stack(ratios)
+
+
+def test_rows_count_in_the_baseline_by_their_weights_and_those_that_fill_up_do_not(
+    descent: Callable[..., TorchEngine], demonstrations: list[Example]
+) -> None:
+    weighted = [replace(row, weight=1.0 + place % 3) for place, row in enumerate(demonstrations)]
+    engine, objective = moved(descent(), batches_of(weighted, 20))
+    counted = batches_of(weighted, 20).once().counted
+    objective.prepare(engine, EvenBatches(counted[1:], counted[:1]))
+    rows = [row for batch in counted[1:] for row in batch.rows.tolist()]
+    weights = torch.tensor([weighted[row].weight for row in rows])
+    ratios = log_ratios(engine, objective)[rows]
+    assert 0 < len(rows) < len(weighted) and ratios.std() > 0
+    assert objective.baseline.item() == pytest.approx(((weights * ratios).sum() / weights.sum()).item(), rel=1e-4)
+
+
+def test_both_replies_of_a_pair_meet_their_like(demonstrations: list[Example]) -> None:
+    """Chosen replies meet chosen ones: z would else be of rejected replies alone, which training makes less likely."""
+    pairs = [
+        replace(row, completion_ids=(ids,), labels=(label,))
+        for row in demonstrations[:4]
+        for label, ids in ((True, row.completion_ids[0]), (False, row.completion_ids[0][::-1]))
+    ]
+    others = with_replies_to_others(pairs, 1000)
+    for place, other in enumerate(others):
+        met = pairs[(place - 2) % len(pairs)]
+        assert np.array_equal(other.completion_ids[0], met.completion_ids[0]) and other.labels == met.labels
+
+
+def test_the_task_holds_each_reply_against_its_own_reference(
+    descent: Callable[..., TorchEngine], demonstrations: list[Example]
+) -> None:
+    """Before the first step the log-ratios are 0, also of the mismatched replies, whose mean below 0 is read as 0."""
+    engine, batches = descent(), batches_of(demonstrations)
+    config = KTOConfig(
+        model=ModelConfig(path="."), data=DataConfig(train=SourceConfig("rows")), train=TrainConfig(max_steps=1)
+    )
+    built = objective(config, batches, lambda each: reference_logprobs(engine, each, range(len(each.examples))))
+    built.prepare(engine, EvenBatches(batches.step(0)))
+    assert abs(built.baseline.item()) < 1e-4
+    assert built.reference.abs().min() > 0 and not torch.equal(built.reference, built.mismatched_reference)
 
 
 def test_before_the_first_step_every_loss_is_a_half_and_an_evaluation_has_a_baseline_of_its_own(
