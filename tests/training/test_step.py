@@ -23,7 +23,9 @@ from alignment.losses import (
     ORPOLoss,
     ORPONll,
     PolicyLoss,
+    ProcessRewardLoss,
     RankingVariant,
+    ScoreRegressionLoss,
     SimPOLoss,
     ValueLoss,
 )
@@ -31,7 +33,7 @@ from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.rl.experience import Experience
 from alignment.rl.objectives import Actor, Critic
 from alignment.training.metrics import Metrics
-from alignment.training.objectives import CPO, DPO, ORPO, SFT, RewardRanking, SimPO
+from alignment.training.objectives import CPO, DPO, ORPO, SFT, ProcessReward, RewardRanking, ScoreRegression, SimPO
 from alignment.training.step import evaluate_step, train_step
 
 REFERENCE = torch.tensor([[-40.0, -70.0], [-30.0, -15.0], [-45.0, -25.0], [-8.0, -50.0], [-80.0, -75.0], [-15.0, -9.0]])
@@ -43,6 +45,8 @@ OBJECTIVES: dict[str, Any] = {
     "dpo, by token": DPO(DPOLoss(beta=5.0, variant=DPOVariant.sigmoid_norm, rpo_alpha=0.5), REFERENCE),
     "orpo, completion": ORPO(ORPOLoss()),
     "orpo, sequence": ORPO(ORPOLoss(nll=ORPONll.sequence)),
+    "regression": ScoreRegression(ScoreRegressionLoss()),
+    "steps": ProcessReward(ProcessRewardLoss()),
     "simpo": SimPO(SimPOLoss()),
     "cpo": CPO(CPOLoss()),
     "actor": Actor(PolicyLoss(clip=0.2), 0.7),
@@ -50,12 +54,23 @@ OBJECTIVES: dict[str, Any] = {
     "critic": Critic(ValueLoss(clip=0.2)),
 }
 PPO = ("actor", "actor, kl", "critic")
-KINDS = {"reward": "scalar", "reward, scaled": "scalar", "critic": "scalar"}
-PAIRS = [name for name in OBJECTIVES if name not in ("sft", *PPO)]
+KINDS = dict.fromkeys(("reward", "reward, scaled", "regression", "steps", "critic"), "scalar")
+ROWS = [name for name in OBJECTIVES if name not in PPO]
 WHOLE = [[0, 1, 2, 3, 4, 5]]
 CUT = [[0], [1, 2, 3], [4, 5]]
 PERMUTED = [[5, 3, 1, 0, 2, 4]]
 Unit = Any  # a Batch, or an Experience
+
+
+def rows_of(name: str, demonstrations: list[Example], pairs: list[Example]) -> list[Example]:
+    """What the objective learns from: single replies, some with scores or with labels of steps, or pairs."""
+    if name == "regression":
+        return [replace(row, labels=(place / 4,)) for place, row in enumerate(demonstrations)]
+    if name == "steps":
+        ends = [(0, len(row.completion_ids[0]) - 1) for row in demonstrations]
+        rows = zip(demonstrations, ends, strict=True)
+        return [replace(row, ends=at, labels=(True, len(at) % 2 > 0)) for row, at in rows]
+    return demonstrations if name in ("sft", *PPO) else pairs
 
 
 def units(name: str, rows: list[Example], cut: list[list[int]], layout: Layout) -> list[Unit]:
@@ -90,7 +105,7 @@ def stepped(
 def test_gradient_and_metrics_do_not_depend_on_the_cut(
     descent: Callable[..., TorchEngine], demonstrations: list[Example], pairs: list[Example], name: str
 ) -> None:
-    rows = demonstrations if name in ("sft", *PPO) else pairs
+    rows = rows_of(name, demonstrations, pairs)
     gradient, metrics = stepped(descent, name, rows, WHOLE, Layout.shared)
     assert any(g.abs().max() > 1e-3 for g in gradient.values())
     for cut, layout in ((CUT, Layout.shared), (PERMUTED, Layout.shared), (CUT, Layout.separate)):
@@ -110,19 +125,19 @@ def test_count_is_known_before_the_forward(
     name: str,
     layout: Layout,
 ) -> None:
-    rows = demonstrations if name in ("sft", *PPO) else pairs
+    rows = rows_of(name, demonstrations, pairs)
     engine = descent(KINDS.get(name, "language"))
     for unit in units(name, rows, CUT, layout):
         objective = OBJECTIVES[name]
         assert objective(engine.model, unit).loss.count.item() == objective.count(unit) > 0
 
 
-@pytest.mark.parametrize("name", ["sft", *PAIRS])
+@pytest.mark.parametrize("name", ROWS)
 def test_a_row_of_weight_two_is_the_row_twice(
     descent: Callable[..., TorchEngine], demonstrations: list[Example], pairs: list[Example], name: str
 ) -> None:
     """However the rows are cut, in loss and gradient."""
-    rows = demonstrations if name == "sft" else pairs
+    rows = rows_of(name, demonstrations, pairs)
     weighted = [replace(row, weight=weight) for row, weight in zip(rows, (1.0, 2.0, 1.0, 3.0, 1.0, 1.0), strict=True)]
     twice = [[0, 1, 1, 2], [3, 3, 3, 4, 5]]
     wanted, repeated = stepped(descent, name, rows, twice, Layout.shared)
