@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from alignment.cli.compose import composing, resolve, single
 from alignment.config.online import PPOConfig
 from alignment.models.reward_normalization import FILE
+from alignment.tasks import ppo
 from alignment.tasks.ppo import unlike_its_authors
 from alignment.training.best import BestWithinLimit
 
@@ -169,6 +170,28 @@ def test_a_finished_run_made_longer_is_the_run_of_that_length(alignment: Callabl
         assert same(tmp_path / "out" / model, tmp_path / "whole" / model)
     shown = [(tmp_path / name / "samples.jsonl").read_text() for name in ("out", "whole")]
     assert shown[0] == shown[1] != ""
+
+
+def test_prompts_whose_replies_score_alike_are_left_out_where_asked_for(
+    alignment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of four prompts, with three replies each: neither learned from nor measured."""
+    (tmp_path / "rule_with_a_tie.py").write_text(
+        "def rule(prompts, replies):\n    return [float(max(k, 2)) for k in range(len(replies))]\n"
+    )
+    update, learned = ppo.update_actor_and_critic, []
+
+    def counted(actor: Any, critic: Any, mini_batches: Any, *arguments: Any, **named: Any) -> Any:
+        learned.append(sum(each.num_replies for mini_batch in mini_batches for each in mini_batch))
+        return update(actor, critic, mini_batches, *arguments, **named)
+
+    monkeypatch.setattr(ppo, "update_actor_and_critic", counted)
+    few = ["batch.size=4", "num_samples=3", "train.max_steps=1", "train.eval_every=0"]
+    words = ["run", "tiny_grpo", *SMALL, *few, "reward.function=rule_with_a_tie.rule"]
+    for drop, replies, score in (("false", 12, 5.75), ("true", 9, 7.0)):
+        assert alignment(*words, f"advantage.drop_alike={drop}", f"output_dir={drop}").code == 0
+        (row,) = rows(tmp_path / drop)
+        assert (learned.pop(), row["objective/scores"], row["groups/alike"]) == (replies, score, 0.25)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Rejection sampling and best-of-n by hand. Replies in capitals were cut before their end."""
+"""Rejection sampling, pairs to learn from and best-of-n by hand. Replies in capitals were cut before their end."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from alignment.config.data import Template
+from alignment.config.online import PairSelection
 from alignment.config.tasks import Selection
 from alignment.data.checks import NOTHING, Signs, signs_of
+from alignment.data.tokenize import Example
 from alignment.generation.samples import Samples
-from alignment.generation.select import best_of, select
+from alignment.generation.select import best_of, preferences, select
 
 ANYTHING = Signs(NOTHING, NOTHING, NOTHING, "")  # a reply may hold
 SamplesOf = Callable[[list[list[str]]], Samples]
@@ -63,6 +65,47 @@ def test_no_pair_without_a_preference(samples_of: SamplesOf) -> None:
     samples = samples_of([["a", "a"], ["b", "c"]])
     assert select(samples, torch.tensor([[1.0, 0.5], [2.0, 2.0]]), Selection.best_and_worst, ANYTHING) == []
     assert len(select(samples, torch.tensor([[1.0, 0.5], [2.0, 2.0]]), Selection.best, ANYTHING)) == 2
+
+
+def letters(pairs: list[Example]) -> list[tuple[str, ...]]:
+    """Chosen and rejected of each pair, as text."""
+    return [tuple("".join(map(chr, ids)).removesuffix("\2") for ids in pair.completion_ids) for pair in pairs]
+
+
+def test_the_best_reply_is_chosen_and_the_worst_rejected(samples_of: SamplesOf) -> None:
+    """Also one that was cut: it is what the policy says."""
+    samples = samples_of([["a", "b", "CC"], ["d", "e", "f"]])
+    scores = torch.tensor([[1.0, 3.0, -2.0], [0.5, -1.0, 0.75]])
+    pairs = preferences(samples, scores, PairSelection.best_and_worst, 1)
+    assert letters(pairs) == [("b", "CC"), ("f", "e")]
+    assert [pair.finished for pair in pairs] == [(True, False), (True, True)]
+    assert [pair.weight for pair in pairs] == [1.0, 1.0]
+    assert [pair.prompt_ids.tolist() for pair in pairs] == [each.prompt_ids.tolist() for each in samples.examples]
+
+
+def test_each_reply_is_chosen_over_all_that_score_less(samples_of: SamplesOf) -> None:
+    """Not over one that scores the same, nor over itself."""
+    samples = samples_of([["a", "b", "CC"], ["d", "e", "f"], ["g", "h", "g"]])
+    scores = torch.tensor([[1.0, 3.0, 2.0], [0.0, 4.0, 0.0], [2.0, 1.0, 0.0]])
+    pairs = preferences(samples, scores, PairSelection.all, 1)
+    first, second, third = [("b", "CC"), ("b", "a"), ("CC", "a")], [("e", "d"), ("e", "f")], [("g", "h"), ("h", "g")]
+    assert letters(pairs) == first + second + third
+    assert [pair.finished for pair in pairs[:3]] == [(True, False), (True, True), (False, True)]
+    assert {pair.weight for pair in pairs} == {1.0}
+
+
+@pytest.mark.parametrize("selection", list(PairSelection))
+def test_ties_fill_up_what_is_dealt_out_and_count_nothing(samples_of: SamplesOf, selection: PairSelection) -> None:
+    """Of four prompts one has a pair; one has the same reply twice, two have replies that score alike."""
+    samples = samples_of([["a", "a"], ["b", "c"], ["d", "e"], ["f", "g"]])
+    scores = torch.tensor([[1.0, 0.0], [2.0, 2.0], [0.0, 1.0], [3.0, 3.0]])
+    for multiple, filled in ((1, []), (2, [("a", "a")]), (3, [("a", "a"), ("b", "c")])):
+        pairs = preferences(samples, scores, selection, multiple)
+        assert letters(pairs) == [("e", "d"), *filled]
+        assert [pair.weight for pair in pairs] == [1.0] + [0.0] * len(filled)
+    even = torch.tensor([[1.0, 0.0], [2.0, 2.0], [0.0, 1.0], [3.0, 0.0]])
+    assert letters(preferences(samples, even, selection, 2)) == [("e", "d"), ("f", "g")]
+    assert preferences(samples, torch.zeros(4, 2), selection, 2) == []
 
 
 def test_best_of_by_hand(samples_of: SamplesOf) -> None:

@@ -23,18 +23,20 @@ from alignment.rl.rollouts import Rollouts
 GRPO = AdvantageEstimator.grpo
 
 
-def samples_named(name: str, rows: list[int]) -> Samples:
+def samples_named(name: str, rows: list[int], ends: tuple[bool, bool] = (True, True)) -> Samples:
     """Two replies to each prompt, which say of which draw they are."""
-    replies = [[Reply(torch.arange(2).numpy(), True, f"{name} {row} {k}") for k in range(2)] for row in rows]
+    replies = [[Reply(torch.arange(2).numpy(), ends[k], f"{name} {row} {k}") for k in range(2)] for row in rows]
     named: Any = [f"{name} {row}" for row in rows]
     return Samples(named, named, replies, computed=4 * len(rows))
 
 
 class Drawn(Rollouts):
-    """Its second draws score `again`, by the place of the prompt."""
+    """Its second draws score `again`, by the place of the prompt; `ends`: which of a prompt's two replies end."""
 
-    def __init__(self, config: PPOConfig, again: list[dict[int, list[float]]]) -> None:
-        self.config, self.again, self.asked = config, again, []
+    def __init__(
+        self, config: PPOConfig, again: list[dict[int, list[float]]], ends: tuple[bool, bool] = (True, True)
+    ) -> None:
+        self.config, self.again, self.ends, self.asked = config, again, ends, []
         rows: Any = SimpleNamespace(step_rows=lambda index: [10 * index + place for place in range(4)])
         timer: Any = SimpleNamespace(part=lambda name: nullcontext())
         prompts: Any = SimpleNamespace(train=None)
@@ -43,7 +45,7 @@ class Drawn(Rollouts):
 
     def draw(self, data: Any, rows: list[int], seed: int, replies: int) -> Samples:
         self.asked.append((rows, seed, replies))
-        return samples_named(f"draw {len(self.asked) + 1}", rows)
+        return samples_named(f"draw {len(self.asked) + 1}", rows, self.ends)
 
     def scored(self, samples: Samples) -> Tensor:
         scores = self.again[len(self.asked) - 1]
@@ -89,6 +91,17 @@ def test_replies_that_score_alike_are_drawn_anew_until_they_do_not_or_it_was_oft
     assert samples.records == [f"draw 1 {row}" for row in (20, 21, 22, 23)] and samples.computed == 16 + 12 + 8
     shares = {name: (mean.total.item(), mean.count.item()) for name, mean in measured.items()}
     assert shares == {"groups/alike": (1, 4), "groups/redrawn": (3, 4)}
+
+
+def test_what_is_drawn_anew_is_shaped_as_what_was_drawn_first(tiny_init: dict[str, Any]) -> None:
+    """Clipped to 4, and less 3 where it was cut: replies are alike where they are so then."""
+    shaped = {"clip": 4.0, "missing_eos_penalty": 3.0}
+    config = ppo_config(tiny_init, AdvantageConfig(estimator=GRPO, redraws=3), **shaped)
+    drawn = Drawn(config, [{0: [1.0, 1.0], 2: [9.0, 7.0], 3: [1.0, 4.0]}, {3: [-9.0, 9.0]}], (True, False))
+    samples, scores, _ = redraw_alike(drawn, samples_named("draw 1", [20, 21, 22, 23]), torch.tensor(FIRST), 3, 3)
+    assert [rows for rows, _, _ in drawn.asked] == [[20, 22, 23], [23]]
+    assert scores.tolist() == [[1.0, -2.0], [0.0, 1.0], [4.0, 1.0], [-4.0, 1.0]]
+    assert samples.examples == ["draw 2 20", "draw 1 21", "draw 2 22", "draw 3 23"]
 
 
 def test_without_redraws_they_are_counted(config: PPOConfig) -> None:

@@ -1,6 +1,7 @@
-"""learn, by plain gradient descent: PPO-ptx, the critic's warm-up, the early end of the actor's inner steps."""
+"""learn, by plain gradient descent: PPO-ptx, the critic's warm-up, the actor's early end, a constant length."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,17 +14,17 @@ from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
-from alignment.config.ppo import PPOUpdateConfig
+from alignment.config.ppo import PPOLosses, PPOUpdateConfig
 from alignment.config.reward import RewardShapingConfig
 from alignment.config.train import TrainConfig
 from alignment.data.pack import pack
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
-from alignment.losses import CrossEntropyLoss
+from alignment.losses import CrossEntropyLoss, Normalization, PolicyLoss
 from alignment.models.readout import token_logprobs
 from alignment.rl.experience import Experience
 from alignment.rl.objectives import Actor
-from alignment.rl.update import update_actor_and_critic
+from alignment.rl.update import actor_objective, update_actor_and_critic
 from alignment.training.objectives import SFT
 from alignment.training.step import Term, train_step
 
@@ -156,3 +157,25 @@ def test_the_actor_stops_after_the_step_that_measured_too_much_kl_and_the_critic
     assert learned(kls[0] / 2) == (1, 1, 6)
     assert learned(kls[highest] * 1.001) == (6, 6, 6)
     assert learned(None) == (6, 6, 6)
+
+
+@pytest.mark.parametrize(("length", "divisor"), [(None, 30), (7, 7)])
+def test_a_constant_length_is_the_longest_that_a_reply_can_be_unless_it_is_given(
+    descent: Callable[..., TorchEngine],
+    demonstrations: list[Example],
+    tiny_init: dict[str, Any],
+    length: int | None,
+    divisor: int,
+) -> None:
+    """Where the policy is the one that acted the loss is the advantages' sum over replies times length, by hand."""
+    actor = descent()
+    config = replace(
+        ppo_config(tiny_init),
+        loss=PPOLosses(policy=PolicyLoss(normalization=Normalization.constant, length=length)),
+        generation=GenerationConfig(temperature=TEMPERATURE, max_new_tokens=30),
+    )
+    made = [replace(each, old_logprobs=each.ref_logprobs) for each in experiences(actor, demonstrations)]
+    losses = [actor_objective(config, 0.0)(actor.model, each).loss for each in made]
+    loss = sum(each.total.item() for each in losses) / sum(each.count.item() for each in losses)
+    advantages = sum(each.advantages.sum().item() for each in made)
+    assert loss == pytest.approx(-advantages / (3 * divisor), rel=1e-6)
