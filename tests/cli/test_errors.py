@@ -14,7 +14,10 @@ MINE = "# mine\ndefaults:\n  - task: sft\n  - model: tiny\n  - data: toy\n  - _s
 
 VLLM_OF_MANY = "distributed.zero must be null with generation.engine=vllm, which is told the .*, got 1"
 
-MARGIN = "data.margin.scale must be 'none' for a task that learns of no pairs with margins .*, got '(small|given)'"
+MARGIN = (
+    r"data.margin.scale must be 'none' for a task that learns of no pairs with margins "
+    r"\(data=native reads the same rows without their ratings\), got '(small|given)'"
+)
 
 COMMANDS = {
     "no command": ("", "usage: alignment VERB"),
