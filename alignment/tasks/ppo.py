@@ -145,9 +145,8 @@ class PPOTrainer(OnPolicy):
             ptx=None if self.ptx is None else partial(self.ptx.term, step),
             on_nonfinite=partial(nonfinite.record, step),
         )
-        if (
-            actor_learns
-        ):  # while the critic warms up the policy is still the reference, whose KL of 0 must not change kl.weight
+        # While the critic warms up the policy is still the reference, whose KL of 0 must not change kl.weight.
+        if actor_learns:
             state.controller.update(Metrics(kl=units.kl).means()["kl"], config.batch.size * config.num_samples)
         if state.average is not None:
             state.average.update()

@@ -4,12 +4,13 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.kill.conftest import Whole
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny_iterative_dpo.yaml"
 WORDS = ["run", "rounds.yaml", "output_dir=out"]
@@ -36,26 +37,19 @@ def write_recipe(folder: Path) -> None:
     (folder / "rounds.yaml").write_text(yaml.safe_dump(recipe))
 
 
-@dataclass
-class Unbroken:
-    folder: Path
-    touches: int
-    seconds: float
-
-
 @pytest.fixture(scope="module")
-def unbroken(runner: Any, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+def unbroken(runner: Any, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("rounds") / "whole"
     write_recipe(folder)
     start = time.perf_counter()
     ended = runner(WORDS, folder)
     assert ended.code == 0, ended.said
-    return Unbroken(folder / "out", ended.touches, time.perf_counter() - start)
+    return Whole(folder / "out", ended.touches, time.perf_counter() - start)
 
 
 @pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 21))])
 def test_killed_twice_and_run_again(
-    number: int, runner: Any, unbroken: Unbroken, assert_same: Callable[[Path, Path], None], tmp_path: Path
+    number: int, runner: Any, unbroken: Whole, assert_same: Callable[[Path, Path], None], tmp_path: Path
 ) -> None:
     """Once at a random touch of a file, number 0 in the middle, and once at a random time: each stage has made what
     the unbroken one's has."""
@@ -79,7 +73,7 @@ def test_killed_twice_and_run_again(
         assert (folder / "out" / path).read_bytes() == (unbroken.folder / path).read_bytes(), name
 
 
-def test_the_rounds_had_something_to_learn(unbroken: Unbroken) -> None:
+def test_the_rounds_had_something_to_learn(unbroken: Whole) -> None:
     """Each round's pairs are of its own policy, and there are enough that some are learned from twice or never."""
     first, second = ((unbroken.folder / f"draw_{n}" / "selected.jsonl").read_text().splitlines() for n in (1, 2))
     assert min(len(first), len(second)) > 4 and first != second
