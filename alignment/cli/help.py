@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
-from textwrap import dedent
+from textwrap import dedent, wrap
 from typing import Any, get_type_hints
 
 from hydra.core.object_type import ObjectType
@@ -15,26 +15,75 @@ from omegaconf import DictConfig, OmegaConf
 from alignment.cli.compose import current_hydra
 from alignment.cli.overrides import written
 from alignment.cli.recipes import first_comment, recipes
+from alignment.config.errors import ConfigError
+from alignment.user_error import nearest
 
-KEY_WIDTH = 40
+KEY_WIDTH, PAGE_WIDTH = 40, 120
 NOT_OFFERED = ("hydra", "task")  # Hydra's own settings; what the recipe is
+FIRST = ("model", "data", "train")  # groups of keys that every reader looks for; then the method's own
+LAST = ("batch", "seed", "output_dir", "checkpoint", "resume", "log", "distributed", "launch", "cluster")
 
 
-def page(recipe: str, composed: DictConfig, folders: list[Path]) -> str:
-    """The whole help of a recipe as it is composed. `folders` hold recipes and presets, the first wins."""
+def page(recipe: str, composed: DictConfig, folders: list[Path], groups: list[str]) -> str:
+    """The help of a recipe as it is composed. `folders` hold recipes and presets, the first wins.
+
+    Args:
+        groups: such as model.lora: of these keys alone. []: the whole page.
+
+    Raises:
+        ConfigError: there is no such group of keys.
+    """
     about = first_comment(recipes(folders)[recipe])
-    lines = [f"{recipe}: {about}", "", f"  alignment run {recipe} [key=value ...] [flags]", ""]
+    lines = [f"{recipe}: {about}", ""]
+    if groups:
+        return "\n".join(_without_blanks([*lines, *(line for group in groups for line in _of_group(composed, group))]))
+    lines += [f"  alignment run {recipe} [key=value ...] [flags]", ""]
     lines += ["Presets, chosen by group=name (* in use):", *_presets(composed, folders), ""]
-    lines += ["Keys, set by key=value, as they are in this recipe:", *_keys(composed, "")]
-    return "\n".join(line.rstrip() for line in lines)
+    lines += ["Keys, set by key=value, as they are in this recipe (--help model.lora: of one group):"]
+    lines += [line for name in _in_order(composed) for line in _section(composed, name)]
+    return "\n".join(_without_blanks(lines))
+
+
+def _without_blanks(lines: list[str]) -> list[str]:
+    return [line.rstrip() for line in lines]
+
+
+def _in_order(composed: DictConfig) -> list[str]:
+    names = [name for name in map(str, composed) if name != "hydra"]
+    first, last = ([name for name in group if name in names] for group in (FIRST, LAST))
+    return [*first, *(name for name in names if name not in FIRST + LAST), *last]
+
+
+def _section(composed: DictConfig, name: str) -> Iterator[str]:
+    """The keys of one part of the config; parts stand apart, single keys do not."""
+    if _is_part(composed._get_node(name)):
+        yield ""
+    yield from _keys(composed, "", [name])
+
+
+def _of_group(composed: DictConfig, group: str) -> list[str]:
+    tree, names = composed, group.strip(".").split(".")
+    for place, name in enumerate(names):
+        known = [str(key) for key in tree if key != "hydra"]
+        if name not in known:
+            rule = f"--help {group}: there is no group of keys {'.'.join(names[: place + 1])!r} in this recipe"
+            raise ConfigError(f"{rule}{nearest(name, known)}; {', '.join(known)}")
+        node = tree._get_node(name)
+        if not (isinstance(node, DictConfig) and _is_part(node)):
+            return list(_keys(tree, "".join(f"{each}." for each in names[:place]), [name]))
+        tree = node
+    return list(_keys(tree, f"{group}.", [str(name) for name in tree]))
+
+
+def _is_part(node: Any) -> bool:
+    return isinstance(node, DictConfig) and not node._is_none() and is_dataclass(OmegaConf.get_type(node))
 
 
 def _presets(composed: DictConfig, folders: list[Path]) -> Iterator[str]:
     loader = current_hydra().config_loader
     chosen = composed.hydra.runtime.choices
-    for group in loader.get_group_options("", ObjectType.GROUP):
-        if group in NOT_OFFERED:
-            continue
+    offered = [group for group in loader.get_group_options("", ObjectType.GROUP) if group not in NOT_OFFERED]
+    for group in sorted(offered, key=lambda group: (group in LAST, group not in FIRST)):
         for name in loader.get_group_options(group):
             mark = "*" if chosen.get(group) == name else " "
             yield f"{mark} {f'{group}={name}':<{KEY_WIDTH}}  {_about_preset(group, name, folders)}"
@@ -45,25 +94,39 @@ def _about_preset(group: str, name: str, folders: list[Path]) -> str:
     return first_comment(files[0]) if files else ""
 
 
-def _keys(tree: DictConfig, prefix: str) -> Iterator[str]:
+def _keys(tree: DictConfig, prefix: str, names: list[str]) -> Iterator[str]:
     owner = OmegaConf.get_type(tree)
     assert owner is not None
     docs, hints = field_docs(owner), get_type_hints(owner)
-    for name in (name for name in map(str, tree) if name != "hydra"):
+    for name in names:
         node = tree._get_node(name)
-        if isinstance(node, DictConfig) and is_dataclass(OmegaConf.get_type(node)):
-            yield from _keys(node, f"{prefix}{name}.")
+        if isinstance(node, DictConfig) and _is_part(node):
+            yield from _keys(node, f"{prefix}{name}.", list(map(str, node)))
         else:
             words = [docs.get(name, ""), _choices(hints.get(name))]
-            about = " ".join(word for word in words if word)
-            yield f"  {f'{prefix}{name}={_value(tree, name)}':<{KEY_WIDTH}}" + (f"  # {about}" if about else "")
+            yield from _key(f"{prefix}{name}=", _value(tree, name), " ".join(" ".join(words).split()))
+
+
+def _key(key: str, value: str, about: str) -> Iterator[str]:
+    """`key=value  # what it means`, on as many lines as the words need; a long value has lines of its own."""
+    if len(value) > PAGE_WIDTH // 2:
+        yield from wrap(f"{key}{value}", PAGE_WIDTH, initial_indent="  ", subsequent_indent="    ")
+        begin = " " * (KEY_WIDTH + 2)
+    else:
+        begin = f"  {f'{key}{value}':<{KEY_WIDTH}}"
+    if not about:
+        yield begin
+        return
+    first, *more = wrap(about, max(PAGE_WIDTH - max(len(begin), KEY_WIDTH + 2) - 4, 40), break_on_hyphens=False)
+    yield f"{begin}  # {first}"
+    yield from (f"{'':{KEY_WIDTH + 2}}  # {line}" for line in more)
 
 
 def _value(tree: DictConfig, name: str) -> str:
     plain = OmegaConf.to_container(tree, resolve=False, enum_to_str=True)
     assert isinstance(plain, dict)
     value = plain[name]
-    return value if isinstance(value, str) else written(value)
+    return value if isinstance(value, str) and value.isprintable() and value else written(value)
 
 
 def _choices(hint: Any) -> str:

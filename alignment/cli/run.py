@@ -136,12 +136,13 @@ def print_config(
         fail(f"{recipe}: {explain(error)}")
 
 
-def print_help(recipe: str, overrides: list[str], own: list[Path]) -> None:
+def print_help(recipe: str, overrides: list[str], own: list[Path], groups: list[str]) -> None:
+    """Of the keys of `groups` alone where there are any."""
     with composing(own):
         try:
             composed = single(recipe, overrides)
             root_of(composed)
-            print(page(recipe, composed, [*own, shipped("recipes"), shipped("conf")]))
+            print(page(recipe, composed, [*own, shipped("recipes"), shipped("conf")], groups))
         except COMPOSE_ERRORS as error:
             fail(f"{recipe}: {explain(error)}")
 

@@ -1,6 +1,7 @@
 """What the command says of itself, and where it finds recipes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from alignment.cli.help import field_docs
+from alignment.cli.main import VERBS
 from alignment.config.train import TrainConfig
 
 MINE = "# My own\ndefaults:\n  - task: sft\n  - model: tiny\n  - data: toy\n  - _self_\ntrain: {max_steps: 7}\n"
@@ -27,23 +29,39 @@ def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["--help"], ["-h"], ["run", "--help"], ["recipes", "-h"], ["submit", "-h"], ["status", "-h"], ["logs", "--help"]],
-)
-def test_help_names_every_verb_and_flag(words: list[str], alignment: Callable[..., Any]) -> None:
-    ended = alignment(*words)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_names_every_verb(flag: str, alignment: Callable[..., Any]) -> None:
+    ended = alignment(flag)
     assert ended.code == 0 and ended.err == []
-    verbs = (
-        "alignment run RECIPE",
-        "alignment recipes",
-        "alignment submit",
-        "alignment status",
-        "alignment logs",
-        "alignment check RECIPE",
-    )
-    for word in (*verbs, "--dry-run", "--cfg job", "-m", "--config-dir", "--version", "--help"):
+    modules = {file.stem for file in (REPOSITORY / "alignment" / "cli" / "verbs").glob("[a-z]*.py")}
+    assert modules == set(VERBS)
+    for word in (*(f"alignment {verb} " for verb in modules), "--version", "--help"):
         assert word in ended.out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_a_page_of_its_own(verb: str, alignment: Callable[..., Any]) -> None:
+    pages = [alignment(verb, *words) for words in (["-h"], ["--help"], ["--help", "-h"])]
+    assert {(page.code, *page.err) for page in pages} == {(0,)}
+    assert len({page.out for page in pages}) == 1
+    assert pages[0].out.startswith(f"usage: alignment {verb}") and len(pages[0].out.splitlines()) > 3
+    assert all(len(line) <= 120 for line in pages[0].out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("verb", "flags"),
+    [
+        ("run", ["--cfg job", "--resolve", "-m", "--config-dir", "--help", "key=value", "group=preset"]),
+        ("check", ["--cfg job", "--config-dir", "key=value"]),
+        ("submit", ["--dry-run", "--cfg job", "-m", "--config-dir"]),
+        ("recipes", ["--config-dir"]),
+        ("logs", ["-f", "--rank"]),
+        ("export", ["--step", "--out"]),
+    ],
+)
+def test_a_page_names_the_flags_of_its_verb(verb: str, flags: list[str], alignment: Callable[..., Any]) -> None:
+    page = alignment(verb, "--help").out
+    assert [flag for flag in flags if flag not in page] == []
 
 
 def test_version(alignment: Callable[..., Any]) -> None:
@@ -84,10 +102,32 @@ def test_help_of_a_recipe_shows_presets_and_keys(alignment: Callable[..., Any]) 
             assert [line for line in lines if f" {group}={file.stem} " in line and line.endswith(about)]
     assert any(line.startswith("* model=tiny ") for line in lines)
     assert any(line.strip() == "loss.beta=0.25" for line in lines)
-    assert any(
-        line.strip().startswith("train.schedule=") and "One of cosine, linear, constant." in line for line in lines
-    )
+    schedule = next(place for place, line in enumerate(lines) if line.strip().startswith("train.schedule="))
+    assert "One of cosine, linear, constant" in " ".join(line.split("#")[-1].strip() for line in lines[schedule:][:3])
     assert "hydra" not in ended.out.replace("${hydra:job.config_name}", "")
+    assert all(len(line) <= 120 for line in lines[lines.index(next(line for line in lines if "Keys" in line)) :])
+
+
+def test_help_shows_what_every_reader_looks_for_first_and_where_a_run_goes_last(alignment: Callable[..., Any]) -> None:
+    keys = [
+        line.strip() for line in alignment("run", "tiny_ppo", "--help").out.partition("Keys, set by")[2].splitlines()
+    ]
+    parts = list(dict.fromkeys(key.split(".")[0] for key in keys if re.match(r"[a-z_]+\.[a-z_.]+=", key)))
+    assert parts[:3] == ["model", "data", "train"]
+    assert parts[-5:] == ["checkpoint", "log", "distributed", "launch", "cluster"]
+    assert {"advantage", "reward", "kl", "generation"} <= set(parts[3:-5])
+
+
+def test_help_of_one_group_of_keys(alignment: Callable[..., Any]) -> None:
+    shown = alignment("run", "tiny_dpo", "--help", "model.lora", "model.lora.rank=4").out.splitlines()
+    keys = [line.split("=")[0].strip() for line in shown[2:] if "=" in line]
+    assert keys == ["model.lora.rank", "model.lora.alpha", "model.lora.dropout", "model.lora.targets"]
+    assert any(line.strip().startswith("model.lora.rank=4") for line in shown)
+    assert "loss.beta=0.3" in alignment("run", "tiny_dpo", "loss.beta", "--help").out.replace(" ", "")
+    wrong = alignment("run", "tiny_dpo", "--help", "model.lra")
+    assert wrong.code == 2
+    assert wrong.err[0].startswith("alignment: tiny_dpo: --help model.lra: there is no group of keys 'model.lra'")
+    assert "(did you mean 'lora'?)" in wrong.err[0]
 
 
 def test_help_of_an_own_recipe(alignment: Callable[..., Any], own: Callable[..., str]) -> None:
