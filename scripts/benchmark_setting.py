@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from alignment.config.data import BadRow, DataConfig, Format, SourceConfig
+from alignment.config.data import BadRow, DataConfig, Format, TrainSource
 from alignment.config.distributed import Device, DistributedConfig, Precision
 from alignment.data.chat import ensure_template
 from alignment.data.read import read_rows
@@ -98,7 +98,7 @@ def data_config(data: Path, rows: int, *, max_prompt_length: int, limit: int = L
     """The first `rows` of the file."""
     return DataConfig(
         format=Format.hh,
-        train=SourceConfig(str(data), rows),
+        train=TrainSource(str(data), rows),
         max_length=limit,
         max_prompt_length=max_prompt_length,
         on_bad_row=BadRow.skip,

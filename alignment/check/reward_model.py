@@ -14,7 +14,7 @@ from alignment.check.plain import plain_model, plain_score
 from alignment.check.rows import raw_rows
 from alignment.check.subject import shortest
 from alignment.check.verdict import Grade, Verdict, graded
-from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig
+from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, TrainSource
 from alignment.config.margin import MarginConfig
 from alignment.config.model import ModelConfig
 from alignment.data.load import load_split
@@ -107,7 +107,7 @@ def pairs_in(data: DataConfig, names: Sequence[str], tokenizer: PreTrainedTokeni
     for name in names:
         source = {"train": data.train, "eval": data.eval}[name]
         if _has_pairs(source, data.format):
-            some = replace(source, limit=min(source.limit or READ, READ))
+            some = TrainSource(source.path, min(source.limit or READ, READ), source.join)
             pairs = replace(data, train=some, margin=MarginConfig(), on_bad_row=BadRow.skip)
             loaded = load_split("train", pairs, tokenizer, ExampleKind.pairs)
             assert loaded is not None

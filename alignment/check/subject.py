@@ -45,6 +45,7 @@ REPLY_TOKENS = 32  # of a reply that an online method learns from here
 
 Run = TypeVar("Run", bound=RunConfig)
 Trained = TypeVar("Trained", bound=TrainingConfig)
+Source = TypeVar("Source", bound=SourceConfig)
 
 
 def settle(config: RunConfig) -> None:
@@ -90,7 +91,7 @@ def first_rows(data: DataConfig) -> DataConfig:
     return replace(data, train=_limited(data.train), eval=_limited(data.eval))
 
 
-def _limited(source: SourceConfig) -> SourceConfig:
+def _limited(source: Source) -> Source:
     if source.path is None and source.limit is None:
         return source
     return replace(source, limit=min(source.limit or ROWS, ROWS))

@@ -9,8 +9,8 @@ from omegaconf import MISSING
 from alignment.config.batch import BatchConfig, require_unread
 from alignment.config.data import (
     DataConfig,
+    EvalSource,
     ExampleKind,
-    SourceConfig,
     require_no_rows,
     require_own_questions,
     require_read,
@@ -113,7 +113,7 @@ class EvaluateConfig(RunConfig):
         require(self.num_samples > 0, "num_samples must be > 0", self.num_samples)
         rule = "num_samples must be 1 without reward, the model that picks the best reply"
         require(self.num_samples == 1 or self.reward is not None, rule, self.num_samples)
-        asked = self.pairs.eval != SourceConfig()
+        asked = self.pairs.eval != EvalSource()
         require(not asked or self.reward is not None, "pairs.eval needs reward, the model it is for", self.reward)
         require(self.gold is not None or self.reward is not None, "one of gold and reward must be set", None)
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.check.run import check
 from alignment.check.verdict import Verdict
-from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.data import DataConfig, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.model import ModelConfig
 from alignment.config.run import RunConfig
@@ -75,7 +75,7 @@ def checked(pretrained: str, files: dict[str, str], tmp_path: Path, monkeypatch:
             "output_dir": "run",
             "distributed": DistributedConfig(device=Device.cpu),
             "model": ModelConfig(path=pretrained),
-            "data": DataConfig(train=SourceConfig(files[rows])),
+            "data": DataConfig(train=TrainSource(files[rows])),
             "train": TrainConfig(max_steps=20, learning_rate=1e-3),
         }
         return check(kind(**{**given, **settings}))

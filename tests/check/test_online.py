@@ -17,7 +17,7 @@ from alignment.check import online
 from alignment.check import reward_model as judges
 from alignment.check.verdict import Grade, Verdict
 from alignment.config.batch import BatchConfig
-from alignment.config.data import DataConfig, ExampleKind, SourceConfig
+from alignment.config.data import DataConfig, EvalSource, ExampleKind, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
@@ -41,7 +41,7 @@ REPLIES = GenerationConfig(max_new_tokens=12, stop=["e", "a", " "])  # a random 
 def separating(folder: Path, tokenizer: PreTrainedTokenizerBase, pairs: str, *, sign: float) -> None:
     """A reward model's folder, whose head points from the rejected replies to the chosen ones, times `sign`."""
     model = load_scalar_model(ModelConfig(path=str(folder)), tokenizer, WHOLE)
-    data = DataConfig(train=SourceConfig(pairs))
+    data = DataConfig(train=TrainSource(pairs))
     loaded = load_split("train", data, tokenizer, ExampleKind.pairs)
     assert loaded is not None
     with torch.no_grad():
@@ -96,7 +96,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
     texts = [[" ".join(dice.choices(words, k=5)) for _ in range(3)] for _ in range(300)]
     rows = [{"prompt": a, "chosen": b, "rejected": c} for a, b, c in texts if b != c]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return DataConfig(train=SourceConfig(str(path)))
+    return DataConfig(train=TrainSource(str(path)))
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def test_a_sound_rejection_passes(
         output_dir="run",
         distributed=DistributedConfig(device=Device.cpu),
         model=ModelConfig(path=pretrained),
-        data=DataConfig(train=SourceConfig(files["pairs"])),
+        data=DataConfig(train=TrainSource(files["pairs"])),
         reward=ScorerConfig(path=judge(1.0)),
         generation=REPLIES,
     )
@@ -289,8 +289,8 @@ def test_a_sound_evaluation_passes_and_names_its_runs(
         distributed=DistributedConfig(device=Device.cpu),
         runs={"base": pretrained, "new": str(tmp_path)},
         baseline="base",
-        data=DataConfig(eval=SourceConfig(files["prompts"])),
-        pairs=DataConfig(eval=SourceConfig(files["pairs"])),
+        data=DataConfig(eval=EvalSource(files["prompts"])),
+        pairs=DataConfig(eval=EvalSource(files["pairs"])),
         reward=judge(-1.0),
         generation=REPLIES,
     )

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.check import ranks
 from alignment.check.verdict import Grade
-from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.data import DataConfig, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.launch import LaunchConfig
@@ -31,7 +31,7 @@ def config(pretrained: str, files: dict[str, str]) -> RewardConfig:
         distributed=DistributedConfig(device=Device.cpu, zero=3),
         launch=LaunchConfig(processes=2),
         model=ModelConfig(path=pretrained),
-        data=DataConfig(train=SourceConfig(files["pairs"])),
+        data=DataConfig(train=TrainSource(files["pairs"])),
         train=TrainConfig(max_steps=20),
     )
 

@@ -10,7 +10,7 @@ import yaml
 from alignment.check import rates
 from alignment.check.verdict import Grade
 from alignment.cli.advice import LORA_RATES
-from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.data import DataConfig, Format, TrainSource
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.online import PPOConfig
 from alignment.config.run import TrainingConfig
@@ -71,7 +71,7 @@ def test_what_lies_far_beyond_the_published_ones_is_warned_of(
     def verdict(rate: float) -> Grade:
         config = DPOConfig(
             model=ModelConfig(path="model", lora=LoraConfig(rank)),
-            data=DataConfig(format=Format.toy, train=SourceConfig(limit=1)),
+            data=DataConfig(format=Format.toy, train=TrainSource(limit=1)),
             train=TrainConfig(max_steps=1, learning_rate=rate),
         )
         return rates.learning_rate(config, int(weights)).grade

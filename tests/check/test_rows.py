@@ -10,7 +10,7 @@ import pytest
 from alignment.check import rates
 from alignment.check.rates import learning_rate
 from alignment.check.verdict import Grade
-from alignment.config.data import BadRow, DataConfig, SourceConfig
+from alignment.config.data import BadRow, DataConfig, TrainSource
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.online import PPOConfig
 from alignment.config.reward import RewardShapingConfig
@@ -22,11 +22,11 @@ Verdicts = Callable[..., Any]
 
 
 @pytest.fixture
-def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[dict[str, Any]]], SourceConfig]:
-    def write(rows: list[dict[str, Any]]) -> SourceConfig:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[dict[str, Any]]], TrainSource]:
+    def write(rows: list[dict[str, Any]]) -> TrainSource:
         path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return SourceConfig(str(path))
+        return TrainSource(str(path))
 
     return write
 
@@ -56,7 +56,7 @@ def test_rows_that_are_nearly_all_skipped_are_found(files: dict[str, str], verdi
 
 
 def test_prompts_that_nearly_all_lose_their_beginning_are_found(files: dict[str, str], verdict: Verdicts) -> None:
-    data = DataConfig(train=SourceConfig(files["demonstrations"]), max_prompt_length=8, max_length=128)
+    data = DataConfig(train=TrainSource(files["demonstrations"]), max_prompt_length=8, max_length=128)
     found = verdict(ROWS, SFTConfig, "demonstrations", data=data)
     assert found.grade is Grade.fail
     assert "10 prompts lost their beginning (100.0%)" in found.figure and "data.max_prompt_length is 8" in found.figure
@@ -98,7 +98,7 @@ def test_a_hundred_times_the_usual_rate_is_found(kind: type, rank: int, files: d
         given: dict[str, Any] = {"model": model, "train": TrainConfig(max_steps=1, learning_rate=rate)}
         if kind is PPOConfig:
             given["reward"] = RewardShapingConfig(path="judge")
-        config = kind(output_dir="run", data=DataConfig(train=SourceConfig(files["pairs"])), **given)
+        config = kind(output_dir="run", data=DataConfig(train=TrainSource(files["pairs"])), **given)
         return learning_rate(config, num_weights)
 
     assert at(usual, 7_000_000_000).grade is at(usual, 135_000_000).grade is Grade.ok

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.check import template, text
 from alignment.check.verdict import Grade
-from alignment.config.data import BadRow, DataConfig, Format, SourceConfig
+from alignment.config.data import BadRow, DataConfig, Format, TrainSource
 from alignment.config.margin import MarginConfig, MarginScale
 from alignment.config.model import ModelConfig
 from alignment.config.supervised import DPOConfig, RewardConfig, SFTConfig
@@ -124,7 +124,7 @@ def test_the_end_of_an_earlier_turn_is_learned_too(
     texts = ("What has the cow?", "It has legs.", "What can it do?", "It can run.")
     turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
     path.write_text(json.dumps({"messages": turns}) + "\n")
-    data = DataConfig(train=SourceConfig(str(path)), format=Format.messages)
+    data = DataConfig(train=TrainSource(str(path)), format=Format.messages)
     given: dict[str, Any] = {"data": data, "model": templated(SOUND)}
     assert verdict(ENDS, SFTConfig, "demonstrations", **given).grade is Grade.ok
 
@@ -151,7 +151,7 @@ def test_the_layouts_of_families_are_sound(
 ) -> None:
     """But for what their models say in generation_config.json, where turns end in another token than eos."""
     tokenizer = family(name)
-    data = DataConfig(train=SourceConfig(files["pairs"]))
+    data = DataConfig(train=TrainSource(files["pairs"]))
     loaded = load.load_split("train", data, tokenizer, load.ExampleKind.pairs)
     turn_end = {"gemma": ["<end_of_turn>"], "phi3": ["<|end|>"]}.get(name, [])
     stops = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(turn_end)]
@@ -181,10 +181,10 @@ def test_rows_skipped_and_cut_are_counted(
     lines = Path(files["demonstrations"]).read_text().splitlines()
     path = tmp_path_factory.mktemp("bad") / "bad.jsonl"
     path.write_text("\n".join([*lines, json.dumps({"prompt": "Hello"})]) + "\n")
-    data = DataConfig(train=SourceConfig(str(path)), on_bad_row=BadRow.skip)
+    data = DataConfig(train=TrainSource(str(path)), on_bad_row=BadRow.skip)
     found = verdict("rows, train", SFTConfig, "demonstrations", data=data)
     assert found.grade is Grade.warn and "10 of the first 11 are used, 1 skipped" in found.figure
-    short = DataConfig(train=SourceConfig(files["demonstrations"]), max_prompt_length=16, max_length=17)
+    short = DataConfig(train=TrainSource(files["demonstrations"]), max_prompt_length=16, max_length=17)
     found = verdict("rows, train", SFTConfig, "demonstrations", data=short)
     assert found.grade is Grade.fail and "10 of 10 completions their end (100.0%)" in found.figure
 
@@ -203,7 +203,7 @@ def test_ratings_that_nobody_reads_are_warned_of(
     rows = [{**json.loads(line), "rating": "better"} for line in Path(files["pairs"]).read_text().splitlines()]
     path = tmp_path_factory.mktemp("rated") / "rated.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = DataConfig(train=SourceConfig(str(path)))
+    data = DataConfig(train=TrainSource(str(path)))
     found = verdict("margins", RewardConfig, "pairs", data=data)
     assert found.grade is Grade.warn and "rating in 10 rows" in found.figure
     read = replace(data, margin=MarginConfig(scale=MarginScale.large))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.data import DataConfig, EvalSource, Format, TrainSource
 from alignment.config.distributed import DistributedConfig, Offload
 from alignment.config.errors import ConfigError
 from alignment.config.inputs import input_paths
@@ -93,7 +93,7 @@ def test_what_is_accepted() -> None:
 
 
 def ppo(**fields: Any) -> PPOConfig:
-    data = DataConfig(format=Format.toy, train=SourceConfig(limit=5))
+    data = DataConfig(format=Format.toy, train=TrainSource(limit=5))
     model = ModelConfig(init={"model_type": "llama"})
     return PPOConfig(model=model, data=data, train=TrainConfig(max_steps=1), **fields)
 
@@ -135,8 +135,8 @@ TOYS = {"reward.function": {"reward": {"function": "alignment.toy.gold"}}, "gold
 @pytest.mark.parametrize("key", TOYS)
 def test_the_toy_task_scores_its_own_questions_alone(key: str) -> None:
     """Wherever a function scores: on other rows its score would be a number that says nothing."""
-    foreign = DataConfig(train=SourceConfig(path="rows.jsonl"), eval=SourceConfig(path="rows.jsonl"))
-    own = DataConfig(format=Format.toy, train=SourceConfig(limit=5), eval=SourceConfig(limit=5))
+    foreign = DataConfig(train=TrainSource(path="rows.jsonl"), eval=EvalSource(path="rows.jsonl"))
+    own = DataConfig(format=Format.toy, train=TrainSource(limit=5), eval=EvalSource(limit=5))
     parts = TOYS[key]
     rule = rf"^{key}=alignment.toy.gold knows the toy task's questions alone .*: set {key} to null, or to"
 
@@ -154,7 +154,7 @@ def test_the_toy_task_scores_its_own_questions_alone(key: str) -> None:
 
 
 def test_the_toy_task_scores_no_foreign_rows_elsewhere_either() -> None:
-    foreign, held_out = (DataConfig(**{name: SourceConfig(path="rows.jsonl")}) for name in ("train", "eval"))
+    foreign, held_out = DataConfig(train=TrainSource(path="rows.jsonl")), DataConfig(eval=EvalSource(path="rows.jsonl"))
     model = ModelConfig(init={"model_type": "llama"})
     one = ScorerEntry(function="alignment.toy.gold")
     with pytest.raises(ConfigError, match=r"^reward.models.b.function=alignment.toy.gold knows the toy"):

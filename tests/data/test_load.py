@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, Template
+from alignment.config.data import BadRow, DataConfig, EvalSource, ExampleKind, Format, Template, TrainSource
 from alignment.config.errors import ConfigError
 from alignment.config.margin import MarginConfig, MarginScale
 from alignment.data.load import load_split
@@ -13,7 +13,7 @@ GOOD = '{"prompt": "a", "chosen": "b c", "rejected": "d", "rating": "better"}\n'
 
 
 def config(path, margin: MarginScale = MarginScale.none) -> DataConfig:
-    return DataConfig(train=SourceConfig(str(path)), on_bad_row=BadRow.skip, margin=MarginConfig(scale=margin))
+    return DataConfig(train=TrainSource(str(path)), on_bad_row=BadRow.skip, margin=MarginConfig(scale=margin))
 
 
 def test_bad_rows_are_skipped_counted_and_said(tokenizer, tmp_path):
@@ -42,14 +42,14 @@ def test_a_file_without_a_good_row_is_refused(tokenizer, tmp_path):
 def test_plain_texts_are_demonstrations_alone(tokenizer, tmp_path, need):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "once upon a time"}\n')
-    texts = DataConfig(format=Format.text, train=SourceConfig(str(path)))
+    texts = DataConfig(format=Format.text, train=TrainSource(str(path)))
     assert len(load_split("train", texts, tokenizer, ExampleKind.demonstrations).examples) == 1
     with pytest.raises(ConfigError, match=rf"^data.format=text has texts alone, .* needs {need.value}$"):
         load_split("train", texts, tokenizer, need)
 
 
 def test_more_held_out_prompts_than_the_toy_task_has_is_a_config_error(tokenizer):
-    toy = DataConfig(format=Format.toy, eval=SourceConfig(limit=1_000_000), max_length=99, max_prompt_length=50)
+    toy = DataConfig(format=Format.toy, eval=EvalSource(limit=1_000_000), max_length=99, max_prompt_length=50)
     with pytest.raises(ConfigError, match=r"^data.eval.limit: .* got 1000000$"):
         load_split("eval", toy, tokenizer, ExampleKind.prompts)
 
@@ -95,7 +95,7 @@ def test_prompts_in_another_family_s_layout_are_counted_and_said(family, tmp_pat
     path = tmp_path / "rows.jsonl"
     rows = [{"prompt": "hi", "completion": "a"}, *[{"prompt": text, "completion": "a"}] * 2]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = DataConfig(train=SourceConfig(path=str(path)))
+    settings = DataConfig(train=TrainSource(path=str(path)))
     if "<s>" in text:  # which zephyr's tokenizer has
         tokenizer = family("qwen")
     said = load_split("train", settings, tokenizer, ExampleKind.demonstrations).summary("train")
@@ -113,7 +113,7 @@ def test_calls_that_the_template_leaves_out_of_a_prompt_are_counted_and_said(fam
     rows = [{"prompt": turns, "completion": "a"}, {"prompt": "q", "completion": "a"}]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rows = load_split("train", DataConfig(train=SourceConfig(path=str(path))), family(name), ExampleKind.demonstrations)
+    rows = load_split("train", DataConfig(train=TrainSource(path=str(path))), family(name), ExampleKind.demonstrations)
     told = ", 1 dialogues without their `tool_calls`, which the chat template leaves out" if said else ""
     assert rows.summary("train") == f"train: 2 rows{told}"
 
@@ -122,7 +122,7 @@ def test_weights_of_prompts_are_said_not_to_be_read(tokenizer, tmp_path):
     path = tmp_path / "rows.jsonl"
     weights = [{}, {"weight": 1.0}, {"weight": 0.5}, {"weight": 2}]
     path.write_text("".join(json.dumps({"prompt": "q", "completion": "a", **weight}) + "\n" for weight in weights))
-    settings = DataConfig(train=SourceConfig(path=str(path)))
+    settings = DataConfig(train=TrainSource(path=str(path)))
     rows = load_split("train", settings, tokenizer, ExampleKind.prompts)
     said = "train: 4 rows, 2 prompts with a `weight`, which is not read: prompts count alike"
     assert rows.summary("train") == said

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from alignment.check.reward_model import trained_ids
 from alignment.config.batch import BatchConfig
-from alignment.config.data import DataConfig, ExampleKind, SourceConfig, Template
+from alignment.config.data import DataConfig, ExampleKind, Template, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
@@ -95,7 +95,7 @@ def judge(family: Family, tiny_init: dict[str, Any], tmp_path_factory: pytest.Te
 def trained_on(folder: Path, pairs: list[dict[str, Any]], tmp_path: Path) -> list[Example]:
     """The examples that the task `reward` makes of these pairs with that model's tokenizer."""
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    data = DataConfig(train=SourceConfig(path=str(tmp_path / "pairs.jsonl")))
+    data = DataConfig(train=TrainSource(path=str(tmp_path / "pairs.jsonl")))
     loaded = load_split("train", data, prepare_tokenizer(ModelConfig(path=str(folder))), ExampleKind.pairs)
     assert loaded is not None
     return loaded.examples

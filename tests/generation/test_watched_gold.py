@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.data import DataConfig, Format, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
@@ -29,7 +29,7 @@ SamplesOf = Callable[[list[list[str]]], Samples]
 def ppo_config(tiny_init: dict[str, Any], **parts: Any) -> PPOConfig:
     return PPOConfig(
         model=ModelConfig(init=tiny_init),
-        data=DataConfig(format=Format.toy, train=SourceConfig(limit=5)),
+        data=DataConfig(format=Format.toy, train=TrainSource(limit=5)),
         train=TrainConfig(max_steps=1),
         reward=ScorerConfig(function="alignment.toy.gold"),
         distributed=DistributedConfig(device=Device.cpu),

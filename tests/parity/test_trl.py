@@ -22,7 +22,7 @@ from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from alignment.config.batch import BatchConfig, Layout
-from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig
+from alignment.config.data import DataConfig, ExampleKind, Format, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.margin import MarginConfig, MarginScale
 from alignment.config.model import ModelConfig
@@ -120,7 +120,7 @@ def loaded(tokenizer: PreTrainedTokenizerBase) -> Loaded:
 def load(tokenizer: PreTrainedTokenizerBase, margin: MarginScale) -> Loaded:
     config = DataConfig(
         format=Format.toy,
-        train=SourceConfig(limit=PAIRS),
+        train=TrainSource(limit=PAIRS),
         margin=MarginConfig(scale=margin),
         max_prompt_length=128,
     )

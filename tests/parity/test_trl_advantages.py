@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from alignment.config.batch import BatchConfig, Layout
-from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.data import DataConfig, Format, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
@@ -50,7 +50,7 @@ def ppo_config(tiny_init: dict[str, Any], estimator: str, kl: KLConfig, **reward
     """Small micro-batches in two mini-batches, so that the replies are cut and shuffled."""
     return PPOConfig(
         model=ModelConfig(init=tiny_init),
-        data=DataConfig(format=Format.toy, train=SourceConfig(limit=4)),
+        data=DataConfig(format=Format.toy, train=TrainSource(limit=4)),
         batch=BatchConfig(size=4, max_tokens=40, layout=Layout.shared),
         train=TrainConfig(max_steps=1),
         reward=RewardShapingConfig(function="alignment.toy.gold", **reward),

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import KTOConfig, KTOTrainer
 
 from alignment.config.batch import BatchConfig, Layout
-from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig
+from alignment.config.data import DataConfig, ExampleKind, Format, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.model import ModelConfig
 from alignment.data.batches import Batches, Packer
@@ -63,7 +63,7 @@ def engine_of(model: Any) -> TorchEngine:
 @pytest.mark.parametrize("variant", ["kto", "apo_zero_unpaired"])
 def test_kto(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path, variant: str) -> None:
     """With a reference of other weights, and the KL of prompts with the replies to those before them, which is > 0."""
-    config = DataConfig(format=Format.toy, train=SourceConfig(limit=PAIRS), max_prompt_length=128)
+    config = DataConfig(format=Format.toy, train=TrainSource(limit=PAIRS), max_prompt_length=128)
     split = load_split("train", config, tokenizer, ExampleKind.labeled)
     assert split is not None
     chosen = [2 * place + place % 2 for place in range(PAIRS)]  # one reply to each prompt, good and bad in turn

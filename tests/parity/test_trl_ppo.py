@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment.config.batch import BatchConfig, Layout
-from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.data import DataConfig, Format, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
@@ -248,7 +248,7 @@ def samples_of(case: Case) -> Samples:
 def ppo_config(case: Case) -> PPOConfig:
     return PPOConfig(
         model=ModelConfig(init={"model_type": "llama"}),
-        data=DataConfig(format=Format.toy, train=SourceConfig(limit=8)),
+        data=DataConfig(format=Format.toy, train=TrainSource(limit=8)),
         batch=BatchConfig(size=8, max_tokens=40, layout=Layout.shared),
         train=TrainConfig(max_steps=1),
         reward=RewardShapingConfig(

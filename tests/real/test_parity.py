@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.batch import Layout
-from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig
+from alignment.config.data import DataConfig, ExampleKind, Format, TrainSource
 from alignment.config.model import ModelConfig
 from alignment.data.load import load_split
 from alignment.data.pack import pack
@@ -35,7 +35,7 @@ def test_log_probs_of_every_reply_token(
     real_model: Path,
     real_tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    data = DataConfig(format=Format.hh, train=SourceConfig(str(hh[0])))
+    data = DataConfig(format=Format.hh, train=TrainSource(str(hh[0])))
     loaded = load_split("train", data, real_tokenizer, ExampleKind.pairs)
     model = load_language_model(ModelConfig(path=str(real_model)), real_tokenizer, WHOLE)
     batch = pack(loaded.examples, range(len(texts)), layout=layout, pad_id=real_tokenizer.pad_token_id)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.batch import BatchConfig, Layout
-from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.data import DataConfig, Format, TrainSource
 from alignment.config.distributed import Device, DistributedConfig, Precision
 from alignment.config.errors import UserError
 from alignment.config.generation import GenerationConfig
@@ -59,7 +59,7 @@ SCORES = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 2.0], [0.0, 1.0], [4.0, -
 def ppo_config(tiny_init: dict[str, Any], **parts: Any) -> PPOConfig:
     settings: dict[str, Any] = {
         "model": ModelConfig(init=tiny_init),
-        "data": DataConfig(format=Format.toy, train=SourceConfig(limit=5)),
+        "data": DataConfig(format=Format.toy, train=TrainSource(limit=5)),
         "batch": BatchConfig(size=5, max_tokens=40, layout=Layout.shared),
         "train": TrainConfig(max_steps=1, learning_rate=0.01),
         "reward": RewardShapingConfig(function="alignment.toy.gold"),

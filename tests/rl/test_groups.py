@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.data import DataConfig, Format, TrainSource
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
@@ -60,7 +60,7 @@ def config(tiny_init: dict[str, Any]) -> PPOConfig:
 def ppo_config(tiny_init: dict[str, Any], advantage: AdvantageConfig, **reward: Any) -> PPOConfig:
     return PPOConfig(
         model=ModelConfig(init=tiny_init),
-        data=DataConfig(format=Format.toy, train=SourceConfig(limit=5)),
+        data=DataConfig(format=Format.toy, train=TrainSource(limit=5)),
         train=TrainConfig(max_steps=1),
         reward=RewardShapingConfig(function="alignment.toy.gold", **reward),
         num_samples=2,

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.batch import BatchConfig
-from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.data import DataConfig, Format, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
@@ -36,7 +36,7 @@ def gives(*scores: float) -> FunctionScorer:
 def ppo_config(**fields: Any) -> PPOConfig:
     return PPOConfig(
         model=ModelConfig(init={"model_type": "llama"}),
-        data=DataConfig(format=Format.toy, train=SourceConfig(limit=5)),
+        data=DataConfig(format=Format.toy, train=TrainSource(limit=5)),
         train=TrainConfig(max_steps=1),
         reward=RewardShapingConfig(**{"path": "a"} | fields),
         distributed=ON_CPU,

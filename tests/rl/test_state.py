@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignment.config.batch import BatchConfig, Layout
-from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.data import DataConfig, Format, TrainSource
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
 from alignment.config.ppo import PPOUpdateConfig, PtxConfig
@@ -24,7 +24,7 @@ def ptx(tiny_init: dict[str, Any]) -> Ptx:
     """24 texts, 2 a step, 2 x 3 inner steps an iteration: two iterations are a pass."""
     ids = np.arange(3, 7, dtype=np.int32)
     texts = [Example(ids, (ids,), None, Source("texts", row), (True,)) for row in range(24)]
-    toy = DataConfig(format=Format.toy, train=SourceConfig(limit=5))
+    toy = DataConfig(format=Format.toy, train=TrainSource(limit=5))
     config = PPOConfig(
         model=ModelConfig(init=tiny_init),
         data=toy,

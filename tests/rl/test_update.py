@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alignment.config.batch import Layout
-from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.data import DataConfig, Format, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
@@ -36,7 +36,7 @@ TEXTS = [[3], [4, 5]]  # of other lengths
 def ppo_config(tiny_init: dict[str, Any], **inner: Any) -> PPOConfig:
     return PPOConfig(
         model=ModelConfig(init=tiny_init),
-        data=DataConfig(format=Format.toy, train=SourceConfig(limit=5)),
+        data=DataConfig(format=Format.toy, train=TrainSource(limit=5)),
         train=TrainConfig(max_steps=1),
         reward=RewardShapingConfig(function="alignment.toy.gold"),
         ppo=PPOUpdateConfig(**inner),

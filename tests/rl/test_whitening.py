@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.data import DataConfig, Format, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
@@ -31,7 +31,7 @@ RECORD = Record([], (), None, Source("", 0))
 CUTS = {1: [(0, 40)], 2: [(0, 13), (13, 40)]}  # the values of each process; a ragged share
 CONFIG = PPOConfig(
     model=ModelConfig(init={"model_type": "llama"}),
-    data=DataConfig(format=Format.toy, train=SourceConfig(limit=5)),
+    data=DataConfig(format=Format.toy, train=TrainSource(limit=5)),
     train=TrainConfig(max_steps=1),
     reward=RewardShapingConfig(function="alignment.toy.gold", whiten=True, missing_eos_penalty=0.5),
     distributed=DistributedConfig(device=Device.cpu),

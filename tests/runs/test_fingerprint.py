@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.data import DataConfig, TrainSource
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
 from alignment.config.supervised import SFTConfig
@@ -24,7 +24,7 @@ def config(tmp_path: Path) -> SFTConfig:
     (tmp_path / "rows.jsonl").write_text("one\ntwo\n")
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "model.safetensors").write_bytes(b"weights")
-    data = DataConfig(train=SourceConfig(str(tmp_path / "rows.jsonl")))
+    data = DataConfig(train=TrainSource(str(tmp_path / "rows.jsonl")))
     return SFTConfig(model=ModelConfig(str(tmp_path / "base")), data=data, train=TrainConfig(max_steps=2))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.data import DataConfig, EvalSource, TrainSource
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
 from alignment.config.run import RunConfig
@@ -71,7 +71,7 @@ def test_a_pipeline_s_folder_is_one_of_runs_and_a_run_s_own_may_hold_another(tmp
 
 
 def run_of(model: str, rows: str, output_dir: str) -> SFTConfig:
-    data = DataConfig(train=SourceConfig(rows))
+    data = DataConfig(train=TrainSource(rows))
     return SFTConfig(model=ModelConfig(model), data=data, train=TrainConfig(max_steps=1), output_dir=output_dir)
 
 
@@ -117,7 +117,7 @@ def test_a_run_may_lie_beside_what_it_reads(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.model.mkdir(parents=True)
     run.config.touch()
-    data = DataConfig(eval=SourceConfig("rows"))
+    data = DataConfig(eval=EvalSource("rows"))
     output_dir = str(run.path / "evaluation")
     require_place(EvaluateConfig(runs={"a": str(run.path)}, baseline="a", data=data, gold="a.b", output_dir=output_dir))
     (tmp_path / "base").mkdir()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alignment.config.batch import BatchConfig, Layout
-from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.data import DataConfig, TrainSource
 from alignment.config.errors import UserError
 from alignment.config.model import ModelConfig
 from alignment.config.supervised import KTOConfig
@@ -126,7 +126,7 @@ def test_the_task_holds_each_reply_against_its_own_reference(
     """Before the first step the log-ratios are 0, also of the mismatched replies, whose mean below 0 is read as 0."""
     engine, batches = descent(), batches_of(demonstrations)
     config = KTOConfig(
-        model=ModelConfig(path="."), data=DataConfig(train=SourceConfig("rows")), train=TrainConfig(max_steps=1)
+        model=ModelConfig(path="."), data=DataConfig(train=TrainSource("rows")), train=TrainConfig(max_steps=1)
     )
     built = objective(config, batches, lambda each: reference_logprobs(engine, each, range(len(each.examples))))
     built.prepare(engine, EvenBatches(batches.step(0)))

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from alignment import preempt
 from alignment.config.batch import BatchConfig, Layout
 from alignment.config.checkpoint import CheckpointConfig
-from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig
+from alignment.config.data import DataConfig, EvalSource, ExampleKind, Format, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.log import LogConfig
 from alignment.config.model import LoraConfig, ModelConfig
@@ -41,9 +41,7 @@ def config(tiny_init: dict[str, Any], folder: Path, *, log_every: int = 1, seed:
         output_dir=str(folder),
         seed=seed,
         model=ModelConfig(init=tiny_init, lora=LoraConfig(rank=4, dropout=0.2)),
-        data=DataConfig(
-            format=Format.toy, train=SourceConfig(limit=20), eval=SourceConfig(limit=5), max_prompt_length=64
-        ),
+        data=DataConfig(format=Format.toy, train=TrainSource(limit=20), eval=EvalSource(limit=5), max_prompt_length=64),
         batch=BatchConfig(size=6, max_tokens=300, layout=Layout.shared),
         train=TrainConfig(max_steps=STEPS, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, eval_every=3),
         checkpoint=CheckpointConfig(every=2),

@@ -11,7 +11,7 @@ from torch import nn
 
 from alignment.config.batch import BatchConfig, Layout
 from alignment.config.checkpoint import CheckpointConfig
-from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.data import DataConfig, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.errors import UserError
 from alignment.config.log import LogConfig
@@ -92,7 +92,7 @@ def settings(folder: Path, choice: OnNonFinite, **others: Any) -> SFTConfig:
     return SFTConfig(
         output_dir=str(folder),
         model=ModelConfig(init={"model_type": "llama"}),
-        data=DataConfig(train=SourceConfig(path="rows.jsonl")),
+        data=DataConfig(train=TrainSource(path="rows.jsonl")),
         batch=BatchConfig(size=2, max_tokens=60, layout=Layout.shared),
         train=TrainConfig(max_steps=6, on_nonfinite=choice),
         log=LogConfig(progress=False),

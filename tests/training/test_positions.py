@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from alignment.config.data import DataConfig, Format, SourceConfig
+from alignment.config.data import DataConfig, EvalSource, Format
 from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
@@ -90,7 +90,7 @@ def test_an_evaluation_s_runs_are_asked_before_they_are_loaded(tmp_path: Path) -
     load_tokenizer(ModelConfig(init=LLAMA)).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(GPT2))
     save_file({}, tmp_path / "model.safetensors")
-    toy = DataConfig(format=Format.toy, eval=SourceConfig(limit=4), max_length=128, max_prompt_length=64)
+    toy = DataConfig(format=Format.toy, eval=EvalSource(limit=4), max_length=128, max_prompt_length=64)
     generation = GenerationConfig(max_new_tokens=60)
     runs = {"mine": str(tmp_path)}
     config = EvaluateConfig(runs=runs, baseline="mine", data=toy, generation=generation, reward="none")
