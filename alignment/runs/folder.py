@@ -34,6 +34,7 @@ class RunFolder:
         self.exported = path / "exported"
         self.selected = path / "selected.jsonl"  # rejection's rows
         self.summary, self.report = path / "summary.json", path / "report.html"  # an evaluation's
+        self.scores = path / "scores.jsonl"  # what it found prompt by prompt (runs/scores.py)
         self.script, self.submitted, self.logs = path / "job.sbatch", path / "submitted.json", path / "logs"  # Slurm's
 
     def names(self) -> list[Path]:
