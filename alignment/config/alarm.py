@@ -24,7 +24,9 @@ class AlarmConfig:
     """
 
     window: int = 20
+    """Iterations that an alarm looks back on."""
     sigmas: float = 4.0
+    """Standard errors that a slope must be away from 0 to count as one."""
     patience: int = 5
     """Windows overlap, so noise that passes once may pass twice. Beside a reward that surely rises, a gold score of
     white noise raises the alarm in about 1 of 100 simulated runs of 1000 iterations; with patience 1, in 1 of 4."""

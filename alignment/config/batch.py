@@ -27,6 +27,7 @@ class BatchConfig:
     max_tokens: int = 8192
     """Tokens of one micro-batch, padding included. The gradient does not depend on it."""
     layout: Layout = Layout.auto
+    """How a prompt and its completions are laid out."""
 
     def __post_init__(self) -> None:
         require(self.size > 0, "batch.size must be > 0", self.size)

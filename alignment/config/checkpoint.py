@@ -18,7 +18,9 @@ class CheckpointConfig:
     every_minutes: float = 0.0
     """Minutes between checkpoints, beside `every`; 0: the clock saves none."""
     keep: int = 2
+    """How many of the newest checkpoints stay."""
     resume: Resume = Resume.auto
+    """auto: a run in a folder with checkpoints goes on from the newest good one. never: it begins anew."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "checkpoint.every must be >= 0", self.every)

@@ -28,19 +28,27 @@ class ClusterConfig:
     scheduler: Scheduler = Scheduler.local
     """local: `alignment run` starts it here. slurm: `alignment submit` writes a script and hands it to sbatch."""
     nodes: int = 1
+    """Machines that the job gets."""
     tasks_per_node: int | None = None
     """Processes on each node. Null: one for each of `gpus_per_node`; where there is none, one."""
     gpus_per_node: int = 0
+    """GPUs that it gets on each; one process runs on each of them."""
     cpus_per_task: int | None = None
+    """CPU cores of each process. Null: the cluster's default."""
     mem: str | None = None
     """Memory of each node, as 64G; a bare number is MiB."""
     partition: str | None = None
+    """The queue, sbatch's --partition. Null: the cluster's default."""
     account: str | None = None
+    """Who is charged, sbatch's --account."""
     qos: str | None = None
+    """sbatch's --qos."""
     time: str | None = None
     """The time limit, D-HH:MM:SS, HH:MM:SS or MM:SS; in YAML in quotes, for there 12:00:00 is a number."""
     gres: str | None = None
+    """Further resources, sbatch's --gres."""
     constraint: str | None = None
+    """Features that the nodes must have, sbatch's --constraint."""
     container: str | None = None
     """An image, for srun --container-image (pyxis); the image brings bash and `alignment`."""
     container_mounts: list[str] = field(default_factory=list)

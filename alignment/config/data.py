@@ -51,6 +51,7 @@ class ExampleKind(str, Enum):
 @dataclass(slots=True)
 class DataConfig:
     format: Format = Format.native
+    """How a row is laid out."""
     train: TrainSource = field(default_factory=TrainSource)
     eval: EvalSource = field(default_factory=EvalSource)
     margin: MarginConfig = field(default_factory=MarginConfig)
@@ -62,7 +63,9 @@ class DataConfig:
     """Tokens of a prompt and one of its completions; what is longer is cut, counted and said. Tasks that draw their own
     completions have generation.max_new_tokens beside max_prompt_length."""
     max_prompt_length: int = 512
+    """Tokens of a prompt; of a longer one the beginning is cut off, counted and said."""
     on_bad_row: BadRow = BadRow.error
+    """error: a row that breaks a rule ends the run before it begins. skip: it is left out, counted and said."""
     template: Template = Template.chat
     """chat: the tokenizer's chat template lays turns out. none: prompt and reply are texts and taken as they are."""
     learn: Learn = Learn.all

@@ -34,6 +34,7 @@ class Offload(str, Enum):
 @dataclass(slots=True)
 class DistributedConfig:
     device: Device = Device.auto
+    """Where the run computes. auto: on a GPU where there is one."""
     precision: Precision = Precision.auto
     """What forward and backward compute in; auto: bfloat16 on a GPU that has it, else float32. Weights that train and
     their optimizer are float32."""

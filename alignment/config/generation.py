@@ -28,7 +28,9 @@ class VLLMConfig:
     """Where `vllm serve` listens; it is started apart, on GPUs of its own."""
 
     host: str = "localhost"
+    """The machine that the server runs on."""
     port: int = 8000
+    """Where it listens."""
     group_port: int = 51216
     """Where the weights go over: the port of the NCCL group that this process and the server form."""
     timeout_s: float = 300.0
@@ -43,9 +45,13 @@ class VLLMConfig:
 @dataclass(slots=True)
 class GenerationConfig:
     max_new_tokens: int = 256
+    """Tokens after which a reply is cut."""
     temperature: float = 1.0
+    """What the logits are divided by before a token is drawn."""
     top_k: int = 0
+    """Draw among the k likeliest tokens; 0: among all."""
     top_p: float = 1.0
+    """Draw among the likeliest tokens that have this probability together; 1: among all."""
     min_new_tokens: int = 0
     """No end token before these many."""
     stop: list[str] = field(default_factory=list)
@@ -53,6 +59,7 @@ class GenerationConfig:
     batch_size: int = 256
     """Replies generated at the same time. Samples do not depend on it."""
     engine: Generation = Generation.transformers
+    """Who replies."""
     gather: Gather = Gather.model
     """What ZeRO 3 makes whole on each process: `model`, once for all replies; `layer`, one after the other and again
     for every token, which takes far longer and the room of a layer."""

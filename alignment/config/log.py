@@ -23,11 +23,13 @@ class Tracker(str, Enum):
 @dataclass(slots=True)
 class LogConfig:
     every: int = 1
+    """Steps between rows of metrics.jsonl; a row has the means of the steps since the one before."""
     trackers: list[Tracker] = field(default_factory=list)
     """Where else the metrics go, beside metrics.jsonl: [tensorboard, wandb]. Each needs its own package."""
     project: str | None = None
     """Where a tracker that has projects files the run, which is named by its folder. Null: alignment."""
     progress: bool = True
+    """Whether a terminal shows a progress bar."""
     samples: int = 0
     """How many prompts of each iteration and evaluation to write, with their replies, to samples.jsonl."""
 

@@ -36,6 +36,7 @@ class MarginConfig:
     chosen_column: str = "chosen_score"
     """What the row calls the chosen reply's score, for `scale: score`; UltraFeedback calls it score_chosen."""
     rejected_column: str = "rejected_score"
+    """The same of the rejected reply's."""
 
     def __post_init__(self) -> None:
         is_custom = self.scale is MarginScale.custom

@@ -27,8 +27,11 @@ class LoraConfig:
     rank: int = 0
     """0 trains all weights; above 0 the weights are frozen and adapters of this rank are trained (arXiv:2106.09685)."""
     alpha: int = ALPHA
+    """The adapters' outputs are scaled by alpha / rank."""
     dropout: float = 0.0
+    """Share of an adapter's inputs that are dropped while it trains."""
     targets: list[str] = field(default_factory=lambda: list(TARGETS))
+    """Names of the modules that get an adapter, as peft has them; all-linear: every linear layer but the head."""
 
     def __post_init__(self) -> None:
         require(self.rank >= 0, "model.lora.rank must be >= 0", self.rank)
@@ -54,7 +57,10 @@ class ModelConfig:
     resize_embeddings: bool = False
     """Where the tokenizer has more pieces than the model embeds, add rows for them, drawn about the others' mean."""
     attention: Attention = Attention.auto
+    """How attention is computed."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass, in place of keeping them: much less memory, about a third more
+    time."""
     router_loss: float | None = None
     """Weight of a mixture of experts' load-balancing loss (arXiv:2101.03961, eq. 4). Null: the model's own
     `router_aux_loss_coef`, where its config sets `output_router_logits`."""

@@ -49,6 +49,7 @@ class CriticConfig:
     path: str | None = field(default=None, metadata=INPUT)
     """With a scalar head. Null: the (first) reward model; where functions score, the actor's body and a new head."""
     learning_rate: float = 1e-5
+    """The critic's own; its schedule is the actor's."""
     warmup: int = 0
     """Iterations at the start in which the critic learns and the actor does not."""
 
@@ -62,6 +63,7 @@ class KLConfig:
     weight: float = 0.05
     """beta of the penalty in each token's reward, -beta * KL_t, or of the loss's term; adaptive: the first one."""
     estimator: KLEstimator = KLEstimator.k1
+    """Of the KL of a token, from one sample: k1, k2, k3 (joschu.net/blog/kl-approx.html)."""
     place: KLPlace = KLPlace.reward
     """In each token's reward or in the loss (verl's use_kl_in_reward and use_kl_loss). In the loss, on average, k2 has
     the gradient of KL(pi || pi_ref), k3 that of KL(pi_ref || pi), k1 none. In the reward of estimators that compare
@@ -114,7 +116,9 @@ class AdvantageConfig:
     """gae: with a critic (arXiv:1506.02438). Without one: grpo (2402.03300), dr_grpo (2503.20783) and rloo (2402.14740)
     compare the replies to one prompt, reinforce_pp (2501.03262) the tokens of all."""
     gamma: float = 1.0
+    """Discount of later rewards."""
     lam: float = LAM
+    """GAE's: 1 takes whole returns, 0 one step and the critic's word."""
     whiten: bool | None = None
     """Zero mean and unit variance over all reply tokens of the iteration, on all processes. Null: as the estimator's
     authors have it, which is true for gae and reinforce_pp."""
@@ -157,7 +161,9 @@ class PPOUpdateConfig:
     """How often, and in how many pieces, one iteration's experience is learned from."""
 
     epochs: int = 4
+    """Passes over an iteration's experience."""
     mini_batches: int = 1
+    """Pieces that a pass is cut into; each is one step of actor and critic."""
     max_kl: float | None = None
     """The actor's inner steps of an iteration end once `policy/approx_kl` (nats a token) is above this. Null: never."""
     ema: float | None = None
@@ -208,5 +214,6 @@ class PPOLosses:
 @dataclass(slots=True)
 class RolesConfig:
     share: Share = Share.none
+    """Which weights actor, reference, reward and critic have in common."""
     offload: bool = False
     """Keep reference and reward on the CPU between uses."""

@@ -24,9 +24,13 @@ class ScorerEntry:
     """One of several scorers: a reward model, or a Python function of (prompts, replies)."""
 
     path: str | None = field(default=None, metadata=INPUT)
+    """A reward model's folder."""
     function: str | None = field(default=None, metadata=FUNCTION)
+    """Dotted path of a function (prompts, replies) -> scores."""
     weight: float = 1.0
+    """Factor on its scores where they are summed."""
     normalize: bool = False
+    """(score - mean) / std, both as the reward model's training left them."""
 
 
 @dataclass(slots=True)
@@ -34,6 +38,7 @@ class ScorerConfig:
     """What scores a reply: a reward model, a Python function of (prompts, replies), or several of them."""
 
     path: str | None = field(default=None, metadata=INPUT)
+    """A reward model's folder."""
     function: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function (list of prompts as messages, list of replies as text) -> list of floats."""
     normalize: bool = False
@@ -41,6 +46,7 @@ class ScorerConfig:
     models: dict[str, ScorerEntry] = field(default_factory=dict)
     """name -> path or function, weight and normalize of one of several; needs path and function to be null."""
     combine: Combine = Combine.sum
+    """How the scores of several `models` become one."""
     safety_threshold: float = SAFETY_THRESHOLD
     """combine=llama2: the safety model decides below this probability, and for prompts with the tag `safety`."""
 
@@ -102,6 +108,7 @@ class RewardShapingConfig(ScorerConfig):
     length_penalty: float = 0.0
     """Taken off for each token beyond the first `length_free`."""
     length_free: int = 0
+    """Tokens of a reply that `length_penalty` takes nothing for."""
 
     def __post_init__(self) -> None:
         ScorerConfig.__post_init__(self)

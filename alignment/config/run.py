@@ -25,7 +25,9 @@ class RunConfig:
     replies: ClassVar[bool] = False
     """Whether the task replies to prompts."""
     output_dir: str = field(default="runs/${hydra:job.config_name}/${now:%Y-%m-%d_%H-%M-%S}", metadata=PLACE)
+    """The run's folder. A run that was interrupted goes on where it names the same folder again."""
     seed: int = 0
+    """Of the order of rows, of drawn replies, of new weights and dropout."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     log: LogConfig = field(default_factory=LogConfig)

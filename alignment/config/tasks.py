@@ -57,6 +57,7 @@ class RejectionConfig(RunConfig):
     temperatures: list[float] = field(default_factory=list)
     """As many of the K at each of these, in place of generation.temperature."""
     select: Selection = Selection.best
+    """best: the best reply to each prompt, for SFT. best_and_worst: both, as a pair."""
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
@@ -121,7 +122,9 @@ class EvaluateConfig(RunConfig):
 @dataclass(slots=True)
 class StageConfig:
     name: str = MISSING
+    """Its folder within the pipeline's, and what later stages refer to."""
     recipe: str = MISSING
+    """The recipe that it runs."""
     set: dict[str, Any] = field(default_factory=dict)
     """Overrides of the recipe's keys; a value that starts with `@name/` is a path in the folder of an earlier stage, or
     in one of the pipeline's `inputs`."""
@@ -132,6 +135,7 @@ class PipelineConfig(RunConfig):
     output_dir: str = field(default="runs/${hydra:job.config_name}", metadata=PLACE)
     """Not dated: run again, a pipeline goes on where it stopped and skips the stages that have not changed."""
     stages: list[StageConfig] = field(default_factory=list)
+    """What is run, one after the other; the order counts."""
     inputs: dict[str, str] = field(default_factory=dict, metadata=INPUT)
     """name -> a file or folder that stages read and none of them makes; they refer to it as `@name`."""
 

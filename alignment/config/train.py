@@ -25,15 +25,23 @@ class TrainConfig:
     max_steps: int | None = None
     """Optimizer steps (PPO: iterations). Exactly one of `max_steps` and `epochs` is set."""
     epochs: float | None = None
+    """Passes over the rows of data.train; 0.5 is half a pass."""
     learning_rate: float = 1e-5
+    """The highest one of the schedule."""
     schedule: Schedule = Schedule.cosine
+    """How the learning rate falls after the warm-up."""
     warmup_steps: int = 0
+    """Steps in which the learning rate rises from 0."""
     warmup_ratio: float = 0.0
     """The share of the run's steps in which the learning rate rises, in place of warmup_steps."""
     weight_decay: float = 0.0
+    """AdamW's, of matrices; biases and norms have none."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    """AdamW's, of the means of gradients and of their squares."""
     eps: float = 1e-8
+    """AdamW's, beside the root of the second mean."""
     max_grad_norm: float = 1.0
+    """A step's gradient that is longer is scaled down to this norm."""
     eval_every: int = 0
     """Steps between evaluations; 0: only after the last step."""
     eval_on_start: bool = False

@@ -33,10 +33,13 @@ class CPOLoss:
     """
 
     beta: float = 0.1
+    """Factor on the difference of the summed log-probs."""
     cpo_alpha: float = 1.0
     """Weight of the chosen reply's negative log-likelihood."""
     label_smoothing: float = 0.0
+    """Share of the pairs whose preference is taken to be the wrong way round."""
     variant: CPOVariant = CPOVariant.sigmoid
+    """The function of that difference that is minimised: CPO's sigmoid or SLiC's hinge."""
 
     def __post_init__(self) -> None:
         self.variant = member(CPOVariant, "loss.variant", self.variant)

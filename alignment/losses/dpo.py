@@ -76,8 +76,11 @@ class DPOLoss:
     """
 
     beta: float = 0.1
+    """How strongly the policy is held to the reference: its log-ratios are multiplied by this."""
     label_smoothing: float = 0.0
+    """Share of the pairs whose preference is taken to be the wrong way round."""
     variant: DPOVariant = DPOVariant.sigmoid
+    """The function of the log-ratios that is minimised, by TRL's names."""
     margin_scale: float = 1.0
     """Factor on the pairs' margins, which `data.margin` brings (ODPO's alpha)."""
     rpo_alpha: float = 0.0

@@ -31,9 +31,13 @@ class KTOLoss:
     """
 
     beta: float = 0.1
+    """Factor on the log-ratio of policy and reference."""
     desirable_weight: float = 1.0
+    """What a desirable reply counts; KTO's paper has weight * count of both kinds within 1 to 4/3 of each other."""
     undesirable_weight: float = 1.0
+    """What an undesirable one counts."""
     variant: KTOVariant = KTOVariant.kto
+    """What a reply's reward is compared with: an estimate of the KL (kto), or 0."""
 
     def __post_init__(self) -> None:
         self.variant = member(KTOVariant, "variant", self.variant)

@@ -29,7 +29,9 @@ class ORPOLoss:
     """
 
     weight: float = 0.1
+    """Of the odds ratio beside the likelihood, the paper's lambda (TRL calls it beta)."""
     nll: ORPONll = ORPONll.completion
+    """Which tokens the likelihood counts: of the chosen completion (the paper), or the prompt's too (TRL)."""
 
     def __post_init__(self) -> None:
         self.nll = member(ORPONll, "loss.nll", self.nll)

@@ -46,9 +46,13 @@ class PolicyLoss:
     """
 
     clip: float = 0.2
+    """A ratio below 1 - clip, or above 1 + clip, moves the policy no further."""
     clip_high: float | None = None
+    """The upper bound's own distance, above `clip` in DAPO. Null: clip."""
     ratio: ImportanceRatio = ImportanceRatio.token
+    """What is clipped: each token's ratio, or one for the whole reply."""
     normalization: Normalization = Normalization.token
+    """What the loss is a mean over."""
     length: int | None = None
     """normalization=constant: the tokens that each reply's sum is divided by. Null, in a recipe:
     generation.max_new_tokens."""
@@ -126,6 +130,7 @@ class ValueLoss:
     """
 
     clip: float | None = 0.2
+    """A value may move this far from the one before the update and be learned from. Null: any distance."""
 
     def __post_init__(self) -> None:
         if self.clip is not None and not 0 < self.clip < math.inf:

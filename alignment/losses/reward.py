@@ -33,8 +33,11 @@ class MarginRankingLoss:
     """
 
     margin_scale: float = 1.0
+    """Factor on the pairs' margins, which data.margin brings."""
     center: float = 0.0
+    """Weight of (r_c + r_r)^2, which holds the rewards' mean near 0."""
     variant: RankingVariant = RankingVariant.margin
+    """What a pair's margin does: it is what the rewards shall differ by (margin), or the pair's weight (scaled)."""
 
     def __post_init__(self) -> None:
         self.variant = member(RankingVariant, "loss.variant", self.variant)

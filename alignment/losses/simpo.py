@@ -21,9 +21,11 @@ class SimPOLoss:
     """
 
     beta: float = 2.0
+    """Factor on the difference of the mean log-probs."""
     gamma: float = 1.0
     """The margin that the chosen reply's reward is to have. SimPO's code sets gamma / beta instead."""
     label_smoothing: float = 0.0
+    """Share of the pairs whose preference is taken to be the wrong way round."""
     cpo_alpha: float = 0.0
     """Weight of the chosen reply's negative log-likelihood, mean over its tokens."""
 
