@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from transformers import PreTrainedConfig
 
@@ -140,7 +140,7 @@ def raw_rows(source: SourceConfig, format: Format) -> Iterator[Row]:
     file."""
     if format is Format.toy or source.path is None:
         return iter(())
-    rows = islice(read_each(source.path), source.limit or ROWS)
+    rows = islice(chain.from_iterable(map(read_each, source.paths())), source.limit or ROWS)
     return (row for _, row in rows if not isinstance(row, DataError))
 
 

@@ -35,7 +35,7 @@ def _texts(kind: type[Any], prefix: str = "") -> Iterator[str]:
                 yield from _texts(inner, rf"{key}\.{NAME}\.")
             elif inner is str:
                 yield from (key, rf"{key}\.{NAME}")
-        elif str in (hint, *get_args(hint)):
+        elif str in (hint, *get_args(hint)) or "data" in field.metadata:
             yield key
 
 

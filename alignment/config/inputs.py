@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config.errors import ConfigError
+from alignment.config.files import is_pattern, matched
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE
 from alignment.config.renamed import function_now
 
@@ -39,9 +40,13 @@ def expand_home(config: Any) -> None:
             for inner in value.values():
                 expand_home(inner)
         elif ("input" in field.metadata or "place" in field.metadata) and value is not None:
-            named = isinstance(value, dict)
-            home = {name: expanduser(path) for name, path in value.items()} if named else expanduser(value)
-            setattr(config, field.name, home)
+            setattr(config, field.name, _at_home(value))
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: expanduser(path) for name, path in value.items()}
+    return [expanduser(path) for path in value] if isinstance(value, list) else expanduser(value)
 
 
 def _marked(config: Any, mark: str, prefix: str) -> Iterator[tuple[str, str]]:
@@ -54,8 +59,18 @@ def _marked(config: Any, mark: str, prefix: str) -> Iterator[tuple[str, str]]:
             for name, inner in value.items():
                 yield from _marked(inner, mark, f"{key}.{name}.")
         elif mark in field.metadata and value is not None:
-            named = value if isinstance(value, dict) else {"": value}
-            yield from ((f"{key}.{name}".rstrip("."), path) for name, path in named.items())
+            yield from _paths(key, value, has_rows="data" in field.metadata)
+
+
+def _paths(key: str, value: Any, has_rows: bool) -> Iterator[tuple[str, str]]:
+    """(key, path) of each that a field names; several files of rows, in a list or by a pattern, have numbers."""
+    if isinstance(value, dict):
+        for name, path in value.items():
+            yield from _paths(f"{key}.{name}", path, has_rows)
+        return
+    given: list[str] = value if isinstance(value, list) else [value]
+    paths = [path for each in given for path in (matched(each) or [each])] if has_rows else given
+    yield from ((key if len(paths) == 1 else f"{key}.{number}", path) for number, path in enumerate(paths))
 
 
 def check_inputs(config: Any) -> None:
@@ -75,7 +90,8 @@ def check_input(key: str, path: str) -> None:
     ConfigError: it does not exist, or is a run's folder where a model's is asked for.
     """
     if not Path(path).exists():
-        raise ConfigError(f"{key}: no such file or folder, got {path!r}")
+        lacking = "no file matches" if is_pattern(path) and not matched(path) else "no such file or folder"
+        raise ConfigError(f"{key}: {lacking}, got {path!r}")
     if key.partition(".")[0] not in OF_RUNS:
         _refuse_run(key, Path(path))
 

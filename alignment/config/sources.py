@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from alignment.config.errors import require
-from alignment.config.marks import INPUT
+from alignment.config.marks import DATA
 
 
 class Format(str, Enum):
@@ -29,16 +30,29 @@ class Format(str, Enum):
 
 @dataclass(slots=True)
 class SourceConfig:
-    path: str | None = field(default=None, metadata=INPUT)
-    """.jsonl, .json, either with .gz, .parquet, or a folder saved by `datasets`. Null: none (or the toy task)."""
+    path: Any = field(default=None, metadata=DATA)
+    """A file, .jsonl, .json, .csv, .tsv, each also with .gz or .zst, .parquet or .arrow; a folder of such files, or one
+    saved by `datasets`; a pattern, as data/*.jsonl; or a list of any of them. Null: none (or the toy task)."""
     limit: int | None = None
     """Take the first rows only; in the toy task, how many rows to make."""
-    join: dict[str, str] = field(default_factory=dict, metadata=INPUT)
+    join: dict[str, str] = field(default_factory=dict, metadata=DATA)
     """Further files, each by a name of yours, whose rows follow those of `path`, as those of earlier rounds do."""
 
     def __post_init__(self) -> None:
+        several = self.path if isinstance(self.path, list) else [self.path]
+        is_text = self.path is None or (bool(several) and all(isinstance(each, str) and each for each in several))
+        require(is_text, "path must be a file, a folder, a pattern, or a list of them", self.path)
         require(self.limit is None or self.limit > 0, "limit must be > 0", self.limit)
         require(not self.join or self.path is not None, "join needs path, whose rows come first", self.join)
+
+    def paths(self) -> list[str]:
+        """All that is read, in order."""
+        own = [] if self.path is None else self.path if isinstance(self.path, list) else [self.path]
+        return [*own, *self.join.values()]
+
+    def first_path(self) -> str | None:
+        """The first that is read; None where there is none."""
+        return next(iter(self.paths()), None)
 
 
 @dataclass(slots=True)

@@ -48,8 +48,7 @@ def parse(
             text; there is no question before a reply; a reply is blank; the replies of a pair are the same or answer
             different prompts; a demonstration is labelled undesirable.
     """
-    unread = {"rejected"} if need is ExampleKind.demonstrations else set()
-    fields = Row({key: value for key, value in row.items() if value is not None and key not in unread}, source)
+    fields = Row.of(row, source, unread=("rejected",) if need is ExampleKind.demonstrations else ())
     if format is Format.text:
         return _text(fields)
     fields.refuse_media("", fields.fields)

@@ -184,4 +184,4 @@ def _rows(
         return ((Source(f"toy/{split}", line), row) for line, row in enumerate(made, start=1))
     if source.path is None:
         return None
-    return islice(chain.from_iterable(map(read_each, [source.path, *source.join.values()])), source.limit)
+    return islice(chain.from_iterable(map(read_each, source.paths())), source.limit)

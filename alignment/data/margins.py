@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignment.config.margin import MAX_MARGIN, MarginScale
-from alignment.data.records import GradeError, Source
+from alignment.data.records import Cell, GradeError, Source
 
 LEVELS = ("significantly_better", "better", "slightly_better", "negligibly_better", "unsure")
 # Llama 2 (Touvron et al. 2307.09288), table 27; its fourth level is "negligibly better / unsure".
@@ -90,6 +90,7 @@ def _levels(rating: str) -> list[str]:
 
 def _number(row: Mapping[str, Any], key: str, source: Source, what: str = "margin") -> float:
     value = _present(row, key, source, what)
+    value = value.number() if isinstance(value, Cell) else value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise GradeError(source, f"{key} must be a finite number, got {value!r}")
     try:

@@ -1,18 +1,22 @@
 """Files to rows, each with the place it came from."""
 
-import gzip
-import zlib
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from alignment.config.errors import UserError
+from alignment.config.files import is_pattern, matched
 from alignment.config.folders import require_fetched
+from alignment.data.csv_rows import SEPARATORS, csv_rows
 from alignment.data.json_rows import Row, json_rows
 from alignment.data.records import DataError, Source
+from alignment.data.streams import COMPRESSED, lines
 
-GZIP, UTF_16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")  # with which files of these begin
+TEXTS, TABLES = (".jsonl", ".json", *SEPARATORS), (".parquet", ".arrow")
+KINDS = f"a data file must end in {', '.join(TEXTS)}, any of them with .gz or .zst behind it, {' or '.join(TABLES)}"
+SAVED = ("state.json", "dataset_dict.json", "dataset_info.json")  # what `datasets` leaves in a folder of its own
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[Source, Row]]:
@@ -31,14 +35,44 @@ def read_each(path: str | Path) -> Iterator[tuple[Source, Row | DataError]]:
     """The rows of a file, in order and with their places; in place of a row that cannot be read, why.
 
     Args:
-        path: .jsonl or .json, in any of the shapes of `json_rows`, either of them with .gz; .parquet; or a folder
-            written by `Dataset.save_to_disk`. Blank lines are passed over, and counted.
+        path: a file of KINDS, JSON in any of the shapes of `json_rows`; a folder written by `Dataset.save_to_disk`, or
+            one of such files, which are read by their names' order; or a pattern that files match, likewise. Blank
+            lines are passed over, and counted.
 
     Raises:
         UserError: there is no such file, or it is of no such kind; raised before the first row.
-        DataError: the file is no JSON, or not UTF-8, or the gzip stream is broken; raised when it is reached.
+        DataError: the file is no JSON or CSV, or not UTF-8, or a compressed stream is broken; raised when it is
+            reached.
     """
-    path = Path(path)
+    found = matched(str(path))
+    files = [file for each in found for file in _files(Path(each), whole=not is_pattern(str(path)))]
+    if not files:
+        raise UserError(f"{path}: no file matches")
+    return chain.from_iterable([_rows(file) for file in files])
+
+
+def _files(path: Path, *, whole: bool) -> list[Path]:
+    """What is read of a path. A folder of data files is asked for by itself: one that a pattern matches is passed
+    over, as by a shell's own commands."""
+    if not path.is_dir() or any((path / name).exists() for name in SAVED):
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.is_file() and _kind(file)) if whole else []
+    if whole and not files:
+        kinds = f"{', '.join((*TEXTS, *TABLES))}"
+        raise UserError(
+            f"{path}: a data folder must be one that `Dataset.save_to_disk` wrote, or hold files of {kinds}"
+        )
+    return files
+
+
+def _kind(path: Path) -> str:
+    """Its ending of KINDS, without that of a compression; "" where it has none."""
+    inner = Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    kinds = TEXTS if path.suffix in COMPRESSED else (*TEXTS, *TABLES)
+    return inner if inner in kinds and not path.name.startswith(".") else ""
+
+
+def _rows(path: Path) -> Iterator[tuple[Source, Row | DataError]]:
     if path.is_dir():
         from alignment.data.tables import saved  # not above: it imports datasets, which is slow
 
@@ -46,31 +80,20 @@ def read_each(path: str | Path) -> Iterator[tuple[Source, Row | DataError]]:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     require_fetched(path, str(path))
-    match Path(path.name.removesuffix(".gz")).suffix:
+    match kind := _kind(path):
         case ".jsonl" | ".json":
-            return json_rows(_lines(path))
-        case ".parquet" if path.suffix == ".parquet":
+            return json_rows(lines(path))
+        case ".csv" | ".tsv":
+            return csv_rows(path, lines(path), kind)
+        case ".parquet":
             from alignment.data.tables import parquet
 
             return _table(path, parquet(path))
-    raise UserError(f"{path}: a data file must end in .jsonl, .json, .jsonl.gz, .json.gz or .parquet")
+        case ".arrow":
+            from alignment.data.tables import arrow
 
-
-def _lines(path: Path) -> Iterator[tuple[Source, str]]:
-    with path.open("rb") as file:
-        begin = file.read(max(map(len, (GZIP, *UTF_16))))
-    opener = gzip.open if path.suffix == ".gz" or begin.startswith(GZIP) else open  # whatever it is called
-    if begin.startswith(UTF_16):
-        raise DataError(Source(str(path), 1), "not UTF-8: it begins as a file in UTF-16 does, save it as UTF-8")
-    number = 0
-    try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield Source(str(path), number), line.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(Source(str(path), number), f"not UTF-8: {error}") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(Source(str(path), number + 1), f"broken gzip data: {error}") from error
+            return _table(path, arrow(path))
+    raise UserError(f"{path}: {KINDS}")
 
 
 def _table(path: Path, rows: Iterable[Any]) -> Iterator[tuple[Source, Row]]:

@@ -12,6 +12,19 @@ Message = dict[str, Any]
 tool_calls, name or tool_call_id. A `weight` of 0 on an assistant's turn says that it is not learned from."""
 
 
+class Cell(str):
+    """A text of a table of texts, which writes numbers, truths and lists as texts too."""
+
+    __slots__ = ()
+
+    def number(self) -> "int | float | Cell":
+        """The number that is written; the text itself where it is none."""
+        try:
+            return int(self) if self.strip().lstrip("+-").isdecimal() else float(self)
+        except ValueError:
+            return self
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where a row stands; numbers count from 1."""

@@ -1,6 +1,7 @@
 """A row's fields and turns, each read with what is said of it where it is not as it must be."""
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -9,12 +10,14 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.data.calls import with_objects
 from alignment.data.chat import to_chatml
-from alignment.data.records import DataError, Message, Source
+from alignment.data.records import Cell, DataError, Message, Source
 
 SHAREGPT = {"from": "role", "value": "content"}  # what it calls these, where a turn has not them themselves
 ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}  # ShareGPT's names; the rest is the template's
 CALL = "function_call"  # ShareGPT's role of a turn whose text is a call, and the older name of tool_calls
 LEARNED = ("weight", "train")  # whether a turn is learned from: OpenAI's name for it, and axolotl's
+LISTS = ("messages", "conversations", "history", "completions", "labels", "chat_template_kwargs")
+"""What is never a text; in a table of texts it is JSON."""
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 A_TURN = 'the assistant\'s turn, {"role": "assistant", "content": ..., '
 MISPLACED = {
@@ -35,6 +38,25 @@ class Row:
 
     fields: dict[str, Any]
     source: Source
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], source: Source, unread: Collection[str] = ()) -> "Row":
+        """A row of a file; a null counts as absent, and JSON of a table of texts as what it is of.
+
+        Raises:
+            DataError: a text stands where a list or an object must.
+        """
+        fields = {key: value for key, value in row.items() if value is not None and key not in unread}
+        for key in LISTS:
+            text = fields.get(key)
+            if isinstance(text, Cell):
+                try:
+                    fields[key] = json.loads(text)
+                except ValueError as error:
+                    raise DataError(
+                        source, f"field `{key}` must be JSON in a table of texts, got {text!r:.60}"
+                    ) from error
+        return cls(fields, source)
 
     def error(self, what: str) -> DataError:
         return DataError(self.source, what)
@@ -63,6 +85,7 @@ class Row:
     def weight(self) -> float:
         """What the row counts in the mean of a loss: its `weight`, 1 where it has none."""
         value = self.fields.get("weight", 1.0)
+        value = value.number() if isinstance(value, Cell) else value
         least, most = WEIGHTS
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             rule = f"field `weight`, what the row counts in the loss, must be a number in [{least:g}, {most:g}]"

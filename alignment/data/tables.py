@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict, load_dataset, load_from_disk
-from pyarrow import ArrowException
+from pyarrow import ArrowException, memory_map
+from pyarrow.ipc import open_file, open_stream
 
 from alignment.config.errors import UserError
 from alignment.config.folders import require_fetched
 
-PARQUET = b"PAR1"
+PARQUET, ARROW = b"PAR1", b"ARROW1"
 
 
 def parquet(path: Path) -> Iterator[Any]:
@@ -23,6 +24,23 @@ def parquet(path: Path) -> Iterator[Any]:
         yield from load_dataset("parquet", data_files=str(path), split="train", streaming=True)
     except (ArrowException, OSError) as error:
         raise UserError(f"{path}: it is no parquet file, or cut or damaged ({str(error).partition('.')[0]})") from error
+
+
+def arrow(path: Path) -> Iterator[Any]:
+    """The rows of a file in Arrow's form for files, or in that for streams, in which `datasets` keeps its own."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(ARROW))
+        with memory_map(str(path)) as mapped:
+            if begin == ARROW:
+                whole = open_file(mapped)
+                batches = (whole.get_batch(number) for number in range(whole.num_record_batches))
+            else:
+                batches = iter(open_stream(mapped))
+            for batch in batches:
+                yield from batch.to_pylist()
+    except (ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: it is no arrow file, or cut or damaged ({str(error).partition('.')[0]})") from error
 
 
 def saved(path: Path) -> Iterable[Any]:

@@ -64,7 +64,8 @@ def fingerprint(config: RunConfig) -> Fingerprint:
         ConfigError: an input cannot be read.
     """
     read = {key: path for key, path in inputs(config) if not key.startswith("distributed.")}
-    settings = {key: value for key, value in _flat(asdict(config), "") if key not in read}
+    named = read.keys() | {key.rpartition(".")[0] for key in read}  # of several files each by its number
+    settings = {key: value for key, value in _flat(asdict(config), "") if key not in named}
     entries: dict[str, Any] = {key: value for key, value in settings.items() if not _is_unmarked(key)}
     for key, path in read.items():
         entries[f"{CONTENTS}{key}"] = _contents(key, path)
@@ -116,7 +117,8 @@ def _bases(key: str, path: Path) -> Iterator[tuple[str, Path]]:
 def _contents(key: str, path: Path) -> str:
     """Of an input, with the ending of its name, which says how it is read."""
     try:
-        ending = "" if path.is_dir() else Path(path.name.removesuffix(".gz")).suffix + path.suffix
+        plain = path.name.removesuffix(".gz").removesuffix(".zst")
+        ending = "" if path.is_dir() else Path(plain).suffix + path.suffix
         return (run_digest(path) if RunFolder(path).is_run() else digest(path)) + ending
     except OSError as error:
         raise ConfigError(f"{key} cannot be read ({error.strerror}: {error.filename}), got {str(path)!r}") from error

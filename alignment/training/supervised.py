@@ -75,9 +75,9 @@ def supervised(
     def built(batches: Batches, rows: Iterable[int], data: str | None) -> Objective[Batch]:
         return objective(config, batches, partial(_reference, engine, model, config, rows=list(rows), data=data))
 
-    learned = evaluated = built(train, train.rows_of(train.num_steps(config.train)), config.data.train.path)
+    learned = evaluated = built(train, train.rows_of(train.num_steps(config.train)), config.data.train.first_path())
     if held_out is not None:
-        evaluated = built(held_out, range(len(held_out.examples)), config.data.eval.path)
+        evaluated = built(held_out, range(len(held_out.examples)), config.data.eval.first_path())
     return Supervised(engine, learned, evaluated, train=train, held_out=held_out, save=save)
 
 

@@ -144,10 +144,34 @@ def test_no_key_is_a_text_in_one_task_and_a_number_in_another() -> None:
     assert all(holds_texts(key) == (True in found) for key, found in kinds.items())
 
 
+def test_files_of_rows_are_a_pattern_or_a_list(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl", "007"):
+        (tmp_path / "rows").mkdir(exist_ok=True)
+        (tmp_path / "rows" / name).write_text(json.dumps({"prompt": name, "completion": "b"}) + "\n")
+    words = ["run", "tiny_sft", "data=native", "batch.size=1", "train.max_steps=1", "train.warmup_steps=0"]
+    asked = (("rows/*.jsonl", 2), ("rows", 2), ("[rows/a.jsonl,rows/*.jsonl]", 3), ("rows/[a].jsonl", 1))
+    for number, (path, count) in enumerate(asked):
+        ended = alignment(*words, f"data.train.path={path}", f"output_dir=out{number}")
+        assert ended.code == 0 and f"train: {count} rows" in ended.out, ended
+    ended = alignment(*words, "data.train.path=rows/*.csv")
+    assert (ended.code, ended.err) == (2, ["alignment: tiny_sft: data.train.path: no file matches, got 'rows/*.csv'"])
+    ended = alignment(*words, "data.train.path=[rows/a.jsonl,gone.jsonl]")
+    assert ended.err == ["alignment: tiny_sft: data.train.path.1: no such file or folder, got 'gone.jsonl'"]
+    ended = alignment(*words, "data.train.path=[]")
+    assert ended.err == [
+        "alignment: tiny_sft: data.train.path must be a file, a folder, a pattern, or a list of them, got []"
+    ]
+    with composing([]):
+        tree = current_hydra().compose_config("tiny_sft", [readable("data.train.path=[007,b]", is_sweep=False)], None)
+    assert tree.data.train.path == ["007", "b"]
+
+
 def leaves(kind: Any, prefix: str) -> Iterator[tuple[str, str]]:
     """Keys that hold one value, and the name of its type as it is written."""
     for field in fields(kind):
         if is_dataclass(field.type):
             yield from leaves(field.type, f"{prefix}{field.name}.")
         elif "dict" not in str(field.type) and "list" not in str(field.type):
-            yield f"{prefix}{field.name}", field.type.__name__ if isinstance(field.type, type) else str(field.type)
+            is_type = isinstance(field.type, type) and field.type is not Any
+            kind = "str" if "data" in field.metadata else field.type.__name__ if is_type else str(field.type)
+            yield f"{prefix}{field.name}", kind

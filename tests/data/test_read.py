@@ -212,7 +212,7 @@ def test_broken_gzip(tmp_path: Path, data: bytes) -> None:
         list(read_rows(path))
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet.gz", "rows.gz"])
+@pytest.mark.parametrize("name", ["rows.txt", "rows.parquet.gz", "rows.gz", "rows.csv.bz2"])
 def test_other_kinds_of_file_are_refused_at_once(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / name}: a data file must end in .jsonl, .json, ")):
         read_rows(written(tmp_path, name, b"{}"))
@@ -221,5 +221,7 @@ def test_other_kinds_of_file_are_refused_at_once(tmp_path: Path, name: str) -> N
 def test_a_missing_file_and_a_foreign_folder_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"gone\.jsonl: no such file or folder$"):
         read_rows(tmp_path / "gone.jsonl")
-    with pytest.raises(ValueError, match=r"a data folder must be one that `Dataset\.save_to_disk` wrote$"):
+    with pytest.raises(
+        ValueError, match=r"a data folder must be one that `Dataset\.save_to_disk` wrote, or hold files of \.jsonl, "
+    ):
         read_rows(tmp_path)
