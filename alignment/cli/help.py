@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from enum import Enum
@@ -104,7 +105,7 @@ def _keys(tree: DictConfig, prefix: str, names: list[str]) -> Iterator[str]:
             yield from _keys(node, f"{prefix}{name}.", list(map(str, node)))
         else:
             words = [docs.get(name, ""), _choices(hints.get(name))]
-            yield from _key(f"{prefix}{name}=", _value(tree, name), " ".join(" ".join(words).split()))
+            yield from _key(f"{prefix}{name}=", shown_value(tree, name), " ".join(" ".join(words).split()))
 
 
 def _key(key: str, value: str, about: str) -> Iterator[str]:
@@ -122,11 +123,14 @@ def _key(key: str, value: str, about: str) -> Iterator[str]:
     yield from (f"{'':{KEY_WIDTH + 2}}  # {line}" for line in more)
 
 
-def _value(tree: DictConfig, name: str) -> str:
+def shown_value(tree: DictConfig, name: str) -> str:
+    """As it is typed on the command line; a text of signs that cannot be seen, in quotes."""
     plain = OmegaConf.to_container(tree, resolve=False, enum_to_str=True)
     assert isinstance(plain, dict)
     value = plain[name]
-    return value if isinstance(value, str) and value.isprintable() and value else written(value)
+    if not isinstance(value, str):
+        return written(value)
+    return value if value and value.isprintable() else json.dumps(value)
 
 
 def _choices(hint: Any) -> str:
@@ -135,14 +139,18 @@ def _choices(hint: Any) -> str:
 
 
 def field_docs(owner: type) -> dict[str, str]:
-    """field -> the string under it, of a dataclass and of those it inherits from."""
+    """field -> the string under it, of a dataclass and of those it inherits from, and of a choice's members."""
     docs: dict[str, str] = {}
-    for cls in reversed(owner.__mro__[:-1]):
+    for cls in reversed(owner.__mro__):
+        if not cls.__module__.startswith("alignment") and not is_dataclass(cls):
+            continue
         body = ast.parse(dedent(inspect.getsource(cls))).body[0]
         assert isinstance(body, ast.ClassDef)
         for field, text in zip(body.body, body.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                match text:
-                    case ast.Expr(value=ast.Constant(value=str() as said)):
-                        docs[field.target.id] = said
+            match field, text:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]),
+                    ast.Expr(value=ast.Constant(value=str() as said)),
+                ):
+                    docs[name] = said
     return docs

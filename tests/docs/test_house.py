@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md shows how to add a method; two are added here from the page alone and outside of the package, and
+"""alignment/README.md shows how to add a method; two are added here from the page alone and outside of the package, and
 run in one process, and in two that share their weights out."""
 
 import json
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+PAGE = (Path(__file__).parents[2] / "alignment" / "README.md").read_text()
 BLOCK = re.compile(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", flags=re.DOTALL)
 SHOWN = re.compile(r"^    alignment run (\S+)\.yaml(.*)$", flags=re.MULTILINE)
 COMMAND = str(Path(sys.executable).with_name("alignment"))
@@ -92,3 +92,9 @@ def test_its_keys_are_checked_and_shown_as_all_are(project: Path) -> None:
     (project / "my_methods" / "rrhf.py").unlink()
     code, text = said("run", "rrhf.yaml")
     assert code == 2 and "no module 'my_methods.rrhf'" in text and text.count("\n") == 1
+
+
+def test_the_table_of_rooms_is_that_of_the_package() -> None:
+    rooms = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)
+    package = Path(__file__).parents[2] / "alignment"
+    assert sorted(rooms) == sorted(path.parent.name for path in package.glob("[a-z]*/__init__.py"))

@@ -1,0 +1,110 @@
+"""The page of all keys, from the dataclasses that hold them: `recipes/keys.md`."""
+
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from enum import Enum
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+
+from alignment.cli.help import field_docs, shown_value
+from alignment.cli.sources import schema
+from alignment.config.outside import is_outside
+from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.tasks import TASKS
+
+HEAD = """# Keys
+
+Every key of every task, with its default and its meaning. A recipe says what differs from these defaults:
+`alignment run RECIPE --help` shows the values that a recipe has, `--help model.lora` those of one group. Keys are set
+on the command line by `key=value`, in YAML by nesting. This page is made from the code: `python scripts/write_keys.py`.
+"""
+SHARED = ("model", "data", "train", "batch", "checkpoint", "resume", "log", "distributed", "launch", "cluster")
+ABOUT = {
+    "sft": "Supervised fine-tuning",
+    "reward": "Reward models from pairs",
+    "reward_regression": "Reward models from scores",
+    "reward_process": "Process reward models",
+    "dpo": "DPO",
+    "orpo": "ORPO",
+    "simpo": "SimPO",
+    "cpo": "CPO and SLiC",
+    "kto": "KTO",
+    "online_dpo": "Online DPO",
+    "ppo": "PPO, GRPO, RLOO, REINFORCE++",
+    "rejection": "Rejection sampling",
+    "evaluate": "Evaluation",
+    "pipeline": "Pipelines",
+}
+
+
+def keys_page() -> str:
+    """The whole page, in Markdown."""
+    trees = {name: schema(root) for name, root in TASKS.items() if not is_outside(name)}
+    trained = trees["sft"]
+    lines = [HEAD, "## Every run\n", *_table(trained, "", _plain_keys(RunConfig, trained))]
+    for part in SHARED:
+        if part in trained:
+            lines += [f"\n## {part}\n", *_table(trained, "", [part])]
+    shared = {*SHARED, *get_type_hints(TrainingConfig)}
+    for name, tree in trees.items():
+        own = [key for key in map(str, tree) if key not in shared]
+        if own:
+            lines += [f"\n## {ABOUT[name]} (`task: {name}`)\n", *_table(tree, "", own)]
+    return "\n".join(lines) + "\n"
+
+
+def _plain_keys(root: type[RunConfig], tree: DictConfig) -> list[str]:
+    """Those of its own that stand alone."""
+    return [name for name in get_type_hints(root) if name in tree and name not in SHARED]
+
+
+def _table(tree: DictConfig, prefix: str, names: list[str]) -> Iterator[str]:
+    yield "| key | default | |"
+    yield "|---|---|---|"
+    yield from _rows(tree, prefix, names)
+
+
+def _rows(tree: DictConfig, prefix: str, names: list[str]) -> Iterator[str]:
+    owner: Any = OmegaConf.get_type(tree)
+    docs, hints = field_docs(owner), get_type_hints(owner)
+    for name in names:
+        node = None if OmegaConf.is_missing(tree, name) else tree._get_node(name)
+        if isinstance(node, DictConfig) and not node._is_none() and is_dataclass(OmegaConf.get_type(node)):
+            yield from _rows(node, f"{prefix}{name}.", list(map(str, node)))
+            continue
+        value = "required" if OmegaConf.is_missing(tree, name) else f"`{shown_value(tree, name)}`"
+        words = [docs.get(name, ""), *_members(hints[name]), *_entries(hints[name])]
+        yield f"| `{prefix}{name}` | {_cell(value)} | {_cell(' '.join(word for word in words if word))} |"
+
+
+def _members(hint: Any) -> Iterator[str]:
+    """The values of a choice, each with its word where it has one."""
+    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and issubclass(kind, Enum)]
+    for kind in kinds:
+        said = field_docs(kind)
+        yield "; ".join(
+            f"`{each.value}`" + (f": {_first_down(said[each.name])}" if each.name in said else "") for each in kind
+        )
+
+
+def _entries(hint: Any) -> Iterator[str]:
+    """The keys of each entry of a mapping or a list that a user fills."""
+    for kind in get_args(hint):
+        if isinstance(kind, type) and is_dataclass(kind):
+            said = field_docs(kind)
+            yield (
+                "An entry has "
+                + "; ".join(f"`{name}`: {_first_down(said[name])}" for name in get_type_hints(kind))
+                + "."
+            )
+
+
+def _first_down(text: str) -> str:
+    """Within a sentence."""
+    text = " ".join(text.split()).rstrip(".")
+    return text if text[:2].isupper() else text[:1].lower() + text[1:]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
