@@ -36,6 +36,11 @@ def working(description: str) -> AbstractContextManager[Any]:
     return console.status(description) if console.is_terminal else nullcontext()
 
 
+def has_bars() -> bool:
+    """Whether lines can be drawn over, as bars do."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 def is_read() -> bool:
     """Whether somebody still reads what is said: False once the reader of a pipe has gone."""
     return not console.quiet

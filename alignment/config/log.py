@@ -29,7 +29,7 @@ class LogConfig:
     project: str | None = None
     """Where a tracker that has projects files the run, which is named by its folder. Null: alignment."""
     progress: bool = True
-    """Whether a terminal shows a progress bar."""
+    """A bar on a terminal. False: a line now and then in its place, as where the output goes to a file."""
     samples: int = 0
     """How many prompts of each iteration and evaluation to write, with their replies, to samples.jsonl."""
 

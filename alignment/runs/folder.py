@@ -24,6 +24,7 @@ class RunFolder:
         self.config = path / "config.yaml"  # the run as a recipe
         self.started, self.finished = path / "started.json", path / "finished.json"  # what its run is of
         self.history = path / "history.jsonl"
+        self.progress = path / "progress.json"  # how many steps the run has in all
         self.owner = path / "owner.json"  # the process that writes it
         self.metrics, self.samples = path / "metrics.jsonl", path / "samples.jsonl"
         self.nonfinite = path / "nonfinite.json"  # the steps whose loss or gradient was no finite number

@@ -121,13 +121,13 @@ def give_up(folder: RunFolder, before: set[Path]) -> None:
     What a submission to a cluster wrote stays, for the mistake is told in its log; the claim on the folder goes.
     """
     made = present(folder) - before
-    own = {folder.config, folder.started, folder.checkpoints}
+    own = {folder.config, folder.started, folder.progress, folder.checkpoints}
     submitted = {folder.script, folder.submitted, folder.logs}
     if any(folder.checkpoints.glob("*")) or not made <= own | submitted | {folder.path, folder.owner}:
         return
     if folder.checkpoints in made:
         folder.checkpoints.rmdir()
-    for path in made & {folder.config, folder.started}:
+    for path in made & {folder.config, folder.started, folder.progress}:
         path.unlink()
     if folder.path in made and present(folder) <= {folder.path, folder.owner}:
         shutil.rmtree(folder.path)

@@ -1,11 +1,9 @@
-"""The log of a run: `metrics.jsonl`, one JSON object a step, the trackers asked for, and the progress bar."""
+"""The log of a run: `metrics.jsonl`, one JSON object a step, the trackers asked for, and what is shown of it."""
 
 import json
 import math
 from pathlib import Path
 from types import TracebackType
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from alignment.config.errors import UserError
 from alignment.config.run import TrainingConfig
@@ -13,12 +11,9 @@ from alignment.distributed.collectives import is_main
 from alignment.runs.folder import RunFolder
 from alignment.runs.rows import whole_lines
 from alignment.runs.written import whole_file
-from alignment.terminal import console
+from alignment.training.progress import shown_rows
 from alignment.training.timer import StepTimer
 from alignment.training.trackers import started_trackers
-
-SPEED = "time/tokens_per_s"
-SHOWN = ("loss", "rewards/accuracy", "reward", "gold", "kl")  # of a step's metrics, on the progress bar
 
 
 class MetricsLog:
@@ -26,24 +21,26 @@ class MetricsLog:
 
     def __init__(self, folder: Path, config: TrainingConfig, timer: StepTimer, *, num_steps: int, done: int) -> None:
         """`done` steps are in the log already; rows after them are forgotten, for a resumed run writes them again."""
-        self.path = RunFolder(folder).metrics
+        files = RunFolder(folder)
+        self.path = files.metrics
         self.trackers = started_trackers(folder, config) if is_main() else []
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        hidden = not (config.log.progress and is_main())
-        self.progress = Progress(TextColumn(folder.name), *columns, console=console, disable=hidden)
-        self.bar = self.progress.add_task("", total=num_steps, completed=done)
+        self.shown = shown_rows(num_steps, done, bar=config.log.progress) if is_main() else None
         self.timer = timer
         if is_main():
             keep_rows_until(self.path, done)
+            with whole_file(files.progress) as path:
+                path.write_text(json.dumps({"num_steps": num_steps}) + "\n")
 
     def __enter__(self) -> "MetricsLog":
-        self.progress.start()
+        if self.shown is not None:
+            self.shown.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.stop()
+        if self.shown is not None:
+            self.shown.end()
         for tracker in self.trackers:
             tracker.finish()
 
@@ -54,16 +51,13 @@ class MetricsLog:
             raise UserError(f"step {step}: {broken[0]} is {metrics[broken[0]]}; the last checkpoint, if any, is kept")
         measured = self.timer.take()
         row = {"step": step, **metrics, **measured}
-        if not is_main():
+        if self.shown is None:
             return
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         for tracker in self.trackers:
             tracker.log({**metrics, **measured}, step=step)
-        shown = "  ".join(f"{name.split('/')[-1]} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
-        if SPEED in measured:
-            shown += f"  {measured[SPEED]:.3g} tokens/s"
-        self.progress.update(self.bar, completed=step, description=shown)
+        self.shown.show(step, {**metrics, **measured})
 
 
 def keep_rows_until(path: Path, step: int) -> None:

@@ -61,7 +61,7 @@ DOORS = {  # library: the only rooms or modules that may import it
     ],
     "datasets": ["alignment.data.tables"],
     "matplotlib": ["alignment.evaluate"],
-    "rich": ["alignment.terminal", "alignment.training.log", "alignment.evaluate.table"],
+    "rich": ["alignment.terminal", "alignment.training.progress", "alignment.evaluate.table"],
 }
 ONLY = {  # rooms that import no other library
     "losses": {"torch"},
