@@ -1,6 +1,6 @@
 """Make the pictures of README: the end of the quickstart as a terminal shows it, and the report's first figure.
 
-    python scripts/make_pictures.py        runs `tiny_pipeline`, some minutes on two cores
+python scripts/make_pictures.py        runs `tiny_pipeline`, some minutes on two cores
 """
 
 import os
@@ -75,7 +75,7 @@ def report_picture(report: str) -> str:
         inside = figure.partition(">")[2].removesuffix("</svg>")
         parts.append(f'<svg x="{GAP}" y="{top}" width="{width}" height="{height}">{inside}</svg>')
         top += height + GAP
-    whole = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 '
+    whole = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 '
     whole += f'{max(widths) + 2 * GAP} {top}"><rect width="100%" height="100%" fill="#ffffff"/>'
     picture = "\n".join([whole, *parts, "</svg>"])
     for variable, colour in LIGHT.items():

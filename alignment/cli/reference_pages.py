@@ -1,4 +1,4 @@
-"""The page of all keys, from the dataclasses that hold them: `recipes/keys.md`."""
+"""The pages of all keys and all metrics, from the code that holds them: `recipes/keys.md` and `recipes/metrics.md`."""
 
 from collections.abc import Iterator
 from dataclasses import is_dataclass
@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alignment.cli.help import field_docs, shown_value
 from alignment.cli.sources import schema
+from alignment.config.metrics import FAMILIES, METRICS
 from alignment.config.outside import is_outside
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import TASKS
@@ -17,7 +18,16 @@ HEAD = """# Keys
 
 Every key of every task, with its default and its meaning. A recipe says what differs from these defaults:
 `alignment run RECIPE --help` shows the values that a recipe has, `--help model.lora` those of one group. Keys are set
-on the command line by `key=value`, in YAML by nesting. This page is made from the code: `python scripts/write_keys.py`.
+on the command line by `key=value`, in YAML by nesting. This page is made from the code: `python scripts/write_reference.py`.
+"""
+METRICS_HEAD = """# Metrics
+
+What the rows of `metrics.jsonl` hold. A metric of an evaluation has its name behind `eval/`, and with several held-out sets
+behind `eval/NAME/`; a row has the means of the steps since the row before. `alignment status RUN --all` shows the newest
+with these words. This page is made from the code: `python scripts/write_reference.py`.
+
+| metric | meaning | unit |
+|---|---|---|
 """
 SHARED = ("model", "data", "train", "batch", "checkpoint", "resume", "log", "distributed", "launch", "cluster")
 ABOUT = {
@@ -52,6 +62,13 @@ def keys_page() -> str:
         if own:
             lines += [f"\n## {ABOUT[name]} (`task: {name}`)\n", *_table(tree, "", own)]
     return "\n".join(lines) + "\n"
+
+
+def metrics_page() -> str:
+    """The whole page, in Markdown."""
+    families = {f"{start}...": each for start, each in FAMILIES.items()}
+    rows = [f"| `{name}` | {_cell(each.meaning)} | {each.unit} |" for name, each in (METRICS | families).items()]
+    return METRICS_HEAD + "\n".join(rows) + "\n"
 
 
 def _plain_keys(root: type[RunConfig], tree: DictConfig) -> list[str]:
