@@ -70,7 +70,7 @@ def report_picture(report: str) -> str:
     chosen = [next(each for each in figures if label in each.partition(">")[0]) for label in FIGURES]
     sizes = [re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', each) for each in chosen]
     widths, heights = ([float(size[group]) for size in sizes if size is not None] for group in (1, 2))
-    parts, top = [], GAP
+    parts, top = [], float(GAP)
     for figure, width, height in zip(chosen, widths, heights, strict=True):
         inside = figure.partition(">")[2].removesuffix("</svg>")
         parts.append(f'<svg x="{GAP}" y="{top}" width="{width}" height="{height}">{inside}</svg>')

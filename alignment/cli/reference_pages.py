@@ -18,13 +18,14 @@ HEAD = """# Keys
 
 Every key of every task, with its default and its meaning. A recipe says what differs from these defaults:
 `alignment run RECIPE --help` shows the values that a recipe has, `--help model.lora` those of one group. Keys are set
-on the command line by `key=value`, in YAML by nesting. This page is made from the code: `python scripts/write_reference.py`.
+on the command line by `key=value`, in YAML by nesting. This page is made from the code:
+`python scripts/write_reference.py`.
 """
 METRICS_HEAD = """# Metrics
 
-What the rows of `metrics.jsonl` hold. A metric of an evaluation has its name behind `eval/`, and with several held-out sets
-behind `eval/NAME/`; a row has the means of the steps since the row before. `alignment status RUN --all` shows the newest
-with these words. This page is made from the code: `python scripts/write_reference.py`.
+What the rows of `metrics.jsonl` hold: the means of the steps since the row before. A metric of an evaluation has its
+name behind `eval/`, and with several held-out sets behind `eval/NAME/`. `alignment status RUN --all` shows the newest
+row with these words. This page is made from the code: `python scripts/write_reference.py`.
 
 | metric | meaning | unit |
 |---|---|---|
