@@ -75,11 +75,11 @@ def swept(recipe: str, overrides: list[str]) -> list[DictConfig]:
         return []
     params = [f"{key}={values}" for key, values in (whole.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create(hydra.config_loader).parse_overrides([*params, *whole.hydra.overrides.task])
-    return [
-        hydra.config_loader.load_sweep_config(whole, list(job))
-        for batch in BasicSweeper.split_arguments(parsed, None)
-        for job in batch
-    ]
+    split = BasicSweeper.split_arguments(parsed, None)
+    jobs = [hydra.config_loader.load_sweep_config(whole, list(job)) for batch in split for job in batch]
+    for composed in jobs:
+        OmegaConf.update(composed, "hydra.mode", RunMode.MULTIRUN)  # as Hydra's launchers have it, for the run's name
+    return jobs
 
 
 def chosen(recipe: str, overrides: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from alignment.cli.names import register_names
 from alignment.cli.recipes import shipped
 from alignment.config.errors import ConfigError
 from alignment.config.outside import is_outside, learn_task
@@ -98,6 +99,7 @@ def register(own: list[Path]) -> None:
     """Tell Hydra where to look."""
     warnings.filterwarnings("ignore", message=".*Defaults list is missing `_self_`")  # it is last then, as one expects
     SearchPath.own = own
+    register_names()
     for plugin in (SearchPath, OwnFolder, TaskSource):
         Plugins.instance().register(plugin)
 

@@ -24,7 +24,7 @@ class RunConfig:
 
     replies: ClassVar[bool] = False
     """Whether the task replies to prompts."""
-    output_dir: str = field(default="runs/${hydra:job.config_name}/${now:%Y-%m-%d_%H-%M-%S}", metadata=PLACE)
+    output_dir: str = field(default="runs/${hydra:job.config_name}/${now:%Y-%m-%d_%H-%M-%S}${asked:}", metadata=PLACE)
     """The run's folder. A run that was interrupted goes on where it names the same folder again."""
     seed: int = 0
     """Of the order of rows, of drawn replies, of new weights and dropout."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,10 @@ def test_the_precision_of_a_run_is_said_and_its_kernels_are_asked_for(
     assert without_time(tmp_path / "out") == without_time(tmp_path / "other")
 
 
-def test_the_folder_of_a_run_is_named_by_recipe_and_time(alignment: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_folder_of_a_run_is_named_by_recipe_time_and_model(alignment: Callable[..., Any], tmp_path: Path) -> None:
     assert alignment(*TWO, "train.max_steps=1").code == 0
     (folder,) = (tmp_path / "runs" / "tiny_sft").iterdir()
-    assert len(folder.name) == len("2025-01-31_23-59-59")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_tiny", folder.name)
     assert yaml.safe_load((folder / "config.yaml").read_text())["output_dir"] == f"runs/tiny_sft/{folder.name}"
 
 
