@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from alignment.config.base import Config
 from alignment.config.errors import require
 
 ALARMS = {  # name: what has happened
@@ -14,7 +15,7 @@ ALARMS = {  # name: what has happened
 
 
 @dataclass(slots=True)
-class AlarmConfig:
+class AlarmConfig(Config):
     """When to tell people to look; an alarm stops nothing. Each looks at the last `window` iterations.
 
     Over-optimisation (Gao et al. 2210.10760) is watched wherever there is a gold score: it holds where the slope of

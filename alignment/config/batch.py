@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from alignment.config.base import Config
 from alignment.config.errors import require
 
 
@@ -21,7 +22,7 @@ SIZE = 64
 
 
 @dataclass(slots=True)
-class BatchConfig:
+class BatchConfig(Config):
     size: int = SIZE
     """Pairs, demonstrations or prompts a step, over all processes."""
     max_tokens: int = 8192

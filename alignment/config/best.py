@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from alignment.config.base import Config
 from alignment.config.errors import require
 
 
@@ -14,7 +15,7 @@ class Mode(str, Enum):
 
 
 @dataclass(slots=True)
-class BestConfig:
+class BestConfig(Config):
     metric: str | None = None
     """A metric of the evaluations, such as eval/loss: `best/` and, at the end, `model/` are the weights with the best
     one. Evaluates before the first step too. Null: the model is that of the last step."""

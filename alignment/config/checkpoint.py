@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from alignment.config.base import Config
 from alignment.config.errors import require
 
 
@@ -12,7 +13,7 @@ class Resume(str, Enum):
 
 
 @dataclass(slots=True)
-class CheckpointConfig:
+class CheckpointConfig(Config):
     every: int = 0
     """Steps between checkpoints; 0: none but the finished model."""
     every_minutes: float = 0.0

@@ -5,6 +5,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 from typing import Any
 
+from alignment.config.base import Config
 from alignment.config.errors import require
 
 TIME = re.compile(r"\d+-\d+(:\d+){0,2}|\d+(:\d+){1,2}")
@@ -24,7 +25,7 @@ class Scheduler(str, Enum):
 
 
 @dataclass(slots=True)
-class ClusterConfig:
+class ClusterConfig(Config):
     scheduler: Scheduler = Scheduler.local
     """local: `alignment run` starts it here. slurm: `alignment submit` writes a script and hands it to sbatch."""
     nodes: int = 1

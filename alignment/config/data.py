@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
+from alignment.config.base import Config
 from alignment.config.errors import ConfigError, require
 from alignment.config.margin import MarginConfig
 from alignment.config.sources import EvalSource, Format, SourceConfig, TrainSource
@@ -49,7 +50,7 @@ class ExampleKind(str, Enum):
 
 
 @dataclass(slots=True)
-class DataConfig:
+class DataConfig(Config):
     format: Format = Format.native
     """How a row is laid out."""
     train: TrainSource = field(default_factory=TrainSource)

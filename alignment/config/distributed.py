@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from alignment.config.base import Config
 from alignment.config.errors import require
 from alignment.config.marks import INPUT, PLACE
 from alignment.config.model import Attention, ModelConfig
@@ -32,7 +33,7 @@ class Offload(str, Enum):
 
 
 @dataclass(slots=True)
-class DistributedConfig:
+class DistributedConfig(Config):
     device: Device = Device.auto
     """Where the run computes. auto: on a GPU where there is one."""
     precision: Precision = Precision.auto

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
+from alignment.config.base import Config
 from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import require
 from alignment.config.model import ModelConfig
@@ -24,7 +25,7 @@ class Generation(str, Enum):
 
 
 @dataclass(slots=True)
-class VLLMConfig:
+class VLLMConfig(Config):
     """Where `vllm serve` listens; it is started apart, on GPUs of its own."""
 
     host: str = "localhost"
@@ -43,7 +44,7 @@ class VLLMConfig:
 
 
 @dataclass(slots=True)
-class GenerationConfig:
+class GenerationConfig(Config):
     max_new_tokens: int = 256
     """Tokens after which a reply is cut."""
     temperature: float = 1.0

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from alignment.config.base import Config
 from alignment.config.errors import require
 
 
 @dataclass(slots=True)
-class LaunchConfig:
+class LaunchConfig(Config):
     processes: int = 1
     """Processes that the command starts on this machine; above 1 distributed.zero must be set. torchrun works too."""
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from alignment.config.base import Config
 from alignment.config.errors import require
 
 
@@ -21,7 +22,7 @@ class Tracker(str, Enum):
 
 
 @dataclass(slots=True)
-class LogConfig:
+class LogConfig(Config):
     every: int = 1
     """Steps between rows of metrics.jsonl; a row has the means of the steps since the one before."""
     trackers: list[Tracker] = field(default_factory=list)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from alignment.config.base import Config
 from alignment.config.errors import require
 
 MAX_MARGIN = 1e4  # where float32 still tells rewards a thousandth apart
@@ -26,7 +27,7 @@ class MarginScale(str, Enum):
 
 
 @dataclass(slots=True)
-class MarginConfig:
+class MarginConfig(Config):
     scale: MarginScale = MarginScale.none
     """Where a pair's margin comes from: nowhere, a rating on one of Llama 2's scales, a score difference, the row."""
     custom: dict[str, float] = field(default_factory=dict)

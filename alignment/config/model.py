@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from alignment.config.base import Config
 from alignment.config.errors import require
 from alignment.config.marks import INPUT
 
@@ -23,7 +24,7 @@ ALPHA, TARGETS = 16, ["all-linear"]
 
 
 @dataclass(slots=True)
-class LoraConfig:
+class LoraConfig(Config):
     rank: int = 0
     """0 trains all weights; above 0 the weights are frozen and adapters of this rank are trained (arXiv:2106.09685)."""
     alpha: int = ALPHA
@@ -47,7 +48,7 @@ class LoraConfig:
 
 
 @dataclass(slots=True)
-class ModelConfig:
+class ModelConfig(Config):
     path: str | None = field(default=None, metadata=INPUT)
     """A folder in Hugging Face form. Null: a random model built from `init`."""
     init: dict[str, Any] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from alignment.config.base import Config
 from alignment.config.data import DataConfig, ExampleKind, Format, require_no_rows, require_read
 from alignment.config.errors import require
 from alignment.config.marks import INPUT
@@ -45,7 +46,7 @@ class Share(str, Enum):
 
 
 @dataclass(slots=True)
-class CriticConfig:
+class CriticConfig(Config):
     path: str | None = field(default=None, metadata=INPUT)
     """With a scalar head. Null: the (first) reward model; where functions score, the actor's body and a new head."""
     learning_rate: float = 1e-5
@@ -59,7 +60,7 @@ class CriticConfig:
 
 
 @dataclass(slots=True)
-class KLConfig:
+class KLConfig(Config):
     weight: float = 0.05
     """beta of the penalty in each token's reward, -beta * KL_t, or of the loss's term; adaptive: the first one."""
     estimator: KLEstimator = KLEstimator.k1
@@ -111,7 +112,7 @@ LAM = 0.95
 
 
 @dataclass(slots=True)
-class AdvantageConfig:
+class AdvantageConfig(Config):
     estimator: AdvantageEstimator = AdvantageEstimator.gae
     """gae: with a critic (arXiv:1506.02438). Without one: grpo (2402.03300), dr_grpo (2503.20783) and rloo (2402.14740)
     compare the replies to one prompt, reinforce_pp (2501.03262) the tokens of all."""
@@ -157,7 +158,7 @@ class AdvantageConfig:
 
 
 @dataclass(slots=True)
-class PPOUpdateConfig:
+class PPOUpdateConfig(Config):
     """How often, and in how many pieces, one iteration's experience is learned from."""
 
     epochs: int = 4
@@ -185,7 +186,7 @@ PTX_SIZE = 64
 
 
 @dataclass(slots=True)
-class PtxConfig:
+class PtxConfig(Config):
     """PPO-ptx: each actor step also raises the likelihood of other texts (Ouyang et al. 2203.02155, eq. 2)."""
 
     weight: float = 0.0
@@ -206,13 +207,13 @@ class PtxConfig:
 
 
 @dataclass(slots=True)
-class PPOLosses:
+class PPOLosses(Config):
     policy: PolicyLoss = field(default_factory=PolicyLoss)
     value: ValueLoss = field(default_factory=ValueLoss)
 
 
 @dataclass(slots=True)
-class RolesConfig:
+class RolesConfig(Config):
     share: Share = Share.none
     """Which weights actor, reference, reward and critic have in common."""
     offload: bool = False

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
+from alignment.config.base import Config
 from alignment.config.errors import require
 from alignment.config.marks import FUNCTION, INPUT
 
@@ -20,7 +21,7 @@ class Combine(str, Enum):
 
 
 @dataclass(slots=True)
-class ScorerEntry:
+class ScorerEntry(Config):
     """One of several scorers: a reward model, or a Python function of (prompts, replies)."""
 
     path: str | None = field(default=None, metadata=INPUT)
@@ -34,7 +35,7 @@ class ScorerEntry:
 
 
 @dataclass(slots=True)
-class ScorerConfig:
+class ScorerConfig(Config):
     """What scores a reply: a reward model, a Python function of (prompts, replies), or several of them."""
 
     path: str | None = field(default=None, metadata=INPUT)

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
+from alignment.config.base import Config
 from alignment.config.batch import BatchConfig
 from alignment.config.checkpoint import CheckpointConfig
 from alignment.config.cluster import ClusterConfig, Scheduler
@@ -19,7 +20,7 @@ from alignment.config.train import TrainConfig
 
 
 @dataclass(slots=True)
-class RunConfig:
+class RunConfig(Config):
     """What every run has."""
 
     replies: ClassVar[bool] = False

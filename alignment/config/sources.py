@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from alignment.config.base import Config
 from alignment.config.errors import require
 from alignment.config.marks import DATA
 
@@ -29,7 +30,7 @@ class Format(str, Enum):
 
 
 @dataclass(slots=True)
-class SourceConfig:
+class SourceConfig(Config):
     path: Any = field(default=None, metadata=DATA)
     """A file, .jsonl, .json, .csv, .tsv, each also with .gz or .zst, .parquet or .arrow; a folder of such files, or one
     saved by `datasets`; a pattern, as data/*.jsonl; or a list of any of them. Null: none (or the toy task)."""

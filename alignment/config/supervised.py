@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from alignment.config.base import Config
 from alignment.config.data import DataConfig, ExampleKind
 from alignment.config.errors import require
 from alignment.config.margin import MarginScale
@@ -60,7 +61,7 @@ class RewardConfig(ScalarConfig):
 
 
 @dataclass(slots=True)
-class ReferenceConfig:
+class ReferenceConfig(Config):
     cache: bool = True
     """Keep the reference's log-probs beside the data and read them when weights, data and tokenizer are the same."""
     folder: str | None = field(default=None, metadata=PLACE)

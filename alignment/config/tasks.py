@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from alignment.config.base import Config
 from alignment.config.batch import BatchConfig, require_unread
 from alignment.config.data import (
     DataConfig,
@@ -120,7 +121,7 @@ class EvaluateConfig(RunConfig):
 
 
 @dataclass(slots=True)
-class StageConfig:
+class StageConfig(Config):
     name: str = MISSING
     """Its folder within the pipeline's, and what later stages refer to."""
     recipe: str = MISSING

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from alignment.config.base import Config
 from alignment.config.best import BestConfig
 from alignment.config.errors import require
 
@@ -21,7 +22,7 @@ class OnNonFinite(str, Enum):
 
 
 @dataclass(slots=True)
-class TrainConfig:
+class TrainConfig(Config):
     max_steps: int | None = None
     """Optimizer steps (PPO: iterations). Exactly one of `max_steps` and `epochs` is set."""
     epochs: float | None = None
