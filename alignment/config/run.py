@@ -1,13 +1,13 @@
 """What every run has, and every run that trains."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from omegaconf import MISSING
 
 from alignment.config.base import Config
 from alignment.config.batch import BatchConfig
-from alignment.config.checkpoint import CheckpointConfig
+from alignment.config.checkpoint import MINUTES, CheckpointConfig
 from alignment.config.cluster import ClusterConfig, Scheduler
 from alignment.config.data import DataConfig, ExampleKind, require_read, require_rows
 from alignment.config.distributed import DistributedConfig, Offload, require_device
@@ -16,6 +16,7 @@ from alignment.config.launch import LaunchConfig
 from alignment.config.log import LogConfig
 from alignment.config.marks import PLACE
 from alignment.config.model import ModelConfig
+from alignment.config.resume import ResumeConfig
 from alignment.config.train import TrainConfig
 
 
@@ -62,6 +63,7 @@ class TrainingConfig(RunConfig):
     batch: BatchConfig = field(default_factory=BatchConfig)
     train: TrainConfig = MISSING
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
@@ -72,8 +74,11 @@ class TrainingConfig(RunConfig):
         require_device(self.model, self.distributed)
         rule = "checkpoint.every and checkpoint.every_minutes must be 0 with distributed.offload_optimizer=nvme, which "
         rule += "cannot be saved"
-        saves = (self.checkpoint.every, self.checkpoint.every_minutes)
-        require(self.distributed.offload_optimizer is not Offload.nvme or saves == (0, 0), rule, saves)
+        if self.distributed.offload_optimizer is Offload.nvme:
+            minutes = self.checkpoint.every_minutes
+            saves = (self.checkpoint.every, 0.0 if minutes == MINUTES else minutes)  # the default is no wish
+            require(saves == (0, 0), rule, saves)
+            self.checkpoint = replace(self.checkpoint, every_minutes=0.0, save_last=False)
         self.check_processes(self.processes())
 
     def optimizer_steps(self, num_steps: int) -> int:

@@ -10,8 +10,17 @@ from alignment.config.errors import require
 
 class Schedule(str, Enum):
     cosine = "cosine"
+    """Half a cosine from the learning rate down to train.min_learning_rate at the last step."""
     linear = "linear"
+    """A straight line there."""
     constant = "constant"
+    wsd = "wsd"
+    """Warm-up, stable, decay (arXiv:2404.06395): the whole rate until the last train.decay_ratio of the steps, then
+    half a cosine down. A longer run has more steps at the whole rate, and is otherwise as it was."""
+
+
+FALLING = (Schedule.cosine, Schedule.linear, Schedule.wsd)
+DECAY_RATIO = 0.1
 
 
 class OnNonFinite(str, Enum):
@@ -28,11 +37,15 @@ class TrainConfig(Config):
     epochs: float | None = None
     """Passes over the rows of data.train; 0.5 is half a pass."""
     learning_rate: float = 1e-5
-    """The highest one of the schedule."""
+    """The highest one, which the warm-up rises to. PPO's critic has one of its own, critic.learning_rate."""
+    min_learning_rate: float = 0.0
+    """Where cosine, linear and wsd end, in place of 0. A critic's rate ends at the same share of its highest one."""
     schedule: Schedule = Schedule.cosine
-    """How the learning rate falls after the warm-up."""
+    """cosine and linear fall from the warm-up's end to the last step, constant stays, wsd falls at the end only."""
+    decay_ratio: float = DECAY_RATIO
+    """wsd: the share of the run's steps, its last ones, in which the learning rate falls."""
     warmup_steps: int = 0
-    """Steps in which the learning rate rises from 0."""
+    """Optimizer steps in which the learning rate rises from 0, which the first of them has."""
     warmup_ratio: float = 0.0
     """The share of the run's steps in which the learning rate rises, in place of warmup_steps."""
     weight_decay: float = 0.0
@@ -57,6 +70,13 @@ class TrainConfig(Config):
         require(self.max_steps is None or self.max_steps > 0, "train.max_steps must be > 0", self.max_steps)
         require(self.epochs is None or self.epochs > 0, "train.epochs must be > 0", self.epochs)
         require(self.learning_rate > 0, "train.learning_rate must be > 0", self.learning_rate)
+        rule = f"train.min_learning_rate must be in [0, train.learning_rate), which is {self.learning_rate:g}"
+        require(0 <= self.min_learning_rate < self.learning_rate, rule, self.min_learning_rate)
+        rule = "train.min_learning_rate goes with a train.schedule that falls (cosine, linear, wsd)"
+        require(self.schedule in FALLING or self.min_learning_rate == 0, rule, self.min_learning_rate)
+        require(0 < self.decay_ratio <= 1, "train.decay_ratio must be in (0, 1]", self.decay_ratio)
+        rule = "train.decay_ratio goes with train.schedule=wsd"
+        require(self.schedule is Schedule.wsd or self.decay_ratio == DECAY_RATIO, rule, self.decay_ratio)
         require(self.warmup_steps >= 0, "train.warmup_steps must be >= 0", self.warmup_steps)
         require(0 <= self.warmup_ratio < 1, "train.warmup_ratio must be in [0, 1)", self.warmup_ratio)
         both = self.warmup_steps > 0 and self.warmup_ratio > 0

@@ -19,7 +19,7 @@ from alignment.config.distributed import DistributedConfig, Offload
 from alignment.config.errors import UserError
 from alignment.distributed import collectives
 from alignment.distributed.device import tell_deepspeed
-from alignment.distributed.engine import counts, load_schedule, require_sharded
+from alignment.distributed.engine import counts, load_optimizer, load_schedule, require_sharded
 from alignment.distributed.layers import running_by_layer, without_hooks
 from alignment.distributed.precision import autocast
 from alignment.distributed.reshard import Groups, recut
@@ -120,7 +120,7 @@ class DeepSpeedEngine:
             UserError: the optimizer's states are offloaded to nvme, where they cannot be read from here.
         """
         if self._config.offload_optimizer is Offload.nvme:
-            raise UserError("checkpoint.every must be 0 with distributed.offload_optimizer=nvme")
+            raise UserError("nothing can be saved with distributed.offload_optimizer=nvme: run again, it starts over")
         return {**self._place(), **self._layout(), **self._shard(), "scheduler": self.scheduler.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -167,18 +167,18 @@ class DeepSpeedEngine:
     def _load_shard(self, state: dict[str, Any]) -> None:
         if self._stage == 0:
             _copy(state["weights"], self._trained())
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"])
         elif self._stage == 3:
             self._zero._partition_all_parameters()
             with _filled(self._zero):
-                self.optimizer.load_state_dict(state["optimizer"])
+                load_optimizer(self.optimizer, state["optimizer"])
             _copy(state["weights"], self._zero.fp32_partitioned_groups_flat)
             for index in range(len(self._zero.fp16_groups)):
                 self._zero._reassign_or_swap_out_partitioned_parameters(index)
             self._zero._post_step(set())  # small weights stay whole everywhere: they are gathered again
         else:
             _copy(state["weights"], self._zero.single_partition_of_fp32_groups)
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"])
             self._zero.update_lp_params()
 
     def _trained(self) -> list[Tensor]:

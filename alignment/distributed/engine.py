@@ -18,6 +18,8 @@ from alignment.distributed.collectives import pick_device
 from alignment.distributed.precision import autocast
 from alignment.distributed.reshard import recut
 
+SETTINGS = ("betas", "eps", "weight_decay")  # of an optimizer's groups
+
 
 class Engine(Protocol):
     """What the training step needs of a model that may be anywhere."""
@@ -137,7 +139,7 @@ class TorchEngine:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(state["model"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         load_schedule(self.scheduler, state["scheduler"])
 
     def load_resharded(self, saved: Sequence[dict[str, Any]]) -> None:
@@ -147,12 +149,25 @@ class TorchEngine:
         self.load_state(recut(saved, self.state(), groups))
 
 
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """What the optimizer has gathered of each weight; its settings are its own, not the saved ones, which are others
+    where the run goes on with changed ones. The rate is the schedule's (`load_schedule`)."""
+    own = [{name: group[name] for name in SETTINGS if name in group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)
+
+
 def load_schedule(scheduler: LRScheduler, state: dict[str, Any]) -> None:
     """Go on at the saved step with this schedule's own rate, which is another than the saved one where the run has been
-    made longer. A schedule that is no function of the step goes on with the saved rate."""
+    made longer, or has another highest rate. A schedule that is no function of the step goes on with the saved rate."""
+    own = scheduler.base_lrs
     scheduler.load_state_dict(state)
     if not isinstance(scheduler, LambdaLR):
         return
+    scheduler.base_lrs = own
+    for group, base in zip(scheduler.optimizer.param_groups, own, strict=True):
+        group["initial_lr"] = base
     bases = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
     scheduler._last_lr = [base * factor(scheduler.last_epoch) for base, factor in bases]
     for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):

@@ -76,6 +76,7 @@ def check_trainer(path: str, train: TrainConfig) -> None:
             "warmup_max_lr": (train.learning_rate, "train.learning_rate"),
             "warmup_num_steps": (steps, "train.warmup_steps"),
             "warmup_type": ("linear", "the trainer"),
+            "cos_min_ratio": (train.min_learning_rate / train.learning_rate, "train.min_learning_rate"),
             "total_num_steps": (train.max_steps, "train.max_steps"),
         },
     }

@@ -24,7 +24,11 @@ class KLController:
             )
 
     def state(self) -> dict[str, Any]:
-        return {"weight": self.weight}
+        """With what it began, by which a run that goes on with another `kl.weight` is known."""
+        return {"weight": self.weight, "began": self.config.weight}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.weight = float(state["weight"])
+        """What it has adapted to, unless it is to begin anew with another weight, or not to adapt any more."""
+        is_changed = float(state.get("began", self.config.weight)) != self.config.weight  # older checkpoints lack it
+        if self.config.controller is KLControl.adaptive and not is_changed:
+            self.weight = float(state["weight"])

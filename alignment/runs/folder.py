@@ -55,6 +55,11 @@ class RunFolder:
         return max(steps_in(self.checkpoints), default=None)
 
     def note(self, **what: Any) -> None:
-        """A line of the run's history: when it went on from which step, and where it was made longer."""
+        """A line of the run's history: when it went on from which step, where it was made longer, what was changed."""
         with self.history.open("a") as file:
             file.write(json.dumps({"time": time.strftime("%Y-%m-%d %H:%M:%S"), **what}) + "\n")
+
+    def noted(self) -> list[dict[str, Any]]:
+        """The lines of the history; a torn last one is left out."""
+        text = self.history.read_text() if self.history.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

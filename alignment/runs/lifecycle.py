@@ -1,29 +1,29 @@
 """A run is begun once in its folder, goes on there, and is finished once.
 
 `config.yaml` is the run as a recipe, `started.json` and `finished.json` say what it is of (runs/fingerprint.py), and
-`history.jsonl` what happened to it since: when it went on from which step, and where it was made longer.
+`history.jsonl` what happened to it since: when it went on from which step, where it was made longer, what was changed.
 """
 
 import json
 import re
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from alignment.config.checkpoint import Resume
 from alignment.config.errors import ConfigError, UserError
+from alignment.config.resume import ResumeConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import task_name
 from alignment.config.train import Schedule
+from alignment.runs.accept import OTHER, accepted, require_nothing_accepted
 from alignment.runs.claim import make_folder
-from alignment.runs.fingerprint import Fingerprint
+from alignment.runs.fingerprint import Change, Fingerprint
 from alignment.runs.folder import RunFolder
 from alignment.runs.written import whole_file
 from alignment.terminal import say
-
-OTHER = "output_dir holds a run of another config or other inputs"
 
 
 def as_recipe(config: RunConfig) -> str:
@@ -52,45 +52,67 @@ def write_config(folder: RunFolder, config: RunConfig) -> None:
 
 
 def start(folder: RunFolder, config: RunConfig, mark: Fingerprint) -> None:
-    """Note in the folder what its run is of; a run that is there already goes on, to a later end too.
+    """Note in the folder what its run is of; a run that is there already goes on, with the changes that are asked for
+    and to a later end too.
 
     Raises:
         ConfigError: it is another run, or one that cannot be made longer.
     """
-    require_goes_on(folder, config, mark)
+    changes = require_goes_on(folder, config, mark)
     earlier = _begun(folder)
+    for change in changes:
+        _steer(folder, change)
     if earlier is not None and earlier.length() != mark.length():
         _lengthen(folder, config, earlier, mark)
+    if changes:
+        folder.finished.unlink(missing_ok=True)
+    if isinstance(config, TrainingConfig):
+        config = replace(config, resume=ResumeConfig())  # what was asked for once is in the history
     write_config(folder, config)
     _write_mark(folder.started, mark)
 
 
-def require_goes_on(folder: RunFolder, config: RunConfig, mark: Fingerprint) -> None:
-    """Raises:
-    ConfigError: the folder holds another run than this one, or one that cannot go on to this one's end.
+def require_goes_on(folder: RunFolder, config: RunConfig, mark: Fingerprint) -> list[Change]:
+    """What is asked to change as the run in the folder goes on.
+
+    Raises:
+        ConfigError: the folder holds another run than this one, or one that cannot go on to this one's end.
     """
     earlier = _begun(folder)
     if earlier is None:
-        return
-    if changed := mark.differences(earlier):
-        raise ConfigError(f"{OTHER} ({changed}), got {str(folder.path)!r}; another output_dir keeps both")
-    was, now = earlier.length(), mark.length()
-    if was == now:
-        return
-    assert isinstance(config, TrainingConfig)
+        require_nothing_accepted(folder, config)
+        return []
+    changes = accepted(folder, config, earlier, mark)
+    if earlier.length() != mark.length():
+        _require_longer(folder, config, earlier.length(), mark.length())
+    elif changes and folder.finished.exists() and not _ended_early(folder):
+        ways = "a later end (train.max_steps, train.epochs) has further ones, another output_dir begins anew"
+        names = ", ".join(change.name for change in changes)
+        raise ConfigError(
+            f"{OTHER}: {names} would act on further steps, and the run in {str(folder.path)!r} is finished: {ways}"
+        )
+    return changes
+
+
+def _require_longer(folder: RunFolder, config: RunConfig, was: dict[str, float], now: dict[str, float]) -> None:
+    assert isinstance(config, TrainingConfig)  # which alone has a length
     ((old_key, old),), ((key, new),) = was.items(), now.items()
     asked = f"{key}={new:g}, got {str(folder.path)!r}"
+    anew = "another output_dir begins anew"
     if key != old_key:
-        raise ConfigError(f"{OTHER}: it was begun with {old_key}={old:g} and goes on by that key, not to {asked}")
+        rule = f"{OTHER}: it was begun with {old_key}={old:g} and goes on by that key, not to {asked}"
+        raise ConfigError(f"{rule}; {old_key}=N with {key}=null goes on, {anew}")
     if new < old:
-        raise ConfigError(f"{OTHER}: its {key} is {old:g} already, and it does not go back to {asked}")
+        rule = f"{OTHER}: its {key} is {old:g} already, and it does not go back to {asked}"
+        raise ConfigError(f"{rule}; {key}={old:g} goes on as before, {anew}")
     if config.checkpoint.resume is Resume.never:
-        raise ConfigError(f"{OTHER}: with checkpoint.resume=never it does not go on from {key}={old:g} to {asked}")
+        rule = f"{OTHER}: with checkpoint.resume=never it does not go on from {key}={old:g} to {asked}"
+        raise ConfigError(f"{rule}; checkpoint.resume=auto does, {anew}")
     if folder.finished.exists() and folder.newest_step() is None:
         way = f"another output_dir with model.path={folder.model} begins where it ended, with a new schedule"
         raise ConfigError(
-            f"output_dir holds a finished run of {key}={old:g} without checkpoints (checkpoint.every), "
-            f"so it cannot go on to {asked}; {way}"
+            f"output_dir holds a finished run of {key}={old:g} without checkpoints (checkpoint.save_last), "
+            f"so it cannot go on to {asked}; {way}; {key}={old:g} leaves it as it is"
         )
 
 
@@ -107,6 +129,19 @@ def _lengthen(folder: RunFolder, config: RunConfig, earlier: Fingerprint, mark: 
     say(line)
     folder.note(asked={key: new}, before={key: old}, schedule=config.train.schedule.value)
     folder.finished.unlink(missing_ok=True)
+
+
+def _steer(folder: RunFolder, change: Change) -> None:
+    """Say and note what is changed from which step on."""
+    done = folder.newest_step() or 0
+    say(f"{folder.path}: goes on from step {done} with another {change.key} (resume.accept): {change}")
+    before, after = (None if value is None else json.loads(value) for value in (change.before, change.after))
+    folder.note(changed=change.name, before=before, after=after, step=done)
+
+
+def _ended_early(folder: RunFolder) -> bool:
+    """Whether the finished run ended before its last step."""
+    return "stopped" in json.loads(folder.finished.read_bytes())
 
 
 def present(folder: RunFolder) -> set[Path]:
@@ -135,12 +170,17 @@ def give_up(folder: RunFolder, before: set[Path]) -> None:
 
 def belongs_to(folder: RunFolder, mark: Fingerprint) -> bool:
     """No run has begun in the folder, or just this one has."""
-    return not folder.started.exists() or _read_mark(folder.started) == mark
+    return not folder.started.exists() or mark.is_same(_read_mark(folder.started))
+
+
+def is_steered(config: RunConfig) -> bool:
+    """Whether the run in the folder is to go on with changes, and not to make room for another."""
+    return isinstance(config, TrainingConfig) and bool(config.resume.accept)
 
 
 def is_finished(folder: RunFolder, mark: Fingerprint) -> bool:
     path = folder.finished
-    return path.exists() and _read_mark(path) == mark
+    return path.exists() and mark.is_same(_read_mark(path))
 
 
 def finish(folder: RunFolder, mark: Fingerprint, stopped: str | None = None) -> None:

@@ -10,7 +10,7 @@ from alignment.config.tasks import PipelineConfig
 from alignment.runs.claim import require_free
 from alignment.runs.fingerprint import fingerprint
 from alignment.runs.folder import RunFolder
-from alignment.runs.lifecycle import belongs_to, is_finished, require_goes_on, write_config
+from alignment.runs.lifecycle import belongs_to, is_finished, is_steered, require_goes_on, write_config
 from alignment.slurm import commands
 from alignment.slurm.folder import job_of, restore_on_error, write_record
 from alignment.slurm.jobs import Planned, frozen
@@ -75,7 +75,7 @@ def _is_to_run(job: Planned, jobs: dict[Planned, str], undo: ExitStack) -> bool:
         marks = [(RunFolder(run.output_dir), run, fingerprint(run)) for run in job.runs]
         if all(is_finished(folder, mark) for folder, _, mark in marks):
             return False
-        is_other = any(not belongs_to(folder, mark) for folder, _, mark in marks)
+        is_other = any(not belongs_to(folder, mark) and not is_steered(run) for folder, run, mark in marks)
         if not job.is_stage:
             for folder, run, mark in marks:
                 require_goes_on(folder, run, mark)

@@ -17,7 +17,7 @@ from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
 from alignment.runs.claim import claim
 from alignment.runs.fingerprint import fingerprint
 from alignment.runs.folder import RunFolder
-from alignment.runs.lifecycle import belongs_to, is_finished, write_config
+from alignment.runs.lifecycle import belongs_to, is_finished, is_steered, write_config
 from alignment.runs.place import require_place
 from alignment.tasks.run import execute
 from alignment.terminal import console, say
@@ -47,7 +47,7 @@ def _run_stages(stages: list[tuple[StageConfig, RunConfig]]) -> None:
         if is_finished(folder, mark):
             say("unchanged, skipped")
             continue
-        if not belongs_to(folder, mark):
+        if not belongs_to(folder, mark) and not is_steered(stage_config):
             put_aside(folder.path)
         execute(stage_config)
 

@@ -108,11 +108,22 @@ class BestByMetric:
         write_whole(model, lambda new: _copy(self.folder, new))
 
     def state(self) -> dict[str, Any]:
-        return {"step": self.step, "score": self.score, "misses": self.misses, "reason": self.reason}
+        found = {"step": self.step, "score": self.score, "misses": self.misses, "reason": self.reason}
+        return {**found, **self._measure()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.step, self.score = state["step"], state["score"]
-        self.misses, self.reason = state["misses"], state["reason"]
+        """One by another metric, or by none, says nothing of this one: the best is that of the steps to come then. A
+        run that goes on with more patience is not at its end any more."""
+        measure = self._measure()
+        if "misses" not in state or any(state.get(name, value) != value for name, value in measure.items()):
+            return
+        self.step, self.score, self.misses = state["step"], state["score"], state["misses"]
+        is_over = self.config.patience is not None and self.misses >= self.config.patience
+        self.reason = state["reason"] if is_over else None
+
+    def _measure(self) -> dict[str, Any]:
+        """What a score is compared by."""
+        return {"metric": self.metric, "mode": None if self.config.mode is None else self.config.mode.value}
 
 
 class BestWithinLimit:
@@ -135,6 +146,10 @@ class BestWithinLimit:
 
     def before_update(self, step: int, measured: Metrics, write: Write) -> str | None:
         now = Metrics({name: measured[name] for name in ("kl", "reward")}).means()
+        if now["kl"] > self.limit and self.step == 0:  # where the run goes on with another limit
+            raise UserError(
+                f"kl.limit must be above the KL of the model that goes on ({now['kl']:.4g}), got {self.limit:g}"
+            )
         if now["kl"] > self.limit:
             kind = "held-out" if self.score[0] else "training"
             self.reason = (
@@ -159,9 +174,13 @@ class BestWithinLimit:
             write_whole(model, lambda new: _copy(self.folder, new))
 
     def state(self) -> dict[str, Any]:
-        return {"step": self.step, "score": list(self.score), "held_out": self.held_out}
+        return {"step": self.step, "score": list(self.score), "held_out": self.held_out, "limit": self.limit}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """The best within a higher limit may be beyond this one, and where there was none nothing was kept: it is that
+        of the steps to come then."""
+        if "held_out" not in state or state.get("limit", self.limit) > self.limit:
+            return
         is_held_out, reward = state["score"]
         self.step, self.score, self.held_out = state["step"], (is_held_out, reward), state["held_out"]
 

@@ -29,6 +29,8 @@ from alignment.training.manifest import (
 from alignment.training.restore import newest_good
 
 Result = TypeVar("Result")
+REST = 49  # times as long as it took to save the clock waits before it saves again: 2% of the time is spent on it
+MOMENT = 1e-3  # seconds that any save takes
 
 
 class Stateful(Protocol):
@@ -65,6 +67,7 @@ class Checkpoints:
         self.parts = parts
         self.zero = zero
         self.saved_at = time.monotonic()
+        self.took = 0.0  # seconds, of the last save; 0 before the first
         if is_main():
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -111,16 +114,15 @@ class Checkpoints:
             RunFolder(self.folder.parent).note(going_on_from=manifest.step, processes=size(), zero=self.zero)
             say(f"going on from {folder}" + ("" if same else f" ({_by(manifest)})"))
 
-    def save_if_due(self, step: int) -> None:
-        """After `step` steps: save every `checkpoint.every` of them and every `checkpoint.every_minutes`.
+    def save_if_due(self, step: int, *, is_last: bool = False) -> None:
+        """After `step` steps: save every `checkpoint.every` of them, every `checkpoint.every_minutes`, and the last.
 
         Raises:
             Preempted: a process was asked to stop; the step is saved.
             UserError: it cannot be written.
         """
-        due = self.config.every > 0 and step % self.config.every == 0
-        minutes = (time.monotonic() - self.saved_at) / 60  # the main process's clock decides
-        late = is_main() and 0 < self.config.every_minutes <= minutes
+        due = (self.config.every > 0 and step % self.config.every == 0) or (is_last and self.config.save_last)
+        late = is_main() and self._is_late(time.monotonic() - self.saved_at)  # the main process's clock decides
         asked, late = any_over_ranks(preempt.requested(), late)
         if due or late or asked:
             self.save(step)
@@ -129,13 +131,17 @@ class Checkpoints:
             rule = " (checkpoint.resume=never would start over: say checkpoint.resume=auto)" if never else ""
             raise preempt.Preempted(f"{preempt.reason()} after step {step}, which is saved{rule}")
 
+    def _is_late(self, seconds: float) -> bool:
+        """Whether the clock asks for a save, so long after the last one."""
+        return 0 < self.config.every_minutes * 60 <= seconds and seconds >= REST * self.took
+
     def save(self, step: int) -> None:
         """All ranks together. Older checkpoints are deleted only when the new one is in its place.
 
         Raises:
             UserError: a rank cannot write its part; the checkpoints that were there are left as they are.
         """
-        folder = step_folder(self.folder, step)
+        began, folder = time.monotonic(), step_folder(self.folder, step)
         beside = filled_beside(folder)
         state = {"step": step, "parts": {name: part.state() for name, part in self.parts.items()}, "rng": rng_state()}
         try:
@@ -151,12 +157,23 @@ class Checkpoints:
         if is_main():
             for old in steps_in(self.folder)[: -self.config.keep]:
                 shutil.rmtree(step_folder(self.folder, old))
-        self.saved_at = time.monotonic()
+        is_first, self.saved_at = self.took == 0, time.monotonic()
+        self.took = max(self.saved_at - began, MOMENT)
+        if is_first and is_main():
+            num_bytes = sum(file.size for file in files)
+            kept = f"checkpoint.keep={self.config.keep} of them stay on disk"
+            say(f"saved {folder}: {shown_size(num_bytes)} in {self.took:.1f} s; {kept}")
 
     def _make_room(self, folder: Path) -> None:
         for left in self.folder.glob(f"*{PARTIAL}"):
             shutil.rmtree(left)
         begin_folder(folder)
+
+
+def shown_size(num_bytes: int) -> str:
+    """As people read it: 1.2 GB, 35 MB."""
+    unit, name = (1e9, "GB") if num_bytes >= 1e9 else (1e6, "MB")
+    return f"{num_bytes / unit:.1f} {name}"
 
 
 def _by(manifest: Manifest) -> str:

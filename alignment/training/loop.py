@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from alignment.config.data import has_rows
+from alignment.config.distributed import Offload
 from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches
 from alignment.distributed.collectives import naming_rank
@@ -18,10 +19,11 @@ from alignment.training.checkpoint import Checkpoints, Stateful
 from alignment.training.log import MetricsLog
 from alignment.training.metrics import Metrics, Pending
 from alignment.training.nonfinite import NonFiniteGuard, step_in_errors
-from alignment.training.optim import lr_lambda, warmup
+from alignment.training.optim import lr_factor, warmup
 from alignment.training.timer import StepTimer
 
 Units = TypeVar("Units")
+FEW_STEPS = 10  # of which one without a learning rate is worth a word
 
 
 class Method(Protocol[Units]):
@@ -92,8 +94,9 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
     done = checkpoints.restore()
     method.begin(done)
     warn_of_repeated_rows(method.train)
-    warn_of_no_rate(config, num_steps)
+    warn_of_rates(config, num_steps)
     warn_of_no_evaluation(config)
+    warn_of_no_checkpoints(config)
 
     def evaluated(step: int) -> dict[str, float]:
         with method.timer.part("eval"), step_in_errors(step):
@@ -129,7 +132,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
                     row = {**method.row(pending.take()), "lr": learning_rate}
                     log.write(step, {**row, **nonfinite.metrics(), **found})
                 with method.timer.part("save"):
-                    checkpoints.save_if_due(step)
+                    checkpoints.save_if_due(step, is_last=step == num_steps or keeper.reason is not None)
     keeper.leave(files.model, method.save)
     if method.alarm is not None:
         method.alarm.say_summary(files.checkpoints)
@@ -155,10 +158,24 @@ def warn_of_no_evaluation(config: TrainingConfig) -> None:
         say(f"WARNING: train.eval_every={every} evaluates nothing, for there are no held-out rows (data.eval)")
 
 
-def warn_of_no_rate(config: TrainingConfig, num_steps: int) -> None:
-    """Warns where the learning rate is 0 in every step, as in a run of one step that begins a warm-up."""
+def warn_of_no_checkpoints(config: TrainingConfig) -> None:
+    """Says where a run cannot be saved before its end."""
+    if config.distributed.offload_optimizer is Offload.nvme:
+        say("WARNING: no checkpoints with distributed.offload_optimizer=nvme: a run that is interrupted starts over")
+
+
+def warn_of_rates(config: TrainingConfig, num_steps: int) -> None:
+    """Warns of a warm-up that a run is too short for: the learning rate is 0 in each of its steps, never gets to what
+    was asked for, or is 0 in a good part of the steps, for a warm-up begins with a step of rate 0."""
     train, steps = config.train, config.optimizer_steps(num_steps)
-    rises = warmup(train, steps)
-    if not any(lr_lambda(train.schedule, rises, steps, step) for step in range(steps)):
+    rises, factor = warmup(train, steps), lr_factor(train, steps)
+    key = f"train.warmup_steps={rises}" if train.warmup_steps else f"train.warmup_ratio={train.warmup_ratio:g}"
+    if not any(factor(step) for step in range(steps)):
         way = "a warm-up (train.warmup_steps, train.warmup_ratio) begins with such a one: take more steps"
         say(f"WARNING: nothing will be learned, for the learning rate is 0 in all steps of the run ({steps}); {way}")
+    elif rises >= steps:
+        least = f"never reaches train.learning_rate={train.learning_rate:g}: take more steps, or a shorter warm-up"
+        say(f"WARNING: the warm-up ({key}) is as long as the run's {steps} steps or longer; the learning rate {least}")
+    elif rises > 0 and steps <= FEW_STEPS:
+        way = "train.warmup_steps=0 train.warmup_ratio=0 leaves the warm-up out"
+        say(f"WARNING: the first of the run's {steps} steps learns nothing: a warm-up ({key}) begins at rate 0; {way}")

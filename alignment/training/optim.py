@@ -5,6 +5,7 @@ peft and bitsandbytes, a fifth of what every process takes to start.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 from torch.nn import Parameter
@@ -28,23 +29,44 @@ def build_optimizer(
     ]
     beta1, beta2 = config.betas
     optimizer = AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=config.eps, fused=True)
-    factor = partial(lr_lambda, config.schedule, warmup(config, num_steps), num_steps)
-    return optimizer, LambdaLR(optimizer, factor)
+    return optimizer, LambdaLR(optimizer, lr_factor(config, num_steps))
 
 
-def lr_lambda(schedule: Schedule, warmup_steps: int, num_steps: int, step: int) -> float:
-    """What share of the learning rate `step` has, the first being 0: rising to 1 over the warm-up, then as scheduled
-    to 0 at `num_steps`, or constant."""
+def lr_factor(config: TrainConfig, num_steps: int) -> Callable[[int], float]:
+    """What share of the learning rate each step of a run of `num_steps` has, the first being 0."""
+    rises = warmup(config, num_steps)
+    falls = min(math.ceil(config.decay_ratio * num_steps), max(0, num_steps - rises))
+    lowest = config.min_learning_rate / config.learning_rate
+    return partial(lr_lambda, config.schedule, rises, num_steps, decay_steps=falls, lowest=lowest)
+
+
+def lr_lambda(
+    schedule: Schedule, warmup_steps: int, num_steps: int, step: int, *, decay_steps: int = 0, lowest: float = 0.0
+) -> float:
+    """What share of the learning rate `step` has, the first being 0: rising from 0 to 1 over the warm-up, then as
+    scheduled to `lowest` at `num_steps`, under wsd in the last `decay_steps` alone; or constant."""
     if step < warmup_steps:
         return step / warmup_steps
     done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
     match schedule:
         case Schedule.cosine:
-            return max(0.0, 0.5 * (1 + math.cos(math.pi * done)))
+            return _above(lowest, 0.5 * (1 + math.cos(math.pi * done)))
         case Schedule.linear:
-            return max(0.0, (num_steps - step) / max(1, num_steps - warmup_steps))
+            return _above(lowest, (num_steps - step) / max(1, num_steps - warmup_steps))
+        case Schedule.wsd:
+            fallen = step - (num_steps - decay_steps)
+            if fallen < 0:
+                return 1.0
+            return (
+                _above(lowest, 0.5 * (1 + math.cos(math.pi * (fallen / decay_steps)))) if step < num_steps else lowest
+            )
         case Schedule.constant:
             return 1.0
+
+
+def _above(lowest: float, share: float) -> float:
+    """`share`, 1 to 0, as 1 to `lowest`."""
+    return max(0.0, share * (1 - lowest) + lowest)
 
 
 def warmup(config: TrainConfig, num_steps: int) -> int:

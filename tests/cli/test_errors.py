@@ -190,6 +190,7 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "BatchConfig": ("tiny_dpo batch.size=0", "batch.size must be > 0, got 0"),
     "TrainConfig": ("tiny_dpo train.epochs=1", "exactly one of train.max_steps and train.epochs must be set .*, got"),
     "CheckpointConfig": ("tiny_dpo checkpoint.keep=0", "checkpoint.keep must be > 0, got 0"),
+    "ResumeConfig": ("tiny_dpo resume.accept=[kl,kl]", "resume.accept must hold keys of the config, each once, got .*"),
     "LogConfig": ("tiny_dpo log.every=0", "log.every must be > 0, got 0"),
     "ClusterConfig": ("tiny_dpo cluster=slurm cluster.nodes=0", "cluster.nodes must be > 0, got 0"),
     "GenerationConfig": ("tiny_ppo generation.top_p=1.1", r"generation.top_p must be in \(0, 1\], got 1.1"),

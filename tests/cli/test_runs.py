@@ -67,11 +67,22 @@ def test_a_step_of_more_rows_than_there_are_and_a_run_that_learns_nothing_are_sa
     said = " ".join(alignment(*few, "train.max_steps=1").out.split())
     assert "WARNING: batch.size=8 is more than the 5 rows of data.train: a step has some more than once" in said
     assert "WARNING: nothing will be learned, for the learning rate is 0 in all steps of the run (1); a warm-up" in said
-    said = alignment(*few, "batch.size=5", "train.max_steps=2", "output_dir=two").out
-    assert "WARNING" not in said
+    said = " ".join(alignment(*few, "batch.size=5", "train.max_steps=2", "output_dir=two").out.split())
+    rate = "the learning rate never reaches train.learning_rate=0.003: take more steps, or a shorter warm-up"
+    assert (
+        said.count("WARNING") == 1
+        and f"(train.warmup_steps=4) is as long as the run's 2 steps or longer; {rate}" in said
+    )
+    rising = ["train.warmup_steps=0", "train.warmup_ratio=0.3", "batch.size=5", "train.max_steps=3", "output_dir=short"]
+    said = " ".join(alignment(*few, *rising).out.split())
+    line = "WARNING: the first of the run's 3 steps learns nothing: a warm-up (train.warmup_ratio=0.3) begins at rate 0"
+    assert said.count("WARNING") == 1 and line in said
     ppo = ["run", "tiny_ppo", *SMALL, "batch.size=4", "generation.max_new_tokens=4", "train.warmup_steps=2"]
     said = alignment(*ppo, "train.max_steps=1", "ppo.epochs=2", "output_dir=three").out
-    assert "WARNING" not in said  # whose second inner step has another one
+    assert "nothing will be learned" not in said  # whose second inner step has another one
+    assert "(train.warmup_steps=2) is as long as the run's 2 steps or longer" in said
+    calm = ["train.max_steps=1", "batch.size=5", "train.warmup_steps=0", "output_dir=four"]
+    assert "WARNING" not in alignment(*few, *calm).out
 
 
 def test_the_precision_of_a_run_is_said_and_its_kernels_are_asked_for(
@@ -112,7 +123,7 @@ def test_another_config_in_the_same_folder_is_refused(alignment: Callable[..., A
     ended = alignment(*TWO, "output_dir=out", "seed=1")
     assert ended.code == 2
     line = "output_dir holds a run of another config or other inputs (seed was 0 and is 1), got 'out'"
-    assert ended.err == [f"alignment: tiny_sft: {line}; another output_dir keeps both"]
+    assert ended.err == [f"alignment: tiny_sft: {line}; another output_dir keeps both, seed=0 goes on as before"]
     assert state(tmp_path) == before
 
 
@@ -188,11 +199,11 @@ def test_a_longer_run_takes_the_rates_of_its_new_schedule(alignment: Callable[..
 
 
 def test_a_finished_run_without_checkpoints_says_what_to_do(alignment: Callable[..., Any], tmp_path: Path) -> None:
-    assert alignment(*TWO, "output_dir=out").code == 0
+    assert alignment(*TWO, "output_dir=out", "checkpoint.save_last=false").code == 0
     before = state(tmp_path)
     ended = alignment(*RUN, "train.max_steps=3", "output_dir=out")
     assert ended.code == 2 and len(ended.err) == 1
-    assert "without checkpoints (checkpoint.every), so it cannot go on to train.max_steps=3" in ended.err[0]
+    assert "without checkpoints (checkpoint.save_last), so it cannot go on to train.max_steps=3" in ended.err[0]
     assert "model.path=out/model" in ended.err[0]
     assert state(tmp_path) == before
 

@@ -22,7 +22,7 @@ from alignment.config.batch import BatchConfig, Layout
 from alignment.config.distributed import Device, DistributedConfig, Offload, Precision
 from alignment.config.errors import UserError
 from alignment.config.model import LoraConfig, ModelConfig
-from alignment.config.train import TrainConfig
+from alignment.config.train import Schedule, TrainConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
@@ -129,16 +129,16 @@ def config_of(stage: str, folder: Path, precision: Precision = Precision.float32
     )
 
 
-def build(method: str, config: DistributedConfig) -> tuple[Engine, Any]:
+def build(method: str, config: DistributedConfig, train: TrainConfig = TRAIN) -> tuple[Engine, Any]:
     torch.manual_seed(0)
     lora = ADAPTERS.get(method, LoraConfig())
     model_config = ModelConfig(init=INIT, lora=lora, gradient_checkpointing=method in ("orpo", "lora", "bfloat16 lora"))
     tokenizer = load_tokenizer(model_config)
     load = load_scalar_model if method in REWARDS else load_language_model
     model = load(model_config, tokenizer, placement_of(config))
-    optimizer, scheduler = build_optimizer(model, TRAIN, num_steps=STEPS, learning_rate=TRAIN.learning_rate)
+    optimizer, scheduler = build_optimizer(model, train, num_steps=STEPS, learning_rate=train.learning_rate)
     kind = TorchEngine if config.zero is None else DeepSpeedEngine
-    return kind(model, optimizer, scheduler, config=config, max_grad_norm=TRAIN.max_grad_norm), model
+    return kind(model, optimizer, scheduler, config=config, max_grad_norm=train.max_grad_norm), model
 
 
 def objective_of(method: str, engine: Engine, batches: Batches) -> Objective[Any]:
@@ -228,6 +228,19 @@ def goes_on(stage: str, processes: int, config: DistributedConfig) -> list[float
     engine.load_resharded(saved)
     steps = [train_step(engine, objective, batches.step(index)).means() for index in range(LEFT, STEPS)]
     return [step[name] for step in steps for name in ("loss", "grad_norm")]
+
+
+def steered(stage: str, config: DistributedConfig) -> list[float]:
+    """The losses of DPO from step `LEFT` on, where the run goes on with another rate, schedule, decay, betas and
+    clipping than it was left with."""
+    batches = batches_of("dpo")
+    rates = {"learning_rate": 3 * TRAIN.learning_rate, "schedule": Schedule.linear, "warmup_steps": 0}
+    engine, _ = build("dpo", config, replace(TRAIN, **rates, weight_decay=0.5, betas=[0.5, 0.6], max_grad_norm=0.2))
+    objective = objective_of("dpo", engine, batches)
+    saved = torch.load(left(stage, collectives.size(), collectives.rank()), weights_only=True)
+    engine.load_state(saved)
+    steps = [train_step(engine, objective, batches.step(index)).means() for index in range(LEFT, STEPS)]
+    return [engine.learning_rate(), *(step[name] for step in steps for name in ("loss", "grad_norm"))]
 
 
 def exported(method: str, config: DistributedConfig) -> bool:
@@ -375,6 +388,7 @@ def main() -> None:
         for method in METHODS:
             kind = config_of(stage, out.parent, Precision.bfloat16) if method.startswith("bfloat16") else config
             results[f"{method}/{stage}"] = run(method, stage, kind)
+        results[f"steered/{stage}"] = steered(stage, config)
         if stage != "none":
             results[f"left out/{stage}"] = all(collectives.gathered(left_out(config)))
             results[f"exported/{stage}"] = all(

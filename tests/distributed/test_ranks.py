@@ -65,6 +65,15 @@ def test_restored_is_uninterrupted_bit_for_bit(stage: str, two: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("stage", MANY)
+def test_what_is_changed_as_a_run_goes_on_acts_in_every_stage(
+    stage: str, one: dict[str, Any], two: dict[str, Any]
+) -> None:
+    plain = one["steered/none"]
+    assert two[f"steered/{stage}"] == pytest.approx(plain, rel=TOLERANCE, abs=TOLERANCE)
+    assert plain[1] == pytest.approx(one["dpo/none"]["loss"][4]) and plain[3] != one["dpo/none"]["loss"][5]
+
+
+@pytest.mark.parametrize("stage", MANY)
 def test_others_go_on_from_where_a_run_was(stage: str, one: dict[str, Any], two: dict[str, Any]) -> None:
     """Two processes from one without ZeRO, and from another stage than their own."""
     whole = [

@@ -14,7 +14,7 @@ from alignment.config.supervised import SFTConfig
 from alignment.config.train import TrainConfig
 from alignment.runs import contents
 from alignment.runs.contents import digest, run_digest
-from alignment.runs.fingerprint import Fingerprint, fingerprint
+from alignment.runs.fingerprint import Fingerprint, fingerprint, shown
 
 OLD = (10**9, 10**9)
 
@@ -44,7 +44,7 @@ def test_other_bytes_of_the_same_size_and_time_are_other_inputs(config: SFTConfi
     before = fingerprint(config)
     (tmp_path / "rows.jsonl").write_text("one\nTWO\n")
     os.utime(tmp_path / "rows.jsonl", OLD)
-    assert fingerprint(config).differences(before) == "the contents of data.train.path changed"
+    assert shown(fingerprint(config).changes(before)) == "the contents of data.train.path changed"
 
 
 def test_a_renamed_or_further_file_of_a_model_is_another_model(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_the_base_of_an_adapter_is_an_input_too(config: SFTConfig, tmp_path: Pat
         before = fingerprint(config)
         assert fingerprint(config) == before
         weights.write_bytes(b"others!")
-        assert fingerprint(config).differences(before) == f"the contents of {said} changed"
+        assert shown(fingerprint(config).changes(before)) == f"the contents of {said} changed"
     shutil.rmtree(tmp_path / "base")
     config.model.tokenizer, config.model.path = str(tmp_path / "adapter"), str(tmp_path / "rows.jsonl")
     assert "the base of" not in str(fingerprint(config))
@@ -141,13 +141,13 @@ def test_differences_are_named_and_the_length_is_none() -> None:
         return Fingerprint(tuple(sorted(entries.items())))
 
     one = of(seed="0", **{"train.max_steps": "2", "train.epochs": "null"})
-    assert of(seed="0", **{"train.max_steps": "4", "train.epochs": "null"}).differences(one) == ""
+    assert shown(of(seed="0", **{"train.max_steps": "4", "train.epochs": "null"}).changes(one)) == ""
     assert one.length() == {"train.max_steps": 2}
-    assert of(seed="1", a="1", b="2", c="3").differences(one) == "a was absent and is 1, b was absent and is 2, " + (
+    assert shown(of(seed="1", a="1", b="2", c="3").changes(one)) == "a was absent and is 1, b was absent and is 2, " + (
         "c was absent and is 3, 1 more"
     )
     with_rows, without = of(**{"the contents of data.eval.path": '"1f"'}), of(**{"data.eval.path": "null"})
-    assert with_rows.differences(without) == "data.eval.path was not set"
-    assert without.differences(with_rows) == "data.eval.path was set"
+    assert shown(with_rows.changes(without)) == "data.eval.path was not set"
+    assert shown(without.changes(with_rows)) == "data.eval.path was set"
     scored, unscored = of(gold='"mine.f"', **{"the code of gold": '"1f"'}), of(gold="null")
-    assert scored.differences(unscored) == 'gold was null and is "mine.f"'
+    assert shown(scored.changes(unscored)) == 'gold was null and is "mine.f"'

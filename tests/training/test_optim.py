@@ -5,13 +5,19 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase, get_scheduler
+from transformers import (
+    PreTrainedTokenizerBase,
+    get_cosine_with_min_lr_schedule_with_warmup,
+    get_scheduler,
+    get_wsd_schedule,
+)
 
+from alignment.config.errors import ConfigError
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.train import Schedule, TrainConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model
-from alignment.training.optim import build_optimizer, lr_lambda
+from alignment.training.optim import build_optimizer, lr_factor, lr_lambda
 
 
 class Net(nn.Sequential):
@@ -46,6 +52,58 @@ def test_the_schedules_are_those_of_transformers(schedule: Schedule, name: str, 
     (of_theirs,) = theirs.lr_lambdas
     for step in range(num_steps + 3):
         assert lr_lambda(schedule, warmup, num_steps, step) == of_theirs(step)
+
+
+@pytest.mark.parametrize("lowest", [0.0, 0.1])
+@pytest.mark.parametrize(("rises", "falls", "num_steps"), [(0, 2, 7), (3, 2, 7), (3, 4, 7), (0, 7, 7), (30, 100, 1000)])
+def test_wsd_is_that_of_transformers(rises: int, falls: int, num_steps: int, lowest: float) -> None:
+    """Whose warm-up begins at the lowest rate, where ours begins at 0 under every schedule."""
+    optimizer = torch.optim.SGD(model().parameters(), lr=1.0)
+    theirs: Any = get_wsd_schedule(optimizer, rises, falls, num_steps, min_lr_ratio=lowest)
+    (of_theirs,) = theirs.lr_lambdas
+    for step in range(0 if lowest == 0 else rises, num_steps + 3):
+        ours = lr_lambda(Schedule.wsd, rises, num_steps, step, decay_steps=falls, lowest=lowest)
+        assert ours == of_theirs(step), step
+
+
+@pytest.mark.parametrize(("rises", "num_steps"), [(0, 7), (3, 7), (30, 1000)])
+def test_cosine_down_to_a_lowest_rate_is_that_of_transformers(rises: int, num_steps: int) -> None:
+    optimizer = torch.optim.SGD(model().parameters(), lr=1.0)
+    theirs: Any = get_cosine_with_min_lr_schedule_with_warmup(optimizer, rises, num_steps, min_lr_rate=0.1)
+    (of_theirs,) = theirs.lr_lambdas
+    for step in range(num_steps + 1):
+        assert lr_lambda(Schedule.cosine, rises, num_steps, step, lowest=0.1) == pytest.approx(of_theirs(step))
+
+
+def test_the_lowest_rate_and_the_decay_of_a_config() -> None:
+    """A fifth of 10 steps falls, a share that is no whole number of steps is rounded up; a critic's rate keeps the
+    same share."""
+    falling = TrainConfig(max_steps=10, learning_rate=2.0, min_learning_rate=0.5, schedule=Schedule.linear)
+    assert rates(falling, 10) == pytest.approx([2.0 - 0.15 * step for step in range(10)])
+    assert build_optimizer(model(), falling, num_steps=10, learning_rate=4.0)[1].get_last_lr()[0] == 4.0
+    assert lr_factor(falling, 10)(10) == 0.25
+    stable = TrainConfig(max_steps=10, learning_rate=2.0, schedule=Schedule.wsd, decay_ratio=0.11, warmup_steps=2)
+    assert rates(stable, 10) == pytest.approx([0.0, 1.0, *[2.0] * 7, 1.0])
+    longer = lr_factor(stable, 20)
+    assert [longer(step) for step in range(2, 17)] == [1.0] * 15 and 0 < longer(18) < 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"min_learning_rate": 1e-5},
+            r"^train.min_learning_rate must be in \[0, train.learning_rate\), which is 1e-05",
+        ),
+        ({"min_learning_rate": -1.0}, r"^train.min_learning_rate must be in .*, got -1.0$"),
+        ({"min_learning_rate": 1e-6, "schedule": Schedule.constant}, "goes with a train.schedule that falls"),
+        ({"decay_ratio": 0.2}, "^train.decay_ratio goes with train.schedule=wsd, got 0.2$"),
+        ({"decay_ratio": 0.0, "schedule": Schedule.wsd}, r"^train.decay_ratio must be in \(0, 1\], got 0.0$"),
+    ],
+)
+def test_keys_of_schedules_that_cannot_act_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(max_steps=5, **keys)
 
 
 def test_decay_is_on_matrices_only() -> None:
@@ -94,6 +152,7 @@ SHAPES: dict[Schedule, Callable[[float], float]] = {  # of the share of the way 
     Schedule.cosine: lambda share: 0.5 * (1 + math.cos(math.pi * share)),
     Schedule.linear: lambda share: 1 - share,
     Schedule.constant: lambda share: 1.0,
+    Schedule.wsd: lambda share: 0.5 if share == 5 / 6 else 1.0,  # two of ten steps fall, by half a cosine
 }
 
 
@@ -101,7 +160,8 @@ SHAPES: dict[Schedule, Callable[[float], float]] = {  # of the share of the way 
 def test_schedules_by_hand(schedule: Schedule) -> None:
     warm = [0.0, 0.25, 0.5, 0.75]
     want = [2.0 * part for part in warm] + [2.0 * SHAPES[schedule](step / 6) for step in range(6)]
-    config = TrainConfig(max_steps=10, learning_rate=2.0, schedule=schedule, warmup_steps=4)
+    decay = {"decay_ratio": 0.2} if schedule is Schedule.wsd else {}
+    config = TrainConfig(max_steps=10, learning_rate=2.0, schedule=schedule, warmup_steps=4, **decay)
     assert rates(config, 10) == pytest.approx(want)
 
 
