@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 EVAL = "eval/"
+ACCURACY = "rewards/accuracy"
 PAIRS, STDERR = "rewards/pairs", "stderr/"  # what the interval of an evaluation is made from
 
 
@@ -33,13 +34,11 @@ METRICS = {
     "router_loss": Metric("load-balancing loss of a mixture of experts, as it is added"),
     "skipped_steps": Metric("steps left out so far, for their loss or gradient was no finite number"),
     # Pairs and single replies
-    "rewards/accuracy": Metric(
-        "how often the chosen reply has the higher reward (of steps: right and wrong told)", SHARE
-    ),
+    ACCURACY: Metric("how often the chosen reply has the higher reward (of steps: right and wrong told)", SHARE),
     "rewards/margin": Metric("reward of the chosen reply less that of the rejected one"),
     "rewards/chosen": Metric("reward of the chosen (KTO: desirable) replies; of DPO and its kin the implicit one"),
     "rewards/rejected": Metric("reward of the rejected (KTO: undesirable) replies"),
-    PAIRS: Metric("how many pairs the accuracy is of"),
+    PAIRS: Metric("how many pairs (of reward_process: steps) the accuracy of an evaluation is of"),
     "rewards/mean": Metric("predicted score"),
     "rewards/error": Metric("distance of the predicted score from the data's"),
     "rewards/right": Metric("reward at the ends of steps that are right"),

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from alignment.config.metrics import PAIRS, STDERR
 from alignment.evaluate.alarms import raised
 from alignment.evaluate.plots import INK, MUTED, ROUND_STEPS, WIDTH, Style, grid, render
 from alignment.evaluate.results import TrainingRun
@@ -90,10 +91,11 @@ def thin(points: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
 
 
 def training_curves(run: TrainingRun, look: Style, elsewhere: Collection[str]) -> Plot | None:
-    """Every metric that the run logged, whatever its method is, but for those shown `elsewhere`, and for `step` and
-    `time/*`, which say where the run was and how fast; None where there is none."""
+    """Every metric that the run logged, whatever its method is, but for those shown `elsewhere`, for `step` and
+    `time/*`, which say where the run was and how fast, and for what intervals are made from; None where there is
+    none."""
     logged = {name.removeprefix(_EVAL) for row in run.metrics for name, value in row.items() if _is_number(value)}
-    left = {name for name in logged - {"step", *elsewhere} if not name.startswith("time/")}
+    left = {name for name in logged - {"step", PAIRS, *elsewhere} if not name.startswith(("time/", STDERR))}
     panels = [panel for panel in SPELLED_OUT if left.intersection(panel.metrics)]
     left = left.difference(*(panel.metrics for panel in panels))
     panels += [Panel(name, (name,)) for name in sorted(left)]

@@ -11,7 +11,7 @@ import numpy as np
 NUM_RESAMPLES = 10_000
 SEED = 20_240_501
 _CHUNK = 2_000_000  # drawn indices held at once: 16 MB
-_Z95 = 1.959963984540054  # the normal distribution's 97.5th percentile
+Z95 = 1.959963984540054  # the normal distribution's 97.5th percentile
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,9 @@ def proportion(successes: float, n: int) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"a proportion needs n >= 1 and 0 <= successes <= n, got {successes} out of {n}")
-    share, z2 = successes / n, _Z95**2
+    share, z2 = successes / n, Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * float(np.sqrt(share * (1 - share) / n + z2 / (4 * n * n)))
+    half = Z95 / (1 + z2 / n) * float(np.sqrt(share * (1 - share) / n + z2 / (4 * n * n)))
     # At 0 and n the exact ends are 0 and 1; rounding would leave them a bit inside.
     return Interval(share, max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share)), n)
 

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignment.config.metrics import STDERR
 from alignment.generation.samples import Samples
 from alignment.losses import Mean
 
 NGRAMS = (1, 2, 3)
 _X, _Y, _XX, _YY, _XY = (f"moments/{name}" for name in ("length", "reward", "length2", "reward2", "length_reward"))
+_GOLD2 = "moments/gold2"
 _CONSTANT = 1e-12  # a variance below this share of the mean square is rounding
 
 
@@ -51,6 +53,26 @@ def moments(lengths: Tensor, rewards: Tensor) -> dict[str, Mean]:
     return {name: Mean.of(value) for name, value in values.items()}
 
 
+def gold_metrics(scores: Tensor) -> dict[str, Mean]:
+    """`gold`, and the moment for its standard error. scores: of each reply, any shape."""
+    return {"gold": Mean.of(scores), _GOLD2: Mean.of(scores.double().square())}
+
+
+def standard_errors(row: dict[str, float], count: int) -> dict[str, float]:
+    """`stderr/reward` and `stderr/gold`: of the means over `count` independent replies, s / sqrt(count), from the
+    moments that `derived` takes away; nothing of a single reply."""
+    found = {"reward": (_Y, _YY), "gold": ("gold", _GOLD2)}
+    if count < 2:
+        return {}
+    errors = {}
+    for name, (first, second) in found.items():
+        if second in row:
+            variance = row[second] - row[first] ** 2
+            is_noise = variance <= _CONSTANT * row[second]
+            errors[f"{STDERR}{name}"] = 0.0 if is_noise else math.sqrt(variance / (count - 1))
+    return errors
+
+
 def derived(row: dict[str, float]) -> dict[str, float]:
     """A row of means with its moments replaced by what they make, and the square root of its KL.
 
@@ -60,6 +82,7 @@ def derived(row: dict[str, float]) -> dict[str, float]:
     kl/sqrt                     sqrt(max(kl, 0)), the distance of Gao et al. 2210.10760 (an estimate may be below 0)
     """
     row = dict(row)
+    row.pop(_GOLD2, None)
     if _X in row:
         x, y, xx, yy, xy = (row.pop(name) for name in (_X, _Y, _XX, _YY, _XY))
         row["length"] = x

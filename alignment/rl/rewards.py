@@ -22,7 +22,7 @@ from alignment.config.online import OnlineConfig
 from alignment.config.reward import Combine, ScorerConfig
 from alignment.data.records import Record
 from alignment.distributed.collectives import pick_device
-from alignment.generation.diagnostics import diagnostics
+from alignment.generation.diagnostics import diagnostics, gold_metrics
 from alignment.generation.samples import Samples
 from alignment.generation.score import RewardModelScorer, Scorer, build_scorer
 from alignment.losses import (
@@ -167,7 +167,7 @@ class RewardScorer:
         metrics |= {f"reward/{name}": Mean.of(scores) for name, scores in learned.by_model.items()}
         metrics |= diagnostics(samples, learned.combined)
         if self.gold is not None:
-            metrics["gold"] = Mean.of(self.gold.score(samples))
+            metrics |= gold_metrics(self.gold.score(samples))
         return learned.combined, metrics
 
     def table(self, samples: Samples, scores: Tensor, count: int) -> list[dict[str, Any]]:

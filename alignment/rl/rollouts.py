@@ -11,7 +11,7 @@ from alignment.config.online import OnlineConfig
 from alignment.data.batches import Batches
 from alignment.data.load import Loaded, load_split
 from alignment.distributed.engine import Engine
-from alignment.generation.diagnostics import derived
+from alignment.generation.diagnostics import derived, standard_errors
 from alignment.generation.generate import Generator
 from alignment.generation.samples import Samples, build_generator, sample
 from alignment.generation.score import Scorer
@@ -92,14 +92,16 @@ class Rollouts:
         return samples, shape_scores(scores, samples, self.config), metrics
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """The scorer's metrics of one reply to each held-out prompt; empty without held-out prompts."""
+        """The scorer's metrics of one reply to each held-out prompt, and the standard errors of their scores; empty
+        without held-out prompts."""
         held_out = self.prompts.held_out
         if held_out is None:
             return {}
         samples = self.draw(held_out, list(range(len(held_out.examples))), EVAL_SEED, 1)
         scores, metrics = self.scorer(samples)
         self.shown.write(step, "eval", self.scorer.table(samples, scores, self.config.log.samples))
-        return derived(metrics.means())
+        means = metrics.means()
+        return {**derived(means), **standard_errors(means, len(samples.records))}
 
     def draw(self, data: Loaded, rows: list[int], seed: int, replies: int) -> Samples:
         """The policy's replies to the prompts at `rows`."""

@@ -56,7 +56,6 @@ def run(config: EvaluateConfig, folder: Path) -> None:
             write_report(evaluation, path)
     for alarm in (alarm for drawn in evaluation.runs for alarm in raised(drawn)):
         say(f"ALARM {alarm.run}: {alarm.words()}")
-    say(f"report: {files.report}")
 
 
 def scorer_of(config: EvaluateConfig, baseline: ComparedRun) -> RewardModelScorer | None:

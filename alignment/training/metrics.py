@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from alignment.config.metrics import ACCURACY, PAIRS
 from alignment.distributed.collectives import is_main, sum_over_ranks
 from alignment.losses import LossOutput, Mean
 
@@ -37,6 +38,13 @@ class Metrics(dict[str, Mean]):
         """What every process has measured alike, counted by the main one alone: so it weighs as much in a row that a
         run ends on another number of processes."""
         return self if is_main() else self.uncounted()
+
+    def counting_pairs(self) -> "Metrics":
+        """With the number of pairs that an evaluation's accuracy is of, over all ranks: its interval needs it."""
+        if ACCURACY not in self:
+            return self
+        number = self[ACCURACY].count.double()
+        return self | Metrics({PAIRS: Mean(number, torch.full_like(number, float(is_main())))})
 
     def means(self) -> dict[str, float]:
         """Over all ranks, one number each; all processes ask together. What counted nothing is left out."""

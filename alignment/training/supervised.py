@@ -137,7 +137,7 @@ class Supervised:
     def evaluate(self, step: int) -> dict[str, float]:
         if self.held_out is None:
             return {}
-        return evaluate_step(self.engine, self.evaluation, self.held_out.once()).means()
+        return evaluate_step(self.engine, self.evaluation, self.held_out.once()).counting_pairs().means()
 
     def row(self, means: dict[str, float]) -> dict[str, float]:
         return means

@@ -45,7 +45,15 @@ def test_a_run_leaves_config_metrics_and_model(alignment: Callable[..., Any], tm
     ended = alignment(*TWO, "output_dir=out", "seed=3")
     assert ended.code == 0 and ended.err == []
     out = tmp_path / "out"
-    expected = {"config.yaml", "metrics.jsonl", "model", "checkpoints", "started.json", "finished.json"}
+    expected = {
+        "config.yaml",
+        "metrics.jsonl",
+        "progress.json",
+        "model",
+        "checkpoints",
+        "started.json",
+        "finished.json",
+    }
     assert {path.name for path in out.iterdir()} == expected
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     config = yaml.safe_load((out / "config.yaml").read_text())

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.generation.diagnostics import derived, diagnostics, distinct_ngrams, moments
+from alignment.generation.diagnostics import (
+    derived,
+    diagnostics,
+    distinct_ngrams,
+    gold_metrics,
+    moments,
+    standard_errors,
+)
 from alignment.generation.samples import Samples
 from alignment.losses import Mean
 
@@ -104,7 +111,14 @@ PROGRAM = """
 import json, os, sys
 import numpy as np, torch, torch.distributed as dist
 from alignment.data.records import Source
-from alignment.generation.diagnostics import derived, diagnostics
+from alignment.generation.diagnostics import (
+    derived,
+    diagnostics,
+    distinct_ngrams,
+    gold_metrics,
+    moments,
+    standard_errors,
+)
 from alignment.generation.generate import Reply
 from alignment.generation.samples import Samples, places_of
 from alignment.training.metrics import Metrics
@@ -132,3 +146,13 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     one, first, second = (json.loads(process.communicate(timeout=300)[0].splitlines()[-1]) for process in processes)
     assert first == second == pytest.approx(one, abs=1e-12)
     assert {"distinct_1", "distinct_2", "distinct_3", "length", "length/reward_correlation"} == one.keys()
+
+
+def test_standard_errors_are_those_of_the_means(samples_of: Callable[..., Samples]) -> None:
+    samples, rewards = samples_of([["ab"], ["cde"], ["f"]]), torch.tensor([[1.0], [2.0], [4.0]])
+    means = {name: (mean.total / mean.count).item() for name, mean in diagnostics(samples, rewards).items()}
+    gold = {name: (mean.total / mean.count).item() for name, mean in gold_metrics(torch.ones(3, 1)).items()}
+    errors = standard_errors({**means, **gold}, 3)
+    assert errors == {"stderr/reward": pytest.approx(rewards.std().item() / 3**0.5), "stderr/gold": 0.0}
+    assert standard_errors(means, 1) == {}
+    assert "gold" in derived({**means, **gold}) and not any("moments" in name for name in derived({**means, **gold}))

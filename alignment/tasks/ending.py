@@ -1,0 +1,99 @@
+"""The last lines of a run: what was learned, where it lies, and what to do next. For the main process."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from alignment.config.data import DataConfig, has_rows
+from alignment.config.metrics import headlines
+from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.sources import Format
+from alignment.config.supervised import RewardConfig, RewardProcessConfig, RewardRegressionConfig
+from alignment.config.tasks import EvaluateConfig, PipelineConfig, RejectionConfig, Selection
+from alignment.evaluate.rows import course
+from alignment.runs.folder import RunFolder
+from alignment.runs.rows import read_rows
+from alignment.terminal import say
+
+SCORERS = (RewardConfig, RewardRegressionConfig, RewardProcessConfig)
+
+
+def say_ending(config: RunConfig, folder: Path, stopped: str | None) -> None:
+    """Of a run that has just been finished; `stopped`: why before its last step."""
+    files = RunFolder(folder)
+    if isinstance(config, TrainingConfig):
+        for line in _learned(files, stopped):
+            say(line)
+    for line in [*left(files), *(f"next: {command}" for command in commands(config, files))]:
+        say(line)
+
+
+def _learned(files: RunFolder, stopped: str | None) -> Iterator[str]:
+    rows = read_rows(files.metrics) if files.metrics.exists() else []
+    if not rows:
+        return
+    yield f"finished at step {rows[-1]['step']}" + ("" if stopped is None else f", before its last one: {stopped}")
+    lines = course(rows)
+    if not lines and len(rows) > 1:  # without held-out rows, those of training
+        first, last = rows[0], rows[-1]
+        names = [name for name in headlines(last) if name in first]
+        lines = [
+            f"{name} {first[name]:.4g} -> {last[name]:.4g} (step {first['step']} -> {last['step']})" for name in names
+        ]
+    yield from (f"  {line}" for line in lines)
+
+
+def left(files: RunFolder) -> Iterator[str]:
+    """Where what a run has made lies."""
+    if files.model.is_dir():
+        yield f"model: {files.model}"
+    if files.model_ema.is_dir():
+        yield f"moving average of its weights: {files.model_ema}"
+    if files.selected.exists():
+        yield f"rows: {files.selected}"
+    if files.report.exists():
+        yield f"report: {files.report}"
+    logs = [path for path in (files.metrics, files.samples, files.scores, files.summary) if path.exists()]
+    if logs:
+        yield f"logs: {', '.join(map(str, logs))}"
+
+
+def commands(config: RunConfig, files: RunFolder) -> list[str]:
+    """What is mostly done next, as it can be typed."""
+    folder = shlex.quote(str(files.path))
+    if isinstance(config, PipelineConfig):
+        return [f"alignment status {folder}"]
+    if isinstance(config, RejectionConfig):
+        return [_learn_selected(config, files)]
+    if isinstance(config, EvaluateConfig) or not isinstance(config, TrainingConfig):
+        return []
+    if isinstance(config, SCORERS):
+        return [f"alignment status {folder} --all"]
+    return [*_beside_its_start(config, folder), f"alignment status {folder} --all"][:2]
+
+
+def _learn_selected(config: RejectionConfig, files: RunFolder) -> str:
+    """Train the same model on the rows that were selected."""
+    tiny = "tiny_" if config.data.format is Format.toy else ""
+    method = "sft" if config.select is Selection.best else "dpo"
+    limits = " data.train.limit=null data.eval.limit=null" if tiny else ""
+    model = "" if config.model.path is None else f" model.path={shlex.quote(config.model.path)}"
+    rows = shlex.quote(str(files.selected))
+    return f"alignment run {tiny}{method}{model} data.format=native data.train.path={rows}{limits}"
+
+
+def _beside_its_start(config: TrainingConfig, folder: str) -> Iterator[str]:
+    """Its model against the one that it began as, on the prompts of its held-out rows."""
+    start = config.model.path
+    if start is None or not has_rows(config.data, "eval"):
+        return
+    tiny = config.data.format is Format.toy
+    runs = shlex.quote(f"runs={{before: {start}, after: {folder}}}")
+    rows = "" if tiny else f" {_rows(config.data)}"
+    yield f"alignment run {'tiny_' if tiny else ''}evaluate {runs} baseline=before{rows}"
+
+
+def _rows(data: DataConfig) -> str:
+    paths = data.eval.paths()
+    path = shlex.quote(paths[0]) if len(paths) == 1 else shlex.quote(f"[{', '.join(paths)}]")
+    return f"data.format={data.format.value} data.eval.path={path}"

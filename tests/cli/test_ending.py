@@ -1,0 +1,79 @@
+"""The last lines of a run: what was learned, where it lies, what to do next."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.cli.main import VERBS
+from alignment.evaluate.metrics import proportion
+from alignment.evaluate.rows import course, interval_of, value_words
+
+SMALL = ["data.train.limit=16", "data.eval.limit=4", "batch.size=4", "train.max_steps=2", "train.warmup_steps=0"]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_trained_model_beside_the_one_it_began_as(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    sft = alignment("run", "tiny_sft", *SMALL, "output_dir=sft").out.splitlines()
+    loss = rows(tmp_path / "sft")[-1]["eval/loss"]
+    assert sft[-5:-1] == [
+        "finished at step 2",
+        f"  eval/loss {loss:.4g} (step 2)",
+        "model: sft/model",
+        "logs: sft/metrics.jsonl",
+    ]
+    dpo = alignment("run", "tiny_dpo", *SMALL, "train.eval_every=1", "model.path=sft/model", "output_dir=dpo").out
+    first, last = rows(tmp_path / "dpo")
+    assert first["eval/rewards/pairs"] == last["eval/rewards/pairs"] == 4
+    low, high = interval_of(last, "eval/rewards/accuracy") or (0, 0)
+    assert f"-> {last['eval/rewards/accuracy']:.4g} [{low:.3g}, {high:.3g}] (step 1 -> 2)" in dpo
+    told = [line.removeprefix("next: ") for line in (*sft, *dpo.splitlines()) if line.startswith("next: ")]
+    assert len(told) == 3
+    for command in told[1:2]:
+        _, *words = shlex.split(command)
+        assert words[0] in VERBS
+        more = ["data.eval.limit=4", "generation.max_new_tokens=4", "output_dir=out"] if words[0] == "run" else []
+        ended = alignment(*words, *more)
+        assert (ended.code, ended.err) == (0, []), command
+    again = alignment("run", "tiny_sft", *SMALL, "output_dir=sft").out.splitlines()
+    assert "nothing to do" in again[0] and again[1:] == ["model: sft/model", "logs: sft/metrics.jsonl"]
+
+
+def test_what_was_selected_can_be_learned_at_once(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    few = ["data.train.limit=8", "num_samples=16", "generation.max_new_tokens=40", "output_dir=best"]
+    said = alignment("run", "tiny_rejection", *few).out.splitlines()
+    assert said[-3:-1] == ["rows: best/selected.jsonl", "logs: best/metrics.jsonl"]
+    _, *words = shlex.split(said[-1].removeprefix("next: "))
+    ended = alignment(*words, "train.max_steps=1", "batch.size=1", "output_dir=sft")
+    assert (ended.code, ended.err) == (0, [])
+
+
+def test_an_early_end_says_why(alignment: Callable[..., Any]) -> None:
+    best = ["train.best.metric=eval/loss", "train.best.mode=max", "train.best.patience=1", "train.eval_every=1"]
+    said = alignment("run", "tiny_sft", *SMALL, "train.max_steps=9", *best, "output_dir=out").out.splitlines()
+    why = "finished at step 1, before its last one: stopped at step 1: 1 evaluations without a better eval/loss"
+    assert why in said
+
+
+def test_intervals_are_those_of_their_metric() -> None:
+    row = {"step": 3, "eval/rewards/accuracy": 0.75, "eval/rewards/pairs": 40.0}
+    share = proportion(30, 40)
+    assert interval_of(row, "eval/rewards/accuracy") == pytest.approx((share.low, share.high))
+    assert interval_of({**row, "eval/rewards/right": 1.0}, "eval/rewards/accuracy") is None  # steps of one reply
+    drawn = {"step": 1, "eval/reward": 2.0, "eval/stderr/reward": 0.5, "eval/gold": 1.0, "reward": 3.0}
+    assert interval_of(drawn, "eval/reward") == pytest.approx((2 - 0.98, 2 + 0.98), abs=1e-4)
+    assert interval_of(drawn, "eval/gold") is None and interval_of(drawn, "reward") is None
+    named = {"step": 1, "eval/own/rewards/accuracy": 1.0, "eval/own/rewards/pairs": 4.0}
+    assert value_words(named, "eval/own/rewards/accuracy") == f"1 [{proportion(4, 4).low:.3g}, 1]"
+
+
+def test_the_course_is_from_the_first_evaluation_to_the_last() -> None:
+    found = [{"step": 0, "eval/loss": 2.0}, {"step": 1, "loss": 1.0}, {"step": 5, "eval/loss": 1.5, "eval/kl": 0.5}]
+    assert course(found) == ["eval/loss 2 -> 1.5 (step 0 -> 5)", "eval/kl 0.5 (step 0 -> 5)"]
+    assert course(found[:2]) == ["eval/loss 2 (step 0)"] and course(found[1:2]) == []
