@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from alignment.config.hub import located
 from alignment.config.model import ModelConfig
 from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE
@@ -32,7 +33,7 @@ def plain_model(model: LanguageModel | ScalarModel, settings: ModelConfig) -> Pr
         hf = auto.from_config(type(config).from_dict(config.to_dict()), **PLAIN)
         hf.load_state_dict(merged_state(model.hf, model.placement))
     else:
-        hf, found = auto.from_pretrained(settings.path, output_loading_info=True, **labels, **PLAIN)
+        hf, found = auto.from_pretrained(located(settings.path), output_loading_info=True, **labels, **PLAIN)
         if HEAD in found["missing_keys"]:
             scalar_head(hf).weight.data.copy_(scalar_head(model.hf).weight)
         size = model.hf.config.get_text_config().vocab_size

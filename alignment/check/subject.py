@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,6 +13,7 @@ from alignment.config.batch import Layout
 from alignment.config.cluster import ClusterConfig
 from alignment.config.data import DataConfig, ExampleKind, SourceConfig
 from alignment.config.distributed import DistributedConfig, Offload
+from alignment.config.hub import located
 from alignment.config.launch import LaunchConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineConfig, PPOConfig
@@ -149,8 +149,8 @@ def ends_of(model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBa
     if isinstance(model, LanguageModel):
         return end_ids(model.hf, tokenizer)
     listed: list[int] = []
-    if settings.path is not None and (Path(settings.path) / GENERATION_CONFIG_NAME).is_file():
-        own = GenerationConfig.from_pretrained(settings.path).eos_token_id
+    if settings.path is not None and (located(settings.path) / GENERATION_CONFIG_NAME).is_file():
+        own = GenerationConfig.from_pretrained(located(settings.path)).eos_token_id
         listed = own if isinstance(own, list) else [] if own is None else [own]
     turn = end_of_turn(tokenizer)
     return list(dict.fromkeys([tokenizer.eos_token_id, *listed, *([] if turn is None else [turn])]))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from alignment.config.data import Format
+from alignment.config.hub import located
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import EvaluateConfig, RejectionConfig
 
@@ -36,9 +37,9 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
     if not isinstance(config, (TrainingConfig, RejectionConfig, EvaluateConfig)):
         return None
     path = None if isinstance(config, EvaluateConfig) else config.model.path
-    if config.data.format is Format.toy and (path is None or not _is_large(Path(path))):
+    if config.data.format is Format.toy and (path is None or not _is_large(located(path))):
         return None  # a toy's values are right for toys
-    is_foreign = isinstance(config, EvaluateConfig) or (path is not None and Path(path).exists())
+    is_foreign = isinstance(config, EvaluateConfig) or (path is not None and located(path).exists())
     if within is not None and path is not None and Path(path).is_relative_to(within):
         return None
     if recipe.startswith(TOY) and is_foreign:

@@ -11,7 +11,7 @@ from alignment.cli.compose import compose, composing
 from alignment.cli.config_errors import COMPOSE_ERRORS
 from alignment.cli.run import checked, error_line, say_advice
 from alignment.config.errors import ConfigError, UserError
-from alignment.config.inputs import input_paths
+from alignment.config.inputs import input_places
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
 from alignment.preempt import EXIT_CODE, Preempted
@@ -60,7 +60,7 @@ def _runs(config: RunConfig) -> Iterator[RunConfig]:
     from alignment.tasks.pipeline import composed_stages
 
     for stage, stage_config in composed_stages(config, compose):
-        lacking = [f"{key}={path}" for key, path in input_paths(stage_config) if not Path(path).exists()]
+        lacking = [f"{key}={path}" for key, path, place in input_places(stage_config) if not place.exists()]
         say(f"\n{stage.name} ({stage.recipe})" + (f": not checked, there is no {lacking[0]} yet" if lacking else ""))
         if not lacking:
             yield stage_config

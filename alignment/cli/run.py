@@ -34,6 +34,7 @@ from alignment.config.errors import ConfigError, UserError
 from alignment.config.inputs import check_inputs
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
+from alignment.hub.pin import pinned
 from alignment.preempt import EXIT_CODE, Preempted
 from alignment.process import end, importing
 from alignment.runs.folder import RunFolder
@@ -65,7 +66,7 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
 def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[RunConfig], bool]:
     """The config of each job, its inputs and folder found good; whether they are a sweep. Works within `composing`."""
     jobs, sweep = _jobs(recipe, overrides, sweep=sweep)
-    configs = [resolve(job) for job in jobs]
+    configs = [pinned(resolve(job)) for job in jobs]
     for number, config in enumerate(configs):
         check_inputs(config)
         require_place(of_job(config, number) if sweep else config)

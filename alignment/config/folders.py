@@ -4,11 +4,12 @@ Asked of the files alone, before anything that can read a model is imported.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from alignment.config.errors import ConfigError
+from alignment.config.hub import HubName, Kind, at_known_commit, fetched_folder, hub_name, located
 
 MODEL_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"  # transformers' and peft's
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -24,13 +25,14 @@ class ModelFolder:
 
 
 def find_model(path: str, key: str) -> ModelFolder:
-    """The model that a path stands for. An adapter lies on the folder that it names as its base, which may be an
-    adapter's itself; one that lies beside whole weights lies on those, as transformers has it.
+    """The model that a path, or a pinned name on the hub, stands for. An adapter lies on the folder that it names as
+    its base, which may be an adapter's itself; one that lies beside whole weights lies on those, as transformers has
+    it.
 
     Raises:
         ConfigError: the base is no folder here.
     """
-    folder, adapters = Path(path), list[Path]()
+    folder, adapters = located(path), list[Path]()
     while (folder / ADAPTER_FILE).is_file() and folder not in adapters:
         adapters.insert(0, folder)
         if (folder / MODEL_FILE).is_file():
@@ -38,6 +40,7 @@ def find_model(path: str, key: str) -> ModelFolder:
         base = base_of(folder, key)
         if base is None:
             rule = f"base_model_name_or_path in {str(folder / ADAPTER_FILE)!r} must be the folder of the adapter's base"
+            rule += ", or its name on the hub"
             raise ConfigError(f"{key}: {rule}, got {_named(folder, key)!r}")
         folder = base
     return ModelFolder(folder, tuple(adapters), key)
@@ -52,8 +55,28 @@ def base_of(folder: Path, key: str) -> Path | None:
     if not (folder / ADAPTER_FILE).is_file() or (folder / MODEL_FILE).is_file():
         return None
     named = _named(folder, key)
-    tried = [Path(named), folder / named, folder.parent / named] if isinstance(named, str) and named else []
+    if not isinstance(named, str) or not named:
+        return None
+    tried = [Path(named), folder / named, folder.parent / named]
+    name = base_on_hub(folder, key)
+    if name is not None and (known := at_known_commit(name)).is_pinned:
+        tried.append(fetched_folder(known))
     return next((each for each in tried if each.is_dir()), None)
+
+
+def base_on_hub(adapter: Path, key: str) -> HubName | None:
+    """The name of an adapter's base on the hub, with the revision that stands beside it; None for one that is a folder.
+
+    Raises:
+        ConfigError: what should name the base is cut or damaged.
+    """
+    settings = read_json(adapter / ADAPTER_FILE, key)
+    named, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not isinstance(named, str) or any((folder / named).is_dir() for folder in (adapter, adapter.parent)):
+        return None
+    name = hub_name(named, Kind.model)
+    is_of_base = name is not None and name.revision is None and isinstance(revision, str)
+    return replace(name, revision=revision) if name is not None and is_of_base else name
 
 
 def _named(adapter: Path, key: str) -> Any:

@@ -1,17 +1,19 @@
-"""What a config reads, files, folders and functions: found by walking it, files checked before anything starts."""
+"""What a config reads, files, folders, names on the hub and functions: found by walking it, files checked before
+anything starts."""
 
 import sys
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import Field, fields, is_dataclass
 from importlib.machinery import PathFinder
 from itertools import accumulate
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
-from alignment.config.errors import ConfigError
+from alignment.config.errors import ConfigError, error_prefix
 from alignment.config.files import is_pattern, matched
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE
+from alignment.config.hub import HubName, Kind, hub_name, is_pending, located
 from alignment.config.renamed import function_now
 
 OF_RUNS = ("inputs", "runs", "curves")  # keys whose folders may be those of runs
@@ -19,12 +21,31 @@ OF_RUNS = ("inputs", "runs", "curves")  # keys whose folders may be those of run
 
 def input_paths(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(key, path) of every field marked as an input and set."""
-    yield from _marked(config, "input", prefix)
+    yield from ((key, path) for key, path, _ in _marked(config, "input", prefix))
+
+
+def input_places(config: Any, prefix: str = "") -> Iterator[tuple[str, str, Path]]:
+    """(key, path, where it lies on this machine) of the same; a name on the hub lies where it was fetched."""
+    for key, path, kind in _marked(config, "input", prefix):
+        yield key, path, Path(path) if kind is None else located(path, kind)
+
+
+def hub_names(config: Any, prefix: str = "") -> Iterator[tuple[str, str, HubName]]:
+    """(key, path, name) of every input that is on the hub.
+
+    Raises:
+        ConfigError: one begins with hf:// and is no name.
+    """
+    for key, path, kind in _marked(config, "hub", prefix):
+        with error_prefix(key):
+            name = None if kind is None else hub_name(path, kind)
+        if name is not None:
+            yield key, path, name
 
 
 def function_files(config: Any) -> Iterator[tuple[str, Path]]:
     """(key, file) of every function that is set, where its module has one; nothing is imported for it."""
-    for key, function in _marked(config, "function", ""):
+    for key, function, _ in _marked(config, "function", ""):
         file = module_file(function.rpartition(".")[0])
         if file is not None:
             yield key, file
@@ -32,24 +53,33 @@ def function_files(config: Any) -> Iterator[tuple[str, Path]]:
 
 def expand_home(config: Any) -> None:
     """A `~` that begins a path stands for the home folder, as a shell has it where it comes first in a word."""
+    _change(config, ("input", "place"), lambda path, _: expanduser(path))
+
+
+def set_names(config: Any, names: dict[tuple[Kind, str], str]) -> None:
+    """Give inputs other names on the hub, by what they are of and called now."""
+    _change(config, ("hub",), lambda path, kind: path if kind is None else names.get((kind, path), path))
+
+
+def _change(config: Any, marks: tuple[str, ...], changed: Callable[[str, Kind | None], str]) -> None:
     for field in fields(config):
         value = getattr(config, field.name)
         if is_dataclass(value):
-            expand_home(value)
+            _change(value, marks, changed)
         elif isinstance(value, dict) and all(is_dataclass(inner) for inner in value.values()):
             for inner in value.values():
-                expand_home(inner)
-        elif ("input" in field.metadata or "place" in field.metadata) and value is not None:
-            setattr(config, field.name, _at_home(value))
+                _change(inner, marks, changed)
+        elif any(mark in field.metadata for mark in marks) and value is not None:
+            kind = _kind(field)
+            if isinstance(value, dict):
+                setattr(config, field.name, {name: changed(path, kind) for name, path in value.items()})
+            else:
+                is_one = not isinstance(value, list)
+                setattr(config, field.name, changed(value, kind) if is_one else [changed(path, kind) for path in value])
 
 
-def _at_home(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: expanduser(path) for name, path in value.items()}
-    return [expanduser(path) for path in value] if isinstance(value, list) else expanduser(value)
-
-
-def _marked(config: Any, mark: str, prefix: str) -> Iterator[tuple[str, str]]:
+def _marked(config: Any, mark: str, prefix: str) -> Iterator[tuple[str, str, Kind | None]]:
+    """(key, path, what it may be of a repository on the hub) of every field with the mark."""
     for field in fields(config):
         value = getattr(config, field.name)
         key = f"{prefix}{field.name}"
@@ -59,7 +89,12 @@ def _marked(config: Any, mark: str, prefix: str) -> Iterator[tuple[str, str]]:
             for name, inner in value.items():
                 yield from _marked(inner, mark, f"{key}.{name}.")
         elif mark in field.metadata and value is not None:
-            yield from _paths(key, value, has_rows="data" in field.metadata)
+            kind = _kind(field)
+            yield from ((name, path, kind) for name, path in _paths(key, value, has_rows="data" in field.metadata))
+
+
+def _kind(field: Field[Any]) -> Kind | None:
+    return Kind(field.metadata["hub"]) if "hub" in field.metadata else None
 
 
 def _paths(key: str, value: Any, has_rows: bool) -> Iterator[tuple[str, str]]:
@@ -73,27 +108,27 @@ def _paths(key: str, value: Any, has_rows: bool) -> Iterator[tuple[str, str]]:
     yield from ((key if len(paths) == 1 else f"{key}.{number}", path) for number, path in enumerate(paths))
 
 
-def check_inputs(config: Any) -> None:
+def check_inputs(config: Any, prefix: str = "", *, but_within: str | None = None) -> None:
     """Raises:
     ConfigError: an input does not exist, a run's folder stands where a model's is asked for, or a function has another
-        name now; names key and path.
+        name now; names key and path. A name on the hub is looked for when it is pinned.
+
+    Args:
+        but_within: a folder whose files need not be there yet.
     """
-    for key, path in _marked(config, "function", ""):
+    for key, path, _ in _marked(config, "function", prefix):
         if (now := function_now(path)) is not None:
             raise ConfigError(f"{key}: {path} is {now} now")
-    for key, path in input_paths(config):
-        check_input(key, path)
-
-
-def check_input(key: str, path: str) -> None:
-    """Raises:
-    ConfigError: it does not exist, or is a run's folder where a model's is asked for.
-    """
-    if not Path(path).exists():
-        lacking = "no file matches" if is_pattern(path) and not matched(path) else "no such file or folder"
-        raise ConfigError(f"{key}: {lacking}, got {path!r}")
-    if key.partition(".")[0] not in OF_RUNS:
-        _refuse_run(key, Path(path))
+    for key, path, kind in _marked(config, "input", prefix):
+        place = Path(path) if kind is None else located(path, kind)
+        is_expected = but_within is not None and place.is_relative_to(but_within)
+        if is_expected or (kind is not None and is_pending(path, kind)):
+            continue
+        if not place.exists():
+            lacking = "no file matches" if is_pattern(path) and not matched(path) else "no such file or folder"
+            raise ConfigError(f"{key}: {lacking}, got {path!r}")
+        if key.partition(".")[0] not in OF_RUNS:
+            _refuse_run(key, place)
 
 
 def _refuse_run(key: str, path: Path) -> None:

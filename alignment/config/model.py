@@ -6,7 +6,7 @@ from typing import Any
 
 from alignment.config.base import Config
 from alignment.config.errors import require
-from alignment.config.marks import INPUT
+from alignment.config.marks import MODEL, TOKENIZER
 
 
 class Attention(str, Enum):
@@ -49,12 +49,14 @@ class LoraConfig(Config):
 
 @dataclass(slots=True)
 class ModelConfig(Config):
-    path: str | None = field(default=None, metadata=INPUT)
-    """A folder in Hugging Face form. Null: a random model built from `init`."""
+    path: str | None = field(default=None, metadata=MODEL)
+    """A folder in Hugging Face form, or a name on the hub: org/name, org/name@revision. Null: a random model built from
+    `init`."""
     init: dict[str, Any] = field(default_factory=dict)
     """`model_type` and the fields of its transformers config; read only where `path` is null."""
-    tokenizer: str | None = field(default=None, metadata=INPUT)
-    """A tokenizer's folder. Null: the one in `path`; where that is null too, the small one in the package."""
+    tokenizer: str | None = field(default=None, metadata=TOKENIZER)
+    """A tokenizer's folder, or a name on the hub. Null: the one in `path`; where that is null too, the small one in the
+    package."""
     resize_embeddings: bool = False
     """Where the tokenizer has more pieces than the model embeds, add rows for them, drawn about the others' mean."""
     attention: Attention = Attention.auto
@@ -68,6 +70,6 @@ class ModelConfig(Config):
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
-        rule = "model.path must name a folder, or model.init a model_type to build"
+        rule = "model.path must name a folder, or a model on the hub, or model.init a model_type to build"
         require(self.path is not None or "model_type" in self.init, rule, self.path)
         require(self.router_loss is None or self.router_loss >= 0, "model.router_loss must be >= 0", self.router_loss)

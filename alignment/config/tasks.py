@@ -20,7 +20,7 @@ from alignment.config.data import (
 from alignment.config.distributed import require_device
 from alignment.config.errors import require
 from alignment.config.generation import GenerationConfig, require_generator, require_served, require_temperatures
-from alignment.config.marks import FUNCTION, INPUT, PLACE
+from alignment.config.marks import ANY, FUNCTION, INPUT, MODEL, PLACE
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.reward import ScorerConfig
@@ -82,15 +82,16 @@ class RejectionConfig(RunConfig):
 @dataclass(slots=True)
 class EvaluateConfig(RunConfig):
     replies: ClassVar[bool] = True
-    runs: dict[str, str] = field(default_factory=dict, metadata=INPUT)
-    """name -> a run's folder (its `model/` is evaluated, its `metrics.jsonl` drawn), or a model's folder."""
+    runs: dict[str, str] = field(default_factory=dict, metadata=MODEL)
+    """name -> a run's folder (its `model/` is evaluated, its `metrics.jsonl` drawn), a model's folder, or its name on
+    the hub."""
     baseline: str = MISSING
     """The name of the run that the others are compared with."""
     curves: dict[str, str] = field(default_factory=dict, metadata=INPUT)
     """Further runs whose curves the report draws, such as the reward model's."""
     data: DataConfig = MISSING
     batch: BatchConfig = field(default_factory=BatchConfig)
-    reward: str | None = field(default=None, metadata=INPUT)
+    reward: str | None = field(default=None, metadata=MODEL)
     """A reward model: the learned score of each reply, its accuracy on `pairs`, and the judge of best-of-n."""
     pairs: DataConfig = field(default_factory=DataConfig)
     """Held-out pairs (`pairs.eval`) for the reward model's accuracy."""
@@ -137,8 +138,8 @@ class PipelineConfig(RunConfig):
     """Not dated: run again, a pipeline goes on where it stopped and skips the stages that have not changed."""
     stages: list[StageConfig] = field(default_factory=list)
     """What is run, one after the other; the order counts."""
-    inputs: dict[str, str] = field(default_factory=dict, metadata=INPUT)
-    """name -> a file or folder that stages read and none of them makes; they refer to it as `@name`."""
+    inputs: dict[str, str] = field(default_factory=dict, metadata=ANY)
+    """name -> a file, a folder or a name on the hub that stages read and none of them makes; they refer to it as `@name`."""
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)

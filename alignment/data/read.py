@@ -9,6 +9,7 @@ from typing import Any
 from alignment.config.errors import UserError
 from alignment.config.files import is_pattern, matched
 from alignment.config.folders import require_fetched
+from alignment.config.hub import Kind, located, pinned_name
 from alignment.data.csv_rows import SEPARATORS, csv_rows
 from alignment.data.json_rows import Row, json_rows
 from alignment.data.records import DataError, Source
@@ -37,18 +38,27 @@ def read_each(path: str | Path) -> Iterator[tuple[Source, Row | DataError]]:
     Args:
         path: a file of KINDS, JSON in any of the shapes of `json_rows`; a folder written by `Dataset.save_to_disk`, or
             one of such files, which are read by their names' order; or a pattern that files match, likewise. Blank
-            lines are passed over, and counted.
+            lines are passed over, and counted. Or a split on the hub, by its pinned name, whose places are rows of it.
 
     Raises:
         UserError: there is no such file, or it is of no such kind; raised before the first row.
         DataError: the file is no JSON or CSV, or not UTF-8, or a compressed stream is broken; raised when it is
             reached.
     """
+    on_hub = pinned_name(path, Kind.data)
+    if on_hub is not None:
+        return _split(on_hub.rows(), sorted(located(path, Kind.data).iterdir()))
     found = matched(str(path))
     files = [file for each in found for file in _files(Path(each), whole=not is_pattern(str(path)))]
     if not files:
         raise UserError(f"{path}: no file matches")
     return chain.from_iterable([_rows(file) for file in files])
+
+
+def _split(name: str, files: list[Path]) -> Iterator[tuple[Source, Row | DataError]]:
+    for number, (_, row) in enumerate(chain.from_iterable(map(_rows, files)), start=1):
+        source = Source(name, number)
+        yield source, DataError(source, row.what) if isinstance(row, DataError) else row
 
 
 def _files(path: Path, *, whole: bool) -> list[Path]:

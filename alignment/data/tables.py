@@ -1,10 +1,12 @@
-"""Tables that the library datasets reads: parquet files, and folders that it has saved."""
+"""What the library datasets reads: parquet files, folders that it has saved, and which files a split has."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict, load_dataset, load_from_disk
+from datasets import DatasetDict, load_dataset, load_dataset_builder, load_from_disk
+from datasets.data_files import EmptyDatasetError
 from pyarrow import ArrowException, memory_map
 from pyarrow.ipc import open_file, open_stream
 
@@ -56,3 +58,22 @@ def saved(path: Path) -> Iterable[Any]:
     if isinstance(table, DatasetDict):
         raise UserError(f"{path}: holds several splits, name the folder of one of them: {', '.join(table)}")
     return table
+
+
+def splits_in(folder: Path, config: str | None) -> dict[str, list[str]]:
+    """Each split of a data set and its files, in order, as paths in the folder; asked of the names of the files and of
+    what README.md says of them, as on the hub. None of the files of data is opened.
+
+    Raises:
+        UserError: it has no such configuration, needs one to be named, or holds no data; begins behind the set's name.
+    """
+    try:
+        found = load_dataset_builder(str(folder), name=config).config.data_files
+    except (EmptyDatasetError, FileNotFoundError) as error:
+        raise UserError(" holds no files of rows") from error
+    except ValueError as error:  # of configurations
+        names = re.findall(r"'([^']+)'", str(error).rpartition("vailable")[2].partition("\n")[0])
+        rule = f" has configurations ({', '.join(names)}), one of which must be named, as in"
+        raise UserError(f"{rule} org/name/{(names or ['CONFIG'])[0]}:train") from error
+    root = folder.resolve()
+    return {str(split): [Path(file).relative_to(root).as_posix() for file in files] for split, files in found.items()}

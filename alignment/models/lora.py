@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE
+from alignment.config.hub import pinned_name
 from alignment.config.model import LoraConfig
 from alignment.distributed.engine import shape_of
 from alignment.distributed.placement import Placement
@@ -123,13 +124,17 @@ def save_adapter(
     if not write:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    layer = lora_layers(hf)[0]
+    layer, base = lora_layers(hf)[0], hf.name_or_path or None
+    on_hub = None if base is None else pinned_name(base)
+    if on_hub is None and base is not None:
+        base = str(Path(base).resolve())
     targets = sorted({key.rpartition(".")[2] for key, module in hf.named_modules() if is_adapted(module)})
     PeftLoraConfig(
         r=layer.r[DEFAULT],
         lora_alpha=layer.lora_alpha[DEFAULT],
         target_modules=targets,
-        base_model_name_or_path=str(Path(hf.name_or_path).resolve()) if hf.name_or_path else None,
+        base_model_name_or_path=base if on_hub is None else on_hub.repo,
+        revision=None if on_hub is None else on_hub.revision,
         task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
         modules_to_save=None if head is None else [head],
     ).save_pretrained(str(folder))
@@ -140,7 +145,7 @@ def save_adapter(
 class SavedAdapter:
     rank: int
     alpha: int
-    base: str | None  # the folder of the model beneath
+    base: str | None  # the folder of the model beneath, or its pinned name
     weights: dict[str, Tensor]  # by their names in the model
 
 
@@ -154,7 +159,10 @@ def read_adapter(folder: Path) -> SavedAdapter:
         raise ConfigError(f"roles.share=lora needs an adapter's folder ({ADAPTER_FILE}), got {str(folder)!r}")
     config = PeftLoraConfig.from_pretrained(str(folder))
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
-    return SavedAdapter(config.r, config.lora_alpha, config.base_model_name_or_path, weights)
+    base = config.base_model_name_or_path
+    if base is not None and config.revision is not None:
+        base = f"{base}@{config.revision}"
+    return SavedAdapter(config.r, config.lora_alpha, base, weights)
 
 
 def write_adapter(hf: PreTrainedModel, name: str, weights: dict[str, Tensor]) -> None:

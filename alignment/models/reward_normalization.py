@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from alignment.config.errors import ConfigError
+from alignment.config.hub import located
 
 FILE = "reward_statistics.json"
 
@@ -33,7 +34,7 @@ def read_statistics(folder: str, key: str) -> RewardStatistics:
     Raises:
         ConfigError: there are none, or they are no mean and positive standard deviation; names `key` and the file.
     """
-    path = Path(folder) / FILE
+    path = located(folder) / FILE
     if not path.is_file():
         raise ConfigError(f"{key} needs the file that reward training leaves beside the weights, got no {str(path)!r}")
     try:

@@ -9,6 +9,7 @@ from transformers.utils import CONFIG_NAME
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import find_model, read_json, require_fetched
+from alignment.config.hub import Kind, located
 from alignment.config.model import ModelConfig
 from alignment.data.chat import ensure_template
 from alignment.models.files import Reading
@@ -88,8 +89,8 @@ def _require_readable(folder: Path, error: ConfigError) -> None:
 def _folder(config: ModelConfig) -> str:
     """Where the tokenizer is: for an adapter's folder without one, in that of its base."""
     if config.tokenizer is not None or config.path is None:
-        return config.tokenizer or str(tokenizer_path())
-    if Path(config.path).is_file():
+        return str(tokenizer_path() if config.tokenizer is None else located(config.tokenizer, Kind.tokenizer))
+    if located(config.path).is_file():
         raise ConfigError(f"model.path must be a model's folder, got {config.path!r}")
     model = find_model(config.path, "model.path")
     folders = [*reversed(model.adapters), model.path]

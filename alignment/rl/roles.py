@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from alignment.config.batch import Layout
 from alignment.config.errors import error_prefix, require
+from alignment.config.hub import located
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
 from alignment.config.ppo import CriticConfig, Share
@@ -116,7 +117,7 @@ def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> P
     if path is None:
         reward = build_reward(config.reward, config.batch, config.distributed)
     else:
-        model = scalar_on(policy, "reward", pad_id, Path(path))
+        model = scalar_on(policy, "reward", pad_id, located(path))
         freeze(scalar_head(model.hf))
         batch = replace(config.batch, layout=settle_layout(model, config.batch.layout))
         reader = Reader(tokenizer, max_positions(model.hf.config).limit, "reward.path")
@@ -125,7 +126,7 @@ def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> P
     critic = None
     if config.advantage.has_critic:
         start = config.critic.path or path
-        critic = scalar_on(policy, "critic", pad_id, None if start is None else Path(start))
+        critic = scalar_on(policy, "critic", pad_id, None if start is None else located(start))
     return PPOModels(policy, critic, build_reference(policy), reward)
 
 
@@ -144,7 +145,7 @@ def scalar_on(policy: LanguageModel, name: str, pad_id: int, folder: Path | None
         draw_head(hf, policy.placement)
     else:
         saved, base = read_adapter(folder), policy.hf.name_or_path or ""
-        is_same = bool(base) and Path(saved.base or "").resolve() == Path(base).resolve()
+        is_same = bool(base) and located(saved.base or "").resolve() == located(base).resolve()
         require(is_same, f"roles.share=lora needs adapters of model.path ({base})", f"{folder}, of {saved.base}")
         add_another(policy.hf, name, saved.rank, saved.alpha)
         write_adapter(policy.hf, name, saved.weights)

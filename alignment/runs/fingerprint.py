@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import base_of
-from alignment.config.inputs import function_files, input_paths, module_file
+from alignment.config.inputs import function_files, input_places, module_file
 from alignment.config.outside import is_outside
 from alignment.config.renamed import key_now
 from alignment.config.run import RunConfig
@@ -136,8 +136,8 @@ def inputs(config: RunConfig) -> Iterator[tuple[str, Path]]:
     Raises:
         ConfigError: what should name an adapter's base is cut or damaged.
     """
-    for key, path in input_paths(config):
-        yield from [(key, Path(path)), *_bases(key, Path(path))]
+    for key, _, place in input_places(config):
+        yield from [(key, place), *_bases(key, place)]
 
 
 def _as_json(entries: dict[str, Any]) -> tuple[tuple[str, str], ...]:

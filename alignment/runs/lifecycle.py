@@ -20,6 +20,7 @@ from alignment.config.tasks import task_name
 from alignment.config.train import Schedule
 from alignment.runs.accept import OTHER, accepted, require_nothing_accepted
 from alignment.runs.claim import make_folder
+from alignment.runs.commits import require_same_commits
 from alignment.runs.fingerprint import Change, Fingerprint
 from alignment.runs.folder import RunFolder
 from alignment.runs.written import whole_file
@@ -82,6 +83,7 @@ def require_goes_on(folder: RunFolder, config: RunConfig, mark: Fingerprint) -> 
     if earlier is None:
         require_nothing_accepted(folder, config)
         return []
+    require_same_commits(folder.config, config, mark.changes(earlier))
     changes = accepted(folder, config, earlier, mark)
     if earlier.length() != mark.length():
         _require_longer(folder, config, earlier.length(), mark.length())

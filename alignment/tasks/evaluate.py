@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alignment.config.data import ExampleKind
 from alignment.config.errors import error_prefix
+from alignment.config.hub import located
 from alignment.config.model import ModelConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.data.load import Loaded, load_split
@@ -41,7 +42,7 @@ def run(config: EvaluateConfig, folder: Path) -> None:
         baseline=config.baseline,
         reward_model=None if scorer is None or pairs is None else _accuracy(scorer, pairs),
         runs=[
-            run for name, path in {**config.runs, **config.curves}.items() for run in _training_run(name, Path(path))
+            run for name, path in {**config.runs, **config.curves}.items() for run in _training_run(name, located(path))
         ],
         facts=_facts(config, runs),
     )

@@ -7,7 +7,7 @@ import torch
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import find_model
-from alignment.config.inputs import check_input, input_paths
+from alignment.config.inputs import check_inputs
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
 from alignment.config.run import RunConfig, TrainingConfig
@@ -39,8 +39,7 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     if not isinstance(config, TrainingConfig):
         raise ConfigError(f"a run of {type(config).__name__} has no checkpoints to export, got {str(folder)!r}")
     tell_deepspeed(torch.device("cpu"))
-    for key, path in input_paths(config.model, "model."):
-        check_input(key, path)
+    check_inputs(config.model, "model.")
     if config.model.lora.rank and config.model.path is None:
         rule = "an adapter's checkpoint does not hold the weights under it, so they must come from model.path"
         raise ConfigError(f"{rule}, got None")

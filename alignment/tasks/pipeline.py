@@ -11,9 +11,10 @@ from typing import Any
 
 from alignment.config.cluster import Scheduler, require_scheduler
 from alignment.config.errors import ConfigError
-from alignment.config.inputs import check_input, input_paths
+from alignment.config.inputs import check_inputs
 from alignment.config.run import RunConfig
 from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
+from alignment.hub.pin import pinned
 from alignment.runs.claim import claim
 from alignment.runs.fingerprint import fingerprint
 from alignment.runs.folder import RunFolder
@@ -81,9 +82,8 @@ def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> R
         composed = compose(stage.recipe, inside | _passed_on(config) | overrides)
         if isinstance(composed, PipelineConfig):
             raise ConfigError(f"recipe must not be a pipeline itself, got {stage.recipe!r}")
-        for key, path in input_paths(composed):
-            if not Path(path).is_relative_to(config.output_dir):
-                check_input(key, path)
+        composed = pinned(composed, but_within=config.output_dir)
+        check_inputs(composed, but_within=config.output_dir)
         require_place(composed)
     return composed
 

@@ -23,6 +23,7 @@ from alignment.distributed.collectives import leave
 from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed
 from alignment.distributed.launch import RankFailedError, launch, leave_with_launcher, tell_launcher
 from alignment.distributed.settings import check_trainer, deepspeed_settings
+from alignment.hub.pin import given_pins, pinned, pins_of
 from alignment.process import importing, is_launched
 from alignment.runs.claim import FolderInUse, claim
 from alignment.runs.fingerprint import Fingerprint, fingerprint
@@ -50,6 +51,7 @@ def execute(config: RunConfig) -> None:
 
 def _execute(config: RunConfig) -> None:
     assert not isinstance(config, PipelineConfig)
+    config = pinned(config)
     check_inputs(config)
     require_place(config)
     device = collectives.pick_device(config.distributed.device)
@@ -69,6 +71,7 @@ def _execute(config: RunConfig) -> None:
 def _take_part(config: RunConfig) -> None:
     """The run in this process, one of several whose group is joined."""
     config = replace(config, output_dir=collectives.from_main(config.output_dir))  # which may hold the time
+    config = given_pins(config, collectives.from_main(pins_of(config)))
     folder = RunFolder(config.output_dir)
     mark = collectives.from_main(fingerprint(config) if collectives.is_main() else None)
     assert mark is not None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from alignment.config.distributed import Precision
 from alignment.config.errors import UserError
+from alignment.config.hub import Kind, pinned_name
 from alignment.config.supervised import ReferenceConfig
 from alignment.config.train import OnNonFinite
 from alignment.data.batches import Batches
@@ -115,7 +116,7 @@ def cache_folder(config: ReferenceConfig, data: str | None) -> Path:
     """`reference.folder`, else `.reference` beside the data, else, where that cannot be written, the user's cache."""
     if config.folder is not None:
         return Path(config.folder)
-    if data is not None and os.access(Path(data).parent, os.W_OK):
+    if data is not None and pinned_name(data, Kind.data) is None and os.access(Path(data).parent, os.W_OK):
         return Path(data).parent / ".reference"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alignment" / "reference"
 

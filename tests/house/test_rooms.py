@@ -31,6 +31,7 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "toy": set(),
     "config": {"losses"},
     "runs": {"config"},
+    "hub": {"config", "data"},  # which commits names stand for, and their files; what tables a split has, data knows
     "data": {"config", "toy"},
     "distributed": {"config", "runs"},
     "models": {"config", "data", "distributed", "toy"},
@@ -38,10 +39,10 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "generation": {"config", "losses", *LIBRARY},
     "rl": {"config", "losses", "runs", "training", "generation", *LIBRARY},
     "evaluate": {"config", "losses", "runs", *LIBRARY},
-    "tasks": {"config", "losses", "toy", "runs", "training", "generation", "rl", "evaluate", *LIBRARY},
+    "tasks": {"config", "hub", "losses", "toy", "runs", "training", "generation", "rl", "evaluate", *LIBRARY},
     "check": {"config", "losses", "toy", "runs", "training", "generation", "rl", "evaluate", "tasks", *LIBRARY},
     "slurm": {"config", "runs", "tasks"},  # its words and commands: text and subprocesses, no model and no data
-    "cli": {"config", "slurm", "runs", "tasks", "check"},
+    "cli": {"config", "hub", "slurm", "runs", "tasks", "check"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -60,6 +61,7 @@ DOORS = {  # library: the only rooms or modules that may import it
         "alignment.models.quantized",
     ],
     "datasets": ["alignment.data.tables"],
+    "huggingface_hub": ["alignment.hub", "alignment.models.files", "alignment.models.init"],
     "matplotlib": ["alignment.evaluate"],
     "rich": ["alignment.terminal", "alignment.training.progress", "alignment.evaluate.table"],
 }

@@ -1,0 +1,145 @@
+"""Names on the Hugging Face Hub: how they are told from paths, and where what was fetched of one lies here.
+
+    org/name   org/name@revision   org/name:split   org/name/config:split@revision   hf://name
+
+A run works on pinned names, `org/name@<40 hex digits>`, whose files `alignment.hub` has fetched before it starts. What
+a run reads of a repository lies in a folder of links to the client's own cache; whoever opens a path asks `located`
+for it, which makes no call and imports nothing.
+"""
+
+import os
+import re
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+
+from alignment.config.errors import ConfigError
+
+PREFIX = "hf://"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+NAME = re.compile(  # repository, configuration, split, revision
+    r"([A-Za-z0-9_][\w.-]*(?:/[A-Za-z0-9_][\w.-]*)?)(?:/([A-Za-z0-9_][\w.-]*))?(?::(\w[\w.-]*))?(?:@([\w./-]+))?",
+    re.ASCII,
+)
+DATA_ENDINGS = (".jsonl", ".json", ".gz", ".zst", ".parquet", ".csv", ".tsv", ".arrow", ".txt", ".yaml", ".yml")
+OF_RUNS = ("model", "best", "model_ema", "adapter")  # what a run leaves, in whose folder a path is plainly local
+
+
+class Kind(str, Enum):
+    """What a key takes of a repository."""
+
+    model = "model"
+    tokenizer = "tokenizer"
+    """Of a model's repository, without its weights."""
+    data = "data"
+    any = "any"
+    """A pipeline's input, which its stages read as one of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubName:
+    repo: str
+    kind: Kind
+    revision: str | None = None
+    """A branch, a tag or a commit. None: the newest commit of the main branch."""
+    config: str | None = None
+    split: str | None = None
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether its revision is a commit, and, for data, the split is known."""
+        is_commit = self.revision is not None and COMMIT.fullmatch(self.revision) is not None
+        return is_commit and (self.kind is not Kind.data or self.split is not None)
+
+    @property
+    def repo_type(self) -> str:
+        return "dataset" if self.kind is Kind.data else "model"
+
+    def rows(self) -> str:
+        """How messages call the rows of its split: without the commit, which the run's config has."""
+        return f"{self.repo}{'' if self.config is None else f'/{self.config}'}:{self.split}"
+
+    def __str__(self) -> str:
+        prefix = "" if "/" in self.repo else PREFIX
+        config = "" if self.config is None else f"/{self.config}"
+        split = "" if self.split is None else f":{self.split}"
+        return f"{prefix}{self.repo}{config}{split}{'' if self.revision is None else f'@{self.revision}'}"
+
+
+def hub_name(path: str, kind: Kind) -> HubName | None:
+    """What a path names on the hub; None where it is one of this machine: it exists, or begins, is or ends as only
+    those do, or its first folder is here, so that a misspelt path is asked of nobody.
+
+    Raises:
+        ConfigError: it begins with hf:// and is no name.
+    """
+    if path.startswith(PREFIX):
+        found = _parsed(path.removeprefix(PREFIX).removeprefix("datasets/" if kind is not Kind.model else ""), kind)
+        if found is None:
+            form = "org/name:split" if kind is Kind.data else "org/name"
+            raise ConfigError(f"a name behind {PREFIX} must be {form} or {form}@revision, got {path!r}")
+        return found
+    found = _parsed(path, kind)
+    if found is None or "/" not in found.repo or Path(path).exists():
+        return None
+    if found.is_pinned:
+        return found
+    organization, _, name = found.repo.partition("/")
+    is_local = name in OF_RUNS or path.endswith(DATA_ENDINGS) or Path(organization).is_dir()
+    return None if is_local else found
+
+
+def _parsed(name: str, kind: Kind) -> HubName | None:
+    match = NAME.fullmatch(name)
+    if match is None:
+        return None
+    repo, config, split, revision = match.groups()
+    takes_rows = kind in (Kind.data, Kind.any)
+    if (config is not None and split is None) or (split is not None and not takes_rows):
+        return None
+    return HubName(repo, Kind.data if split is not None else kind, revision, config, split)
+
+
+def is_pending(path: str, kind: Kind) -> bool:
+    """Whether it is a name that has no commit yet."""
+    name = hub_name(path, kind)
+    return name is not None and not name.is_pinned
+
+
+def pinned_name(path: str | Path, kind: Kind = Kind.model) -> HubName | None:
+    """The name with a commit that it is, if it is one."""
+    if COMMIT.fullmatch(str(path).rpartition("@")[2]) is None:
+        return None
+    name = hub_name(str(path), kind)
+    return name if name is not None and name.is_pinned else None
+
+
+def located(path: str | Path, kind: Kind = Kind.model) -> Path:
+    """Where a path of the config is on this machine: itself, or, of a pinned name, the folder with what was fetched."""
+    name = pinned_name(path, kind)
+    return Path(path) if name is None else fetched_folder(name)
+
+
+def fetched_folder(name: HubName) -> Path:
+    """Where the files of a pinned name lie, once they are here."""
+    assert name.revision is not None
+    part = name.kind.value
+    if name.kind is Kind.data:
+        part = "--".join(each for each in (name.config, name.split) if each is not None)
+    return repository_folder(name) / name.revision / part
+
+
+def repository_folder(name: HubName) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alignment" / "hub"
+    return cache / f"{name.repo_type}s--{name.repo.replace('/', '--')}"
+
+
+def at_known_commit(name: HubName) -> HubName:
+    """The name as it was last resolved on this machine; itself where it has a commit, or never was."""
+    file = commit_file(name)
+    return name if name.is_pinned or not file.is_file() else replace(name, revision=file.read_text())
+
+
+def commit_file(name: HubName) -> Path:
+    """Where the commit of a revision is noted."""
+    return repository_folder(name) / "refs" / (name.revision or "main").replace("/", "%2F")

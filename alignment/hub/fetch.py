@@ -1,0 +1,164 @@
+"""What a run reads of a repository, fetched: a folder of links to the files in the hub's own cache, which holds just
+what was asked for, whatever else is downloaded of that commit, and is there whole or not at all."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from glob import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from alignment.config.errors import ConfigError, UserError
+from alignment.config.folders import ADAPTER_FILE, MODEL_FILE, base_on_hub
+from alignment.config.hub import HubName, Kind, commit_file, fetched_folder
+from alignment.hub.ask import SHOWN, Repository, Unreachable, asking, cache_of, repository, told
+from alignment.hub.files import model_files, tokenizer_files
+from alignment.terminal import console, say, say_once
+
+WORTH_A_WORD = 2**22  # bytes to fetch
+CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # where a data set says which files a split has
+
+
+def fetch(name: HubName, key: str, path: str) -> HubName:
+    """The name with its commit, and for data its split; what a run reads of it is here then. One that is pinned and
+    here already costs no call.
+
+    Args:
+        key, path: what the user has set to what, for messages.
+
+    Raises:
+        ConfigError: there is no such thing, it may not be read, or it can neither be fetched nor is here.
+    """
+    if name.is_pinned and _is_here(fetched_folder(name)):
+        return name
+    found = repository(name, key, path)
+    pinned, files = replace(name, revision=found.commit), list[str]()
+    if name.kind is Kind.data:
+        pinned, files = _split(pinned, found, key, path)
+    elif name.kind is Kind.tokenizer:
+        files = tokenizer_files(found.files)
+    else:
+        files = model_files(found.files)
+    if found.is_online and not name.is_pinned:
+        say_once(f"{key}: {name.repo} is at {found.commit[:SHOWN]}{f' ({name.revision})' if name.revision else ''}")
+    if not _is_here(fetched_folder(pinned)):
+        snapshot = _downloaded(pinned, found, files, key, path)
+        _link(
+            pinned,
+            [snapshot / file for file in files],
+            snapshot,
+            fetch_base(snapshot, key) if name.kind is Kind.model else None,
+        )
+    _note(name, pinned)
+    return pinned
+
+
+def fetch_base(adapter: Path, key: str) -> str | None:
+    """The commit of the base that an adapter's folder names on the hub, which is here then; None for another folder."""
+    if not (adapter / ADAPTER_FILE).is_file() or (adapter / MODEL_FILE).is_file():
+        return None
+    name = base_on_hub(adapter, key)
+    return None if name is None else fetch(name, f"the base of {key}", str(name)).revision
+
+
+def _is_here(folder: Path) -> bool:
+    """Whether the links lead to files: the hub's cache may have been cleared since."""
+    return folder.is_dir() and all(each.exists() for each in folder.rglob("*"))
+
+
+def _split(name: HubName, found: Repository, key: str, path: str) -> tuple[HubName, list[str]]:
+    """The name with its split, and the files of it in the order in which their rows come."""
+    from alignment.data.tables import splits_in  # not above: it imports datasets, which is slow
+
+    cards = [file for file in CARDS if file in found.files]
+    snapshot = _downloaded(name, found, cards, key, path) if cards else None
+    with TemporaryDirectory() as folder:
+        stand_in = Path(folder, "data")  # of all files by their names, for the library looks at no more
+        for file in found.files:
+            place = stand_in / file
+            if place.resolve().is_relative_to(stand_in.resolve()):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.symlink_to(snapshot / file) if snapshot is not None and file in cards else place.touch()
+        try:
+            splits = splits_in(stand_in, name.config)
+        except UserError as error:
+            raise ConfigError(f"{key}: the data set {name.repo}{error}, got {path!r}") from error
+    split = name.split if name.split is not None else next(iter(splits)) if len(splits) == 1 else None
+    if split not in splits:
+        example = replace(name, split=next(iter(splits)), revision=None)
+        rule = f"{key}: the split of {name.repo} must be one of {', '.join(splits)}, as in {example}"
+        raise ConfigError(f"{rule}, got {path!r}")
+    return replace(name, split=split), splits[split]
+
+
+def _downloaded(name: HubName, found: Repository, files: Iterable[str], key: str, path: str) -> Path:
+    """The snapshot in the hub's cache, in which the files are now."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    files = list(files)
+    if not files:
+        raise told(key, path, f"{name.repo} holds no model that transformers reads ({_listing(found.files)})")
+    if not console.is_terminal:  # what is said below is enough for a file
+        disable_progress_bars()
+    logging.set_verbosity_error()
+    here = cache_of(name) / "snapshots" / found.commit
+    lacking = [file for file in files if not (here / file).exists()]
+    size = sum(found.files[file] or 0 for file in lacking)
+    if is_large := found.is_online and size > WORTH_A_WORD:
+        say(f"{key}: fetching {name.repo}: {len(lacking)} files, {size / 1e6:,.0f} MB")
+    begun = time.monotonic()
+    try:
+        with asking(name, key, path):
+            snapshot = snapshot_download(
+                name.repo,
+                repo_type=name.repo_type,
+                revision=found.commit,
+                allow_patterns=[escape(file) for file in files],
+                local_files_only=not found.is_online,
+            )
+    except (Unreachable, OSError) as error:
+        rule = f"{key}: {name.repo} cannot be fetched whole: {' '.join(str(error).split())}"
+        raise ConfigError(f"{rule}; the same command goes on with the files that are here, got {path!r}") from error
+    if is_large:
+        say(f"{key}: fetched in {time.monotonic() - begun:.0f} s")
+    return Path(snapshot)
+
+
+def _listing(files: Iterable[str]) -> str:
+    names = sorted(files)
+    return f"its files: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "it has no files"
+
+
+def _link(name: HubName, files: list[Path], snapshot: Path, base_commit: str | None) -> None:
+    folder = fetched_folder(name)
+    beside = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    for number, file in enumerate(files):
+        place = f"{number:05d}-{file.name}" if name.kind is Kind.data else file.relative_to(snapshot).as_posix()
+        (beside / place).parent.mkdir(parents=True, exist_ok=True)
+        (beside / place).symlink_to(file)
+    if base_commit is not None:
+        settings = beside / ADAPTER_FILE
+        content = json.loads(settings.read_bytes())
+        settings.unlink()
+        settings.write_text(json.dumps(content | {"revision": base_commit}, indent=2))
+    shutil.rmtree(folder, ignore_errors=True)  # of links that lead nowhere
+    try:
+        beside.rename(folder)
+    except OSError:  # another process was faster
+        shutil.rmtree(beside)
+
+
+def _note(name: HubName, pinned: HubName) -> None:
+    """Which commit the revision was at, for who reads the name again in this run and may not ask."""
+    if name.is_pinned:
+        return
+    file = commit_file(name)
+    assert pinned.revision is not None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(pinned.revision)
