@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from torch.optim import SGD
@@ -58,6 +59,15 @@ def _one_thread() -> None:
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads or fills the cache of whoever runs it."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_hub(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test asks the hub, nor reads what is kept of it here; those that do have one of their own (tests/hub)."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hub"))
+    constants.HF_HUB_OFFLINE = True  # of this process, in which it is imported already
+    constants.HF_HUB_CACHE = f"{os.environ['HF_HOME']}/hub"
 
 
 @pytest.fixture

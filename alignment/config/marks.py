@@ -3,7 +3,11 @@
 INPUT = {"input": True}  # a file or folder that the run reads
 MODEL = {"input": True, "hub": "model"}  # the same, or a model's name on the hub
 TOKENIZER = {"input": True, "hub": "tokenizer"}
-DATA = {"input": True, "data": True, "hub": "data"}  # files of rows: one, several in a list, a pattern, or a split there
+DATA = {
+    "input": True,
+    "data": True,
+    "hub": "data",
+}  # files of rows: one, several in a list, a pattern, or a split there
 ANY = {"input": True, "hub": "any"}  # for others to read as one of those
 PLACE = {"place": True}  # a folder that the run writes or uses
 FUNCTION = {"function": True}  # the dotted path of a function that it calls

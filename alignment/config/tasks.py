@@ -139,7 +139,8 @@ class PipelineConfig(RunConfig):
     stages: list[StageConfig] = field(default_factory=list)
     """What is run, one after the other; the order counts."""
     inputs: dict[str, str] = field(default_factory=dict, metadata=ANY)
-    """name -> a file, a folder or a name on the hub that stages read and none of them makes; they refer to it as `@name`."""
+    """name -> a file, a folder or a name on the hub, which stages read and none of them makes; they refer to it as
+    `@name`."""
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)

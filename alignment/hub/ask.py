@@ -27,7 +27,7 @@ class Repository:
     is_online: bool
 
 
-_asked: dict[tuple[str, str, str | None], Repository] = {}
+answers: dict[tuple[str, str, str | None], Repository] = {}
 
 
 def repository(name: HubName, key: str, path: str) -> Repository:
@@ -39,9 +39,9 @@ def repository(name: HubName, key: str, path: str) -> Repository:
             in the cache.
     """
     known = (name.repo, name.repo_type, name.revision)
-    if known not in _asked:
-        _asked[known] = _found(name, key, path)
-    return _asked[known]
+    if known not in answers:
+        answers[known] = _found(name, key, path)
+    return answers[known]
 
 
 def _found(name: HubName, key: str, path: str) -> Repository:

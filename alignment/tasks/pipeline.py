@@ -16,6 +16,7 @@ from alignment.config.run import RunConfig
 from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
 from alignment.hub.pin import pinned
 from alignment.runs.claim import claim
+from alignment.runs.commits import moved
 from alignment.runs.fingerprint import fingerprint
 from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import belongs_to, is_finished, is_steered, write_config
@@ -49,6 +50,8 @@ def _run_stages(stages: list[tuple[StageConfig, RunConfig]]) -> None:
             say("unchanged, skipped")
             continue
         if not belongs_to(folder, mark) and not is_steered(stage_config):
+            for key, was, name in moved(folder.config, stage_config):
+                say(f"{key}: {name.repo} is at {name.revision}, where this stage began with {was}")
             put_aside(folder.path)
         execute(stage_config)
 

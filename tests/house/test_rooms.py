@@ -50,7 +50,7 @@ EVERYBODYS = {"terminal", "preempt", "process", "user_error"}
 DOORS = {  # library: the only rooms or modules that may import it
     "hydra": ["alignment.cli"],
     "yaml": ["alignment.cli", "alignment.slurm.status"],
-    "omegaconf": ["alignment.cli", "alignment.config", "alignment.runs.lifecycle"],
+    "omegaconf": ["alignment.cli", "alignment.config", "alignment.runs.commits", "alignment.runs.lifecycle"],
     "deepspeed": ["alignment.distributed.deepspeed"],
     "trl": ["alignment.data.chat", "alignment.generation.vllm"],
     "accelerate": ["alignment.training.trackers"],

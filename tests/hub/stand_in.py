@@ -50,6 +50,8 @@ class StandIn:
         """Every request, as `GET /api/models/org/name`."""
         self.cuts: dict[str, int] = {}
         """File -> bytes after which the connection breaks when it is read next; broken once."""
+        self.failing: dict[str, int] = {}
+        """File -> status that every request for it is answered with."""
         self.tokens: set[str] = set()
         """Those of known users, whatever they may read."""
         self.status: int | None = None
@@ -63,7 +65,7 @@ class StandIn:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> "StandIn":
-        Thread(target=self._server.serve_forever, daemon=True).start()
+        Thread(target=self._server.serve_forever, args=[0.01], daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -82,7 +84,9 @@ class StandIn:
             The commit.
         """
         if isinstance(files, Path):
-            found = {file.relative_to(files).as_posix(): file.read_bytes() for file in files.rglob("*") if file.is_file()}
+            found = {
+                file.relative_to(files).as_posix(): file.read_bytes() for file in files.rglob("*") if file.is_file()
+            }
         else:
             found = {path: text.encode() if isinstance(text, str) else text for path, text in files.items()}
         repo = self.repo(name, kind)
@@ -167,6 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
         content = repo.commits[commit].get(path)
         if content is None:
             self._refuse(404, "EntryNotFound", "Entry not found", commit)
+            return
+        if path in self.stand_in.failing:
+            self._refuse(self.stand_in.failing[path], "", "try again later")
             return
         begin = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         first = int(begin[1]) if begin else 0
