@@ -6,7 +6,7 @@ import pytest
 
 from alignment.config.errors import ConfigError
 from alignment.config.hub import HubName, Kind, hub_name, located
-from alignment.config.inputs import hub_names, input_places, set_inputs
+from alignment.config.inputs import hub_names, input_places, set_names
 from alignment.config.sources import SourceConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -82,12 +82,13 @@ def test_a_pinned_name_lies_where_it_was_fetched_whatever_folders_are_here(monke
     assert located(f"org/rows@{COMMIT}", Kind.data) == Path(f"org/rows@{COMMIT}")  # of no split yet
 
 
-def test_inputs_of_a_config_that_are_names_are_found_and_set_by_their_keys() -> None:
-    config = SourceConfig(path="org/rows:train", join={"first": "here/sub", "second": "org/more:test"})
+def test_inputs_of_a_config_that_are_names_are_found_and_renamed() -> None:
+    config = SourceConfig(path=["here/sub", "org/rows:train"], join={"first": "here/sub", "second": "org/more:test"})
     assert [(key, path, name.split) for key, path, name in hub_names(config)] == [
-        ("path", "org/rows:train", "train"),
+        ("path.1", "org/rows:train", "train"),
         ("join.second", "org/more:test", "test"),
     ]
-    set_inputs(config, {"path": f"org/rows:train@{COMMIT}", "join.second": f"org/more:test@{COMMIT}"})
+    pins = {(Kind.data, name): f"{name}@{COMMIT}" for name in ("org/rows:train", "org/more:test")}
+    set_names(config, pins)
     assert config.join == {"first": "here/sub", "second": f"org/more:test@{COMMIT}"}
-    assert [place.name for _, _, place in input_places(config)] == ["train", "sub", "test"]
+    assert [place.name for _, _, place in input_places(config)] == ["sub", "train", "sub", "test"]
