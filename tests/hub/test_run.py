@@ -38,26 +38,26 @@ def test_a_run_on_names_is_written_down_with_their_commits(
 
     done = "out: finished already, nothing to do (another output_dir runs it again)"
     again()
-    assert lines(alignment(*DPO))[-1] == done
+    assert done in lines(alignment(*DPO))
     again(offline=True)
     offline = lines(alignment(*DPO))
     assert offline[0].startswith("model.path: offline, as HF_HUB_OFFLINE says: org/tiny is read from the cache")
-    assert offline[-1] == done
+    assert done in offline
     again()
     hub.asked.clear()
-    assert lines(alignment("run", "out/config.yaml"))[-1] == done
+    assert done in lines(alignment("run", "out/config.yaml"))
     assert hub.asked == []  # on commits that are here, nobody is asked
 
     hub.commit("org/tiny", {"README.md": "what no run reads"})
     again()
-    assert lines(alignment(*DPO))[-1] == done
+    assert done in lines(alignment(*DPO))
     newer = hub.commit("org/tiny", {"generation_config.json": '{"eos_token_id": 2}'})
     again()
     refused = alignment(*DPO)
     rule = f"tiny_dpo: output_dir holds a run that began with model.path=org/tiny@{commit}, and org/tiny is at {newer} "
     way = f"now: model.path=org/tiny@{commit} goes on with it, another output_dir takes the newer one, got 'out'"
     assert (refused.code, refused.err) == (2, [f"alignment: {rule}{way}"])
-    assert lines(alignment(*DPO, f"model.path=org/tiny@{commit}"))[-1] == done
+    assert done in lines(alignment(*DPO, f"model.path=org/tiny@{commit}"))
 
 
 def test_rows_are_known_by_their_split(hub: StandIn, alignment: Callable[..., Ended], model_folder: Path) -> None:
