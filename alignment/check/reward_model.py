@@ -106,7 +106,7 @@ def pairs_in(data: DataConfig, names: Sequence[str], tokenizer: PreTrainedTokeni
     the rows are prompts or demonstrations."""
     for name in names:
         source = {"train": data.train, "eval": data.eval}[name]
-        if _has_pairs(source, data.format):
+        if _has_pairs(source, data):
             some = TrainSource(source.path, min(source.limit or READ, READ), source.join)
             pairs = replace(data, train=some, margin=MarginConfig(), on_bad_row=BadRow.skip)
             loaded = load_split("train", pairs, tokenizer, ExampleKind.pairs)
@@ -116,10 +116,10 @@ def pairs_in(data: DataConfig, names: Sequence[str], tokenizer: PreTrainedTokeni
     return []
 
 
-def _has_pairs(source: SourceConfig, format: Format) -> bool:
-    if format is Format.toy:
+def _has_pairs(source: SourceConfig, data: DataConfig) -> bool:
+    if data.format is Format.toy:
         return source.limit is not None
-    first = next(raw_rows(source, format), None)
+    first = next(raw_rows(source, data), None)
     return first is not None and first.get("chosen") is not None and first.get("rejected") is not None
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 
 from transformers import PreTrainedConfig
 
@@ -10,9 +10,10 @@ from alignment.check.subject import ROWS
 from alignment.check.verdict import Grade, Verdict, graded, worst
 from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig
 from alignment.config.margin import MarginScale
+from alignment.data.json_rows import Row
 from alignment.data.labels import SINGLE_REPLIES
+from alignment.data.layout import laid_out
 from alignment.data.load import Loaded
-from alignment.data.read import Row, read_each
 from alignment.data.records import DataError
 from alignment.models.positions import max_positions
 
@@ -79,9 +80,7 @@ def margins(data: DataConfig, loaded: Loaded, unread: Grade = Grade.warn) -> Ver
             f"{known} of {len(loaded.examples)} pairs have one ({most}), data.margin.scale={data.margin.scale.value}"
         )
         return Verdict("margins", graded(known == len(loaded.examples)), figure)
-    columns = Counter(
-        column for row in raw_rows(data.train, data.format) for column in RATINGS if row.get(column) is not None
-    )
+    columns = Counter(column for row in raw_rows(data.train, data) for column in RATINGS if row.get(column) is not None)
     if not columns:
         return Verdict("margins", Grade.ok, "none is asked for, and the rows have no rating and no scores")
     seen = ", ".join(f"{column} in {count} rows" for column, count in columns.items())
@@ -96,7 +95,7 @@ def labels(data: DataConfig, need: ExampleKind | None, train: Loaded) -> Verdict
         return _preferred(data)
     if need in SINGLE_REPLIES:
         return _labels([label for example in train.examples for label in example.labels], need)
-    seen = Counter(str(row["label"]) for row in raw_rows(data.train, data.format) if "label" in row)
+    seen = Counter(str(row["label"]) for row in raw_rows(data.train, data) if "label" in row)
     if not seen:
         return None
     shown = ", ".join(f"{label}: {count}" for label, count in seen.most_common(SHOWN))
@@ -118,7 +117,7 @@ def _preferred(data: DataConfig) -> Verdict | None:
     names = {*SCORES, (data.margin.chosen_column, data.margin.rejected_column)}
     gaps = [
         row[chosen] - row[rejected]
-        for row in raw_rows(data.train, data.format)
+        for row in raw_rows(data.train, data)
         for chosen, rejected in names
         if _is_number(row.get(chosen)) and _is_number(row.get(rejected))
     ]
@@ -135,13 +134,13 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def raw_rows(source: SourceConfig, format: Format) -> Iterator[Row]:
-    """The rows as they are in the file, those that cannot be read left out; none of the embedded task, which has no
-    file."""
-    if format is Format.toy or source.path is None:
+def raw_rows(source: SourceConfig, data: DataConfig) -> Iterator[Row]:
+    """The rows as they are in the files, their columns under our names, those that cannot be read left out; none of the
+    embedded task, which has no file."""
+    if data.format is Format.toy or source.path is None:
         return iter(())
-    rows = islice(chain.from_iterable(map(read_each, source.paths())), source.limit or ROWS)
-    return (row for _, row in rows if not isinstance(row, DataError))
+    rows = islice(laid_out(source, data, ExampleKind.pairs, "data.train", tell=lambda _: None), source.limit or ROWS)
+    return (row for _, row, _ in rows if not isinstance(row, DataError))
 
 
 def _percent(part: int, whole: int) -> str:

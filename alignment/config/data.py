@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from alignment.config.base import Config
+from alignment.config.columns import require_columns, require_known
 from alignment.config.errors import ConfigError, require
 from alignment.config.margin import MarginConfig
 from alignment.config.sources import EvalSource, Format, SourceConfig, TrainSource
@@ -51,8 +52,11 @@ class ExampleKind(str, Enum):
 
 @dataclass(slots=True)
 class DataConfig(Config):
-    format: Format = Format.native
-    """How a row is laid out."""
+    format: Format = Format.auto
+    """How a row is laid out. auto: told from the first rows of each file, and said."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our field -> the file's column: {prompt: question, chosen: better}; "answer.text" is within an object. In every
+    format; what is not named here has the name that the format gives it."""
     train: TrainSource = field(default_factory=TrainSource)
     eval: EvalSource = field(default_factory=EvalSource)
     margin: MarginConfig = field(default_factory=MarginConfig)
@@ -76,12 +80,17 @@ class DataConfig(Config):
         rule = f"data.max_prompt_length must be in [1, data.max_length), which is {self.max_length}; set both"
         require(1 <= self.max_prompt_length < self.max_length, rule, self.max_prompt_length)
         rule = "data.template=none goes with data.format=native or text, whose prompts and replies may be texts"
-        require(self.template is Template.chat or self.format in (Format.native, Format.text), rule, self.format.value)
+        texts = (Format.auto, Format.native, Format.text)
+        require(self.template is Template.chat or self.format in texts, rule, self.format.value)
+        require_columns(self.columns, self.margin, "data.columns")
         given = self.scores.values()
         finite = all(isinstance(weight, int | float) and math.isfinite(weight) and weight for weight in given)
         require(finite, "data.scores must map to finite weights other than 0", self.scores)
         require(bool(self.step_separator), "data.step_separator must not be empty", self.step_separator)
         if self.format is Format.toy:
+            require(
+                not self.columns, "data.columns goes with rows of a file, of which the toy task has none", self.columns
+            )
             for name, source in (("train", self.train), ("eval", self.eval)):
                 rule = f"data.{name}.path needs its data.format (data.format=toy makes its own rows)"
                 require(source.path is None, rule, source.path)
@@ -98,8 +107,12 @@ def has_rows(data: DataConfig, name: str) -> bool:
 
 def require_rows(data: DataConfig, name: str) -> None:
     """Raise `ConfigError` where the split `name` has no source."""
-    key = "limit" if data.format is Format.toy else "path"
-    require(has_rows(data, name), f"data.{name}.{key} is required for data.format={data.format.value}", None)
+    require(has_rows(data, name), required(data, f"data.{name}"), None)
+
+
+def required(data: DataConfig, key: str) -> str:
+    """The rule that a split breaks which has no rows; `key`: where it is in the config."""
+    return f"{key}.limit is required for data.format=toy" if data.format is Format.toy else f"{key}.path is required"
 
 
 GRADED = "pairs with margins (data=native reads the same rows without their ratings)"
@@ -115,6 +128,9 @@ def require_read(data: DataConfig, kind: ExampleKind | None, part: str = "data")
         ("step_separator", data.step_separator, default.step_separator, ExampleKind.steps, "replies in steps"),
         ("learn", data.learn.value, default.learn.value, ExampleKind.demonstrations, "demonstrations"),
     )
+    if kind not in (None, ExampleKind.prompts):  # of prompts a function may read whatever the rows have
+        more = [*data.scores, data.margin.column, data.margin.chosen_column, data.margin.rejected_column]
+        require_known(data.columns, [name for name in more if name is not None], f"{part}.columns")
     for key, value, unset, reader, what in read:
         rule = f"{part}.{key} must be {unset!r} for a task that learns of no {what}"
         require(kind in (None, reader) or value == unset, rule, value)

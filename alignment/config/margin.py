@@ -2,11 +2,18 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from alignment.config.base import Config
 from alignment.config.errors import require
 
 MAX_MARGIN = 1e4  # where float32 still tells rewards a thousandth apart
+
+
+def spelled(rating: object) -> str:
+    """A rating as it is compared: 1, 1.0 and "1" are one."""
+    is_number = isinstance(rating, int | float) and not isinstance(rating, bool)
+    return f"{rating:g}" if is_number else str(rating)
 
 
 class MarginScale(str, Enum):
@@ -30,7 +37,7 @@ class MarginScale(str, Enum):
 class MarginConfig(Config):
     scale: MarginScale = MarginScale.none
     """Where a pair's margin comes from: nowhere, a rating on one of Llama 2's scales, a score difference, the row."""
-    custom: dict[str, float] = field(default_factory=dict)
+    custom: dict[Any, float] = field(default_factory=dict)
     """rating -> margin, for `scale: custom`."""
     column: str | None = None
     """What the row calls its rating, or its margin for `scale: given`. Null: rating, or margin."""
@@ -40,6 +47,7 @@ class MarginConfig(Config):
     """The same of the rejected reply's."""
 
     def __post_init__(self) -> None:
+        self.custom = {spelled(rating): margin for rating, margin in self.custom.items()}
         is_custom = self.scale is MarginScale.custom
         require(is_custom == bool(self.custom), "data.margin.custom goes with data.margin.scale=custom", self.custom)
         rule = f"data.margin.custom must map to margins in [0, {MAX_MARGIN:g}]"

@@ -12,6 +12,8 @@ from alignment.config.marks import DATA
 class Format(str, Enum):
     """How a row is laid out (alignment/data/row_parsers.py shows each)."""
 
+    auto = "auto"
+    """Told from the first rows, by their fields and what those hold, and said."""
     native = "native"
     """prompt with completion, or with chosen and rejected, or alone; the replies are text or messages. Beside a prompt
     may stand its tags, in every format: {"prompt": ..., "tags": ["safety"]}."""
@@ -25,6 +27,12 @@ class Format(str, Enum):
     """messages of {role, content}, the last of which is the reply."""
     text = "text"
     """text, whole, without turns or template, as in pre-training; for sft and ptx.data."""
+    helpsteer = "helpsteer"
+    """HelpSteer's: a prompt, whose turns <extra_id_1> may part, with a response and its ratings, of which helpfulness
+    is the score, or with two responses and a preference from -3 to 3, whose size is the pair's margin."""
+    oasst = "oasst"
+    """OpenAssistant's messages, of prompter and assistant: trees, one a row, or single messages, those of a tree next
+    to each other. Each question is a row: its best-ranked reply is learned, or chosen before each ranked behind."""
     toy = "toy"
     """The toy task's own rows, native in layout."""
 

@@ -84,12 +84,12 @@ def _prompt_and_completions(
     if need is ExampleKind.prompts:
         return _any_prompt(row, dialogues), (), 0
     if need is ExampleKind.labeled and not is_single and "chosen" not in dialogues:
-        raise row.error(UNLABELED)
+        raise row.misfit(UNLABELED)
     if need is ExampleKind.pairs or (need is ExampleKind.labeled and not is_single):
         prompt, *replies = _pair(row, dialogues, format)
         return prompt, tuple(replies), 0
     if need is ExampleKind.scored and not is_single:
-        raise row.error(SINGLE)
+        raise row.misfit(SINGLE)
     if need in SINGLE_REPLIES:  # earlier turns are context, as they are of a pair
         learn = Learn.all if _own_prompt("completion", dialogues, format) else Learn.last
     else:
@@ -139,7 +139,7 @@ def _any_prompt(row: Row, dialogues: Dialogues) -> list[Message]:
         return _checked(row, "prompt", dialogues["prompt"])
     key = next((key for key in REPLIES if key in dialogues), None)
     if key is None:
-        raise row.error("there is no prompt: the row has none of the fields of its format")
+        raise row.misfit("there is no prompt: the row has none of the fields of its format")
     return _checked(row, key, dialogues[key][:-1])
 
 
@@ -149,7 +149,7 @@ def _demonstration(
     """Prompt, completion and how many turns behind it were left out."""
     key = next((key for key in ("completion", "chosen") if key in dialogues), None)
     if key is None:
-        raise row.error("there is no reply to learn: the row has neither a completion nor a chosen reply")
+        raise row.misfit("there is no reply to learn: the row has neither a completion nor a chosen reply")
     dialogue = dialogues[key]
     own = _own_prompt(key, dialogues, format)
     places = [place for place in range(own, len(dialogue)) if dialogue[place]["role"] == "assistant"]

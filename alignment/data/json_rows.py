@@ -15,7 +15,7 @@ from alignment.data.records import DataError, Source
 Row = dict[str, Any]
 Lines = Iterable[tuple[Source, str]]
 DEPTH = 100  # what reads a row walks it, and Python ends a walk at some hundreds
-ROW_FIELDS = {"prompt", "completion", "chosen", "rejected", "messages", "conversations"}
+ROW_FIELDS = {"prompt", "completion", "chosen", "rejected", "messages", "conversations", "context"}
 
 
 class _Twice(dict[str, Any]):

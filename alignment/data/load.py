@@ -1,11 +1,10 @@
 """A split of the data to examples: read, parse, render, encode. What was skipped or cut is counted and said."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain, islice
-from typing import Any
+from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,12 +12,13 @@ from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, Sourc
 from alignment.config.errors import ConfigError
 from alignment.data.chat import render
 from alignment.data.checks import leaves_out_calls, require_difference, require_plain_texts, require_read, signs_of
+from alignment.data.detect import way_out
 from alignment.data.formats import parse
+from alignment.data.layout import Laid, laid_out
 from alignment.data.margins import margin_from
-from alignment.data.read import read_each
-from alignment.data.records import DataError, GradeError, Record, Source
+from alignment.data.records import DataError, GradeError, LayoutError, Record, Source
 from alignment.data.tokenize import Example, Limits, Truncation, encode_rendered
-from alignment.terminal import progress
+from alignment.terminal import progress, say
 from alignment.toy import ToyError, demonstrations, pairs, prompts, scored, stepwise
 
 TOY_ROWS = {
@@ -103,11 +103,8 @@ def load_split(
             is one under `skip` too.
     """
     source = {"train": config.train, "eval": config.eval}[name]
-    if config.format is Format.text and need is not ExampleKind.demonstrations:
-        rule = f"{part}.format=text has texts alone, for sft and ptx.data"
-        raise ConfigError(f"{rule}, got a task that needs {need.value}")
     _require_use(config, need, part)
-    rows = _rows(f"{part}.{name}", source, config.format, need)
+    rows = _rows(f"{part}.{name}", source, config, need)
     if rows is None:
         return None
     loaded = Loaded([], [], [], Truncation())
@@ -115,14 +112,15 @@ def load_split(
     separator = config.step_separator if need is ExampleKind.steps else ""
     signs = signs_of(tokenizer, config.template, separator, f"{part}.step_separator")
     margin_of = partial(margin_from, **asdict(config.margin))
-    for at, row in progress(list(rows), f"reading {name}"):
+    for at, row, format in progress(list(rows), f"reading {name}"):
         try:
             if isinstance(row, DataError):
                 raise row
+            _require_kind(format, need, part)
             record = parse(
                 row,
                 at,
-                config.format,
+                format,
                 need,
                 margin_of,
                 learn=config.learn,
@@ -139,8 +137,10 @@ def load_split(
                 examples.append(encode_rendered(each, rendered, tokenizer, limits, loaded.truncation))
                 require_difference(examples[-1], limits)
         except DataError as error:
+            if isinstance(error, LayoutError) and not isinstance(row, DataError):
+                error = DataError(at, f"{error.what}{way_out(row, format, part)}")
             if config.on_bad_row is BadRow.error or isinstance(error, GradeError):
-                raise
+                raise error
             loaded.skipped.append(error)
             continue
         loaded.without_calls += leaves_out_calls(record, tokenizer)
@@ -161,27 +161,31 @@ def _require_use(config: DataConfig, need: ExampleKind, part: str) -> None:
         raise ConfigError(
             f"{part}.scores goes with a task that learns scores, such as reward_regression, got {config.scores}"
         )
-    if need is ExampleKind.steps:
-        if config.format not in (Format.native, Format.toy):
-            rule = f"{part}.format must be native for a task that learns from the steps of a reply"
-            raise ConfigError(f"{rule}, got {config.format.value}")
-    elif config.step_separator != "\n":
+    if need is not ExampleKind.steps and config.step_separator != "\n":
         rule = f"{part}.step_separator goes with a task that learns from steps, such as reward_process"
         raise ConfigError(f"{rule}, got {config.step_separator!r}")
 
 
-def _rows(
-    key: str, source: SourceConfig, format: Format, need: ExampleKind
-) -> Iterator[tuple[Source, Mapping[str, Any] | DataError]] | None:
-    if format is Format.toy:
-        if source.limit is None:
-            return None
-        split = key.rpartition(".")[2]
-        try:
-            made = TOY_ROWS[need](source.limit, TOY_SEED, split)
-        except ToyError as error:
-            raise ConfigError(f"{key}.limit: {error}, got {source.limit}") from error
-        return ((Source(f"toy/{split}", line), row) for line, row in enumerate(made, start=1))
-    if source.path is None:
+def _require_kind(format: Format, need: ExampleKind, part: str) -> None:
+    """Raises:
+    ConfigError: rows of a layout have nothing of what the task needs, whatever they hold.
+    """
+    if format is Format.text and need is not ExampleKind.demonstrations:
+        rule = f"{part}.format=text has texts alone, for sft and ptx.data"
+        raise ConfigError(f"{rule}, got a task that needs {need.value}")
+    if need is ExampleKind.steps and format not in (Format.native, Format.toy):
+        rule = f"{part}.format must be native for a task that learns from the steps of a reply"
+        raise ConfigError(f"{rule}, got {format.value}")
+
+
+def _rows(key: str, source: SourceConfig, config: DataConfig, need: ExampleKind) -> Iterator[Laid] | None:
+    if config.format is not Format.toy:
+        return None if source.path is None else islice(laid_out(source, config, need, key, say), source.limit)
+    if source.limit is None:
         return None
-    return islice(chain.from_iterable(map(read_each, source.paths())), source.limit)
+    split = key.rpartition(".")[2]
+    try:
+        made = TOY_ROWS[need](source.limit, TOY_SEED, split)
+    except ToyError as error:
+        raise ConfigError(f"{key}.limit: {error}, got {source.limit}") from error
+    return ((Source(f"toy/{split}", line), row, Format.toy) for line, row in enumerate(made, start=1))

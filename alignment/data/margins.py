@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from alignment.config.margin import MAX_MARGIN, MarginScale
+from alignment.config.margin import MAX_MARGIN, MarginScale, spelled
 from alignment.data.records import Cell, GradeError, Source
 
 LEVELS = ("significantly_better", "better", "slightly_better", "negligibly_better", "unsure")
@@ -47,9 +47,9 @@ def margin_from(
         case MarginScale.none:
             return None
         case MarginScale.given:
-            margin = _number(row, column or "margin", source)
+            margin = finite(row, column or "margin", source)
         case MarginScale.score:
-            margin = _number(row, chosen_column, source) - _number(row, rejected_column, source)
+            margin = finite(row, chosen_column, source) - finite(row, rejected_column, source)
         case _:
             margin = _from_rating(row, column or "rating", source, custom or SCALES[scale])
     if margin < 0:
@@ -66,7 +66,7 @@ def score_from(row: Mapping[str, Any], source: Source, columns: Mapping[str, flo
         GradeError: one is missing or no finite number, or the sum is too large for rewards in float32 to make a
             difference; a score is never filled in.
     """
-    score = sum(weight * _number(row, key, source, "score") for key, weight in (columns or {"score": 1.0}).items())
+    score = sum(weight * finite(row, key, source, "score") for key, weight in (columns or {"score": 1.0}).items())
     if not abs(score) <= MAX_MARGIN:
         rule = f"a score must be between -{MAX_MARGIN:g} and {MAX_MARGIN:g}, in the units of a reward"
         raise GradeError(source, f"{rule}, got {score:g}")
@@ -74,7 +74,7 @@ def score_from(row: Mapping[str, Any], source: Source, columns: Mapping[str, flo
 
 
 def _from_rating(row: Mapping[str, Any], key: str, source: Source, scale: Mapping[str, float]) -> float:
-    rating = str(_present(row, key, source, "margin"))
+    rating = spelled(_present(row, key, source, "margin"))
     margins = {level: margin for name, margin in scale.items() for level in _levels(name)}
     named = {margins.get(level) for level in _levels(rating)}
     margin = named.pop()
@@ -88,7 +88,12 @@ def _levels(rating: str) -> list[str]:
     return ["_".join(re.split(r"[\s_-]+", part.strip().lower())) for part in rating.split("/")]
 
 
-def _number(row: Mapping[str, Any], key: str, source: Source, what: str = "margin") -> float:
+def finite(row: Mapping[str, Any], key: str, source: Source, what: str = "margin") -> float:
+    """A number of the row, that a table of texts may have as a text.
+
+    Raises:
+        GradeError: it is missing, or no finite number.
+    """
     value = _present(row, key, source, what)
     value = value.number() if isinstance(value, Cell) else value
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -49,6 +49,10 @@ class DataError(UserError):
         return f"{self.source}: {self.what}"
 
 
+class LayoutError(DataError):
+    """What the rows' layout needs is not there: they may be of another one."""
+
+
 class GradeError(DataError):
     """A margin or a score that is asked for and missing or unknown: never skipped, for a file without any would
     vanish."""

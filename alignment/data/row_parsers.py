@@ -53,7 +53,7 @@ def _hh(row: Row) -> Dialogues:
 def _transcript(row: Row, key: str) -> list[Message]:
     head, *rest = HH_TURN.split(row.text(key))
     if head.strip() or not rest:
-        raise row.error(rf"field `{key}` must begin with \n\nHuman:, got {row.fields[key][:40]!r}")
+        raise row.misfit(rf"field `{key}` must begin with \n\nHuman:, got {row.fields[key][:40]!r}")
     speakers = rest[::2]
     if speakers != (["Human", "Assistant"] * len(speakers))[: len(speakers)]:
         order = ", ".join(speakers)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.data.calls import with_objects
 from alignment.data.chat import to_chatml
-from alignment.data.records import Cell, DataError, Message, Source
+from alignment.data.records import Cell, DataError, LayoutError, Message, Source
 
 SHAREGPT = {"from": "role", "value": "content"}  # what it calls these, where a turn has not them themselves
 ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}  # ShareGPT's names; the rest is the template's
@@ -61,10 +61,13 @@ class Row:
     def error(self, what: str) -> DataError:
         return DataError(self.source, what)
 
+    def misfit(self, what: str) -> LayoutError:
+        return LayoutError(self.source, what)
+
     def require(self, key: str, need: str = "") -> Any:
         if key not in self.fields:
             there = ", ".join(f"`{name}`" for name in list(self.fields)[:SHOWN]) or "none"
-            raise self.error(f"field `{key}` is missing{need}; the row has {there}")
+            raise self.misfit(f"field `{key}` is missing{need}; the row has {there}")
         return self.fields[key]
 
     def text(self, key: str) -> str:
@@ -96,7 +99,7 @@ class Row:
         """A list of turns; a system turn without a text is none."""
         value = self.require(key)
         if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
-            raise self.error(f"field `{key}` must be a list of turns, got {value!r:.60}")
+            raise self.misfit(f"field `{key}` must be a list of turns, got {value!r:.60}")
         turns = [self.turn(f"{key}[{index}]", turn) for index, turn in enumerate(value)]
         return [turn for turn in turns if turn["role"] != "system" or turn["content"].strip()]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.batch import BatchConfig
-from alignment.config.data import DataConfig, ExampleKind, Format
+from alignment.config.data import DataConfig, ExampleKind, required
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
 from alignment.config.run import TrainingConfig
@@ -69,8 +69,7 @@ def required_split(
 ) -> Loaded:
     loaded = say_split(load_split(name, data, tokenizer, need, part=part), name)
     if loaded is None:
-        key = "limit" if data.format is Format.toy else "path"
-        raise ConfigError(f"{part}.{name}.{key} is required for {part}.format={data.format.value}, got None")
+        raise ConfigError(f"{required(data, f'{part}.{name}')}, got None")
     return loaded
 
 

@@ -48,7 +48,7 @@ COMMANDS = {
     ),
     "never of this task": ("run tiny_dpo samples=4", "no such key 'samples'; valid here: output_dir, "),
     "renamed preset": ("run tiny_dpo data=world", r"data must be one of .*toy, .*, got 'world' \(it is toy now\)"),
-    "renamed value": ("run tiny_dpo data.format=world", r"one of native, .*, toy, got 'world' \(it is toy now\)"),
+    "renamed value": ("run tiny_dpo data.format=world", r"one of auto, native, .*, toy, got 'world' \(it is toy now\)"),
     "renamed function": (
         "run tiny_ppo gold=alignment.world.gold",
         "tiny_ppo: gold: alignment.world.gold is alignment.toy.gold now",
@@ -98,7 +98,7 @@ COMMANDS = {
         "tiny_evaluate: runs.a: no such file or folder, got 'gone'",
     ),
     "no path": ("run tiny_dpo model=pretrained", "model.path must name a folder, .*got None"),
-    "no data": ("run tiny_dpo data=native", "data.train.path is required for data.format=native, got None"),
+    "no data": ("run tiny_dpo data=native", "data.train.path is required, got None"),
     "required": ("run tiny_evaluate", "baseline is required, got nothing"),
     "no mapping": (
         "run tiny_reward_regression data.scores=[helpfulness]",

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from alignment.cli.compose import composing, current_hydra
+from alignment.cli.compose import chosen, composing, current_hydra, resolve
 from alignment.cli.overrides import quoted, readable
 from alignment.cli.texts import holds_texts
+from alignment.config.supervised import RewardConfig
 from alignment.config.tasks import TASKS
 
 TEXTS = ["données-数据.jsonl", "o'neil.jsonl", "'tis", "100%#1.jsonl", "a (1).jsonl", "data(1)", "(x).jsonl", "x;y&z!"]
@@ -175,3 +176,14 @@ def leaves(kind: Any, prefix: str) -> Iterator[tuple[str, str]]:
             is_type = isinstance(field.type, type) and field.type is not Any
             kind = "str" if "data" in field.metadata else field.type.__name__ if is_type else str(field.type)
             yield f"{prefix}{field.name}", kind
+
+
+@pytest.mark.parametrize("custom", ["{1: 0, 2: 1}", "{1:0,2:1}"])
+def test_ratings_that_are_numbers_are_keys(custom: str) -> None:
+    words = ["data=native", "data.train.path=a", "data.margin.scale=custom", f"data.margin.custom={custom}"]
+    words += ["data.columns={prompt:question,chosen:2}", "data.eval.limit=null"]
+    with composing([]):
+        config = resolve(current_hydra().compose_config("tiny_reward", chosen("tiny_reward", [
+            readable(word, is_sweep=False) for word in words]), run_mode=None))  # fmt: skip
+    assert isinstance(config, RewardConfig) and config.data.margin.custom == {"1": 0, "2": 1}
+    assert config.data.columns == {"prompt": "question", "chosen": "2"}

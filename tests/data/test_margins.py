@@ -126,3 +126,11 @@ def test_real_ratings(shared: Path) -> None:
         assert margin is not None
         counts[margin] += 1
     assert counts == {3.0: 109, 2.0: 72, 1.0: 80, 0.0: 54}
+
+
+@pytest.mark.parametrize("rating", [1, 1.0, "1", " 1 "])
+def test_ratings_that_are_numbers(rating: object) -> None:
+    custom = MarginConfig(scale=MarginScale.custom, custom={1: 0.5, 2.5: 2, "3": 3}).custom
+    assert margin_from({"rating": rating}, AT, scale=MarginScale.custom, custom=custom) == 0.5
+    with pytest.raises(GradeError, match=r"rating must be one of 1, 2\.5, 3, got '4'"):
+        margin_from({"rating": 4}, AT, scale=MarginScale.custom, custom=custom)
