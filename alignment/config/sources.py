@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
 from alignment.config.base import Config
@@ -49,6 +50,8 @@ class SourceConfig(Config):
     """Further files, each by a name of yours, whose rows follow those of `path`, as those of earlier rounds do."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.path, list | tuple):
+            self.path = [str(each) if isinstance(each, PurePath) else each for each in self.path]
         several = self.path if isinstance(self.path, list) else [self.path]
         is_text = self.path is None or (bool(several) and all(isinstance(each, str) and each for each in several))
         require(is_text, "path must be a file, a folder, a pattern, or a list of them", self.path)
