@@ -36,4 +36,4 @@ def precision_note(config: DistributedConfig) -> str | None:
     chosen, device = precision_of(config), pick_device(config.device)
     other = Precision.float32 if chosen is Precision.bfloat16 else Precision.bfloat16
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
-    return f"precision: {chosen.value}, on {where} (distributed.precision={other.value} for the other)"
+    return f"precision: {chosen.value} on {where}; distributed.precision={other.value} computes in {other.value}"

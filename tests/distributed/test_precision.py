@@ -47,8 +47,8 @@ def test_the_device_decides_where_nothing_was_asked_for(
 @pytest.mark.parametrize("gpu", [True], indirect=True)
 def test_it_is_said_with_the_key_for_another(gpu: None) -> None:
     on_gpu, on_cpu = precision_note(DistributedConfig()), precision_note(DistributedConfig(device=Device.cpu))
-    assert on_gpu == "precision: bfloat16, on NVIDIA X1 (distributed.precision=float32 for the other)"
-    assert on_cpu == "precision: float32, on a CPU (distributed.precision=bfloat16 for the other)"
+    assert on_gpu == "precision: bfloat16 on NVIDIA X1; distributed.precision=float32 computes in float32"
+    assert on_cpu == "precision: float32 on a CPU; distributed.precision=bfloat16 computes in bfloat16"
 
 
 @pytest.mark.parametrize("gpu", [True, None], indirect=True)
