@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -46,6 +47,20 @@ def composing(own: list[Path]) -> Iterator[None]:
     register(own)
     with initialize_config_dir(str(shipped("conf")), version_base=VERSION_BASE):
         yield
+
+
+@contextmanager
+def beside_others() -> Iterator[None]:
+    """Inside, Hydra is ours, and afterwards as it was: a program that calls us may have it at work for itself."""
+    is_used = GlobalHydra.instance().is_initialized()
+    before = Singleton.get_state() if is_used else None
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+        if is_used:
+            Singleton.set_state(before)
 
 
 def single(recipe: str, overrides: list[str]) -> DictConfig:

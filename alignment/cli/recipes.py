@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from alignment.config.errors import ConfigError
 from alignment.user_error import fail, nearest
 
 
@@ -33,24 +34,46 @@ def may_be_recipe(word: str) -> bool:
 
 
 def found(recipe: str, own: list[Path]) -> tuple[str, list[Path]]:
-    """A recipe's name, and the user's folders to look in: `own`, and that of the recipe where a path is given."""
+    """`find_recipe` of a command, which ends where there is no such recipe."""
+    try:
+        return find_recipe(recipe, own)
+    except ConfigError as error:
+        fail(str(error))
+
+
+def find_recipe(recipe: str, own: list[Path]) -> tuple[str, list[Path]]:
+    """A recipe's name, and the user's folders to look in: `own`, and that of the recipe where a path is given.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
     if not recipe.endswith((".yaml", ".yml")):
         known = recipes([*own, shipped("recipes")])
         if recipe not in known:
-            fail(f"no recipe {recipe!r}{nearest(recipe, known)}; `alignment recipes` lists them")
+            raise ConfigError(f"no recipe {recipe!r}{nearest(recipe, known)}; `alignment recipes` lists them")
         return recipe, own
     path = Path(os.path.expanduser(recipe))
     if not path.is_file():
         near = nearest(path.name, (file.name for file in path.parent.glob("*.yaml")))
-        fail(f"no recipe file {recipe!r}{near}")
+        raise ConfigError(f"no recipe file {recipe!r}{near}")
     if path.suffix != ".yaml":
-        fail(f"a recipe's file must end in .yaml, got {recipe!r}")
+        raise ConfigError(f"a recipe's file must end in .yaml, got {recipe!r}")
     return path.stem, [path.parent.resolve(), *own]
 
 
 def own_folders(folder: str | None) -> list[Path]:
     if folder is None:
         return []
+    try:
+        return [require_folder(folder)]
+    except ConfigError as error:
+        fail(f"--{error}")
+
+
+def require_folder(folder: str | Path) -> Path:
+    """Raises:
+    ConfigError: there is no such folder of recipes and presets.
+    """
     if not Path(folder).is_dir():
-        fail(f"--config-dir must be a folder, got {folder!r}")
-    return [Path(folder).resolve()]
+        raise ConfigError(f"config-dir must be a folder, got {str(folder)!r}")
+    return Path(folder).resolve()

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,17 @@ def error_line(error: BaseException, overrides: list[str]) -> str:
     return line
 
 
+@contextmanager
+def told_as_one_line(overrides: list[str]) -> Iterator[None]:
+    """Inside, whatever composing raises for a user's mistake is a ConfigError of one line."""
+    try:
+        yield
+    except COMPOSE_ERRORS as error:
+        if isinstance(error, UserError):
+            raise
+        raise ConfigError(error_line(error, overrides)) from error
+
+
 def _jobs(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[DictConfig], bool]:
     """The composed jobs, and whether they are a sweep: by -m, or because the recipe says so."""
     if not sweep:
@@ -182,19 +195,30 @@ def of_job(config: RunConfig, number: int) -> RunConfig:
     return replace(config, output_dir=f"{config.output_dir}/{number}")
 
 
+def carry_out(config: RunConfig) -> None:
+    """The run, or the stages of a pipeline. Works within `composing`.
+
+    Raises:
+        UserError: a mistake that shows only in the data or the models; and as `execute`.
+    """
+    from alignment.tasks import pipeline
+    from alignment.tasks.run import execute
+
+    if isinstance(config, PipelineConfig):
+        pipeline.run(config, composed_stage)
+    else:
+        execute(config)
+
+
 def start(recipe: str, config: RunConfig) -> None:
     """A user's mistake that only shows in the data or the models ends here in one line, anything else in a traceback.
 
     The tasks are imported only now: a mistake in a config is told before transformers is loaded.
     """
-    from alignment.tasks import pipeline
-    from alignment.tasks.run import RankFailedError, execute, leave_with_launcher
+    from alignment.tasks.run import RankFailedError, leave_with_launcher
 
     try:
-        if isinstance(config, PipelineConfig):
-            pipeline.run(config, composed_stage)
-        else:
-            execute(config)
+        carry_out(config)
     except UserError as error:
         if leave_with_launcher(error, is_user_error=True):
             end(USER_ERROR)

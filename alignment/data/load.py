@@ -102,6 +102,7 @@ def load_split(
         DataError: a bad row, under `data.on_bad_row=error`; names file and line. A margin that is asked for and missing
             is one under `skip` too.
     """
+    need = ExampleKind(need)  # a word from a loop of somebody's own is one too
     source = {"train": config.train, "eval": config.eval}[name]
     _require_use(config, need, part)
     rows = _rows(f"{part}.{name}", source, config, need)

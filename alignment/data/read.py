@@ -108,14 +108,14 @@ def _rows(path: Path) -> Iterator[tuple[Source, Row | DataError]]:
 
 def _table(path: Path, rows: Iterable[Any]) -> Iterator[tuple[Source, Row]]:
     for number, row in enumerate(rows, start=1):
-        yield Source(str(path), number), {key: _own(value) for key, value in row.items()}
+        yield Source(str(path), number), {key: without_nulls(value) for key, value in row.items()}
 
 
-def _own(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """What a field has itself: in a table all turns, calls and schemas have all fields that one of any row has, as
     nulls, which a template would write."""
     if isinstance(value, dict):
-        return {key: _own(each) for key, each in value.items() if each is not None}
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
     if isinstance(value, Decimal):  # SQL's numbers, which JSON has not
         return float(value)
-    return [_own(each) for each in value] if isinstance(value, list) else value
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value

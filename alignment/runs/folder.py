@@ -26,6 +26,7 @@ class RunFolder:
         self.history = path / "history.jsonl"
         self.progress = path / "progress.json"  # how many steps the run has in all
         self.owner = path / "owner.json"  # the process that writes it
+        self.rows = path / "rows"  # what `alignment.run` was given in memory: the run reads it
         self.metrics, self.samples = path / "metrics.jsonl", path / "samples.jsonl"
         self.nonfinite = path / "nonfinite.json"  # the steps whose loss or gradient was no finite number
         self.checkpoints = path / "checkpoints"
@@ -39,8 +40,8 @@ class RunFolder:
         self.script, self.submitted, self.logs = path / "job.sbatch", path / "submitted.json", path / "logs"  # Slurm's
 
     def names(self) -> list[Path]:
-        """All of the above: a file's name has an ending, a folder's has none."""
-        return [path for path in vars(self).values() if path != self.path]
+        """All of the above that a run writes: a file's name has an ending, a folder's has none."""
+        return [path for path in vars(self).values() if path not in (self.path, self.rows)]
 
     def read_elsewhere(self) -> tuple[Path, Path]:
         """What other runs read of this one."""

@@ -27,6 +27,7 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "preempt": set(),
     "process": set(),
     "user_error": set(),
+    "lazy": set(),
     "losses": set(),
     "toy": set(),
     "config": {"losses"},
@@ -43,10 +44,11 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "check": {"config", "losses", "toy", "runs", "training", "generation", "rl", "evaluate", "tasks", *LIBRARY},
     "slurm": {"config", "runs", "tasks"},  # its words and commands: text and subprocesses, no model and no data
     "cli": {"config", "hub", "slurm", "runs", "tasks", "check"},
+    "api": {"config", "data", "runs", "cli"},  # the command from Python: beside what it is given in memory, cli's work
     "__main__": {"cli"},
-    "__init__": set(),
+    "__init__": {"api", "config", "data", "losses", "models"},  # names alone, which nothing is imported for
 }
-EVERYBODYS = {"terminal", "preempt", "process", "user_error"}
+EVERYBODYS = {"terminal", "preempt", "process", "user_error", "lazy"}
 DOORS = {  # library: the only rooms or modules that may import it
     "hydra": ["alignment.cli"],
     "yaml": ["alignment.cli", "alignment.slurm.status"],
@@ -72,6 +74,7 @@ ONLY = {  # rooms that import no other library
     "preempt": set(),
     "process": set(),
     "user_error": set(),
+    "lazy": set(),
 }
 
 

@@ -1,0 +1,61 @@
+"""What a run has left, for whoever goes on with it in the same program."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignment.config.errors import UserError
+from alignment.config.folders import MODEL_FILE, read_json
+from alignment.runs.folder import RunFolder
+from alignment.runs.rows import read_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    """Its output_dir, with everything that it has written; the config.yaml in it is the run as a recipe."""
+    stages: dict[str, "Run"] = field(default_factory=dict)
+    """Of a pipeline, each by its name."""
+
+    @property
+    def model(self) -> Path | None:
+        """The folder of the trained model, in Hugging Face form; None of a run that trains none."""
+        path = RunFolder(self.folder).model
+        return path if path.is_dir() else None
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl, each with its `step`; none of a run that trains nothing."""
+        path = RunFolder(self.folder).metrics
+        return read_rows(path) if path.exists() else []
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What an evaluation or a selection has found, with its intervals; None of other runs."""
+        path = RunFolder(self.folder).summary
+        return json.loads(path.read_bytes()) if path.exists() else None
+
+    def load(self, **settings: Any) -> tuple[Any, Any]:
+        """The trained model and its tokenizer, by transformers: `model, tokenizer = run.load(dtype="bfloat16")`.
+
+        Args:
+            settings: of `from_pretrained`, such as dtype or device_map.
+
+        Returns:
+            an AutoModelForCausalLM, or of a reward model an AutoModelForSequenceClassification; an AutoTokenizer.
+
+        Raises:
+            UserError: the run has trained no model.
+        """
+        if self.model is None:
+            raise UserError(f"{self.folder} holds no trained model")
+
+        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+        architectures = read_json(self.model / MODEL_FILE, "model").get("architectures") or [""]
+        is_scalar = architectures[0].endswith("ForSequenceClassification")
+        auto: Any = AutoModelForSequenceClassification if is_scalar else AutoModelForCausalLM
+        return auto.from_pretrained(self.model, **settings), AutoTokenizer.from_pretrained(self.model)
