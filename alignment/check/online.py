@@ -34,8 +34,8 @@ from alignment.models.heads import LanguageModel
 from alignment.rl.on_policy import OnPolicy
 from alignment.tasks import rejection
 from alignment.tasks.compared import ComparedPolicy, ComparedRun, compared_runs, load_policy, policy_of
-from alignment.tasks.evaluate import scorer_of
 from alignment.tasks.ppo import PPOTrainer
+from alignment.tasks.reward_pairs import held_out_pairs, scorer_of
 from alignment.tasks.run import task_module
 
 SOME = 4  # of the replies are read by transformers, one at a time
@@ -107,11 +107,13 @@ def on_rejection(config: RejectionConfig) -> Iterator[Verdict]:
 
 
 def on_evaluation(config: EvaluateConfig) -> Iterator[Verdict]:
-    """Each run's model, and the judge, on few prompts."""
-    config = replace(in_one_process(config), data=first_rows(config.data))
-    runs = compared_runs(config)
-    yield rows.read("eval", runs[config.baseline].prompts, config.data)
-    scorer = scorer_of(config, runs[config.baseline])
+    """Each run's model, and the judge, on few prompts; or the judge alone, on few pairs."""
+    config = replace(in_one_process(config), data=first_rows(config.data), pairs=first_rows(config.pairs))
+    runs = compared_runs(config) if config.runs else {}
+    baseline = runs.get(config.baseline)
+    if baseline is not None:
+        yield rows.read("eval", baseline.prompts, config.data)
+    scorer = scorer_of(config, baseline if config.num_samples else None)
     for name, entry in runs.items():
         compared = load_policy(config, name, entry)
         policy = replying(f"{name}: ", compared, config)
@@ -119,6 +121,11 @@ def on_evaluation(config: EvaluateConfig) -> Iterator[Verdict]:
         if scorer is not None and name == config.baseline:
             yield from of_reward_model(scorer, samples, policy, config.pairs, "pairs.eval.path")
         compared.engine.release()
+    if scorer is not None and not runs:
+        pairs = held_out_pairs(config, scorer)
+        assert pairs is not None  # the config has seen to it
+        yield rows.read("pairs", pairs, config.pairs)
+        yield reward_model.prefers_chosen(scorer, None, pairs.examples, "pairs.eval.path")
 
 
 def replying(name: str, compared: ComparedPolicy, config: RejectionConfig | EvaluateConfig) -> Policy:

@@ -123,17 +123,21 @@ def _has_pairs(source: SourceConfig, data: DataConfig) -> bool:
     return first is not None and first.get("chosen") is not None and first.get("rejected") is not None
 
 
-def prefers_chosen(scorer: RewardModelScorer, policy: LanguageModel, pairs: Sequence[Example], where: str) -> Verdict:
+def prefers_chosen(
+    scorer: RewardModelScorer, policy: LanguageModel | None, pairs: Sequence[Example], where: str
+) -> Verdict:
     """That the reward model scores the chosen reply above the rejected one more often than not: a random head does not,
     nor does one that reads another layout than it was trained on, and one whose labels were swapped does the contrary.
 
     Where its body is the policy's to the bit, nothing can have been trained but its head.
 
     Args:
+        policy: None where there is none.
         where: the key under which pairs are looked for.
     """
     pairs = [pair for pair in pairs if scorer.reader.reads(pair)]  # beyond a table of positions is an error
-    name, untrained = f"{scorer.reader.key}: prefers chosen", has_body_of(scorer, policy)
+    name = f"{scorer.reader.key}: prefers chosen"
+    untrained = policy is not None and has_body_of(scorer, policy)
     told = "; but for its head its weights are the policy's to the bit: it was never trained, or its head alone"
     pairs = [example for example in pairs if scorer.reader.reads(example)]
     if not pairs:

@@ -10,8 +10,8 @@ from alignment.config.base import Config
 from alignment.config.batch import BatchConfig, require_unread
 from alignment.config.data import (
     DataConfig,
-    EvalSource,
     ExampleKind,
+    has_rows,
     require_no_rows,
     require_own_questions,
     require_read,
@@ -25,6 +25,7 @@ from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.reward import ScorerConfig
 from alignment.config.run import RunConfig
+from alignment.config.sources import Format
 from alignment.config.supervised import (
     CPOConfig,
     DPOConfig,
@@ -84,41 +85,72 @@ class EvaluateConfig(RunConfig):
     replies: ClassVar[bool] = True
     runs: dict[str, str] = field(default_factory=dict, metadata=MODEL)
     """name -> a run's folder (its `model/` is evaluated, its `metrics.jsonl` drawn), a model's folder, or its name on
-    the hub."""
-    baseline: str = MISSING
-    """The name of the run that the others are compared with."""
+    the hub. {}: none, the reward model alone is evaluated, on `pairs`."""
+    baseline: str = ""
+    """The name of the run that the others are compared with. "": the first of runs."""
     curves: dict[str, str] = field(default_factory=dict, metadata=INPUT)
     """Further runs whose curves the report draws, such as the reward model's."""
-    data: DataConfig = MISSING
+    data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     reward: str | None = field(default=None, metadata=MODEL)
-    """A reward model: the learned score of each reply, its accuracy on `pairs`, and the judge of best-of-n."""
+    """A reward model, of any family: the learned score of each reply, its accuracy on `pairs`, and the judge of
+    best-of-n."""
     pairs: DataConfig = field(default_factory=DataConfig)
-    """Held-out pairs (`pairs.eval`) for the reward model's accuracy."""
+    """Held-out pairs (`pairs.eval`) for the reward model's accuracy: overall, by rating, difference in length, and by
+    the rows' `source`, `subset` and `tags`."""
     gold: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function that scores replies exactly."""
     num_samples: int = 1
-    """n > 1 adds a method, best of n: the reward model's pick among n replies of the baseline to each prompt."""
+    """n > 1 adds a method, best of n: the reward model's pick among n replies of the baseline to each prompt. 0: no
+    replies are drawn, and perplexity is measured alone."""
+    perplexity: bool | None = None
+    """What each model gives the completions of `data.eval`, in nats per token and bits per byte. Null: where its rows
+    have completions."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         require_generator(self.generation, self.distributed)
-        require_rows(self.data, "eval")
         require_no_rows(self.data.train, "data.train", "evaluate")
         require_no_rows(self.pairs.train, "pairs.train", "evaluate")
-        require_read(self.data, ExampleKind.prompts)
         require_read(self.pairs, ExampleKind.pairs, "pairs")
         require_unread(self.batch, "evaluate")
-        require_own_questions(self.data, {"gold": self.gold})
-        require(bool(self.runs), "runs must name at least one run", self.runs)
-        require(self.baseline in self.runs, f"baseline must be one of {sorted(self.runs)}", self.baseline)
-        require(self.num_samples > 0, "num_samples must be > 0", self.num_samples)
-        rule = "num_samples must be 1 without reward, the model that picks the best reply"
-        require(self.num_samples == 1 or self.reward is not None, rule, self.num_samples)
-        asked = self.pairs.eval != EvalSource()
+        require(self.num_samples >= 0, "num_samples must be >= 0", self.num_samples)
+        self.baseline = self.baseline or next(iter(self.runs), "")
+        rule = "runs={name: FOLDER} must name what replies, or reward=FOLDER with pairs.eval.path=FILE a reward model"
+        require(bool(self.runs) or self.reward is not None, rule, self.runs)
+        asked = has_rows(self.pairs, "eval")
         require(not asked or self.reward is not None, "pairs.eval needs reward, the model it is for", self.reward)
-        require(self.gold is not None or self.reward is not None, "one of gold and reward must be set", None)
+        self._check_runs() if self.runs else self._check_reward_alone()
+
+    def _check_runs(self) -> None:
+        require_rows(self.data, "eval")
+        learned = self.num_samples == 0 or self.perplexity is True
+        require_read(self.data, ExampleKind.demonstrations if learned else ExampleKind.prompts)
+        require(self.baseline in self.runs, f"baseline must be one of {sorted(self.runs)}", self.baseline)
+        rule = "num_samples must be 1 without reward, the model that picks the best reply"
+        require(self.num_samples < 2 or self.reward is not None, rule, self.num_samples)
+        rule = "num_samples must be 0 for data.format=text, whose texts have no prompt to reply to"
+        require(self.data.format is not Format.text or self.num_samples == 0, rule, self.num_samples)
+        if self.num_samples == 0:
+            rule = "perplexity must be true or null with num_samples=0, which leaves nothing else to measure"
+            require(self.perplexity is not False, rule, self.perplexity)
+            require(self.gold is None, "gold must be null with num_samples=0, which draws no replies", self.gold)
+            rule = "reward must be null with num_samples=0, which draws no replies, and without pairs.eval.path"
+            require(self.reward is None or has_rows(self.pairs, "eval"), rule, self.reward)
+        else:
+            require_own_questions(self.data, {"gold": self.gold})
+
+    def _check_reward_alone(self) -> None:
+        rule = "pairs.eval.path is required for reward without runs, the models whose replies it would score"
+        require(has_rows(self.pairs, "eval"), rule, None)
+        without = "which needs runs, the models that reply: runs={name: FOLDER}"
+        path = None if self.data.format is Format.toy else self.data.eval.path
+        require(path is None, f"data.eval.path must be null, {without} (the reward model's are pairs.eval.path)", path)
+        require(not self.baseline, f"baseline must be left out, {without}", self.baseline)
+        require(self.gold is None, f"gold must be null, {without}", self.gold)
+        require(self.num_samples <= 1, f"num_samples must be 1, {without}", self.num_samples)
+        require(not self.perplexity, f"perplexity must be null, {without}", self.perplexity)
 
 
 @dataclass(slots=True)

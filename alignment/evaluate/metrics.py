@@ -3,7 +3,7 @@
 Legend: `N` prompts, `P` preference pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,17 +51,29 @@ def confidence_interval(values: Sequence[float]) -> Interval:
     Raises ValueError for fewer than two values, where a resample says nothing of the spread, and for non-finite ones.
     """
     data = _vector(values, "values")
-    n = len(data)
+    means = np.concatenate([data[drawn].mean(axis=1) for drawn in _resamples(len(data))])
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(data.mean()), float(low), float(high), len(data))
+
+
+def ratio_interval(totals: Sequence[float], counts: Sequence[float]) -> Interval:
+    """The sum of `totals` [N] over that of `counts` [N], such as nats over tokens, with a percentile-bootstrap 95%
+    interval: a resample draws rows, hence both of a row together."""
+    above, below = _vector(totals, "totals"), _vector(counts, "counts")
+    _same_length(totals=above, counts=below)
+    ratios = np.concatenate([above[drawn].sum(1) / below[drawn].sum(1) for drawn in _resamples(len(above))])
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return Interval(float(above.sum() / below.sum()), float(low), float(high), len(above))
+
+
+def _resamples(n: int) -> Iterator[np.ndarray]:
+    """Indices of `NUM_RESAMPLES` resamples of n values, the same each time, as many rows at a time as memory is for."""
     if n < 2:
         raise ValueError(f"a confidence interval needs at least 2 values, got {n}")
     rng = np.random.default_rng(SEED)
     rows = max(1, _CHUNK // n)
-    means = [
-        data[rng.integers(0, n, size=(min(rows, NUM_RESAMPLES - start), n))].mean(axis=1)
-        for start in range(0, NUM_RESAMPLES, rows)
-    ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return Interval(float(data.mean()), float(low), float(high), n)
+    for start in range(0, NUM_RESAMPLES, rows):
+        yield rng.integers(0, n, size=(min(rows, NUM_RESAMPLES - start), n))
 
 
 def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Interval:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from alignment.evaluate import page
 from alignment.evaluate.alarms import alarm_box, raised
+from alignment.evaluate.columns import Column, columns, completion_columns, mark
+from alignment.evaluate.comparison import MethodRow, compare, deciding_score
 from alignment.evaluate.curves import (
     MAX_POINTS,
     length_against_reward,
@@ -14,10 +16,10 @@ from alignment.evaluate.curves import (
     reward_against_kl,
     training_curves,
 )
-from alignment.evaluate.metrics import Interval, accuracy_by_margin, calibration, pair_accuracy
-from alignment.evaluate.plots import DotPanel, Style, calibration_plot, comparison, styles
-from alignment.evaluate.results import Evaluation, MethodResult, RewardModelResult, TrainingRun
-from alignment.evaluate.table import MethodRow, columns, compare, deciding_score, mark
+from alignment.evaluate.metrics import Interval
+from alignment.evaluate.plots import DotPanel, Style, comparison, styles
+from alignment.evaluate.results import Evaluation, MethodResult, TrainingRun
+from alignment.evaluate.reward_section import reward_section
 
 NUM_SAMPLES = 5
 _LINES = f"Faint: as logged, or averages of neighbours beyond {MAX_POINTS} points. Bold: averages over longer spans."
@@ -35,17 +37,19 @@ def report(evaluation: Evaluation) -> str:
     """The HTML of the report."""
     looks = styles([method.name for method in evaluation.methods] + [run.name for run in evaluation.runs])
     rows = compare(evaluation)
-    title = f"{len(rows)} method{'s' if len(rows) > 1 else ''} on {len(evaluation.prompts)} held-out prompts"
+    title = _title(evaluation)
     parts = [
         f"<header><h1>{escape(title)}</h1>{alarm_box(evaluation.runs)}{_findings(evaluation, rows)}"
         f"{page.facts(evaluation.facts)}</header>",
-        _methods(evaluation, rows, looks),
+        *([_methods(evaluation, rows, looks)] if evaluation.prompts else []),
+        *([_completions(evaluation, rows, looks)] if any(row.nll is not None for row in rows) else []),
     ]
     if evaluation.reward_model is not None:
-        parts.append(_reward_model(evaluation.reward_model))
+        parts.append(reward_section(evaluation.reward_model))
     if evaluation.runs:
         parts.append(page.section("Training", *(_run(run, looks[run.name]) for run in evaluation.runs)))
-    parts.append(_samples(evaluation, looks))
+    if evaluation.prompts:
+        parts.append(_samples(evaluation, looks))
     if evaluation.runs:
         configs = (
             page.collapsed(f"{run.name} ({run.task})", f"<pre>{escape(run.config)}</pre>") for run in evaluation.runs
@@ -54,9 +58,19 @@ def report(evaluation: Evaluation) -> str:
     return page.document(title, "\n".join(parts))
 
 
+def _title(evaluation: Evaluation) -> str:
+    count = len(evaluation.methods)
+    if evaluation.prompts:
+        return f"{count} method{'s' if count > 1 else ''} on {len(evaluation.prompts)} held-out prompts"
+    if count:
+        return f"{count} model{'s' if count > 1 else ''} on held-out completions"
+    assert evaluation.reward_model is not None
+    return f"A reward model on {len(evaluation.reward_model.chosen_scores)} held-out pairs"
+
+
 def _findings(evaluation: Evaluation, rows: list[MethodRow]) -> str:
     """What the intervals say, in a sentence or two."""
-    score = deciding_score(evaluation)
+    score = deciding_score(evaluation) if rows else None
     if score is None or len(rows) == 1:
         return ""
     differences = {row.name: row.gold_difference if score == "gold score" else row.reward_difference for row in rows}
@@ -80,18 +94,6 @@ def _is_exploiting(row: MethodRow) -> bool:
 
 
 def _methods(evaluation: Evaluation, rows: list[MethodRow], looks: dict[str, Style]) -> str:
-    shown = columns(evaluation, rows)
-    texts = [column.texts() for column in shown]
-    body = []
-    for index, row in enumerate(rows):
-        baseline = "<small>baseline</small>" if row.name == evaluation.baseline else ""
-        cells = [f"<td>{page.dot(looks[row.name].colour)}{escape(row.name)}{baseline}</td>"]
-        for column, text in zip(shown, texts, strict=True):
-            value = column.cells[index]
-            html = _mark(value) if column.is_difference and isinstance(value, Interval) else ""
-            cells.append(page.cell(*text[index], html=html))
-        body.append(cells)
-    headings = [page.heading_cell("Method")] + [page.heading_cell(column.title, column.unit) for column in shown]
     words = [
         f"In brackets: 95% confidence interval over the {len(evaluation.prompts)} prompts.",
         "It is a percentile bootstrap, and Wilson's for win rates.",
@@ -106,10 +108,36 @@ def _methods(evaluation: Evaluation, rows: list[MethodRow], looks: dict[str, Sty
     caption = "Means with 95% confidence intervals. Dashed: the baseline's mean."
     return page.section(
         "Methods",
-        page.table(headings, body),
+        _compared(evaluation, rows, columns(evaluation, rows), looks),
         page.note(" ".join(words)),
         page.figure(comparison([row.name for row in rows], evaluation.baseline, looks, _dot_panels(rows)), caption),
     )
+
+
+def _completions(evaluation: Evaluation, rows: list[MethodRow], looks: dict[str, Style]) -> str:
+    words = (
+        "What each model gives the completions of the data, their ends included; lower is better. In brackets: 95% "
+        "confidence interval over the rows, a percentile bootstrap. Perplexities are of a model's own tokens and "
+        "compare between models of one tokenizer, bits per byte between all."
+    )
+    measured = [row for row in rows if row.nll is not None]
+    table = _compared(evaluation, measured, completion_columns(evaluation, measured), looks)
+    return page.section("Completions", table, page.note(words))
+
+
+def _compared(evaluation: Evaluation, rows: list[MethodRow], shown: list[Column], looks: dict[str, Style]) -> str:
+    texts = [column.texts() for column in shown]
+    body = []
+    for index, row in enumerate(rows):
+        baseline = "<small>baseline</small>" if row.name == evaluation.baseline else ""
+        cells = [f"<td>{page.dot(looks[row.name].colour)}{escape(row.name)}{baseline}</td>"]
+        for column, text in zip(shown, texts, strict=True):
+            value = column.cells[index]
+            html = _mark(value) if column.is_difference and isinstance(value, Interval) else ""
+            cells.append(page.cell(*text[index], html=html))
+        body.append(cells)
+    headings = [page.heading_cell("Method")] + [page.heading_cell(column.title, column.unit) for column in shown]
+    return page.table(headings, body)
 
 
 def _mark(difference: Interval) -> str:
@@ -125,33 +153,6 @@ def _dot_panels(rows: list[MethodRow]) -> list[DotPanel]:
         DotPanel("Reply length (tokens)", [row.length for row in rows]),
     ]
     return [panel for panel in panels if any(interval is not None for interval in panel.intervals)]
-
-
-def _reward_model(result: RewardModelResult) -> str:
-    scores = result.chosen_scores, result.rejected_scores
-    parts = [("all pairs", pair_accuracy(*scores))]
-    if result.margins is not None:
-        buckets = accuracy_by_margin(*scores, result.margins)
-        parts = [(_span(row.low, row.high), row.accuracy) for row in buckets] + parts
-    body = [
-        [
-            page.cell(name),
-            page.cell(str(accuracy.n)),
-            page.cell(f"{100 * accuracy.mean:.1f}", f"[{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"),
-        ]
-        for name, accuracy in parts
-    ]
-    headings = [page.heading_cell("Margin"), page.heading_cell("Pairs"), page.heading_cell("Accuracy", "%")]
-    caption = (
-        "Dots: bins of pairs, with Wilson's 95% interval. Below the dashed line the model is surer than it should be."
-    )
-    return page.section(
-        "Reward model",
-        page.note("Accuracy: the share of held-out pairs whose chosen reply scores above the rejected one."),
-        page.beside(
-            page.table(headings, body, narrow=True), page.figure(calibration_plot(calibration(*scores)), caption)
-        ),
-    )
 
 
 def _run(run: TrainingRun, look: Style) -> str:
@@ -201,7 +202,3 @@ def _reply(method: MethodResult, index: int, look: Style) -> str:
     head = f"<h4>{page.dot(look.colour)}{escape(method.name)}</h4>"
     details = " · ".join(figure.replace(" ", "&nbsp;") for figure in figures)
     return f'<div class="reply">{head}<div class="note">{details}</div><div class="text">{text}</div></div>'
-
-
-def _span(low: float, high: float) -> str:
-    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"

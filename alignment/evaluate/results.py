@@ -1,7 +1,7 @@
 """What an evaluation found: the input of the report. Lists over prompts are in the order of `Evaluation.prompts`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -19,6 +19,10 @@ class MethodResult:
     lengths: list[int]
     """Tokens per reply."""
     replies: list[str]
+    finished: list[bool] | None = None
+    """Whether each reply came to its end, and was not cut."""
+    completions: "CompletionsResult | None" = None
+    """What it gives the completions of the data; None where they have none."""
 
     def per_prompt(self) -> dict[str, Sequence[float] | Sequence[str] | None]:
         """The fields with one entry per prompt, by name."""
@@ -28,7 +32,20 @@ class MethodResult:
             "kl": self.kl,
             "lengths": self.lengths,
             "replies": self.replies,
+            "finished": self.finished,
         }
+
+
+@dataclass(slots=True)
+class CompletionsResult:
+    """What one model gives the completions of held-out rows, in the order of the data."""
+
+    nll: list[float]
+    """Nats, summed over the tokens that it would learn of each, the end included."""
+    tokens: list[int]
+    """Of its own vocabulary."""
+    num_bytes: list[int]
+    """Of their text in UTF-8, the same to all models but for where their limits cut."""
 
 
 @dataclass(slots=True)
@@ -50,6 +67,10 @@ class RewardModelResult:
     chosen_scores: list[float]
     rejected_scores: list[float]
     margins: list[float] | None
+    lengths: list[tuple[int, int]] | None = None
+    """Characters of each pair's chosen and rejected reply."""
+    columns: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
+    """What the rows say of each pair, by column: a rating, a source, a subset, or several tags."""
 
 
 @dataclass(slots=True)
@@ -57,7 +78,9 @@ class Evaluation:
     """All of it. Raises ValueError where the parts do not fit together."""
 
     prompts: list[str]
+    """Those that were replied to; [] where none was."""
     methods: list[MethodResult]
+    """[] where a reward model was evaluated alone."""
     baseline: str
     """The name of the method that the others are compared with."""
     reward_model: RewardModelResult | None
@@ -67,19 +90,22 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         names = [method.name for method in self.methods]
-        if len(self.prompts) < 2:
+        if len(self.prompts) == 1 or not (self.prompts or self.reward_model or self._measured()):
             raise ValueError(f"an evaluation needs at least 2 prompts, got {len(self.prompts)}")
         if len(set(names)) < len(names):
             raise ValueError(f"method names must differ, got {names}")
-        if self.baseline not in names:
+        if names and self.baseline not in names:
             raise ValueError(f"baseline must be one of the methods {names}, got {self.baseline!r}")
         for method in self.methods:
-            for field, values in method.per_prompt().items():
+            for name, values in method.per_prompt().items():
                 if values is not None and len(values) != len(self.prompts):
                     raise ValueError(
-                        f"method {method.name!r}: {field} must have one entry per prompt ({len(self.prompts)}), "
+                        f"method {method.name!r}: {name} must have one entry per prompt ({len(self.prompts)}), "
                         f"got {len(values)}"
                     )
+
+    def _measured(self) -> bool:
+        return any(method.completions is not None for method in self.methods)
 
     @property
     def baseline_result(self) -> MethodResult:

@@ -50,10 +50,10 @@ class ComparedRun:
 
 
 def compared_runs(config: EvaluateConfig) -> dict[str, ComparedRun]:
-    """Each run by its name, all with the same prompts in the same order: those that all their templates take.
+    """Each run by its name, all with the same rows in the same order: those that all their templates take.
 
     Raises:
-        ConfigError: fewer than two prompts; or a run's tokenizer cannot be had, or its template refuses a row, under
+        ConfigError: fewer than two rows; or a run's tokenizer cannot be had, or its template refuses a row, under
             `data.on_bad_row=error`; names the run.
     """
     found: dict[str, ComparedRun] = {}
@@ -64,21 +64,25 @@ def compared_runs(config: EvaluateConfig) -> dict[str, ComparedRun]:
         like = next((entry for entry in found.values() if entry.reads_like(tokenizer)), None)
         prompts = _prompts(config, tokenizer, name, is_first=not found) if like is None else like.prompts
         with error_prefix(f"runs.{name}"):
-            require_positions(settings, [prompts], config.data, config.generation.max_new_tokens)
+            new_tokens = config.generation.max_new_tokens if config.num_samples else 0
+            require_positions(settings, [prompts], config.data, new_tokens)
         found[name] = ComparedRun(settings, tokenizer, prompts)
     loaded = [entry.prompts for entry in found.values()]
     common = set.intersection(*({record.source for record in each.records} for each in loaded))
     most = max(len(each.records) for each in loaded)
     if len(common) < most:
-        say(f"{most - len(common)} of {most} prompts are left out: the chat templates of some runs refuse them")
+        say(f"{most - len(common)} of {most} rows are left out: the chat templates of some runs refuse them")
     if len(common) < 2:
-        raise ConfigError(f"data.eval must give at least 2 prompts to reply to, got {len(common)}")
-    return {name: replace(found[name], prompts=_only(found[name].prompts, common)) for name in config.runs}
+        what = "prompts to reply to" if config.num_samples else "rows with a completion"
+        raise ConfigError(f"data.eval must give at least 2 {what}, got {len(common)}")
+    return {name: replace(found[name], prompts=only(found[name].prompts, common)) for name in config.runs}
 
 
 def _prompts(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, name: str, *, is_first: bool) -> Loaded:
+    """With their completions where these alone are looked at."""
+    kind = ExampleKind.prompts if config.num_samples else ExampleKind.demonstrations
     try:
-        loaded = load_split("eval", config.data, tokenizer, ExampleKind.prompts)
+        loaded = load_split("eval", config.data, tokenizer, kind)
     except DataError as error:
         if is_first:
             raise
@@ -88,7 +92,8 @@ def _prompts(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, name: s
     return loaded
 
 
-def _only(loaded: Loaded, sources: set[Source]) -> Loaded:
+def only(loaded: Loaded, sources: set[Source]) -> Loaded:
+    """The rows that stand there."""
     kept = [place for place, record in enumerate(loaded.records) if record.source in sources]
     records, examples = [loaded.records[place] for place in kept], [loaded.examples[place] for place in kept]
     return replace(loaded, records=records, examples=examples)
@@ -118,11 +123,15 @@ class ComparedPolicy:
     def logprobs(self, samples: Samples, temperature: float) -> torch.Tensor:
         """[G] float64, the summed log-prob (nats) of each prompt's one reply, behind the prompt as this model is given
         it: the difference of two such sums is small beside them. The reply's tokens must be of its vocabulary."""
-        engine = self.engine
         examples: list[Example] = [
             replace(theirs, prompt_ids=own.prompt_ids)
             for theirs, own in zip(samples.examples, self.entry.prompts.examples, strict=True)
         ]
+        return self.summed_logprobs(examples, temperature=temperature)
+
+    def summed_logprobs(self, examples: list[Example], *, temperature: float = 1.0) -> torch.Tensor:
+        """[G] float64 on the CPU, nats: of the learned tokens of each one's one completion. All processes together."""
+        engine = self.engine
         table = torch.zeros(len(examples), device=engine.device, dtype=torch.float64)
         batches = packer_of(self.batch, self.entry.tokenizer).eval_batches(examples)
         read = partial(token_logprobs, engine.model, temperature=temperature)

@@ -1,56 +1,67 @@
-"""Models side by side on held-out prompts: gold score, learned reward, KL to the baseline; a table and a report."""
+"""Models side by side on held-out rows: their replies (gold score, learned reward, KL to the baseline), what they give
+the rows' completions; and a reward model on pairs. A table and a report of what there is."""
 
 import json
+from collections.abc import Iterator
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from alignment.config.data import ExampleKind
-from alignment.config.errors import error_prefix
 from alignment.config.hub import located
-from alignment.config.model import ModelConfig
 from alignment.config.tasks import EvaluateConfig
-from alignment.data.load import Loaded, load_split
+from alignment.data.load import Loaded
 from alignment.distributed.collectives import is_main
 from alignment.evaluate.alarms import raised
-from alignment.evaluate.results import Evaluation, MethodResult, RewardModelResult, TrainingRun
-from alignment.evaluate.table import summary, terminal_table
+from alignment.evaluate.results import Evaluation, MethodResult, TrainingRun
+from alignment.evaluate.table import notes, summary, terminal_tables
 from alignment.generation.function import FunctionScorer, load_function
 from alignment.generation.samples import Samples
-from alignment.generation.score import RewardModelScorer, reward_model_scorer
+from alignment.generation.score import RewardModelScorer
 from alignment.generation.select import best_of
 from alignment.runs.folder import RunFolder
 from alignment.runs.rows import read_rows
+from alignment.runs.scores import text_id, write_scores
 from alignment.runs.written import whole_file
 from alignment.tasks.compared import ComparedPolicy, ComparedRun, compared_runs, load_policy
+from alignment.tasks.perplexity import completion_rows, completions, perplexity_of
+from alignment.tasks.reward_pairs import held_out_pairs, judged, pair_rows, scorer_of
 from alignment.terminal import console, say
 from alignment.training.samples_log import SamplesLog
-from alignment.training.setup import require_positions, say_split
 
 
 def run(config: EvaluateConfig, folder: Path) -> None:
-    runs = compared_runs(config)
-    baseline = runs[config.baseline]
-    scorer = scorer_of(config, baseline)
+    runs = compared_runs(config) if config.runs else {}
+    replying = runs.get(config.baseline) if config.num_samples else None
+    scorer = scorer_of(config, replying)
     if scorer is not None:
         scorer.shard()
-    pairs = None if scorer is None else _pairs(config, scorer)
-    comparison = Comparison(config, runs, scorer, SamplesLog(folder, done=0))
+    pairs = None if scorer is None else held_out_pairs(config, scorer)
+    comparison = Comparison(config, runs, scorer, SamplesLog(folder, done=0)) if runs else None
+    methods = [] if comparison is None else comparison.methods()
+    judgement = None if scorer is None or pairs is None else judged(config, scorer, pairs)
     evaluation = Evaluation(
-        prompts=[record.prompt[-1]["content"] for record in baseline.prompts.records],
-        methods=comparison.methods(),
+        prompts=[] if replying is None else [record.prompt[-1]["content"] for record in replying.prompts.records],
+        methods=methods,
         baseline=config.baseline,
-        reward_model=None if scorer is None or pairs is None else _accuracy(scorer, pairs),
+        reward_model=judgement,
         runs=[
             run for name, path in {**config.runs, **config.curves}.items() for run in _training_run(name, located(path))
         ],
-        facts=_facts(config, runs),
+        facts=_facts(config, runs, pairs),
     )
     files = RunFolder(folder)
-    console.print(terminal_table(evaluation))
+    for table in terminal_tables(evaluation):
+        console.print(table)
+    for line in notes(evaluation):
+        say(line)
     if is_main():
         from alignment.evaluate.report import write_report  # and matplotlib, which no other task needs
 
+        rows = [] if comparison is None else comparison.rows
+        write_scores(
+            files.scores, [*rows, *(() if judgement is None or pairs is None else pair_rows(pairs, judgement))]
+        )
         with whole_file(files.summary) as path:
             path.write_text(json.dumps(summary(evaluation), indent=2))
         with whole_file(files.report) as path:
@@ -59,21 +70,9 @@ def run(config: EvaluateConfig, folder: Path) -> None:
         say(f"ALARM {alarm.run}: {alarm.words()}")
 
 
-def scorer_of(config: EvaluateConfig, baseline: ComparedRun) -> RewardModelScorer | None:
-    """The reward model of the learned score; None where there is none.
-
-    Raises:
-        ConfigError: it cannot be had, or its chat template refuses one of the prompts.
-    """
-    if config.reward is None:
-        return None
-    scorer = reward_model_scorer(config.reward, config.batch, config.distributed, key="reward")
-    scorer.reader.check(baseline.prompts.records, baseline.tokenizer)
-    return scorer
-
-
 class Comparison:
-    """Each run's replies to the same prompts, drawn with the same seed; all processes together, each a share."""
+    """Each run's replies to the same prompts, drawn with the same seed, and what it gives the same completions; all
+    processes together, each a share."""
 
     def __init__(
         self, config: EvaluateConfig, runs: dict[str, ComparedRun], scorer: RewardModelScorer | None, shown: SamplesLog
@@ -82,6 +81,8 @@ class Comparison:
         self.runs = runs
         self.scorer = scorer
         self.shown = shown
+        self.completions = completions(config, runs)
+        self.rows: list[dict[str, Any]] = []  # of scores.jsonl
         gold = config.gold
         self.gold = None if gold is None else FunctionScorer(load_function(gold, "gold"), "gold", gold)
         self.baseline = load_policy(config, config.baseline, runs[config.baseline])
@@ -90,8 +91,14 @@ class Comparison:
         results, config = [], self.config
         for name, entry in self.runs.items():
             policy = self.baseline if name == config.baseline else load_policy(config, name, entry)
-            samples = policy.reply(config, name, replies=1)
-            results.append(self._result(name, samples, self._kl(policy, samples)))
+            result = MethodResult(name, None, None, None, [], [])
+            if config.num_samples:
+                samples = policy.reply(config, name, replies=1)
+                result = self._result(name, samples, self._kl(policy, samples))
+            if name in self.completions:
+                result.completions = perplexity_of(policy, name, self.completions[name])
+                self.rows += completion_rows(name, self.completions[name], result.completions)
+            results.append(result)
             if policy is not self.baseline:
                 policy.engine.release()
         if config.num_samples > 1:
@@ -117,32 +124,18 @@ class Comparison:
         reward = None if self.scorer is None else self.scorer.score(samples)[:, 0].tolist()
         rows = samples.table(score=reward, gold=gold, kl=kl)[: self.config.log.samples]
         self.shown.write(1, "eval", [{"method": name, **row} for row in rows])
-        return MethodResult(
+        replies = [reply for row in samples.replies for reply in row]
+        result = MethodResult(
             name=name,
             gold=gold,
             reward=reward,
             kl=kl,
-            lengths=[len(reply.ids) for replies in samples.replies for reply in replies],
+            lengths=[len(reply.ids) for reply in replies],
             replies=samples.texts(),
+            finished=[reply.finished for reply in replies],
         )
-
-
-def _pairs(config: EvaluateConfig, scorer: RewardModelScorer) -> Loaded | None:
-    """Held-out pairs as the reward model reads them."""
-    pairs = say_split(
-        load_split("eval", config.pairs, scorer.reader.tokenizer, ExampleKind.pairs, part="pairs"), "pairs"
-    )
-    with error_prefix("reward"):
-        require_positions(ModelConfig(path=config.reward), [pairs], config.pairs, part="pairs")
-    return pairs
-
-
-def _accuracy(scorer: RewardModelScorer, pairs: Loaded) -> RewardModelResult:
-    """The reward model's scores of the pairs, in the order of the data."""
-    table = scorer.score_examples(pairs.examples, describe="reward model")
-    margins = [example.margin for example in pairs.examples]
-    known = [margin for margin in margins if margin is not None]
-    return RewardModelResult(table[:, 0].tolist(), table[:, 1].tolist(), known if known else None)
+        self.rows += _reply_rows(samples, result)
+        return result
 
 
 def _training_run(name: str, folder: Path) -> list[TrainingRun]:
@@ -157,15 +150,26 @@ def _training_run(name: str, folder: Path) -> list[TrainingRun]:
     return [TrainingRun(name, method, read_rows(files.metrics), config)]
 
 
-def _facts(config: EvaluateConfig, runs: dict[str, ComparedRun]) -> dict[str, str]:
+def _reply_rows(samples: Samples, result: MethodResult) -> Iterator[dict[str, Any]]:
+    """Of `scores.jsonl`: one reply to each prompt."""
+    names = {"gold": "gold", "reward": "reward", "kl": "kl", "lengths": "length", "finished": "finished"}
+    columns = {names[field]: values for field, values in result.per_prompt().items() if values and field in names}
+    for place, prompt in enumerate(samples.prompts):
+        found = {name: values[place] for name, values in columns.items()}
+        yield {"part": "replies", "method": result.name, "id": text_id(prompt), **found}
+
+
+def _facts(config: EvaluateConfig, runs: dict[str, ComparedRun], pairs: Loaded | None) -> dict[str, str]:
     packages = ("torch", "transformers", "trl", "peft")
-    baseline = runs[config.baseline]
-    others = [name for name, entry in runs.items() if not entry.shares_vocabulary(baseline)]
-    words = f"of {', '.join(others)}: another vocabulary than {config.baseline}, so lengths are in other tokens"
-    return {
-        "date": date.today().isoformat(),
-        "held-out prompts": str(len(baseline.prompts.records)),
-        "sampling": f"temperature {config.generation.temperature}, seed {config.seed}",
-        **({"tokens": f"{words} and there is no KL"} if others else {}),
-        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
-    }
+    facts = {"date": date.today().isoformat()}
+    if runs and config.num_samples:
+        facts["held-out prompts"] = str(len(runs[config.baseline].prompts.records))
+        facts["sampling"] = f"temperature {config.generation.temperature}, seed {config.seed}"
+    others = [name for name, entry in runs.items() if not entry.shares_vocabulary(runs[config.baseline])]
+    if others:
+        words = f"of {', '.join(others)}: another vocabulary than {config.baseline}, so lengths are in other tokens"
+        facts["tokens"] = f"{words} and there is no KL"
+    if pairs is not None:
+        facts["held-out pairs"] = str(len(pairs.records))
+    facts["versions"] = ", ".join(f"{name} {version(name)}" for name in packages)
+    return facts

@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
+from transformers import PreTrainedTokenizerBase
 
 from alignment.cli.main import main
+from alignment.config.model import ModelConfig
+from alignment.distributed.placement import WHOLE
+from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.tasks import ppo
 
 
@@ -50,6 +55,23 @@ def alignment(
 
     yield call
     logging.root.handlers = handlers
+
+
+@pytest.fixture(scope="session")
+def families(
+    tmp_path_factory: pytest.TempPathFactory,
+    family: Callable[[str], PreTrainedTokenizerBase],
+    tokenizer: PreTrainedTokenizerBase,
+    tiny_init: dict[str, Any],
+) -> Path:
+    """A folder that no test changes, with random models: two language models of two families, `small` and `qwen`, and a
+    reward model of a third, `judge`."""
+    folder = tmp_path_factory.mktemp("families")
+    for name, own in (("small", tokenizer), ("qwen", family("qwen")), ("judge", family("gemma"))):
+        torch.manual_seed(0)
+        load: Any = load_scalar_model if name == "judge" else load_language_model
+        save_model(load(ModelConfig(init={**tiny_init, "vocab_size": len(own)}), own, WHOLE), own, folder / name)
+    return folder
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ COMMANDS = {
     ),
     "no path": ("run tiny_dpo model=pretrained", "model.path must name a folder, .*got None"),
     "no data": ("run tiny_dpo data=native", "data.train.path is required, got None"),
-    "required": ("run tiny_evaluate", "baseline is required, got nothing"),
+    "required": ("run tiny_evaluate", r"tiny_evaluate: runs=\{name: FOLDER\} must name what replies, or .*, got \{\}$"),
     "no mapping": (
         "run tiny_reward_regression data.scores=[helpfulness]",
         r"data\.scores must hold keys and values, \{name: value\}, got a list",

@@ -7,10 +7,11 @@ from html.parser import HTMLParser
 import matplotlib
 import pytest
 
+from alignment.evaluate.columns import columns
+from alignment.evaluate.comparison import compare
 from alignment.evaluate.curves import num_unplottable, series
 from alignment.evaluate.report import report, write_report
 from alignment.evaluate.results import TrainingRun
-from alignment.evaluate.table import columns, compare
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 

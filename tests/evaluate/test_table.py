@@ -7,9 +7,11 @@ import math
 import pytest
 from rich.console import Console
 
+from alignment.evaluate.columns import Column, columns, mark
+from alignment.evaluate.comparison import compare
 from alignment.evaluate.metrics import Interval, confidence_interval, distinct_n, paired_difference, win_rate
 from alignment.evaluate.results import Evaluation, MethodResult
-from alignment.evaluate.table import Column, columns, compare, mark, summary, terminal_table
+from alignment.evaluate.table import summary, terminal_table
 
 
 def printed(evaluation: Evaluation) -> str:
