@@ -8,9 +8,9 @@ from alignment.config.errors import error_prefix
 from alignment.config.model import ModelConfig
 from alignment.config.sources import Format
 from alignment.config.tasks import EvaluateConfig
+from alignment.data.layout import laid_out
 from alignment.data.load import Loaded, load_split
-from alignment.data.read import read_each
-from alignment.data.records import DataError, Message, Source
+from alignment.data.records import DataError, Message
 from alignment.evaluate.pairs import COLUMNS
 from alignment.evaluate.results import RewardModelResult
 from alignment.generation.score import RewardModelScorer, reward_model_scorer
@@ -78,12 +78,11 @@ def _characters(turns: list[Message]) -> int:
 
 def _columns(config: EvaluateConfig, pairs: Loaded) -> dict[str, list[tuple[str, ...]]]:
     """column -> what each pair's row has there, of the columns that tell groups of pairs; one without has nothing."""
-    if config.pairs.format is Format.toy or config.pairs.eval.path is None:
+    if config.pairs.format is Format.toy:
         return {}
     kept = {record.source for record in pairs.records}
-    rows: dict[Source, dict[str, Any]] = {}
-    for path in (config.pairs.eval.path, *config.pairs.eval.join.values()):
-        rows |= {at: row for at, row in read_each(path) if at in kept and not isinstance(row, DataError)}
+    every = laid_out(config.pairs.eval, config.pairs, ExampleKind.pairs, "pairs.eval", tell=lambda _: None)
+    rows = {at: row for at, row, _ in every if at in kept and not isinstance(row, DataError)}
     found = {column: [_values(rows[record.source].get(column)) for record in pairs.records] for column in COLUMNS}
     return {column: values for column, values in found.items() if any(values)}
 
