@@ -41,6 +41,13 @@ def has_bars() -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
+def duration(seconds: float) -> str:
+    """h:mm:ss, days before it where there are any."""
+    whole = round(max(seconds, 0.0))
+    days, rest = divmod(whole, 86_400)
+    return f"{f'{days} d ' if days else ''}{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
+
+
 def is_read() -> bool:
     """Whether somebody still reads what is said: False once the reader of a pipe has gone."""
     return not console.quiet

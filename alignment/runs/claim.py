@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,44 @@ def require_free(folder: Path) -> None:
     if RunFolder(folder).owner.exists():
         with claim(folder):
             pass
+
+
+class Life(str, Enum):
+    """What is known of the process that says that it writes a folder."""
+
+    running = "running"
+    silent = "silent"
+    """It is there, but has not said so for a while, as one that was stopped."""
+    died = "died"
+
+
+def life_of(folder: Path) -> tuple[Life, Owner] | None:
+    """Who writes the folder, and whether it still does; None: nobody, or one that went in peace. Only reads, so that a
+    run that looks at the same moment finds nothing in its way."""
+    path = RunFolder(folder).owner
+    try:
+        quiet_s = time.time() - path.stat().st_mtime
+    except OSError:  # gone meanwhile
+        return None
+    owner = _read(folder)
+    if owner is None:
+        return None
+    here = this_process()
+    if (owner.host, owner.boot) != (here.host, here.boot):  # its processes cannot be seen from here
+        return Life.running if quiet_s < LEASE_S else Life.died, owner
+    if not _is_there(owner.pid):
+        return Life.died, owner
+    return Life.running if quiet_s < LEASE_S else Life.silent, owner
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def make_folder(folder: Path) -> None:

@@ -51,6 +51,19 @@ class RunFolder:
         """Whether a run that trains has left its model here."""
         return self.config.is_file() and self.model.is_dir()
 
+    def left(self) -> list[str]:
+        """Where what a run has made lies, in words."""
+        made = [
+            ("model", [self.model] if self.model.is_dir() else []),
+            ("moving average of its weights", [self.model_ema] if self.model_ema.is_dir() else []),
+            *(
+                (name, [path] if path.exists() else [])
+                for name, path in (("rows", self.selected), ("report", self.report))
+            ),
+            ("logs", [path for path in (self.metrics, self.samples, self.scores, self.summary) if path.exists()]),
+        ]
+        return [f"{name}: {', '.join(map(str, paths))}" for name, paths in made if paths]
+
     def newest_step(self) -> int | None:
         """Of the checkpoints, as their names have it."""
         return max(steps_in(self.checkpoints), default=None)

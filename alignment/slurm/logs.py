@@ -8,9 +8,9 @@ from pathlib import Path
 
 from alignment.config.errors import UserError
 from alignment.runs.folder import RunFolder
+from alignment.runs.settings import runs_in
 from alignment.slurm import commands
 from alignment.slurm.folder import job_of
-from alignment.slurm.status import runs_in
 from alignment.user_error import fail
 
 POLL_S = 1.0

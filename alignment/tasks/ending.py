@@ -24,7 +24,7 @@ def say_ending(config: RunConfig, folder: Path, stopped: str | None) -> None:
     if isinstance(config, TrainingConfig):
         for line in _learned(files, stopped):
             say(line)
-    for line in [*left(files), *(f"next: {command}" for command in commands(config, files))]:
+    for line in [*files.left(), *(f"next: {command}" for command in commands(config, files))]:
         say(line)
 
 
@@ -41,21 +41,6 @@ def _learned(files: RunFolder, stopped: str | None) -> Iterator[str]:
             f"{name} {first[name]:.4g} -> {last[name]:.4g} (step {first['step']} -> {last['step']})" for name in names
         ]
     yield from (f"  {line}" for line in lines)
-
-
-def left(files: RunFolder) -> Iterator[str]:
-    """Where what a run has made lies."""
-    if files.model.is_dir():
-        yield f"model: {files.model}"
-    if files.model_ema.is_dir():
-        yield f"moving average of its weights: {files.model_ema}"
-    if files.selected.exists():
-        yield f"rows: {files.selected}"
-    if files.report.exists():
-        yield f"report: {files.report}"
-    logs = [path for path in (files.metrics, files.samples, files.scores, files.summary) if path.exists()]
-    if logs:
-        yield f"logs: {', '.join(map(str, logs))}"
 
 
 def commands(config: RunConfig, files: RunFolder) -> list[str]:

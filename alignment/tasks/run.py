@@ -30,7 +30,7 @@ from alignment.runs.fingerprint import Fingerprint, fingerprint
 from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import as_recipe, finish, give_up, is_finished, present, require_goes_on, start
 from alignment.runs.place import require_place
-from alignment.tasks.ending import left, say_ending
+from alignment.tasks.ending import say_ending
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
 
@@ -89,7 +89,7 @@ def _is_done(folder: RunFolder, mark: Fingerprint) -> bool:
     is_done = collectives.from_main(is_finished(folder, mark))
     if is_done:
         say(f"{folder.path}: finished already, nothing to do (another output_dir runs it again)")
-        for line in left(folder):
+        for line in folder.left():
             say(line)
     return is_done
 

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from alignment.config.metrics import EVAL, SHORT, headlines, held_out
-from alignment.terminal import console, has_bars, say
+from alignment.terminal import console, duration, has_bars, say
 
 SPEED = "time/tokens_per_s"
 EVERY_S = 30.0  # seconds after which a line is due, however few steps were taken
@@ -110,10 +110,3 @@ def evaluation_lines(step: int, row: dict[str, float]) -> list[str]:
         f"eval{f' of {place}' if place else ''} at step {step}: {'  '.join(words[:SHOWN_OF_EVALUATION])}"
         for place, words in sets.items()
     ]
-
-
-def duration(seconds: float) -> str:
-    """h:mm:ss, days before it where there are any."""
-    whole = round(max(seconds, 0.0))
-    days, rest = divmod(whole, 86_400)
-    return f"{f'{days} d ' if days else ''}{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"

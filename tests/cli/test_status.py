@@ -1,5 +1,6 @@
 """`status` and `logs`: of a run here, and of one that was submitted."""
 
+import io
 import json
 import os
 import signal
@@ -8,14 +9,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from alignment.config.metrics import METRICS
+from alignment.overview import grid
+from alignment.overview.grid import Column
+from alignment.runs.claim import this_process
+from alignment.runs.settings import runs_in
 from alignment.slurm import logs
 from alignment.slurm.folder import write_record
-from alignment.slurm.status import runs_in
 
 SMALL = ["data.train.limit=16", "data.eval.limit=4", "batch.size=4"]
 
@@ -57,8 +64,12 @@ def test_a_run_here(alignment: Callable[..., Any], tmp_path: Path) -> None:
     row = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
     lines = ended.out.splitlines()
     assert lines[:3] == ["out", "  state     finished", "  step      2 of 2"]
-    assert f"  loss {row['loss']:.4g}  " in lines[3] and f"  eval/loss {row['eval/loss']:.4g}  " in lines[3]
-    assert lines[4:] == ["  finished  yes"]
+    assert lines[3].startswith(f"  train     loss {row['loss']:.4g}  lr {row['lr']:.4g}  (step 2, ")
+    assert lines[4:] == [
+        f"  eval      eval/loss {row['eval/loss']:.4g}  (step 2)",
+        "  model     out/model",
+        "  finished  yes",
+    ]
     ended = alignment("logs", "out")
     message = "alignment: out: no log, for it was not submitted: `alignment run` prints to its terminal"
     assert (ended.code, ended.out, ended.err) == (2, "", [message])
@@ -68,8 +79,8 @@ def test_an_unfinished_run_and_a_torn_row(alignment: Callable[..., Any], tmp_pat
     run_folder(tmp_path / "out", steps=3)
     lines = alignment("status", "out").out.splitlines()
     assert lines[1:3] == ["  state     not finished", "  step      3 of 5"]
-    assert lines[3].startswith("  metrics   loss 0.3333  lr 0.1  (written 20")
-    assert lines[4] == "  finished  no"
+    assert lines[3].startswith("  train     loss 0.3333  lr 0.1  (step 3, ") and lines[3].endswith(" s ago)")
+    assert lines[4:] == ["  finished  no", "  to go on: alignment run out/config.yaml"]
     run_folder(tmp_path / "new")
     assert alignment("status", "new").out.splitlines()[1:] == [
         "  state     not started",
@@ -113,15 +124,15 @@ def test_a_sweep_and_a_pipeline_are_tables(
     slurm("JobState=PENDING Reason=Priority")
     lines = alignment("status", "sweep").out.splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == [str(number) for number in range(11)]
-    assert lines[0].split() == ["state", "job", "step", "loss"]
-    assert lines[3].split() == ["2", "PENDING", "(Priority)", "7_2", "2", "of", "5", "0.5"]
+    assert lines[0].split("\t") == ["run", "state", "step", "job", "loss"]
+    assert lines[3].split("\t") == ["2", "PENDING (Priority)", "2 of 5", "7_2", "0.5"]
     assert lines[-1] == "0 of 11 finished"
 
     run_folder(tmp_path / "pipe" / "b", steps=5, finished=True)
     (tmp_path / "pipe" / "config.yaml").write_text("stages: [{name: b}, {name: a}]\n")
     lines = alignment("status", "pipe").out.splitlines()
-    assert lines[1].split() == ["b", "finished", "-", "5", "of", "5", "0.2"]
-    assert lines[2].split() == ["a", "not", "started", "-", "-", "-"]
+    assert lines[1].split() == ["b", "finished", "5", "of", "5", "0.2"]
+    assert lines[2].split() == ["a", "not", "started", "-", "-"]
     assert lines[3] == "1 of 2 finished"
     assert runs_in(tmp_path / "pipe") == [tmp_path / "pipe" / "b", tmp_path / "pipe" / "a"]
 
@@ -249,7 +260,7 @@ def test_a_damaged_run_is_shown_among_the_others(
     assert (ended.code, ended.err) == (0, [])
     lines = ended.out.splitlines()
     assert [line.split()[:2] for line in lines[1:7]] == [[str(number), "damaged"] for number in range(6)]
-    assert lines[7].split() == ["6", "finished", "-", "5", "of", "5", "0.2"]
+    assert lines[7].split() == ["6", "finished", "5", "of", "5", "0.2"]
     for number, (_, _, line) in enumerate(damage.values()):
         assert lines[8 + number].startswith(f"{number} is damaged: sweep/{number}/{line}")
     assert lines[-1] == "1 of 7 finished"
@@ -267,3 +278,103 @@ def test_a_damaged_run_is_shown_among_the_others(
 
     monkeypatch.setattr(Path, "exists", refused)
     assert "0 is damaged: sweep/0/submitted.json cannot be read" in alignment("status", "sweep").out
+
+
+@pytest.mark.parametrize(
+    ("owner", "quiet_s", "word"),
+    [
+        ({}, 0.0, "running"),
+        ({}, 600.0, "silent"),
+        ({"pid": 2**22 + 1}, 0.0, "died"),
+        ({"host": "other", "pid": 2**22 + 1}, 0.0, "running"),
+        ({"host": "other", "boot": "b"}, 600.0, "died"),
+    ],
+)
+def test_running_is_told_from_dead(
+    owner: dict[str, Any], quiet_s: float, word: str, alignment: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Here by the process, elsewhere by when its file last changed."""
+    folder = run_folder(tmp_path / "out", steps=3)
+    file = folder / "owner.json"
+    file.write_text(json.dumps({"owner": {**asdict(this_process()), **owner}, "beat": 7}))
+    os.utime(file, (time.time() - quiet_s,) * 2)
+    lines = alignment("status", "out").out.splitlines()
+    whose = owner.get("pid", os.getpid())
+    assert lines[1].startswith(f"  state     {word}: process {whose} on ")
+    assert ("  to go on: alignment run out/config.yaml" in lines) == (word == "died")
+    assert file.exists()
+
+
+def test_the_time_left_is_that_of_recent_steps(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "out", max_steps=5)
+    (folder / "started.json").write_text("{}")
+    (folder / "progress.json").write_text('{"num_steps": 1000}')  # of its epochs, which config.yaml does not say
+    times = [{"step": step, "loss": 1.0, "time/step_s": 900.0 if step == 10 else 20.0} for step in (10, 20, 30)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in times))
+    assert "  step      30 of 1000" in alignment("status", "out").out.splitlines()  # nobody works on it
+    (folder / "owner.json").write_text(json.dumps({"owner": asdict(this_process()), "beat": 0}))
+    (line,) = (line for line in alignment("status", "out").out.splitlines() if line.startswith("  step"))
+    assert line.startswith("  step      30 of 1000, about 0:32:")  # 970 steps of 2 seconds
+
+
+def sweep(folder: Path) -> None:
+    for number, (beta, loss) in enumerate([("0.1", 0.5), ("0.3", 0.25), ("0.2", None)]):
+        inner = run_folder(folder / "dpo" / "today" / str(number), steps=2)
+        settings = f"defaults: [{{task: dpo}}, _self_]\nloss: {{beta: {beta}}}\noutput_dir: o{number}\nseed: 0\n"
+        (inner / "config.yaml").write_text(settings)
+        if loss is not None:
+            row = {"step": 2, "eval/loss": loss, "eval/rewards/accuracy": 1 - loss}
+            (inner / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 0.7}) + "\n" + json.dumps(row) + "\n")
+
+
+def test_runs_below_a_folder_with_what_they_differ_in_and_their_evaluations(
+    alignment: Callable[..., Any], tmp_path: Path
+) -> None:
+    sweep(tmp_path / "runs")
+    lines = [line.split("\t") for line in alignment("status", "runs").out.splitlines()]
+    assert lines[0] == ["run", "state", "step", "beta", "eval/loss", "eval/rewards/accuracy", "loss"]
+    assert lines[1] == ["dpo/today/0", "not finished", "2", "0.1", "0.5", "0.5", "0.7"]
+    assert lines[3][3:] == ["0.2", "-", "-", "0.5"]
+
+    def order(*words: str) -> list[str]:
+        said = alignment("status", "runs/dpo/today", *words)
+        assert (said.code, said.err) == (0, [])
+        return [line.split("\t")[0] for line in said.out.splitlines()[1:-1]]
+
+    assert order("--sort", "eval/loss") == ["1", "0", "2"]
+    assert order("--sort=-eval/loss") == order("--sort", "eval/loss", "--descending") == ["0", "1", "2"]
+    head = alignment("status", "runs", "--metric", "loss", "--metric", "eval/loss").out.splitlines()[0]
+    assert head.split("\t")[4:] == ["loss", "eval/loss"]
+    ended = alignment("status", "runs", "--sort", "eval/los")
+    line = "alignment: status: no run has the metric 'eval/los' (did you mean 'eval/loss'?)"
+    assert ended.code == 2 and ended.err[0].startswith(line)
+    for words in (["runs", "--all"], ["runs/dpo/today/0", "--sort", "loss"], ["runs", "--descending"]):
+        ended = alignment("status", *words)
+        assert (ended.code, len(ended.err)) == (2, 1)
+
+
+def test_on_a_terminal_what_has_no_room_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = [
+        Column("run", ["a" * 20, "b"]),
+        Column("beta", ["0.1", "0.3"], 100),
+        Column("eval/loss", ["0.5", "0.25"], 200, is_number=True),
+        Column("loss", ["0.5", "1"], 300, is_number=True),
+    ]
+    monkeypatch.setattr(grid, "console", Console(file=io.StringIO(), force_terminal=True, width=40))
+    assert list(grid.lines(columns)) == [
+        "run                   beta  eval/loss",
+        "aaaaaaaaaaaaaaaaaaaa  0.1         0.5",
+        "b                     0.3        0.25",
+        "not shown for want of room: loss",
+    ]
+
+
+def test_every_metric_with_its_meaning(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "out", steps=1)
+    row = {"step": 1, "loss": 0.5, "own": 3.0, "eval/kl": 1.5, "time/step_s": 2.0}
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    lines = [line.split() for line in alignment("status", "out", "--all").out.splitlines()]
+    assert ["own", "3", "?"] in lines
+    assert ["eval/kl", "1.5", *METRICS["kl"].words().split()] in lines
+    titles = [" ".join(line) for line in lines if " ".join(line) in ("training", "time and memory", "evaluation")]
+    assert titles == ["training", "time and memory", "evaluation"]

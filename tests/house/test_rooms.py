@@ -43,15 +43,16 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "tasks": {"config", "hub", "losses", "toy", "runs", "training", "generation", "rl", "evaluate", *LIBRARY},
     "check": {"config", "losses", "toy", "runs", "training", "generation", "rl", "evaluate", "tasks", *LIBRARY},
     "slurm": {"config", "runs", "tasks"},  # its words and commands: text and subprocesses, no model and no data
-    "cli": {"config", "hub", "slurm", "runs", "tasks", "check"},
-    "api": {"config", "data", "runs", "cli"},  # the command from Python: beside what it is given in memory, cli's work
+    "overview": {"config", "runs", "evaluate", "slurm"},  # of runs by their folders: text, no model and no data
+    "cli": {"config", "hub", "slurm", "runs", "tasks", "check", "overview"},
+    "cli": {"config", "hub", "slurm", "runs", "tasks", "check", "overview"},
     "__main__": {"cli"},
     "__init__": {"api", "config", "data", "losses", "models"},  # names alone, which nothing is imported for
 }
 EVERYBODYS = {"terminal", "preempt", "process", "user_error", "lazy"}
 DOORS = {  # library: the only rooms or modules that may import it
     "hydra": ["alignment.cli"],
-    "yaml": ["alignment.cli", "alignment.slurm.status"],
+    "yaml": ["alignment.cli", "alignment.runs.settings"],
     "omegaconf": ["alignment.cli", "alignment.config", "alignment.runs.commits", "alignment.runs.lifecycle"],
     "deepspeed": ["alignment.distributed.deepspeed"],
     "trl": ["alignment.data.chat", "alignment.generation.vllm"],

@@ -6,8 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
+from alignment.terminal import duration
 from alignment.training import progress
-from alignment.training.progress import Bar, Lines, duration, evaluation_lines, step_line
+from alignment.training.progress import Bar, Lines, evaluation_lines, step_line
 
 ROW = {"loss": 0.6123, "rewards/accuracy": 0.7187, "grad_norm": 3.0, "lr": 4.5e-6, "time/tokens_per_s": 12345.6}
 EVAL = {"eval/loss": 0.61, "eval/rewards/accuracy": 0.72, "eval/logps/chosen": -9.0}

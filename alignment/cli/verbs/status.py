@@ -2,20 +2,40 @@
 
 from alignment.cli.parser import Parser, ending_with_reader, existing_folder
 
-PAGE = """usage: alignment status RUN
+PAGE = """usage: alignment status RUN [--all]
+       alignment status FOLDER [--metric NAME ...] [--sort METRIC] [--descending]
 
-How far a run is: its state, its step, its newest metrics. RUN is its output_dir; of a sweep or a pipeline, each of its
-runs has a line. Of a job on a cluster Slurm is asked too.
+How far a run is: whether its process is at work or has died, its step and the time left, its main metrics and those of
+its newest evaluation. RUN is its output_dir. FOLDER holds several, as a sweep, a pipeline or runs/ do: each has a line,
+with the settings in which they differ and their evaluations. Of a job on a cluster Slurm is asked too.
+
+  --all                every metric of the run, with its meaning and unit
+  --metric NAME        show this metric of each run in place of the usual ones; may be given several times
+  --sort METRIC        the smallest first; --sort=-METRIC or --descending: the largest first
+
+  alignment status runs/tiny_sft --sort eval/loss
+  alignment status runs/tiny_dpo --metric eval/loss --metric eval/rewards/accuracy --sort=-eval/rewards/accuracy
+
+Redirected, a table has a tab between its cells and all its columns.
 """
 
 
 def main(arguments: list[str]) -> None:
     parser = Parser("status")
     parser.add_argument("folder", nargs="?")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--metric", action="append", default=[])
+    parser.add_argument("--sort")
+    parser.add_argument("--descending", action="store_true")
     given = parser.parse_args(arguments)
+    if given.descending and given.sort is None:
+        parser.error("--descending goes with --sort METRIC")
     folder = existing_folder("status", given.folder)
 
-    from alignment.slurm.status import print_status
+    from alignment.overview.show import print_status
+    from alignment.overview.table import Asked
 
+    sort = None if given.sort is None else given.sort.removeprefix("-")
+    asked = Asked(tuple(given.metric), sort, given.descending or sort != given.sort)
     with ending_with_reader():
-        print_status(folder)
+        print_status(folder, asked, every=given.all)

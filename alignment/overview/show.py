@@ -1,0 +1,34 @@
+"""The verb `status`: one run on a page, several in a table."""
+
+from pathlib import Path
+
+from alignment.config.errors import UserError
+from alignment.overview.page import page
+from alignment.overview.status import read_status, status_of
+from alignment.overview.table import Asked, table
+from alignment.runs.settings import runs_in
+from alignment.user_error import fail
+
+
+def print_status(folder: Path, asked: Asked, *, every: bool) -> None:
+    """`every`: all metrics, of a single run."""
+    try:
+        runs = runs_in(folder)
+        found = [read_status(folder)] if runs == [folder] else [status_of(run) for run in runs]
+        if not runs:
+            fail(f"RUN must hold a run, a sweep or a pipeline, got {str(folder)!r}")
+        is_one = runs == [folder]
+        if is_one and (asked.metrics or asked.sort):
+            raise UserError(
+                f"--metric and --sort are for several runs, and {str(folder)!r} is one; --all shows its all"
+            )
+        if every and not is_one:
+            raise UserError(
+                f"--all is for one run, as {str(runs[0])!r}; --metric NAME adds a column, got {str(folder)!r}"
+            )
+        lines = list(page(found[0], every=every) if is_one else table(folder, found, asked))
+    except UserError as error:
+        fail(f"status: {error}")
+    for line in dict.fromkeys(status.trouble for status in found if status.trouble):
+        print(f"Slurm cannot be asked, so this is from the files only: {line}")
+    print("\n".join(lines))
