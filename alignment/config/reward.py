@@ -41,7 +41,8 @@ class ScorerConfig(Config):
     path: str | None = field(default=None, metadata=MODEL)
     """A reward model's folder, or its name on the hub."""
     function: str | None = field(default=None, metadata=FUNCTION)
-    """Dotted path of a function (list of prompts as messages, list of replies as text) -> list of floats."""
+    """Dotted path of a function (list of prompts as messages, list of replies as text) -> list of floats. Further
+    parameters are columns of the data by their names: `def correct(prompts, replies, answer)`; `**columns`: all."""
     normalize: bool = False
     """(score - mean) / std, both as the reward model's training left them in its reward_statistics.json."""
     models: dict[str, ScorerEntry] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, Template
 from alignment.config.errors import ConfigError
+from alignment.data.carried import NOTHING, Carried
 from alignment.data.chat import render
 from alignment.data.checks import leaves_out_calls, require_difference, require_plain_texts, require_read, signs_of
 from alignment.data.detect import way_out
@@ -93,9 +94,18 @@ def _laid_out(record: Record) -> str:
 
 
 def load_split(
-    name: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, need: ExampleKind, *, part: str = "data"
+    name: str,
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    need: ExampleKind,
+    *,
+    part: str = "data",
+    carried: Carried = NOTHING,
 ) -> Loaded | None:
     """The split `train` or `eval` of what is `part` in the config; None where it names none.
+
+    Args:
+        carried: what prompts keep of their rows.
 
     Raises:
         ConfigError: the split has no usable row.
@@ -105,15 +115,17 @@ def load_split(
     need = ExampleKind(need)  # a word from a loop of somebody's own is one too
     source = {"train": config.train, "eval": config.eval}[name]
     _require_use(config, need, part)
-    rows = _rows(f"{part}.{name}", source, config, need)
-    if rows is None:
+    found = _rows(f"{part}.{name}", source, config, need)
+    if found is None:
         return None
+    rows = list(found)
+    columns = carried.names([row for _, row, _ in rows if not isinstance(row, DataError)], f"{part}.{name}")
     loaded = Loaded([], [], [], Truncation())
     limits = Limits(config.max_length, config.max_prompt_length)
     separator = config.step_separator if need is ExampleKind.steps else ""
     signs = signs_of(tokenizer, config.template, separator, f"{part}.step_separator")
     margin_of = partial(margin_from, **asdict(config.margin))
-    for at, row, format in progress(list(rows), f"reading {name}"):
+    for at, row, format in progress(rows, f"reading {name}"):
         try:
             if isinstance(row, DataError):
                 raise row
@@ -129,6 +141,8 @@ def load_split(
                 scores=config.scores,
                 separator=separator,
             )
+            if columns:
+                record = replace(record, columns={name: row.get(name) for name in columns})
             require_plain_texts(record, signs)
             records = record.unpaired() if need is ExampleKind.labeled else [record]
             examples = []

@@ -30,8 +30,9 @@ def native_rows(rows: Rows, need: ExampleKind) -> Iterator[tuple[Source, Row | D
             continue
         try:
             roots = [first["prompt"]] if isinstance(first.get("prompt"), dict) else _roots(tree)
-            for root in roots:
-                yield from ((source, made) for made in _of_tree(root, [], source, need))
+            rows_of_tree = (made for root in roots for made in _of_tree(root, [], source, need))
+            for number, made in enumerate(rows_of_tree, start=1):
+                yield Source(source.file, source.line, number), made
         except DataError as error:
             yield source, error
 

@@ -32,9 +32,11 @@ class Source:
     file: str
     line: int
     """Line of a file with one object per line; element of a JSON list; row of a table."""
+    part: int = 0
+    """Which of the rows that one place is the source of, as a tree of messages is; 0 where it is of one."""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" + (f" ({self.part})" if self.part else "")
 
 
 class DataError(UserError):
@@ -88,6 +90,8 @@ class Record:
     labels: tuple[bool | float, ...] = ()
     """What is known of the one reply: whether it is desirable, or its score; or of each of its steps whether it is
     right. () for a method that learns from no labels."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Of a prompt, what its row has beside the dialogue, as far as a function that scores replies asks for it."""
     steps: tuple[int, ...] = ()
     """Where each step of the one reply ends, what separates it from the next one included: characters of its text. ()
     for a reply that is judged as a whole."""

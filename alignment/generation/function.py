@@ -9,6 +9,7 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from sysconfig import get_path
 from types import TracebackType
@@ -19,19 +20,22 @@ import torch
 from torch import Tensor
 
 from alignment.config.errors import ConfigError, UserError
-from alignment.data.records import Message
+from alignment.data.carried import Asked, Carried
 from alignment.distributed.collectives import from_main, is_main
 from alignment.distributed.device import own_draws
 from alignment.generation.samples import Samples
 
-ScoreFunction = Callable[[list[list[Message]], list[str]], list[float]]
+ScoreFunction = Callable[..., list[float]]
+"""(prompts as messages, replies as text) -> a number a reply. By further parameters, named as columns of the data, it
+asks for what the prompts' rows have beside the dialogue: `def correct(prompts, replies, answer)`, a list of an answer
+for each reply; `**columns` are all of them."""
 LIBRARIES = [get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(slots=True)
 class FunctionScorer:
-    """A Python function of (prompts, replies)."""
+    """A Python function of (prompts, replies), and of columns of the prompts' rows."""
 
     function: ScoreFunction
     key: str = "reward.function"
@@ -57,9 +61,11 @@ class FunctionScorer:
     def _call(self, samples: Samples) -> list[float] | UserError:
         texts = samples.texts()
         prompts = [deepcopy(prompt) for prompt in samples.repeated_prompts()]  # what it changes is its own
+        columns = {name: [deepcopy(each) for each in column] for name, column in samples.repeated_columns().items()}
+        given = asked_columns(self.function).names(columns)
         try:
             with Theirs(f"{self.key} {self.path}".strip()):
-                answer: object = self.function(prompts, texts)
+                answer: object = self.function(prompts, texts, **{name: columns[name] for name in given})
             return numbers(answer, len(texts), self.key)
         except UserError as error:
             return error
@@ -170,6 +176,34 @@ def numbers(answer: object, count: int, key: str) -> list[float]:
             raise ConfigError(f"{key} must give finite scores, got {plain!r:.80} for reply {number} of {count}")
         found.append(float(plain))
     return found
+
+
+def asked_by(functions: Mapping[str, str | None]) -> Carried:
+    """What functions ask of the prompts' rows. `functions`: key -> dotted path.
+
+    Raises:
+        ConfigError: there is no such function.
+    """
+    loaded = {f"{key}={path}": load_function(path, key) for key, path in functions.items() if path is not None}
+    asked = {name: asked_columns(function) for name, function in loaded.items()}
+    return Carried({name: each for name, each in asked.items() if each.required or each.optional or each.others})
+
+
+def asked_columns(function: ScoreFunction) -> Asked:
+    """The parameters behind the first two, which are the prompts and the replies."""
+    try:
+        parameters = list(signature(function).parameters.values())
+    except ValueError:  # one that is not written in Python says nothing of them
+        return Asked()
+    placed = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    columns = [each for each in named if each not in placed[:2]]
+    return Asked(
+        required=tuple(each.name for each in columns if each.default is each.empty),
+        optional=tuple(each.name for each in columns if each.default is not each.empty),
+        others=any(each.kind is each.VAR_KEYWORD for each in parameters),
+        taken=tuple(each.name for each in placed[:2]),
+    )
 
 
 def load_function(path: str, key: str) -> ScoreFunction:

@@ -43,6 +43,16 @@ class Samples:
         """[G * n], the prompt of each text."""
         return [prompt for prompt, replies in zip(self.prompts, self.replies, strict=True) for _ in replies]
 
+    def repeated_columns(self) -> dict[str, list[Any]]:
+        """name -> [G * n], what each text's prompt has of a column; None where its row lacks it."""
+        names = dict.fromkeys(name for record in self.records for name in record.columns)
+        return {
+            name: [
+                record.columns.get(name) for record, row in zip(self.records, self.replies, strict=True) for _ in row
+            ]
+            for name in names
+        }
+
     def live_fraction(self) -> Mean:
         """The replies' tokens over those that were computed for them."""
         tokens = sum(len(reply.ids) for replies in self.replies for reply in replies)

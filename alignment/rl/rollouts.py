@@ -12,6 +12,7 @@ from alignment.data.batches import Batches
 from alignment.data.load import Loaded, load_split
 from alignment.distributed.engine import Engine
 from alignment.generation.diagnostics import derived, standard_errors
+from alignment.generation.function import asked_by
 from alignment.generation.generate import Generator
 from alignment.generation.samples import Samples, build_generator, sample
 from alignment.generation.score import Scorer
@@ -54,8 +55,9 @@ class Prompts:
 
 def load_prompts(config: OnlineConfig) -> Prompts:
     tokenizer = prepare_tokenizer(config.model)
-    train = required_split("train", config.data, tokenizer, ExampleKind.prompts)
-    held_out = say_split(load_split("eval", config.data, tokenizer, ExampleKind.prompts), "eval")
+    carried = asked_by({**config.reward.functions(), "gold": config.gold})
+    train = required_split("train", config.data, tokenizer, ExampleKind.prompts, carried=carried)
+    held_out = say_split(load_split("eval", config.data, tokenizer, ExampleKind.prompts, carried=carried), "eval")
     require_positions(config.model, [train, held_out], config.data, config.generation.max_new_tokens)
     return Prompts(tokenizer, train, held_out)
 

@@ -18,6 +18,7 @@ from alignment.data.tokenize import Example
 from alignment.distributed.collectives import pick_device, sum_over_ranks
 from alignment.distributed.frozen import FrozenEngine, frozen_engine
 from alignment.distributed.sharded import placement_of
+from alignment.generation.function import asked_by
 from alignment.generation.samples import Samples, build_generator, sample
 from alignment.models.forwards import forwards
 from alignment.models.heads import LanguageModel
@@ -82,7 +83,8 @@ def _prompts(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, name: s
     """With their completions where these alone are looked at."""
     kind = ExampleKind.prompts if config.num_samples else ExampleKind.demonstrations
     try:
-        loaded = load_split("eval", config.data, tokenizer, kind)
+        carried = asked_by({"gold": config.gold})
+        loaded = load_split("eval", config.data, tokenizer, kind, carried=carried)
     except DataError as error:
         if is_first:
             raise

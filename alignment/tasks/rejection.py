@@ -15,6 +15,7 @@ from alignment.data.load import Loaded
 from alignment.distributed.collectives import is_main
 from alignment.distributed.frozen import FrozenEngine, frozen_engine
 from alignment.distributed.sharded import placement_of
+from alignment.generation.function import asked_by
 from alignment.generation.generate import TransformersGenerator
 from alignment.generation.samples import Samples, build_generator, sample, side_by_side
 from alignment.generation.select import is_plain_reply, select
@@ -76,7 +77,8 @@ def run(config: RejectionConfig, folder: Path) -> None:
 def set_up(config: RejectionConfig) -> tuple[PreTrainedTokenizerBase, Loaded, Reward]:
     """Data first, models then: the user's mistakes are found before anything is computed."""
     tokenizer = prepare_tokenizer(config.model)
-    prompts = required_split("train", config.data, tokenizer, ExampleKind.prompts)
+    carried = asked_by(config.reward.functions())
+    prompts = required_split("train", config.data, tokenizer, ExampleKind.prompts, carried=carried)
     require_positions(config.model, [prompts], config.data, config.generation.max_new_tokens)
     reward = build_reward(config.reward, config.batch, config.distributed)
     RewardScorer(reward, None).check(prompts.records, tokenizer)

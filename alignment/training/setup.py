@@ -12,6 +12,7 @@ from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
 from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches, Packer
+from alignment.data.carried import NOTHING, Carried
 from alignment.data.load import Loaded, load_split
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import DeepSpeedEngine
@@ -65,9 +66,15 @@ def prepare(config: TrainingConfig) -> Prepared:
 
 
 def required_split(
-    name: str, data: DataConfig, tokenizer: PreTrainedTokenizerBase, need: ExampleKind, *, part: str = "data"
+    name: str,
+    data: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    need: ExampleKind,
+    *,
+    part: str = "data",
+    carried: Carried = NOTHING,
 ) -> Loaded:
-    loaded = say_split(load_split(name, data, tokenizer, need, part=part), name)
+    loaded = say_split(load_split(name, data, tokenizer, need, part=part, carried=carried), name)
     if loaded is None:
         raise ConfigError(f"{required(data, f'{part}.{name}')}, got None")
     return loaded

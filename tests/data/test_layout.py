@@ -277,7 +277,7 @@ def test_a_broken_tree_is_named(load: Load) -> None:
         message("x", "r", "narrator"),
         message("x", "r", "assistant", text=1),
     ):
-        with pytest.raises(DataError, match=r"rows\.jsonl:[12]: "):
+        with pytest.raises(DataError, match=r"rows\.jsonl:[12]( \(1\))?: "):
             load([FLAT[0], broken], "demonstrations")
     second = [message("a", None, "prompter", message_tree_id="s"), message("b", "a", "assistant", message_tree_id="s")]
     loaded = load([FLAT[0], message("x", "gone", "assistant"), *second], "demonstrations", on_bad_row=BadRow.skip)
