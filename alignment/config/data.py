@@ -73,6 +73,8 @@ class DataConfig(Config):
     """error: a row that breaks a rule ends the run before it begins. skip: it is left out, counted and said."""
     template: Template = Template.chat
     """chat: the tokenizer's chat template lays turns out. none: prompt and reply are texts and taken as they are."""
+    system: str | None = None
+    """The system turn of dialogues that have none of their own. Null: they stay without."""
     learn: Learn = Learn.all
     """Which turns of the assistant a demonstration teaches; what a row gives as its `prompt` is context."""
 
@@ -82,6 +84,13 @@ class DataConfig(Config):
         rule = "data.template=none goes with data.format=native or text, whose prompts and replies may be texts"
         texts = (Format.auto, Format.native, Format.text)
         require(self.template is Template.chat or self.format in texts, rule, self.format.value)
+        rule = (
+            "data.system goes with dialogues that a template lays out, not with data.template=none or data.format=text"
+        )
+        dialogues = self.template is Template.chat and self.format is not Format.text
+        require(self.system is None or dialogues, rule, self.system)
+        rule = "data.system must be a text that is not blank"
+        require(self.system is None or bool(self.system.strip()), rule, self.system)
         require_columns(self.columns, self.margin, "data.columns")
         given = self.scores.values()
         finite = all(isinstance(weight, int | float) and math.isfinite(weight) and weight for weight in given)

@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
@@ -11,14 +10,11 @@ from transformers import PreTrainedTokenizerBase
 from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, Template
 from alignment.config.errors import ConfigError
 from alignment.data.carried import NOTHING, Carried
-from alignment.data.chat import render
-from alignment.data.checks import leaves_out_calls, require_difference, require_plain_texts, require_read, signs_of
-from alignment.data.detect import way_out
-from alignment.data.formats import parse
+from alignment.data.checks import signs_of
 from alignment.data.layout import Laid, laid_out
-from alignment.data.margins import margin_from
-from alignment.data.records import DataError, GradeError, LayoutError, Record, Source
-from alignment.data.tokenize import Example, Limits, Truncation, encode_rendered
+from alignment.data.records import DataError, GradeError, Record, Source
+from alignment.data.row_reader import RowReader
+from alignment.data.tokenize import Example, Truncation
 from alignment.terminal import progress, say
 from alignment.toy import ToyError, demonstrations, pairs, prompts, scored, stepwise
 
@@ -47,6 +43,7 @@ class Loaded:
     skipped: list[DataError]
     truncation: Truncation
     without_calls: int = 0  # dialogues
+    given_system: int = 0  # dialogues that begin with data.system
     weighted: int = 0  # prompts with a `weight`, which only rows that are learned from have
 
     def summary(self, name: str) -> str:
@@ -68,6 +65,8 @@ class Loaded:
             parts.append(
                 f"{self.without_calls} dialogues without their `tool_calls`, which the chat template leaves out"
             )
+        if self.given_system:
+            parts.append(f"{self.given_system} rows begin with data.system")
         if self.weighted:
             parts.append(f"{self.weighted} prompts with a `weight`, which is not read: prompts count alike")
         dropped = sum(record.dropped > 0 for record in self.records)
@@ -120,48 +119,25 @@ def load_split(
         return None
     rows = list(found)
     columns = carried.names([row for _, row, _ in rows if not isinstance(row, DataError)], f"{part}.{name}")
-    loaded = Loaded([], [], [], Truncation())
-    limits = Limits(config.max_length, config.max_prompt_length)
     separator = config.step_separator if need is ExampleKind.steps else ""
     signs = signs_of(tokenizer, config.template, separator, f"{part}.step_separator")
-    margin_of = partial(margin_from, **asdict(config.margin))
+    loaded = Loaded([], [], [], Truncation())
+    read = RowReader(config, tokenizer, need, part, signs, columns, loaded.truncation)
     for at, row, format in progress(rows, f"reading {name}"):
         try:
             if isinstance(row, DataError):
                 raise row
-            _require_kind(format, need, part)
-            record = parse(
-                row,
-                at,
-                format,
-                need,
-                margin_of,
-                learn=config.learn,
-                template=config.template,
-                scores=config.scores,
-                separator=separator,
-            )
-            if columns:
-                record = replace(record, columns={name: row.get(name) for name in columns})
-            require_plain_texts(record, signs)
-            records = record.unpaired() if need is ExampleKind.labeled else [record]
-            examples = []
-            for each in records:
-                rendered = render(each, tokenizer)
-                require_read(each, tokenizer, rendered)
-                examples.append(encode_rendered(each, rendered, tokenizer, limits, loaded.truncation))
-                require_difference(examples[-1], limits)
+            made = read(at, row, format)
         except DataError as error:
-            if isinstance(error, LayoutError) and not isinstance(row, DataError):
-                error = DataError(at, f"{error.what}{way_out(row, format, part)}")
             if config.on_bad_row is BadRow.error or isinstance(error, GradeError):
-                raise error
+                raise
             loaded.skipped.append(error)
             continue
-        loaded.without_calls += leaves_out_calls(record, tokenizer)
-        loaded.weighted += need is ExampleKind.prompts and row.get("weight") not in (None, 1)
-        loaded.records += records
-        loaded.examples += examples
+        loaded.given_system += made.was_given_system
+        loaded.without_calls += made.lost_calls
+        loaded.weighted += made.has_unread_weight
+        loaded.records += made.records
+        loaded.examples += made.examples
     if not loaded.examples:
         first = f" (first: {loaded.skipped[0]})" if loaded.skipped else ""
         raise ConfigError(f"{part}.{name}.path must have at least one good row, got {source.path!r}{first}")
@@ -179,18 +155,6 @@ def _require_use(config: DataConfig, need: ExampleKind, part: str) -> None:
     if need is not ExampleKind.steps and config.step_separator != "\n":
         rule = f"{part}.step_separator goes with a task that learns from steps, such as reward_process"
         raise ConfigError(f"{rule}, got {config.step_separator!r}")
-
-
-def _require_kind(format: Format, need: ExampleKind, part: str) -> None:
-    """Raises:
-    ConfigError: rows of a layout have nothing of what the task needs, whatever they hold.
-    """
-    if format is Format.text and need is not ExampleKind.demonstrations:
-        rule = f"{part}.format=text has texts alone, for sft and ptx.data"
-        raise ConfigError(f"{rule}, got a task that needs {need.value}")
-    if need is ExampleKind.steps and format not in (Format.native, Format.toy):
-        rule = f"{part}.format must be native for a task that learns from the steps of a reply"
-        raise ConfigError(f"{rule}, got {format.value}")
 
 
 def _rows(key: str, source: SourceConfig, config: DataConfig, need: ExampleKind) -> Iterator[Laid] | None:

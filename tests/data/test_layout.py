@@ -282,3 +282,23 @@ def test_a_broken_tree_is_named(load: Load) -> None:
     second = [message("a", None, "prompter", message_tree_id="s"), message("b", "a", "assistant", message_tree_id="s")]
     loaded = load([FLAT[0], message("x", "gone", "assistant"), *second], "demonstrations", on_bad_row=BadRow.skip)
     assert said(loaded) == [(["a"], ["b"])] and len(loaded.skipped) == 1
+
+
+def test_dialogues_without_a_system_turn_are_given_one(load: Load) -> None:
+    own = {"messages": [{"role": "system", "content": "mine"}, U, A]}
+    loaded = load([{"messages": [U, A]}, own], "demonstrations", system="be kind")
+    assert said(loaded) == [(["be kind", "q"], ["a"]), (["mine", "q"], ["a"])]
+    assert loaded.summary("train") == "train: 2 rows, 1 rows begin with data.system"
+    pairs = load([{"prompt": "q", "chosen": "a", "rejected": "b"}], "pairs", system="be kind")
+    assert said(pairs) == [(["be kind", "q"], ["a", "b"])]
+    assert [turn["role"] for turn in load([{"prompt": "q"}], "prompts", system="x").records[0].prompt] == [
+        "system",
+        "user",
+    ]
+    with pytest.raises(ConfigError, match=r"data\.system goes with dialogues, and these rows are texts, got 'x'"):
+        load([{"text": "a"}], "demonstrations", system="x")
+    for wrong in ({"template": Template.none}, {"format": Format.text}):
+        with pytest.raises(ConfigError, match=r"data\.system goes with dialogues that a template lays out"):
+            DataConfig(system="x", **wrong)
+    with pytest.raises(ConfigError, match="not blank"):
+        DataConfig(system=" ")
