@@ -16,7 +16,8 @@ VERBS = {  # in the order of `alignment --help`
     "run": "run one, with other settings by key=value; what it makes is in its output_dir",
     "check": "whether a run would be sound, in minutes, and nothing is written",
     "submit": "hand a run, a sweep or a pipeline to Slurm",
-    "status": "how far a run is",
+    "status": "how far a run is; of several, a table of what they differ in and what they measured",
+    "compare": "runs side by side, and evaluations of the same prompts with paired intervals",
     "logs": "the log of a submitted run",
     "export": "a checkpoint as a model in Hugging Face form",
 }

@@ -1,0 +1,125 @@
+"""The verb `compare`: runs side by side, a column each."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from alignment.config.errors import UserError
+from alignment.config.metrics import EVAL, headlines
+from alignment.evaluate.rows import value_words
+from alignment.overview.grid import Column, lines
+from alignment.overview.paired import differences, evaluated
+from alignment.overview.status import Status, read_status
+from alignment.runs.folder import RunFolder
+from alignment.runs.settings import differing, runs_in, task_of
+from alignment.user_error import fail
+
+SCORES = ("gold", "reward", "kl", "length", "win_rate", "perplexity", "accuracy")  # of a method of an evaluation
+
+
+def print_comparison(folders: list[Path]) -> None:
+    try:
+        runs = [run for folder in folders for run in _runs(folder)]
+        if len(runs) < 2:
+            raise UserError(f"RUN must name two runs or more, or a folder of several, got {str(folders[0])!r} alone")
+        found = [read_status(run) for run in runs]
+        said = list(comparison(found))
+    except UserError as error:
+        fail(f"compare: {error}")
+    print("\n".join(said))
+
+
+def _runs(folder: Path) -> list[Path]:
+    """Raises:
+    UserError: there is no run in the folder.
+    """
+    runs = [run for run in runs_in(folder) if RunFolder(run).config.exists()]
+    if not runs:
+        raise UserError(
+            f"RUN must be a run's folder, or one of several, got {str(folder)!r}, which holds no config.yaml"
+        )
+    return runs
+
+
+def comparison(found: list[Status]) -> Iterator[str]:
+    """What the runs differ in, what they measured last, and for evaluations the differences from the first run."""
+    names = _names([status.folder for status in found])
+    settings = [status.settings for status in found]
+    rows = {
+        **_settings_rows(settings),
+        "state": [status.state() for status in found],
+        "step": [status.steps() for status in found],
+        **_metric_rows(found),
+        **_method_rows(found),
+    }
+    cells = list(zip(*rows.values(), strict=True))
+    columns = [
+        Column(name, list(column), number) for number, (name, column) in enumerate(zip(names, cells, strict=True))
+    ]
+    yield from lines([Column("", list(rows)), *columns])
+    scored = [
+        evaluated(name, RunFolder(status.folder), status.settings) for name, status in zip(names, found, strict=True)
+    ]
+    evaluations = [each for each in scored if each is not None]
+    for other in evaluations[1:]:
+        yield from differences(evaluations[0], other)
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """The last part of each path where that tells them apart, else the whole."""
+    short = [folder.name for folder in folders]
+    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+
+
+def _settings_rows(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The keys that differ; of runs of several tasks those alone that all of them have."""
+    tasks = [task_of(each) or "-" for each in settings]
+    keys = differing(settings)
+    if len(set(tasks)) == 1:
+        return keys
+    return {"task": tasks, **{key: values for key, values in keys.items() if "-" not in values}}
+
+
+def _metric_rows(found: list[Status]) -> dict[str, list[str]]:
+    """The main metrics of the newest row of training, then of the newest evaluation, with its intervals."""
+    training = [status.latest() for status in found]
+    evaluations = [status.newest(of_evaluation=True) for status in found]
+    trained = headlines(dict.fromkeys(name for row in training for name in row if not name.startswith(EVAL)))
+    held_out = headlines(dict.fromkeys(name for row in evaluations for name in row if name.startswith(EVAL)))
+    rows = {name: [value_words(row, name) if name in row else "-" for row in training] for name in trained}
+    return rows | {name: [value_words(row, name) if name in row else "-" for row in evaluations] for name in held_out}
+
+
+def _method_rows(found: list[Status]) -> dict[str, list[str]]:
+    """What evaluations say of each model that they compare."""
+    tables = [_figures(status.folder) for status in found]
+    names = dict.fromkeys(name for table in tables for name in table)
+    return {name: [table.get(name, "-") for table in tables] for name in names}
+
+
+def _figures(folder: Path) -> dict[str, str]:
+    """Raises:
+    UserError: summary.json is damaged.
+    """
+    path = RunFolder(folder).summary
+    try:
+        found = json.loads(path.read_bytes()) if path.exists() else {}
+        methods = {
+            f"{each['name']} {score}": each[score]
+            for each in found.get("methods", [])
+            for score in SCORES
+            if score in each
+        }
+        judged = found.get("reward_model") or {}
+        if "accuracy" in judged:
+            methods["reward model accuracy"] = judged["accuracy"]
+        return {name: _interval(value) for name, value in methods.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from error
+
+
+def _interval(value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"{value:.4g}"
+    return f"{value['mean']:.4g} [{value['low']:.3g}, {value['high']:.3g}]"
