@@ -14,7 +14,16 @@ from alignment.check.plain import plain_model, plain_score
 from alignment.check.rows import raw_rows
 from alignment.check.subject import shortest
 from alignment.check.verdict import Grade, Verdict, graded
-from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, TrainSource
+from alignment.config.data import (
+    BadRow,
+    DataConfig,
+    EvalSource,
+    ExampleKind,
+    Format,
+    SourceConfig,
+    TrainSource,
+    each_source,
+)
 from alignment.config.margin import MarginConfig
 from alignment.config.model import ModelConfig
 from alignment.data.load import load_split
@@ -105,10 +114,11 @@ def pairs_in(data: DataConfig, names: Sequence[str], tokenizer: PreTrainedTokeni
     """The shortest of the first pairs in the first of these splits that has any, in the order of the data; none where
     the rows are prompts or demonstrations."""
     for name in names:
-        source = {"train": data.train, "eval": data.eval}[name]
-        if _has_pairs(source, data):
+        split = {"train": data.train, "eval": data.eval}[name]
+        found = ((source, own) for _, source, own in each_source(split, data) if _has_pairs(source, own))
+        for source, own in found:
             some = TrainSource(source.path, min(source.limit or READ, READ), source.join)
-            pairs = replace(data, train=some, margin=MarginConfig(), on_bad_row=BadRow.skip)
+            pairs = replace(own, train=some, eval=EvalSource(), margin=MarginConfig(), on_bad_row=BadRow.skip)
             loaded = load_split("train", pairs, tokenizer, ExampleKind.pairs)
             assert loaded is not None
             kept = {id(example) for example in shortest(loaded.examples, min(LOOKS[-1], len(loaded.examples)))}

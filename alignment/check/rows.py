@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from alignment.check.subject import ROWS
 from alignment.check.verdict import Grade, Verdict, graded, worst
-from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig
+from alignment.config.data import DataConfig, ExampleKind, Format, SourceConfig, each_source
 from alignment.config.margin import MarginScale
 from alignment.data.json_rows import Row
 from alignment.data.labels import SINGLE_REPLIES
@@ -137,10 +137,10 @@ def _is_number(value: object) -> bool:
 def raw_rows(source: SourceConfig, data: DataConfig) -> Iterator[Row]:
     """The rows as they are in the files, their columns under our names, those that cannot be read left out; none of the
     embedded task, which has no file."""
-    if data.format is Format.toy or source.path is None:
-        return iter(())
-    rows = islice(laid_out(source, data, ExampleKind.pairs, "data.train", tell=lambda _: None), source.limit or ROWS)
-    return (row for _, row, _ in rows if not isinstance(row, DataError))
+    for _, one, own in each_source(source, data):
+        if own.format is not Format.toy and one.path is not None:
+            laid = laid_out(one, own, ExampleKind.pairs, "data.train", tell=lambda _: None)
+            yield from (row for _, row, _ in islice(laid, one.limit or ROWS) if not isinstance(row, DataError))
 
 
 def _percent(part: int, whole: int) -> str:

@@ -39,7 +39,7 @@ from alignment.training.reference import reference_logprobs
 from alignment.training.setup import Prepared, build_engine, prepare
 from alignment.training.supervised import BuildObjective
 
-ROWS = 1000  # of each split that are read
+ROWS = 1000  # of each source that are read
 FEW = 8  # rows that a model is tried on
 REPLY_TOKENS = 32  # of a reply that an online method learns from here
 
@@ -87,8 +87,10 @@ def few(config: Trained, size: int) -> Trained:
 
 
 def first_rows(data: DataConfig) -> DataConfig:
-    """The first `ROWS` of each split."""
-    return replace(data, train=_limited(data.train), eval=_limited(data.eval))
+    """The first `ROWS` of each source."""
+    train = replace(data.train, mix={name: _limited(one) for name, one in data.train.mix.items()})
+    held_out = replace(data.eval, sets={name: _limited(one) for name, one in data.eval.sets.items()})
+    return replace(data, train=_limited(train), eval=_limited(held_out))
 
 
 def _limited(source: Source) -> Source:

@@ -21,6 +21,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alignment.cli.config_errors import COMPOSE_ERRORS, explain
+from alignment.cli.entries import by_mapping
 from alignment.cli.overrides import written
 from alignment.cli.recipes import shipped
 from alignment.cli.sources import SearchPath, parts, register, schema
@@ -98,9 +99,9 @@ def swept(recipe: str, overrides: list[str]) -> list[DictConfig]:
 
 
 def chosen(recipe: str, overrides: list[str]) -> list[str]:
-    """The overrides as Hydra takes them: with stages by their numbers, and the + that it wants where a preset is of a
-    group that the recipe's defaults lack."""
-    overrides = by_name(recipe, overrides)
+    """The overrides as Hydra takes them: with stages by their numbers, entries in their mappings, and the + that it
+    wants where a preset is of a group that the recipe's defaults lack."""
+    overrides = [by_mapping(override) for override in by_name(recipe, overrides)]
     groups = set(current_hydra().config_loader.get_group_options("", ObjectType.GROUP))
     if not groups & {override.partition("=")[0] for override in overrides}:
         return overrides
@@ -180,13 +181,18 @@ def _plain(tree: DictConfig, key: str) -> Any:
 def _built(tree: DictConfig, key: str) -> Any:
     """The dataclasses of a tree, from the leaves to the root, so that a broken rule is told with its full key."""
     for name, node in parts(tree):
+        inner = f"{key}.{name}".lstrip(".")
         if is_dataclass(OmegaConf.get_type(node)):
-            _built(node, f"{key}.{name}".lstrip("."))
+            _built(node, inner)
+        else:  # a mapping of names that the user gives, perhaps to dataclasses
+            for given, value in parts(node):
+                if is_dataclass(OmegaConf.get_type(value)):
+                    _built(value, f"{inner}.{given}")
     try:
         return OmegaConf.to_object(tree)
     except ValueError as error:
         message = str(error)
         if not key or f"{key}." in message:
             raise ConfigError(message) from error
-        separator = "." if message.split()[0] in tree else ": "
+        separator = "." if message.split()[0].partition(".")[0] in tree else ": "
         raise ConfigError(f"{key}{separator}{message}") from error

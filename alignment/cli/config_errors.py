@@ -16,6 +16,10 @@ from alignment.user_error import nearest
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 """What composing and resolving raise for a user's mistake; ConfigError is a ValueError."""
 
+SEVERAL = {  # what a list is meant for, and how it is spelled
+    "data.train": "several sources are data.train.mix={a: {path: ..., weight: 2}, b: {path: ..., weight: 1}}",
+    "data.eval": "several sets are data.eval.sets={a: {path: ...}, b: {path: ...}}",
+}
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
 
@@ -100,9 +104,12 @@ def _bad_key_or_value(error: OmegaConfBaseException) -> str:
     if message.startswith("Invalid type assigned: dict"):  # OmegaConf makes no new entry of a typed mapping by its keys
         return f"{key} is new here and must be given whole, in braces: {{{key}: {{...}}}}"
     if message.startswith("Cannot merge DictConfig with ListConfig"):
-        return f"{key} must hold keys and values, {{name: value}}, got a list"
+        way = next((f"; {spelled}" for start, spelled in SEVERAL.items() if key.startswith(start)), "")
+        return f"{key} must hold keys and values, {{name: value}}, got a list{way}"
     if assigned := re.match(r"Cannot assign (\w+) to Dict", message):
         return f"{key} must hold keys and values, {{name: value}}, got {error.value!r} ({assigned[1]})"
+    if message.startswith("Merge error: list is not a subclass of"):  # which names no key
+        return f"data.train and data.eval must hold keys and values, got a list; {'; '.join(SEVERAL.values())}"
     if "is not a subclass of" in message:
         return f"{key} holds keys of its own, got {error.value!r}"
     return f"{key}: {message}"

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alignment.cli.names import register_names
 from alignment.cli.recipes import shipped
+from alignment.cli.source_lists import with_names
 from alignment.config.errors import ConfigError
 from alignment.config.outside import is_outside, learn_task
 from alignment.config.run import RunConfig
@@ -52,6 +53,11 @@ class OwnFolder(FileConfigSource):
             return folder.is_dir()
         presets = (file for file in folder.glob("*.yaml") if file.name != SWEEP)
         return any(presets) and not RunFolder(folder).started.exists()
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        found = super().load_config(config_path)
+        with_names(found.config)
+        return found
 
 
 class TaskSource(ConfigSource):

@@ -1,14 +1,14 @@
 """Rows of data: where they are, what form they have, and what is taken of them."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from alignment.config.base import Config
 from alignment.config.columns import require_columns, require_known
 from alignment.config.errors import ConfigError, require
 from alignment.config.margin import MarginConfig
-from alignment.config.sources import EvalSource, Format, SourceConfig, TrainSource
+from alignment.config.sources import EvalSource, Format, SourceConfig, TrainSource, require_files
 
 TOY = "alignment.toy."
 
@@ -106,12 +106,31 @@ class DataConfig(Config):
         else:
             rule = "data.eval.limit goes with data.eval.path, the held-out rows (null: there are none)"
             require(self.eval.path is not None or self.eval.limit is None, rule, self.eval.limit)
+        require_files(self.train.named(), self.format, "data.train.mix")
+        require_files(self.eval.named(), self.format, "data.eval.sets")
+
+    def file_of(self, name: str) -> str | None:
+        """The file, or the first of them, that has the rows of the split `name`; None where they have no file."""
+        return (self.train if name == "train" or self.eval.fraction is not None else self.eval).first_path()
+
+
+def each_source(source: SourceConfig, data: DataConfig) -> list[tuple[str, SourceConfig, DataConfig]]:
+    """(name, source, config of the data as it is for its rows) of each source of a split, in the order in which they
+    are read; of one without a name, by the name ""."""
+    named = source.named().items()
+    settings = {
+        name: replace(data, format=one.format or data.format, columns={**data.columns, **one.columns})
+        for name, one in named
+    }
+    return [(name, one, settings[name]) for name, one in named] or [("", source, data)]
 
 
 def has_rows(data: DataConfig, name: str) -> bool:
     """Whether the split `name`, `train` or `eval`, has a source."""
     source = {"train": data.train, "eval": data.eval}[name]
-    return (source.limit if data.format is Format.toy else source.path) is not None
+    if source is data.eval and data.eval.fraction is not None:
+        return has_rows(data, "train")
+    return bool(source.named()) or (source.limit if data.format is Format.toy else source.path) is not None
 
 
 def require_rows(data: DataConfig, name: str) -> None:
@@ -148,6 +167,8 @@ def require_read(data: DataConfig, kind: ExampleKind | None, part: str = "data")
 def require_no_rows(source: SourceConfig, key: str, task: str) -> None:
     """Raise `ConfigError` where rows are named that the task does not read."""
     require(source.path is None, f"{key}.path must be null for {task}, which reads no such rows", source.path)
+    for name, value in source.beside().items():
+        require(not value, f"{key}.{name} must be unset for {task}, which reads no such rows", value)
 
 
 def require_own_questions(data: DataConfig, functions: dict[str, str | None]) -> None:

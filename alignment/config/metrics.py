@@ -26,10 +26,10 @@ NATS, NATS_REPLY, NATS_TOKEN, SHARE, SECONDS = "nats", "nats per reply", "nats p
 
 METRICS = {
     "step": Metric("optimizer steps taken; of PPO and its kin, iterations"),
-    "epoch": Metric("how often the training rows have been gone through"),
+    "epoch": Metric("rows drawn so far over the training rows that there are: passes, where all count alike"),
     "lr": Metric("learning rate of the step"),
     "loss": Metric("what is minimised, mean over what the method counts: tokens, pairs, replies"),
-    "perplexity": Metric("exp of the mean negative log-probability of a token"),
+    "perplexity": Metric("exp of the row's mean negative log-probability of a token"),
     "grad_norm": Metric("norm of the gradient, before it is clipped"),
     "router_loss": Metric("load-balancing loss of a mixture of experts, as it is added"),
     "skipped_steps": Metric("steps left out so far, for their loss or gradient was no finite number"),
@@ -49,7 +49,7 @@ METRICS = {
     ),
     "logps/rejected": Metric("log-probability of the rejected reply, as logps/chosen", NATS),
     "logps/token": Metric("log-probability of a token that is learned", NATS),
-    "tokens/accuracy": Metric("how often the likeliest token is the data's", SHARE),
+    "mean_token_accuracy": Metric("how often the likeliest token is the data's", SHARE),
     "nll": Metric("negative log-likelihood of the chosen reply, the term beside the preference", NATS),
     "log_odds": Metric("log of the odds ratio of chosen and rejected reply"),
     "odds_ratio_loss": Metric("ORPO's loss without its likelihood"),
@@ -125,7 +125,7 @@ HEADLINES = (  # of a step and of an evaluation, in the order in which they are 
     "rewards/margin",
     "rewards/error",
     "perplexity",
-    "tokens/accuracy",
+    "mean_token_accuracy",
     "length",
 )
 SHORT = ("loss", "rewards/accuracy", "reward", "gold", "kl")  # of a step, where there is one line for it

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from alignment.config.base import Config
-from alignment.config.data import DataConfig, ExampleKind, Format, require_no_rows, require_read
+from alignment.config.data import DataConfig, ExampleKind, Format, has_rows, require_no_rows, require_read
 from alignment.config.errors import require
 from alignment.config.marks import MODEL
 from alignment.losses import KLEstimator, PolicyLoss, ValueLoss
@@ -201,7 +201,7 @@ class PtxConfig(Config):
         require(self.size > 0, "ptx.size must be > 0", self.size)
         require(self.weight > 0 or self.size == PTX_SIZE, "ptx.size goes with a ptx.weight above 0", self.size)
         require_no_rows(self.data.eval, "ptx.data.eval", "ptx")
-        has_data = self.data.train.path is not None or self.data.format is Format.toy
+        has_data = has_rows(self.data, "train") or self.data.format is Format.toy
         require_read(self.data, ExampleKind.demonstrations, "ptx.data")
         require(has_data == (self.weight > 0), "ptx.data.train goes with a ptx.weight above 0", self.weight)
 

@@ -68,7 +68,7 @@ class TrainingConfig(RunConfig):
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         require_rows(self.data, "train")
-        if self.train.eval_on_start or self.train.best.metric is not None:
+        if self.train.evaluates_at_start:
             require_rows(self.data, "eval")
         require_read(self.data, self.example_kind)
         require_device(self.model, self.distributed)

@@ -1,5 +1,6 @@
-"""Where rows of data are, and how they are laid out."""
+"""Where rows of data are, and how they are laid out: one file or several, held-out rows, sets with names."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import PurePath
@@ -8,6 +9,8 @@ from typing import Any
 from alignment.config.base import Config
 from alignment.config.errors import require
 from alignment.config.marks import DATA
+
+TAKEN = ("reward", "rewards", "logps", "kl", "length", "moments")  # with which metrics' own names begin
 
 
 class Format(str, Enum):
@@ -63,16 +66,130 @@ class SourceConfig(Config):
         own = [] if self.path is None else self.path if isinstance(self.path, list) else [self.path]
         return [*own, *self.join.values()]
 
+    def named(self) -> "Mapping[str, NamedSource]":
+        """The sources in place of `path`, where there are several, in the order of their names."""
+        return {}
+
+    def beside(self) -> dict[str, object]:
+        """The keys that say where rows are, in place of `path`, with their values."""
+        return {}
+
     def first_path(self) -> str | None:
         """The first that is read; None where there is none."""
-        return next(iter(self.paths()), None)
+        return next((path for source in (self, *self.named().values()) for path in source.paths()), None)
+
+
+@dataclass(slots=True)
+class NamedSource(SourceConfig):
+    """One of several sources, by a name of the user's."""
+
+    format: Format | None = None
+    """How its rows are laid out. Null: as data.format says."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Its own columns, before those of data.columns."""
+
+
+@dataclass(slots=True)
+class MixedSource(NamedSource):
+    weight: float | None = None
+    """How many of a step's rows are its, as a share of all sources' weights. Null, for all of them: by their rows."""
+
+    def __post_init__(self) -> None:
+        SourceConfig.__post_init__(self)
+        is_finite = self.weight is None or 0 < self.weight < float("inf")
+        require(is_finite, "weight must be > 0 and finite (a source that is not to count is left out)", self.weight)
 
 
 @dataclass(slots=True)
 class TrainSource(SourceConfig):
     """The rows that a run learns from."""
 
+    mix: dict[str, MixedSource] = field(default_factory=dict)
+    """In place of path, several sources, each by a name of yours: {helpful: {path: a.jsonl, weight: 2}, safety: {path:
+    b.jsonl, weight: 1}}. Each step has rows of all of them, in the shares of their weights; each is gone through in
+    shuffled passes of its own."""
+    temperature: float = 1.0
+    """T of a mix without weights: a source of n rows gets a share proportional to n**(1/T). 1: every row counts alike;
+    above 1 small sources count more (mT5's is 1/0.3); inf (in YAML .inf): all sources get the same share."""
+
+    def __post_init__(self) -> None:
+        SourceConfig.__post_init__(self)
+        _require_named(self, self.mix, "mix")
+        weights = {name: source.weight for name, source in self.mix.items()}
+        has_weights = any(weight is not None for weight in weights.values())
+        rule = "mix must have a weight for each source, or for none (they count by their rows then, and by temperature)"
+        require(not has_weights or None not in weights.values(), rule, weights)
+        require(
+            self.temperature > 0, "temperature must be > 0 (inf, in YAML .inf: all sources alike)", self.temperature
+        )
+        rule = "temperature must be 1 without a mix, and in one that gives weights"
+        require(self.temperature == 1 or (bool(self.mix) and not has_weights), rule, self.temperature)
+
+    def named(self) -> Mapping[str, NamedSource]:
+        return dict(sorted(self.mix.items()))
+
+    def beside(self) -> dict[str, object]:
+        return {"mix": self.mix}
+
 
 @dataclass(slots=True)
 class EvalSource(SourceConfig):
     """The rows that a run is evaluated on, and learns nothing from."""
+
+    fraction: float | None = None
+    """In place of path: hold out about this share of the prompts in data.train, each with all of its rows. Which ones
+    depends on their texts and the seed alone, so that rows added elsewhere move none."""
+    sets: dict[str, NamedSource] = field(default_factory=dict)
+    """In place of path, several sets, each by a name of yours: {helpful: {path: a.jsonl}, safety: {path: b.jsonl}}. The
+    log has eval/helpful/loss and eval/safety/loss beside eval/loss, which is of the rows of all of them together."""
+
+    def __post_init__(self) -> None:
+        SourceConfig.__post_init__(self)
+        _require_named(self, self.sets, "sets")
+        rule = "fraction must be in (0, 1), a share of the training prompts"
+        require(self.fraction is None or 0 < self.fraction < 1, rule, self.fraction)
+        given = {"path": self.path, "limit": self.limit, "fraction": self.fraction, "sets": [*self.sets] or None}
+        asked = {key: value for key, value in given.items() if value is not None and (key != "limit" or not self.path)}
+        rule = "at most one of path (of the toy task: limit), fraction and sets must be set"
+        require(len(asked) <= 1, rule, asked)
+
+    def named(self) -> Mapping[str, NamedSource]:
+        return dict(sorted(self.sets.items()))
+
+    def beside(self) -> dict[str, object]:
+        return {"sets": self.sets, "fraction": self.fraction}
+
+
+def _require_named(source: SourceConfig, named: Mapping[str, NamedSource], key: str) -> None:
+    """That sources with names stand alone, and each says where it is."""
+    if not named:
+        return
+    rule = f"{{}} must be unset where {key} names the sources, each with its own"
+    require(source.path is None, rule.format("path"), source.path)
+    require(source.limit is None, rule.format("limit"), source.limit)
+    for name, each in named.items():
+        require(name.isidentifier(), f"{key} must have names without spaces and signs", name)
+        require(name not in TAKEN, f"{key} must have other names than metrics have ({', '.join(TAKEN)})", name)
+        require(each.path is not None, f"{key}.{name}.path is required", each.path)
+
+
+def require_one_set(source: EvalSource, key: str, task: str) -> None:
+    """Raise `ConfigError` where a task that knows one set of held-out rows, of `path`, is given others."""
+    for name, value in source.beside().items():
+        require(not value, f"{key}.{name} must be unset for {task}, whose rows are those of {key}.path", value)
+
+
+def require_even(source: TrainSource, task: str) -> None:
+    """Raise `ConfigError` where sources are to count unequally in a task that takes each row once."""
+    weights = {name: one.weight for name, one in source.mix.items() if one.weight is not None}
+    rule = f"data.train.mix must have neither weights nor a temperature for {task}, which takes each row once"
+    require(not weights and source.temperature == 1, rule, weights or source.temperature)
+
+
+def require_files(named: Mapping[str, NamedSource], format: Format, key: str) -> None:
+    """Raise `ConfigError` where a source with a name is to be of the toy task, which has no files. `format`: of those
+    that have none of their own."""
+    rule = f"data.format must be one of files for {key} (data=native), whose sources are files"
+    require(not named or format is not Format.toy, rule, format.value)
+    for name, source in named.items():
+        require(source.format is not Format.toy, f"{key}.{name}.format must be one of files", Format.toy.value)

@@ -25,7 +25,7 @@ from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.reward import ScorerConfig
 from alignment.config.run import RunConfig
-from alignment.config.sources import Format
+from alignment.config.sources import Format, require_even, require_one_set
 from alignment.config.supervised import (
     CPOConfig,
     DPOConfig,
@@ -64,6 +64,8 @@ class RejectionConfig(RunConfig):
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         require_rows(self.data, "train")
+        require_even(self.data.train, "rejection")
+        require_one_set(self.data.eval, "data.eval", "rejection")
         require_read(self.data, ExampleKind.prompts)
         require(
             self.model.lora.rank == 0,
@@ -111,6 +113,8 @@ class EvaluateConfig(RunConfig):
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         require_generator(self.generation, self.distributed)
+        require_one_set(self.data.eval, "data.eval", "evaluate")
+        require_one_set(self.pairs.eval, "pairs.eval", "evaluate")
         require_no_rows(self.data.train, "data.train", "evaluate")
         require_no_rows(self.pairs.train, "pairs.train", "evaluate")
         require_read(self.pairs, ExampleKind.pairs, "pairs")

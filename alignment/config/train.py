@@ -33,7 +33,8 @@ class OnNonFinite(str, Enum):
 @dataclass(slots=True)
 class TrainConfig(Config):
     max_steps: int | None = None
-    """Optimizer steps (PPO: iterations). Exactly one of `max_steps` and `epochs` is set."""
+    """Optimizer steps (PPO: iterations). Exactly one of `max_steps` and `epochs` is set. 0: none; the model as it comes
+    is evaluated on the held-out rows, and no model is left."""
     epochs: float | None = None
     """Passes over the rows of data.train; 0.5 is half a pass."""
     learning_rate: float = 1e-5
@@ -67,7 +68,9 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         rule = "exactly one of train.max_steps and train.epochs must be set (train.max_steps=N train.epochs=null)"
         require((self.max_steps is None) != (self.epochs is None), rule, (self.max_steps, self.epochs))
-        require(self.max_steps is None or self.max_steps > 0, "train.max_steps must be > 0", self.max_steps)
+        require(self.max_steps is None or self.max_steps >= 0, "train.max_steps must be >= 0", self.max_steps)
+        rule = "train.best.metric must be null with train.max_steps=0, which leaves no model"
+        require(self.max_steps != 0 or self.best.metric is None, rule, self.best.metric)
         require(self.epochs is None or self.epochs > 0, "train.epochs must be > 0", self.epochs)
         require(self.learning_rate > 0, "train.learning_rate must be > 0", self.learning_rate)
         rule = f"train.min_learning_rate must be in [0, train.learning_rate), which is {self.learning_rate:g}"
@@ -90,3 +93,8 @@ class TrainConfig(Config):
         require(self.eval_every >= 0, "train.eval_every must be >= 0", self.eval_every)
         rule = "train.eval_every must be > 0 with train.best.patience, which counts evaluations"
         require(self.eval_every > 0 or self.best.patience is None, rule, self.eval_every)
+
+    @property
+    def evaluates_at_start(self) -> bool:
+        """Whether the weights are evaluated as they are before the first step."""
+        return self.eval_on_start or self.best.metric is not None or self.max_steps == 0

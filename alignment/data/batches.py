@@ -1,18 +1,19 @@
 """The batch planner: which examples make a step, and how a step is cut into micro-batches.
 
 A step's set is a pure function of (seed, step): the data are shuffled anew for each pass, the passes are laid end to
-end, and step k takes the k-th slice. So one integer is the whole data position.
+end, and step k takes the k-th slice. So one integer is the whole data position. With several sources the places of that
+sequence are theirs in fixed shares (data/mixture.py).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from alignment.config.batch import BatchConfig, Layout
 from alignment.config.train import TrainConfig
+from alignment.data.mixture import Order, Portion, spans
 from alignment.data.pack import Batch, pack, packed_length
 from alignment.data.tokenize import Example
 
@@ -84,6 +85,12 @@ class Batches:
     examples: list[Example]
     packer: Packer
     seed: int
+    portions: tuple[Portion, ...] = ()
+    """The sources of the examples, in the order of these; (): there is one, without a name."""
+    order: Order = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.order = Order(self.portions or (Portion("", len(self.examples), 1.0),), self.seed)
 
     def step(self, index: int) -> list[Batch]:
         """This rank's micro-batches of optimizer step `index` (from 0); the ranks' together are the step's examples."""
@@ -92,7 +99,8 @@ class Batches:
     def step_rows(self, index: int) -> list[int]:
         """The examples of optimizer step `index`, in the order of the shuffled passes."""
         first = index * self.packer.config.size
-        return [self._row(place) for place in range(first, first + self.packer.config.size)]
+        rows: list[int] = self.order.rows(first, first + self.packer.config.size).tolist()
+        return rows
 
     def once(self, rows: Iterable[int] | None = None) -> EvenBatches[Batch]:
         """This rank's micro-batches of a pass over the examples at `rows` (None: over all)."""
@@ -104,8 +112,13 @@ class Batches:
 
     def rows_of(self, num_steps: int) -> list[int]:
         """The examples that the first `num_steps` steps touch, each once."""
-        places = min(num_steps * self.packer.config.size, len(self.examples))
-        return sorted(self._row(place) for place in range(places))
+        rows: list[int] = self.order.touched(num_steps * self.packer.config.size).tolist()
+        return rows
+
+    def sets(self) -> dict[str, range]:
+        """Where the rows of each source are; of one without a name, all of them by the name ""."""
+        everything = {"": range(len(self.examples))}
+        return spans({each.name: each.rows for each in self.portions}) if self.portions else everything
 
     def one_step_of(self, examples: list[Example]) -> "Batches":
         """Others, all of which make a step."""
@@ -119,15 +132,9 @@ class Batches:
         assert train.epochs is not None
         return max(1, int(np.ceil(train.epochs * len(self.examples) / self.packer.config.size)))
 
-    def _row(self, place: int) -> int:
-        epoch, index = divmod(place, len(self.examples))
-        return int(shuffled(len(self.examples), self.seed, epoch)[index])
-
-
-@lru_cache(maxsize=4)
-def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of `range(count)`, a pure function of its arguments."""
-    return np.random.default_rng([seed, epoch]).permutation(count)
+    def epoch(self, step: int) -> float:
+        """How many rows `step` steps have drawn, over the rows that there are; to four places."""
+        return round(step * self.packer.config.size / len(self.examples), 4)
 
 
 def cut(lengths: Sequence[int], max_tokens: int, layout: Layout) -> list[list[int]]:

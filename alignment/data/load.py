@@ -1,13 +1,13 @@
 """A split of the data to examples: read, parse, render, encode. What was skipped or cut is counted and said."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, Template
+from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, Template, each_source
 from alignment.config.errors import ConfigError
 from alignment.data.carried import NOTHING, Carried
 from alignment.data.checks import signs_of
@@ -42,13 +42,15 @@ class Loaded:
     examples: list[Example]
     skipped: list[DataError]
     truncation: Truncation
+    sources: dict[str, int] = field(default_factory=dict)  # name -> rows, in their order; {}: one, without a name
     without_calls: int = 0  # dialogues
     given_system: int = 0  # dialogues that begin with data.system
     weighted: int = 0  # prompts with a `weight`, which only rows that are learned from have
 
     def summary(self, name: str) -> str:
         """One line for the terminal."""
-        parts = [f"{name}: {len(self.examples)} rows"]
+        of_each = ", ".join(f"{source} {rows}" for source, rows in self.sources.items())
+        parts = [f"{name}: {len(self.examples)} rows" + (f" ({of_each})" if of_each else "")]
         if self.skipped:
             parts.append(f"{len(self.skipped)} bad rows skipped (first: {self.skipped[0]})")
         for what, count in (("prompts", self.truncation.prompts), ("completions", self.truncation.completions)):
@@ -85,6 +87,25 @@ class Loaded:
         return f"{what} and are laid out once more ({way})"
 
 
+def joined(sources: Mapping[str, Loaded]) -> Loaded:
+    """Several sources as one split, each behind the one before it."""
+    of_all = sources.values()
+    return Loaded(
+        records=[record for loaded in of_all for record in loaded.records],
+        examples=[example for loaded in of_all for example in loaded.examples],
+        skipped=[error for loaded in of_all for error in loaded.skipped],
+        truncation=Truncation(
+            prompts=sum(loaded.truncation.prompts for loaded in of_all),
+            completions=sum(loaded.truncation.completions for loaded in of_all),
+            steps=sum(loaded.truncation.steps for loaded in of_all),
+        ),
+        sources={name: len(loaded.examples) for name, loaded in sources.items()},
+        without_calls=sum(loaded.without_calls for loaded in of_all),
+        given_system=sum(loaded.given_system for loaded in of_all),
+        weighted=sum(loaded.weighted for loaded in of_all),
+    )
+
+
 def _laid_out(record: Record) -> str:
     """The mark of another family with which the first question begins; "" where it does not."""
     asked = next((turn["content"] for turn in record.prompt if turn["role"] == "user"), "")
@@ -101,18 +122,41 @@ def load_split(
     part: str = "data",
     carried: Carried = NOTHING,
 ) -> Loaded | None:
-    """The split `train` or `eval` of what is `part` in the config; None where it names none.
+    """The split `train` or `eval` of what is `part` in the config, all of its sources one behind another; None where it
+    names none.
 
     Args:
         carried: what prompts keep of their rows.
 
     Raises:
-        ConfigError: the split has no usable row.
+        ConfigError: the split, or one of its sources, has no usable row.
         DataError: a bad row, under `data.on_bad_row=error`; names file and line. A margin that is asked for and missing
             is one under `skip` too.
     """
+    source, key = {"train": (config.train, "train.mix"), "eval": (config.eval, "eval.sets")}[name]
+    if not source.named():
+        return load_source(name, source, config, tokenizer, need, part, carried)
+    found = {}
+    for each, one, own in each_source(source, config):
+        found[each] = load_source(f"{key}.{each}", one, own, tokenizer, need, part, carried)
+    return joined({each: loaded for each, loaded in found.items() if loaded is not None})
+
+
+def load_source(
+    name: str,
+    source: SourceConfig,
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    need: ExampleKind,
+    part: str,
+    carried: Carried,
+) -> Loaded | None:
+    """The rows of one source, which is `name` in the part `part` of the config; None where there are none to read.
+
+    Raises:
+        as `load_split`.
+    """
     need = ExampleKind(need)  # a word from a loop of somebody's own is one too
-    source = {"train": config.train, "eval": config.eval}[name]
     _require_use(config, need, part)
     found = _rows(f"{part}.{name}", source, config, need)
     if found is None:
@@ -148,6 +192,9 @@ def _require_use(config: DataConfig, need: ExampleKind, part: str) -> None:
     """Raises:
     ConfigError: something is set that what the task takes of a row has no use for.
     """
+    if config.format is Format.text and need is not ExampleKind.demonstrations:
+        rule = f"{part}.format=text has texts alone, for sft and ptx.data"
+        raise ConfigError(f"{rule}, got a task that needs {need.value}")
     if config.scores and need is not ExampleKind.scored:
         raise ConfigError(
             f"{part}.scores goes with a task that learns scores, such as reward_regression, got {config.scores}"

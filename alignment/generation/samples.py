@@ -72,7 +72,12 @@ class Samples:
 
     def first(self, count: int) -> "Samples":
         """The first prompts alone."""
-        return Samples(self.records[:count], self.examples[:count], self.replies[:count])
+        return self.at(range(count))
+
+    def at(self, prompts: range) -> "Samples":
+        """Some of the prompts, which stand one behind another."""
+        some = slice(prompts.start, prompts.stop)
+        return Samples(self.records[some], self.examples[some], self.replies[some])
 
     def with_replies(self, places: Sequence[int], other: "Samples") -> "Samples":
         """With the other's replies to its prompts, which are those at `places`."""

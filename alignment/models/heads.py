@@ -18,7 +18,7 @@ from alignment.distributed.placement import Placement
 from alignment.models.adapters import use_adapter
 from alignment.models.attention import FLEX, attention_inputs, check_branches, in_fixed_lengths, use_grouped_attention
 from alignment.models.last_layer import feed_forward_at, reads_apart
-from alignment.models.logprobs import entropy_of, logprobs_of
+from alignment.models.logprobs import entropy_of, is_likeliest, logprobs_of
 from alignment.models.one_run import in_one_run
 from alignment.models.routers import router_loss
 from alignment.models.scalar_head import scalar_head
@@ -83,22 +83,29 @@ class LanguageModel(Trunk):
     """A causal language model."""
 
     def forward(
-        self, batch: Batch, positions: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs (nats, float32 at least) of `targets` [T] at `positions` [T]; on request the entropy there, [T].
+        self,
+        batch: Batch,
+        positions: Tensor,
+        targets: Tensor,
+        temperature: float = 1.0,
+        *,
+        entropy: bool = False,
+        greedy: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """Log-probs (nats, float32 at least) of `targets` [T] at `positions` [T]; behind them, on request, the entropy
+        there, [T], and whether each target is the likeliest token, [T], 1 or 0 in the log-probs' dtype.
 
-        The entropy carries no gradient.
+        Neither of these carries a gradient.
         """
-        read = partial(self._read, temperature=temperature, entropy=entropy)
-        logprobs, *entropies = in_one_run(self._head(), read, self.hidden(batch, positions), targets)
-        return logprobs, entropies[0] if entropy else None
+        read = partial(self._read, temperature=temperature, entropy=entropy, greedy=greedy)
+        return in_one_run(self._head(), read, self.hidden(batch, positions), targets)
 
     def _read(
-        self, head: nn.Module, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool
+        self, head: nn.Module, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool, greedy: bool
     ) -> tuple[Tensor, ...]:
-        """Log-probs, and the entropy where it is asked for, however many chunks it takes."""
+        """Log-probs, and what is asked for beside them, however many chunks it takes."""
         size = max(1, CHUNK // self.hf.config.get_text_config().vocab_size)
-        read = partial(self._read_chunk, head, temperature=temperature, entropy=entropy)
+        read = partial(self._read_chunk, head, temperature=temperature, entropy=entropy, greedy=greedy)
         if len(targets) <= size:  # what exists once need not be made twice
             return read(hidden, targets)
         pieces = zip(hidden.split(size), targets.split(size), strict=True)
@@ -106,11 +113,12 @@ class LanguageModel(Trunk):
         return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
 
     def _read_chunk(
-        self, head: nn.Module, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool
+        self, head: nn.Module, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool, greedy: bool
     ) -> tuple[Tensor, ...]:
         logits = self._scaled(head(hidden))
         logprobs = logprobs_of(logits, targets, temperature)
-        return (logprobs, entropy_of(logits, temperature)) if entropy else (logprobs,)
+        beside = [entropy_of(logits, temperature)] if entropy else []
+        return (logprobs, *beside, *([is_likeliest(logits, targets).to(logprobs.dtype)] if greedy else []))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., V], with the scales and the soft cap that some families put on their logits."""

@@ -35,6 +35,12 @@ def entropy_of(logits: Tensor, temperature: float) -> Tensor:
     return torch.cat([-(logprobs.exp() * logprobs).sum(-1) for logprobs in everywhere])
 
 
+@torch.no_grad()
+def is_likeliest(logits: Tensor, targets: Tensor) -> Tensor:
+    """[T] bool: whether the largest of the logits [T, V] is that of `targets` [T]; of equal ones, one alone counts."""
+    return logits.max(-1).indices == targets  # which the CPU has sooner than argmax, and a GPU as soon
+
+
 class _LogprobsOf(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:

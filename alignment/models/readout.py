@@ -11,8 +11,13 @@ from alignment.data.pack import Batch
 
 def token_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0) -> Tensor:
     """[T] nats: log-prob of each completion token, given its prompt and what precedes it in its branch."""
-    logprobs, _ = model(batch, batch.positions, batch.targets, temperature)
+    (logprobs,) = model(batch, batch.positions, batch.targets, temperature)
     return logprobs
+
+
+def token_logprobs_and_hits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """As `token_logprobs`, and 1 where the token is what greedy decoding would have chosen, else 0; [T] each."""
+    return model(batch, batch.positions, batch.targets, greedy=True)
 
 
 def completion_logprobs(model: nn.Module, batch: Batch) -> Tensor:
@@ -24,7 +29,7 @@ def prompt_and_completion_logprobs(model: nn.Module, batch: Batch) -> tuple[Tens
     """[U] and [T] nats: the log-probs of the prompts' tokens but their first, and of the completions'; one pass."""
     positions = torch.cat([batch.prompt_positions, batch.positions])
     targets = torch.cat([batch.prompt_targets, batch.targets])
-    logprobs, _ = model(batch, positions, targets)
+    (logprobs,) = model(batch, positions, targets)
     prompt, completion = logprobs.split([len(batch.prompt_targets), len(batch.targets)])
     return prompt, completion
 

@@ -7,6 +7,7 @@ from alignment.data.batches import Batches, Packer
 from alignment.data.load import Loaded
 from alignment.losses import CrossEntropyLoss
 from alignment.training.objectives import SFT
+from alignment.training.setup import train_batches
 from alignment.training.step import Term
 
 
@@ -26,4 +27,5 @@ class Ptx:
 
 def build_ptx(texts: Loaded, config: PPOConfig, packer: Packer) -> Ptx:
     packer = replace(packer, config=replace(config.batch, size=config.ptx.size))
-    return Ptx(Batches(texts.examples, packer, config.seed), config.ptx.weight, config.ppo.inner_steps)
+    batches = train_batches(texts, packer, config.seed, config.ptx.data.train)
+    return Ptx(batches, config.ptx.weight, config.ppo.inner_steps)

@@ -3,13 +3,15 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.data import ExampleKind
 from alignment.config.online import OnlineConfig
 from alignment.data.batches import Batches
-from alignment.data.load import Loaded, load_split
+from alignment.data.load import Loaded
+from alignment.data.mixture import spans
 from alignment.distributed.engine import Engine
 from alignment.generation.diagnostics import derived, standard_errors
 from alignment.generation.function import asked_by
@@ -19,15 +21,15 @@ from alignment.generation.score import Scorer
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
 from alignment.rl.rewards import Reward, RewardScorer, shape_scores
-from alignment.training.metrics import Metrics
+from alignment.training.metrics import Metrics, of_sets
 from alignment.training.samples_log import SamplesLog
 from alignment.training.setup import (
     build_engine,
+    load_splits,
     packer_of,
     prepare_tokenizer,
     require_positions,
-    required_split,
-    say_split,
+    train_batches,
 )
 from alignment.training.timer import StepTimer
 
@@ -56,8 +58,7 @@ class Prompts:
 def load_prompts(config: OnlineConfig) -> Prompts:
     tokenizer = prepare_tokenizer(config.model)
     carried = asked_by({**config.reward.functions(), "gold": config.gold})
-    train = required_split("train", config.data, tokenizer, ExampleKind.prompts, carried=carried)
-    held_out = say_split(load_split("eval", config.data, tokenizer, ExampleKind.prompts, carried=carried), "eval")
+    train, held_out = load_splits(config, tokenizer, ExampleKind.prompts, carried)
     require_positions(config.model, [train, held_out], config.data, config.generation.max_new_tokens)
     return Prompts(tokenizer, train, held_out)
 
@@ -94,16 +95,19 @@ class Rollouts:
         return samples, shape_scores(scores, samples, self.config), metrics
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """The scorer's metrics of one reply to each held-out prompt, and the standard errors of their scores; empty
-        without held-out prompts."""
+        """The scorer's metrics of one reply to each held-out prompt, and the standard errors of their scores, of each
+        set by its name too; empty without held-out prompts."""
         held_out = self.prompts.held_out
         if held_out is None:
             return {}
         samples = self.draw(held_out, list(range(len(held_out.examples))), EVAL_SEED, 1)
-        scores, metrics = self.scorer(samples)
+        sets = spans(held_out.sources or {"": len(held_out.examples)})
+        scored = {name: self.scorer(samples.at(rows)) for name, rows in sets.items()}
+        scores = torch.cat([scores for scores, _ in scored.values()])
         self.shown.write(step, "eval", self.scorer.table(samples, scores, self.config.log.samples))
-        means = metrics.means()
-        return {**derived(means), **standard_errors(means, len(samples.records))}
+        prompts = {"": len(held_out.examples), **held_out.sources}
+        found = {name: metrics for name, (_, metrics) in scored.items()}
+        return of_sets(found, lambda name, means: {**derived(means), **standard_errors(means, prompts[name])})
 
     def draw(self, data: Loaded, rows: list[int], seed: int, replies: int) -> Samples:
         """The policy's replies to the prompts at `rows`."""
@@ -120,7 +124,7 @@ def build_rollouts(
 ) -> Rollouts:
     """With the policy's engine, batches in a layout that the policy reads, and under ZeRO 3 sharded scoring models."""
     batch = replace(config.batch, layout=settle_layout(policy, config.batch.layout))
-    batches = Batches(prompts.train.examples, packer_of(batch, prompts.tokenizer), config.seed)
+    batches = train_batches(prompts.train, packer_of(batch, prompts.tokenizer), config.seed, config.data.train)
     steps = config.optimizer_steps(batches.num_steps(config.train))
     engine = build_engine(policy, config, num_steps=steps)
     scorer.shard()

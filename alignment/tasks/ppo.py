@@ -57,7 +57,8 @@ def run(config: PPOConfig, folder: Path) -> str | None:
         say(line)
     trainer = build_trainer(config, folder)
     reason = fit(trainer, trainer.config, folder)
-    trainer.save_average(folder)
+    if config.train.max_steps != 0:
+        trainer.save_average(folder)
     return reason
 
 
@@ -186,7 +187,9 @@ def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
     say(memory.summary())
     rollouts = build_rollouts(config, prompts, scorer, models.policy, folder)
     iterations, warmup = rollouts.batches.num_steps(config.train), config.critic.warmup
-    require(warmup < iterations, f"critic.warmup must be < the run's {iterations} iterations", warmup)
+    require(
+        warmup < iterations or iterations == 0, f"critic.warmup must be < the run's {iterations} iterations", warmup
+    )
     critic = None
     if models.critic is not None:
         steps, rate = iterations * config.ppo.inner_steps, config.critic.learning_rate

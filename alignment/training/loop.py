@@ -93,7 +93,9 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
     checkpoints = Checkpoints(files.checkpoints, config.checkpoint, parts, zero=config.distributed.zero)
     done = checkpoints.restore()
     method.begin(done)
-    warn_of_repeated_rows(method.train)
+    if num_steps > 0:
+        warn_of_repeated_rows(method.train)
+    say_mix(method.train, num_steps)
     warn_of_rates(config, num_steps)
     warn_of_no_evaluation(config)
     warn_of_no_checkpoints(config)
@@ -103,11 +105,13 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
             return {f"eval/{name}": value for name, value in method.evaluate(step).items()}
 
     with MetricsLog(folder, config, method.timer, num_steps=num_steps, done=done) as log:
-        if done == 0 and (config.train.eval_on_start or config.train.best.metric is not None):
+        if done == 0 and config.train.evaluates_at_start:
             with naming_rank(0):
                 found = evaluated(0)
                 keeper.after_update(0, found, method.save)
                 log.write(0, found)
+        if num_steps == 0:
+            return None
         for step in range(done + 1, num_steps + 1):
             if keeper.reason is not None:
                 break
@@ -116,7 +120,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
                     measured, units = method.collect(step)
                 if keeper.before_update(step, measured, method.save):
                     pending.add(measured)
-                    log.write(step, method.row(pending.take()))
+                    log.write(step, {"epoch": method.train.epoch(step - 1), **method.row(pending.take())})
                     break
                 learning_rate = method.learning_rate()
                 with method.timer.part("learn"):
@@ -129,7 +133,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
                 found = evaluated(step) if is_due(step, config.train.eval_every, num_steps) else {}
                 keeper.after_update(step, found, method.save)
                 if found or keeper.reason is not None or is_due(step, config.log.every, num_steps):
-                    row = {**method.row(pending.take()), "lr": learning_rate}
+                    row = {"epoch": method.train.epoch(step), **method.row(pending.take()), "lr": learning_rate}
                     log.write(step, {**row, **nonfinite.metrics(), **found})
                 with method.timer.part("save"):
                     checkpoints.save_if_due(step, is_last=step == num_steps or keeper.reason is not None)
@@ -151,6 +155,14 @@ def warn_of_repeated_rows(train: Batches) -> None:
         say(f"WARNING: batch.size={size} is more than the {rows} rows of data.train: a step has some more than once")
 
 
+def say_mix(train: Batches, num_steps: int) -> None:
+    """Of each of several sources its rows, its share of a step, and how often the run goes through them."""
+    drawn = train.order.counts(num_steps * train.packer.config.size)
+    for portion, count in zip(train.portions, drawn, strict=False):
+        what = f"{portion.rows} rows, {portion.share:.1%} of each step, {count / portion.rows:.3g} passes in the run"
+        say(f"data.train.mix.{portion.name}: {what}")
+
+
 def warn_of_no_evaluation(config: TrainingConfig) -> None:
     """Warns where evaluations are asked for and there are no rows for them."""
     every = config.train.eval_every
@@ -170,6 +182,8 @@ def warn_of_rates(config: TrainingConfig, num_steps: int) -> None:
     train, steps = config.train, config.optimizer_steps(num_steps)
     rises, factor = warmup(train, steps), lr_factor(train, steps)
     key = f"train.warmup_steps={rises}" if train.warmup_steps else f"train.warmup_ratio={train.warmup_ratio:g}"
+    if steps <= 0:
+        return  # an evaluation alone
     if not any(factor(step) for step in range(steps)):
         way = "a warm-up (train.warmup_steps, train.warmup_ratio) begins with such a one: take more steps"
         say(f"WARNING: nothing will be learned, for the learning rate is 0 in all steps of the run ({steps}); {way}")

@@ -1,6 +1,7 @@
 """What is measured of steps and evaluations, and what becomes a row of the log."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from alignment.config.metrics import ACCURACY, PAIRS
 from alignment.distributed.collectives import is_main, sum_over_ranks
 from alignment.losses import LossOutput, Mean
+
+MOST_NLL = 700.0  # nats a token, whose exponential is still a float
 
 
 class Metrics(dict[str, Mean]):
@@ -56,6 +59,36 @@ class Metrics(dict[str, Mean]):
         pairs = [torch.stack([self[n].total.double().to(device), self[n].count.double().to(device)]) for n in names]
         totals = sum_over_ranks(torch.stack(pairs)).tolist()
         return {name: total / count for name, (total, count) in zip(names, totals, strict=True) if count > 0}
+
+
+def of_sets(
+    found: Mapping[str, Metrics], finish: Callable[[str, dict[str, float]], dict[str, float]]
+) -> dict[str, float]:
+    """The means over the held-out rows of all sets together, and those of each set that has a name as NAME/metric; all
+    processes ask, once.
+
+    finish: makes of a set's name, "" of all together, and its means what the log has of them.
+    """
+    together = Metrics()
+    for metrics in found.values():
+        together = together + metrics
+    named = {name: metrics for name, metrics in found.items() if name}
+    places = {f"{name}/": metrics.counting_pairs() for name, metrics in named.items()}
+    whole = together.counting_pairs()
+    flat = {f"{place}{metric}": mean for place, metrics in places.items() for metric, mean in metrics.items()}
+    means = (whole | flat).means()
+    row = finish("", {metric: means[metric] for metric in whole if metric in means})
+    for name, place in zip(named, places, strict=True):
+        own = {metric: means[place + metric] for metric in places[place] if place + metric in means}
+        row |= {f"{place}{metric}": mean for metric, mean in finish(name, own).items()}
+    return row
+
+
+def with_perplexity(means: dict[str, float]) -> dict[str, float]:
+    """A row of means, with exp(-`logps/token`) where it has that, in which all tokens count alike; left out where no
+    float holds it. It is made of a row's mean, for a mean of perplexities is no perplexity."""
+    nll = -means.get("logps/token", -math.inf)
+    return {**means, "perplexity": math.exp(nll)} if nll < MOST_NLL else means
 
 
 @dataclass(slots=True)

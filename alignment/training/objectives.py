@@ -19,6 +19,7 @@ from alignment.losses import (
     DPOVariant,
     LossOutput,
     MarginRankingLoss,
+    Mean,
     ORPOLoss,
     ORPONll,
     ProcessRewardLoss,
@@ -30,7 +31,7 @@ from alignment.models.readout import (
     completion_logprobs,
     prompt_and_completion_logprobs,
     sequence_scores,
-    token_logprobs,
+    token_logprobs_and_hits,
 )
 
 Unit = TypeVar("Unit", bound=Movable, contravariant=True)
@@ -57,13 +58,17 @@ class StepWide(Protocol[Unit]):
 
 @dataclass(slots=True)
 class SFT:
-    """-log pi(y | x), mean over completion tokens, each of its row's weight."""
+    """-log pi(y | x), mean over completion tokens, each of its row's weight.
+
+    Metric beside the loss's: `mean_token_accuracy`, the share of tokens that greedy decoding would have chosen."""
 
     loss: CrossEntropyLoss
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
-        logprobs = token_logprobs(model, batch)
-        return self.loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool), batch.token_weights)
+        logprobs, hits = token_logprobs_and_hits(model, batch)
+        output = self.loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool), batch.token_weights)
+        output.metrics["mean_token_accuracy"] = Mean.of(hits)
+        return output
 
     def count(self, batch: Batch) -> float:
         return batch.token_weights.sum().item()

@@ -7,13 +7,15 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.batch import BatchConfig
-from alignment.config.data import DataConfig, ExampleKind, required
+from alignment.config.data import DataConfig, ExampleKind, TrainSource, required
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
 from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.carried import NOTHING, Carried
+from alignment.data.held_out import hold_out, num_prompts, num_shared_prompts
 from alignment.data.load import Loaded, load_split
+from alignment.data.mixture import portions, weights_of
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import Engine, TorchEngine
@@ -40,13 +42,22 @@ class Prepared:
         """Training and held-out data in the layout that this model takes."""
         batch = replace(self.config.batch, layout=settle_layout(model, self.config.batch.layout))
         packer, seed = packer_of(batch, self.tokenizer), self.config.seed
-        train = Batches(self.train.examples, packer, seed)
-        return train, None if self.held_out is None else Batches(self.held_out.examples, packer, seed)
+        train = train_batches(self.train, packer, seed, self.config.data.train)
+        if self.held_out is None:
+            return train, None
+        sets = portions(self.held_out.sources, self.held_out.sources)
+        return train, Batches(self.held_out.examples, packer, seed, sets)
 
 
 def packer_of(config: BatchConfig, tokenizer: PreTrainedTokenizerBase) -> Packer:
     """The packer of this process's share of each step."""
     return Packer(config, tokenizer.pad_token_id, collectives.rank(), collectives.size())
+
+
+def train_batches(loaded: Loaded, packer: Packer, seed: int, source: TrainSource) -> Batches:
+    """The rows to learn from, those of several sources in the shares that `source` says."""
+    weights = weights_of(source, loaded.sources)
+    return Batches(loaded.examples, packer, seed, portions(loaded.sources, weights))
 
 
 def prepare(config: TrainingConfig) -> Prepared:
@@ -58,11 +69,35 @@ def prepare(config: TrainingConfig) -> Prepared:
         kinds = ", ".join(kind.value for kind in ExampleKind)
         raise ConfigError(f"{type(config).__name__}.example_kind must be one of {kinds}, got None")
     tokenizer = prepare_tokenizer(config.model)
-    train = required_split("train", config.data, tokenizer, need)
-    held_out = say_split(load_split("eval", config.data, tokenizer, need), "eval")
+    train, held_out = load_splits(config, tokenizer, need)
     say_weights([train, held_out])
     require_positions(config.model, [train, held_out], config.data)
     return Prepared(tokenizer, train, held_out, config)
+
+
+def load_splits(
+    config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, need: ExampleKind, carried: Carried = NOTHING
+) -> tuple[Loaded, Loaded | None]:
+    """The rows to learn from and the held-out ones, with a line on each, and on the prompts that both have.
+
+    Args:
+        carried: what prompts keep of their rows.
+
+    Raises:
+        as `load_split`, and ConfigError: there are no rows to learn from, or none are left.
+    """
+    data = config.data
+    train = required_split("train", data, tokenizer, need, carried=carried)
+    if data.eval.fraction is None:
+        held_out = say_split(load_split("eval", data, tokenizer, need, carried=carried), "eval")
+        shared, asked = (0, 0) if held_out is None else num_shared_prompts(train, held_out)
+        if shared:
+            say(f"WARNING: {shared} of the {asked} prompts of data.eval are in data.train too, which is learned from")
+        return train, held_out
+    train, held_out = hold_out(train, data.eval.fraction, config.seed)
+    out, left = (f"{len(each.examples)} rows of {num_prompts(each)} prompts" for each in (held_out, train))
+    say(f"eval: {out}, held out of the training rows (data.eval.fraction={data.eval.fraction:g}); {left} are left")
+    return train, held_out
 
 
 def required_split(

@@ -22,7 +22,7 @@ from alignment.models.load import load_language_model
 from alignment.training.best import Write
 from alignment.training.checkpoint import Stateful
 from alignment.training.loop import fit
-from alignment.training.metrics import Metrics
+from alignment.training.metrics import Metrics, of_sets, with_perplexity
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.objectives import Objective
 from alignment.training.reference import cache_file, reference_logprobs, require_reference
@@ -75,10 +75,15 @@ def supervised(
     def built(batches: Batches, rows: Iterable[int], data: str | None) -> Objective[Batch]:
         return objective(config, batches, partial(_reference, engine, model, config, rows=list(rows), data=data))
 
-    learned = evaluated = built(train, train.rows_of(train.num_steps(config.train)), config.data.train.first_path())
+    num_steps = train.num_steps(config.train)
+    evaluated = None
     if held_out is not None:
-        evaluated = built(held_out, range(len(held_out.examples)), config.data.eval.first_path())
-    return Supervised(engine, learned, evaluated, train=train, held_out=held_out, save=save)
+        evaluated = built(held_out, range(len(held_out.examples)), config.data.file_of("eval"))
+    if num_steps == 0 and evaluated is not None:
+        learned = evaluated  # which takes no step
+    else:
+        learned = built(train, train.rows_of(num_steps), config.data.file_of("train"))
+    return Supervised(engine, learned, evaluated or learned, train=train, held_out=held_out, save=save)
 
 
 def _reference(
@@ -135,12 +140,16 @@ class Supervised:
         return train_step(self.engine, self.objective, units, partial(nonfinite.record, step))
 
     def evaluate(self, step: int) -> dict[str, float]:
+        """Over all held-out rows, and over each set of them that has a name. What an objective asks of a whole
+        evaluation, as KTO's baseline, is of a set."""
         if self.held_out is None:
             return {}
-        return evaluate_step(self.engine, self.evaluation, self.held_out.once()).counting_pairs().means()
+        sets = self.held_out.sets().items()
+        found = {name: evaluate_step(self.engine, self.evaluation, self.held_out.once(rows)) for name, rows in sets}
+        return of_sets(found, lambda name, means: with_perplexity(means))
 
     def row(self, means: dict[str, float]) -> dict[str, float]:
-        return means
+        return with_perplexity(means)
 
     def learning_rate(self) -> float:
         return self.engine.learning_rate()

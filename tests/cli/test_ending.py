@@ -21,10 +21,13 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_trained_model_beside_the_one_it_began_as(alignment: Callable[..., Any], tmp_path: Path) -> None:
     sft = alignment("run", "tiny_sft", *SMALL, "output_dir=sft").out.splitlines()
-    loss = rows(tmp_path / "sft")[-1]["eval/loss"]
-    assert sft[-5:-1] == [
+    found = rows(tmp_path / "sft")[-1]
+    assert sft[-7:-1] == [
         "finished at step 2",
-        f"  eval/loss {loss:.4g} (step 2)",
+        *(
+            f"  eval/{name} {found[f'eval/{name}']:.4g} (step 2)"
+            for name in ("loss", "perplexity", "mean_token_accuracy")
+        ),
         "model: sft/model",
         "logs: sft/metrics.jsonl",
     ]

@@ -186,6 +186,15 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "LoraConfig": ("tiny_dpo model.lora.dropout=1", r"model.lora.dropout must be in \[0, 1\), got 1.0"),
     "DataConfig": ("tiny_dpo data.max_prompt_length=128", "data.max_prompt_length must be in .*, got 128"),
     "SourceConfig": ("tiny_dpo data.eval.limit=0", "data.eval.limit must be > 0, got 0"),
+    "MixedSource": (
+        "tiny_dpo data=native data.train.mix.a={path:x,weight:-1}",
+        "data.train.mix.a.weight must be > 0 and finite .*, got -1.0",
+    ),
+    "TrainSource": ("tiny_dpo data.train.temperature=0", "data.train.temperature must be > 0 .*, got 0.0"),
+    "EvalSource": (
+        "tiny_dpo data.eval.fraction=1 data.eval.limit=null",
+        r"data.eval.fraction must be in \(0, 1\), a share of the training prompts, got 1.0",
+    ),
     "MarginConfig": ("tiny_reward data.margin.scale=custom", "data.margin.custom goes with .*, got {}"),
     "BatchConfig": ("tiny_dpo batch.size=0", "batch.size must be > 0, got 0"),
     "TrainConfig": ("tiny_dpo train.epochs=1", "exactly one of train.max_steps and train.epochs must be set .*, got"),

@@ -1,5 +1,6 @@
 """Logits in chunks, temperature, entropy; what a training forward may not change."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,12 @@ from alignment.models import heads
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.logprobs import logprobs_of
-from alignment.models.readout import sequence_scores, token_logprobs, token_logprobs_and_entropy
+from alignment.models.readout import (
+    sequence_scores,
+    token_logprobs,
+    token_logprobs_and_entropy,
+    token_logprobs_and_hits,
+)
 
 
 @pytest.fixture
@@ -62,6 +68,23 @@ def test_chunks_change_nothing(model: LanguageModel, batch: Batch, chunk: int, m
     torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-6)
     for name, gradient in gradients(model, cut).items():
         torch.testing.assert_close(gradient, want[name], rtol=1e-5, atol=1e-5 * want[name].abs().max().item())
+
+
+@pytest.mark.parametrize("chunk", [4, 29])
+def test_hits_are_the_tokens_of_the_largest_logits_and_change_neither_log_probs_nor_gradients(
+    model: LanguageModel, batch: Batch, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest = logits(model, batch).argmax(-1)
+    targets = torch.where(torch.arange(29) % 3 == 0, largest, batch.targets)
+    batch = replace(batch, targets=targets)
+    monkeypatch.setattr(heads, "CHUNK", chunk * model.hf.config.vocab_size)
+    alone = token_logprobs(model, batch)
+    want = gradients(model, alone)
+    logprobs, hits = token_logprobs_and_hits(model, batch)
+    assert hits.tolist() == (targets == largest).tolist() and 10 <= hits.sum() < 29
+    assert torch.equal(logprobs, alone) and not hits.requires_grad
+    for name, gradient in gradients(model, logprobs).items():
+        assert torch.equal(gradient, want[name]), name
 
 
 def test_no_logits_larger_than_a_chunk_exist(

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from alignment.models import logprobs
-from alignment.models.logprobs import entropy_of, logprobs_of
+from alignment.models.logprobs import entropy_of, is_likeliest, logprobs_of
 
 NUM_ROWS, VOCABULARY = 7, 5
 
@@ -82,3 +82,10 @@ def test_of_nothing() -> None:
     read = logprobs_of(nothing * 1, torch.empty(0, dtype=torch.long), 1.0)
     read.sum().backward()
     assert read.shape == (0,) and nothing.grad is not None and entropy_of(nothing, 1.0).shape == (0,)
+
+
+def test_the_likeliest_token_is_that_of_the_largest_logit_and_one_of_two_alike(logits: Tensor) -> None:
+    largest = logits.argmax(-1)
+    assert is_likeliest(logits, largest).all() and not is_likeliest(logits, (largest + 1) % VOCABULARY).any()
+    alike = torch.zeros(1, VOCABULARY, dtype=torch.bfloat16)
+    assert sum(is_likeliest(alike, torch.tensor([token])).item() for token in range(VOCABULARY)) == 1

@@ -170,7 +170,8 @@ def test_an_evaluation_before_the_first_step_is_step_0_of_the_log_and_changes_no
     runs["start"].train.eval_on_start = True
     weights = {name: train(each, tokenizer, tmp_path / name) for name, each in runs.items()}
     first, *others = rows(tmp_path / "start")
-    assert first.keys() == {"step", "eval/loss", "eval/logps/token"} and first["step"] == 0 and first["eval/loss"] > 0
+    measured = {f"eval/{name}" for name in ("loss", "logps/token", "mean_token_accuracy", "perplexity")}
+    assert first.keys() == {"step", *measured} and first["step"] == 0 and first["eval/loss"] > 0
     assert others == rows(tmp_path / "plain") and same(weights["start"], weights["plain"])
 
 

@@ -1,0 +1,70 @@
+"""Which rows are held out of training, by their prompts; and which prompts training and evaluation have in common."""
+
+import json
+
+import numpy as np
+import xxhash
+
+from alignment.config.errors import ConfigError
+from alignment.data.load import Loaded
+from alignment.data.mixture import spans
+from alignment.data.records import Record
+from alignment.data.tokenize import Truncation
+
+HASHES = 2**64
+
+
+def hold_out(loaded: Loaded, fraction: float, seed: int) -> tuple[Loaded, Loaded]:
+    """What is left to learn from, and the rows of about `fraction` of the prompts, of one prompt at least. Which ones
+    is a function of a prompt's text and the seed, so that no other row has a say in it.
+
+    Raises:
+        ConfigError: all rows have one prompt, or a source has no row left to learn from.
+    """
+    hashes = np.array([prompt_hash(record, seed) for record in loaded.records], dtype=np.uint64)
+    prompts = np.unique(hashes)
+    if len(prompts) < 2:
+        raise ConfigError(f"data.eval.fraction must be null for data of one prompt, of all {len(hashes)} rows")
+    is_out = hashes < np.uint64(int(fraction * HASHES))
+    if not is_out.any():
+        is_out = hashes == prompts[0]
+    elif is_out.all():
+        is_out = hashes != prompts[-1]
+    kept = _rows_at(loaded, ~is_out)
+    bare = next((name for name, rows in kept.sources.items() if rows == 0), None)
+    if bare is not None:
+        rule = f"data.eval.fraction must leave rows of each source, and of data.train.mix.{bare} it takes all"
+        raise ConfigError(f"{rule}, got {fraction:g}")
+    held_out = _rows_at(loaded, is_out)
+    held_out.sources = {name: rows for name, rows in held_out.sources.items() if rows}
+    return kept, held_out
+
+
+def num_prompts(loaded: Loaded) -> int:
+    return len({prompt_hash(record, 0) for record in loaded.records})
+
+
+def num_shared_prompts(train: Loaded, held_out: Loaded) -> tuple[int, int]:
+    """How many prompts of the held-out rows are in the training rows too, and how many they have; texts without a
+    prompt count by themselves."""
+    asked = {prompt_hash(record, 0) for record in held_out.records}
+    return len(asked & {prompt_hash(record, 0) for record in train.records}), len(asked)
+
+
+def prompt_hash(record: Record, seed: int) -> int:
+    """Of the turns of a prompt as texts, and of a text that has no prompt; in [0, 2**64)."""
+    turns = record.prompt or record.completions[0]
+    text = json.dumps([seed, *((turn["role"], turn["content"]) for turn in turns)])
+    return xxhash.xxh3_64_intdigest(text.encode())
+
+
+def _rows_at(loaded: Loaded, mask: np.ndarray) -> Loaded:
+    """The rows where the mask holds, with none of what happened as they were read."""
+    rows = np.flatnonzero(mask).tolist()
+    return Loaded(
+        records=[loaded.records[row] for row in rows],
+        examples=[loaded.examples[row] for row in rows],
+        skipped=[],
+        truncation=Truncation(),
+        sources={name: int(mask[span.start : span.stop].sum()) for name, span in spans(loaded.sources).items()},
+    )
