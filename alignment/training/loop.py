@@ -93,9 +93,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
     checkpoints = Checkpoints(files.checkpoints, config.checkpoint, parts, zero=config.distributed.zero)
     done = checkpoints.restore()
     method.begin(done)
-    if num_steps > 0:
-        warn_of_repeated_rows(method.train)
-    say_mix(method.train, num_steps)
+    say_rows(method.train, num_steps)
     warn_of_rates(config, num_steps)
     warn_of_no_evaluation(config)
     warn_of_no_checkpoints(config)
@@ -148,16 +146,13 @@ def is_due(step: int, every: int, num_steps: int) -> bool:
     return step == num_steps or (every > 0 and step % every == 0)
 
 
-def warn_of_repeated_rows(train: Batches) -> None:
-    """Where a step asks for more rows than there are, it has some more than once."""
+def say_rows(train: Batches, num_steps: int) -> None:
+    """Of each of several sources its rows, its share of a step, and how often the run goes through them; and where a
+    step asks for more rows than there are, that it has some more than once."""
     rows, size = len(train.examples), train.packer.config.size
-    if size > rows:
+    if num_steps > 0 and size > rows:
         say(f"WARNING: batch.size={size} is more than the {rows} rows of data.train: a step has some more than once")
-
-
-def say_mix(train: Batches, num_steps: int) -> None:
-    """Of each of several sources its rows, its share of a step, and how often the run goes through them."""
-    drawn = train.order.counts(num_steps * train.packer.config.size)
+    drawn = train.order.counts(num_steps * size)
     for portion, count in zip(train.portions, drawn, strict=False):
         what = f"{portion.rows} rows, {portion.share:.1%} of each step, {count / portion.rows:.3g} passes in the run"
         say(f"data.train.mix.{portion.name}: {what}")

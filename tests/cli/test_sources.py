@@ -183,7 +183,7 @@ MISTAKES = {
     ),
     "toy rows in a mix": (
         ["data.train.mix.a={path: a.jsonl, format: toy}"],
-        "data.train.mix.a needs a format of files (data.format, or data.train.mix.a.format), got 'toy'",
+        "data.train.mix.a.format must be one of files, got 'toy'",
     ),
     "a set named as metrics": (
         ["data.train.path=a.jsonl", "data.eval.sets.rewards={path: x.jsonl}"],
@@ -197,7 +197,7 @@ MISTAKES = {
     ),
     "nothing to evaluate": (
         ["data.train.path=a.jsonl", "train.max_steps=0"],
-        "data.eval.path is required for data.format=native, got None",
+        "data.eval.path is required, got None",
     ),
     "a best model of no steps": (
         ["data.train.path=a.jsonl", "data.eval.path=x.jsonl", "train.max_steps=0", "train.best.metric=eval/loss"],
