@@ -1,6 +1,7 @@
 """Which rows are held out of training, by their prompts; and which prompts training and evaluation have in common."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import xxhash
@@ -35,9 +36,9 @@ def hold_out(loaded: Loaded, fraction: float, seed: int) -> tuple[Loaded, Loaded
     if bare is not None:
         rule = f"data.eval.fraction must leave rows of each source, and of data.train.mix.{bare} it takes all"
         raise ConfigError(f"{rule}, got {fraction:g}")
-    held_out = _rows_at(loaded, is_out)
-    held_out.sources = {name: rows for name, rows in held_out.sources.items() if rows}
-    return kept, held_out
+    out = _rows_at(loaded, is_out)
+    sources = {name: rows for name, rows in out.sources.items() if rows}
+    return kept, Loaded(out.records, out.examples, [], Truncation(), sources)
 
 
 def num_prompts(loaded: Loaded) -> int:
@@ -59,12 +60,11 @@ def prompt_hash(record: Record, seed: int) -> int:
 
 
 def _rows_at(loaded: Loaded, mask: np.ndarray) -> Loaded:
-    """The rows where the mask holds, with none of what happened as they were read."""
+    """The rows where the mask holds, with what happened as all of them were read."""
     rows = np.flatnonzero(mask).tolist()
-    return Loaded(
+    return replace(
+        loaded,
         records=[loaded.records[row] for row in rows],
         examples=[loaded.examples[row] for row in rows],
-        skipped=[],
-        truncation=Truncation(),
         sources={name: int(mask[span.start : span.stop].sum()) for name, span in spans(loaded.sources).items()},
     )
