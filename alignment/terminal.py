@@ -54,6 +54,16 @@ def is_read() -> bool:
 
 
 @contextmanager
+def on_stderr() -> Iterator[None]:
+    """Inside, what is said goes to the standard error, for the standard output is for what the command makes."""
+    before, console.stderr = console.stderr, True
+    try:
+        yield
+    finally:
+        console.stderr = before
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Inside, nothing is said."""
     before, console.quiet = console.quiet, True

@@ -1,0 +1,84 @@
+"""The verbs that look at models and rows begin here, where torch is loaded: a user's mistake is one line."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignment.cli.parser import ending_with_reader
+from alignment.config.errors import UserError
+from alignment.config.tasks import EvaluateConfig
+from alignment.process import importing
+from alignment.terminal import on_stderr
+from alignment.user_error import fail
+
+if TYPE_CHECKING:
+    from alignment.tasks.chat import Chat
+
+
+@contextmanager
+def _in_one_line(verb: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        fail(f"{verb}: {error}")
+
+
+def score_file(config: EvaluateConfig, out: Path | None) -> None:
+    """The rows to `out`, or to the standard output; what is said to the standard error."""
+    with importing():
+        from alignment.check.subject import settle
+        from alignment.tasks.score import score
+    with on_stderr(), _in_one_line("score"):
+        settle(config)
+        if out is None:
+            with ending_with_reader():
+                for line in score(config):
+                    print(line, flush=False)
+            return
+        from alignment.runs.written import whole_file
+
+        with whole_file(out) as beside, beside.open("w") as file:
+            file.writelines(f"{line}\n" for line in score(config))
+
+
+def chat_with(config: EvaluateConfig, system: str | None) -> None:
+    """Till the user ends it. Of a pipe the replies alone are printed."""
+    with importing():
+        from alignment.check.subject import settle
+        from alignment.tasks.chat import Chat
+    with on_stderr(), _in_one_line("chat"):
+        settle(config)
+        chat = Chat(config, system)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing that an interrupt could save
+        is_asked = sys.stdin.isatty()
+        if is_asked:
+            print("/reset begins anew, /exit ends", file=sys.stderr)
+        try:
+            while (line := _line(is_asked)) is not None:
+                _turn(chat, line.strip())
+        except KeyboardInterrupt:
+            pass
+        if is_asked:
+            print(file=sys.stderr)
+
+
+def _line(is_asked: bool) -> str | None:
+    """What the user says next; None at the end."""
+    if not is_asked:
+        line = sys.stdin.readline()
+        return None if not line or line.strip() == "/exit" else line
+    try:
+        line = input("\n> ")
+    except EOFError:
+        return None
+    return None if line.strip() == "/exit" else line
+
+
+def _turn(chat: "Chat", line: str) -> None:
+    if line == "/reset":
+        chat.reset()
+    elif line:
+        print(chat.reply(line), flush=True)

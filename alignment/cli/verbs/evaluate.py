@@ -1,0 +1,65 @@
+"""The verb `evaluate`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignment.cli.parser import Parser
+from alignment.user_error import fail
+
+PAGE = """usage: alignment evaluate [MODEL ...] [--data FILE] [--reward MODEL] [--pairs FILE] [key=value ...]
+
+Models side by side on held-out rows, in one command: `alignment run evaluate` in other words. A MODEL is a run's
+folder, a model's or an adapter's folder, or a name on the hub; the first is what the others are compared with. The
+table is printed, and report.html, summary.json and scores.jsonl (a row for each prompt) lie in output_dir.
+
+  alignment evaluate runs/sft runs/dpo --data prompts.jsonl                  replies: length, diversity, KL to the first
+  alignment evaluate runs/sft runs/dpo --data prompts.jsonl --reward runs/reward     and what a reward model gives them
+  alignment evaluate runs/sft --data rows.jsonl num_samples=0                perplexity of the rows' completions alone
+  alignment evaluate --reward runs/reward --pairs pairs.jsonl                a reward model's accuracy, and where
+
+  --data FILE      rows with prompts; of completions that they have, the perplexity is measured too
+  --reward MODEL   a reward model, of any family: it scores the replies, and is measured on --pairs
+  --pairs FILE     held-out pairs: accuracy by rating, difference in length, source, subset and tags; calibration
+  key=value        any key of the recipe: generation.max_new_tokens=256 data.eval.limit=200 output_dir=FOLDER;
+                   alignment run evaluate --help lists them
+"""
+
+
+def main(arguments: list[str]) -> None:
+    parser = Parser("evaluate")
+    parser.add_argument("words", nargs="*")
+    for flag in ("--data", "--reward", "--pairs"):
+        parser.add_argument(flag)
+    given = parser.parse_intermixed_args(arguments)
+
+    from alignment.cli.evaluation import RECIPE, as_typed, is_setting, model_folder, set_to
+    from alignment.cli.run import run_recipe
+
+    models = [word for word in given.words if not is_setting(word)]
+    own = as_typed([word for word in given.words if is_setting(word)])
+    named = any(word.startswith(("runs", "reward=")) for word in own)
+    if not models and given.reward is None and not named:
+        fail("evaluate needs a model: alignment evaluate MODEL --data FILE, or --reward MODEL --pairs FILE")
+    overrides = []
+    if models:
+        overrides.append(set_to("runs", dict(zip(names_of(models), models, strict=True))))
+    if given.data is not None:
+        overrides.append(set_to("data.eval.path", given.data))
+    if given.reward is not None:
+        overrides.append(set_to("reward", model_folder(given.reward)))
+    if given.pairs is not None:
+        overrides.append(set_to("pairs.eval.path", given.pairs))
+    run_recipe(RECIPE, [*overrides, *own], [], sweep=False)
+
+
+def names_of(models: Sequence[str]) -> list[str]:
+    """What each is called in the table: its folder's name, or its run's; numbered where two have the same."""
+    names: list[str] = []
+    for model in models:
+        path = Path(model.partition("@")[0].removeprefix("hf://")).expanduser()
+        own = path.resolve().name if path.exists() else path.name
+        name = (path.resolve().parent.name if own == "model" else own) or "model"
+        name = name.replace(".", "_")  # which would part a key in two
+        count = sum(each == name or each.startswith(f"{name}-") for each in names)
+        names.append(f"{name}-{count + 1}" if count else name)
+    return names

@@ -1,0 +1,78 @@
+"""What a reward model gives the replies of a file: its rows again, each with its score or its two."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from alignment.config.data import ExampleKind, Learn
+from alignment.config.errors import ConfigError, error_prefix
+from alignment.config.model import ModelConfig
+from alignment.config.tasks import EvaluateConfig
+from alignment.data.layout import laid_out
+from alignment.data.load import load_split
+from alignment.data.records import DataError, Source
+from alignment.evaluate.metrics import pair_accuracy
+from alignment.generation.score import reward_model_scorer
+from alignment.terminal import say
+from alignment.training.setup import require_positions, say_split
+
+PAIR = ("chosen_score", "rejected_score")
+
+
+def score(config: EvaluateConfig) -> Iterator[str]:
+    """JSON lines, in the order of the file; those that `pairs.on_bad_row=skip` leaves out are not among them.
+
+    Raises:
+        UserError: there is no reward model, or a row has no reply that could be scored; names file and line.
+    """
+    assert config.reward is not None  # the verb has seen to it
+    rows = _rows(config)
+    kind = _kind(rows)
+    scorer = reward_model_scorer(config.reward, config.batch, config.distributed, key="reward")
+    data = replace(config.pairs, learn=Learn.last) if kind is ExampleKind.demonstrations else config.pairs
+    loaded = say_split(load_split("eval", data, scorer.reader.tokenizer, kind, part="pairs"), "rows")
+    assert loaded is not None
+    with error_prefix("reward"):
+        require_positions(ModelConfig(path=config.reward), [loaded], config.pairs, part="pairs")
+    scores = scorer.score_examples(loaded.examples, describe="scoring").tolist()
+    names = PAIR if kind is ExampleKind.pairs else ("score",)
+    for example, own in zip(loaded.examples, scores, strict=True):
+        yield json.dumps(
+            {**rows[example.source], **dict(zip(names, own, strict=True))}, ensure_ascii=False, default=str
+        )
+    say(_told(scores))
+
+
+def _rows(config: EvaluateConfig) -> dict[Source, dict[str, Any]]:
+    every = laid_out(config.pairs.eval, config.pairs, ExampleKind.pairs, "pairs.eval", tell=lambda _: None)
+    limit = config.pairs.eval.limit
+    found: dict[Source, dict[str, Any]] = {}
+    for at, row, _ in every:
+        if limit is not None and len(found) == limit:
+            break
+        if not isinstance(row, DataError):
+            found[at] = row
+    if not found:
+        raise ConfigError(f"the file must have rows that can be read, got none in {config.pairs.eval.path!r}")
+    return found
+
+
+def _kind(rows: dict[Source, dict[str, Any]]) -> ExampleKind:
+    """By the first row: what has two replies, one with a label, one without."""
+    first = next(iter(rows.values()))
+    if first.get("chosen") is not None and first.get("rejected") is not None:
+        return ExampleKind.pairs
+    return ExampleKind.labeled if first.get("label") is not None else ExampleKind.demonstrations
+
+
+def _told(scores: list[list[float]]) -> str:
+    if len(scores[0]) == 2:
+        chosen, rejected = ([pair[place] for pair in scores] for place in (0, 1))
+        accuracy = pair_accuracy(chosen, rejected)
+        share = f"{100 * accuracy.mean:.1f}% [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"
+        gap = sum(one - other for one, other in scores) / len(scores)
+        return f"{len(scores)} pairs: the chosen reply scores higher in {share}, by {gap:.3g} in the mean"
+    single = [score for [score] in scores]
+    mean = sum(single) / len(single)
+    return f"{len(single)} replies: {mean:.3g} in the mean, from {min(single):.3g} to {max(single):.3g}"

@@ -1,0 +1,134 @@
+"""Verbs that look at models and rows: evaluate, score and chat, on random models."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from alignment.cli.verbs.evaluate import names_of
+
+Command = Callable[..., Any]
+TEXTS = ["hello", "how are you?", "hello there, a system"]
+ENDS = "<end_of_turn>\n<eos>"  # of a reply in the judge's training
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    pairs = [{"prompt": text, "chosen": "fine.", "rejected": "no " * 3, "n": n} for n, text in enumerate(TEXTS)]
+    replies = [{"prompt": text, "completion": "fine.", "label": n > 0} for n, text in enumerate(TEXTS)]
+    prompts = [{"prompt": text} for text in TEXTS]
+    for name, rows in {"pairs": pairs, "replies": replies, "prompts": prompts}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@torch.no_grad()
+def plain_score(folder: Path, prompt: str, reply: str) -> float:
+    """By transformers alone."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float64).eval()
+    turns = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + reply + ENDS
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+    return float(model.score(model.base_model(ids).last_hidden_state[0, -1]))
+
+
+def test_score_gives_pairs_two_scores_in_their_order(alignment: Command, families: Path, files: Path) -> None:
+    ended = alignment("score", str(families / "judge"), "pairs.jsonl")
+    assert ended.code == 0
+    rows = [json.loads(line) for line in ended.out.splitlines()]
+    assert [row["n"] for row in rows] == [0, 1, 2]
+    for row in rows:
+        assert row["chosen_score"] == pytest.approx(plain_score(families / "judge", row["prompt"], "fine."), abs=2e-5)
+        told = plain_score(families / "judge", row["prompt"], "no no no")
+        assert row["rejected_score"] == pytest.approx(told, abs=2e-5)
+    right = sum(row["chosen_score"] > row["rejected_score"] for row in rows)
+    assert f"3 pairs: the chosen reply scores higher in {100 * right / 3:.1f}% [" in ended.err[-1]
+
+
+def test_score_gives_a_reply_one_whatever_its_label_and_writes_a_file(
+    alignment: Command, families: Path, files: Path
+) -> None:
+    run = files / "run"
+    run.mkdir()
+    (run / "model").symlink_to(families / "judge")
+    ended = alignment("score", "run", "replies.jsonl", "--out", "scored.jsonl", "pairs.eval.limit=2")
+    assert (ended.code, ended.out) == (0, "")
+    rows = [json.loads(line) for line in (files / "scored.jsonl").read_text().splitlines()]
+    assert [(row["prompt"], row["label"]) for row in rows] == [(TEXTS[0], False), (TEXTS[1], True)]
+    assert rows[0]["score"] == pytest.approx(plain_score(families / "judge", TEXTS[0], "fine."), abs=2e-5)
+
+
+def test_chat_answers_each_line_of_a_pipe_and_begins_anew(
+    alignment: Command, families: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = {}
+    for name, text in {"all": "hello\nhow are you?\n/reset\nhello\n/exit\nmore\n", "one": "hello"}.items():
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        words = ["--max-new-tokens", "6", "--seed", "3", "generation.top_k=1"]
+        ended = alignment("chat", str(families / "small"), *words)
+        assert ended.code == 0 and [line for line in ended.err if line != "(cut after 6 tokens)"] == []
+        said[name] = ended.out
+    assert said["all"].startswith(said["one"]) and said["all"].endswith(said["one"])
+    assert len(said["all"]) > 2 * len(said["one"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_chat_says_what_it_forgets(alignment: Command, families: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = "the user of the assistant " * 4
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{turn}\n{turn}\n{turn}\n{turn * 9}\n"))
+    ended = alignment("chat", str(families / "small"), "--max-new-tokens", "100", "--system", "of the user")
+    assert ended.code == 0
+    told = "\n".join(ended.err)
+    assert "turns are forgotten: the model reads 256 tokens)" in told
+    assert " are more than the 256 that the model reads: say less, or lower --max-new-tokens)" in told
+
+
+def test_evaluate_is_the_recipe_in_other_words(alignment: Command, families: Path, files: Path) -> None:
+    models = [str(families / "small"), str(families / "qwen")]
+    words = ["--data", "prompts.jsonl", "generation.max_new_tokens=3", "output_dir=out", "log.progress=false"]
+    ended = alignment("evaluate", *models, *words)
+    assert (ended.code, ended.err) == (0, [])
+    summary = json.loads((files / "out" / "summary.json").read_text())
+    assert [method["name"] for method in summary["methods"]] == ["small", "qwen"] and summary["baseline"] == "small"
+    judge = ["--reward", str(families / "judge"), "--pairs", "pairs.jsonl", "output_dir=judged"]
+    assert alignment("evaluate", *judge).code == 0
+    assert json.loads((files / "judged" / "summary.json").read_text())["reward_model"]["accuracy"]["n"] == 3
+
+
+def test_models_are_named_by_their_folders(tmp_path: Path) -> None:
+    (tmp_path / "dpo" / "model").mkdir(parents=True)
+    paths = [str(tmp_path / "dpo"), str(tmp_path / "dpo" / "model"), "org/Name-0.5B@main"]
+    assert names_of(paths) == ["dpo", "dpo-2", "Name-0_5B"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    {
+        "evaluate": "evaluate needs a model: alignment evaluate MODEL --data FILE, or --reward MODEL --pairs FILE",
+        "evaluate gone --data prompts.jsonl": "evaluate: runs.gone: no such file or folder, got 'gone'",
+        "score": "score needs a reward model and a file of rows: alignment score MODEL FILE [--out FILE]",
+        "score gone pairs.jsonl": "score: reward: no such file or folder, got 'gone'",
+        "score MODELS/judge gone.jsonl": "score: pairs.eval.path: no such file or folder, got 'gone.jsonl'",
+        "score MODELS/judge pairs.jsonl --out gone/out.jsonl": "score: --out must be in a folder that is there, got",
+        "score MODELS/judge prompts.jsonl": "score: prompts.jsonl:1: there is no reply to learn",
+        "score MODELS/small pairs.jsonl": "score: reward must hold all weights of a LlamaForSequenceClassification",
+        "score MODELS/judge pairs.jsonl pairs.max_lenght=3": "score: no such key 'pairs.max_lenght'",
+        "chat": "chat needs one model: alignment chat MODEL",
+        "chat gone": "chat: runs.model: no such file or folder, got 'gone'",
+        "chat MODELS/judge": "chat: runs.model: model.path must be a language model",
+        "chat MODELS/small --temperature 0": "chat: generation.temperature must be > 0, got 0",
+        "chat MODELS/small --temperature hot": "argument --temperature: invalid float value: 'hot'",
+    }.items(),
+)
+def test_mistakes_are_one_line(words: str, told: str, alignment: Command, families: Path, files: Path) -> None:
+    before = set(files.iterdir())
+    ended = alignment(*words.replace("MODELS", str(families)).split())
+    assert ended.code == 2 and ended.err[-1].startswith(f"alignment: {told}")
+    assert ended.out == "" and set(files.iterdir()) == before
