@@ -23,13 +23,13 @@ from omegaconf.errors import OmegaConfBaseException
 from alignment.cli.config_errors import COMPOSE_ERRORS, explain
 from alignment.cli.entries import by_mapping
 from alignment.cli.overrides import written
-from alignment.cli.recipes import shipped
+from alignment.cli.recipes import find_recipe, is_path, shipped
 from alignment.cli.sources import SearchPath, parts, register, schema
-from alignment.cli.stages import by_name
+from alignment.cli.stages import by_name, with_files
 from alignment.config.errors import ConfigError
 from alignment.config.inputs import expand_home
 from alignment.config.run import RunConfig
-from alignment.config.tasks import TASKS
+from alignment.config.tasks import TASKS, PipelineConfig
 
 VERSION_BASE = "1.3"
 NO_TASK = f"a recipe's defaults must name its task, one of {', '.join(TASKS)}, got none"
@@ -62,6 +62,18 @@ def beside_others() -> Iterator[None]:
         GlobalHydra.instance().clear()
         if is_used:
             Singleton.set_state(before)
+
+
+@contextmanager
+def _looking_in(folders: list[Path]) -> Iterator[None]:
+    """Inside, within `composing`, these are the user's folders."""
+    outer, own = current_hydra(), SearchPath.own
+    GlobalHydra.instance().hydra = None
+    try:
+        with composing(folders):
+            yield
+    finally:
+        SearchPath.own, GlobalHydra.instance().hydra = own, outer
 
 
 def single(recipe: str, overrides: list[str]) -> DictConfig:
@@ -126,6 +138,10 @@ def compose(recipe: str, overrides: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: whatever is wrong with it, in one line.
     """
+    if is_path(recipe):
+        name, folders = find_recipe(recipe, SearchPath.own)
+        with _looking_in(folders):
+            return compose(name, overrides)
     try:
         words = [f"{key}={written(value)}" for key, value in overrides.items()]
         return resolve(hydra_compose(recipe, chosen(recipe, words)))
@@ -152,6 +168,8 @@ def resolve(composed: DictConfig) -> RunConfig:
         raise ConfigError(f"{missing[0]} is required, got nothing")
     config = cast(RunConfig, _built(closed, ""))
     expand_home(config)
+    if isinstance(config, PipelineConfig):
+        with_files(config.stages, SearchPath.own)
     return config
 
 

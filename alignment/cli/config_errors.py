@@ -10,6 +10,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from alignment.cli.overrides import quoted
 from alignment.cli.recipes import recipes, shipped
+from alignment.config.errors import UserError
 from alignment.config.renamed import key_now, value_now
 from alignment.user_error import nearest
 
@@ -25,6 +26,8 @@ TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or f
 
 def explain(error: BaseException) -> str:
     """What went wrong while a config was composed, in one line."""
+    if isinstance(error, UserError):  # which is told already, whatever it came of
+        return _first_line(str(error))
     for cause in _chain(error):
         if isinstance(cause, MissingConfigException):
             return _missing_file(cause)

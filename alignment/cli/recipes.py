@@ -33,6 +33,11 @@ def may_be_recipe(word: str) -> bool:
     return is_path or not ("=" in word or word.startswith("~"))
 
 
+def is_path(recipe: str) -> bool:
+    """Whether a recipe is asked for by its file, and not by its name."""
+    return recipe.endswith((".yaml", ".yml"))
+
+
 def found(recipe: str, own: list[Path]) -> tuple[str, list[Path]]:
     """`find_recipe` of a command, which ends where there is no such recipe."""
     try:
@@ -47,7 +52,7 @@ def find_recipe(recipe: str, own: list[Path]) -> tuple[str, list[Path]]:
     Raises:
         ConfigError: there is no such recipe.
     """
-    if not recipe.endswith((".yaml", ".yml")):
+    if not is_path(recipe):
         known = recipes([*own, shipped("recipes")])
         if recipe not in known:
             raise ConfigError(f"no recipe {recipe!r}{nearest(recipe, known)}; `alignment recipes` lists them")

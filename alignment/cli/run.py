@@ -12,7 +12,7 @@ from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from alignment.cli.advice import advice
 from alignment.cli.compose import (
@@ -31,14 +31,15 @@ from alignment.cli.config_errors import COMPOSE_ERRORS, explain
 from alignment.cli.help import page
 from alignment.cli.recipes import shipped
 from alignment.cli.sources import SWEEP
+from alignment.cli.stages import speak_as_typed
 from alignment.config.cluster import Scheduler, require_scheduler
-from alignment.config.errors import ConfigError, UserError
+from alignment.config.errors import ConfigError, UserError, error_prefix
 from alignment.config.inputs import check_inputs
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
 from alignment.hub.pin import pinned
 from alignment.preempt import EXIT_CODE, Preempted
-from alignment.process import end, importing
+from alignment.process import end
 from alignment.runs.folder import RunFolder
 from alignment.runs.place import require_place
 from alignment.terminal import say
@@ -59,6 +60,8 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
         if not sweep:
             start(recipe, configs[0])
     if sweep:
+        if isinstance(configs[0], PipelineConfig):
+            speak_as_typed([stage.name for stage in configs[0].stages])
         _call_hydra(recipe, ["--multirun"], overrides)
     from alignment.tasks.run import leave  # loaded by the jobs already
 
@@ -74,7 +77,21 @@ def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[Run
         require_place(of_job(config, number) if sweep else config)
         if sweep:
             _require_own_sweep(Path(config.output_dir, SWEEP))
+            _check_stages(of_job(config, number), number)
     return configs, sweep
+
+
+def _check_stages(config: RunConfig, number: int) -> None:
+    """Of one job of a sweep, which would find out only when its turn comes.
+
+    Raises:
+        ConfigError: it is a pipeline, and a stage of it is wrong.
+    """
+    if isinstance(config, PipelineConfig):
+        from alignment.tasks.pipeline import composed_stages
+
+        with error_prefix(f"job {number}"):
+            composed_stages(config, compose)
 
 
 def _require_own_sweep(file: Path) -> None:
@@ -144,10 +161,26 @@ def print_config(
     flags = ["--cfg", cfg, *(["--resolve"] if resolve else []), *(["--package", package] if package else [])]
     try:
         with composing(own):
-            overrides = chosen(recipe, overrides)
+            composed, overrides = single(recipe, overrides), chosen(recipe, overrides)
+            _compose_stages(composed)
         _call_hydra(recipe, flags, overrides)
     except COMPOSE_ERRORS as error:
         fail(f"{recipe}: {explain(error)}")
+
+
+def _compose_stages(composed: DictConfig) -> None:
+    """Of a pipeline for which nothing lacks, so that what is wrong with a stage is told before it is shown.
+
+    Raises:
+        ConfigError: a stage is wrong.
+    """
+    lacks = any(not key.startswith("hydra.") for key in OmegaConf.missing_keys(composed))
+    if root_of(composed) is PipelineConfig and not lacks:
+        from alignment.tasks.pipeline import stages_of
+
+        config = resolve(composed)
+        assert isinstance(config, PipelineConfig)
+        stages_of(config, compose)
 
 
 def print_help(recipe: str, overrides: list[str], own: list[Path], groups: list[str]) -> None:
@@ -166,23 +199,6 @@ def _call_hydra(recipe: str, flags: list[str], overrides: list[str]) -> None:
     sys.argv = [sys.argv[0], "--config-name", recipe, *flags, *SETTINGS, *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed over many lines
     hydra_main(version_base=VERSION_BASE, config_path=str(shipped("conf")), config_name=recipe)(run_job)()
-
-
-def export_run(folder: Path, *, step: int | None, out: Path | None) -> None:
-    """The run's own config.yaml, which is a recipe, says what its checkpoints are of."""
-    try:
-        with composing([folder.resolve()]):
-            config = resolve(single("config", []))
-    except COMPOSE_ERRORS as error:
-        fail(f"{RunFolder(folder).config}: {explain(error)}")
-
-    with importing():
-        from alignment.tasks.export import export
-
-    try:
-        export(config, folder, step=step, out=out)
-    except UserError as error:
-        fail(f"export: {error}")
 
 
 def run_job(composed: DictConfig) -> None:

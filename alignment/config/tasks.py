@@ -162,10 +162,12 @@ class StageConfig(Config):
     name: str = MISSING
     """Its folder within the pipeline's, and what later stages refer to."""
     recipe: str = MISSING
-    """The recipe that it runs."""
+    """The recipe that it runs: a name, or the path of a .yaml, from the pipeline's own file or the working folder."""
     set: dict[str, Any] = field(default_factory=dict)
     """Overrides of the recipe's keys; a value that starts with `@name/` is a path in the folder of an earlier stage, or
     in one of the pipeline's `inputs`."""
+    enabled: bool = True
+    """false leaves it out. Stages that read it take what an earlier run of the pipeline has left of it."""
 
 
 @dataclass(slots=True)
@@ -174,6 +176,8 @@ class PipelineConfig(RunConfig):
     """Not dated: run again, a pipeline goes on where it stopped and skips the stages that have not changed."""
     stages: list[StageConfig] = field(default_factory=list)
     """What is run, one after the other; the order counts."""
+    only: list[str] = field(default_factory=list)
+    """The names of the stages to run, [sft, dpo]; the others are left out as by enabled=false. []: all."""
     inputs: dict[str, str] = field(default_factory=dict, metadata=ANY)
     """name -> a file, a folder or a name on the hub, which stages read and none of them makes; they refer to it as
     `@name`."""
@@ -185,6 +189,14 @@ class PipelineConfig(RunConfig):
         require(len(set(names)) == len(names), "stages must have different names", names)
         rule = "inputs must have other names than the stages"
         require(not set(names) & set(self.inputs), rule, sorted(set(names) & set(self.inputs)))
+        unknown = [name for name in self.only if name not in names]
+        require(not unknown, f"only must name stages, of {', '.join(names)}", unknown)
+        rule = f"a stage must be left on, of {', '.join(names)} (stages.NAME.enabled, only)"
+        require(any(map(self.runs, self.stages)), rule, None)
+
+    def runs(self, stage: StageConfig) -> bool:
+        """Whether the stage is not left out."""
+        return stage.enabled and (not self.only or stage.name in self.only)
 
 
 TASKS: dict[str, type[RunConfig]] = {

@@ -21,7 +21,7 @@ from alignment.config.train import Schedule
 from alignment.runs.accept import OTHER, accepted, require_nothing_accepted
 from alignment.runs.claim import make_folder
 from alignment.runs.commits import require_same_commits
-from alignment.runs.fingerprint import Change, Fingerprint
+from alignment.runs.fingerprint import Change, Fingerprint, shown
 from alignment.runs.folder import RunFolder
 from alignment.runs.written import whole_file
 from alignment.terminal import say
@@ -173,6 +173,17 @@ def give_up(folder: RunFolder, before: set[Path]) -> None:
 def belongs_to(folder: RunFolder, mark: Fingerprint) -> bool:
     """No run has begun in the folder, or just this one has."""
     return not folder.started.exists() or mark.is_same(_read_mark(folder.started))
+
+
+def why_other(folder: RunFolder, mark: Fingerprint) -> str:
+    """In what the run that the folder holds is another than this one."""
+    earlier = _read_mark(folder.started)
+    if earlier is None:
+        return "it is of an earlier version of this package"
+    was, now = earlier.length(), mark.length()
+    lengths = [f"{key} was {was[key]:g}" for key in was.keys() - now.keys()]
+    lengths += [f"{key} was {was.get(key, 0):g} and is {now[key]:g}" for key in now if was.get(key) != now[key]]
+    return ", ".join([each for each in (shown(mark.changes(earlier)), *lengths) if each])
 
 
 def is_steered(config: RunConfig) -> bool:

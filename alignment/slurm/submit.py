@@ -10,7 +10,7 @@ from alignment.config.tasks import PipelineConfig
 from alignment.runs.claim import require_free
 from alignment.runs.fingerprint import fingerprint
 from alignment.runs.folder import RunFolder
-from alignment.runs.lifecycle import belongs_to, is_finished, is_steered, require_goes_on, write_config
+from alignment.runs.lifecycle import belongs_to, is_finished, is_steered, require_goes_on, why_other, write_config
 from alignment.slurm import commands
 from alignment.slurm.folder import job_of, restore_on_error, write_record
 from alignment.slurm.jobs import Planned, frozen
@@ -71,16 +71,18 @@ def _is_to_run(job: Planned, jobs: dict[Planned, str], undo: ExitStack) -> bool:
     """
     if any(other in jobs for other in job.after):
         is_other = any(RunFolder(run.output_dir).started.exists() for run in job.runs)
+        why = "a stage that it reads is run again"
     else:
         marks = [(RunFolder(run.output_dir), run, fingerprint(run)) for run in job.runs]
         if all(is_finished(folder, mark) for folder, _, mark in marks):
             return False
-        is_other = any(not belongs_to(folder, mark) and not is_steered(run) for folder, run, mark in marks)
+        others = [each for each in marks if not belongs_to(each[0], each[2]) and not is_steered(each[1])]
+        is_other, why = bool(others), "; ".join(why_other(folder, mark) for folder, _, mark in others)
         if not job.is_stage:
             for folder, run, mark in marks:
                 require_goes_on(folder, run, mark)
     if is_other and job.is_stage:
-        undo.callback(put_aside(job.folder).rename, job.folder)
+        undo.callback(put_aside(job.folder, why).rename, job.folder)
     return True
 
 

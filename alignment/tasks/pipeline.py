@@ -19,7 +19,7 @@ from alignment.runs.claim import claim
 from alignment.runs.commits import moved
 from alignment.runs.fingerprint import fingerprint
 from alignment.runs.folder import RunFolder
-from alignment.runs.lifecycle import belongs_to, is_finished, is_steered, write_config
+from alignment.runs.lifecycle import belongs_to, is_finished, is_steered, why_other, write_config
 from alignment.runs.place import require_place
 from alignment.tasks.run import execute
 from alignment.terminal import console, say
@@ -52,12 +52,13 @@ def _run_stages(stages: list[tuple[StageConfig, RunConfig]]) -> None:
         if not belongs_to(folder, mark) and not is_steered(stage_config):
             for key, was, name in moved(folder.config, stage_config):
                 say(f"{key}: {name.repo} is at {name.revision}, where this stage began with {was}")
-            put_aside(folder.path)
+            put_aside(folder.path, why_other(folder, mark))
         execute(stage_config)
 
 
 def composed_stages(config: PipelineConfig, compose: Compose) -> list[tuple[StageConfig, RunConfig]]:
-    """Each stage with its checked config, whose references to earlier stages are paths.
+    """Each stage that is not left out with its checked config, whose references to earlier stages are paths; what it
+    reads is there, or made by a stage before it.
 
     Raises:
         ConfigError: as `run`.
@@ -65,7 +66,30 @@ def composed_stages(config: PipelineConfig, compose: Compose) -> list[tuple[Stag
     read = {name for stage in config.stages for name in _referred(stage.set)}
     for name in config.inputs.keys() - read:
         raise ConfigError(f"inputs.{name} is read by no stage, which would refer to it as `{STAGE}{name}`")
-    return [(stage, _composed(stage, config, compose)) for stage in config.stages]
+    return [(stage, _checked(stage, composed, config)) for stage, composed in stages_of(config, compose)]
+
+
+def stages_of(config: PipelineConfig, compose: Compose) -> list[tuple[StageConfig, RunConfig]]:
+    """The same, whatever is there of what they read.
+
+    Raises:
+        ConfigError: a stage's config is wrong, or it refers to no earlier stage.
+    """
+    return [(stage, _composed(stage, config, compose)) for stage in config.stages if config.runs(stage)]
+
+
+def _checked(stage: StageConfig, composed: RunConfig, config: PipelineConfig) -> RunConfig:
+    left_out = {each.name for each in config.stages if not config.runs(each)}
+    with _named(stage):
+        for name in sorted(left_out & set(_referred(stage.set))):
+            folder = Path(config.output_dir) / name
+            if not RunFolder(folder).finished.exists():
+                rule = f"it reads {STAGE}{name}, a stage that is left out and has no finished run in {str(folder)!r}"
+                raise ConfigError(f"{rule}: run that one first, or with it")
+        composed = pinned(composed, but_within=config.output_dir)
+        check_inputs(composed, but_within=config.output_dir)
+        require_place(composed)
+    return composed
 
 
 def _referred(value: Any) -> Iterator[str]:
@@ -85,9 +109,6 @@ def _composed(stage: StageConfig, config: PipelineConfig, compose: Compose) -> R
         composed = compose(stage.recipe, inside | _passed_on(config) | overrides)
         if isinstance(composed, PipelineConfig):
             raise ConfigError(f"recipe must not be a pipeline itself, got {stage.recipe!r}")
-        composed = pinned(composed, but_within=config.output_dir)
-        check_inputs(composed, but_within=config.output_dir)
-        require_place(composed)
     return composed
 
 
@@ -131,8 +152,8 @@ def _resolved(key: str, value: Any, paths: dict[str, str]) -> Any:
     return f"{paths[name]}{slash}{rest}"
 
 
-def put_aside(folder: Path) -> Path:
-    """Give a folder that holds another config's run another name, which is returned.
+def put_aside(folder: Path, why: str) -> Path:
+    """Give a folder that holds another config's run another name, which is returned. why: what has changed.
 
     Raises:
         FolderInUse: that run is at work.
@@ -140,5 +161,5 @@ def put_aside(folder: Path) -> Path:
     aside = next(path for n in range(1, 10_000) if not (path := folder.with_name(f"{folder.name}.old-{n}")).exists())
     with claim(folder):
         folder.rename(aside)
-    say(f"changed since it was run; the old one is kept in {aside}")
+    say(f"changed since it was run ({why}); the old one is kept in {aside}")
     return aside

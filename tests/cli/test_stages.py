@@ -21,7 +21,7 @@ def stage_set(printed: str, number: int) -> dict[str, Any]:
         ("stages.draw_1.set.data.train.limit=32", 1, "data.train.limit", 32),  # one that it has
         ("stages.1.set.data.train.limit=32", 1, "data.train.limit", 32),
         ("stages.draw_1.set.num_samples=3", 1, "num_samples", 3),
-        ("stages.sft.set.generation.stop=[a,'b,c']", 0, "generation.stop", ["a", "b,c"]),
+        ("stages.draw_1.set.generation.stop=[a,'b,c']", 1, "generation.stop", ["a", "b,c"]),
         ("stages.dpo_1.set.model.path='a b,c'", 2, "model.path", "a b,c"),
         ("stages.dpo_1.set.model.path=", 2, "model.path", ""),
         ("stages.dpo_1.set.data.train.limit=null", 2, "data.train.limit", None),

@@ -28,6 +28,6 @@ def main(arguments: list[str]) -> None:
     if not RunFolder(folder).config.is_file():
         fail(f"export: a run's folder holds config.yaml, got {str(folder)!r}")
 
-    from alignment.cli.run import export_run
+    from alignment.cli.export import export_run
 
     export_run(folder, step=given.step, out=given.out)
