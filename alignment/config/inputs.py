@@ -88,7 +88,7 @@ def _marked(config: Any, mark: str, prefix: str) -> Iterator[tuple[str, str, Kin
         elif isinstance(value, dict) and all(is_dataclass(inner) for inner in value.values()):
             for name, inner in value.items():
                 yield from _marked(inner, mark, f"{key}.{name}.")
-        elif mark in field.metadata and value is not None:
+        elif mark in field.metadata and value is not None and value not in field.metadata.get("names", ()):
             kind = _kind(field)
             yield from ((name, path, kind) for name, path in _paths(key, value, has_rows="data" in field.metadata))
 

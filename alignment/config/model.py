@@ -5,8 +5,9 @@ from enum import Enum
 from typing import Any
 
 from alignment.config.base import Config
-from alignment.config.errors import require
+from alignment.config.errors import ConfigError, require
 from alignment.config.marks import MODEL, TOKENIZER
+from alignment.user_error import nearest
 
 
 class Attention(str, Enum):
@@ -47,6 +48,21 @@ class LoraConfig(Config):
             require(self.rank > 0 or value == unset, f"model.lora.{key} goes with model.lora.rank > 0", value)
 
 
+class ChatTemplate(str, Enum):
+    """The chat templates that have a name (alignment/data/templates.py has them)."""
+
+    chatml = "chatml"
+    llama3 = "llama3"
+    zephyr = "zephyr"
+    gemma = "gemma"
+    mistral = "mistral"
+    plain = "plain"
+
+
+NAMES = tuple(each.value for each in ChatTemplate)
+TEMPLATE = {"input": True, "names": NAMES}  # a file that is read, or one of these
+
+
 @dataclass(slots=True)
 class ModelConfig(Config):
     path: str | None = field(default=None, metadata=MODEL)
@@ -57,6 +73,9 @@ class ModelConfig(Config):
     tokenizer: str | None = field(default=None, metadata=TOKENIZER)
     """A tokenizer's folder, or a name on the hub. Null: the one in `path`; where that is null too, the small one in the
     package."""
+    chat_template: str | None = field(default=None, metadata=TEMPLATE)
+    """How turns are laid out, in place of the tokenizer's own chat template: a file in Jinja's language, or one of
+    chatml, llama3, zephyr, gemma, mistral and plain. It is saved with the model. Null: the tokenizer's own."""
     resize_embeddings: bool = False
     """Where the tokenizer has more pieces than the model embeds, add rows for them, drawn about the others' mean."""
     attention: Attention = Attention.auto
@@ -72,4 +91,8 @@ class ModelConfig(Config):
     def __post_init__(self) -> None:
         rule = "model.path must name a folder, or a model on the hub, or model.init a model_type to build"
         require(self.path is not None or "model_type" in self.init, rule, self.path)
+        given, names = self.chat_template, NAMES
+        if given is not None and given not in names and not {".", "/"} & set(given):
+            rule = f"model.chat_template must be a file or one of {', '.join(names)}"
+            raise ConfigError(f"{rule}, got {given!r}{nearest(given, names)}")
         require(self.router_loss is None or self.router_loss >= 0, "model.router_loss must be >= 0", self.router_loss)

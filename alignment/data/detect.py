@@ -56,8 +56,8 @@ def ways(row: Mapping[str, Any], part: str) -> str:
     names = [name for name, value in row.items() if value is not None]
     has = f"it has {', '.join(names[:SHOWN])}" if names else "it has no fields"
     known = ", ".join(kind.value for kind in BY)
-    columns = suggested(row, part) or f"{part}.columns.prompt=COLUMN names the column of a field"
-    return f"{has}; {columns}, {part}.format says which of {known} it is"
+    columns = suggested(row, part) or f"{part}.columns.prompt=COLUMN"
+    return f"{has}; {columns} says what its columns are, {part}.format which layout it has ({known})"
 
 
 def way_out(row: Mapping[str, Any], format: Format, part: str) -> str:

@@ -12,6 +12,7 @@ from alignment.config.folders import find_model, read_json, require_fetched
 from alignment.config.hub import Kind, located
 from alignment.config.model import ModelConfig
 from alignment.data.chat import ensure_template
+from alignment.data.templates import replace_template
 from alignment.models.files import Reading
 from alignment.models.folder import parse_config
 from alignment.terminal import say, say_once
@@ -104,7 +105,10 @@ def _lacking(folder: str) -> str:
 def prepare_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer, with a chat template whatever its folder says; a template that is ours is said."""
     tokenizer = load_tokenizer(model)
-    sentence = ensure_template(tokenizer)
+    if model.chat_template is not None:
+        sentence: str | None = replace_template(tokenizer, model.chat_template)
+    else:
+        sentence = ensure_template(tokenizer)
     if sentence is not None:
         say(sentence)
     return tokenizer
