@@ -158,7 +158,8 @@ def test_each_file_has_a_layout_of_its_own(tmp_path: Path, tokenizer: PreTrained
 
 def test_rows_of_no_known_layout_name_their_fields_and_the_ways_out(load: Load, tmp_path: Path) -> None:
     what = f"{tmp_path}/rows.jsonl:1: the layout of the row is not known: it has question, answer; "
-    what += "data.columns.prompt=question data.columns.completion=answer says what its columns are, data.format which layout it has (native, "
+    what += "data.columns.prompt=question data.columns.completion=answer says what its columns are, "
+    what += "data.format which layout it has (native, "
     with pytest.raises(UserError, match=f"^{re.escape(what)}"):
         load([{"question": "q", "answer": "a"}], "demonstrations")
     with pytest.raises(
