@@ -6,9 +6,11 @@ import pytest
 
 from alignment.config.data import ExampleKind, Format
 from alignment.config.margin import MarginScale
+from alignment.data.columns import peeked
+from alignment.data.detect import detect
 from alignment.data.formats import parse
 from alignment.data.margins import margin_from
-from alignment.data.read import read_rows
+from alignment.data.read import read_each, read_rows
 from alignment.data.records import DataError, Record
 
 UNORDERED = "chosen: roles out of order"
@@ -73,3 +75,8 @@ def test_a_transcript_is_put_together_again(shared: Path) -> None:
         for key, reply in zip(("chosen", "rejected"), record.completions, strict=True):
             text = "".join(f"\n\n{names[turn['role']]}: {turn['content']}" for turn in [*record.prompt, *reply])
             assert text.split() == rows[record.source.line][key].split()
+
+
+def test_the_layout_is_told_from_the_rows(shared: Path) -> None:
+    told = {name: detect(peeked(read_each(shared / "data" / name))[0], "data") for name, *_ in FILES}
+    assert told == {name: format for name, format, *_ in FILES}
