@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alignment.config.data import DataConfig, has_rows
+from alignment.config.errors import UserError
 from alignment.config.metrics import headlines
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.sources import Format
@@ -13,6 +14,7 @@ from alignment.config.tasks import EvaluateConfig, PipelineConfig, RejectionConf
 from alignment.evaluate.rows import course
 from alignment.runs.folder import RunFolder
 from alignment.runs.rows import read_rows
+from alignment.runs.settings import settings_of, task_of
 from alignment.terminal import say
 
 SCORERS = (RewardConfig, RewardRegressionConfig, RewardProcessConfig)
@@ -24,8 +26,22 @@ def say_ending(config: RunConfig, folder: Path, stopped: str | None) -> None:
     if isinstance(config, TrainingConfig):
         for line in _learned(files, stopped):
             say(line)
-    for line in [*files.left(), *(f"next: {command}" for command in commands(config, files))]:
+    if isinstance(config, PipelineConfig):
+        stages = ", ".join(str(folder / stage.name) for stage in config.stages)
+        say(f"all {len(config.stages)} stages are done: {stages}")
+    for line in files.left():
         say(line)
+    if not _is_stage(files):
+        for command in commands(config, files):
+            say(f"next: {command}")
+
+
+def _is_stage(files: RunFolder) -> bool:
+    """Of a pipeline, whose other stages know what is next."""
+    try:
+        return task_of(settings_of(files.path.parent)) == "pipeline"
+    except UserError:  # another's file of that name
+        return False
 
 
 def _learned(files: RunFolder, stopped: str | None) -> Iterator[str]:

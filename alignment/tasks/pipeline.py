@@ -21,6 +21,7 @@ from alignment.runs.fingerprint import fingerprint
 from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import belongs_to, is_finished, is_steered, why_other, write_config
 from alignment.runs.place import require_place
+from alignment.tasks.ending import say_ending
 from alignment.tasks.run import execute
 from alignment.terminal import console, say
 
@@ -39,6 +40,7 @@ def run(config: PipelineConfig, compose: Compose) -> None:
     with claim(Path(config.output_dir)):
         write_config(RunFolder(config.output_dir), config)
         _run_stages(stages)
+    say_ending(config, Path(config.output_dir), None)
 
 
 def _run_stages(stages: list[tuple[StageConfig, RunConfig]]) -> None:

@@ -80,3 +80,18 @@ def test_the_course_is_from_the_first_evaluation_to_the_last() -> None:
     found = [{"step": 0, "eval/loss": 2.0}, {"step": 1, "loss": 1.0}, {"step": 5, "eval/loss": 1.5, "eval/kl": 0.5}]
     assert course(found) == ["eval/loss 2 -> 1.5 (step 0 -> 5)", "eval/kl 0.5 (step 0 -> 5)"]
     assert course(found[:2]) == ["eval/loss 2 (step 0)"] and course(found[1:2]) == []
+
+
+def test_a_pipeline_ends_with_its_stages_and_only_it_says_what_is_next(
+    alignment: Callable[..., Any], own: Callable[[str, str], str]
+) -> None:
+    values = ", ".join(word.replace("=", ": ") for word in (*SMALL, "log.progress=false"))
+    stages = f"[{{name: a, recipe: tiny_sft, set: {{{values}}}}}, {{name: b, recipe: tiny_orpo, set: {{{values}}}}}]"
+    ended = alignment(
+        "run", own("mine", f"defaults: [{{task: pipeline}}, _self_]\nstages: {stages}\n"), "output_dir=out"
+    )
+    assert ended.code == 0, ended.err
+    said = ended.out.splitlines()
+    assert said[-2:] == ["all 2 stages are done: out/a, out/b", "next: alignment status out"]
+    assert [line for line in said if line.startswith("next: ")] == said[-1:]
+    assert {"model: out/a/model", "model: out/b/model"} <= set(said)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from alignment.config.metrics import metric
+
 SMALL = ["data.train.limit=96", "data.eval.limit=16", "log.progress=false"]
 COMMAND = str(Path(sys.executable).with_name("alignment"))
 STEPS = ["train.max_steps=3", "train.eval_every=2"]
@@ -55,6 +57,7 @@ def test_training_recipe(task: str, folder: Path) -> None:
     assert [row["step"] for row in logged] == [1, 2, 3]
     assert all("lr" in row and ("loss" in row or row.get("pairs") == 0) for row in logged)  # a random model has no pair
     assert [any(name.startswith("eval/") for name in row) for row in logged] == [False, True, True]
+    assert [name for row in logged for name in row if metric(name) is None] == []
     if task in PAIRS:
         assert logged[0].keys() >= PREFERENCE
     assert (folder / task / "config.yaml").is_file()
@@ -67,6 +70,7 @@ def test_rejection_then_evaluate(tmp_path):
     run("tiny_rejection", model, "data.train.limit=16", "num_samples=4", f"output_dir={tmp_path / 'picked'}")
     picked = [json.loads(line) for line in (tmp_path / "picked" / "selected.jsonl").read_text().splitlines()]
     assert all(row["prompt"] and row["completion"] for row in picked)
+    assert [name for row in rows(tmp_path / "picked") for name in row if metric(name) is None] == []
 
     runs = f"runs={{first: {tmp_path / 'sft'}, second: {tmp_path / 'sft' / 'model'}}}"
     run("tiny_evaluate", runs, "baseline=first", "data.eval.limit=16", f"output_dir={tmp_path / 'compared'}")
