@@ -34,6 +34,16 @@ def test_a_reward_function_gets_the_answers(alignment: Callable[..., Any], tmp_p
     import answers_of_rows
 
     assert {(f"what is {number}?", str(number)) for number in range(4)} == set(answers_of_rows.SEEN)
+    answers_of_rows.SEEN.clear()
+    evaluate = ["run", "tiny_evaluate", "runs={a: run}", "baseline=a", "curves={}", "reward=null", "num_samples=1"]
+    evaluate += [
+        "gold=answers_of_rows.correct",
+        "data=native",
+        "data.eval.path=rows.jsonl",
+        "generation.max_new_tokens=4",
+    ]
+    ended = alignment(*evaluate, words[9], "pairs.eval.limit=null", "pairs.format=auto", "output_dir=compared")
+    assert ended.code == 0 and len(answers_of_rows.SEEN) == 4, ended
     lacking = alignment(*[word.replace(", answer: solution", "") for word in words], "output_dir=other")
     what = "reward.function=answers_of_rows.correct asks for the column 'answer', which no row of data.train has"
     assert lacking.code == 2 and what in lacking.err[0] and "they have question, solution, prompt" in lacking.err[0]
