@@ -53,7 +53,7 @@ class ExampleKind(str, Enum):
 @dataclass(slots=True)
 class DataConfig(Config):
     format: Format = Format.auto
-    """How a row is laid out. auto: told from the first rows of each file, and said."""
+    """How a row is laid out."""
     columns: dict[str, str] = field(default_factory=dict)
     """Our field -> the file's column: {prompt: question, chosen: better}; "answer.text" is within an object. In every
     format; what is not named here has the name that the format gives it."""

@@ -32,11 +32,12 @@ class Format(str, Enum):
     text = "text"
     """text, whole, without turns or template, as in pre-training; for sft and ptx.data."""
     helpsteer = "helpsteer"
-    """HelpSteer's: a prompt, whose turns <extra_id_1> may part, with a response and its ratings, of which helpfulness
-    is the score, or with two responses and a preference from -3 to 3, whose size is the pair's margin."""
+    """as HelpSteer has it: a prompt, whose turns <extra_id_1> may part, with a response and its ratings, of which
+    helpfulness is the score, or with two responses and a preference from -3 to 3, whose size is the pair's margin."""
     oasst = "oasst"
-    """OpenAssistant's messages, of prompter and assistant: trees, one a row, or single messages, those of a tree next
-    to each other. Each question is a row: its best-ranked reply is learned, or chosen before each ranked behind."""
+    """messages as OpenAssistant has them, of prompter and assistant: trees, one a row, or single messages, those of a
+    tree next to each other. Each question is a row: its best-ranked reply is learned, or chosen before each
+    that is ranked behind it."""
     toy = "toy"
     """The toy task's own rows, native in layout."""
 
