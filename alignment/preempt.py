@@ -31,6 +31,8 @@ class _Notice:
 
     signal: str = ""
     holding: bool = False
+    step: int = 0
+    """The one that is being taken; 0: none is known here."""
 
 
 _notice = _Notice()
@@ -76,6 +78,11 @@ def hold() -> None:
     _notice.holding = True
 
 
+def at_step(step: int) -> None:
+    """Which step is being taken from here on."""
+    _notice.step = step
+
+
 def requested() -> bool:
     return bool(_notice.signal)
 
@@ -89,9 +96,15 @@ def interrupt() -> None:
     if _notice.signal:
         raise KeyboardInterrupt
     _notice.signal = signal.SIGINT.name
-    os.write(
-        2, b"\nalignment: the run saves and ends after this step; Ctrl-C again ends it at once\n"
-    )  # not by a buffer
+    acknowledge(signal.SIGINT)
+
+
+def acknowledge(number: int) -> None:
+    """Say at once that the signal was heard, for the end of the step may be minutes away."""
+    step = f"step {_notice.step}" if _notice.step else "the step"
+    again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+    line = f"\nalignment: heard {signal.Signals(number).name}: finishing {step}, then saving{again}\n"
+    os.write(2, line.encode())  # not by a buffer
 
 
 def exit_code() -> int:
@@ -138,8 +151,11 @@ def _hear(number: int, frame: FrameType | None) -> None:
     _notice.signal = signal.Signals(number).name
     if not _notice.holding:
         raise Preempted(reason())
+    if is_main() and not is_ours():  # whose launcher has said so
+        acknowledge(number)
 
 
 def _release() -> None:
     """One process may end at once where it has nothing to save. Several must agree first, or the others would wait."""
     _notice.holding = os.environ.get("WORLD_SIZE", "1") != "1"
+    _notice.step = 0

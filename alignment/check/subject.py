@@ -18,7 +18,7 @@ from alignment.config.launch import LaunchConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineConfig, PPOConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.supervised import ScalarConfig
+from alignment.config.supervised import ReferencedConfig, ScalarConfig
 from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches
 from alignment.data.ends import end_of_turn
@@ -33,6 +33,7 @@ from alignment.generation.generate import end_ids
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.tasks.run import task_module
+from alignment.training.another_reference import require_reference_reads
 from alignment.training.kto import num_prompts
 from alignment.training.objectives import Objective
 from alignment.training.reference import reference_logprobs
@@ -161,6 +162,9 @@ def ends_of(model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBa
 def subject_of(config: TrainingConfig) -> Subject:
     """The run on the shortest rows, `batch.size` of them: data first, as the run itself has it, then the model."""
     prepared = prepare(config)
+    if isinstance(config, ReferencedConfig) and config.reference.path is not None:  # the check's own is the policy
+        splits = [prepared.train, prepared.held_out]
+        require_reference_reads(config.reference.path, config, prepared.tokenizer, splits)
     load = load_scalar_model if isinstance(config, ScalarConfig) else load_language_model
     torch.manual_seed(config.seed)
     model = load(config.model, prepared.tokenizer, placement_of(config.distributed))

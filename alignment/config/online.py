@@ -23,6 +23,7 @@ from alignment.config.ppo import (
     RolesConfig,
     Share,
 )
+from alignment.config.reference import ReferenceModelConfig
 from alignment.config.reward import RewardShapingConfig
 from alignment.config.run import TrainingConfig
 from alignment.losses import DPOLoss, ValueLoss
@@ -70,6 +71,7 @@ class OnlineConfig(TrainingConfig):
 
 @dataclass(slots=True)
 class OnlineDPOConfig(OnlineConfig):
+    reference: ReferenceModelConfig = field(default_factory=ReferenceModelConfig)
     loss: DPOLoss = field(default_factory=DPOLoss)
     num_samples: int = 2
     """Replies sampled for each prompt."""

@@ -3,11 +3,10 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from alignment.config.base import Config
 from alignment.config.data import DataConfig, ExampleKind
 from alignment.config.errors import require
 from alignment.config.margin import MarginScale
-from alignment.config.marks import PLACE
+from alignment.config.reference import ReferenceConfig
 from alignment.config.run import TrainingConfig
 from alignment.losses import (
     CPOLoss,
@@ -58,17 +57,6 @@ class RewardConfig(ScalarConfig):
         rule = "data.margin.scale must not be none for loss.variant=scaled, which weighs a pair by its margin"
         is_scaled = self.loss.variant is RankingVariant.scaled
         require(not is_scaled or self.data.margin.scale is not MarginScale.none, rule, self.data.margin.scale.value)
-
-
-@dataclass(slots=True)
-class ReferenceConfig(Config):
-    cache: bool = True
-    """Keep the reference's log-probs beside the data and read them when weights, data and tokenizer are the same."""
-    folder: str | None = field(default=None, metadata=PLACE)
-    """Where. Null: `.reference` beside the data; where that cannot be written, the user's cache folder."""
-
-    def __post_init__(self) -> None:
-        require(self.cache or self.folder is None, "reference.folder needs reference.cache=true", self.folder)
 
 
 @dataclass(slots=True)

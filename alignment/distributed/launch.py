@@ -19,7 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alignment.config.errors import UserError
 from alignment.distributed.collectives import is_lost
-from alignment.preempt import SIGNALS, Preempted, interrupt
+from alignment.preempt import SIGNALS, Preempted, acknowledge, interrupt
 from alignment.process import LAUNCHED_BY, end, is_launched, is_ours
 from alignment.runs.written import whole_file
 
@@ -84,6 +84,8 @@ def launch(arguments: list[str], processes: int) -> None:
 def _forward(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT:
         interrupt()
+    else:
+        acknowledge(number)
     for child in psutil.Process().children():
         child.send_signal(signal.SIGUSR1)
 

@@ -114,6 +114,11 @@ def prepare_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def knows_tokens_of(other: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether each of the tokenizer's ids is the same piece to the other, which may have more."""
+    return bool(tokenizer.get_vocab().items() <= other.get_vocab().items())
+
+
 def with_padding_apart(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A tokenizer that pads with another piece than its EOS; without a pad token where it has no such piece.
 

@@ -1,18 +1,24 @@
 """The frozen reference: a copy of the policy as it was, or the policy's own base with its adapter off."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from alignment.config.distributed import DistributedConfig
+from alignment.config.online import OnlineDPOConfig
+from alignment.data.load import Loaded
 from alignment.data.pack import Batch
 from alignment.distributed.frozen import shard_frozen
 from alignment.models.adapters import adapter_off, lora_layers
 from alignment.models.heads import LanguageModel
+from alignment.models.layout import settle_layout
 from alignment.models.load import freeze
 from alignment.models.readout import token_logprobs
 from alignment.models.weight_dtype import as_its_original
+from alignment.training.another_reference import load_reference, require_reference_reads
 
 
 @dataclass(slots=True)
@@ -52,6 +58,23 @@ def build_reference(policy: LanguageModel) -> Reference:
     copy = policy.placement.copy_of(policy, as_its_original(policy.placement.compute))
     freeze(copy)
     return FrozenCopy(copy)
+
+
+def another_reference(
+    config: OnlineDPOConfig, tokenizer: PreTrainedTokenizerBase, splits: Sequence[Loaded | None]
+) -> tuple[FrozenCopy | None, OnlineDPOConfig]:
+    """That of `reference.path`, with the config in a layout that it reads; None where the policy is its own.
+
+    Raises:
+        ConfigError: it is no language model, or one of another vocabulary or fewer positions than the policy's.
+    """
+    path, new_tokens = config.reference.path, config.generation.max_new_tokens
+    if path is None:
+        return None, config
+    require_reference_reads(path, config, tokenizer, splits, new_tokens)
+    model = load_reference(path, config.model, tokenizer, config.distributed)
+    batch = replace(config.batch, layout=settle_layout(model, config.batch.layout))
+    return FrozenCopy(model), replace(config, batch=batch)
 
 
 def shard_reference(reference: Reference, distributed: DistributedConfig) -> None:

@@ -25,7 +25,7 @@ from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_critic, load_language_model
 from alignment.models.positions import max_positions
 from alignment.models.scalar_head import draw_head, scalar_head
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.tokenizer import knows_tokens_of, load_tokenizer
 from alignment.rl.reference import FrozenCopy, Reference, build_reference
 from alignment.rl.rewards import Reward, WeightedScorer, build_reward
 from alignment.terminal import say
@@ -104,11 +104,6 @@ def critic_start(config: CriticConfig, reward: Reward, tokenizer: PreTrainedToke
         return first.path, first.reader.key
     say(f"critic: begins as the policy's body with a new head, for {first.path} has another vocabulary than the policy")
     return None, "critic.path"
-
-
-def knows_tokens_of(other: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether each of the tokenizer's ids is the same piece to the other, which may have more."""
-    return bool(tokenizer.get_vocab().items() <= other.get_vocab().items())
 
 
 def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PPOModels:

@@ -16,7 +16,7 @@ from alignment.generation.select import preferences
 from alignment.losses import Mean
 from alignment.models.load import load_language_model
 from alignment.rl.on_policy import OnPolicy
-from alignment.rl.reference import Reference, build_reference, shard_reference
+from alignment.rl.reference import Reference, another_reference, build_reference, shard_reference
 from alignment.rl.rewards import build_reward
 from alignment.rl.rollouts import build_rollouts, load_prompts
 from alignment.training.aot import dpo_objective
@@ -34,8 +34,9 @@ def run(config: OnlineDPOConfig, folder: Path) -> str | None:
 def build_trainer(config: OnlineDPOConfig, folder: Path) -> "OnlineDPO":
     prompts = load_prompts(config)
     scorer = prompts.scorer(build_reward(config.reward, config.batch, config.distributed), build_gold(config))
+    another, config = another_reference(config, prompts.tokenizer, [prompts.train, prompts.held_out])
     policy = load_language_model(config.model, prompts.tokenizer, placement_of(config.distributed))
-    reference = build_reference(policy)
+    reference = another or build_reference(policy)
     rollouts = build_rollouts(config, prompts, scorer, policy, folder)
     shard_reference(reference, config.distributed)
     save = partial(save_trained, rollouts.engine, policy, prompts.tokenizer)

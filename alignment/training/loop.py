@@ -6,6 +6,7 @@ collect  ->  update  ->  (evaluate)  ->  log  ->  save
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from alignment import preempt
 from alignment.config.data import has_rows
 from alignment.config.distributed import Offload
 from alignment.config.run import TrainingConfig
@@ -113,6 +114,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
         for step in range(done + 1, num_steps + 1):
             if keeper.reason is not None:
                 break
+            preempt.at_step(step)
             with naming_rank(step):
                 with step_in_errors(step):
                     measured, units = method.collect(step)

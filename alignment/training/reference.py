@@ -15,15 +15,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alignment.config.distributed import Precision
 from alignment.config.errors import UserError
 from alignment.config.hub import Kind, pinned_name
-from alignment.config.supervised import ReferenceConfig
+from alignment.config.reference import ReferenceConfig
 from alignment.config.train import OnNonFinite
 from alignment.data.batches import Batches
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import is_main, sum_over_ranks, tensor_from_main
 from alignment.distributed.engine import Engine
+from alignment.distributed.frozen import FrozenEngine
 from alignment.models.forwards import forwards
 from alignment.models.heads import LanguageModel
 from alignment.models.readout import token_logprobs
@@ -31,7 +31,9 @@ from alignment.runs.written import whole_file
 from alignment.terminal import progress, say
 
 
-def reference_logprobs(engine: Engine, batches: Batches, rows: Iterable[int], *, cache: Path | None = None) -> Tensor:
+def reference_logprobs(
+    engine: Engine | FrozenEngine, batches: Batches, rows: Iterable[int], *, cache: Path | None = None
+) -> Tensor:
     """[examples, n] float32: summed log-probs (nats) of each example's n completions, which are chosen and rejected
     where it is a pair, under the engine's model as it is now.
 
@@ -68,20 +70,17 @@ def require_reference(table: Tensor, batches: Batches, rows: Iterable[int], choi
     say(f"{line}; steps with them are left out")
 
 
-def cache_file(
-    model: LanguageModel, examples: list[Example], config: ReferenceConfig, precision: Precision, data: str | None
-) -> Path | None:
-    """Where the table of these examples is kept; None where `reference.cache` is off.
+def cache_file(weights: xxhash.xxh3_128, examples: list[Example], config: ReferenceConfig, data: str | None) -> Path:
+    """Where the table of these examples is kept.
 
     Args:
+        weights: of the reference, by `weights_digest`.
         data: the file that the examples come from; None for the toy task.
     """
-    if not config.cache:
-        return None
-    return cache_folder(config, data) / f"{fingerprint(model, examples, precision.value)}.safetensors"
+    return cache_folder(config, data) / f"{name_of(weights, examples)}.safetensors"
 
 
-def _computed(engine: Engine, batches: Batches, rows: list[int]) -> Tensor:
+def _computed(engine: Engine | FrozenEngine, batches: Batches, rows: list[int]) -> Tensor:
     """[examples, n], zero outside `rows`; every process gets what all of them have computed."""
     table = torch.zeros(len(batches.examples), len(batches.examples[0].completion_ids), device=engine.device)
     engine.model.eval()
@@ -95,6 +94,11 @@ def _computed(engine: Engine, batches: Batches, rows: list[int]) -> Tensor:
 
 def fingerprint(model: LanguageModel, examples: list[Example], precision: str) -> str:
     """A name for (weights, precision, token ids): another of any of them is another name."""
+    return name_of(weights_digest(model, precision), examples)
+
+
+def weights_digest(model: LanguageModel, precision: str) -> xxhash.xxh3_128:
+    """Of the weights, which are where the model's placement has them, and what they compute in."""
     digest = xxhash.xxh3_128(precision.encode())
     digest.update(model.hf.config.to_json_string(use_diff=False).encode())  # heads, RoPE and the library's version
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
@@ -103,6 +107,11 @@ def fingerprint(model: LanguageModel, examples: list[Example], precision: str) -
         digest.update(name.encode())
         with model.placement.whole([tensor]):
             digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
+    return digest
+
+
+def name_of(weights: xxhash.xxh3_128, examples: list[Example]) -> str:
+    digest = weights.copy()
     for example in examples:
         for ids in (example.prompt_ids, *example.completion_ids):
             digest.update(len(ids).to_bytes(4, "little"))

@@ -4,37 +4,43 @@ A method is its config and `objective(config, batches, reference)`, which gives 
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
+from xxhash import xxh3_128
 
 from alignment.config.run import TrainingConfig
 from alignment.config.supervised import ReferencedConfig
 from alignment.data.batches import Batches
 from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine
+from alignment.distributed.frozen import FrozenEngine, frozen_engine
 from alignment.distributed.precision import precision_of
 from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model
+from alignment.training.another_reference import load_reference, require_reference_reads
 from alignment.training.best import Write
 from alignment.training.checkpoint import Stateful
 from alignment.training.loop import fit
 from alignment.training.metrics import Metrics, of_sets, with_perplexity
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.objectives import Objective
-from alignment.training.reference import cache_file, reference_logprobs, require_reference
+from alignment.training.reference import cache_file, reference_logprobs, require_reference, weights_digest
 from alignment.training.setup import Prepared, build_engine, prepare, save_trained
 from alignment.training.step import evaluate_step, train_step
 from alignment.training.timer import StepTimer, step_flops
 
 Config = TypeVar("Config", bound=TrainingConfig, contravariant=True)
 Reference = Callable[[Batches], Tensor]
-"""The log-probs that the model as it is before the first step gives the replies of these batches, as
-`reference_logprobs` has them. Only a method that asks pays for them; one whose config is a `ReferencedConfig` keeps
-them for further runs."""
+"""The log-probs that the model as it is before the first step, or that of `reference.path`, gives the replies of these
+batches, as `reference_logprobs` has them. Only a method that asks pays for them; one whose config is a
+`ReferencedConfig` keeps them for further runs."""
+ReadReference = Callable[[Batches, list[int], str | None], Tensor]
+"""The same of some rows alone, which come from a file."""
 
 
 class BuildObjective(Protocol[Config]):
@@ -56,11 +62,12 @@ def train_language_model(
     prepared = prepare(config)
     if require is not None:
         require(prepared)
+    tables = tables_of_another(config, prepared, objective)
     model = load_language_model(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, held_out = prepared.batches(model)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
     save = partial(save_trained, engine, model, prepared.tokenizer)
-    return fit(supervised(engine, model, config, objective, train, held_out, save), config, folder)
+    return fit(supervised(engine, model, config, objective, train, held_out, save, tables), config, folder)
 
 
 def supervised(
@@ -71,9 +78,47 @@ def supervised(
     train: Batches,
     held_out: Batches | None,
     save: Write,
+    tables: Sequence[Tensor] = (),
 ) -> "Supervised":
+    """`tables`: those that `objective` will ask for, where another model is the reference."""
+    if tables:
+        given = iter(tables)
+        learned, evaluated = _built(config, objective, train, held_out, lambda batches, rows, data: next(given))
+    else:
+        with engine.partitioned() if isinstance(config, ReferencedConfig) else nullcontext():
+            weights = _digest(model, config)
+        read = partial(_table, engine, config, weights)
+        learned, evaluated = _built(config, objective, train, held_out, read)
+    return Supervised(engine, learned, evaluated, train=train, held_out=held_out, save=save)
+
+
+def tables_of_another(config: Config, prepared: Prepared, objective: BuildObjective[Config]) -> list[Tensor]:
+    """What `objective` asks of the reference where it is another model, in the order in which it asks; that model is
+    let go before the policy is loaded. Empty where the policy is its own reference."""
+    if not isinstance(config, ReferencedConfig) or config.reference.path is None:
+        return []
+    require_reference_reads(config.reference.path, config, prepared.tokenizer, [prepared.train, prepared.held_out])
+    model = load_reference(config.reference.path, config.model, prepared.tokenizer, config.distributed)
+    train, held_out = prepared.batches(model)
+    weights, engine, tables = _digest(model, config), frozen_engine(model, config.distributed), list[Tensor]()
+
+    def read(batches: Batches, rows: list[int], data: str | None) -> Tensor:
+        tables.append(_table(engine, config, weights, batches, rows, data))
+        return tables[-1]
+
+    _built(config, objective, train, held_out, read)
+    engine.release()
+    return tables
+
+
+def _built(
+    config: Config, objective: BuildObjective[Config], train: Batches, held_out: Batches | None, read: ReadReference
+) -> tuple[Objective[Batch], Objective[Batch]]:
+    """The objective on the training rows that the run will ask for, and on the held-out ones."""
+
     def built(batches: Batches, rows: Iterable[int], data: str | None) -> Objective[Batch]:
-        return objective(config, batches, partial(_reference, engine, model, config, rows=list(rows), data=data))
+        wanted = list(rows)
+        return objective(config, batches, lambda asked: read(asked, wanted, data))
 
     num_steps = train.num_steps(config.train)
     evaluated = None
@@ -83,24 +128,27 @@ def supervised(
         learned = evaluated  # which takes no step
     else:
         learned = built(train, train.rows_of(num_steps), config.data.file_of("train"))
-    return Supervised(engine, learned, evaluated or learned, train=train, held_out=held_out, save=save)
+    return learned, evaluated or learned
 
 
-def _reference(
-    engine: Engine,
-    model: LanguageModel | ScalarModel,
+def _digest(model: LanguageModel | ScalarModel, config: TrainingConfig) -> xxh3_128 | None:
+    """Of the reference's weights, by which its tables are kept; None where none are."""
+    if isinstance(config, ReferencedConfig) and config.reference.cache and isinstance(model, LanguageModel):
+        return weights_digest(model, precision_of(config.distributed).value)
+    return None
+
+
+def _table(
+    engine: Engine | FrozenEngine,
     config: TrainingConfig,
+    weights: xxh3_128 | None,
     batches: Batches,
-    *,
     rows: list[int],
     data: str | None,
 ) -> Tensor:
-    """Of the rows that the run will ask for, which come from the file `data`."""
     cache = None
-    if isinstance(config, ReferencedConfig) and isinstance(model, LanguageModel):
-        with engine.partitioned():
-            precision = precision_of(config.distributed)
-            cache = cache_file(model, batches.examples, config.reference, precision, data)
+    if isinstance(config, ReferencedConfig) and weights is not None:
+        cache = cache_file(weights, batches.examples, config.reference, data)
     table = reference_logprobs(engine, batches, rows, cache=cache)
     require_reference(table, batches, rows, config.train.on_nonfinite)
     return table

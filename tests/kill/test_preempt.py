@@ -37,7 +37,8 @@ def test_asked_twice_and_run_again(
     first = runner(command(name), folder, at=drawn.randint(1, unbroken.touches), signal=ask)
     assert first.code == 75 or (first.code == 0 and (folder / "out" / "finished.json").exists()), first.said
     if first.code == 75:
-        (line,) = [line for line in first.said.splitlines() if line.startswith("alignment: ")]
+        *told, line = [line for line in first.said.splitlines() if line.startswith("alignment: ")]
+        assert all(each.startswith(f"alignment: heard {ask}: finishing ") for each in told) and len(told) < 2
         assert line.startswith(f"alignment: tiny_{name}: stopped by {ask}")
         started = (folder / "out" / "config.yaml").exists()
         assert line.endswith(f"; to go on: {'alignment run out/config.yaml' if started else 'the same command'}")
@@ -55,7 +56,8 @@ def test_a_user_s_interruption_saves_too(
     first = runner(command("dpo"), folder, at=int(0.6 * unbroken.touches), signal="SIGINT")
     assert first.code == 130, first.said
     told, ended = [line for line in first.said.splitlines() if line.startswith("alignment: ")]
-    assert told == "alignment: the run saves and ends after this step; Ctrl-C again ends it at once"
+    assert told.startswith("alignment: heard SIGINT: finishing step ")
+    assert told.endswith(", then saving; Ctrl-C again stops at once")
     assert ended.startswith("alignment: tiny_dpo: stopped by SIGINT after step ")
     assert ended.endswith(", which is saved; to go on: alignment run out/config.yaml")
     assert runner(["run", "out/config.yaml"], folder).code == 0

@@ -19,12 +19,15 @@ def test_with_nothing_to_lose_a_run_ends_at_once_and_handlers_come_back(number: 
     assert not preempt.requested()
 
 
-def test_from_hold_to_the_end_of_the_run_a_signal_is_only_noted() -> None:
+def test_from_hold_to_the_end_of_the_run_a_signal_is_only_noted(capfd: pytest.CaptureFixture[str]) -> None:
+    """And said at once, with the step that it waits for, by the one process that speaks."""
     with preempt.listening():
         with preempt.one_run():
             preempt.hold()
+            preempt.at_step(7)
             assert not preempt.requested()
             os.kill(os.getpid(), signal.SIGUSR1)
+            assert capfd.readouterr().err == "\nalignment: heard SIGUSR1: finishing step 7, then saving\n"
             os.kill(os.getpid(), signal.SIGTERM)
             assert preempt.requested() and preempt.reason() == "stopped by SIGUSR1"
         with pytest.raises(preempt.Preempted), preempt.one_run():
@@ -53,7 +56,8 @@ def test_a_user_s_first_interruption_waits_as_well_and_the_second_does_not(
         assert (preempt.exit_code(), preempt.requeued()) == (130, "")
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert capfd.readouterr().err.count("Ctrl-C again ends it at once") == 1
+    line = "alignment: heard SIGINT: finishing the step, then saving; Ctrl-C again stops at once\n"
+    assert capfd.readouterr().err.count(line) == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

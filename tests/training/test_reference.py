@@ -8,7 +8,7 @@ import torch
 from alignment.config.batch import BatchConfig, Layout
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.errors import UserError
-from alignment.config.supervised import ReferenceConfig
+from alignment.config.reference import ReferenceConfig
 from alignment.config.train import OnNonFinite
 from alignment.data.batches import Batches, Packer
 from alignment.data.records import Source

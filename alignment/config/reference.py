@@ -1,0 +1,25 @@
+"""The frozen model that a policy is held against, and where its log-probs are kept."""
+
+from dataclasses import dataclass, field
+
+from alignment.config.base import Config
+from alignment.config.errors import require
+from alignment.config.marks import MODEL, PLACE
+
+
+@dataclass(slots=True)
+class ReferenceModelConfig(Config):
+    path: str | None = field(default=None, metadata=MODEL)
+    """Another model as the reference, a folder or a name on the hub; its tokenizer must have the policy's pieces. Null: the policy as it is
+    before the first step."""
+
+
+@dataclass(slots=True)
+class ReferenceConfig(ReferenceModelConfig):
+    cache: bool = True
+    """Keep the reference's log-probs beside the data and read them when weights, data and tokenizer are the same."""
+    folder: str | None = field(default=None, metadata=PLACE)
+    """Where. Null: `.reference` beside the data; where that cannot be written, the user's cache folder."""
+
+    def __post_init__(self) -> None:
+        require(self.cache or self.folder is None, "reference.folder needs reference.cache=true", self.folder)
