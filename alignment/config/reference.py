@@ -10,8 +10,8 @@ from alignment.config.marks import MODEL, PLACE
 @dataclass(slots=True)
 class ReferenceModelConfig(Config):
     path: str | None = field(default=None, metadata=MODEL)
-    """Another model as the reference, a folder or a name on the hub; its tokenizer must have the policy's pieces. Null: the policy as it is
-    before the first step."""
+    """Another model as the reference, a folder or a name on the hub; its tokenizer must have the policy's pieces. Null:
+    the policy as it is before the first step."""
 
 
 @dataclass(slots=True)
