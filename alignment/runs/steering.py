@@ -59,7 +59,7 @@ FIXED = (
     # What a checkpoint has parts for, and how many inner steps a step has, by which schedules count.
     *("roles", "critic", "ppo", "ptx"),
     # Of runs that do not train, and therefore do not go on.
-    *("runs", "baseline", "curves", "temperatures", "select", "stages", "inputs", "perplexity"),
+    *("runs", "baseline", "curves", "perplexity", "temperatures", "select", "stages", "only", "inputs"),
 )
 LENGTH = ("train.max_steps", "train.epochs")
 WITH_BEST = {  # where evaluations choose the model: by train.best.metric, or by the held-out reward with kl.limit

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from alignment.config.data import DataConfig, SourceConfig
+from alignment.config.data import DataConfig
 from alignment.config.model import ModelConfig
+from alignment.config.sources import TrainSource
 from alignment.config.supervised import DPOConfig
 from alignment.config.tasks import TASKS
 from alignment.config.train import TrainConfig
@@ -54,7 +55,7 @@ def test_the_longest_name_decides(key: str, group: Group, with_best: Group) -> N
 
 @pytest.fixture
 def config() -> DPOConfig:
-    data = DataConfig(train=SourceConfig("rows.jsonl"))
+    data = DataConfig(train=TrainSource("rows.jsonl"))
     return DPOConfig(model=ModelConfig(init={"model_type": "llama"}), data=data, train=TrainConfig(max_steps=2))
 
 
