@@ -30,7 +30,11 @@ def show(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, marked
         prompt = str(tokenizer.decode(example.prompt_ids))
         cut = prompt if len(prompt) <= SHOWN_CHARACTERS else f"... {prompt[-SHOWN_CHARACTERS:]}"
         say_marked([(cut, False)])
-        names = ("chosen -> ", "rejected -> ") if len(example.completion_ids) == 2 else ("-> ",)
+        names = (
+            ("chosen -> ", "rejected -> ")
+            if len(example.completion_ids) == 2
+            else ["-> "] * len(example.completion_ids)
+        )
         for name, (ids, learned) in zip(names, completions_of(example), strict=True):
             parts = runs(ids, learned)
             say_marked([(name, False), *((str(tokenizer.decode(part)), is_learned) for part, is_learned in parts)])

@@ -1,4 +1,4 @@
-"""The verbs that look at models and rows, in one process: their config is the recipe `evaluate`'s, with its keys."""
+"""The verbs that look at models and rows, in one process: their config is a recipe's, mostly `evaluate`'s."""
 
 from pathlib import Path
 from typing import cast
@@ -8,6 +8,7 @@ from alignment.cli.config_errors import COMPOSE_ERRORS
 from alignment.cli.overrides import readable, written
 from alignment.cli.run import error_line
 from alignment.config.inputs import check_inputs
+from alignment.config.run import RunConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.hub.pin import pinned
 from alignment.user_error import fail
@@ -17,9 +18,14 @@ RECIPE = "evaluate"
 
 def evaluation_config(verb: str, overrides: list[str]) -> EvaluateConfig:
     """The recipe with these keys, its names on the hub fetched and its inputs found; a mistake ends the command."""
+    return cast(EvaluateConfig, looked_at(verb, RECIPE, overrides))
+
+
+def looked_at(verb: str, recipe: str, overrides: list[str]) -> RunConfig:
+    """The same of any recipe, of which nothing is run."""
     with composing([]):
         try:
-            config = pinned(cast(EvaluateConfig, resolve(single(RECIPE, overrides))))
+            config = pinned(resolve(single(recipe, overrides)))
             check_inputs(config)
         except COMPOSE_ERRORS as error:
             fail(f"{verb}: {error_line(error, overrides)}")

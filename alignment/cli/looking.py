@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignment.cli.evaluation import looked_at
 from alignment.cli.parser import ending_with_reader
+from alignment.config.data import ExampleKind
 from alignment.config.errors import UserError
+from alignment.config.run import TrainingConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.process import importing
 from alignment.terminal import on_stderr
@@ -16,6 +19,17 @@ from alignment.user_error import fail
 
 if TYPE_CHECKING:
     from alignment.tasks.chat import Chat
+
+
+VERB = "data inspect"
+RECIPES = {  # whose keys say how such rows are read
+    ExampleKind.prompts: "sft",
+    ExampleKind.demonstrations: "sft",
+    ExampleKind.pairs: "reward",
+    ExampleKind.labeled: "kto",
+    ExampleKind.scored: "reward_regression",
+    ExampleKind.steps: "reward_process",
+}
 
 
 @contextmanager
@@ -63,6 +77,23 @@ def chat_with(config: EvaluateConfig, system: str | None) -> None:
             pass
         if is_asked:
             print(file=sys.stderr)
+
+
+def inspect_rows(overrides: list[str]) -> None:
+    """As the recipe would read them that learns of such rows; which one that is, the rows say."""
+    own = any(word.startswith(("model.path=", "model=")) for word in overrides)
+    model = [] if own else ["model=tiny"]
+    special = ("data.margin", "data.scores", "data.step_separator", "data=graded", "data=toy_graded")
+    first = [word for word in overrides if not word.startswith(special)]
+    config = looked_at(VERB, RECIPES[ExampleKind.demonstrations], [*model, *first])
+    with importing():
+        from alignment.check.inspect import inspect, kind_of
+    with ending_with_reader(), _in_one_line(VERB):
+        assert isinstance(config, TrainingConfig)
+        kind = kind_of(config.data)
+        whole = looked_at(VERB, RECIPES[kind], [*model, *overrides])
+        assert isinstance(whole, TrainingConfig)
+        inspect(whole, kind, has_model=own or whole.model.tokenizer is not None)
 
 
 def _line(is_asked: bool) -> str | None:

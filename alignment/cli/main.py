@@ -19,6 +19,7 @@ VERBS = {  # in the order of `alignment --help`
     "status": "how far a run is; of several, a table of what they differ in and what they measured",
     "compare": "runs side by side, and evaluations of the same prompts with paired intervals",
     "logs": "the log of a submitted run",
+    "data": "what is in a file of rows, before anything is trained on it",
     "evaluate": "models side by side on held-out rows, a reward model on pairs",
     "score": "what a reward model gives the replies of a file",
     "chat": "talk to a model in the terminal",

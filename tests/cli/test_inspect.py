@@ -1,0 +1,95 @@
+"""`alignment data inspect`: what is in a file, without anything being written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+
+
+def write(path: Path, rows: list[Any]) -> None:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+
+
+def test_a_file_of_pairs(alignment: Command, families: Path, tmp_path: Path) -> None:
+    pair = {"prompt": "hello", "chosen": "fine, fine.", "rejected": "no", "rating": "better"}
+    rows = [pair, pair, {**pair, "chosen": "fine"}, {**pair, "prompt": "how are you?", "rating": "unsure"}]
+    bad = [{**pair, "chosen": "same", "rejected": "same"}, {**pair, "chosen": " "}, {**pair, "chosen": ""}]
+    write(tmp_path / "pairs.jsonl", [*rows, *bad, "{"])
+    write(tmp_path / "held.jsonl", [{**pair, "prompt": "how are you?"}, {**pair, "prompt": "the user"}])
+    ended = alignment("data", "inspect", "pairs.jsonl", "--eval", "held.jsonl")
+    assert (ended.code, ended.err) == (0, [])
+    lines = ended.out.splitlines()
+    for line in (
+        "train: 8 rows, 1 of them no rows that can be read: pairs, for reward, dpo and their kin",
+        '  rating    str  "better"',
+        "rating: better 6, unsure 1",
+        "the same row again: 1 (14.3%)",
+        "the same prompt again: 2 of 4 (50.0%)",
+        "characters of prompts: median 5, 95% up to 12, most 12",
+        "characters of rejected: median 2, 95% up to 2, most 2",
+        "rows that break a rule: 4 (data.on_bad_row=skip leaves them out)",
+        "  2, the first pairs.jsonl:6: chosen: the reply is empty",
+        "  1, the first pairs.jsonl:5: chosen and rejected are the same reply",
+        "prompts of eval that train has too: 1 of 2 (50.0%), the first held.jsonl:1",
+        "chosen -> \u27e6fine, fine.</s>\u27e7",
+    ):
+        assert line in lines, line
+    assert "tokens of" not in ended.out and sum("marked: what carries loss" in line for line in lines) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs.jsonl", "held.jsonl"}
+
+
+def test_tokens_are_a_model_s_against_its_limits(alignment: Command, families: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "hello " * n, "completion": "fine " * n} for n in (1, 2, 30)]
+    write(tmp_path / "rows.jsonl", rows)
+    model = f"model.path={families / 'qwen'}"
+    ended = alignment("data", "inspect", "rows.jsonl", model, "data.max_length=64", "data.max_prompt_length=40")
+    assert (ended.code, ended.err) == (0, [])
+    assert "train: 3 rows: demonstrations, for sft" in ended.out
+    assert "1 (33.3%) lose their beginning to data.max_prompt_length=40" in ended.out
+    assert "1 (33.3%) lose their end to data.max_length=64" in ended.out
+    assert "-> \u27e6fine <|im_end|>\u27e7" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"prompt": "hello"}, "prompts, for ppo, grpo, rejection and the replies of evaluate"),
+        ({"prompt": "hello", "completion": "a", "label": True}, "replies that are desirable or not, for kto"),
+        ({"prompt": "hello", "completion": "a", "score": 2}, "replies with a score, for reward_regression"),
+        ({"prompt": "hello", "completions": ["a"], "labels": [True]}, "replies in steps, for reward_process"),
+        ({"instruction": "hello", "output": "a"}, "demonstrations, for sft"),
+        ({"text": "hello"}, "demonstrations, for sft"),
+    ],
+)
+def test_each_kind_of_rows_is_known(row: dict[str, Any], kind: str, alignment: Command, tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl", [row, row])
+    ended = alignment("data", "inspect", "rows.jsonl")
+    assert (ended.code, ended.err) == (0, [])
+    assert f"train: 2 rows: {kind}" in ended.out.splitlines()
+
+
+def test_without_a_part_its_page_is_shown(alignment: Command) -> None:
+    ended = alignment("data")
+    assert ended.code == 0 and ended.out.startswith("usage: alignment data inspect FILE")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    {
+        "inspect": "data inspect needs one file of rows: alignment data inspect FILE",
+        "inspct rows.jsonl": "data: no such verb 'inspct' (did you mean 'inspect'?)",
+        "inspect gone.jsonl": "data inspect: data.train.path: no such file or folder, got 'gone.jsonl'",
+        "inspect bad.jsonl": "data inspect: data.train.path must have at least one good row, got 'bad.jsonl' (first: ",
+        "inspect bad.jsonl data.max_lenght=3": "data inspect: no such key 'data.max_lenght'",
+        "inspect bad.jsonl model.path=gone": "data inspect: model.path: no such file or folder, got 'gone'",
+    }.items(),
+)
+def test_mistakes_are_one_line(words: str, told: str, alignment: Command, tmp_path: Path) -> None:
+    write(tmp_path / "bad.jsonl", [{"prompt": "hello", "chosen": "same", "rejected": "same"}])
+    ended = alignment("data", *words.split())
+    (line,) = ended.err
+    assert ended.code == 2 and line.startswith(f"alignment: {told}")
