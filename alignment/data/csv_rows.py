@@ -71,7 +71,8 @@ def _next(records: Iterator[list[str]], path: Path, line: int) -> list[str] | No
     try:
         return next(records, None)
     except csv.Error as error:
-        what = f"a record begins here that cannot be read: {error} (a quote within a quoted cell is written twice)"
+        way = "a quote within a quoted cell is written twice, and a line ends with a line feed"
+        what = f"a record begins here that cannot be read: {str(error).partition(' - ')[0]} ({way})"
         raise DataError(Source(str(path), line), what) from error
 
 

@@ -9,7 +9,7 @@ from alignment.data.records import DataError, Source
 from alignment.data.row_parsers import HH_TURN
 
 BY = {  # by what a layout is known
-    Format.native: "by prompt, or turns in completion or chosen and rejected",
+    Format.native: "a prompt, or turns in completion or in chosen and rejected",
     Format.hh: "chosen and rejected are dialogues of Human: and Assistant:",
     Format.alpaca: "instruction with output, or with chosen and rejected",
     Format.sharegpt: "conversations of turns",
@@ -25,6 +25,7 @@ CALLED = {  # our fields by what others call them
     "rejected": ("worse", "dispreferred", "loser", "rejected_response", "response_rejected", "negative"),
 }
 RATED = (("response_1", "response_2"), ("response1", "response2"), ("response", "helpfulness"))
+NATIVE = ("prompt", "completion", "chosen", "rejected", "completions", "label", "labels", "score")
 SHOWN = 12  # names of a row's fields
 
 
@@ -49,6 +50,15 @@ def detect(first: Sequence[tuple[Source, Mapping[str, Any] | DataError]], part: 
         source, row = rows[0]
         raise UserError(f"{source}: the layout of the row is not known: {ways(row, part)}")
     return next(iter(found), Format.native)
+
+
+def known_by(format: Format, first: Sequence[tuple[Source, Mapping[str, Any] | DataError]]) -> str:
+    """By what the layout of rows was told: of native ones, which have many forms, the fields that are read."""
+    there = {
+        name for _, row in first if not isinstance(row, DataError) for name, value in row.items() if value is not None
+    }
+    fields = [name for name in NATIVE if name in there]
+    return ", ".join(fields) if format is Format.native and fields else BY[format]
 
 
 def ways(row: Mapping[str, Any], part: str) -> str:

@@ -10,7 +10,7 @@ from alignment.config.errors import ConfigError, UserError
 from alignment.config.sources import Format, SourceConfig
 from alignment.data import helpsteer, oasst
 from alignment.data.columns import Rows, peeked, with_columns
-from alignment.data.detect import BY, detect
+from alignment.data.detect import detect, known_by
 from alignment.data.json_rows import Row
 from alignment.data.read import read_each
 from alignment.data.records import DataError, Source
@@ -48,7 +48,7 @@ def _of_file(
             format = detect(first, part)
         except UserError as error:
             raise error if str(error).startswith(str(path)) else UserError(f"{name}: {error}") from error
-        tell(f"{name}: read as {format.value} ({BY[format]})")
+        tell(f"{name}: read as {format.value} ({known_by(format, first)})")
         if data.template is Template.none and format not in TEXTS:
             rule = f"{part}.template=none goes with rows of prompts and replies as texts"
             raise ConfigError(f"{rule}, got rows of the layout {format.value} in {path!r}")

@@ -72,6 +72,7 @@ def test_tables_in_text_keep_their_lines(tmp_path: Path, name: str, data: bytes)
             "a record begins here that cannot be read: unexpected end of data",
         ),
         (b'prompt,chosen\na,"b"c\n', 2, "a record begins here that cannot be read: "),
+        (b"prompt,chosen\ra,b\rc,d\r", 1, "a record begins here that cannot be read: new-line character seen in "),
         (b"prompt,chosen\na,\xff\n", 2, "not UTF-8: "),
         (b'messages\n"[{""role"": ""user"", ""content"": "\n', 2, "field `messages` begins as turns do and is neither"),
     ],

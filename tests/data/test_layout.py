@@ -144,6 +144,8 @@ def test_what_rows_are_read_as_is_said(load: Load, tmp_path: Path, capsys: pytes
     assert line in capsys.readouterr().out
     assert said(load([{"messages": [U, A]}], "demonstrations")) == [(["q"], ["a"])]
     assert "data.train.path: read as messages" in capsys.readouterr().out
+    load([{"prompt": "q", "chosen": "a", "rejected": "b", "note": 1}], "pairs")
+    assert "data.train.path: read as native (prompt, chosen, rejected)\n" in capsys.readouterr().out
     load([{"messages": [U, A]}], "demonstrations", format=Format.messages)
     assert "read as" not in capsys.readouterr().out
 
