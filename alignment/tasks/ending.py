@@ -4,13 +4,13 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from alignment.config.data import DataConfig, has_rows
+from alignment.config.data import DataConfig, Template, has_rows
 from alignment.config.errors import UserError
 from alignment.config.metrics import headlines
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.sources import Format
 from alignment.config.supervised import RewardConfig, RewardProcessConfig, RewardRegressionConfig
-from alignment.config.tasks import EvaluateConfig, PipelineConfig, RejectionConfig, Selection
+from alignment.config.tasks import PipelineConfig, RejectionConfig, Selection
 from alignment.evaluate.rows import course
 from alignment.runs.folder import RunFolder
 from alignment.runs.rows import read_rows
@@ -66,11 +66,14 @@ def commands(config: RunConfig, files: RunFolder) -> list[str]:
         return [f"alignment status {folder}"]
     if isinstance(config, RejectionConfig):
         return [_learn_selected(config, files)]
-    if isinstance(config, EvaluateConfig) or not isinstance(config, TrainingConfig):
+    if not isinstance(config, TrainingConfig) or not files.model.is_dir():
         return []
+    rows = _rows(config.data)
+    if isinstance(config, RewardConfig) and rows is not None:
+        return [f"alignment evaluate --reward {folder} --pairs {rows.replace('data.format', 'pairs.format')}"]
     if isinstance(config, SCORERS):
         return [f"alignment status {folder} --all"]
-    return [*_beside_its_start(config, folder), f"alignment status {folder} --all"][:2]
+    return [*_beside_its_start(config, folder, rows), f"alignment chat {folder}"]
 
 
 def _learn_selected(config: RejectionConfig, files: RunFolder) -> str:
@@ -83,18 +86,20 @@ def _learn_selected(config: RejectionConfig, files: RunFolder) -> str:
     return f"alignment run {tiny}{method}{model} data.format=native data.train.path={rows}{limits}"
 
 
-def _beside_its_start(config: TrainingConfig, folder: str) -> Iterator[str]:
+def _beside_its_start(config: TrainingConfig, folder: str, rows: str | None) -> Iterator[str]:
     """Its model against the one that it began as, on the prompts of its held-out rows."""
     start = config.model.path
-    if start is None or not has_rows(config.data, "eval"):
-        return
-    tiny = config.data.format is Format.toy
-    runs = shlex.quote(f"runs={{before: {start}, after: {folder}}}")
-    rows = "" if tiny else f" {_rows(config.data)}"
-    yield f"alignment run {'tiny_' if tiny else ''}evaluate {runs} baseline=before{rows}"
+    if config.data.format is Format.toy and start is not None and has_rows(config.data, "eval"):
+        runs = shlex.quote(f"runs={{before: {start}, after: {folder}}}")
+        yield f"alignment run tiny_evaluate {runs} baseline=before"
+    elif rows is not None:
+        yield f"alignment evaluate {'' if start is None else f'{shlex.quote(start)} '}{folder} --data {rows}"
 
 
-def _rows(data: DataConfig) -> str:
+def _rows(data: DataConfig) -> str | None:
+    """Its held-out rows in the words of a command; None where they are no single file that is read as it lies."""
     paths = data.eval.paths()
-    path = shlex.quote(paths[0]) if len(paths) == 1 else shlex.quote(f"[{', '.join(paths)}]")
-    return f"data.format={data.format.value} data.eval.path={path}"
+    if len(paths) != 1 or data.columns or data.template is not Template.chat or data.format is Format.text:
+        return None
+    layout = "" if data.format in (Format.auto, Format.native) else f" data.format={data.format.value}"
+    return f"{shlex.quote(paths[0])}{layout}"

@@ -37,15 +37,26 @@ def test_a_trained_model_beside_the_one_it_began_as(alignment: Callable[..., Any
     low, high = interval_of(last, "eval/rewards/accuracy") or (0, 0)
     assert f"-> {last['eval/rewards/accuracy']:.4g} [{low:.3g}, {high:.3g}] (step 1 -> 2)" in dpo
     told = [line.removeprefix("next: ") for line in (*sft, *dpo.splitlines()) if line.startswith("next: ")]
-    assert len(told) == 3
-    for command in told:
-        _, *words = shlex.split(command)
-        assert words[0] in VERBS
-        more = ["data.eval.limit=4", "generation.max_new_tokens=4", "output_dir=out"] if words[0] == "run" else []
-        ended = alignment(*words, *more)
-        assert (ended.code, ended.err) == (0, []), command
+    assert told[0] == "alignment chat sft" and told[2] == "alignment chat dpo" and "chat" in VERBS
+    _, *words = shlex.split(told[1])
+    ended = alignment(*words, "data.eval.limit=4", "generation.max_new_tokens=4", "output_dir=out")
+    assert (ended.code, ended.err) == (0, [])
     again = alignment("run", "tiny_sft", *SMALL, "output_dir=sft").out.splitlines()
     assert "nothing to do" in again[0] and again[1:] == ["model: sft/model", "logs: sft/metrics.jsonl"]
+
+
+def test_what_is_next_on_rows_of_one_s_own(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    row = {"prompt": "Which animal says moo?", "chosen": "The cow does.", "rejected": "No."}
+    (tmp_path / "it's.jsonl").write_text(f"{json.dumps(row)}\n" * 4)
+    own = ["data=native", 'data.train.path="it\'s.jsonl"', 'data.eval.path="it\'s.jsonl"', "data.eval.limit=null"]
+    small = [*own, "data.train.limit=null", "batch.size=2", "train.max_steps=1", "train.warmup_steps=0"]
+    for recipe in ("tiny_orpo", "tiny_reward"):
+        said = alignment("run", recipe, *small, f"output_dir={recipe}").out.splitlines()
+        command = next(line.removeprefix("next: ") for line in said if line.startswith("next: "))
+        verb, *words = shlex.split(command)[1:]
+        assert verb == "evaluate" in VERBS and words[-1] == "it's.jsonl"
+        ended = alignment(verb, *words, "generation.max_new_tokens=4", f"output_dir=of_{recipe}")
+        assert (ended.code, ended.err) == (0, []), command
 
 
 def test_what_was_selected_can_be_learned_at_once(alignment: Callable[..., Any], tmp_path: Path) -> None:
