@@ -15,7 +15,6 @@ NUMBERS = {  # part of scores.jsonl: its numbers, and what their difference is c
     "pairs": {"correct": "accuracy"},
 }
 WHAT = {"replies": "prompts", "completions": "completions", "pairs": "pairs"}
-JUDGES = {"gold": ("gold",), "reward": ("reward",), "correct": ()}  # keys that must agree for a number to be the same
 
 Scores = dict[str, dict[str, dict[str, dict[str, Any]]]]
 """part -> method -> id -> the row."""
@@ -80,14 +79,22 @@ def _part(
         return
     titles, cells = [], []
     for number, title in numbers.items():
-        if any(first.settings.get(key) != other.settings.get(key) for key in JUDGES.get(number, ())):
-            yield f"  {number}: by another judge in each, so that there is no difference of it"
+        if _judge(first.settings, number) != _judge(other.settings, number):
+            yield f"  {number}: measured by something else in each, so that there is no difference of it"
             continue
         both = [key for key in shared if number in one[key] and number in two[key]]
         if len(both) > 1:
             titles.append(title)
             cells.append(_words(paired_difference([two[k][number] for k in both], [one[k][number] for k in both])))
     yield from lines([Column("", titles), Column("difference", cells)])
+
+
+def _judge(settings: dict[str, Any], number: str) -> Any:
+    """What a number is measured by: it must be the same in both."""
+    if number == "kl":
+        runs = settings.get("runs")
+        return runs.get(settings.get("baseline")) if isinstance(runs, dict) else None
+    return settings.get(number) if number in ("gold", "reward") else None
 
 
 def _words(found: Interval) -> str:

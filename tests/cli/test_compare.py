@@ -88,7 +88,7 @@ def test_evaluations_with_little_in_common_say_so(alignment: Callable[..., Any],
     evaluation(tmp_path / "d", {"x": {"q": 0.1}})
     out = alignment("compare", "a", "b").out  # one model each: those are compared, whatever their names
     assert "y less x: b less a, paired on 2 shared prompts (of 2 and 2)" in out
-    assert "  gold: by another judge in each, so that there is no difference of it" in out
+    assert "  gold: measured by something else in each, so that there is no difference of it" in out
     line = "c and a evaluated nothing alike: neither a prompt nor a model's name is in both"
     assert line in alignment("compare", "a", "c").out
     assert "  an interval needs two of them" in alignment("compare", "a", "d").out
