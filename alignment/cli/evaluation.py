@@ -42,11 +42,6 @@ def as_typed(words: list[str]) -> list[str]:
     return [readable(word, is_sweep=False) for word in words]
 
 
-def is_setting(word: str) -> bool:
-    """Whether a word is key=value, or takes a key away, and no path."""
-    return ("=" in word or word.startswith("~")) and not Path(word).exists()
-
-
 def model_folder(path: str) -> str:
     """A run's folder stands for its model."""
     inside = Path(path).expanduser() / "model"

@@ -46,3 +46,8 @@ def existing_folder(verb: str, folder: str | None) -> Path:
         near = nearest(Path(folder).name, (path.name for path in Path(folder).parent.glob("*")))
         fail(f"no such folder {folder!r}{near}")
     return Path(folder)
+
+
+def is_setting(word: str) -> bool:
+    """Whether a word is key=value, or takes a key away, and no path."""
+    return ("=" in word or word.startswith("~")) and not Path(word).exists()

@@ -97,15 +97,18 @@ def test_evaluate_is_the_recipe_in_other_words(alignment: Command, families: Pat
     assert (ended.code, ended.err) == (0, [])
     summary = json.loads((files / "out" / "summary.json").read_text())
     assert [method["name"] for method in summary["methods"]] == ["small", "qwen"] and summary["baseline"] == "small"
-    judge = ["--reward", str(families / "judge"), "--pairs", "pairs.jsonl", "output_dir=judged"]
-    assert alignment("evaluate", *judge).code == 0
-    assert json.loads((files / "judged" / "summary.json").read_text())["reward_model"]["accuracy"]["n"] == 3
+    for number, flag in enumerate((["--reward"], [])):  # one model that is asked for pairs is a reward model
+        judge = [*flag, str(families / "judge"), "--pairs", "pairs.jsonl", f"output_dir=judged-{number}"]
+        assert alignment("evaluate", *judge).code == 0
+        found = json.loads((files / f"judged-{number}" / "summary.json").read_text())
+        assert found["reward_model"]["accuracy"]["n"] == 3
 
 
 def test_models_are_named_by_their_folders(tmp_path: Path) -> None:
     (tmp_path / "dpo" / "model").mkdir(parents=True)
     paths = [str(tmp_path / "dpo"), str(tmp_path / "dpo" / "model"), "org/Name-0.5B@main"]
     assert names_of(paths) == ["dpo", "dpo-2", "Name-0_5B"]
+    assert names_of(["org/a-2", "org/a", "other/a"]) == ["a-2", "a", "a-3"]
 
 
 @pytest.mark.parametrize(

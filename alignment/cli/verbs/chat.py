@@ -1,6 +1,6 @@
 """The verb `chat`."""
 
-from alignment.cli.parser import Parser
+from alignment.cli.parser import Parser, is_setting
 from alignment.user_error import fail
 
 PAGE = """usage: alignment chat MODEL [--system TEXT] [--temperature T] [--max-new-tokens N] [--seed N] [key=value ...]
@@ -31,11 +31,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_intermixed_args(arguments)
 
-    from alignment.cli.evaluation import as_typed, evaluation_config, is_setting, set_to
-
     models = [word for word in given.words if not is_setting(word)]
     if len(models) != 1:
         fail("chat needs one model: alignment chat MODEL")
+
+    from alignment.cli.evaluation import as_typed, evaluation_config, set_to
+
     settings = [
         set_to("runs", {"model": models[0]}),
         "data=toy",  # a config of the recipe has rows; a chat reads none

@@ -1,6 +1,6 @@
 """The verb `data`, of one part: `data inspect`."""
 
-from alignment.cli.parser import Parser, ending_with_reader
+from alignment.cli.parser import Parser, ending_with_reader, is_setting
 from alignment.user_error import fail, nearest
 
 PAGE = """usage: alignment data inspect FILE [--eval FILE] [key=value ...]
@@ -33,14 +33,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--eval")
     given = parser.parse_intermixed_args(rest)
 
-    from alignment.cli.evaluation import as_typed, is_setting, set_to
-    from alignment.cli.looking import inspect_rows
-
     files = [word for word in given.words if not is_setting(word)]
-    own = as_typed([word for word in given.words if is_setting(word)])
+    own = [word for word in given.words if is_setting(word)]
     named = any(word.startswith("data.train.path=") for word in own) or "data=toy" in own
     if len(files) > 1 or (not files and not named):
         fail("data inspect needs one file of rows: alignment data inspect FILE")
+
+    from alignment.cli.evaluation import as_typed, set_to
+    from alignment.cli.looking import inspect_rows
+
     overrides = [set_to("data.train.path", file) for file in files]
     overrides += [] if given.eval is None else [set_to("data.eval.path", given.eval)]
-    inspect_rows([*overrides, *own])
+    inspect_rows([*overrides, *as_typed(own)])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignment.cli.parser import Parser
+from alignment.cli.parser import Parser, is_setting
 from alignment.user_error import fail
 
 PAGE = """usage: alignment evaluate [MODEL ...] [--data FILE] [--reward MODEL] [--pairs FILE] [key=value ...]
@@ -15,7 +15,7 @@ table is printed, and report.html, summary.json and scores.jsonl (a row for each
   alignment evaluate runs/sft runs/dpo --data prompts.jsonl                  replies: length, diversity, KL to the first
   alignment evaluate runs/sft runs/dpo --data prompts.jsonl --reward runs/reward     and what a reward model gives them
   alignment evaluate runs/sft --data rows.jsonl num_samples=0                perplexity of the rows' completions alone
-  alignment evaluate --reward runs/reward --pairs pairs.jsonl                a reward model's accuracy, and where
+  alignment evaluate runs/reward --pairs pairs.jsonl                         a reward model's accuracy, and where
 
   --data FILE      rows with prompts; of completions that they have, the perplexity is measured too
   --reward MODEL   a reward model, of any family: it scores the replies, and is measured on --pairs
@@ -32,14 +32,17 @@ def main(arguments: list[str]) -> None:
         parser.add_argument(flag)
     given = parser.parse_intermixed_args(arguments)
 
-    from alignment.cli.evaluation import RECIPE, as_typed, is_setting, model_folder, set_to
-    from alignment.cli.run import run_recipe
-
     models = [word for word in given.words if not is_setting(word)]
-    own = as_typed([word for word in given.words if is_setting(word)])
+    own = [word for word in given.words if is_setting(word)]
     named = any(word.startswith(("runs", "reward=")) for word in own)
     if not models and given.reward is None and not named:
         fail("evaluate needs a model: alignment evaluate MODEL --data FILE, or --reward MODEL --pairs FILE")
+    if given.pairs is not None and given.reward is None and given.data is None and len(models) == 1:
+        given.reward, models = models[0], []  # it is asked for pairs alone, of which only a reward model knows
+
+    from alignment.cli.evaluation import RECIPE, as_typed, model_folder, set_to
+    from alignment.cli.run import run_recipe
+
     overrides = []
     if models:
         overrides.append(set_to("runs", dict(zip(names_of(models), models, strict=True))))
@@ -49,7 +52,7 @@ def main(arguments: list[str]) -> None:
         overrides.append(set_to("reward", model_folder(given.reward)))
     if given.pairs is not None:
         overrides.append(set_to("pairs.eval.path", given.pairs))
-    run_recipe(RECIPE, [*overrides, *own], [], sweep=False)
+    run_recipe(RECIPE, [*overrides, *as_typed(own)], [], sweep=False)
 
 
 def names_of(models: Sequence[str]) -> list[str]:
@@ -60,6 +63,6 @@ def names_of(models: Sequence[str]) -> list[str]:
         own = path.resolve().name if path.exists() else path.name
         name = (path.resolve().parent.name if own == "model" else own) or "model"
         name = name.replace(".", "_")  # which would part a key in two
-        count = sum(each == name or each.startswith(f"{name}-") for each in names)
-        names.append(f"{name}-{count + 1}" if count else name)
+        free = (f"{name}-{number}" for number in range(2, len(models) + 2))
+        names.append(next(each for each in (name, *free) if each not in names))
     return names

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alignment.cli.parser import Parser
+from alignment.cli.parser import Parser, is_setting
 from alignment.user_error import fail
 
 PAGE = """usage: alignment score MODEL FILE [--out FILE] [key=value ...]
@@ -28,13 +28,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_intermixed_args(arguments)
 
-    from alignment.cli.evaluation import as_typed, evaluation_config, is_setting, model_folder, set_to
-
     words = [word for word in given.words if not is_setting(word)]
     if len(words) != 2:
         fail("score needs a reward model and a file of rows: alignment score MODEL FILE [--out FILE]")
     if given.out is not None and not given.out.parent.is_dir():
         fail(f"score: --out must be in a folder that is there, got {str(given.out)!r}")
+
+    from alignment.cli.evaluation import as_typed, evaluation_config, model_folder, set_to
+
     named = [set_to("reward", model_folder(words[0])), set_to("pairs.eval.path", words[1])]
     config = evaluation_config("score", [*named, *as_typed([word for word in given.words if is_setting(word)])])
 
