@@ -20,6 +20,11 @@ KEPT_FROM = 2**20  # bytes: a smaller file is read as fast as a note of it
 SAID_FROM = 2**32  # bytes that are worth a word, for they take seconds
 SETTLED_NS = 2 * 10**9  # a file younger than that may change again within one tick of its file system's clock
 THREADS = 8
+CARD, OWN_CARD, CARD_HEAD = (
+    "README.md",
+    '"preference-alignment"',
+    2000,
+)  # a card's file, our tag in it, and how far down
 
 Note = tuple[int, int, int, int]
 
@@ -47,9 +52,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alignment" / "contents"
 
 
+def is_own_card(file: Path) -> bool:
+    """Whether it is a model's card that a run has written, which says what was measured and nothing that is read."""
+    if file.name != CARD:
+        return False
+    with file.open(errors="replace") as opened:
+        return OWN_CARD in opened.read(CARD_HEAD)
+
+
 def _visible(folder: Path) -> list[Path]:
-    """Hidden ones are what tools note beside the files: a download's times, an editor's copies."""
-    found = (path for path in folder.rglob("*") if path.is_file())
+    """Hidden ones are what tools note beside the files: a download's times, an editor's copies; and cards of our own
+    are left out, so that equal models are equal whatever was measured of them."""
+    found = (path for path in folder.rglob("*") if path.is_file() and not is_own_card(path))
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 

@@ -18,7 +18,9 @@ from alignment.distributed.reshard import whole_weights
 from alignment.models.files import dtype_in
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.runs.folder import RunFolder, step_folder, steps_in
+from alignment.runs.rows import read_rows
 from alignment.runs.written import begin_folder, publish_folder
+from alignment.tasks.card import write_card
 from alignment.terminal import say
 from alignment.training.manifest import Damaged, check_part, map_part, part_name, read_manifest
 from alignment.training.optim import weight_groups
@@ -56,7 +58,10 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(weights[name])
-    save_model(model, tokenizer, begin_folder(out))
+    made = begin_folder(out)
+    save_model(model, tokenizer, made)
+    rows = RunFolder(folder).metrics
+    write_card(config, made, [row for row in read_rows(rows) if row["step"] <= step] if rows.exists() else [])
     publish_folder(out)
     say(f"the model after step {step} is in {out}")
     return out

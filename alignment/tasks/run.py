@@ -30,6 +30,7 @@ from alignment.runs.fingerprint import Fingerprint, fingerprint
 from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import as_recipe, finish, give_up, is_finished, present, require_goes_on, start
 from alignment.runs.place import require_place
+from alignment.tasks.card import write_cards
 from alignment.tasks.ending import say_ending
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
@@ -114,6 +115,8 @@ def _carry_out(
         raise UserError(f"{task_name(config)} ended by sys.exit({error.code!r}) before its run was finished") from error
     collectives.barrier()
     if collectives.is_main():
+        if isinstance(config, TrainingConfig):
+            write_cards(config, folder.path)
         finish(folder, mark, stopped)
         say_ending(config, folder.path, stopped)
 

@@ -1,0 +1,73 @@
+"""The card of a saved model: what the hub reads of it, what people do, and what is in it of this machine: nothing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+from alignment.runs.contents import digest
+
+SMALL = ["data.train.limit=8", "data.eval.limit=4", "batch.size=4", "train.max_steps=1", "train.warmup_steps=0"]
+SMALL += ["model.init.hidden_size=32", "model.init.intermediate_size=48", "log.progress=false", "train.eval_every=0"]
+FRONT = "---\nbase_model: org/base\nlicense: mit\n---\nA base.\n"
+
+
+def card(path: Path) -> ModelCard:
+    return ModelCard.load(path / "README.md")
+
+
+def test_a_model_has_a_card_that_the_hub_reads(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    assert alignment("run", "tiny_sft", *SMALL, "output_dir=sft").code == 0
+    (tmp_path / "sft" / "model" / "README.md").write_text(FRONT)  # as of a model that somebody has downloaded
+    dpo = [*SMALL, "model.path=sft/model", "loss.beta=0.2", "model.lora.rank=2", "model.lora.alpha=4"]
+    assert alignment("run", "tiny_dpo", *dpo, f"output_dir={tmp_path}/dpo").code == 0
+    found = card(tmp_path / "dpo" / "model")
+    assert found.data.to_dict() == {
+        "license": "mit",  # its base's; whose base is not the base of what is trained on it
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["preference-alignment", "dpo"],
+    }
+    text = str(found)
+    assert "arXiv:2305.18290" in text and "of `sft/model`, on the toy task's rows" in text
+    assert "\nloss.beta: 0.2\n" in text and "AutoModelForCausalLM" in text and "| eval/loss | 0." in text
+    assert str(tmp_path) not in text and "time/" not in text
+    adapter = card(tmp_path / "dpo" / "model" / "adapter")
+    assert adapter.data.library_name == "peft" and "PeftModel" in str(adapter)
+
+
+def test_equal_runs_have_equal_cards_and_a_card_is_no_content(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert alignment("run", "tiny_reward", *SMALL, f"output_dir={name}", "log.every=2").code == 0
+    one, two = (tmp_path / name / "model" for name in ("one", "two"))
+    assert (one / "README.md").read_bytes() == (two / "README.md").read_bytes()
+    found = card(one)
+    assert found.data.pipeline_tag == "text-classification" and "reward-model" in (found.data.tags or [])
+    assert "AutoModelForSequenceClassification" in str(found) and "| eval/rewards/accuracy | " in str(found)
+    before = digest(one)
+    (one / "README.md").write_text((one / "README.md").read_text().replace("eval/loss", "eval/lost"))
+    assert digest(one) == before
+    (one / "README.md").write_text("Somebody else's.")
+    assert digest(one) != before
+
+
+def test_rows_and_models_of_this_machine_have_their_last_names(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    rows = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No"} for n in range(4)]
+    secret = tmp_path / "secret" / "pairs.jsonl"
+    secret.parent.mkdir()
+    secret.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [word for word in SMALL if not word.startswith("data.")]
+    ended = alignment("run", "tiny_dpo", *words, "data=native", f"data.train.path={secret}", "output_dir=out")
+    assert (ended.code, ended.err) == (0, [])
+    text = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "on `pairs.jsonl`" in text and "secret" not in text and "of a random llama" in text
+
+
+def test_an_exported_checkpoint_has_one_too(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    words = [*SMALL, "train.max_steps=2", "checkpoint.every=1", "output_dir=out"]
+    assert alignment("run", "tiny_sft", *words).code == 0
+    ended = alignment("export", "out", "--step", "1", "--out", "model")
+    assert (ended.code, ended.err) == (0, [])
+    assert "After step 1;" in (tmp_path / "model" / "README.md").read_text()
