@@ -24,6 +24,7 @@ VERBS = {  # in the order of `alignment --help`
     "score": "what a reward model gives the replies of a file",
     "chat": "talk to a model in the terminal",
     "export": "a checkpoint as a model in Hugging Face form",
+    "push": "a model to the Hugging Face Hub",
 }
 RECIPE = ("run", "check", "submit")  # behind which --help may be asked of a recipe
 UNREAD = 141  # 128 + SIGPIPE, as shells have it

@@ -8,6 +8,7 @@ downloads, answered as huggingface.co does, from repositories that a test makes 
 
 import json
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha1
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 INFO = re.compile(r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)(?:/revision/([^/]+))?")
+WRITE = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit|branch)/([^/]+)")
 TREE = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)")
 RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
@@ -54,6 +56,10 @@ class StandIn:
         """File -> status that every request for it is answered with."""
         self.tokens: set[str] = set()
         """Those of known users, whatever they may read."""
+        self.messages: list[str] = []
+        """Of the commits that came over the network."""
+        self.writers: dict[str, list[str]] = {}
+        """Token -> the users and organizations in whose name it may write, its own user first."""
         self.status: int | None = None
         """What every request is answered with while it is set, as of a hub that is down."""
         hub = self
@@ -118,6 +124,64 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer()
+
+    def do_POST(self) -> None:
+        """Who makes a repository or a branch of one, or commits to it."""
+        path = urlsplit(self.path).path
+        self.stand_in.asked.append(f"POST {path}")
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        match = WRITE.fullmatch(path)
+        if self.stand_in.status is not None:
+            self._refuse(self.stand_in.status, "", "the hub is down")
+        elif path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif token not in self.stand_in.tokens:
+            self._refuse(401, "", "Invalid username or password.")
+        elif path == "/api/repos/create":
+            asked = json.loads(body)
+            self._create(asked, asked.get("organization") or (self.stand_in.writers.get(token) or [""])[0], token)
+        elif match is None:
+            self._refuse(404, "", "no such page")
+        elif match[1].partition("/")[0] not in self.stand_in.writers.get(token, []):
+            self._refuse(403, "", "Forbidden: you must use a write token")
+        else:
+            self._write(match[1], match[2], unquote(match[3]), body)
+
+    def _create(self, asked: dict[str, Any], owner: str, token: str) -> None:
+        name = f"{owner}/{asked['name']}"
+        if owner not in self.stand_in.writers.get(token, []):
+            self._refuse(403, "", f"You don't have the rights to create a model under the namespace {owner!r}")
+        elif ("models", name) in self.stand_in.repos:
+            self._refuse(409, "", "You already created this model repo")
+        else:
+            self.stand_in.commit(name, {".gitattributes": ""})
+            self.stand_in.repo(name).is_private = asked.get("private") or asked.get("visibility") == "private"
+            self.stand_in.repo(name).readers.add(token)
+            self._json({"url": f"{self.stand_in.url}/{name}", "name": name, "id": name})
+
+    def _write(self, name: str, what: str, branch: str, body: bytes) -> None:
+        repo = self.stand_in.repo(name)
+        if what == "preupload":
+            files = [
+                {"path": each["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for each in json.loads(body)["files"]
+            ]
+            self._json({"files": files})
+        elif what == "branch":
+            repo.refs.setdefault(branch, repo.refs["main"])
+            self._json({})
+        elif repo.at(branch) is None:
+            self._refuse(404, "RevisionNotFound", f"Invalid rev id: {branch}")
+        else:
+            lines = [json.loads(line) for line in body.splitlines() if line]
+            files = {
+                line["value"]["path"]: b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"
+            }
+            self.stand_in.messages.append(lines[0]["value"]["summary"])
+            oid = self.stand_in.commit(name, files, branch=branch)
+            url = f"{self.stand_in.url}/{name}/commit/{oid}"
+            self._json({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})
 
     def _answer(self) -> None:
         path = urlsplit(self.path).path

@@ -1,0 +1,65 @@
+"""The verb `push`."""
+
+from pathlib import Path
+
+from alignment.cli.parser import Parser
+from alignment.runs.folder import RunFolder, step_folder
+from alignment.user_error import fail
+
+PAGE = """usage: alignment push RUN REPO [--private] [--branch NAME] [--message TEXT] [--step N]
+
+Upload a model to the Hugging Face Hub, with its card. RUN is a run's output_dir, whose model/ is meant, or the folder
+of a model. REPO is NAME, for one of yours, or ORG/NAME; it is made where there is none. The token is that of
+`hf auth login`, or HF_TOKEN. What is there already is replaced file by file, and stays in the repository's history.
+
+  --private        where the repository is made: for its owners alone
+  --branch NAME    to that branch, not to main
+  --message TEXT   of the commit
+  --step N         the model of the checkpoint after N steps, which is exported first
+
+  alignment push runs/dpo my-aligned-model --private
+"""
+
+
+def main(arguments: list[str]) -> None:
+    parser = Parser("push")
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--private", action="store_true")
+    parser.add_argument("--branch", "--revision")
+    parser.add_argument("--message")
+    parser.add_argument("--step", type=int)
+    given = parser.parse_intermixed_args(arguments)
+    if len(given.words) != 2:
+        fail("push needs a run or a model's folder, and a repository: alignment push RUN REPO")
+    run, repo = Path(given.words[0]), given.words[1]
+    if not run.is_dir():
+        fail(f"push: no such folder {str(run)!r}")
+    folder = _model(run, given.step)
+
+    from alignment.config.errors import UserError
+    from alignment.hub.push import push
+
+    message = given.message or "Upload a model"
+    try:
+        print(f"pushed: {push(folder, repo, private=given.private, branch=given.branch, message=message)}")
+    except UserError as error:
+        fail(f"push: {error}")
+
+
+def _model(run: Path, step: int | None) -> Path:
+    """The folder that is meant."""
+    files = RunFolder(run)
+    if step is not None:
+        if not files.config.is_file():
+            fail(f"push: --step goes with a run's folder, which holds config.yaml, got {str(run)!r}")
+        folder = step_folder(files.exported, step)
+        if not folder.is_dir():
+            from alignment.cli.export import export_run
+
+            export_run(run, step=step, out=None)
+        return folder
+    if files.config.is_file() and not files.model.is_dir():
+        models = [str(each.parent) for each in sorted(run.glob("*/model")) if each.is_dir()]
+        ways = f"; it has models in {', '.join(models)}" if models else "; --step N takes a checkpoint's"
+        fail(f"push: the run in {str(run)!r} has left no model{ways}")
+    return files.model if files.config.is_file() else run
