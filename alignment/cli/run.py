@@ -174,8 +174,10 @@ def _compose_stages(composed: DictConfig) -> None:
     Raises:
         ConfigError: a stage is wrong.
     """
-    lacks = any(not key.startswith("hydra.") for key in OmegaConf.missing_keys(composed))
-    if root_of(composed) is PipelineConfig and not lacks:
+    if root_of(composed) is not PipelineConfig:
+        return
+    HydraConfig.instance().set_config(composed)
+    if all(key.startswith("hydra.") for key in OmegaConf.missing_keys(composed)):
         from alignment.tasks.pipeline import stages_of
 
         config = resolve(composed)
