@@ -169,11 +169,7 @@ def print_config(
 
 
 def _compose_stages(composed: DictConfig) -> None:
-    """Of a pipeline for which nothing lacks, so that what is wrong with a stage is told before it is shown.
-
-    Raises:
-        ConfigError: a stage is wrong.
-    """
+    """Of a pipeline for which nothing lacks: what is wrong with a stage is told before it is shown."""
     if root_of(composed) is not PipelineConfig:
         return
     HydraConfig.instance().set_config(composed)
