@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from alignment.config.hub import located
+from alignment.config.folders import find_model
+from alignment.config.hub import located, pinned_name
 from alignment.config.model import ModelConfig
 from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE
@@ -33,7 +35,15 @@ def plain_model(model: LanguageModel | ScalarModel, settings: ModelConfig) -> Pr
         hf = auto.from_config(type(config).from_dict(config.to_dict()), **PLAIN)
         hf.load_state_dict(merged_state(model.hf, model.placement))
     else:
-        hf, found = auto.from_pretrained(located(settings.path), output_loading_info=True, **labels, **PLAIN)
+        trusted = type(model.hf).__module__.startswith(
+            f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."
+        )  # its code has run already
+        folder = find_model(settings.path, "model.path")
+        on_hub = folder.adapters if pinned_name(settings.path) is not None else ()  # whose base has a commit of its own
+        where = folder.path if on_hub else located(settings.path)
+        hf, found = auto.from_pretrained(where, output_loading_info=True, trust_remote_code=trusted, **labels, **PLAIN)
+        for adapter in on_hub:
+            hf.load_adapter(str(adapter), adapter_name=adapter.parent.name)
         if HEAD in found["missing_keys"]:
             scalar_head(hf).weight.data.copy_(scalar_head(model.hf).weight)
         size = model.hf.config.get_text_config().vocab_size

@@ -22,9 +22,10 @@ class ModelFolder:
     path: Path
     adapters: tuple[Path, ...]  # to be merged into it, one after the other
     key: str  # what its user named it by
+    trusted: bool = False  # whether code in it may run
 
 
-def find_model(path: str, key: str) -> ModelFolder:
+def find_model(path: str, key: str, *, trusted: bool = False) -> ModelFolder:
     """The model that a path, or a pinned name on the hub, stands for. An adapter lies on the folder that it names as
     its base, which may be an adapter's itself; one that lies beside whole weights lies on those, as transformers has
     it.
@@ -43,7 +44,7 @@ def find_model(path: str, key: str) -> ModelFolder:
             rule += ", or its name on the hub"
             raise ConfigError(f"{key}: {rule}, got {_named(folder, key)!r}")
         folder = base
-    return ModelFolder(folder, tuple(adapters), key)
+    return ModelFolder(folder, tuple(adapters), key, trusted)
 
 
 def base_of(folder: Path, key: str) -> Path | None:

@@ -76,6 +76,9 @@ class ModelConfig(Config):
     chat_template: str | None = field(default=None, metadata=TEMPLATE)
     """How turns are laid out, in place of the tokenizer's own chat template: a file in Jinja's language, or one of
     chatml, llama3, zephyr, gemma, mistral and plain. It is saved with the model. Null: the tokenizer's own."""
+    trust_remote_code: bool = False
+    """Run the code that comes with the model or its tokenizer, for architectures that transformers has not. It may do
+    whatever you may: only from whom you trust."""
     resize_embeddings: bool = False
     """Where the tokenizer has more pieces than the model embeds, add rows for them, drawn about the others' mean."""
     attention: Attention = Attention.auto

@@ -88,6 +88,8 @@ class EvaluateConfig(RunConfig):
     runs: dict[str, str] = field(default_factory=dict, metadata=MODEL)
     """name -> a run's folder (its `model/` is evaluated, its `metrics.jsonl` drawn), a model's folder, or its name on
     the hub. {}: none, the reward model alone is evaluated, on `pairs`."""
+    trust_remote_code: bool = False
+    """Run the code that comes with models of `runs` and `reward`, as `model.trust_remote_code` does in training."""
     baseline: str = ""
     """The name of the run that the others are compared with. "": the first of runs."""
     curves: dict[str, str] = field(default_factory=dict, metadata=INPUT)

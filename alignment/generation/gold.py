@@ -15,4 +15,5 @@ def build_gold(config: OnlineConfig) -> FunctionScorer | RewardModelScorer | Non
         return FunctionScorer(load_function(config.gold, "gold"), "gold", config.gold)
     if config.gold_model is None:
         return None
-    return reward_model_scorer(config.gold_model, config.batch, config.distributed, key="gold_model")
+    trusted = config.model.trust_remote_code
+    return reward_model_scorer(config.gold_model, config.batch, config.distributed, key="gold_model", trusted=trusted)

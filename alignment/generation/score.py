@@ -99,25 +99,35 @@ class RewardModelScorer:
 
 
 def build_scorer(
-    config: ScorerConfig | ScorerEntry, batch: BatchConfig, distributed: DistributedConfig, *, key: str = "reward"
+    config: ScorerConfig | ScorerEntry,
+    batch: BatchConfig,
+    distributed: DistributedConfig,
+    *,
+    key: str = "reward",
+    trusted: bool = False,
 ) -> FunctionScorer | RewardModelScorer:
-    """The scorer of one `path` or `function`; `key` is where its user set it."""
+    """The scorer of one `path` or `function`; `key` is where its user set it, `trusted` whether code in it may run."""
     if config.path is None:
         assert config.function is not None
         name = f"{key}.function"
         return FunctionScorer(load_function(config.function, name), name, config.function)
-    return reward_model_scorer(config.path, batch, distributed, key=f"{key}.path")
+    return reward_model_scorer(config.path, batch, distributed, key=f"{key}.path", trusted=trusted)
 
 
 def reward_model_scorer(
-    path: str, batch: BatchConfig, distributed: DistributedConfig, *, key: str = "reward.path"
+    path: str,
+    batch: BatchConfig,
+    distributed: DistributedConfig,
+    *,
+    key: str = "reward.path",
+    trusted: bool = False,
 ) -> RewardModelScorer:
     """A frozen reward model, of any family.
 
     Raises:
         ConfigError: the folder holds no reward model with its tokenizer; names `key`.
     """
-    settings = ModelConfig(path=path)
+    settings = ModelConfig(path=path, trust_remote_code=trusted)
     with error_prefix(key):
         tokenizer = prepare_tokenizer(settings)
         model = load_frozen_reward_model(settings, tokenizer, placement_of(distributed), key=key)

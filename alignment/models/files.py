@@ -3,6 +3,7 @@
 A library that reads a damaged file says so in its own words, and which file it was, not always.
 """
 
+import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -24,13 +25,14 @@ from transformers.utils import (
 )
 
 from alignment.config.errors import ConfigError, UserError
-from alignment.config.folders import read_json, require_fetched
+from alignment.config.folders import ModelFolder, read_json, require_fetched
 
 INDICES = {SAFE_WEIGHTS_NAME: SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME: WEIGHTS_INDEX_NAME}
 """A file of weights, and the index that stands for it where there are several; in transformers' order."""
 
 HALVES = {"BF16": torch.bfloat16, "F16": torch.float16}  # as safetensors calls them
 
+TRUST = "model.trust_remote_code=true (of an evaluation trust_remote_code=true)"
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 
 MISREADINGS = (
@@ -62,15 +64,20 @@ class Reading:
             raise ConfigError(f"{self.rule} ({type(error).__name__}: {one_line(error)})") from error
 
 
-def check_folder(folder: Path, key: str) -> None:
+def check_folder(model: ModelFolder) -> None:
     """Raises:
-    ConfigError: config.json or a file of the weights is missing, cut or no such file; names `key` and the file.
+    ConfigError: config.json or a file of the weights is missing, cut or no such file; names `key` and the file. Or the
+        architecture is one of code that comes with it, and that may not run.
     """
+    folder, key = model.path, model.key
     if not folder.is_dir():
         raise ConfigError(f"{key} must be a model's folder, got {str(folder)!r}")
     settings = read_json(folder / CONFIG_NAME, key)
     kind = settings.get("model_type")
-    if kind not in CONFIG_MAPPING:
+    code = settings.get("auto_map")
+    if code and (model.trusted or kind not in CONFIG_MAPPING):
+        require_trusted(model, code, CONFIG_NAME)
+    elif kind not in CONFIG_MAPPING:
         rule = f"{key}: {CONFIG_NAME} must have a model_type that transformers knows"
         raise ConfigError(f"{rule}, got {kind!r} in {str(folder)!r}")
     quantized = settings.get("quantization_config")
@@ -80,6 +87,25 @@ def check_folder(folder: Path, key: str) -> None:
     _check_generation(folder / GENERATION_CONFIG_NAME, key)
     for file in _weight_files(folder, key):
         _check(file, key)
+
+
+def require_trusted(model: ModelFolder, code: Any, file: str) -> None:
+    """Raises:
+    ConfigError: code that comes with a model may not run, or is of another repository, which is not fetched.
+    """
+    named = json.dumps(code)
+    if not model.trusted:
+        rule = f"{model.key}: {file} in {str(model.path)!r} asks for code that comes with it ({named:.120})"
+        raise ConfigError(f"{rule}; {TRUST} runs it, where you trust who wrote it")
+    if "--" in named:
+        rule = f"{model.key}: {file} in {str(model.path)!r} asks for code of another repository, which is not fetched"
+        raise ConfigError(f"{rule}: take a copy that holds its own, got {named:.120}")
+
+
+def code_files(folder: Path) -> list[str]:
+    """The code that comes with a model, where its config asks for it."""
+    settings = read_json(folder / CONFIG_NAME, "model.path")
+    return sorted(file.name for file in folder.glob("*.py")) if settings.get("auto_map") else []
 
 
 def _check_generation(file: Path, key: str) -> None:

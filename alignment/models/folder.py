@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
@@ -15,7 +16,7 @@ from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE, ModelFolder
 from alignment.config.model import Attention, ModelConfig
 from alignment.distributed.placement import Placement, Whole
-from alignment.models.files import Reading, check_folder, holds_packed_weights, names_in
+from alignment.models.files import Reading, check_folder, code_files, holds_packed_weights, names_in
 from alignment.models.quantized import check_quantized, keep_packing, quantization_of
 from alignment.models.unread import check_tied, check_unread, listed, unread_of
 from alignment.models.weight_dtype import made_in
@@ -29,18 +30,20 @@ def read_config(folder: ModelFolder) -> PreTrainedConfig:
     """Raises:
     ConfigError: what the folder holds is no model, or its files are cut or damaged; names the key and the file.
     """
-    check_folder(folder.path, folder.key)
-    return parse_config(folder.path, folder.key)
+    check_folder(folder)
+    if (files := code_files(folder.path)) and folder.trusted:
+        say_once(f"{folder.key}: trust_remote_code=true runs the code in {folder.path}: {', '.join(files)}")
+    return parse_config(folder.path, folder.key, trusted=folder.trusted)
 
 
-def parse_config(folder: Path, key: str) -> PreTrainedConfig:
+def parse_config(folder: Path, key: str, *, trusted: bool = False) -> PreTrainedConfig:
     """What config.json alone says.
 
     Raises:
         ConfigError: it holds what transformers does not take; names the key and the file.
     """
     with Reading(f"{key}: {str(folder / CONFIG_NAME)!r}: no config that transformers reads"):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
 
 
 def is_scalar_folder(folder: ModelFolder) -> bool:
@@ -49,18 +52,30 @@ def is_scalar_folder(folder: ModelFolder) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in architectures)
 
 
-def attention_of(auto: Any, config: PreTrainedConfig, asked: Attention, where: str) -> str:
+def architecture_of(auto: Any, config: PreTrainedConfig, where: str, folder: ModelFolder | None = None) -> Any:
+    """The class of the model, which may come with its folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    own = (vars(config).get("auto_map") or {}).get(auto.__name__)
+    if folder is not None and folder.trusted and own is not None:
+        with Reading(f"{where}: no {own} in the code that comes with it"):
+            return get_class_from_dynamic_module(own, str(folder.path))
+    if type(config) not in auto._model_mapping:
+        raise ConfigError(f"{where} must be a model that {auto.__name__} knows, got {config.model_type!r}")
+    return auto._model_mapping[type(config)]
+
+
+def attention_of(architecture: Any, config: PreTrainedConfig, asked: Attention, where: str) -> str:
     """transformers' name of the attention: sdpa, and where the architecture has none of it, or a soft cap that sdpa
     would leave out, its own, which is said.
 
     Raises:
         ConfigError: sdpa is asked for where it is not to be had.
     """
-    if type(config) not in auto._model_mapping:
-        raise ConfigError(f"{where} must be a model that {auto.__name__} knows, got {config.model_type!r}")
     if asked not in (Attention.auto, Attention.sdpa):
         return asked.value
-    architecture = auto._model_mapping[type(config)]
     is_capped = config.get_text_config().to_dict().get("attn_logit_softcapping") is not None
     if architecture._supports_sdpa and not is_capped:
         return Attention.sdpa.value
@@ -84,7 +99,8 @@ def from_folder(
     where = f"{folder.key} {config.path!r}"
     hf_config = read_config(folder)
     check_quantized(hf_config, placement, where)
-    attention = attention_of(auto, hf_config, config.attention, where)
+    architecture = architecture_of(auto, hf_config, where, folder)
+    attention = attention_of(architecture, hf_config, config.attention, where)
     if quantization_of(hf_config) is not None:
         for name, value in settings.items():
             setattr(hf_config, name, value)
@@ -101,7 +117,7 @@ def from_folder(
             attn_implementation=attention,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are found below, by name
-            trust_remote_code=False,
+            trust_remote_code=folder.trusted,
             **settings,
         )
     keep_packing(hf)

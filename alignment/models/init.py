@@ -10,7 +10,7 @@ from alignment.config.errors import ConfigError, require
 from alignment.config.folders import find_model
 from alignment.config.model import ModelConfig
 from alignment.models.files import one_line
-from alignment.models.folder import attention_of, read_config
+from alignment.models.folder import architecture_of, attention_of, read_config
 from alignment.models.weight_dtype import hold_in
 
 
@@ -36,7 +36,11 @@ def init_config(config: ModelConfig, ids: dict[str, Any] | None = None, **settin
 
 def config_of(config: ModelConfig) -> PreTrainedConfig:
     """The config of the model that a run will load, before any weight is."""
-    return init_config(config) if config.path is None else read_config(find_model(config.path, "model.path"))
+    return (
+        init_config(config)
+        if config.path is None
+        else read_config(find_model(config.path, "model.path", trusted=config.trust_remote_code))
+    )
 
 
 def from_init(
@@ -50,7 +54,8 @@ def from_init(
     }
     kind = config.init["model_type"]
     hf_config = init_config(config, ids, **settings)
-    attention = attention_of(auto, hf_config, config.attention, f"model.init ({kind})")
+    where = f"model.init ({kind})"
+    attention = attention_of(architecture_of(auto, hf_config, where), hf_config, config.attention, where)
     try:
         hf = auto.from_config(hf_config, attn_implementation=attention, dtype=torch.float32)
     except (ValueError, TypeError) as error:  # of a number that has no default, too

@@ -56,7 +56,7 @@ def _language_model(
     if config.path is None:
         hf = from_init(auto, config, tokenizer, held)
     else:
-        folder = find_model(config.path, "model.path")
+        folder = find_model(config.path, "model.path", trusted=config.trust_remote_code)
         _require_language_model(folder)
         hf, lacking = from_folder(auto, config, placement, folder, held)
         saved_in = dtype_of(folder)
@@ -87,7 +87,11 @@ def _trained_in(config: ModelConfig, placement: Placement, key: str) -> torch.dt
         ConfigError: they are quantised, and no adapter is asked for.
     """
     if config.path is not None:
-        require_adapter(read_config(find_model(config.path, key)), config, f"{key} {config.path!r}")
+        require_adapter(
+            read_config(find_model(config.path, key, trusted=config.trust_remote_code)),
+            config,
+            f"{key} {config.path!r}",
+        )
     return placement.compute if config.lora.rank else torch.float32
 
 
@@ -141,7 +145,7 @@ def _scalar_model(
         hf = from_init(auto, config, tokenizer, held, **one)
         draw_head(hf, placement)
     else:
-        folder = find_model(config.path, key)
+        folder = find_model(config.path, key, trusted=config.trust_remote_code)
         hf, lacking = from_folder(auto, config, placement, folder, held, **one)
         saved_in = dtype_of(folder)
         filled, head = fill_head(hf, folder.path, key, placement, lacking), f"{head_name(hf)}.weight"
@@ -181,7 +185,8 @@ def load_critic(
     head. Its weights are where the policy's are."""
     if path is not None:
         config = replace(config, path=path)
-        if not has_routers(read_config(find_model(path, key))):  # model.router_loss is the policy's
+        folder = find_model(path, key, trusted=config.trust_remote_code)
+        if not has_routers(read_config(folder)):  # model.router_loss is the policy's
             config = replace(config, router_loss=None)
         return load_reward_model(config, tokenizer, policy.placement, key=key)
     if config.path is not None:

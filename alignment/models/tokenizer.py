@@ -8,12 +8,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.utils import CONFIG_NAME
 
 from alignment.config.errors import ConfigError
-from alignment.config.folders import find_model, read_json, require_fetched
+from alignment.config.folders import ModelFolder, find_model, read_json, require_fetched
 from alignment.config.hub import Kind, located
 from alignment.config.model import ModelConfig
 from alignment.data.chat import ensure_template
 from alignment.data.templates import replace_template
-from alignment.models.files import Reading
+from alignment.models.files import Reading, require_trusted
 from alignment.models.folder import parse_config
 from alignment.terminal import say, say_once
 from alignment.toy import tokenizer_path
@@ -34,7 +34,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         ConfigError: the folder holds no tokenizer, or the tokenizer has no end-of-sequence token to learn.
     """
     folder = _folder(config)
-    tokenizer = _read(folder)
+    tokenizer = _read(folder, trusted=config.trust_remote_code)
     if tokenizer.get_vocab().keys() <= {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}:
         raise ConfigError(f"{_lacking(folder)} (transformers makes one of {len(tokenizer)} special tokens of it)")
     if tokenizer.eos_token_id is None:
@@ -45,16 +45,18 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _read(folder: str) -> PreTrainedTokenizerBase:
+def _read(folder: str, *, trusted: bool) -> PreTrainedTokenizerBase:
     """The tokenizer, tried on a text, for some mistakes in its files show only then."""
     for name in SETTINGS:
         if (Path(folder) / name).is_file():
             read_json(Path(folder) / name, "model.tokenizer")
     for file in (*Path(folder).glob("*.jinja"), *Path(folder).glob("*.model")):
         require_fetched(file, f"model.tokenizer: {str(file)!r}")
+    if trusted:
+        _require_trusted(Path(folder), trusted=True)
     try:
         with Reading(_lacking(folder)):
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
             tokenizer(TEXT, add_special_tokens=False)
             if tokenizer.split_special_tokens:
                 what = f"split_special_tokens in {folder!r} is taken for false"
@@ -62,17 +64,18 @@ def _read(folder: str) -> PreTrainedTokenizerBase:
                 tokenizer.split_special_tokens = False
             return tokenizer
     except ConfigError as error:
-        _require_readable(Path(folder), error)
+        _require_readable(Path(folder), error, trusted=trusted)
         raise
 
 
-def _require_readable(folder: Path, error: ConfigError) -> None:
+def _require_readable(folder: Path, error: ConfigError, *, trusted: bool) -> None:
     """Raises:
     ConfigError: the file is known that is at fault for a tokenizer that cannot be read: config.json, from which its
         class may be taken; tokenizer.json; or the class that another file names for it.
     """
+    _require_trusted(folder, trusted=trusted)
     if (folder / CONFIG_NAME).is_file():
-        parse_config(folder, "model.tokenizer")
+        parse_config(folder, "model.tokenizer", trusted=trusted)
     file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
     if not file.is_file():
         return
@@ -87,13 +90,22 @@ def _require_readable(folder: Path, error: ConfigError) -> None:
     raise ConfigError(f"{rule}, got tokenizer_class={named!r} {why}; {way}") from error
 
 
+def _require_trusted(folder: Path, *, trusted: bool) -> None:
+    """Of code that comes with a tokenizer, or with the model from whose config its class may be taken."""
+    model = ModelFolder(folder, (), "model.tokenizer", trusted)
+    for file in (folder / "tokenizer_config.json", folder / CONFIG_NAME):
+        code = read_json(file, model.key).get("auto_map") if file.is_file() else None
+        if code:
+            require_trusted(model, code, file.name)
+
+
 def _folder(config: ModelConfig) -> str:
     """Where the tokenizer is: for an adapter's folder without one, in that of its base."""
     if config.tokenizer is not None or config.path is None:
         return str(tokenizer_path() if config.tokenizer is None else located(config.tokenizer, Kind.tokenizer))
     if located(config.path).is_file():
         raise ConfigError(f"model.path must be a model's folder, got {config.path!r}")
-    model = find_model(config.path, "model.path")
+    model = find_model(config.path, "model.path", trusted=config.trust_remote_code)
     folders = [*reversed(model.adapters), model.path]
     return str(next((each for each in folders if any(each.glob("tokenizer*"))), model.path))
 

@@ -111,7 +111,14 @@ def is_about_safety(record: Record) -> bool:
     return any(tag.strip().lower() == SAFETY_TAG for tags in record.tags for tag in tags.split(","))
 
 
-def build_reward(config: ScorerConfig, batch: BatchConfig, distributed: DistributedConfig) -> Reward:
+def reward_of(config: OnlineConfig) -> Reward:
+    """The reward of a run, as `build_reward` has it."""
+    return build_reward(config.reward, config.batch, config.distributed, trusted=config.model.trust_remote_code)
+
+
+def build_reward(
+    config: ScorerConfig, batch: BatchConfig, distributed: DistributedConfig, *, trusted: bool = False
+) -> Reward:
     """Raises:
     ConfigError: a scorer cannot be had, or is to be normalized and has no statistics; names its key.
     """
@@ -121,7 +128,7 @@ def build_reward(config: ScorerConfig, batch: BatchConfig, distributed: Distribu
         if one.normalize:
             assert one.path is not None
             statistics = read_statistics(one.path, f"{key}.normalize")
-        scorer = build_scorer(one, batch, distributed, key=key)
+        scorer = build_scorer(one, batch, distributed, key=key, trusted=trusted)
         scorers[key.rpartition(".")[2]] = WeightedScorer(scorer, one.weight, statistics)
     return Reward(scorers, config)
 

@@ -27,7 +27,7 @@ from alignment.models.positions import max_positions
 from alignment.models.scalar_head import draw_head, scalar_head
 from alignment.models.tokenizer import knows_tokens_of, load_tokenizer
 from alignment.rl.reference import FrozenCopy, Reference, build_reference
-from alignment.rl.rewards import Reward, WeightedScorer, build_reward
+from alignment.rl.rewards import Reward, WeightedScorer, reward_of
 from alignment.terminal import say
 
 
@@ -75,16 +75,19 @@ def build_models(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PPOMo
     """The critic begins as the reward model, where there is one (Ouyang et al. 2203.02155, app. C.4)."""
     if config.roles.share is Share.lora:
         return _on_one_backbone(config, tokenizer)
-    reward = build_reward(config.reward, config.batch, config.distributed)
+    reward = reward_of(config)
     policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
     critic = None
     if config.advantage.has_critic:
-        start, key = critic_start(config.critic, reward, tokenizer)
+        trusted = config.model.trust_remote_code
+        start, key = critic_start(config.critic, reward, tokenizer, trusted=trusted)
         critic = load_critic(start, config.model, policy, tokenizer, key=key)
     return PPOModels(policy, critic, build_reference(policy), reward)
 
 
-def critic_start(config: CriticConfig, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str]:
+def critic_start(
+    config: CriticConfig, reward: Reward, tokenizer: PreTrainedTokenizerBase, *, trusted: bool = False
+) -> tuple[str | None, str]:
     """The folder that the critic begins as, and its key; None: the policy's own body, with a new head. The critic reads
     the policy's tokens, so that it begins as a model that knows them: one of another vocabulary only judges.
 
@@ -93,7 +96,7 @@ def critic_start(config: CriticConfig, reward: Reward, tokenizer: PreTrainedToke
     """
     if config.path is not None:
         with error_prefix("critic.path"):
-            theirs = load_tokenizer(ModelConfig(path=config.path))
+            theirs = load_tokenizer(ModelConfig(path=config.path, trust_remote_code=trusted))
         rule = "critic.path must have the vocabulary of the policy, whose tokens the critic reads"
         require(knows_tokens_of(theirs, tokenizer), f"{rule}, or be null", config.path)
         return config.path, "critic.path"
@@ -110,7 +113,7 @@ def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> P
     policy = load_language_model(config.model, tokenizer, placement_of(config.distributed))
     pad_id, path = tokenizer.pad_token_id, config.reward.path
     if path is None:
-        reward = build_reward(config.reward, config.batch, config.distributed)
+        reward = reward_of(config)
     else:
         model = scalar_on(policy, "reward", pad_id, located(path))
         freeze(scalar_head(model.hf))

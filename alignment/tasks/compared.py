@@ -59,7 +59,7 @@ def compared_runs(config: EvaluateConfig) -> dict[str, ComparedRun]:
     """
     found: dict[str, ComparedRun] = {}
     for name in sorted(config.runs, key=lambda name: name != config.baseline):
-        settings = model_config(config.runs[name])
+        settings = model_config(config.runs[name], trusted=config.trust_remote_code)
         with error_prefix(f"runs.{name}"):
             tokenizer = prepare_tokenizer(settings)
         like = next((entry for entry in found.values() if entry.reads_like(tokenizer)), None)
@@ -159,7 +159,7 @@ def policy_of(entry: ComparedRun, batch: BatchConfig, distributed: DistributedCo
     return ComparedPolicy(entry, policy, frozen_engine(policy, distributed), batch)
 
 
-def model_config(path: str) -> ModelConfig:
+def model_config(path: str, *, trusted: bool = False) -> ModelConfig:
     """A run's folder holds its model in `model/`; a model's folder is one itself."""
     inside = RunFolder(path).model
-    return ModelConfig(path=str(inside if inside.is_dir() else path))
+    return ModelConfig(path=str(inside if inside.is_dir() else path), trust_remote_code=trusted)

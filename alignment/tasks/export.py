@@ -72,7 +72,7 @@ def _placement(model: ModelConfig) -> Placement:
     What is put together from several folders, or made, is held as it is made."""
     if not model.lora.rank or model.path is None or model.resize_embeddings:
         return WHOLE
-    folder = find_model(model.path, "model.path")
+    folder = find_model(model.path, "model.path", trusted=model.trust_remote_code)
     return WHOLE if folder.adapters else Whole(dtype_in(folder.path, folder.key))
 
 

@@ -17,7 +17,7 @@ from alignment.losses import Mean
 from alignment.models.load import load_language_model
 from alignment.rl.on_policy import OnPolicy
 from alignment.rl.reference import Reference, another_reference, build_reference, shard_reference
-from alignment.rl.rewards import build_reward
+from alignment.rl.rewards import reward_of
 from alignment.rl.rollouts import build_rollouts, load_prompts
 from alignment.training.aot import dpo_objective
 from alignment.training.loop import fit
@@ -33,7 +33,7 @@ def run(config: OnlineDPOConfig, folder: Path) -> str | None:
 
 def build_trainer(config: OnlineDPOConfig, folder: Path) -> "OnlineDPO":
     prompts = load_prompts(config)
-    scorer = prompts.scorer(build_reward(config.reward, config.batch, config.distributed), build_gold(config))
+    scorer = prompts.scorer(reward_of(config), build_gold(config))
     another, config = another_reference(config, prompts.tokenizer, [prompts.train, prompts.held_out])
     policy = load_language_model(config.model, prompts.tokenizer, placement_of(config.distributed))
     reference = another or build_reference(policy)

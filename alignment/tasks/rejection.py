@@ -80,7 +80,7 @@ def set_up(config: RejectionConfig) -> tuple[PreTrainedTokenizerBase, Loaded, Re
     carried = asked_by(config.reward.functions())
     prompts = required_split("train", config.data, tokenizer, ExampleKind.prompts, carried=carried)
     require_positions(config.model, [prompts], config.data, config.generation.max_new_tokens)
-    reward = build_reward(config.reward, config.batch, config.distributed)
+    reward = build_reward(config.reward, config.batch, config.distributed, trusted=config.model.trust_remote_code)
     RewardScorer(reward, None).check(prompts.records, tokenizer)
     return tokenizer, prompts, reward
 

@@ -27,7 +27,8 @@ def scorer_of(config: EvaluateConfig, baseline: ComparedRun | None) -> RewardMod
     """
     if config.reward is None:
         return None
-    scorer = reward_model_scorer(config.reward, config.batch, config.distributed, key="reward")
+    trusted = config.trust_remote_code
+    scorer = reward_model_scorer(config.reward, config.batch, config.distributed, key="reward", trusted=trusted)
     if baseline is not None:
         scorer.reader.check(baseline.prompts.records, baseline.tokenizer)
     return scorer
@@ -39,7 +40,8 @@ def held_out_pairs(config: EvaluateConfig, scorer: RewardModelScorer) -> Loaded 
         load_split("eval", config.pairs, scorer.reader.tokenizer, ExampleKind.pairs, part="pairs"), "pairs"
     )
     with error_prefix("reward"):
-        require_positions(ModelConfig(path=config.reward), [pairs], config.pairs, part="pairs")
+        settings = ModelConfig(path=config.reward, trust_remote_code=config.trust_remote_code)
+        require_positions(settings, [pairs], config.pairs, part="pairs")
     return pairs
 
 
