@@ -41,7 +41,6 @@ def find_model(path: str, key: str, *, trusted: bool = False) -> ModelFolder:
         base = base_of(folder, key)
         if base is None:
             rule = f"base_model_name_or_path in {str(folder / ADAPTER_FILE)!r} must be the folder of the adapter's base"
-            rule += ", or its name on the hub"
             raise ConfigError(f"{key}: {rule}, got {_named(folder, key)!r}")
         folder = base
     return ModelFolder(folder, tuple(adapters), key, trusted)

@@ -77,7 +77,7 @@ TOKENIZERS: dict[str, tuple[Change, str]] = {
     "class is none": (settings(tokenizer_class=5), f"{CLASS}5 "),
     "code of its own": (
         settings(tokenizer_class="X", auto_map={"AutoTokenizer": ["x.X", None]}),
-        f"{CLASS}'X' .*custom code",
+        r"tokenizer_config\.json in '.*' asks for code that comes with it .*; model\.trust_remote_code=true",
     ),
     "eos": (settings(eos_token=5), f"{CLASS}.*eos_token has to be"),
     "length": (settings(model_max_length="x"), CLASS),
