@@ -44,6 +44,11 @@ def repository(name: HubName, key: str, path: str) -> Repository:
     return answers[known]
 
 
+def forget() -> None:
+    """Ask anew: a name may be at another commit by now."""
+    answers.clear()
+
+
 def _found(name: HubName, key: str, path: str) -> Repository:
     from huggingface_hub import HfApi
 

@@ -32,7 +32,7 @@ def fetch(name: HubName, key: str, path: str) -> HubName:
     Raises:
         ConfigError: there is no such thing, it may not be read, or it can neither be fetched nor is here.
     """
-    if name.is_pinned and _is_here(fetched_folder(name)):
+    if is_fetched(name):
         return name
     found = repository(name, key, path)
     pinned, files = replace(name, revision=found.commit), list[str]()
@@ -62,6 +62,10 @@ def fetch_base(adapter: Path, key: str) -> str | None:
         return None
     name = base_on_hub(adapter, key)
     return None if name is None else fetch(name, f"the base of {key}", str(name)).revision
+
+
+def is_fetched(name: HubName) -> bool:
+    return name.is_pinned and _is_here(fetched_folder(name))
 
 
 def _is_here(folder: Path) -> bool:

@@ -9,7 +9,8 @@ from alignment.config.hub import HubName, Kind
 from alignment.config.inputs import hub_names, input_places, set_names
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
-from alignment.hub.fetch import fetch, fetch_base
+from alignment.hub.ask import repository
+from alignment.hub.fetch import fetch, fetch_base, is_fetched
 from alignment.preempt import is_main
 
 Run = TypeVar("Run", bound=RunConfig)
@@ -27,7 +28,10 @@ def pinned(config: Run, *, but_within: str | None = None) -> Run:
     """
     if not is_main() or isinstance(config, PipelineConfig):  # whose stages are pinned, each for itself
         return config
-    names = {(name.kind, path): str(name) for path, name in _fetched(config, but_within)}
+    for key, path, name in _wanted(config, but_within):
+        if not is_fetched(name):
+            repository(name, key, path)  # all are asked for before the first is fetched, which may take long
+    names = {(name.kind, path): str(fetch(name, key, path)) for key, path, name in _wanted(config, but_within)}
     config = _named(config, names)
     for key, _, place in input_places(config):
         fetch_base(place, key)
@@ -41,6 +45,9 @@ def pins_of(config: RunConfig) -> list[str]:
 
 def given_pins(config: Run, pins: list[str]) -> Run:
     """The same run on the commits that the main process has found; fetched, where this one's machine lacks them."""
+    for key, path, name in _wanted(config, but_within):
+        if not is_fetched(name):
+            repository(name, key, path)  # all are asked for before the first is fetched, which may take long
     names = {(name.kind, path): pin for (_, path, name), pin in zip(hub_names(config), pins, strict=True)}
     config = _named(config, names)
     for key, path, name in hub_names(config):
@@ -56,7 +63,7 @@ def _named(config: Run, names: dict[tuple[Kind, str], str]) -> Run:
     return config
 
 
-def _fetched(config: RunConfig, but_within: str | None) -> Iterator[tuple[str, HubName]]:
+def _wanted(config: RunConfig, but_within: str | None) -> Iterator[tuple[str, str, HubName]]:
     for key, path, name in hub_names(config):
         if but_within is None or not Path(path).is_relative_to(but_within):
-            yield path, fetch(name, key, path)
+            yield key, path, name
