@@ -122,7 +122,9 @@ def check_inputs(config: Any, prefix: str = "", *, but_within: str | None = None
     for key, path, kind in _marked(config, "input", prefix):
         place = Path(path) if kind is None else located(path, kind)
         is_expected = but_within is not None and place.is_relative_to(but_within)
-        if is_expected or (kind is not None and is_pending(path, kind)):
+        with error_prefix(key):
+            is_named = kind is not None and is_pending(path, kind)
+        if is_expected or is_named:
             continue
         if not place.exists():
             lacking = "no file matches" if is_pattern(path) and not matched(path) else "no such file or folder"

@@ -45,9 +45,6 @@ def pins_of(config: RunConfig) -> list[str]:
 
 def given_pins(config: Run, pins: list[str]) -> Run:
     """The same run on the commits that the main process has found; fetched, where this one's machine lacks them."""
-    for key, path, name in _wanted(config, but_within):
-        if not is_fetched(name):
-            repository(name, key, path)  # all are asked for before the first is fetched, which may take long
     names = {(name.kind, path): pin for (_, path, name), pin in zip(hub_names(config), pins, strict=True)}
     config = _named(config, names)
     for key, path, name in hub_names(config):
