@@ -30,6 +30,7 @@ from alignment.config.errors import ConfigError
 from alignment.config.inputs import expand_home
 from alignment.config.run import RunConfig
 from alignment.config.tasks import TASKS, PipelineConfig
+from alignment.hub.ask import forget
 
 VERSION_BASE = "1.3"
 NO_TASK = f"a recipe's defaults must name its task, one of {', '.join(TASKS)}, got none"
@@ -45,6 +46,7 @@ SETTINGS = (  # the run's folder is written by our own code (runs/lifecycle.py) 
 @contextmanager
 def composing(own: list[Path]) -> Iterator[None]:
     """Where `single`, `swept` and `compose` work: Hydra set up with the user's folders before the shipped ones."""
+    forget()  # what the hub has said to an earlier command in this process
     register(own)
     with initialize_config_dir(str(shipped("conf")), version_base=VERSION_BASE):
         yield

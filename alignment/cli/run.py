@@ -37,7 +37,6 @@ from alignment.config.errors import ConfigError, UserError, error_prefix
 from alignment.config.inputs import check_inputs
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
-from alignment.hub.ask import forget
 from alignment.hub.pin import pinned
 from alignment.preempt import EXIT_CODE, Preempted
 from alignment.process import end
@@ -71,7 +70,6 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
 
 def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[RunConfig], bool]:
     """The config of each job, its inputs and folder found good; whether they are a sweep. Works within `composing`."""
-    forget()  # what the hub has said to an earlier command in this process
     jobs, sweep = _jobs(recipe, overrides, sweep=sweep)
     configs = [resolve(job) for job in jobs]
     for number, config in enumerate(configs):
