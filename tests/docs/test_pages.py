@@ -20,7 +20,6 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from alignment.cli.main import main
-
 from alignment.cli.reference_pages import keys_page, metrics_page
 from alignment.cli.sources import schema
 from alignment.config.tasks import TASKS
@@ -124,7 +123,7 @@ def test_python_of_the_readme_runs(block: str) -> None:
 
 
 QUESTIONS = ["What does a cow say?", "What is two plus two?", "Name a colour.", "Who are you?"]
-TRAINING = ["train.max_steps=2", "train.epochs=null", "batch.size=4"]
+TRAINING = ["train.max_steps=2", "train.epochs=null", "batch.size=4", "train.warmup_ratio=0", "train.warmup_steps=0"]
 DRAWING = ["generation.max_new_tokens=6"]
 STOP = "generation.stop=[e,a,o,i]"
 FEW = {  # of the full-size recipes, which are for larger models and more rows
@@ -178,9 +177,7 @@ def world(
 
 
 @pytest.fixture
-def run(
-    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[list[str]], str]:
+def run(world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
     """A command in the folder of `world`, in this process; what it printed."""
     monkeypatch.chdir(world)
 

@@ -1,0 +1,63 @@
+"""What is said of a recipe's values where they are not for the user's model."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from alignment.cli import advice
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+QUESTIONS = ["What does a cow say?", "What is two plus two?", "Name a colour.", "Who are you?"]
+DATA = ["model.path=FOLDER", "data.train.path=rows.jsonl", "train.max_steps=1", "train.epochs=null", "batch.size=4"]
+
+
+@pytest.fixture
+def ran(
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    tiny_init: dict[str, object],
+    alignment: Callable[..., Any],
+) -> Callable[..., str]:
+    """`ran("sft", ...)`: what a run says beside a pretrained model in `FOLDER` and demonstrations in `rows.jsonl`."""
+    torch.manual_seed(0)
+    init = {**tiny_init, "vocab_size": len(tokenizer), "max_position_embeddings": 4096}
+    init |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = AutoConfig.for_model(init.pop("model_type"), **init)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "FOLDER")
+    tokenizer.save_pretrained(tmp_path / "FOLDER")
+    rows = [{"prompt": q, "completion": "Moo."} for q in QUESTIONS]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folders: list[str] = []
+
+    def run(*words: str) -> str:
+        folders.append(f"output_dir=out-{len(folders)}")  # named by the second, two would be one
+        return alignment("run", *words, folders[-1]).out
+
+    return run
+
+
+def test_a_toys_values_and_a_rate_for_all_weights_are_told(
+    ran: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm = ["batch.size=4", "train.warmup_steps=0", "train.warmup_ratio=0"]  # its one step learns, of rows that it has
+    said = ran("tiny_sft", "model=pretrained", "data=native", *DATA)
+    line = "WARNING: tiny_sft's values (train.learning_rate=0.003, its lengths) are for toy models; for yours take the"
+    assert f"{line} recipe sft\n" in said
+    assert "WARNING" not in ran("tiny_sft", "model.path=FOLDER", "data.train.limit=8", DATA[2], *calm)
+    monkeypatch.setattr(advice, "TOY_BYTES", 1000)  # so that this one is no toy, whose data may be a toy's
+    assert line in ran("tiny_sft", "model.path=FOLDER", "data.train.limit=8", "seed=1", DATA[2])
+    lora = ["sft", "model=pretrained_lora", *DATA]
+    assert "adapters take about train.learning_rate=0.0002\n" in ran(*lora)
+    assert "WARNING" not in ran(*lora, *calm, "train.learning_rate=2e-4")
+
+
+def test_the_recipes_name_their_sources() -> None:
+    full = [file for file in RECIPES.glob("*.yaml") if not file.stem.startswith("tiny_") and file.stem != "evaluate"]
+    assert len(full) > 10
+    assert [file.stem for file in full if not re.search(r"arXiv:\d{4}\.\d{5}", file.read_text())] == []
