@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from omegaconf import OmegaConf
 
 from tests.cli.conftest import Ended
@@ -137,6 +138,9 @@ def test_what_a_run_saves_names_where_it_is_from(
     assert alignment(*DPO, "model.lora.rank=2", "train.learning_rate=1e-4").code == 0
     saved = PeftConfig.from_pretrained("out/model/adapter")
     assert (saved.base_model_name_or_path, saved.revision) == ("org/tiny", commit)
+    for blob in Path(constants.HF_HUB_CACHE).rglob("blobs/*"):
+        blob.unlink()  # as on another machine
+    assert alignment("export", "out").code == 0
     adapter = hub.commit("org/lora", Path("out/model/adapter"))
     ended = alignment(*DPO[:-1], "output_dir=next", "model.path=org/lora")
     assert (ended.code, ended.err) == (0, [])
