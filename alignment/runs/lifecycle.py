@@ -110,7 +110,7 @@ def _require_longer(folder: RunFolder, config: RunConfig, was: dict[str, float],
     if config.checkpoint.resume is Resume.never:
         rule = f"{OTHER}: with checkpoint.resume=never it does not go on from {key}={old:g} to {asked}"
         raise ConfigError(f"{rule}; checkpoint.resume=auto does, {anew}")
-    if folder.finished.exists() and folder.newest_step() is None:
+    if old > 0 and folder.finished.exists() and folder.newest_step() is None:  # an evaluation alone needs none
         way = f"another output_dir with model.path={folder.model} begins where it ended, with a new schedule"
         raise ConfigError(
             f"output_dir holds a finished run of {key}={old:g} without checkpoints (checkpoint.save_last), "
@@ -123,7 +123,7 @@ def _lengthen(folder: RunFolder, config: RunConfig, earlier: Fingerprint, mark: 
     assert isinstance(config, TrainingConfig)
     ((key, old),), ((_, new),) = earlier.length().items(), mark.length().items()
     line = f"{folder.path}: goes on to {key}={new:g}, where {old:g} was asked before"
-    if config.train.schedule is not Schedule.constant or config.train.warmup_ratio:
+    if old > 0 and (config.train.schedule is not Schedule.constant or config.train.warmup_ratio):
         line += (
             f"; train.schedule={config.train.schedule.value} takes its rates from the number of steps, "
             f"so this is not the run that {key}={new:g} would have been from its start"

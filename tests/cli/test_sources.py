@@ -116,6 +116,8 @@ def test_an_evaluation_alone_is_that_before_the_first_step_and_leaves_no_model(
     assert not (tmp_path / "alone" / "model").exists() and (tmp_path / "alone" / "finished.json").exists()
     again, _ = run("tiny_dpo", *data, "train.max_steps=0", folder="alone")
     assert "finished already" in again
+    longer, found = run("tiny_dpo", *data, "train.max_steps=1", folder="alone")
+    assert "goes on to train.max_steps=1, where 0 was asked before\n" in longer and found == trained
 
 
 def test_a_mixed_run_that_was_killed_goes_on_to_the_same_bits(
