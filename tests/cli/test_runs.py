@@ -283,8 +283,8 @@ def test_a_file_of_the_name_of_hydra_s_own_is_kept(alignment: Callable[..., Any]
 
 def test_a_recipe_may_be_a_sweep_itself(alignment: Callable[..., Any], own: Callable[..., str], tmp_path: Path) -> None:
     text = "# S\ndefaults: [tiny_sft, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {train.max_steps: '1,%s'}}}\n"
-    bad = alignment("run", own("sweep", text % "0"), *SMALL, "output_dir=out")
-    assert (bad.code, bad.err) == (2, ["alignment: sweep: train.max_steps must be > 0, got 0"])
+    bad = alignment("run", own("sweep", text % "-1"), *SMALL, "output_dir=out")
+    assert (bad.code, bad.err) == (2, ["alignment: sweep: train.max_steps must be >= 0, got -1"])
     assert not (tmp_path / "out").exists()
     assert alignment("run", own("sweep", text % "2"), *SMALL, "output_dir=out").code == 0
     assert [len(rows(tmp_path / "out" / number)) for number in ("0", "1")] == [1, 2]
