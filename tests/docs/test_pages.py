@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,12 +128,16 @@ TRAINING = ["train.max_steps=2", "train.epochs=null", "batch.size=4", "train.war
 DRAWING = ["generation.max_new_tokens=6"]
 STOP = "generation.stop=[e,a,o,i]"
 FEW = {  # of the full-size recipes, which are for larger models and more rows
-    **dict.fromkeys(("ppo", "reinforce_pp"), [*TRAINING, *DRAWING, "ppo.mini_batches=2"]),
-    **dict.fromkeys(("grpo", "rloo"), [*TRAINING, *DRAWING, "num_samples=2"]),
+    **{recipe: [*TRAINING, *DRAWING, "ppo.mini_batches=2"] for recipe in ("ppo", "reinforce_pp")},
+    **{recipe: [*TRAINING, *DRAWING, "num_samples=2"] for recipe in ("grpo", "rloo")},
     "online_dpo": [*TRAINING, *DRAWING],
     "iterative_dpo": [
         *(f"stages.draw_{number}.set.{word}" for number in (1, 2, 3) for word in (*DRAWING, STOP)),
-        *(f"stages.dpo_{number}.set.batch.size=2" for number in (1, 2, 3)),
+        *(
+            f"stages.dpo_{number}.set.{word}"
+            for number in (1, 2, 3)
+            for word in ("batch.size=2", "train.warmup_ratio=0")
+        ),
     ],
     "rejection": [*DRAWING, "num_samples=2", "generation.min_new_tokens=1", STOP],
     "evaluate": DRAWING,
@@ -189,13 +194,16 @@ def run(world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
                         file.writelines(json.dumps(row) + "\n" for row in rows)
         monkeypatch.setattr(sys, "argv", words)
         monkeypatch.setattr(sys, "stdin", io.StringIO("Who are you?\n"))
+        code: Any = 0
         try:
             main()
         except SystemExit as ended:
-            assert not ended.code, f"{shlex.join(words)}: {capsys.readouterr().err}"
+            code = ended.code
         finally:
             GlobalHydra.instance().clear()
-        return capsys.readouterr().out
+        printed = capsys.readouterr()
+        assert not code, f"{shlex.join(words)}: {printed.err}"
+        return printed.out
 
     return call
 
