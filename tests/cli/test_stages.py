@@ -41,7 +41,9 @@ def test_what_comes_later_has_the_last_word(alignment: Callable[..., Any]) -> No
     words = ["data.train.limit=8", "generation.max_new_tokens=4", "num_samples=2"]
     small = [f"stages.draw_1.set.{word}" for word in words]
     sft = [f"stages.sft.set.{word}" for word in ("train.max_steps=1", "data.train.limit=8", "batch.size=2")]
-    ended = alignment("run", "tiny_iterative_dpo", *sft, *small, "stages.dpo_1.set.train.max_steps=-1", "output_dir=out")
+    ended = alignment(
+        "run", "tiny_iterative_dpo", *sft, *small, "stages.dpo_1.set.train.max_steps=-1", "output_dir=out"
+    )
     said = "alignment: tiny_iterative_dpo: stage dpo_1: train.max_steps must be >= 0, got -1"
     assert (ended.code, ended.err) == (2, [said])
 
