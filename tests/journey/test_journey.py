@@ -94,5 +94,5 @@ def test_from_an_empty_folder_to_a_model_on_the_hub(
     said = done("push", "runs/dpo", "first-steps")
     assert f"pushed: {me.url}/me/first-steps" in said
     repo = me.repos["models", "me/first-steps"]
-    assert b"DPO" in repo.commits[repo.refs["main"]]["README.md"]
+    assert b"Direct preference optimisation" in repo.commits[repo.refs["main"]]["README.md"]
     assert "first-steps" in done("evaluate", "me/first-steps", "--data", "pairs.csv", *drawn, "output_dir=runs/hub")
