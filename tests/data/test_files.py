@@ -49,7 +49,7 @@ def placed(rows: Iterable[tuple[Any, Any]]) -> list[tuple[int, Any]]:
     ("name", "data"),
     [
         ("rows.csv", CSV),
-        ("rows.csv.gz", gzip.compress(CSV)),
+        ("rows.csv.gz", gzip.compress(CSV, mtime=0)),
         ("rows.csv.zst", pa.compress(CSV, codec="zstd", asbytes=True)),
         ("rows.tsv", table("\t")),
         ("tabs.csv", table("\t")),
