@@ -16,7 +16,7 @@ from alignment.config.data import BadRow, DataConfig, Format, TrainSource
 from alignment.config.margin import MarginConfig, MarginScale
 from alignment.config.model import ModelConfig
 from alignment.config.supervised import DPOConfig, RewardConfig, SFTConfig
-from alignment.data import load
+from alignment.data import load, row_reader
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
 
@@ -51,8 +51,8 @@ def tampered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Example], E
     """Every example is changed by a function on its way out of `encode_rendered`."""
 
     def change(by: Callable[[Example], Example]) -> None:
-        encode = load.encode_rendered
-        monkeypatch.setattr(load, "encode_rendered", lambda *arguments: by(encode(*arguments)))
+        encode = row_reader.encode_rendered
+        monkeypatch.setattr(row_reader, "encode_rendered", lambda *arguments: by(encode(*arguments)))
 
     return change
 

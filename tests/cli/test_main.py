@@ -114,8 +114,8 @@ def test_help_shows_what_every_reader_looks_for_first_and_where_a_run_goes_last(
     ]
     parts = list(dict.fromkeys(key.split(".")[0] for key in keys if re.match(r"[a-z_]+\.[a-z_.]+=", key)))
     assert parts[:3] == ["model", "data", "train"]
-    assert parts[-5:] == ["checkpoint", "log", "distributed", "launch", "cluster"]
-    assert {"advantage", "reward", "kl", "generation"} <= set(parts[3:-5])
+    assert parts[-6:] == ["checkpoint", "resume", "log", "distributed", "launch", "cluster"]
+    assert {"advantage", "reward", "kl", "generation"} <= set(parts[3:-6])
 
 
 def test_help_of_one_group_of_keys(alignment: Callable[..., Any]) -> None:
