@@ -53,6 +53,8 @@ class MetricsLog:
         row = {"step": step, **metrics, **measured}
         if self.shown is None:
             return
+        if step == 0:  # the run begins, and may have begun here before, without a checkpoint to go on from
+            self.path.unlink(missing_ok=True)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         for tracker in self.trackers:

@@ -23,6 +23,8 @@ class SamplesLog:
         """`split`: train or eval."""
         if not is_main():
             return
+        if step == 0:  # as in the log of metrics
+            self.path.unlink(missing_ok=True)
         lines = [json.dumps({"step": step, "split": split, **row}, ensure_ascii=False) + "\n" for row in rows]
         if lines:
             with self.path.open("a") as file:

@@ -34,6 +34,14 @@ def test_a_resumed_log_forgets_what_is_written_again_and_a_torn_line(tmp_path: P
     assert steps(tmp_path) == [1, 2, 3]
 
 
+def test_an_evaluation_before_the_first_step_is_in_the_log_once_however_often_the_run_begins(tmp_path: Path) -> None:
+    """Again where it was killed before its first checkpoint, or had evaluated alone."""
+    for loss in (3.0, 2.0):
+        with open_log(tmp_path, 0) as log:
+            log.write(0, {"eval/loss": loss})
+    assert steps(tmp_path) == [0] and '"eval/loss": 2.0' in (tmp_path / "metrics.jsonl").read_text()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_number_that_is_none_stops_the_run(tmp_path: Path, value: float) -> None:
     with open_log(tmp_path, 0) as log, pytest.raises(UserError, match=r"^step 3: grad_norm is (nan|inf); "):

@@ -25,6 +25,12 @@ def test_rows_of_a_resumed_run_are_written_once(tmp_path: Path) -> None:
     assert rows(tmp_path)[-1] == {"step": 3, "split": "eval", "reply": "c"}
 
 
+def test_replies_before_the_first_step_are_shown_once_however_often_the_run_begins(tmp_path: Path) -> None:
+    for reply in ("a", "b"):
+        SamplesLog(tmp_path, done=0).write(0, "eval", [{"reply": reply}])
+    assert [row["reply"] for row in rows(tmp_path)] == ["b"]
+
+
 def test_nothing_to_show_leaves_no_file(tmp_path: Path) -> None:
     SamplesLog(tmp_path, done=0).write(1, "train", [])
     assert list(tmp_path.iterdir()) == []
