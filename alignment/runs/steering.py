@@ -52,6 +52,7 @@ ACCEPTED = (
 FIXED = (
     # What is trained, from where on, and on what: a checkpoint's weights are of this model, its steps count these rows.
     *("seed", "task", "model", "data", "batch.size", "reference.path", "num_samples"),
+    "data.eval.fraction",  # the rows that are left to learn from
     # What scores. Its scores before and after could not be compared.
     "reward",
     # Which function is minimised.
@@ -60,6 +61,7 @@ FIXED = (
     *("roles", "critic", "ppo", "ptx"),
     # Of runs that do not train, and therefore do not go on.
     *("runs", "baseline", "curves", "perplexity", "temperatures", "select", "stages", "only", "inputs"),
+    "trust_remote_code",
 )
 LENGTH = ("train.max_steps", "train.epochs")
 WITH_BEST = {  # where evaluations choose the model: by train.best.metric, or by the held-out reward with kl.limit

@@ -46,6 +46,7 @@ def test_no_name_is_in_two_groups() -> None:
         ("train.epochs", Group.length, Group.length),
         ("train.eval_every", Group.free, Group.accepted),
         ("data.eval.path", Group.accepted, Group.fixed),
+        ("data.eval.fraction", Group.fixed, Group.fixed),  # another one leaves other rows to learn from
     ],
 )
 def test_the_longest_name_decides(key: str, group: Group, with_best: Group) -> None:
