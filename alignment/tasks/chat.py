@@ -23,7 +23,7 @@ class Chat:
         ConfigError: the folder holds no model that replies.
         """
         [(name, path)] = config.runs.items()
-        settings = model_config(path)
+        settings = model_config(path, trusted=config.trust_remote_code)
         self.tokenizer = prepare_tokenizer(settings)
         entry = ComparedRun(settings, self.tokenizer, Loaded([], [], [], Truncation()))
         self.policy = load_policy(config, name, entry)

@@ -29,12 +29,14 @@ def score(config: EvaluateConfig) -> Iterator[str]:
     assert config.reward is not None  # the verb has seen to it
     rows = _rows(config)
     kind = _kind(rows)
-    scorer = reward_model_scorer(config.reward, config.batch, config.distributed, key="reward")
+    trusted = config.trust_remote_code
+    scorer = reward_model_scorer(config.reward, config.batch, config.distributed, key="reward", trusted=trusted)
     data = replace(config.pairs, learn=Learn.last) if kind is ExampleKind.demonstrations else config.pairs
     loaded = say_split(load_split("eval", data, scorer.reader.tokenizer, kind, part="pairs"), "rows")
     assert loaded is not None
     with error_prefix("reward"):
-        require_positions(ModelConfig(path=config.reward), [loaded], config.pairs, part="pairs")
+        settings = ModelConfig(path=config.reward, trust_remote_code=trusted)
+        require_positions(settings, [loaded], config.pairs, part="pairs")
     scores = scorer.score_examples(loaded.examples, describe="scoring").tolist()
     names = PAIR if kind is ExampleKind.pairs else ("score",)
     for example, own in zip(loaded.examples, scores, strict=True):

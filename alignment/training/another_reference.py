@@ -45,7 +45,7 @@ def require_reference_reads(
         ConfigError: the reference makes other tokens of the rows than the policy, or has fewer positions than they.
     """
     with error_prefix(KEY):
-        theirs = load_tokenizer(ModelConfig(path=path))
+        theirs = load_tokenizer(ModelConfig(path=path, trust_remote_code=config.model.trust_remote_code))
         rule = f"{KEY} must have the vocabulary of the policy, whose tokens the reference reads"
         require(knows_tokens_of(theirs, tokenizer), f"{rule}; null takes the policy itself", path)
         require_positions(_settings(path, config.model), splits, config.data, new_tokens)

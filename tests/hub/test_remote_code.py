@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,36 @@ def test_an_evaluation_has_a_key_of_its_own(mine: StandIn, alignment: Callable[.
     assert refused.code == 2 and refused.err[0].endswith(RUNS) and "runs.a: " in refused.err[0]
     ended = alignment(*words, "generation.max_new_tokens=4", "trust_remote_code=true")
     assert (ended.code, ended.err) == (0, [])
+
+
+TOKENIZER = """
+from transformers import PreTrainedTokenizerFast
+
+class MineTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+def test_the_code_of_a_reference_s_tokenizer_runs_by_the_same_key(
+    mine: StandIn, alignment: Callable[..., Ended], model_folder: Path
+) -> None:
+    settings = json.loads((model_folder / "tokenizer_config.json").read_text()) | {"tokenizer_class": "MineTokenizer"}
+    settings["auto_map"] = {"AutoTokenizer": ["tokenization_mine.MineTokenizer", "tokenization_mine.MineTokenizer"]}
+    files = {"tokenization_mine.py": TOKENIZER, "tokenizer_config.json": json.dumps(settings)}
+    mine.commit("org/mine", files)
+    mine.commit("org/chosen", {"train.jsonl": '{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 4}, "datasets")
+    words = ("run", "tiny_dpo", "model=pretrained", "model.path=org/mine", "data=native", "output_dir=out")
+    words += ("data.train.path=org/chosen:train", "reference.path=org/mine", "train.max_steps=1", "batch.size=2")
+    ended = alignment(*words, "model.trust_remote_code=true")
+    assert (ended.code, ended.err) == (0, [])
+
+
+def test_a_dialogue_has_the_key_of_evaluations(
+    mine: StandIn, alignment: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", StringIO("Hello\n"))
+    words = ("chat", "org/mine", "--max-new-tokens", "2")
+    refused = alignment(*words)
+    assert refused.code == 2 and refused.err[-1].endswith(RUNS)
+    ended = alignment(*words, "trust_remote_code=true")
+    assert ended.code == 0 and len(ended.out.splitlines()) >= 1
