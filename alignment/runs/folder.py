@@ -18,6 +18,19 @@ def steps_in(parent: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
+STEP = ".step"  # in a folder of weights: how many steps they have taken
+
+
+def note_step(folder: Path, step: int) -> None:
+    (folder / STEP).write_text(f"{step}\n")
+
+
+def noted_step(folder: Path) -> int | None:
+    """None where it is not noted, as for the weights of a run's last step."""
+    file = folder / STEP
+    return int(file.read_text()) if file.is_file() else None
+
+
 class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = path = Path(path)
@@ -31,6 +44,7 @@ class RunFolder:
         self.nonfinite = path / "nonfinite.json"  # the steps whose loss or gradient was no finite number
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"  # the weights of the best evaluation so far
+        self.best_earlier = path / "best_earlier"  # those that the newest checkpoint knows as the best
         self.model = path / "model"  # in Hugging Face form, as those in `best` and `exported`
         self.model_ema = path / "model_ema"  # the moving average of the actor's weights
         self.exported = path / "exported"

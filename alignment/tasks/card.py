@@ -15,14 +15,14 @@ from typing import Any
 
 from alignment.config.hub import Kind, located
 from alignment.config.inputs import hub_names
-from alignment.config.metrics import EVAL, PAIRS, STDERR
+from alignment.config.metrics import EVAL, PAIRS, STDERR, held_out
 from alignment.config.online import PPOConfig
 from alignment.config.run import TrainingConfig
 from alignment.config.supervised import ScalarConfig
 from alignment.config.tasks import task_name
 from alignment.evaluate.rows import evaluations, value_words
 from alignment.runs.contents import CARD, is_own_card
-from alignment.runs.folder import RunFolder
+from alignment.runs.folder import RunFolder, noted_step
 from alignment.runs.rows import read_rows
 from alignment.runs.written import whole_file
 
@@ -55,7 +55,8 @@ def write_cards(config: TrainingConfig, folder: Path) -> None:
     files = RunFolder(folder)
     rows = read_rows(files.metrics) if files.metrics.exists() else []
     for model in (files.model, files.best, files.model_ema):
-        write_card(config, model, rows)
+        step = noted_step(model)  # of the best weights, which are not those of the last step
+        write_card(config, model, rows if step is None else [row for row in rows if row["step"] <= step])
 
 
 def write_card(config: TrainingConfig, model: Path, rows: list[dict[str, Any]]) -> None:
@@ -78,11 +79,12 @@ def _card(config: TrainingConfig, rows: list[dict[str, Any]], *, is_adapter: boo
     source = f" ([arXiv:{paper}](https://arxiv.org/abs/{paper}))" if paper else ""
     lines += [f"{method}{source}, of {_made_from(config)}, on {_made_on(config)}. Trained by {by}.", ""]
     lines += ["## Use", "", "```python", *_usage(config, is_adapter=is_adapter), "```", ""]
-    measured = _measured(rows)
+    row = _measured(rows)
+    measured = _numbers(row)
     if measured:
         lines += ["## Measured", "", "| metric | value |", "|---|---|"]
         lines += [f"| {name} | {words} |" for name, words in measured.items()]
-        lines += ["", f"After step {rows[-1]['step']}; `eval/` is of held-out rows, in brackets is a 95% interval.", ""]
+        lines += ["", f"After step {row['step']}; `eval/` is of held-out rows, in brackets is a 95% interval.", ""]
     settings = dict(_settings(config, ""))
     if settings:
         lines += ["## Settings", "", "Those that differ from the defaults:", "", "```yaml"]
@@ -170,16 +172,18 @@ def _usage(config: TrainingConfig, *, is_adapter: bool) -> list[str]:
     return [*lines, "print(tokenizer.decode(reply, skip_special_tokens=True))"]
 
 
-def _measured(rows: list[dict[str, Any]]) -> dict[str, str]:
-    """Of the last evaluation; without one, of the last step. What depends on the machine is left out."""
-    if not rows:
-        return {}
+def _measured(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of the last evaluation; without one, of the last step."""
     found = evaluations(rows)
-    row = found[-1] if found else rows[-1]
+    return (found or rows or [{}])[-1]
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, str]:
+    """Of an evaluation's row what is of held-out rows, of another all. What depends on the machine is left out."""
     numbers = {name for name, value in row.items() if isinstance(value, int | float)}
-    kept = sorted(name for name in numbers if name.startswith(EVAL) or not found)
+    kept = sorted(name for name in numbers if name.startswith(EVAL) or not evaluations([row]))
     apart = ("time/", STDERR, PAIRS)  # made into intervals, or of the machine
-    named = [name for name in kept if not name.removeprefix(EVAL).startswith(apart) and name not in ("step", "lr")]
+    named = [name for name in kept if not held_out(name)[1].startswith(apart) and name not in ("step", "lr")]
     return {name: value_words(row, name) for name in named}
 
 

@@ -12,7 +12,7 @@ from alignment.config.sources import Format
 from alignment.config.supervised import RewardConfig, RewardProcessConfig, RewardRegressionConfig
 from alignment.config.tasks import PipelineConfig, RejectionConfig, Selection
 from alignment.evaluate.rows import course
-from alignment.runs.folder import RunFolder
+from alignment.runs.folder import RunFolder, noted_step
 from alignment.runs.rows import read_rows
 from alignment.runs.settings import settings_of, task_of
 from alignment.terminal import say
@@ -49,7 +49,8 @@ def _learned(files: RunFolder, stopped: str | None) -> Iterator[str]:
     if not rows:
         return
     yield f"finished at step {rows[-1]['step']}" + ("" if stopped is None else f", before its last one: {stopped}")
-    lines = course(rows)
+    step = noted_step(files.model)  # the best weights' own
+    lines = course(rows if step is None else [row for row in rows if row["step"] <= step])
     if not lines and len(rows) > 1:  # without held-out rows, those of training
         first, last = rows[0], rows[-1]
         names = [name for name in headlines(last) if name in first]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from alignment.config.best import BestConfig, Mode
 from alignment.config.errors import UserError
 from alignment.distributed.collectives import barrier, is_main
+from alignment.runs.folder import RunFolder, note_step, noted_step
 from alignment.runs.written import begin_folder, filled_beside, publish_folder
 from alignment.terminal import say
 from alignment.training.metrics import Metrics
@@ -67,6 +68,42 @@ class LastModel:
         return
 
 
+class Kept:
+    """The folder `best/`, and beside it, until a checkpoint knows of newer ones, the weights that the newest checkpoint
+    knows as the best: a run that goes on from there, with other settings, may never come to the newer ones again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.earlier = folder, RunFolder(folder.parent).best_earlier
+        self.saved: int | None = None
+        """The steps that the weights have taken that the newest checkpoint knows."""
+
+    def replace(self, steps: int, write: Write) -> None:
+        """Keep the weights as they are now, after so many steps. All processes call it."""
+        if is_main() and self.saved is not None and noted_step(self.folder) == self.saved:
+            shutil.rmtree(self.earlier, ignore_errors=True)
+            self.folder.rename(self.earlier)
+
+        def noting(new: Path) -> None:
+            write(new)
+            if is_main():
+                note_step(new, steps)
+
+        write_whole(self.folder, noting)
+
+    def restore(self, steps: int) -> None:
+        """What is kept is what a checkpoint knows, whose weights have taken so many steps."""
+        self.saved = steps
+        if is_main() and noted_step(self.folder) != steps and noted_step(self.earlier) == steps:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.earlier.rename(self.folder)
+
+    def leave(self, model: Path) -> None:
+        """As the run's model."""
+        write_whole(model, lambda new: _copy(self.folder, new))
+        if is_main() and noted_step(self.folder) == self.saved:
+            shutil.rmtree(self.earlier, ignore_errors=True)
+
+
 class BestByMetric:
     """`best/` holds the weights whose evaluation was the best by `train.best.metric`, and so does `model/` at the end.
 
@@ -76,7 +113,7 @@ class BestByMetric:
 
     def __init__(self, folder: Path, config: BestConfig) -> None:
         assert config.metric is not None
-        self.folder, self.metric, self.config = folder, config.metric, config
+        self.kept, self.metric, self.config = Kept(folder), config.metric, config
         self.reason: str | None = None
         self.step = 0
         self.score = -math.inf if config.mode is Mode.max else math.inf
@@ -96,7 +133,7 @@ class BestByMetric:
         score = evaluated[self.metric]
         if score > self.score if self.config.mode is Mode.max else score < self.score:
             self.step, self.score, self.misses = step, score, 0
-            write_whole(self.folder, write)
+            self.kept.replace(step, write)
             return
         self.misses += 1
         if self.config.patience is not None and self.misses >= self.config.patience:
@@ -105,9 +142,10 @@ class BestByMetric:
 
     def leave(self, model: Path, write: Write) -> None:
         say(f"the model is that of step {self.step}, the best by {self.metric} ({self.score:.4g})")
-        write_whole(model, lambda new: _copy(self.folder, new))
+        self.kept.leave(model)
 
     def state(self) -> dict[str, Any]:
+        self.kept.saved = self.step
         found = {"step": self.step, "score": self.score, "misses": self.misses, "reason": self.reason}
         return {**found, **self._measure()}
 
@@ -118,6 +156,7 @@ class BestByMetric:
         if "misses" not in state or any(state.get(name, value) != value for name, value in measure.items()):
             return
         self.step, self.score, self.misses = state["step"], state["score"], state["misses"]
+        self.kept.restore(self.step)
         is_over = self.config.patience is not None and self.misses >= self.config.patience
         self.reason = state["reason"] if is_over else None
 
@@ -135,7 +174,7 @@ class BestWithinLimit:
     """
 
     def __init__(self, folder: Path, limit: float) -> None:
-        self.folder = folder
+        self.kept = Kept(folder)
         self.limit = limit
         self.reason: str | None = None
         self.step = 0
@@ -161,7 +200,7 @@ class BestWithinLimit:
         score = (False, now["reward"]) if self.held_out is None else (True, self.held_out)
         if score > self.score:
             self.step, self.score = step, score
-            write_whole(self.folder, write)
+            self.kept.replace(step - 1, write)
         return None
 
     def after_update(self, step: int, evaluated: dict[str, float], write: Write) -> None:
@@ -171,9 +210,10 @@ class BestWithinLimit:
         if self.reason is None:
             write_whole(model, write)
         else:
-            write_whole(model, lambda new: _copy(self.folder, new))
+            self.kept.leave(model)
 
     def state(self) -> dict[str, Any]:
+        self.kept.saved = self.step - 1
         return {"step": self.step, "score": list(self.score), "held_out": self.held_out, "limit": self.limit}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -183,6 +223,7 @@ class BestWithinLimit:
             return
         is_held_out, reward = state["score"]
         self.step, self.score, self.held_out = state["step"], (is_held_out, reward), state["held_out"]
+        self.kept.restore(self.step - 1)
 
 
 def _copy(folder: Path, new: Path) -> None:

@@ -71,3 +71,17 @@ def test_an_exported_checkpoint_has_one_too(alignment: Callable[..., Any], tmp_p
     ended = alignment("export", "out", "--step", "1", "--out", "model")
     assert (ended.code, ended.err) == (0, [])
     assert "After step 1;" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_the_card_of_the_best_weights_has_their_own_numbers(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    words = ["train.best.metric=eval/loss", "train.best.mode=max"]  # a loss that falls is best before the first step
+    words += ["train.max_steps=3", "train.eval_every=1", "train.learning_rate=0.01"]
+    ended = alignment("run", "tiny_sft", *SMALL, *words, "output_dir=out")
+    assert ended.code == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    first, last = rows[0]["eval/loss"], rows[-1]["eval/loss"]
+    assert last < first - 0.01
+    for folder in ("model", "best"):
+        text = str(card(tmp_path / "out" / folder))
+        assert f"| eval/loss | {first:.4g} |" in text and "\nAfter step 0; " in text
+    assert f"  eval/loss {first:.4g} (step 0)" in ended.out

@@ -130,3 +130,35 @@ def test_a_metric_that_is_no_loss_says_which_values_are_better():
     assert BestConfig(metric="eval/policy/loss").mode is None
     with pytest.raises(ConfigError, match=r"^train\.best\.mode needs train\.best\.metric, got"):
         BestConfig(mode=Mode.min)
+
+
+@pytest.mark.parametrize("kind", ["metric", "limit"])
+def test_a_run_that_goes_on_has_the_best_weights_that_its_checkpoint_knows(tmp_path: Path, kind: str) -> None:
+    """And not better ones of later steps, to which it may not come again with other settings."""
+
+    def keeper() -> Keeper:
+        config = BestConfig(metric=LOSS) if kind == "metric" else BestConfig()
+        return keeper_of(tmp_path / "best", config, None if kind == "metric" else 5.0)
+
+    def see(best: Keeper, step: int, score: float) -> None:
+        if kind == "metric":
+            best.after_update(step, {LOSS: -score}, named(step))
+        else:
+            assert best.before_update(step, of(1.0, score), named(step)) is None
+
+    best = keeper()
+    see(best, 1, 1.0)
+    see(best, 5, 2.0)
+    state = best.state()  # a checkpoint, behind which two are better, and the run is killed
+    see(best, 12, 3.0)
+    see(best, 14, 4.0)
+    assert kept(tmp_path / "best") == "14"
+    again = keeper()
+    again.load_state(state)
+    assert kept(tmp_path / "best") == "5"
+    see(again, 12, 1.5)
+    if kind == "limit":
+        assert again.before_update(13, of(9.0, 0.0), named(13)) is not None
+    again.leave(tmp_path / "model", named(20))
+    assert kept(tmp_path / "model") == "5"
+    assert not (tmp_path / "best_earlier").exists()
