@@ -44,9 +44,10 @@ def shown(command: list[str], folder: Path) -> str:
             if not piece:
                 break
             pieces.append(piece)
+    text = b"".join(pieces).decode().replace("\r\n", "\n")
     if running.returncode:
-        sys.exit(f"{' '.join(command)} ended with {running.returncode}")
-    return b"".join(pieces).decode().replace("\r\n", "\n")
+        sys.exit(f"{' '.join(command)} ended with {running.returncode}:\n{text[-2000:]}")
+    return text
 
 
 def last_stage(text: str) -> str:

@@ -170,6 +170,8 @@ class StageConfig(Config):
     in one of the pipeline's `inputs`."""
     enabled: bool = True
     """false leaves it out. Stages that read it take what an earlier run of the pipeline has left of it."""
+    about: str = ""
+    """What the stage is for, in a line that is said as it begins."""
 
 
 @dataclass(slots=True)

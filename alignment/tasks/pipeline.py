@@ -46,6 +46,8 @@ def run(config: PipelineConfig, compose: Compose) -> None:
 def _run_stages(stages: list[tuple[StageConfig, RunConfig]]) -> None:
     for number, (stage, stage_config) in enumerate(stages, start=1):
         console.rule(f"{number}/{len(stages)} {stage.name} ({stage.recipe})")
+        if stage.about:
+            say(stage.about)
         folder = RunFolder(stage_config.output_dir)
         mark = fingerprint(stage_config)
         if is_finished(folder, mark):

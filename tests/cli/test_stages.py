@@ -73,3 +73,12 @@ def test_values_of_a_sweep_are_one_each() -> None:
     with composing([]):
         jobs = swept("tiny_iterative_dpo", ["stages.dpo_1.set.train.max_steps=1,2"])
     assert [job.stages[2].set["train.max_steps"] for job in jobs] == [1, 2]
+
+
+def test_a_stage_says_what_it_is_for(alignment: Callable[..., Any], own: Callable[..., str]) -> None:
+    few = "{train.max_steps: 1, data.train.limit: 8, batch.size: 4, data.eval.limit: null, train.eval_every: 0}"
+    stage = f"  - {{name: sft, recipe: tiny_sft, about: The start of it, set: {few}}}\n"
+    ended = alignment("run", own("mine", f"# Mine\ndefaults:\n  - task: pipeline\n  - _self_\nstages:\n{stage}"))
+    assert ended.code == 0, ended.err
+    lines = ended.out.splitlines()
+    assert lines[next(n for n, line in enumerate(lines) if "1/1 sft" in line) + 1] == "The start of it"
