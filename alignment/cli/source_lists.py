@@ -1,6 +1,7 @@
 """Lists of sources in a recipe, `data: {train: [{path: a.jsonl, weight: 2}]}`, as the mappings by name they are."""
 
 import re
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,6 @@ def _by_name(sources: Any) -> dict[str, Any]:
         stem = Path(str(path[0] if isinstance(path, list) and path else path)).name.partition(".")[0]
         name = re.sub(r"\W+", "_", stem).strip("_")
         name = name if name.isidentifier() else f"source_{name}".rstrip("_")
-        number = sum(re.sub(r"_\d+\Z", "", other) == name for other in named)
-        named[f"{name}_{number + 1}" if number else name] = given
+        free = (each for number in count(1) if (each := name if number == 1 else f"{name}_{number}") not in named)
+        named[next(free)] = given
     return named

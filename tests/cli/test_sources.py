@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from alignment.cli.source_lists import with_names
 from alignment.training import supervised
 
 SMALL = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "log.progress=false", "batch.size=4"]
@@ -54,6 +56,21 @@ def run(
 def rows(folder: Path) -> list[dict[str, float]]:
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in found]
+
+
+def test_each_source_of_a_list_has_a_name_of_its_own() -> None:
+    """Also shards, whose files are called the same in each folder: none may take the place of another."""
+    paths = ["x/part_0.jsonl", "y/part_0.jsonl", "z/part_0.jsonl", "part.jsonl", "u/part.jsonl", "part_0_2.jsonl"]
+    recipe = OmegaConf.create({"data": {"train": paths}})
+    with_names(recipe)
+    assert {name: source.path for name, source in recipe.data.train.mix.items()} == {
+        "part_0": "x/part_0.jsonl",
+        "part_0_2": "y/part_0.jsonl",
+        "part_0_3": "z/part_0.jsonl",
+        "part": "part.jsonl",
+        "part_2": "u/part.jsonl",
+        "part_0_2_2": "part_0_2.jsonl",
+    }
 
 
 def of_sft(*words: str) -> list[str]:
