@@ -151,7 +151,8 @@ def _link(name: HubName, files: list[Path], snapshot: Path, base_commit: str | N
         content = json.loads(settings.read_bytes())
         settings.unlink()
         settings.write_text(json.dumps(content | {"revision": base_commit}, indent=2))
-    shutil.rmtree(folder, ignore_errors=True)  # of links that lead nowhere
+    if not _is_here(folder):  # links that lead nowhere; another process may have made it meanwhile, and read it
+        shutil.rmtree(folder, ignore_errors=True)
     try:
         beside.rename(folder)
     except OSError:  # another process was faster

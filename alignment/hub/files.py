@@ -6,6 +6,7 @@ from collections.abc import Iterable
 SAFETENSORS = re.compile(r"(adapter_)?model(\.safetensors)?(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 PICKLED = re.compile(r"(adapter_model|pytorch_model)(-\d+-of-\d+)?\.bin(\.index\.json)?")
 SMALL = (".json", ".jinja", ".txt", ".model", ".py", ".tiktoken", ".vocab", ".bpe", ".spm")  # config, tokenizer, code
+TOP = re.compile(r"(additional_chat_templates/)?[^/]+")  # of all folders, and so that no name leads out of its own
 NOT_READ = ("trainer_state.json",)
 
 
@@ -25,5 +26,4 @@ def model_files(files: Iterable[str]) -> list[str]:
 
 
 def _top(files: Iterable[str]) -> list[str]:
-    folders = ("additional_chat_templates/",)
-    return sorted(file for file in files if ("/" not in file or file.startswith(folders)) and file not in NOT_READ)
+    return sorted(file for file in files if TOP.fullmatch(file) and file not in NOT_READ)

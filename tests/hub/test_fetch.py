@@ -12,7 +12,9 @@ from alignment.config.folders import find_model
 from alignment.config.hub import HubName, Kind, hub_name, located
 from alignment.data.read import read_each, read_rows
 from alignment.data.records import DataError
+from alignment.hub import fetch as hub_fetch
 from alignment.hub.fetch import fetch, fetch_base
+from alignment.hub.files import model_files
 from tests.hub.stand_in import StandIn
 
 MODEL = {"config.json": '{"model_type": "llama"}', "tokenizer.json": "{}", "model.safetensors": b"weights"}
@@ -52,6 +54,27 @@ def test_a_name_stands_for_the_newest_commit_and_its_folder_has_what_transformer
     assert names_in(folder) == sorted(MODEL)
     assert (folder / "model.safetensors").read_bytes() == b"weights"
     assert not any("README" in request or "bin" in request for request in hub.asked)
+
+
+def test_no_name_of_a_file_leads_out_of_its_folder() -> None:
+    outside = ["../evil.json", "/etc/evil.json", "additional_chat_templates/../../evil.json", "a/b.json"]
+    assert model_files(["config.json", "additional_chat_templates/tools.jinja", *outside]) == [
+        "additional_chat_templates/tools.jinja",
+        "config.json",
+    ]
+
+
+def test_a_folder_that_another_process_has_made_meanwhile_stays(
+    hub: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub.commit("org/name", MODEL)
+    fetched("org/name")
+    folder = located(f"org/name@{commit}")
+    made = folder.stat().st_ino
+    here, looks = hub_fetch._is_here, [False]  # it was not there when this process looked first
+    monkeypatch.setattr(hub_fetch, "_is_here", lambda place: looks.pop() if looks else here(place))
+    fetched("org/name")
+    assert folder.stat().st_ino == made and names_in(folder) == sorted(MODEL)
 
 
 def test_weights_in_several_files_and_pickled_ones_where_there_are_no_others(hub: StandIn) -> None:
