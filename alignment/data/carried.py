@@ -39,6 +39,8 @@ class Carried:
         Raises:
             ConfigError: a function asks for one that no row has; names the function and the columns.
         """
+        if not self.functions:
+            return []
         there = dict.fromkeys(name for row in rows for name, value in row.items() if value is not None)
         for function, asked in self.functions.items():
             lacking = next((name for name in asked.required if name not in there), None)

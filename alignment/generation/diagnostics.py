@@ -55,7 +55,7 @@ def moments(lengths: Tensor, rewards: Tensor) -> dict[str, Mean]:
 
 def gold_metrics(scores: Tensor) -> dict[str, Mean]:
     """`gold`, and the moment for its standard error. scores: of each reply, any shape."""
-    return {"gold": Mean.of(scores), _GOLD2: Mean.of(scores.double().square())}
+    return {"gold": Mean.of(scores.double()), _GOLD2: Mean.of(scores.double().square())}
 
 
 def standard_errors(row: dict[str, float], count: int) -> dict[str, float]:
