@@ -3,7 +3,9 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
@@ -12,7 +14,6 @@ from alignment.config.folders import find_model
 from alignment.config.hub import HubName, Kind, hub_name, located
 from alignment.data.read import read_each, read_rows
 from alignment.data.records import DataError
-from alignment.hub import fetch as hub_fetch
 from alignment.hub.fetch import fetch, fetch_base
 from alignment.hub.files import model_files
 from tests.hub.stand_in import StandIn
@@ -64,17 +65,20 @@ def test_no_name_of_a_file_leads_out_of_its_folder() -> None:
     ]
 
 
-def test_a_folder_that_another_process_has_made_meanwhile_stays(
-    hub: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_another_process_has_made_meanwhile_stays(hub: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = hub.commit("org/name", MODEL)
+    folder, download, made = located(f"org/name@{commit}"), huggingface_hub.snapshot_download, list[int]()
+
+    def with_another(*names: str, **how: Any) -> str:
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+        fetched("org/name")
+        made.append(folder.stat().st_ino)
+        return download(*names, **how)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", with_another)
     fetched("org/name")
-    folder = located(f"org/name@{commit}")
-    made = folder.stat().st_ino
-    here, looks = hub_fetch._is_here, [False]  # it was not there when this process looked first
-    monkeypatch.setattr(hub_fetch, "_is_here", lambda place: looks.pop() if looks else here(place))
-    fetched("org/name")
-    assert folder.stat().st_ino == made and names_in(folder) == sorted(MODEL)
+    assert [folder.stat().st_ino] == made and names_in(folder) == sorted(MODEL)
+    assert [each.name for each in folder.parent.iterdir()] == [folder.name]
 
 
 def test_weights_in_several_files_and_pickled_ones_where_there_are_no_others(hub: StandIn) -> None:
