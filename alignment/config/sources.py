@@ -10,7 +10,10 @@ from alignment.config.base import Config
 from alignment.config.errors import require
 from alignment.config.marks import DATA
 
-TAKEN = ("reward", "rewards", "logps", "kl", "length", "moments")  # with which metrics' own names begin
+TAKEN = (  # with which metrics' own names begin
+    *("reward", "rewards", "logps", "kl", "length", "moments"),
+    *("stderr", "value", "ptx", "alarm"),
+)
 
 
 class Format(str, Enum):

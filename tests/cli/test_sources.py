@@ -9,6 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from alignment.cli.source_lists import with_names
+from alignment.config.metrics import FAMILIES, held_out
+from alignment.config.sources import TAKEN
 from alignment.training import supervised
 
 SMALL = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "log.progress=false", "batch.size=4"]
@@ -71,6 +73,12 @@ def test_each_source_of_a_list_has_a_name_of_its_own() -> None:
         "part_2": "u/part.jsonl",
         "part_0_2_2": "part_0_2.jsonl",
     }
+
+
+def test_the_name_of_a_set_is_told_from_a_metric_s_own() -> None:
+    begins = {name.partition("/")[0] for name in FAMILIES}
+    for name in {*begins, "helpful"} - {*TAKEN}:
+        assert held_out(f"eval/{name}/loss") == (name, "loss")
 
 
 def of_sft(*words: str) -> list[str]:
@@ -206,7 +214,8 @@ MISTAKES = {
     ),
     "a set named as metrics": (
         ["data.train.path=a.jsonl", "data.eval.sets.rewards={path: x.jsonl}"],
-        "data.eval.sets must have other names than metrics have (reward, rewards, logps, kl, length, moments), got "
+        "data.eval.sets must have other names than metrics have (reward, rewards, logps, kl, length, moments, "
+        "stderr, value, ptx, alarm), got "
         "'rewards'",
     ),
     "held out twice": (
