@@ -64,9 +64,11 @@ def test_a_run_here(alignment: Callable[..., Any], tmp_path: Path) -> None:
     row = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
     lines = ended.out.splitlines()
     assert lines[:3] == ["out", "  state     finished", "  step      2 of 2"]
-    assert lines[3].startswith(f"  train     loss {row['loss']:.4g}  lr {row['lr']:.4g}  (step 2, ")
+    names = ("loss", "perplexity", "mean_token_accuracy")
+    train, held_out = ("  ".join(f"{e}{name} {row[e + name]:.4g}" for name in names) for e in ("", "eval/"))
+    assert lines[3].startswith(f"  train     {train}  lr {row['lr']:.4g}  (step 2, ")
     assert lines[4:] == [
-        f"  eval      eval/loss {row['eval/loss']:.4g}  (step 2)",
+        f"  eval      {held_out}  (step 2)",
         "  model     out/model",
         "  finished  yes",
     ]
