@@ -14,6 +14,7 @@ TAKEN = (  # with which metrics' own names begin
     *("reward", "rewards", "logps", "kl", "length", "moments"),
     *("stderr", "value", "ptx", "alarm"),
 )
+COLDEST = 0.1  # below it n**(1/T) is beyond any float, and a smaller source has no row in any run
 
 
 class Format(str, Enum):
@@ -123,9 +124,8 @@ class TrainSource(SourceConfig):
         has_weights = any(weight is not None for weight in weights.values())
         rule = "mix must have a weight for each source, or for none (they count by their rows then, and by temperature)"
         require(not has_weights or None not in weights.values(), rule, weights)
-        require(
-            self.temperature > 0, "temperature must be > 0 (inf, in YAML .inf: all sources alike)", self.temperature
-        )
+        rule = f"temperature must be >= {COLDEST} (inf, in YAML .inf: all sources alike)"
+        require(self.temperature >= COLDEST, rule, self.temperature)
         rule = "temperature must be 1 without a mix, and in one that gives weights"
         require(self.temperature == 1 or (bool(self.mix) and not has_weights), rule, self.temperature)
 

@@ -186,6 +186,10 @@ MISTAKES = {
         "data.train.mix must have a weight for each source, or for none (they count by their rows then, and by "
         "temperature), got {'a': 3.0, 'b': None}",
     ),
+    "a temperature at which nothing but the largest counts": (
+        ["data.train.mix={a: {path: a.jsonl}, b: {path: b.jsonl}}", "data.train.temperature=0.01"],
+        "data.train.temperature must be >= 0.1 (inf, in YAML .inf: all sources alike), got 0.01",
+    ),
     "weights and a temperature": (
         [*MIX, "data.train.temperature=2"],
         "data.train.temperature must be 1 without a mix, and in one that gives weights, got 2.0",
