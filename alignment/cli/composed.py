@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alignment.cli.parser import HELP, Parser, ending_with_reader
 from alignment.cli.recipes import found, may_be_recipe, own_folders
+from alignment.cli.spellings import as_override
 from alignment.user_error import fail
 
 FLAGS = """RECIPE is a name that `alignment recipes` lists, or the path of a .yaml of your own. Behind it, in any order:
@@ -41,7 +42,11 @@ def read_words(parser: Parser, arguments: list[str]) -> Words | None:
     what.add_argument(*HELP, dest="help", action="store_true")
     what.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     what.add_argument("--multirun", "-m", action="store_true")
-    given, verb = parser.parse_intermixed_args(arguments), parser.verb
+    verb = parser.verb
+    given, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        way = f"keys have no dashes before them, {as_override(unknown)}" if unknown[0].strip("-") else "none is needed"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)} ({way})")
     if not given.words or not may_be_recipe(given.words[0]):
         fail(f"{verb} needs a recipe: alignment {verb} RECIPE [key=value ...]; `alignment recipes` lists them")
     if given.resolve and given.cfg is None:

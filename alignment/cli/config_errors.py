@@ -3,13 +3,17 @@
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import get_type_hints
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from alignment.cli.overrides import quoted
 from alignment.cli.recipes import recipes, shipped
+from alignment.cli.spellings import meant
 from alignment.config.errors import UserError
 from alignment.config.renamed import key_now, value_now
 from alignment.user_error import nearest
@@ -21,6 +25,8 @@ SEVERAL = {  # what a list is meant for, and how it is spelled
     "data.train": "several sources are data.train.mix={a: {path: ..., weight: 2}, b: {path: ..., weight: 1}}",
     "data.eval": "several sets are data.eval.sets={a: {path: ...}, b: {path: ...}}",
 }
+OF_PRESETS = {"model": "model.path", "data": "data.train.path"}  # what a preset's group is taken for, and its key
+KEY = re.compile(r"[+~\w][\w.@:/-]*=", re.ASCII)
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
 
@@ -32,10 +38,7 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, MissingConfigException):
             return _missing_file(cause)
         if isinstance(cause, OverrideParseException):
-            if "=" not in cause.override:
-                return f"cannot read the override {cause.override!r}: it must be key=value"
-            way = f"a text with such signs is quoted, {quoted(cause.override)}"
-            return f"cannot read the override {cause.override!r}: {_first_line(cause.message)}; {way}"
+            return _unreadable(cause)
         if isinstance(cause, MarkedYAMLError) and cause.problem_mark is not None:
             mark = cause.problem_mark
             return f"{mark.name}:{mark.line + 1}: not YAML: {cause.problem}"
@@ -65,6 +68,17 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
+def _unreadable(error: OverrideParseException) -> str:
+    """A word that is no key=value, or one whose value has signs of the grammar."""
+    word = error.override
+    begins = f"cannot read the override {word!r}: "
+    if Path(word).exists() and word:
+        return f"{begins}it must be key=value, as data.train.path={word}"
+    if "=" not in word or not KEY.match(word):
+        return f"{begins}it must be key=value, without blanks or dashes before it and about the ="
+    return f"{begins}{_first_line(error.message)}; a text with such signs is quoted, {quoted(word)}"
+
+
 def _missing_file(error: MissingConfigException) -> str:
     """A preset of a group, or a whole group, that is not there."""
     wanted = (error.missing_cfg_file or "").removesuffix(".yaml")
@@ -74,6 +88,10 @@ def _missing_file(error: MissingConfigException) -> str:
     if not error.options:
         return f"no group {group!r} of presets, which the recipe's defaults name"
     options = list(error.options)
+    kind, _, rest = wanted.partition("/")
+    if kind in OF_PRESETS and not (hint := _value_hint(rest, options)):
+        way = f"; a folder, a file or a name on the hub is {OF_PRESETS[kind]}={rest}"
+        return f"{kind} must be one of the presets {', '.join(options)}, got {rest!r}{way}"
     return f"{group} must be one of {', '.join(options)}, got {choice!r}{_value_hint(choice, options)}"
 
 
@@ -89,7 +107,8 @@ def _bad_key_or_value(error: OmegaConfBaseException) -> str:
     if "not in" in message:
         if (now := key_now(key, names)) is not None:
             return f"no such key {key!r}: it is {now} now"
-        hint = nearest(key.rpartition(".")[2], names)
+        root = OmegaConf.get_type(error.parent_node._get_root()) if isinstance(error.parent_node, Container) else None
+        hint = meant(key, root, names) if is_dataclass(root) else nearest(key.rpartition(".")[2], names)
         return f"no such key {key!r}{hint}" + (f"; valid here: {', '.join(names)}" if names and not hint else "")
     if "does not support deletion" in message:
         return f"{key} can be set, not removed"
@@ -103,7 +122,8 @@ def _bad_key_or_value(error: OmegaConfBaseException) -> str:
     if "is not a valid bool" in message:
         return f"{key} must be {TYPES['Boolean']}, got {error.value!r}"
     if "is not a ListConfig" in message:
-        return f"{key} must be a list, got {error.value!r}"
+        way = f"; one alone is written {key}=[{error.value}]" if error.value not in (None, "") else ""
+        return f"{key} must be a list, got {error.value!r}{way}"
     if message.startswith("Invalid type assigned: dict"):  # OmegaConf makes no new entry of a typed mapping by its keys
         return f"{key} is new here and must be given whole, in braces: {{{key}: {{...}}}}"
     if message.startswith("Cannot merge DictConfig with ListConfig"):
@@ -114,7 +134,11 @@ def _bad_key_or_value(error: OmegaConfBaseException) -> str:
     if message.startswith("Merge error: list is not a subclass of"):  # which names no key
         return f"data.train and data.eval must hold keys and values, got a list; {'; '.join(SEVERAL.values())}"
     if "is not a subclass of" in message:
-        return f"{key} holds keys of its own, got {error.value!r}"
+        group = get_type_hints(error.object_type).get(key.rpartition(".")[2]) if names else None
+        inner = [field.name for field in fields(group)] if is_dataclass(group) else []
+        way = f"; did you mean {key}.path={error.value}?" if "path" in inner and isinstance(error.value, str) else ""
+        way = way or (f"; they are {', '.join(inner)}" if inner else "")
+        return f"{key} holds keys of its own, got {error.value!r}{way}"
     return f"{key}: {message}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from alignment import preempt
 from alignment.cli.parser import HELP, ending_with_reader
+from alignment.cli.recipes import is_path, recipes, shipped
 from alignment.process import belong_to_launcher, end
 from alignment.user_error import USER_ERROR, fail, nearest
 
@@ -65,7 +66,9 @@ def dispatch(arguments: list[str]) -> None:
         show(version("preference-alignment") + "\n" if verb == "--version" else usage())
         return
     if verb not in VERBS:
-        fail(f"no such verb {verb!r}{nearest(verb, VERBS)}; `alignment --help` lists them")
+        is_recipe = is_path(verb) or verb in recipes([shipped("recipes")])
+        hint = f" (did you mean `alignment run {verb}`?)" if is_recipe else nearest(verb, [*VERBS, "data inspect"])
+        fail(f"no such verb {verb!r}{hint}; `alignment --help` lists them")
     module: Any = import_module(f"alignment.cli.verbs.{verb}")
     asks = bool(set(rest) & set(HELP))
     if asks and (verb not in RECIPE or not set(rest) - set(HELP)):

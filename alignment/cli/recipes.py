@@ -55,7 +55,11 @@ def find_recipe(recipe: str, own: list[Path]) -> tuple[str, list[Path]]:
     if not is_path(recipe):
         known = recipes([*own, shipped("recipes")])
         if recipe not in known:
-            raise ConfigError(f"no recipe {recipe!r}{nearest(recipe, known)}; `alignment recipes` lists them")
+            config = Path(recipe) / "config.yaml"
+            if config.is_file():
+                raise ConfigError(f"no recipe {recipe!r}: that is a run's folder, whose recipe is {str(config)!r}")
+            near = nearest(recipe, known) or nearest(recipe.lower(), known)
+            raise ConfigError(f"no recipe {recipe!r}{near}; `alignment recipes` lists them")
         return recipe, own
     path = Path(os.path.expanduser(recipe))
     if not path.is_file():

@@ -46,7 +46,7 @@ COMMANDS = {
         "run tiny_grpo missing_eos_penalty=1",
         "no such key 'missing_eos_penalty': it is reward.missing_eos_penalty now",
     ),
-    "never of this task": ("run tiny_dpo samples=4", "no such key 'samples'; valid here: output_dir, "),
+    "never of this task": ("run tiny_dpo samples=4", r"no such key 'samples' \(did you mean 'log.samples'\?\)$"),
     "renamed preset": ("run tiny_dpo data=world", r"data must be one of .*toy, .*, got 'world' \(it is toy now\)"),
     "renamed value": ("run tiny_dpo data.format=world", r"one of auto, native, .*, toy, got 'world' \(it is toy now\)"),
     "renamed function": (
