@@ -4,16 +4,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import Container, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from alignment.cli.overrides import quoted
 from alignment.cli.recipes import recipes, shipped
-from alignment.cli.spellings import meant
+from alignment.cli.spellings import VALUES, meant
 from alignment.config.errors import UserError
 from alignment.config.renamed import key_now, value_now
 from alignment.user_error import nearest
@@ -89,15 +89,16 @@ def _missing_file(error: MissingConfigException) -> str:
         return f"no group {group!r} of presets, which the recipe's defaults name"
     options = list(error.options)
     kind, _, rest = wanted.partition("/")
-    if kind in OF_PRESETS and not (hint := _value_hint(rest, options)):
+    if kind in OF_PRESETS and not _value_hint(rest, options):
         way = f"; a folder, a file or a name on the hub is {OF_PRESETS[kind]}={rest}"
         return f"{kind} must be one of the presets {', '.join(options)}, got {rest!r}{way}"
     return f"{group} must be one of {', '.join(options)}, got {choice!r}{_value_hint(choice, options)}"
 
 
 def _value_hint(value: str, options: list[str]) -> str:
-    now = value_now(value, options)
-    return nearest(value, options) if now is None else f" (it is {now} now)"
+    if (now := value_now(value, options)) is not None:
+        return f" (it is {now} now)"
+    return nearest(VALUES[value] if VALUES.get(value) in options else value, options)
 
 
 def _bad_key_or_value(error: OmegaConfBaseException) -> str:
@@ -134,12 +135,17 @@ def _bad_key_or_value(error: OmegaConfBaseException) -> str:
     if message.startswith("Merge error: list is not a subclass of"):  # which names no key
         return f"data.train and data.eval must hold keys and values, got a list; {'; '.join(SEVERAL.values())}"
     if "is not a subclass of" in message:
-        group = get_type_hints(error.object_type).get(key.rpartition(".")[2]) if names else None
+        group = get_type_hints(error.object_type).get(key.rpartition(".")[2]) if names else _entry_of(error)
         inner = [field.name for field in fields(group)] if is_dataclass(group) else []
         way = f"; did you mean {key}.path={error.value}?" if "path" in inner and isinstance(error.value, str) else ""
         way = way or (f"; they are {', '.join(inner)}" if inner else "")
         return f"{key} holds keys of its own, got {error.value!r}{way}"
     return f"{key}: {message}"
+
+
+def _entry_of(error: OmegaConfBaseException) -> Any:
+    """What a mapping of names that the user gives has for each."""
+    return error.parent_node._metadata.element_type if isinstance(error.parent_node, DictConfig) else None
 
 
 def _first_line(text: str) -> str:

@@ -63,7 +63,6 @@ SPELLINGS = {  # last part of a key, or all of it -> keys, of which the first th
     "model.lora.r": ("model.lora.rank",),
     "lora_alpha": ("model.lora.alpha",),
     "lora_dropout": ("model.lora.dropout",),
-    "lora_target_modules": ("model.lora.targets",),
     "target_modules": ("model.lora.targets",),
     "dataset": ROWS,
     "dataset_name": ROWS,
@@ -127,6 +126,14 @@ SPELLINGS = {  # last part of a key, or all of it -> keys, of which the first th
     "num_gpus": ("launch.processes",),
     "num_processes": ("launch.processes",),
     "nproc_per_node": ("launch.processes",),
+}
+VALUES = {  # likewise, of keys that are one of several
+    "gpu": "cuda",
+    "bf16": "bfloat16",
+    "fp32": "float32",
+    "constant_with_warmup": "constant",
+    "warmup_stable_decay": "wsd",
+    "hinge_loss": "hinge",
 }
 ROWS_OF_A_STEP = "batch.size=N is of a whole step, over all processes; batch.max_tokens=N is what one pass takes of it"
 OPTIMIZER = "it is AdamW, by train.learning_rate, train.betas, train.eps and train.weight_decay"

@@ -1,6 +1,7 @@
 """What a config reads, files, folders, names on the hub and functions: found by walking it, files checked before
 anything starts."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import Field, fields, is_dataclass
@@ -15,7 +16,10 @@ from alignment.config.files import is_pattern, matched
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE
 from alignment.config.hub import HubName, Kind, hub_name, is_pending, located
 from alignment.config.renamed import function_now
+from alignment.user_error import nearest
 
+ON_HUB = re.compile(r"https?://(?:huggingface\.co|hf\.co)/(?:datasets/)?([\w.-]+/[\w.-]+)")
+OF_A_RUN_OR_MODEL = ("config.yaml", "model", MODEL_FILE, ADAPTER_FILE)
 OF_RUNS = ("inputs", "runs", "curves")  # keys whose folders may be those of runs
 
 
@@ -128,9 +132,35 @@ def check_inputs(config: Any, prefix: str = "", *, but_within: str | None = None
             continue
         if not place.exists():
             lacking = "no file matches" if is_pattern(path) and not matched(path) else "no such file or folder"
-            raise ConfigError(f"{key}: {lacking}, got {path!r}")
+            raise ConfigError(f"{key}: {lacking}, got {path!r}{_meant(path, kind)}")
         if key.partition(".")[0] not in OF_RUNS:
             _refuse_run(key, place)
+            if kind is Kind.model:
+                _require_model(key, place)
+        elif key.startswith("runs.") and not any((place / name).exists() for name in OF_A_RUN_OR_MODEL):
+            raise ConfigError(f"{key} must be the folder of a run or of a model, got {path!r}")
+
+
+def _meant(path: str, kind: Kind | None) -> str:
+    """What is near a path that leads to nothing."""
+    if kind is not None and (page := ON_HUB.match(path)) is not None:
+        return f" (a page of the hub: its name is {page[1]})"
+    folder = Path(path).expanduser().parent
+    near = nearest(Path(path).name, sorted(each.name for each in folder.iterdir()) if folder.is_dir() else [])
+    if not near and kind is Kind.model and re.fullmatch(r"[\w.-]+", path):
+        return f" (on the hub it is org/name, or hf://{path})"
+    return near
+
+
+def _require_model(key: str, place: Path) -> None:
+    if not place.is_dir():
+        gguf = "; a GGUF file has weights that are not trained, take the model that it was made of"
+        way = gguf if place.suffix == ".gguf" else ""
+        raise ConfigError(f"{key} must be a model's folder, got the file {str(place)!r}{way}")
+    if not any((place / file).is_file() for file in (MODEL_FILE, ADAPTER_FILE)):
+        lacks = f"{key}: no {MODEL_FILE} in {str(place)!r}, which a model's folder holds"
+        inner = sorted(file.parent.name for file in place.glob(f"*/{MODEL_FILE}"))
+        raise ConfigError(f"{lacks}{f'; {place / inner[0]} does' if inner else ''}")
 
 
 def _refuse_run(key: str, path: Path) -> None:

@@ -37,6 +37,8 @@ def csv_rows(path: Path, lines: Iterable[tuple[Source, str]], kind: str) -> Iter
     begin, head = first
     separator = next((each for each in SEPARATORS[kind] if each in head), SEPARATORS[kind][0])
     texts = _Texts(head, read)
+    if kind == ".tsv" and separator not in head and "," in head:
+        raise UserError(f"{path}: the cells of a .tsv are parted by tabs, got {head.strip()!r:.60}; name it .csv")
     records = csv.reader(texts, delimiter=separator, strict=True)
     names = _next(records, path, begin.line)
     _require_names(path, names or [])

@@ -14,6 +14,7 @@ from alignment.data.records import DataError, Source
 
 Row = dict[str, Any]
 Lines = Iterable[tuple[Source, str]]
+SHOWN = 30  # letters of what is no JSON
 DEPTH = 100  # what reads a row walks it, and Python ends a walk at some hundreds
 ROW_FIELDS = {"prompt", "completion", "chosen", "rejected", "messages", "conversations", "context"}
 
@@ -66,11 +67,21 @@ def _loaded(source: Source, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        return DataError(source, f"malformed JSON: {error.msg} (column {error.colno})")
+        return DataError(source, f"malformed JSON: {error.msg} (column {error.colno}){_looks_like(text)}")
     except RecursionError:
         return DataError(source, f"nested deeper than {DEPTH} levels")
     except ValueError as error:  # a number of thousands of digits
         return DataError(source, f"JSON that cannot be read: {str(error).partition(';')[0]}")
+
+
+def _looks_like(text: str) -> str:
+    """What a text that is no JSON is by its beginning, as far as that is plain."""
+    begin = text.lstrip("\ufeff \t\n\r")[:SHOWN]
+    if begin.lower().startswith(("<!doctype", "<html")):
+        return f": it is a web page, which came in the place of the file, {begin!r}"
+    if begin.startswith(("{'", "[{'")):
+        return ": its texts stand in single quotes, as Python prints them; json.dumps writes JSON"
+    return f", got {begin!r}" if begin and not begin.startswith(("{", "[")) else ""
 
 
 def _values(lines: list[tuple[Source, str]]) -> list[tuple[Source, Any]] | DataError:
@@ -92,7 +103,8 @@ def _values(lines: list[tuple[Source, str]]) -> list[tuple[Source, Any]] | DataE
             value, at = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
             where = lines[min(error.lineno, len(lines)) - 1][0]
-            return DataError(where, f"malformed JSON: {error.msg} (column {error.colno})")
+            what = f"malformed JSON: {error.msg} (column {error.colno}){_looks_like(text[at:])}"
+            return DataError(where, what)
         except RecursionError:
             return DataError(source, f"nested deeper than {DEPTH} levels")
         except ValueError as error:

@@ -17,6 +17,7 @@ from alignment.data.streams import COMPRESSED, lines
 
 TEXTS, TABLES = (".jsonl", ".json", *SEPARATORS), (".parquet", ".arrow")
 KINDS = f"a data file must end in {', '.join(TEXTS)}, any of them with .gz or .zst behind it, {' or '.join(TABLES)}"
+SHEETS = (".xlsx", ".xls", ".ods")
 SAVED = ("state.json", "dataset_dict.json", "dataset_info.json")  # what `datasets` leaves in a folder of its own
 
 
@@ -103,7 +104,7 @@ def _rows(path: Path) -> Iterator[tuple[Source, Row | DataError]]:
             from alignment.data.tables import arrow
 
             return _table(path, arrow(path))
-    raise UserError(f"{path}: {KINDS}")
+    raise UserError(f"{path}: {KINDS}{'; a sheet is saved as CSV in UTF-8' if path.suffix in SHEETS else ''}")
 
 
 def _table(path: Path, rows: Iterable[Any]) -> Iterator[tuple[Source, Row]]:

@@ -9,6 +9,7 @@ from typing import IO, cast
 
 from alignment.data.records import DataError, Source
 
+ZIP = b"PK\x03\x04"
 GZIP, ZSTANDARD, UTF_16 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", (b"\xff\xfe", b"\xfe\xff")  # how files of these begin
 COMPRESSED = (".gz", ".zst")
 
@@ -20,9 +21,12 @@ def lines(path: Path) -> Iterator[tuple[Source, str]]:
         DataError: it is not UTF-8, or what is compressed is cut or damaged.
     """
     with path.open("rb") as file:
-        begin = file.read(max(map(len, (GZIP, ZSTANDARD, *UTF_16))))
+        begin = file.read(max(map(len, (ZIP, GZIP, ZSTANDARD, *UTF_16))))
     if begin.startswith(UTF_16):
         raise DataError(Source(str(path), 1), "not UTF-8: it begins as a file in UTF-16 does, save it as UTF-8")
+    if begin.startswith(ZIP):
+        what = "a zip archive, as sheets of .xlsx are too, and no text: save the sheet as CSV, or unpack the file"
+        raise DataError(Source(str(path), 1), what)
     kind = "gzip" if path.suffix == ".gz" or begin.startswith(GZIP) else "plain"
     kind = "zstd" if path.suffix == ".zst" or begin.startswith(ZSTANDARD) else kind
     number = 0
@@ -31,7 +35,7 @@ def lines(path: Path) -> Iterator[tuple[Source, str]]:
             for number, line in enumerate(file, start=1):
                 yield Source(str(path), number), line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(Source(str(path), number), f"not UTF-8: {error}") from error
+        raise DataError(Source(str(path), number), f"not UTF-8: {error}; save it as UTF-8") from error
     except BROKEN[kind] as error:
         raise DataError(Source(str(path), number + 1), f"broken {kind} data: {error}") from error
 

@@ -216,6 +216,8 @@ def load_function(path: str, key: str) -> ScoreFunction:
         sys.path.insert(0, str(Path.cwd()))
     module, _, name = path.rpartition(".")
     rule = f"{key} must be the dotted path of a function, got {path!r}"
+    if not module:
+        raise ConfigError(f"{rule}; of one in FILE.py it is FILE.{name}")
     with Theirs(f"{rule}; importing {module!r}"):
         function = vars(import_module(module)).get(name)
     if not callable(function):

@@ -28,8 +28,10 @@ def push(folder: Path, repo: str, *, private: bool, branch: str | None, message:
     """
     require_model(folder)
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub.utils import validate_repo_id
 
     with _told(repo):
+        validate_repo_id(repo)
         if get_token() is None:
             raise UserError(f"a token that may write is needed for {site()}: `hf auth login`, or HF_TOKEN")
         api = HfApi()

@@ -36,6 +36,10 @@ def require_place(config: RunConfig) -> None:
 
 
 def _require_kinds(config: RunConfig, written: Sequence[Path]) -> None:
+    path = Path(config.output_dir)
+    stands = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not stands.is_dir():
+        raise ConfigError(f"{RULE}, got {config.output_dir!r}, where {str(stands)!r} is a file")
     strange = next((path for path in written if path.exists() and path.is_dir() == bool(path.suffix)), None)
     if strange is not None:
         kind = "folder" if strange.is_dir() else "file"

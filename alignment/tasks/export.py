@@ -61,7 +61,11 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(weights[name])
-    made = begin_folder(out)
+    try:
+        made = begin_folder(out)
+    except OSError as error:
+        rule = f"--out must be a folder that can be made and written ({error.strerror})"
+        raise ConfigError(f"{rule}, got {str(out)!r}") from error
     save_model(model, tokenizer, made)
     rows = RunFolder(folder).metrics
     write_card(config, made, [row for row in read_rows(rows) if row["step"] <= step] if rows.exists() else [])

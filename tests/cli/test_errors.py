@@ -8,6 +8,8 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from alignment.cli.spellings import SPELLINGS as OTHERS
+from alignment.cli.spellings import keys_of
 from alignment.config.tasks import TASKS
 
 MINE = "# mine\ndefaults:\n  - task: sft\n  - model: tiny\n  - data: toy\n  - _self_\n"
@@ -172,6 +174,66 @@ COMMANDS = {
     "status of nothing": ("status gone", "no such folder 'gone'"),
     "status of an empty folder": ("status .", r"RUN must hold a run, a sweep or a pipeline, got '\.'"),
     "--help": ("run tiny_dpo --help model=tinyy", r"model must be one of .* \(did you mean 'tiny'\?\)"),
+}
+
+SPELLINGS = {  # what is known elsewhere or by habit: what is said of it
+    "tiny_dpo lr=1e-5": "no such key 'lr' (did you mean 'train.learning_rate'?)",
+    "tiny_dpo train.lr=1e-5": "no such key 'train.lr' (did you mean 'train.learning_rate'?)",
+    "tiny_dpo learning_rate=1e-5": "(did you mean 'train.learning_rate'?)",
+    "tiny_dpo num_train_epochs=1": "(did you mean 'train.epochs'?)",
+    "tiny_dpo max_steps=1": "(did you mean 'train.max_steps'?)",
+    "tiny_dpo train.steps=1": "(did you mean 'train.max_steps'?)",
+    "tiny_dpo train.scheduler=cosine": "(did you mean 'schedule'?)",
+    "tiny_dpo batch_size=8": "(did you mean 'batch.size'?)",
+    "tiny_dpo train.per_device_train_batch_size=8": "(batch.size=N is of a whole step, over all processes; batch.max",
+    "tiny_dpo optim.name=adamw": "no such key 'optim' (it is AdamW, by train.learning_rate, train.betas,",
+    "tiny_dpo beta=0.1": "(did you mean 'loss.beta'?)",
+    "tiny_grpo beta=0.1": "(did you mean 'kl.weight'?)",
+    "tiny_grpo num_generations=4": "(did you mean 'num_samples'?)",
+    "tiny_grpo max_completion_length=4": "(did you mean 'generation.max_new_tokens'?)",
+    "tiny_ppo reward_model=FOLDER": "(did you mean 'reward.path'?)",
+    "tiny_dpo gradient-checkpointing=true": "(did you mean 'model.gradient_checkpointing'?)",
+    "tiny_dpo train.seed=1": "(did you mean 'seed'?)",
+    "tiny_dpo model.lora.r=8": "(did you mean 'model.lora.rank'?)",
+    "dpo data.path=FILE": "(did you mean 'data.train.path'?)",
+    "dpo data.test.path=FILE": "no such key 'data.test' (did you mean 'data.eval.path'?)",
+    "dpo data=FOLDER/a.jsonl": "; a folder, a file or a name on the hub is data.train.path=FOLDER/a.jsonl",
+    "dpo model=Qwen/Qwen2.5-0.5B": "got 'Qwen/Qwen2.5-0.5B'; a folder, a file or a name on the hub is model.path=",
+    "dpo data.train=a.jsonl": "data.train holds keys of its own, got 'a.jsonl'; did you mean data.train.path=a.jsonl?",
+    "dpo data.train.mix={a:b.jsonl}": "mix.a holds keys of its own, got 'b.jsonl'; they are path, limit, join, ",
+    "tiny_dpo loss=ipo": "loss holds keys of its own, got 'ipo'; they are beta, label_smoothing, variant",
+    "tiny_dpo log.trackers=tensorboard": "got 'tensorboard'; one alone is written log.trackers=[tensorboard]",
+    "tiny_dpo distributed.device=gpu": "one of auto, cpu, cuda, got 'gpu' (did you mean 'cuda'?)",
+    "tiny_dpo train.schedule=constant_with_warmup": "(did you mean 'constant'?)",
+    "tiny_dpo --learning_rate 1e-5": "(keys have no dashes before them, train.learning_rate=1e-5); `alignment run",
+    "tiny_dpo --loss.beta=0.2": "(keys have no dashes before them, loss.beta=0.2);",
+    "tiny_dpo -lr 1e-5": "(keys have no dashes before them, train.learning_rate=1e-5);",
+    "tiny_dpo loss.beta = 0.2": "the override 'loss.beta': it must be key=value, without blanks",
+    "tiny_dpo \u2014loss.beta=0.2": "it must be key=value, without blanks or dashes before it and about the =",
+    "dpo own.yaml": "cannot read the override 'own.yaml': it must be key=value, as data.train.path=own.yaml",
+    "DPO": "no recipe 'DPO' (did you mean 'dpo'?)",
+    "a_run": "no recipe 'a_run': that is a run's folder, whose recipe is 'a_run/config.yaml'",
+    "tiny_dpo model=pretrained model.path=https://huggingface.co/org/one": "(a page of the hub: its name is org/one)",
+    "tiny_dpo model=pretrained model.path=gpt2": "no such file or folder, got 'gpt2' (on the hub it is org/name, or hf://gpt2)",
+    "tiny_dpo model=pretrained model.path=a_rum": "no such file or folder, got 'a_rum' (did you mean 'a_run'?)",
+    "tiny_dpo model=pretrained model.path=own.yaml": "model.path must be a model's folder, got the file 'own.yaml'",
+    "tiny_dpo model=pretrained model.path=some.gguf": "got the file 'some.gguf'; a GGUF file has weights",
+    "tiny_dpo reference.path=a_run": "reference.path: no config.json in 'a_run', which a model's folder holds",
+    "tiny_dpo output_dir=own.yaml": "output_dir must be a folder that can be made and written, got 'own.yaml', where",
+    "tiny_dpo output_dir=own.yaml/inside": "own.yaml' is a file",
+}
+
+VERBS = {  # another verb than run
+    "tiny_dpo": "no such verb 'tiny_dpo' (did you mean `alignment run tiny_dpo`?)",
+    "inspect own.yaml": "no such verb 'inspect' (did you mean 'data inspect'?)",
+    "evaluate a_run": "evaluate needs prompts for its models: --data FILE",
+    "evaluate a_run own.yaml": "MODEL must be a folder, got the file 'own.yaml'; rows are named by --data FILE",
+    "evaluate empty --data own.yaml": "runs.empty must be the folder of a run or of a model, got 'empty'",
+    "chat empty": "runs.model must be the folder of a run or of a model, got 'empty'",
+    "score own.yaml a_run": "reward must be a model's folder, got the file 'own.yaml'",
+    "score a_run own.yaml --out empty": "score: --out must be a file, got the folder 'empty'",
+    "push model org/name/more": "push: REPO must be name or org/name, of letters, digits",
+    "push model https://huggingface.co/org/name": "push: REPO must be name or org/name, of letters, digits",
 }
 
 RULES = {  # dataclass: a command that breaks a rule of it
@@ -352,6 +414,36 @@ def refused(command: Callable[..., Any], words: list[str], pattern: str, folder:
 def test_command(case: str, alignment: Callable[..., Any], tmp_path: Path) -> None:
     words, pattern = COMMANDS[case]
     refused(alignment, words.split(), pattern, tmp_path)
+
+
+def laid_out(folder: Path) -> None:
+    """Files that are taken for others."""
+    (folder / "own.yaml").write_text("{}")
+    (folder / "some.gguf").write_bytes(b"GGUF")
+    for name in ("a_run", "empty", "model"):
+        (folder / name).mkdir()
+    (folder / "a_run" / "config.yaml").write_text("{}")
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "model" / "model.safetensors").write_bytes(b"")
+
+
+@pytest.mark.parametrize("words", SPELLINGS)
+def test_what_is_known_by_another_name_is_answered_with_ours(
+    words: str, alignment: Callable[..., Any], tmp_path: Path
+) -> None:
+    laid_out(tmp_path)
+    refused(alignment, ["run", *words.split()], re.escape(SPELLINGS[words]), tmp_path)
+
+
+@pytest.mark.parametrize("words", VERBS)
+def test_verb(words: str, alignment: Callable[..., Any], tmp_path: Path) -> None:
+    laid_out(tmp_path)
+    refused(alignment, words.split(), re.escape(VERBS[words]), tmp_path)
+
+
+def test_the_keys_that_other_spellings_lead_to_are_there() -> None:
+    known = {key for root in TASKS.values() for key in keys_of(root)}
+    assert {key for keys in OTHERS.values() for key in keys} <= known
 
 
 @pytest.mark.parametrize("case", RULES)

@@ -158,6 +158,20 @@ def test_a_folder_of_splits_asks_for_one(tmp_path: Path) -> None:
         ("a.json", b'[\n{"a": 1},\n{"a": 2,}\n]', 3, "malformed JSON: "),
         ("a.json", b'[{"a": 1}, 3]', 2, "a row must be a JSON object, got int"),
         ("a.jsonl", b'{"a": 1}\n["a"]', 2, "a row must be a JSON object, got list"),
+        ("a.jsonl", b"<!DOCTYPE html>\n<html>", 1, "malformed JSON: Expecting value (column 1): it is a web page, "),
+        (
+            "a.jsonl",
+            b"{'a': 1}\n{'a': 2}",
+            1,
+            "malformed JSON: Expecting property name enclosed in double quotes (column 2): its texts",
+        ),
+        ("a.jsonl", b'{"a": 1}\noops\n', 2, "malformed JSON: Expecting value (column 1), got 'oops"),
+        (
+            "a.csv",
+            b"PK\x03\x04\x14",
+            1,
+            "a zip archive, as sheets of .xlsx are too, and no text: save the sheet as CSV",
+        ),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}', 2, "not UTF-8: "),
         ("a.jsonl", '{"a": 1}\n'.encode("utf-16"), 1, "not UTF-8: it begins as a file in UTF-16 does"),
         ("a.json", b"\xfe\xff" + '{"a": 1}\n'.encode("utf-16-be"), 1, "not UTF-8: it begins as a file in UTF-16 does"),
@@ -216,6 +230,16 @@ def test_broken_gzip(tmp_path: Path, data: bytes) -> None:
 def test_other_kinds_of_file_are_refused_at_once(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / name}: a data file must end in .jsonl, .json, ")):
         read_rows(written(tmp_path, name, b"{}"))
+
+
+def test_sheets_are_named_by_what_they_are_not(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"or \.arrow; a sheet is saved as CSV in UTF-8$"):
+        read_rows(written(tmp_path, "rows.xlsx", b"PK\x03\x04"))
+    path = written(tmp_path, "rows.tsv", b"prompt,chosen\na,b\n")
+    with pytest.raises(
+        UserError, match=r"the cells of a \.tsv are parted by tabs, got 'prompt,chosen'; name it \.csv$"
+    ):
+        list(read_rows(path))
 
 
 def test_a_missing_file_and_a_foreign_folder_are_refused_at_once(tmp_path: Path) -> None:

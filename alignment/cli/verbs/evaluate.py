@@ -37,8 +37,13 @@ def main(arguments: list[str]) -> None:
     named = any(word.startswith(("runs", "reward=")) for word in own)
     if not models and given.reward is None and not named:
         fail("evaluate needs a model: alignment evaluate MODEL --data FILE, or --reward MODEL --pairs FILE")
+    if (file := next((model for model in models if Path(model).is_file()), None)) is not None:
+        fail(f"evaluate: MODEL must be a folder, got the file {file!r}; rows are named by --data FILE or --pairs FILE")
     if given.pairs is not None and given.reward is None and given.data is None and len(models) == 1:
         given.reward, models = models[0], []  # it is asked for pairs alone, of which only a reward model knows
+
+    if models and given.data is None and not any(word.lstrip("+").startswith("data") for word in own):
+        fail("evaluate needs prompts for its models: --data FILE, held-out rows")
 
     from alignment.cli.evaluation import RECIPE, as_typed, model_folder, set_to
     from alignment.cli.run import run_recipe

@@ -31,6 +31,8 @@ def main(arguments: list[str]) -> None:
     words = [word for word in given.words if not is_setting(word)]
     if len(words) != 2:
         fail("score needs a reward model and a file of rows: alignment score MODEL FILE [--out FILE]")
+    if given.out is not None and given.out.is_dir():
+        fail(f"score: --out must be a file, got the folder {str(given.out)!r}")
     if given.out is not None and not given.out.parent.is_dir():
         fail(f"score: --out must be in a folder that is there, got {str(given.out)!r}")
 
