@@ -252,7 +252,7 @@ RULES = {  # dataclass: a command that breaks a rule of it
         "tiny_dpo data=native data.train.mix.a={path:x,weight:-1}",
         "data.train.mix.a.weight must be > 0 and finite .*, got -1.0",
     ),
-    "TrainSource": ("tiny_dpo data.train.temperature=0", "data.train.temperature must be > 0 .*, got 0.0"),
+    "TrainSource": ("tiny_dpo data.train.temperature=0", "data.train.temperature must be >= 0.1 .*, got 0.0"),
     "EvalSource": (
         "tiny_dpo data.eval.fraction=1 data.eval.limit=null",
         r"data.eval.fraction must be in \(0, 1\), a share of the training prompts, got 1.0",
