@@ -107,6 +107,12 @@ def _laid(data: DataConfig, kind: ExampleKind, name: str, *, tell: bool = False)
     return islice(laid_out(source, data, kind, f"data.{name}", say if tell else lambda _: None), source.limit)
 
 
+def _kind(value: Any) -> str:
+    """As people who write JSON and tables call it."""
+    names = {bool: "truth", str: "text", int: "number", float: "number", list: "list", dict: "object"}
+    return next((name for kind, name in names.items() if isinstance(value, kind)), type(value).__name__)
+
+
 def _of_the_file(name: str, laid: Sequence[Laid], kind: ExampleKind) -> None:
     rows = [row for _, row, _ in laid if not isinstance(row, DataError)]
     bad = len(laid) - len(rows)
@@ -116,7 +122,7 @@ def _of_the_file(name: str, laid: Sequence[Laid], kind: ExampleKind) -> None:
     width = max(map(len, names), default=0)
     for key in names:
         values = [row[key] for row in rows if row.get(key) is not None]
-        types = ", ".join(kind for kind, _ in Counter(type(value).__name__ for value in values).most_common())
+        types = ", ".join(kind for kind, _ in Counter(_kind(value) for value in values).most_common())
         share = "" if len(values) == len(rows) else f" in {len(values)} of {len(rows)} rows"
         sample = json.dumps(values[0], ensure_ascii=False, default=str) if values else ""
         cut = sample if len(sample) <= SHOWN else f"{sample[:SHOWN]}..."

@@ -58,7 +58,7 @@ def lengths(loaded: Loaded, config: PreTrainedConfig, new_tokens: int = 0) -> Ve
         len(example.prompt_ids) + max([new_tokens, *map(len, example.completion_ids)]) for example in loaded.examples
     )
     known = max_positions(config)
-    figure = f"median {sizes[len(sizes) // 2]}, longest {sizes[-1]} tokens"
+    figure = f"prompt and one reply: median {sizes[len(sizes) // 2]}, longest {sizes[-1]} tokens"
     figure += f", replies of up to {new_tokens} in them" if new_tokens else ""
     if known.limit is None:
         return Verdict("lengths", Grade.ok, f"{figure}; the model names no limit")

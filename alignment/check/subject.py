@@ -110,7 +110,7 @@ def shortest(examples: Sequence[Example], count: int) -> list[Example]:
 def describe_rows(batches: Batches) -> str:
     """Which rows these are, by their lengths."""
     sizes = [packed_length(example, Layout.shared) for example in batches.examples]
-    return f"the {len(sizes)} shortest rows, of {min(sizes)} to {max(sizes)} tokens"
+    return f"the {len(sizes)} shortest rows, of {min(sizes)} to {max(sizes)} tokens with all their replies"
 
 
 @dataclass(slots=True)

@@ -34,6 +34,7 @@ from alignment.hub.ask import forget
 
 VERSION_BASE = "1.3"
 NO_TASK = f"a recipe's defaults must name its task, one of {', '.join(TASKS)}, got none"
+LENGTH = ("train.max_steps", "train.epochs")
 SETTINGS = (  # the run's folder is written by our own code (runs/lifecycle.py) alone
     "hydra.run.dir=.",
     "hydra.sweep.dir=${output_dir}",
@@ -115,12 +116,22 @@ def swept(recipe: str, overrides: list[str]) -> list[DictConfig]:
 def chosen(recipe: str, overrides: list[str]) -> list[str]:
     """The overrides as Hydra takes them: with stages by their numbers, entries in their mappings, and the + that it
     wants where a preset is of a group that the recipe's defaults lack."""
-    overrides = [by_mapping(override) for override in by_name(recipe, overrides)]
+    overrides = with_one_length([by_mapping(override) for override in by_name(recipe, overrides)])
     groups = set(current_hydra().config_loader.get_group_options("", ObjectType.GROUP))
     if not groups & {override.partition("=")[0] for override in overrides}:
         return overrides
     lacking = groups - set(hydra_compose(recipe, [], return_hydra_config=True).hydra.runtime.choices)
     return [f"+{override}" if override.partition("=")[0] in lacking else override for override in overrides]
+
+
+def with_one_length(overrides: list[str]) -> list[str]:
+    """A user who gives the run's length in steps, or in passes, takes it in place of the recipe's, which may have it in
+    the other."""
+    given = {key: value for key, _, value in (word.lstrip("+").partition("=") for word in overrides) if key in LENGTH}
+    asked = [key for key, value in given.items() if value != "null"]
+    if len(given) != 1 or len(asked) != 1:
+        return overrides
+    return [*overrides, *(f"{key}=null" for key in LENGTH if key not in given)]
 
 
 def is_sweep(recipe: str, overrides: list[str]) -> bool:

@@ -34,7 +34,10 @@ METRICS = {
     "router_loss": Metric("load-balancing loss of a mixture of experts, as it is added"),
     "skipped_steps": Metric("steps left out so far, for their loss or gradient was no finite number"),
     # Pairs and single replies
-    ACCURACY: Metric("how often the chosen reply has the higher reward (of steps: right and wrong told)", SHARE),
+    ACCURACY: Metric(
+        "how often the chosen reply has the higher reward, a tie counting as not (of steps: right and wrong told)",
+        SHARE,
+    ),
     "rewards/margin": Metric("reward of the chosen reply less that of the rejected one"),
     "rewards/chosen": Metric("reward of the chosen (KTO: desirable) replies; of DPO and its kin the implicit one"),
     "rewards/rejected": Metric("reward of the rejected (KTO: undesirable) replies"),

@@ -79,7 +79,10 @@ def _part(
         return
     titles, cells = [], []
     for number, title in numbers.items():
-        if _judge(first.settings, number) != _judge(other.settings, number):
+        judges = [_judge(each.settings, number) for each in (first, other)]
+        if judges[0] != judges[1] and not all(number in scores[key] for scores in (one, two) for key in shared):
+            continue  # measured by one of them alone
+        if judges[0] != judges[1]:
             yield f"  {number}: measured by something else in each, so that there is no difference of it"
             continue
         both = [key for key in shared if number in one[key] and number in two[key]]

@@ -20,7 +20,7 @@ def print_status(folder: Path, asked: Asked, *, every: bool) -> None:
         is_one = runs == [folder]
         if is_one and (asked.metrics or asked.sort):
             raise UserError(
-                f"--metric and --sort are for several runs, and {str(folder)!r} is one; --all shows its all"
+                f"--metric and --sort are for several runs, and {str(folder)!r} is one; --all shows all its metrics"
             )
         if every and not is_one:
             raise UserError(

@@ -27,8 +27,10 @@ def say_ending(config: RunConfig, folder: Path, stopped: str | None) -> None:
         for line in _learned(files, stopped):
             say(line)
     if isinstance(config, PipelineConfig):
-        stages = ", ".join(str(folder / stage.name) for stage in config.stages)
-        say(f"all {len(config.stages)} stages are done: {stages}")
+        run, left_out = ([s.name for s in config.stages if config.runs(s) is runs] for runs in (True, False))
+        what = f"{len(run)} of {len(config.stages)}" if left_out else f"all {len(run)}"
+        others = f"; left out: {', '.join(left_out)}" if left_out else ""
+        say(f"{what} stages are done: {', '.join(str(folder / name) for name in run)}{others}")
     for line in files.left():
         say(line)
     if not _is_stage(files):

@@ -46,8 +46,9 @@ def run(config: RejectionConfig, folder: Path) -> None:
     rows = select(samples, scores, config.select, signs)
     if not rows:
         raise UserError(
-            f"no prompt gave a row: of none did replies end within generation.max_new_tokens="
-            f"{config.generation.max_new_tokens} and differ in score: raise it, or num_samples={config.num_samples}"
+            f"no row was selected: no prompt has replies that end within generation.max_new_tokens="
+            f"{config.generation.max_new_tokens} and differ in score; raise generation.max_new_tokens, or "
+            f"num_samples, which is {config.num_samples}"
         )
     if is_main():
         with whole_file(files.selected) as path, path.open("w") as file:

@@ -161,7 +161,7 @@ class Checkpoints:
         self.took = max(self.saved_at - began, MOMENT)
         if is_first and is_main():
             num_bytes = sum(file.size for file in files)
-            kept = f"on disk stay the newest {self.config.keep} (checkpoint.keep)"
+            kept = f"the newest {self.config.keep} are kept (checkpoint.keep)"
             say(f"saved {folder}: {shown_size(num_bytes)} in {self.took:.1f} s; {kept}")
 
     def _make_room(self, folder: Path) -> None:

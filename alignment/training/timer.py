@@ -11,6 +11,7 @@ from alignment.distributed.collectives import gathered
 from alignment.distributed.device import memory_in_use, peak_flops
 
 GB = 1e9
+ASIDE = ("eval", "save")  # parts in which nothing is learned
 
 
 class StepTimer:
@@ -36,16 +37,17 @@ class StepTimer:
         self.tokens += sum(int((batch.groups != PADDING).sum()) for batch in batches)
 
     def take(self) -> dict[str, float]:
-        """Since the last row: the seconds of this process's parts and of all, the tokens a second of all processes,
-        their share of the GPUs' peak (Chowdhery et al. 2204.02311, app. B, without attention), and the memory of each
-        process (GB). All processes call it.
+        """Since the last row: the seconds of this process's parts and of all, the tokens a second of all processes
+        beside evaluations and saves, their share of the GPUs' peak (Chowdhery et al. 2204.02311, app. B, without
+        attention), and the memory of each process (GB). All processes call it.
         """
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
         found = {"time/step_s": seconds, **{f"time/{name}_s": taken for name, taken in self.seconds.items()}}
         everywhere = gathered((self.tokens, memory_in_use(self.device) / GB))
         if self.tokens:
-            found["time/tokens_per_s"] = sum(tokens for tokens, _ in everywhere) / seconds
+            learning = max(seconds - sum(self.seconds.get(name, 0.0) for name in ASIDE), 1e-9)
+            found["time/tokens_per_s"] = sum(tokens for tokens, _ in everywhere) / learning
             peak = peak_flops(self.device)
             if peak is not None and self.flops_per_token is not None:
                 each = found["time/tokens_per_s"] / len(everywhere)

@@ -259,7 +259,10 @@ RULES = {  # dataclass: a command that breaks a rule of it
     ),
     "MarginConfig": ("tiny_reward data.margin.scale=custom", "data.margin.custom goes with .*, got {}"),
     "BatchConfig": ("tiny_dpo batch.size=0", "batch.size must be > 0, got 0"),
-    "TrainConfig": ("tiny_dpo train.epochs=1", "exactly one of train.max_steps and train.epochs must be set .*, got"),
+    "TrainConfig": (
+        "tiny_dpo train.max_steps=null",
+        "exactly one of train.max_steps and train.epochs must be set .*, got",
+    ),
     "CheckpointConfig": ("tiny_dpo checkpoint.keep=0", "checkpoint.keep must be > 0, got 0"),
     "ResumeConfig": ("tiny_dpo resume.accept=[kl,kl]", "resume.accept must hold keys of the config, each once, got .*"),
     "LogConfig": ("tiny_dpo log.every=0", "log.every must be > 0, got 0"),

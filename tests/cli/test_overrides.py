@@ -10,7 +10,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from alignment.cli.compose import chosen, composing, current_hydra, resolve
+from alignment.cli.compose import chosen, composing, current_hydra, resolve, with_one_length
 from alignment.cli.overrides import quoted, readable
 from alignment.cli.texts import holds_texts
 from alignment.config.supervised import RewardConfig
@@ -187,3 +187,12 @@ def test_ratings_that_are_numbers_are_keys(custom: str) -> None:
             readable(word, is_sweep=False) for word in words]), run_mode=None))  # fmt: skip
     assert isinstance(config, RewardConfig) and config.data.margin.custom == {"1": 0, "2": 1}
     assert config.data.columns == {"prompt": "question", "chosen": "2"}
+
+
+def test_a_length_in_steps_takes_the_place_of_one_in_passes_and_the_other_way_round() -> None:
+    assert with_one_length(["seed=1", "train.max_steps=3"]) == ["seed=1", "train.max_steps=3", "train.epochs=null"]
+    assert with_one_length(["train.epochs=1,2"]) == ["train.epochs=1,2", "train.max_steps=null"]
+    for words in (["train.max_steps=null"], ["train.max_steps=3", "train.epochs=null"], ["seed=1"]):
+        assert with_one_length(words) == words
+    both = ["train.max_steps=3", "train.epochs=1"]
+    assert with_one_length(both) == both  # which is refused

@@ -7,7 +7,7 @@ from alignment.user_error import fail
 PAGE = f"""usage: alignment check RECIPE [key=value ...] [flags]
 
 Whether that run would be sound, in minutes, and nothing is written: which tokens carry loss, where replies end, lengths
-against the limits, layouts, gradients, judges, several processes. One line each, PASS, WARN or FAIL; exit code 1 where
+against the limits, layouts, gradients, judges, several processes. One line each, ok, WARN or FAIL; exit code 1 where
 one fails.
 
 {FLAGS}"""
