@@ -55,14 +55,18 @@ def last_stage(text: str) -> str:
     lines = [line.rpartition("\r")[2] for line in NO_COLOUR.sub("", text).splitlines()]
     plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
     begin = max(place for place, line in enumerate(plain) if re.search(r"─ (\d+)/\1 ", line))
-    kept = [line for line, bare in zip(lines[begin:], plain[begin:], strict=True) if "━" not in bare]
-    return "\n".join(kept)
+    shown = [(line, bare.strip()) for line, bare in zip(lines[begin:], plain[begin:], strict=True) if "━" not in bare]
+    second = next(place for place, (_, bare) in enumerate(shown) if bare.startswith("reward model on"))
+    after = next(place for place, (_, bare) in enumerate(shown) if bare.startswith("report:"))
+    picked = [*shown[:second], ("", ""), *shown[after:]]  # the first of its two tables is enough
+    return "\n".join(line for place, (line, bare) in enumerate(picked) if bare or (place and picked[place - 1][1]))
 
 
 def terminal_picture(text: str) -> str:
     recorder = Console(record=True, width=WIDTH, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
     recorder.print(Text.from_ansi(text))
-    return recorder.export_svg(code_format=FRAME, unique_id="terminal")
+    picture = recorder.export_svg(code_format=FRAME, unique_id="terminal")
+    return re.sub(r' clip-path="[^"]*"', "", picture)  # of lines, which the frame above does not define
 
 
 def report_picture(report: str) -> str:
