@@ -77,6 +77,15 @@ def test_a_table_of_datasets_and_a_file_are_rows_too() -> None:
         alignment.run("tiny_dpo", data=DatasetDict(train=table), output_dir="splits", **SMALL)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard, which it is not of a program that was started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_goes_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {**SMALL, "checkpoint": {"every": 1}}
     whole = alignment.run("tiny_dpo", data=ROWS, output_dir="whole", **settings)
