@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import Field, fields, is_dataclass
+from difflib import get_close_matches
 from importlib.machinery import PathFinder
 from itertools import accumulate
 from os.path import expanduser
@@ -146,7 +147,9 @@ def _meant(path: str, kind: Kind | None) -> str:
     if kind is not None and (page := ON_HUB.match(path)) is not None:
         return f" (a page of the hub: its name is {page[1]})"
     folder = Path(path).expanduser().parent
-    near = nearest(Path(path).name, sorted(each.name for each in folder.iterdir()) if folder.is_dir() else [])
+    there = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+    alike = [name for name in sorted(there) if get_close_matches(Path(path).stem, [Path(name).stem])]
+    near = nearest(Path(path).name, alike)  # the endings of files are alike in any case
     if not near and kind is Kind.model and re.fullmatch(r"[\w.-]+", path):
         return f" (on the hub it is org/name, or hf://{path})"
     return near

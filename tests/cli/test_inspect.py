@@ -25,7 +25,7 @@ def test_a_file_of_pairs(alignment: Command, families: Path, tmp_path: Path) -> 
     lines = ended.out.splitlines()
     for line in (
         "train: 8 rows, 1 of them no rows that can be read: pairs, for reward, dpo and their kin",
-        '  rating    str  "better"',
+        '  rating    text  "better"',
         "rating: better 6, unsure 1",
         "the same row again: 1 (14.3%)",
         "the same prompt again: 2 of 4 (50.0%)",

@@ -101,7 +101,10 @@ def test_the_critic_warms_up_alone(alignment: Callable[..., Any], tmp_path: Path
     actors, critics = ([state[role]["model"] for state in states] for role in ("actor", "critic"))
     assert all(torch.equal(actors[1][f"hf.{name}"], weight) for name, weight in start.items())
     assert same(actors[0], actors[1]) and same(states[1]["ema"]["weights"], actors[1])
-    assert not states[1]["actor"]["optimizer"]["state"] and states[1]["kl"] == states[0]["kl"] == {"weight": 0.2}
+    assert not states[1]["actor"]["optimizer"]["state"] and states[1]["kl"] == states[0]["kl"] == {
+        "weight": 0.2,
+        "began": 0.2,
+    }
     assert not same(critics[0], critics[1])
     for left, right in ((1, 2), (2, 3)):
         assert not same(actors[left], actors[right]) and not same(critics[left], critics[right])

@@ -344,6 +344,7 @@ def test_a_stage_whose_folder_is_not_its_own_is_told_before_the_first_one(
     alignment: Callable[..., Any], own: Callable[..., str], tmp_path: Path
 ) -> None:
     recipe = own("two", PIPELINE.replace("@sft/model", "own"))
+    (tmp_path / "own" / "config.json").write_text("{}")
     (tmp_path / "runs" / "two" / "dpo" / "model").mkdir(parents=True)
     ended = alignment("run", recipe)
     assert ended.code == 2 and len(ended.err) == 1
