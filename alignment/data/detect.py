@@ -21,8 +21,27 @@ BY = {  # by what a layout is known
 CALLED = {  # our fields by what others call them
     "prompt": ("question", "query", "problem", "input", "instruction", "user", "post", "context"),
     "completion": ("answer", "response", "output", "reply", "solution", "target", "assistant", "summary"),
-    "chosen": ("better", "preferred", "accepted", "winner", "chosen_response", "response_chosen", "positive"),
-    "rejected": ("worse", "dispreferred", "loser", "rejected_response", "response_rejected", "negative"),
+    "chosen": (
+        "better",
+        "preferred",
+        "accepted",
+        "winner",
+        "chosen_response",
+        "response_chosen",
+        "positive",
+        "good",
+        "win",
+    ),
+    "rejected": (
+        "worse",
+        "dispreferred",
+        "loser",
+        "rejected_response",
+        "response_rejected",
+        "negative",
+        "bad",
+        "lose",
+    ),
 }
 RATED = (("response_1", "response_2"), ("response1", "response2"), ("response", "helpfulness"))
 NATIVE = ("prompt", "completion", "chosen", "rejected", "completions", "label", "labels", "score")
