@@ -210,8 +210,8 @@ class Replay(nn.Module):
 
 
 class Policy(Replay):
-    def forward(self, batch: Batch, *read: Any) -> tuple[Tensor, None]:
-        return self.said(batch), None
+    def forward(self, batch: Batch, *read: Any) -> tuple[Tensor, ...]:
+        return (self.said(batch),)
 
 
 class Value(Replay):
