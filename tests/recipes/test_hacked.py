@@ -65,4 +65,6 @@ def test_it_is_in_the_report_and_in_the_last_lines(hacked):
     header = html[html.index("<header>") : html.index("</header>")]
     assert 'class="alarm"' in header
     assert "<b>ppo</b>: the learned reward rises while the gold score falls." in header
-    assert lines[-2].startswith("ALARM ppo: the learned reward rises while the gold score falls.")
+    report = next(place for place, line in enumerate(lines) if line.startswith("report: "))
+    assert lines[report - 1].startswith("ALARM ppo: the learned reward rises while the gold score falls.")
+    assert report >= len(lines) - 4  # behind it stand the files, the stages, and what is next
