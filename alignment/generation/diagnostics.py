@@ -17,7 +17,7 @@ from alignment.losses import Mean
 
 NGRAMS = (1, 2, 3)
 _X, _Y, _XX, _YY, _XY = (f"moments/{name}" for name in ("length", "reward", "length2", "reward2", "length_reward"))
-_GOLD2 = "moments/gold2"
+_GOLD, _GOLD2 = "moments/gold", "moments/gold2"
 _CONSTANT = 1e-12  # a variance below this share of the mean square is rounding
 
 
@@ -54,14 +54,15 @@ def moments(lengths: Tensor, rewards: Tensor) -> dict[str, Mean]:
 
 
 def gold_metrics(scores: Tensor) -> dict[str, Mean]:
-    """`gold`, and the moment for its standard error. scores: of each reply, any shape."""
-    return {"gold": Mean.of(scores.double()), _GOLD2: Mean.of(scores.double().square())}
+    """`gold`, and the moments for its standard error. scores: of each reply, any shape."""
+    exact = scores.double()
+    return {"gold": Mean.of(scores), _GOLD: Mean.of(exact), _GOLD2: Mean.of(exact.square())}
 
 
 def standard_errors(row: dict[str, float], count: int) -> dict[str, float]:
     """`stderr/reward` and `stderr/gold`: of the means over `count` independent replies, s / sqrt(count), from the
     moments that `derived` takes away; nothing of a single reply."""
-    found = {"reward": (_Y, _YY), "gold": ("gold", _GOLD2)}
+    found = {"reward": (_Y, _YY), "gold": (_GOLD, _GOLD2)}
     if count < 2:
         return {}
     errors = {}
@@ -82,7 +83,8 @@ def derived(row: dict[str, float]) -> dict[str, float]:
     kl/sqrt                     sqrt(max(kl, 0)), the distance of Gao et al. 2210.10760 (an estimate may be below 0)
     """
     row = dict(row)
-    row.pop(_GOLD2, None)
+    for name in (_GOLD, _GOLD2):
+        row.pop(name, None)
     if _X in row:
         x, y, xx, yy, xy = (row.pop(name) for name in (_X, _Y, _XX, _YY, _XY))
         row["length"] = x

@@ -20,11 +20,7 @@ KEPT_FROM = 2**20  # bytes: a smaller file is read as fast as a note of it
 SAID_FROM = 2**32  # bytes that are worth a word, for they take seconds
 SETTLED_NS = 2 * 10**9  # a file younger than that may change again within one tick of its file system's clock
 THREADS = 8
-CARD, OWN_CARD, CARD_HEAD = (
-    "README.md",
-    '"preference-alignment"',
-    2000,
-)  # a card's file, our tag in it, and how far down
+CARD, OWN_TAG, CARD_HEAD = "README.md", '"preference-alignment"', 2000  # a card's file, our tag, how far down at most
 
 Note = tuple[int, int, int, int]
 
@@ -57,7 +53,7 @@ def is_own_card(file: Path) -> bool:
     if file.name != CARD:
         return False
     with file.open(errors="replace") as opened:
-        return OWN_CARD in opened.read(CARD_HEAD)
+        return OWN_TAG in opened.read(CARD_HEAD)
 
 
 def _visible(folder: Path) -> list[Path]:
