@@ -25,6 +25,7 @@ from alignment.cli.entries import by_mapping
 from alignment.cli.overrides import written
 from alignment.cli.recipes import find_recipe, is_path, shipped
 from alignment.cli.sources import SearchPath, parts, register, schema
+from alignment.cli.stage_keys import require_no_stage_keys
 from alignment.cli.stages import by_name, with_files
 from alignment.config.errors import ConfigError
 from alignment.config.inputs import expand_home
@@ -81,33 +82,50 @@ def _looking_in(folders: list[Path]) -> Iterator[None]:
 
 def single(recipe: str, overrides: list[str]) -> DictConfig:
     """The composed config of one job."""
-    try:
+    with _seen_whole(recipe, overrides):
         return hydra_compose(recipe, [*SETTINGS, *chosen(recipe, overrides)], return_hydra_config=True)
+
+
+@contextmanager
+def _seen_whole(recipe: str, overrides: list[str]) -> Iterator[None]:
+    """Inside, a key that there is not is told by what is wrong with the whole: a recipe without a task has no key at
+    all, and a pipeline none of its stages' keys."""
+    try:
+        yield
     except (HydraException, OmegaConfBaseException):
-        _require_task(recipe)
+        with suppress(HydraException, OmegaConfBaseException):
+            bare = hydra_compose(recipe, [])
+            try:
+                if root_of(bare) is PipelineConfig:
+                    require_no_stage_keys(overrides, _tasks_of_stages(bare))
+            except ConfigError as error:
+                raise error from None  # what went wrong before is but what came of it
         raise
 
 
-def _require_task(recipe: str) -> None:
-    """A recipe without a task has no key at all: that is what is wrong with it, whatever else it was asked for."""
-    with suppress(HydraException, OmegaConfBaseException):
-        bare = hydra_compose(recipe, [])
-        try:
-            root_of(bare)
-        except ConfigError as error:
-            raise error from None  # what went wrong before is but what came of it
+def _tasks_of_stages(pipeline: DictConfig) -> dict[str, type[RunConfig] | None]:
+    """Stage -> its task's dataclass; None where its recipe is a file, or is not to be read."""
+    tasks: dict[str, type[RunConfig] | None] = {}
+    for stage in pipeline.stages:
+        tasks[stage.name] = None
+        if not is_path(stage.recipe):
+            with suppress(HydraException, OmegaConfBaseException, ConfigError):
+                tasks[stage.name] = root_of(hydra_compose(stage.recipe, []))
+    return tasks
 
 
 def swept(recipe: str, overrides: list[str]) -> list[DictConfig]:
     """The composed config of each job of a sweep by Hydra's own sweeper; none where another one makes them up."""
     hydra = current_hydra()
-    whole = hydra.compose_config(recipe, [*SETTINGS, *chosen(recipe, overrides)], run_mode=RunMode.MULTIRUN)
+    with _seen_whole(recipe, overrides):
+        whole = hydra.compose_config(recipe, [*SETTINGS, *chosen(recipe, overrides)], run_mode=RunMode.MULTIRUN)
     if whole.hydra.runtime.choices["hydra/sweeper"] != "basic":
         return []
     params = [f"{key}={values}" for key, values in (whole.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create(hydra.config_loader).parse_overrides([*params, *whole.hydra.overrides.task])
     split = BasicSweeper.split_arguments(parsed, None)
-    jobs = [hydra.config_loader.load_sweep_config(whole, list(job)) for batch in split for job in batch]
+    with _seen_whole(recipe, overrides):
+        jobs = [hydra.config_loader.load_sweep_config(whole, list(job)) for batch in split for job in batch]
     for composed in jobs:
         OmegaConf.update(composed, "hydra.mode", RunMode.MULTIRUN)  # as Hydra's launchers have it, for the run's name
     return jobs

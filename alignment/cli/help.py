@@ -20,6 +20,7 @@ from alignment.config.errors import ConfigError
 from alignment.user_error import nearest
 
 KEY_WIDTH, PAGE_WIDTH = 40, 120
+STAGES = "stages"  # of a pipeline, which have a section of their own
 NOT_OFFERED = ("hydra", "task")  # Hydra's own settings; what the recipe is
 FIRST = ("model", "data", "train")  # groups of keys that every reader looks for; then the method's own
 LAST = ("batch", "seed", "output_dir", "checkpoint", "resume", "log", "distributed", "launch", "cluster")
@@ -39,6 +40,8 @@ def page(recipe: str, composed: DictConfig, folders: list[Path], groups: list[st
     if groups:
         return "\n".join(_without_blanks([*lines, *(line for group in groups for line in _of_group(composed, group))]))
     lines += [f"  alignment run {recipe} [key=value ...] [flags]", ""]
+    if STAGES in composed:
+        lines += [*_stages(composed), ""]
     lines += ["Presets, chosen by group=name (* in use):", *_presets(composed, folders), ""]
     lines += ["Keys, set by key=value, as they are in this recipe (--help model.lora: of one group):"]
     lines += [line for name in _in_order(composed) for line in _section(composed, name)]
@@ -50,7 +53,7 @@ def _without_blanks(lines: list[str]) -> list[str]:
 
 
 def _in_order(composed: DictConfig) -> list[str]:
-    names = [name for name in map(str, composed) if name != "hydra"]
+    names = [name for name in map(str, composed) if name not in ("hydra", STAGES)]
     first, last = ([name for name in group if name in names] for group in (FIRST, LAST))
     return [*first, *(name for name in names if name not in FIRST + LAST), *last]
 
@@ -64,6 +67,8 @@ def _section(composed: DictConfig, name: str) -> Iterator[str]:
 
 def _of_group(composed: DictConfig, group: str) -> list[str]:
     tree, names = composed, group.strip(".").split(".")
+    if names[0] == STAGES and STAGES in composed:
+        return list(_stages(composed, *names[1:2]))
     for place, name in enumerate(names):
         known = [str(key) for key in tree if key != "hydra"]
         if name not in known:
@@ -76,6 +81,33 @@ def _of_group(composed: DictConfig, group: str) -> list[str]:
     return list(_keys(tree, f"{group}.", [str(name) for name in tree]))
 
 
+def _stages(composed: DictConfig, only: str | None = None) -> Iterator[str]:
+    """A pipeline's stages, each with its recipe and what it sets of it; `only` that of this name.
+
+    Raises:
+        ConfigError: there is no such stage.
+    """
+    names = [str(stage.name) for stage in composed.stages]
+    if only is not None and only not in names:
+        raise ConfigError(f"stages must be one of {', '.join(names)}, got {only!r}{nearest(only, names)}")
+    shown = only or names[0]
+    yield "Stages, one after the other, each a recipe with keys of its own (alignment run RECIPE --help):"
+    for stage in composed.stages:
+        if only in (None, stage.name):
+            is_left_out = not stage.enabled or (composed.only and stage.name not in composed.only)
+            name = f"{stage.recipe!s}{' (left out)' if is_left_out else ''}"
+            yield from _key(f"{stage.name}: ", name, str(stage.about))
+            settings = OmegaConf.to_container(stage.set, resolve=False)
+            assert isinstance(settings, dict)
+            for key, value in settings.items():
+                text = f"stages.{stage.name}.set.{key}={written(value)}"
+                yield from wrap(text, PAGE_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 8)
+    yield ""
+    yield from _key("stages.NAME.set.KEY=", "VALUE", f"Sets a key of a stage's recipe: stages.{shown}.set.seed=1")
+    yield from _key("stages.NAME.enabled=", "false", f"Leaves a stage out: stages.{shown}.enabled=false")
+    yield from _key("only=", f"[{shown}]", "Runs these stages alone.")
+
+
 def _is_part(node: Any) -> bool:
     return isinstance(node, DictConfig) and not node._is_none() and is_dataclass(OmegaConf.get_type(node))
 
@@ -83,7 +115,8 @@ def _is_part(node: Any) -> bool:
 def _presets(composed: DictConfig, folders: list[Path]) -> Iterator[str]:
     loader = current_hydra().config_loader
     chosen = composed.hydra.runtime.choices
-    offered = [group for group in loader.get_group_options("", ObjectType.GROUP) if group not in NOT_OFFERED]
+    groups = loader.get_group_options("", ObjectType.GROUP)
+    offered = [group for group in groups if group not in NOT_OFFERED and group in composed]
     for group in sorted(offered, key=lambda group: (group in LAST, group not in FIRST)):
         for name in loader.get_group_options(group):
             mark = "*" if chosen.get(group) == name else " "

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from alignment.cli.overrides import written
 from alignment.cli.recipes import is_path
+from alignment.cli.stage_keys import require_key_of_stage
 from alignment.config.errors import ConfigError
 from alignment.config.tasks import StageConfig
 from alignment.user_error import nearest
@@ -79,6 +80,7 @@ def _numbered(word: str, names: list[str]) -> str:
     if stage not in names and not (stage.isdecimal() and int(stage) < len(names)):
         raise ConfigError(f"stages must be one of {', '.join(names)}, got {stage!r}{nearest(stage, names)}")
     number = names.index(stage) if stage in names else int(stage)
+    require_key_of_stage(names[number], rest, value or "")
     if value is None or not rest.startswith(SET):
         return f"{found['plus']}stages.{number}{rest}{value or ''}"
     key = rest.removeprefix(SET)

@@ -64,6 +64,58 @@ def test_no_such_stage(word: str, message: str, alignment: Callable[..., Any]) -
     assert (ended.code, ended.err) == (2, [f"alignment: tiny_iterative_dpo: {message}"])
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["train.max_steps=4"],
+            "no such key 'train.max_steps' in a pipeline, whose stages have it: stages.NAME.set.train.max_steps=4,"
+            " NAME one of sft, reward, dpo, orpo, ppo, rejection_sft",
+        ),
+        (
+            ["-m", "max_steps=4,5"],
+            "no such key 'max_steps' in a pipeline, whose stages have it: stages.NAME.set.train.max_steps=4,5,"
+            " NAME one of sft, reward, dpo, orpo, ppo, rejection_sft",
+        ),
+        (
+            ["reward.path=x"],
+            "no such key 'reward.path' in a pipeline, whose stages have it: stages.NAME.set.reward.path=x,"
+            " NAME one of ppo, rejection, evaluate",
+        ),
+        (["loss.beta=3"], "no such key 'loss.beta' (did you mean 'stages.dpo.set.loss.beta=3'?)"),
+        (["sft.lr=1"], "no such key 'sft.lr' (did you mean 'stages.sft.set.train.learning_rate=1'?)"),
+        (["stages.sft.seed=1", "seed=2"], "no such key 'stages.sft.seed' (did you mean 'stages.sft.set.seed=1'?)"),
+        (["sed=1"], "no such key 'sed' (did you mean 'seed'?)"),
+        (["stages.sft.enable=false"], "no such key 'stages[0].enable' (did you mean 'enabled'?)"),
+        (
+            ["bogus=1"],
+            "no such key 'bogus' in a pipeline: its own are output_dir, seed, distributed, launch, log, cluster,"
+            " stages, only, inputs, a stage's stages.NAME.set.KEY=1, NAME one of sft, reward, dpo, orpo, ppo,"
+            " rejection, rejection_sft, evaluate",
+        ),
+    ],
+    ids=lambda each: each[-1] if isinstance(each, list) else "",
+)
+def test_a_stage_s_key_given_to_the_pipeline_is_answered_with_the_stage_s(
+    words: list[str], message: str, alignment: Callable[..., Any]
+) -> None:
+    ended = alignment("run", "tiny_pipeline", *words)
+    assert (ended.code, ended.err) == (2, [f"alignment: tiny_pipeline: {message}"])
+
+
+def test_help_of_a_pipeline_shows_its_stages_and_how_one_is_changed(alignment: Callable[..., Any]) -> None:
+    shown = alignment("run", "tiny_pipeline", "--help", "stages.orpo.enabled=false").out
+    lines = [line.split("#")[0].strip() for line in shown.splitlines()]
+    for line in ("sft: tiny_sft", "orpo: tiny_orpo (left out)", "stages.ppo.set.train.max_steps=30"):
+        assert line in lines
+    assert "stages.sft.set.seed=1" in shown and "distributed=zero2" in shown
+    assert "model=tiny" not in shown  # a preset of its stages, which the pipeline would refuse
+    one = alignment("run", "tiny_pipeline", "--help", "stages.ppo").out
+    assert "ppo: tiny_ppo" in one and "tiny_sft" not in one and "stages.ppo.set.train.max_steps=30" in one
+    wrong = alignment("run", "tiny_pipeline", "--help", "stages.pop")
+    assert wrong.code == 2 and wrong.err[0].endswith("got 'pop' (did you mean 'ppo'?)")
+
+
 def test_a_task_without_stages_has_no_such_key(alignment: Callable[..., Any]) -> None:
     ended = alignment("run", "tiny_dpo", "stages.dpo_1.set.seed=1")
     assert ended.code == 2 and "no such key 'stages'" in ended.err[0]
