@@ -95,7 +95,7 @@ def _stages(composed: DictConfig, only: str | None = None) -> Iterator[str]:
     for stage in composed.stages:
         if only in (None, stage.name):
             is_left_out = not stage.enabled or (composed.only and stage.name not in composed.only)
-            name = f"{stage.recipe!s}{' (left out)' if is_left_out else ''}"
+            name = str(stage.recipe) + (" (left out)" if is_left_out else "")
             yield from _key(f"{stage.name}: ", name, str(stage.about))
             settings = OmegaConf.to_container(stage.set, resolve=False)
             assert isinstance(settings, dict)
