@@ -1,21 +1,14 @@
 """Which weights a run leaves: the last ones, the best of its evaluations, or the best within `kl.limit`."""
 
 import math
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from alignment.config.best import BestConfig, Mode
 from alignment.config.errors import UserError
-from alignment.distributed.collectives import barrier, is_main
-from alignment.runs.folder import RunFolder, note_step, noted_step
-from alignment.runs.written import begin_folder, filled_beside, publish_folder
 from alignment.terminal import say
+from alignment.training.kept import Kept, Write, write_whole
 from alignment.training.metrics import Metrics
-
-Write = Callable[[Path], None]
-"""Writes a model, as it is now, into a folder. All processes call it; the main one has the folder."""
 
 
 class Keeper(Protocol):
@@ -68,42 +61,6 @@ class LastModel:
         return
 
 
-class Kept:
-    """The folder `best/`, and beside it, until a checkpoint knows of newer ones, the weights that the newest checkpoint
-    knows as the best: a run that goes on from there, with other settings, may never come to the newer ones again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.earlier = folder, RunFolder(folder.parent).best_earlier
-        self.saved: int | None = None
-        """The steps that the weights have taken that the newest checkpoint knows."""
-
-    def replace(self, steps: int, write: Write) -> None:
-        """Keep the weights as they are now, after so many steps. All processes call it."""
-        if is_main() and self.saved is not None and noted_step(self.folder) == self.saved:
-            shutil.rmtree(self.earlier, ignore_errors=True)
-            self.folder.rename(self.earlier)
-
-        def noting(new: Path) -> None:
-            write(new)
-            if is_main():
-                note_step(new, steps)
-
-        write_whole(self.folder, noting)
-
-    def restore(self, steps: int) -> None:
-        """What is kept is what a checkpoint knows, whose weights have taken so many steps."""
-        self.saved = steps
-        if is_main() and noted_step(self.folder) != steps and noted_step(self.earlier) == steps:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.earlier.rename(self.folder)
-
-    def leave(self, model: Path) -> None:
-        """As the run's model."""
-        write_whole(model, lambda new: _copy(self.folder, new))
-        if is_main() and noted_step(self.folder) == self.saved:
-            shutil.rmtree(self.earlier, ignore_errors=True)
-
-
 class BestByMetric:
     """`best/` holds the weights whose evaluation was the best by `train.best.metric`, and so does `model/` at the end.
 
@@ -141,6 +98,10 @@ class BestByMetric:
             say(self.reason)
 
     def leave(self, model: Path, write: Write) -> None:
+        if math.isinf(self.score):  # its weights are lost, and there was no evaluation since
+            say(f"the model is that of the last step, for the weights of the best by {self.metric} are lost")
+            write_whole(model, write)
+            return
         say(f"the model is that of step {self.step}, the best by {self.metric} ({self.score:.4g})")
         self.kept.leave(model)
 
@@ -155,8 +116,12 @@ class BestByMetric:
         measure = self._measure()
         if "misses" not in state or any(state.get(name, value) != value for name, value in measure.items()):
             return
+        if math.isinf(state["score"]):  # saved before there was one
+            return
+        if not self.kept.restore(state["step"]):
+            say_lost(state["step"], f"the best by {self.metric}")
+            return
         self.step, self.score, self.misses = state["step"], state["score"], state["misses"]
-        self.kept.restore(self.step)
         is_over = self.config.patience is not None and self.misses >= self.config.patience
         self.reason = state["reason"] if is_over else None
 
@@ -221,21 +186,17 @@ class BestWithinLimit:
         of the steps to come then."""
         if "held_out" not in state or state.get("limit", self.limit) > self.limit:
             return
+        self.held_out = state["held_out"]
+        if state["step"] == 0:
+            return
+        if not self.kept.restore(state["step"] - 1):
+            say_lost(state["step"], "the best within kl.limit")
+            return
         is_held_out, reward = state["score"]
-        self.step, self.score, self.held_out = state["step"], (is_held_out, reward), state["held_out"]
-        self.kept.restore(self.step - 1)
+        self.step, self.score = state["step"], (is_held_out, reward)
 
 
-def _copy(folder: Path, new: Path) -> None:
-    if is_main():
-        shutil.copytree(folder, new, dirs_exist_ok=True)
-
-
-def write_whole(folder: Path, write: Write) -> None:
-    """Fill a folder that is there whole or not at all. All processes call it and `write`."""
-    if is_main():
-        begin_folder(folder)
-    write(filled_beside(folder))
-    if is_main():
-        publish_folder(folder)
-    barrier()
+def say_lost(step: int, what: str) -> None:
+    say(
+        f"WARNING: the weights of step {step}, {what} so far, made room for later ones: it is that of the steps to come"
+    )

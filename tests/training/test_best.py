@@ -9,7 +9,8 @@ import torch
 from alignment.config.best import BestConfig, Mode
 from alignment.config.errors import ConfigError, UserError
 from alignment.losses import Mean
-from alignment.training.best import BestByMetric, BestWithinLimit, Keeper, LastModel, Write, keeper_of
+from alignment.training.best import BestByMetric, BestWithinLimit, Keeper, LastModel, keeper_of
+from alignment.training.kept import Write
 from alignment.training.metrics import Metrics
 
 LOSS = "eval/loss"
@@ -162,3 +163,50 @@ def test_a_run_that_goes_on_has_the_best_weights_that_its_checkpoint_knows(tmp_p
     again.leave(tmp_path / "model", named(20))
     assert kept(tmp_path / "model") == "5"
     assert not (tmp_path / "best_earlier").exists()
+
+
+@pytest.mark.parametrize("kind", ["metric", "limit"])
+def test_where_the_best_that_an_older_checkpoint_knows_is_lost_no_later_one_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """As where the newest checkpoint is damaged: the run goes on from the one before, with other settings, in which the
+    weights of later steps never come about."""
+
+    def keeper() -> Keeper:
+        config = BestConfig(metric=LOSS, patience=2) if kind == "metric" else BestConfig()
+        return keeper_of(tmp_path / "best", config, None if kind == "metric" else 5.0)
+
+    def see(best: Keeper, step: int, score: float) -> None:
+        if kind == "metric":
+            best.after_update(step, {LOSS: -score}, named(step))
+        else:
+            assert best.before_update(step, of(1.0, score), named(step)) is None
+
+    best = keeper()
+    see(best, 10, 1.0)
+    older = best.state()
+    see(best, 20, 2.0)
+    best.state()  # the checkpoint that will be damaged
+    see(best, 30, 3.0)
+    assert (kept(tmp_path / "best"), kept(tmp_path / "best_earlier")) == ("30", "20")
+    again = keeper()
+    again.load_state(older)
+    assert not (tmp_path / "best").exists() and not (tmp_path / "best_earlier").exists()
+    assert "WARNING: the weights of step 10, the best " in " ".join(capsys.readouterr().out.split())
+    see(again, 12, 0.5)  # no better than the one that is lost, and the best that there is
+    see(again, 14, 0.25)
+    assert kept(tmp_path / "best") == "12" and again.reason is None
+    if kind == "limit":
+        assert again.before_update(16, of(9.0, 0.0), named(16)) is not None
+    again.leave(tmp_path / "model", named(20))
+    assert kept(tmp_path / "model") == "12"
+
+
+def test_a_best_folder_that_is_gone_leaves_the_last_model(tmp_path: Path) -> None:
+    best = BestByMetric(tmp_path / "best", BestConfig(metric=LOSS))
+    best.after_update(4, {LOSS: 1.0}, named(4))
+    (tmp_path / "best").rename(tmp_path / "taken")
+    again = BestByMetric(tmp_path / "best", BestConfig(metric=LOSS))
+    again.load_state(best.state())
+    again.leave(tmp_path / "model", named(9))
+    assert kept(tmp_path / "model") == "9"
