@@ -25,6 +25,7 @@ from alignment.config.run import RunConfig
 from alignment.config.tasks import TASKS, PipelineConfig, task_name
 from alignment.process import is_launched
 from alignment.runs.folder import RunFolder
+from alignment.runs.leftovers import present, remove_empty
 from alignment.runs.lifecycle import as_recipe
 
 _one = threading.Lock()
@@ -124,11 +125,13 @@ def _run(recipe: str, asked: dict[str, Any], rows: Mapping[str, Iterable[Any]]) 
     paths |= {SPLITS[name]: f"{name} in memory" for name in rows}
     asked |= _preset_for(recipe, asked, paths) | paths
     made: list[Path] = []
+    there: set[Path] = set()
     try:
         if rows:
             if is_launched() and "output_dir" not in asked:
                 raise ConfigError("output_dir must be given with rows in memory where several processes are one run")
             asked["output_dir"] = _composed(recipe, asked).output_dir
+            there = present(RunFolder(asked["output_dir"]))
             for name, each in rows.items():
                 folder = RunFolder(asked["output_dir"]).rows
                 before = set(folder.glob("*"))
@@ -138,7 +141,7 @@ def _run(recipe: str, asked: dict[str, Any], rows: Mapping[str, Iterable[Any]]) 
         carry_out(config)
     except UserError:
         if rows and "output_dir" in asked:
-            _take_back(Path(asked["output_dir"]), made)
+            _take_back(Path(asked["output_dir"]), made, there)
         raise
     except preempt.Preempted as stop:
         if preempt.exit_code() == preempt.INTERRUPTED:
@@ -196,16 +199,16 @@ def _plain(key: str, value: Any) -> Any:
     raise ConfigError(f"{rule}, got a {type(value).__name__}{hint}")
 
 
-def _take_back(folder: Path, made: list[Path]) -> None:
+def _take_back(folder: Path, made: list[Path], there: set[Path]) -> None:
     """What was written for a run that has not begun: rows that no run reads, and folders that nothing else is in."""
     config = RunFolder(folder).config
     read = config.read_text() if config.exists() else ""
     for file in made:
         if file.name not in read:
             file.unlink(missing_ok=True)
-    for each in (RunFolder(folder).rows, folder):
-        with suppress(OSError):  # it is not empty, or not there
-            each.rmdir()
+    with suppress(OSError):  # it is not empty, or not there
+        RunFolder(folder).rows.rmdir()
+    remove_empty(folder, there)
 
 
 def _finished(config: RunConfig) -> Run:

@@ -41,7 +41,8 @@ from alignment.hub.pin import pinned
 from alignment.preempt import EXIT_CODE, Preempted
 from alignment.process import end
 from alignment.runs.folder import RunFolder
-from alignment.runs.place import require_place
+from alignment.runs.leftovers import present, remove_empty
+from alignment.runs.place import require_place, require_sweep_place
 from alignment.terminal import say
 from alignment.user_error import USER_ERROR, fail
 
@@ -62,10 +63,24 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
     if sweep:
         if isinstance(configs[0], PipelineConfig):
             speak_as_typed([stage.name for stage in configs[0].stages])
-        _call_hydra(recipe, ["--multirun"], overrides)
+        with _leaving_no_record(Path(configs[0].output_dir)):
+            _call_hydra(recipe, ["--multirun"], overrides)
     from alignment.tasks.run import leave  # loaded by the jobs already
 
     leave()
+
+
+@contextmanager
+def _leaving_no_record(folder: Path) -> Iterator[None]:
+    """Of a sweep whose first run ends by a user's mistake before it has done anything, Hydra's record goes too."""
+    before = present(RunFolder(folder))
+    try:
+        yield
+    except SystemExit as error:
+        if error.code == USER_ERROR and folder.is_dir() and set(folder.iterdir()) - before == {folder / SWEEP}:
+            (folder / SWEEP).unlink()
+            remove_empty(folder, before)
+        raise
 
 
 def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[RunConfig], bool]:
@@ -76,7 +91,7 @@ def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[Run
         check_inputs(config)
         require_place(of_job(config, number) if sweep else config)
         if sweep:
-            _require_own_sweep(Path(config.output_dir, SWEEP))
+            require_sweep_place(Path(config.output_dir), SWEEP)
             _check_stages(of_job(config, number), number)
     return [pinned(config) for config in configs], sweep
 
@@ -92,15 +107,6 @@ def _check_stages(config: RunConfig, number: int) -> None:
 
         with error_prefix(f"job {number}"):
             composed_stages(config, compose)
-
-
-def _require_own_sweep(file: Path) -> None:
-    """Raises:
-    ConfigError: Hydra would replace a file that it has not written.
-    """
-    if file.exists() and not file.read_bytes().startswith(b"hydra:"):
-        rule = f"output_dir must not hold what no sweep has written and this one would replace, as {str(file)!r}"
-        raise ConfigError(f"{rule}; another output_dir keeps it, got {str(file.parent)!r}")
 
 
 def say_advice(recipe: str, configs: list[RunConfig], overrides: list[str]) -> None:

@@ -7,8 +7,8 @@ from alignment.data.batches import Batches
 from alignment.generation.diagnostics import derived
 from alignment.rl.rollouts import Rollouts
 from alignment.training.alarm import Alarm
-from alignment.training.kept import Write
 from alignment.training.checkpoint import Stateful
+from alignment.training.kept import Write
 from alignment.training.timer import StepTimer
 
 

@@ -6,7 +6,6 @@
 
 import json
 import re
-import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -144,30 +143,6 @@ def _steer(folder: RunFolder, change: Change) -> None:
 def _ended_early(folder: RunFolder) -> bool:
     """Whether the finished run ended before its last step."""
     return "stopped" in json.loads(folder.finished.read_bytes())
-
-
-def present(folder: RunFolder) -> set[Path]:
-    """The folder and what lies in it; nothing where it is not there."""
-    return {folder.path, *folder.path.iterdir()} if folder.path.exists() else set()
-
-
-def give_up(folder: RunFolder, before: set[Path]) -> None:
-    """Leave nothing behind of a run that a user's mistake ended before it had done anything, but what was `present`
-    before it.
-
-    What a submission to a cluster wrote stays, for the mistake is told in its log; the claim on the folder goes.
-    """
-    made = present(folder) - before
-    own = {folder.config, folder.started, folder.progress, folder.checkpoints}
-    submitted = {folder.script, folder.submitted, folder.logs}
-    if any(folder.checkpoints.glob("*")) or not made <= own | submitted | {folder.path, folder.owner}:
-        return
-    if folder.checkpoints in made:
-        folder.checkpoints.rmdir()
-    for path in made & {folder.config, folder.started, folder.progress}:
-        path.unlink()
-    if folder.path in made and present(folder) <= {folder.path, folder.owner}:
-        shutil.rmtree(folder.path)
 
 
 def belongs_to(folder: RunFolder, mark: Fingerprint) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config.cluster import Scheduler, require_scheduler
-from alignment.config.errors import ConfigError
+from alignment.config.errors import ConfigError, UserError
 from alignment.config.inputs import check_inputs
 from alignment.config.run import RunConfig
 from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
@@ -19,6 +19,7 @@ from alignment.runs.claim import claim
 from alignment.runs.commits import moved
 from alignment.runs.fingerprint import fingerprint
 from alignment.runs.folder import RunFolder
+from alignment.runs.leftovers import give_up, present
 from alignment.runs.lifecycle import belongs_to, is_finished, is_steered, why_other, write_config
 from alignment.runs.place import require_place
 from alignment.tasks.ending import say_ending
@@ -37,9 +38,15 @@ def run(config: PipelineConfig, compose: Compose) -> None:
     for stage, stage_config in stages:
         with _named(stage):
             require_scheduler(stage_config.cluster, Scheduler.local)
-    with claim(Path(config.output_dir)):
-        write_config(RunFolder(config.output_dir), config)
-        _run_stages(stages)
+    folder = RunFolder(config.output_dir)
+    before = present(folder)
+    with claim(folder.path):
+        write_config(folder, config)
+        try:
+            _run_stages(stages)
+        except UserError:
+            give_up(folder, before)
+            raise
     say_ending(config, Path(config.output_dir), None)
 
 

@@ -28,7 +28,8 @@ from alignment.process import importing, is_launched
 from alignment.runs.claim import FolderInUse, claim
 from alignment.runs.fingerprint import Fingerprint, fingerprint
 from alignment.runs.folder import RunFolder
-from alignment.runs.lifecycle import as_recipe, finish, give_up, is_finished, present, require_goes_on, start
+from alignment.runs.leftovers import give_up, present
+from alignment.runs.lifecycle import as_recipe, finish, is_finished, require_goes_on, start
 from alignment.runs.place import require_place
 from alignment.tasks.card import write_cards
 from alignment.tasks.ending import say_ending

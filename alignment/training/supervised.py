@@ -23,8 +23,8 @@ from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model
 from alignment.training.another_reference import load_reference, require_reference_reads
-from alignment.training.kept import Write
 from alignment.training.checkpoint import Stateful
+from alignment.training.kept import Write
 from alignment.training.loop import fit
 from alignment.training.metrics import Metrics, of_sets, with_perplexity
 from alignment.training.nonfinite import NonFiniteGuard

@@ -374,6 +374,22 @@ def test_a_mistake_in_the_data_leaves_no_claim_on_the_folder(alignment: Callable
     assert alignment("run", str(out / "config.yaml")).code == 0, "its config is a recipe; the run is finished"
 
 
+def test_a_mistake_in_the_data_leaves_no_folder_above_either(
+    alignment: Callable[..., Any], own: Callable[..., str], tmp_path: Path
+) -> None:
+    """Of a run, a sweep and a pipeline: runs/ and runs/RECIPE are gone as well."""
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b"}\n')
+    rows = "data.format: native, data.train.path: pairs.jsonl, data.eval.limit: null"
+    stage = f"{{name: dpo, recipe: tiny_dpo, set: {{{rows}}}}}"
+    pipe = own("pipe", f"# Mine\ndefaults: [{{task: pipeline}}, _self_]\nstages:\n  - {stage}\n")
+    words = ["run", "tiny_dpo", "data=native", "data.train.path=pairs.jsonl"]
+    before = state(tmp_path)
+    for command in (words, [*words, "-m", "seed=1,2"], ["run", pipe, "output_dir=deep/er/pipe"]):
+        ended = alignment(*command)
+        assert ended.code == 2 and "pairs.jsonl:1: field `rejected` is missing" in ended.err[-1], ended.err
+        assert state(tmp_path) == before and not (tmp_path / "runs").exists() and not (tmp_path / "deep").exists()
+
+
 def test_a_mistake_in_the_data_takes_nothing_that_was_there(
     alignment: Callable[..., Any], own: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -389,7 +405,8 @@ def test_a_mistake_in_the_data_takes_nothing_that_was_there(
     assert ended.code == 2 and "rows.jsonl:1: " in ended.err[0]
     assert list((tmp_path / "out").iterdir()) == []
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    assert alignment("run", recipe, "output_dir=out").code == 2
+    ended = alignment("run", recipe, "output_dir=out")
+    assert ended.code == 2 and "output_dir must be a new or an empty folder" in ended.err[0]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
 
 

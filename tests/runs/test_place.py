@@ -1,5 +1,6 @@
 """A folder in which a run cannot be, told before anything else is done."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from alignment.config.tasks import EvaluateConfig, PipelineConfig, StageConfig
 from alignment.config.train import TrainConfig
 from alignment.runs.folder import RunFolder, step_folder, steps_in
 from alignment.runs.lifecycle import as_recipe
-from alignment.runs.place import require_place
+from alignment.runs.place import require_place, require_sweep_place
 
 
 def checkpoints_as_a_file(folder: Path) -> None:
@@ -113,7 +114,8 @@ def test_a_run_does_not_write_where_it_reads(
 
 
 def test_a_run_may_lie_beside_what_it_reads(tmp_path: Path) -> None:
-    """An evaluation in the folder of a run that it compares, a run in its base's: neither writes over a file there."""
+    """An evaluation in the folder of a run that it compares, a run in its base's: neither writes over a file there, and
+    the second has a folder of its own in it."""
     run = RunFolder(tmp_path / "run")
     run.model.mkdir(parents=True)
     run.config.touch()
@@ -122,7 +124,11 @@ def test_a_run_may_lie_beside_what_it_reads(tmp_path: Path) -> None:
     require_place(EvaluateConfig(runs={"a": str(run.path)}, baseline="a", data=data, gold="a.b", output_dir=output_dir))
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").touch()
-    require_place(run_of(str(tmp_path / "base"), "rows", str(tmp_path / "base")))
+    with pytest.raises(
+        ConfigError, match=r"^output_dir must be a new or an empty folder, .*: it holds 'config.json'; "
+    ):
+        require_place(run_of(str(tmp_path / "base"), "rows", str(tmp_path / "base")))
+    require_place(run_of(str(tmp_path / "base"), "rows", str(tmp_path / "base" / "tuned")))
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "samples.jsonl", "report.html", "model"])
@@ -165,3 +171,60 @@ def test_steps_are_those_whose_folders_have_our_names(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     assert [step_folder(tmp_path, step).is_dir() for step in steps_in(tmp_path)] == [True, True, True]
     assert steps_in(tmp_path) == [1, 3, 100_000_000]
+
+
+@pytest.mark.parametrize("place", [".", "home", "data", "hidden", "linked"])
+def test_a_run_does_not_lie_among_the_user_s_files(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / ("data" if place == "linked" else place)
+    here.mkdir(exist_ok=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "data")
+    if place != ".":
+        require_place(RunConfig(output_dir=place))  # as long as it is empty
+    for name in (".bashrc", "notes.txt")[: 1 if place == "hidden" else 2]:
+        (here / name).touch()
+    for config in (
+        RunConfig(output_dir=place),
+        PipelineConfig(output_dir=place, stages=[StageConfig(name="a", recipe="tiny_sft")]),
+    ):
+        with pytest.raises(ConfigError) as raised:
+            require_place(config)
+        line = str(raised.value)
+        assert line.startswith("output_dir must be a new or an empty folder, or that of a run, for ")
+        assert ": it holds '.bashrc'" in line and line.endswith(f", got {place!r}")
+        assert f"; output_dir={Path(place, 'NAME')} is a folder of its own in it" in line
+    require_place(RunConfig(output_dir=f"{place}/NAME"))
+    (here / "started.json").touch()
+    require_place(RunConfig(output_dir=place))
+
+
+def test_what_a_run_leaves_as_it_begins_is_its_own(tmp_path: Path) -> None:
+    for name in ("owner.json", "config.yaml.host-7.partial", "submitted.json"):
+        (tmp_path / name).touch()
+        require_place(RunConfig(output_dir=str(tmp_path)))
+
+
+def test_a_sweep_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    for name in ("0", "11", "logs"):
+        (tmp_path / "sweep" / name).mkdir(parents=True)
+    (tmp_path / "sweep" / "multirun.yaml").write_text("hydra: {}\n")
+    require_sweep_place(tmp_path / "sweep", "multirun.yaml")
+    require_sweep_place(tmp_path / "new", "multirun.yaml")
+    (tmp_path / "sweep" / "mine.txt").touch()
+    with pytest.raises(ConfigError, match=r"^output_dir must be a new or an empty folder, .*: it holds 'mine.txt'; "):
+        require_sweep_place(tmp_path / "sweep", "multirun.yaml")
+
+
+def test_what_may_not_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for a run that is there, and may be finished."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(
+        ConfigError, match=r"written \(Permission denied\), got 'out/a', where '/.*' may not be written$"
+    ):
+        require_place(RunConfig(output_dir="out/a"))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ConfigError, match=r"^output_dir must .*written \(Permission denied\), got 'run'$"):
+        require_place(RunConfig(output_dir="run"))
+    (tmp_path / "run" / "started.json").touch()
+    require_place(RunConfig(output_dir="run"))

@@ -1,0 +1,45 @@
+"""What a command that ends by a user's mistake leaves of a run that has done nothing: what was there before it."""
+
+import shutil
+from pathlib import Path
+
+from alignment.runs.folder import RunFolder
+
+
+def present(folder: RunFolder) -> set[Path]:
+    """The folder and what lies in it, where it is there; the folders that it lies in, as far as they are."""
+    parents = {parent for parent in folder.path.absolute().parents if parent.exists()}
+    return parents | ({folder.path, *folder.path.iterdir()} if folder.path.exists() else set())
+
+
+def give_up(folder: RunFolder, before: set[Path]) -> None:
+    """Leave nothing behind of a run that a user's mistake ended before it had done anything, but what was `present`
+    before it.
+
+    What a submission to a cluster wrote stays, for the mistake is told in its log; the claim on the folder goes.
+    """
+    made = present(folder) - before - set(folder.path.absolute().parents)
+    own = {folder.config, folder.started, folder.progress, folder.checkpoints}
+    submitted = {folder.script, folder.submitted, folder.logs}
+    if any(folder.checkpoints.glob("*")) or not made <= own | submitted | {folder.path, folder.owner}:
+        return
+    if folder.checkpoints in made:
+        folder.checkpoints.rmdir()
+    for path in made & {folder.config, folder.started, folder.progress}:
+        path.unlink()
+    if folder.path in made and set(folder.path.iterdir()) <= {folder.owner}:
+        shutil.rmtree(folder.path)
+    remove_empty(folder.path, before)
+
+
+def remove_empty(folder: Path, before: set[Path]) -> None:
+    """The folder and those that it lies in go where they were made since and nothing else lies in them."""
+    for each in (folder, *folder.absolute().parents):
+        if each in before:
+            return
+        try:
+            each.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:  # something lies in it
+            return
