@@ -41,7 +41,7 @@ from alignment.hub.pin import pinned
 from alignment.preempt import EXIT_CODE, Preempted
 from alignment.process import end
 from alignment.runs.folder import RunFolder
-from alignment.runs.leftovers import present, remove_empty
+from alignment.runs.leftovers import leaving_no_record
 from alignment.runs.place import require_place, require_sweep_place
 from alignment.terminal import say
 from alignment.user_error import USER_ERROR, fail
@@ -63,24 +63,11 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
     if sweep:
         if isinstance(configs[0], PipelineConfig):
             speak_as_typed([stage.name for stage in configs[0].stages])
-        with _leaving_no_record(Path(configs[0].output_dir)):
+        with leaving_no_record(RunFolder(configs[0].output_dir).path / SWEEP, USER_ERROR):
             _call_hydra(recipe, ["--multirun"], overrides)
     from alignment.tasks.run import leave  # loaded by the jobs already
 
     leave()
-
-
-@contextmanager
-def _leaving_no_record(folder: Path) -> Iterator[None]:
-    """Of a sweep whose first run ends by a user's mistake before it has done anything, Hydra's record goes too."""
-    before = present(RunFolder(folder))
-    try:
-        yield
-    except SystemExit as error:
-        if error.code == USER_ERROR and folder.is_dir() and set(folder.iterdir()) - before == {folder / SWEEP}:
-            (folder / SWEEP).unlink()
-            remove_empty(folder, before)
-        raise
 
 
 def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[RunConfig], bool]:

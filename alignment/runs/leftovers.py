@@ -1,6 +1,8 @@
 """What a command that ends by a user's mistake leaves of a run that has done nothing: what was there before it."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alignment.runs.folder import RunFolder
@@ -43,3 +45,18 @@ def remove_empty(folder: Path, before: set[Path]) -> None:
             continue
         except OSError:  # something lies in it
             return
+
+
+@contextmanager
+def leaving_no_record(record: Path, code: int) -> Iterator[None]:
+    """Of a sweep whose first run ends by exit code `code` before it has done anything, Hydra's record of it, the one
+    file that is there, goes too."""
+    folder = record.parent
+    before = present(RunFolder(folder))
+    try:
+        yield
+    except SystemExit as error:
+        if error.code == code and folder.is_dir() and set(folder.iterdir()) - before == {record}:
+            record.unlink()
+            remove_empty(folder, before)
+        raise
