@@ -14,7 +14,7 @@ from alignment.config.errors import UserError
 from alignment.config.run import TrainingConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.process import importing
-from alignment.terminal import on_stderr
+from alignment.terminal import on_stderr, say
 from alignment.user_error import fail
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def score_file(config: EvaluateConfig, out: Path | None) -> None:
 
         with whole_file(out) as beside, beside.open("w") as file:
             file.writelines(f"{line}\n" for line in score(config))
+        say(f"written: {out}")
 
 
 def chat_with(config: EvaluateConfig, system: str | None) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from alignment.config.base import Config
-from alignment.config.columns import require_columns, require_known
+from alignment.config.columns import ExampleKind, require_columns, require_known
 from alignment.config.errors import ConfigError, require
 from alignment.config.margin import MarginConfig
 from alignment.config.sources import EvalSource, Format, SourceConfig, TrainSource, require_files
@@ -34,20 +34,6 @@ class BadRow(str, Enum):
 
     error = "error"
     skip = "skip"
-
-
-class ExampleKind(str, Enum):
-    """What a task takes from a row."""
-
-    prompts = "prompts"
-    demonstrations = "demonstrations"
-    pairs = "pairs"
-    labeled = "labeled"
-    """Single replies that are desirable or not."""
-    scored = "scored"
-    """Single replies with a score."""
-    steps = "steps"
-    """Single replies in steps, each right or wrong."""
 
 
 @dataclass(slots=True)
@@ -79,8 +65,7 @@ class DataConfig(Config):
     """Which turns of the assistant a demonstration teaches; what a row gives as its `prompt` is context."""
 
     def __post_init__(self) -> None:
-        rule = f"data.max_prompt_length must be in [1, data.max_length), which is {self.max_length}; set both"
-        require(1 <= self.max_prompt_length < self.max_length, rule, self.max_prompt_length)
+        _require_room(self.max_length, self.max_prompt_length)
         rule = "data.template=none goes with data.format=native or text, whose prompts and replies may be texts"
         texts = (Format.auto, Format.native, Format.text)
         require(self.template is Template.chat or self.format in texts, rule, self.format.value)
@@ -112,6 +97,16 @@ class DataConfig(Config):
     def file_of(self, name: str) -> str | None:
         """The file, or the first of them, that has the rows of the split `name`; None where they have no file."""
         return (self.train if name == "train" or self.eval.fraction is not None else self.eval).first_path()
+
+
+def _require_room(max_length: int, max_prompt_length: int) -> None:
+    """Raise `ConfigError` where a prompt of the most tokens would leave none to its reply."""
+    require(max_length >= 2, "data.max_length must be >= 2, a token of a prompt and one of its reply", max_length)
+    require(max_prompt_length >= 1, "data.max_prompt_length must be >= 1", max_prompt_length)
+    if max_prompt_length >= max_length:
+        rule = f"data.max_prompt_length must be below data.max_length={max_length}, which has prompt and reply in it"
+        ways = f"data.max_prompt_length={max_length // 2} beside it, or data.max_length={2 * max_prompt_length}"
+        raise ConfigError(f"{rule}, got {max_prompt_length}: set {ways}")
 
 
 def each_source(source: SourceConfig, data: DataConfig) -> list[tuple[str, SourceConfig, DataConfig]]:
@@ -158,7 +153,7 @@ def require_read(data: DataConfig, kind: ExampleKind | None, part: str = "data")
     )
     if kind not in (None, ExampleKind.prompts):  # of prompts a function may read whatever the rows have
         more = [*data.scores, data.margin.column, data.margin.chosen_column, data.margin.rejected_column]
-        require_known(data.columns, [name for name in more if name is not None], f"{part}.columns")
+        require_known(data.columns, [name for name in more if name is not None], f"{part}.columns", kind)
     for key, value, unset, reader, what in read:
         rule = f"{part}.{key} must be {unset!r} for a task that learns of no {what}"
         require(kind in (None, reader) or value == unset, rule, value)

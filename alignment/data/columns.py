@@ -10,26 +10,66 @@ from alignment.data.json_rows import Row
 from alignment.data.records import DataError, Source
 from alignment.user_error import nearest
 
-FIRST = 50  # rows that are looked at before any is used: what all of them lack is a mistake
+FIRST = 50  # rows by which a layout is told
 MISSING = object()
 Rows = Iterator[tuple[Source, Row | DataError]]
 
 
-def with_columns(rows: Iterable[tuple[Source, Row | DataError]], columns: Mapping[str, str], key: str) -> Rows:
-    """Each row with the fields of `columns` under our names, field -> the file's column, or a path of names within its
-    objects, "answer.text". A field of ours whose column another one takes over is no longer there under its old name.
+class Renamed(dict[str, Any]):
+    """A row under our names, which still knows the file's."""
 
-    Raises:
-        ConfigError: the first rows all lack a column; names the key, what they have, and the nearest.
-    """
-    first, rows = peeked(rows)
-    good = [row for _, row in first if not isinstance(row, DataError)]
-    for field, column in columns.items():
-        if good and all(_at(row, column) is MISSING for row in good):
-            there = list(dict.fromkeys(name for row in good for name in row))
-            has = f"{', '.join(there)}{nearest(column, there)}"
-            raise ConfigError(f"{key}.{field}: no column {column!r} in {first[0][0].file}, which has {has}")
-    return ((at, row if isinstance(row, DataError) else renamed(row, columns)) for at, row in rows)
+    def __init__(self, row: Row, own: Row) -> None:
+        super().__init__(row)
+        self.own = own
+
+
+def own_columns(row: Row) -> Row:
+    """The row as its file has it, which `data.columns` reads under other names."""
+    return row.own if isinstance(row, Renamed) else row
+
+
+class Columns:
+    """The columns that a config names, looked for in all rows of a file that are read."""
+
+    def __init__(self, columns: Mapping[str, str], keys: Mapping[str, str], path: str) -> None:
+        """keys: of each field, where the config names its column."""
+        self.columns = columns
+        self.keys = keys
+        self.path = path
+        self.unseen = dict(columns)
+        self.there: dict[str, None] = {}
+        self.rows = 0
+
+    def renamed(self, rows: Iterable[tuple[Source, Row | DataError]]) -> Rows:
+        """Each row with the fields of `columns` under our names, field -> the file's column, or a path of names within
+        its objects, "answer.text". A field of ours whose column another one takes over is no longer there under its old
+        name."""
+        if not self.columns:
+            yield from rows
+            return
+        for at, row in rows:
+            if isinstance(row, DataError):
+                yield at, row
+                continue
+            if self.unseen:
+                self.rows += 1
+                self.there.update(dict.fromkeys(row))
+                self.unseen = {field: name for field, name in self.unseen.items() if _at(row, name) is MISSING}
+            yield at, Renamed(renamed(row, self.columns), row)
+
+    def require(self) -> None:
+        """To be asked once the rows are read.
+
+        Raises:
+            ConfigError: all of them lack a column; names the key, what they have, and the nearest.
+        """
+        if not self.rows or not self.unseen:
+            return
+        field, column = next(iter(self.unseen.items()))
+        has = f"{', '.join(self.there)}{nearest(column, self.there)}"
+        read = "the one row" if self.rows == 1 else f"any of the {self.rows} rows"
+        have = "has" if self.rows == 1 else "have"
+        raise ConfigError(f"{self.keys[field]}: no column {column!r} in {read} read of {self.path}, which {have} {has}")
 
 
 def peeked(rows: Iterable[tuple[Source, Row | DataError]]) -> tuple[list[tuple[Source, Row | DataError]], Rows]:

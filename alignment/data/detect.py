@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alignment.config.columns import NEEDED, ExampleKind, taken_by
 from alignment.config.errors import UserError
 from alignment.config.sources import Format
 from alignment.data.records import DataError, Source
@@ -42,20 +43,36 @@ CALLED = {  # our fields by what others call them
         "bad",
         "lose",
     ),
+    "label": ("desirable", "is_desirable", "is_good", "liked", "thumbs_up", "feedback"),
+    "score": ("reward", "rating", "grade", "quality", "helpfulness"),
+    "completions": ("steps",),
+    "labels": ("ratings", "step_labels"),
+}
+WORDS = {
+    ExampleKind.labeled: "replies with a label",
+    ExampleKind.scored: "replies with a score",
+    ExampleKind.steps: "replies in steps",
 }
 RATED = (("response_1", "response_2"), ("response1", "response2"), ("response", "helpfulness"))
 NATIVE = ("prompt", "completion", "chosen", "rejected", "completions", "label", "labels", "score")
 SHOWN = 12  # names of a row's fields
 
 
-def detect(first: Sequence[tuple[Source, Mapping[str, Any] | DataError]], part: str) -> Format:
+class UnknownLayout(UserError):
+    """The rows have no layout that is known, or several."""
+
+
+def detect(
+    first: Sequence[tuple[Source, Mapping[str, Any] | DataError]], part: str, need: ExampleKind | None
+) -> Format:
     """The layout of a file by its first rows; native where there are none.
 
     Args:
         part: where the data are in the config.
+        need: what the task takes of a row; None: it may be any.
 
     Raises:
-        UserError: they have none that is known, or several; names the rows, their fields, and the ways out.
+        UnknownLayout: they have none that is known, or several; names the rows, their fields, and the ways out.
     """
     rows = [(source, row) for source, row in first if not isinstance(row, DataError)]
     found: dict[Format, Source] = {}
@@ -64,10 +81,10 @@ def detect(first: Sequence[tuple[Source, Mapping[str, Any] | DataError]], part: 
             found.setdefault(kind, source)
     if len(found) > 1:
         places = ", ".join(f"{kind.value} ({source})" for kind, source in found.items())
-        raise UserError(f"the rows are of several layouts, {places}: {part}.format says which is to be read")
+        raise UnknownLayout(f"the rows are of several layouts, {places}: {part}.format says which is to be read")
     if rows and not found:
         source, row = rows[0]
-        raise UserError(f"{source}: the layout of the row is not known: {ways(row, part)}")
+        raise UnknownLayout(f"{source}: the layout of the row is not known: {ways(row, part, need)}")
     return next(iter(found), Format.native)
 
 
@@ -80,35 +97,63 @@ def known_by(format: Format, first: Sequence[tuple[Source, Mapping[str, Any] | D
     return ", ".join(fields) if format is Format.native and fields else BY[format]
 
 
-def ways(row: Mapping[str, Any], part: str) -> str:
-    """A row's fields, and what to say of them."""
+def ways(row: Mapping[str, Any], part: str, need: ExampleKind | None) -> str:
+    """A row's fields, what the task takes, and how to say which is which; what each layout has."""
     names = [name for name, value in row.items() if value is not None]
-    has = f"it has {', '.join(names[:SHOWN])}" if names else "it has no fields"
-    known = ", ".join(kind.value for kind in BY)
-    columns = suggested(row, part) or f"{part}.columns.prompt=COLUMN"
-    return f"{has}; {columns} says what its columns are, {part}.format which layout it has ({known})"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    has = f"it has {', '.join(names[:SHOWN])}{more}" if names else "it has no fields"
+    kinds = list(NEEDED) if need is None else [need]
+    takes = ", ".join(f"{WORDS.get(kind, kind.value)} take {' + '.join(NEEDED[kind])}" for kind in kinds)
+    likely = _likely(row, need)
+    found = {"FIELD": "COLUMN"} if need is None and not likely else {**_missing(row, need), **likely}
+    columns = " ".join(_settings(found, part))
+    known = "; ".join(f"{kind.value} ({by})" for kind, by in BY.items())
+    return f"{has}; {takes}: {columns} says which columns these are, {part}.format which layout the rows have: {known}"
 
 
-def way_out(row: Mapping[str, Any], format: Format, part: str) -> str:
+def way_out(row: Mapping[str, Any], format: Format, part: str, need: ExampleKind) -> str:
     """What would read a row that is not as its layout has rows; "" where that is not known."""
     other = format_of(row)
     if other is not None and other is not format and format is not Format.toy:
         return f"; such rows are read by {part}.format={other.value} ({BY[other]})"
-    way = suggested(row, part)
-    return f"; {way} may name what is meant" if way else ""
+    likely = _likely(row, need)
+    missing = _missing(row, need) if format is Format.native else {}
+    found = " ".join(_settings({**missing, **likely}, part))
+    if likely:
+        return f"; {found} may name what is meant"
+    unread = [name for name, value in row.items() if value is not None and name not in taken_by(need)]
+    if not missing or not unread:
+        return ""
+    return f"; {found} says which column is meant, of {', '.join(unread[:SHOWN])}"
 
 
-def suggested(row: Mapping[str, Any], part: str) -> str:
-    """The override that names the columns which are likely our fields; "" where there are none."""
+def _settings(columns: Mapping[str, str], part: str) -> list[str]:
+    return [f"{part}.columns.{field}={column}" for field, column in columns.items()]
+
+
+def _missing(row: Mapping[str, Any], need: ExampleKind | None) -> dict[str, str]:
+    """The fields that a native row lacks, of a column yet to be named."""
+    fields = NEEDED[need or ExampleKind.prompts]
+    has_dialogue = any(isinstance(row.get(name), list) for name in fields if name != "prompt")
+    return {field: "COLUMN" for field in fields if row.get(field) is None and not (field == "prompt" and has_dialogue)}
+
+
+def _likely(row: Mapping[str, Any], need: ExampleKind | None) -> dict[str, str]:
+    """Our field -> the column that is likely it, of the fields that the task takes."""
     there = {name.lower(): name for name, value in row.items() if value is not None}
+    fields = ("prompt", "completion", "chosen", "rejected") if need is None else taken_by(need)
     taken: dict[str, str] = {}
-    for field, names in CALLED.items():
-        name = next((there[name] for name in names if name in there and there[name] not in taken.values()), None)
+    for field in (name for name in CALLED if name in fields):
+        name = next(
+            (there[name] for name in CALLED[field] if name in there and there[name] not in taken.values()), None
+        )
         if field not in there and name is not None:
             taken[field] = name
-    if "chosen" in taken or "chosen" in there:
+    if {"chosen", "rejected"} <= {*taken, *there}:
         taken.pop("completion", None)
-    return " ".join(f"{part}.columns.{field}={name}" for field, name in taken.items())
+    elif need in (None, ExampleKind.demonstrations, ExampleKind.labeled):
+        taken = {field: name for field, name in taken.items() if field not in ("chosen", "rejected")}
+    return taken
 
 
 def format_of(row: Mapping[str, Any]) -> Format | None:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
@@ -206,7 +205,7 @@ def _require_use(config: DataConfig, need: ExampleKind, part: str) -> None:
 
 def _rows(key: str, source: SourceConfig, config: DataConfig, need: ExampleKind) -> Iterator[Laid] | None:
     if config.format is not Format.toy:
-        return None if source.path is None else islice(laid_out(source, config, need, key, say), source.limit)
+        return None if source.path is None else laid_out(source, config, need, key, say)
     if source.limit is None:
         return None
     split = key.rpartition(".")[2]

@@ -18,6 +18,8 @@ CALL = "function_call"  # ShareGPT's role of a turn whose text is a call, and th
 LEARNED = ("weight", "train")  # whether a turn is learned from: OpenAI's name for it, and axolotl's
 LISTS = ("messages", "conversations", "history", "completions", "labels", "chat_template_kwargs")
 """What is never a text; in a table of texts it is JSON."""
+EITHER = ("prompt", "completion", "chosen", "rejected")  # what may be a text, or turns
+WORDS = "text or a list of turns, {role, content}"
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 A_TURN = 'the assistant\'s turn, {"role": "assistant", "content": ..., '
 MISPLACED = {
@@ -73,7 +75,8 @@ class Row:
     def text(self, key: str) -> str:
         value = self.require(key)
         if not isinstance(value, str):
-            raise self.error(f"field `{key}` must be text, got {type(value).__name__}")
+            what = WORDS if key in EITHER else "text"
+            raise self.error(f"field `{key}` must be {what}, got {value!r:.60}")
         return value
 
     def truth(self, name: str, value: Any) -> bool:
@@ -99,7 +102,8 @@ class Row:
         """A list of turns; a system turn without a text is none."""
         value = self.require(key)
         if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
-            raise self.misfit(f"field `{key}` must be a list of turns, got {value!r:.60}")
+            what = WORDS if key in EITHER else "a list of turns"
+            raise self.misfit(f"field `{key}` must be {what}, got {value!r:.60}")
         turns = [self.turn(f"{key}[{index}]", turn) for index, turn in enumerate(value)]
         return [turn for turn in turns if turn["role"] != "system" or turn["content"].strip()]
 

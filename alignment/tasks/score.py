@@ -9,6 +9,7 @@ from alignment.config.data import ExampleKind, Learn
 from alignment.config.errors import ConfigError, error_prefix
 from alignment.config.model import ModelConfig
 from alignment.config.tasks import EvaluateConfig
+from alignment.data.columns import own_columns
 from alignment.data.layout import laid_out
 from alignment.data.load import load_split
 from alignment.data.records import DataError, Source
@@ -39,22 +40,18 @@ def score(config: EvaluateConfig) -> Iterator[str]:
         require_positions(settings, [loaded], config.pairs, part="pairs")
     scores = scorer.score_examples(loaded.examples, describe="scoring").tolist()
     names = PAIR if kind is ExampleKind.pairs else ("score",)
+    replaced = [name for name in names if any(name in own_columns(rows[example.source]) for example in loaded.examples)]
     for example, own in zip(loaded.examples, scores, strict=True):
-        yield json.dumps(
-            {**rows[example.source], **dict(zip(names, own, strict=True))}, ensure_ascii=False, default=str
-        )
+        scored = {**own_columns(rows[example.source]), **dict(zip(names, own, strict=True))}
+        yield json.dumps(scored, ensure_ascii=False, default=str)
+    if replaced:
+        say(f"WARNING: the rows' own {' and '.join(replaced)} gave way to the model's")
     say(_told(scores))
 
 
 def _rows(config: EvaluateConfig) -> dict[Source, dict[str, Any]]:
     every = laid_out(config.pairs.eval, config.pairs, ExampleKind.pairs, "pairs.eval", tell=lambda _: None)
-    limit = config.pairs.eval.limit
-    found: dict[Source, dict[str, Any]] = {}
-    for at, row, _ in every:
-        if limit is not None and len(found) == limit:
-            break
-        if not isinstance(row, DataError):
-            found[at] = row
+    found = {at: row for at, row, _ in every if not isinstance(row, DataError)}
     if not found:
         raise ConfigError(f"the file must have rows that can be read, got none in {config.pairs.eval.path!r}")
     return found

@@ -246,7 +246,10 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "LaunchConfig": ("tiny_dpo launch.processes=0", "launch.processes must be > 0, got 0"),
     "ModelConfig": ("tiny_dpo model.init=null", "model.init must have a value, got null"),
     "LoraConfig": ("tiny_dpo model.lora.dropout=1", r"model.lora.dropout must be in \[0, 1\), got 1.0"),
-    "DataConfig": ("tiny_dpo data.max_prompt_length=128", "data.max_prompt_length must be in .*, got 128"),
+    "DataConfig": (
+        "tiny_dpo data.max_prompt_length=128",
+        "data.max_prompt_length must be below data.max_length=128, .*, got 128: set data.max_prompt_length=64 beside",
+    ),
     "SourceConfig": ("tiny_dpo data.eval.limit=0", "data.eval.limit must be > 0, got 0"),
     "MixedSource": (
         "tiny_dpo data=native data.train.mix.a={path:x,weight:-1}",

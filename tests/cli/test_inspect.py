@@ -72,6 +72,66 @@ def test_each_kind_of_rows_is_known(row: dict[str, Any], kind: str, alignment: C
     assert f"train: 2 rows: {kind}" in ended.out.splitlines()
 
 
+PAIRS = [{"question": f"hello {n}", "better": "fine", "worse": "no", "note": n} for n in range(8)]
+OURS = ("data.columns.prompt=question", "data.columns.chosen=better", "data.columns.rejected=worse")
+
+
+def test_columns_stand_once_and_those_that_are_not_read_are_named(alignment: Command, tmp_path: Path) -> None:
+    write(tmp_path / "pairs.jsonl", PAIRS)
+    lines = alignment("data", "inspect", "pairs.jsonl", *OURS).out.splitlines()
+    begins = lines.index("train: 8 rows: pairs, for reward, dpo and their kin") + 1
+    assert [line.split()[0] for line in lines[begins : begins + 4]] == ["question", "better", "worse", "note"]
+    assert lines[begins + 4] == "read under our names: question as prompt, better as chosen, worse as rejected"
+    assert lines[begins + 5].startswith("columns that training does not read: note (data.columns.FIELD=COLUMN")
+
+
+def test_columns_of_no_known_layout_are_shown_and_what_each_kind_takes(alignment: Command, tmp_path: Path) -> None:
+    write(tmp_path / "odd.jsonl", [{"foo": "a", "bar": 1}])
+    ended = alignment("data", "inspect", "odd.jsonl")
+    assert ended.code == 2 and '  foo  text  "a"' in ended.out.splitlines()
+    assert "it has foo, bar; prompts take prompt, demonstrations take prompt + completion, pairs take " in ended.err[-1]
+    assert "data.columns.FIELD=COLUMN says which columns these are" in ended.err[-1]
+
+
+def test_what_is_mostly_cut_is_a_warning_with_limits_that_keep_it(
+    alignment: Command, families: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "rows.jsonl", [{"prompt": "hello " * 30, "completion": "fine " * 30}] * 3)
+    model = f"model.path={families / 'qwen'}"
+    ended = alignment("data", "inspect", "rows.jsonl", model, "data.max_length=64", "data.max_prompt_length=40")
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("WARNING")]
+    assert "WARNING: 3 of 3 prompts lose their beginning and 3 of 3 completions their end: data.max_prompt" in line
+    ways = line.partition(": data.")[2].removesuffix(" keeps them whole").split()
+    whole = alignment("data", "inspect", "rows.jsonl", model, f"data.{ways[0]}", ways[1])
+    assert whole.code == 0 and "WARNING" not in whole.out and "0 (0.0%) lose their end" in whole.out
+    write(tmp_path / "bad.jsonl", [{"prompt": "hello", "completion": reply} for reply in ("a", " ", " ")])
+    told = alignment("data", "inspect", "bad.jsonl").out
+    assert "WARNING: 2 of 3 rows break a rule, most of them this one: completion: the reply is empty; with" in told
+
+
+def test_what_is_held_out_and_each_named_set_are_told(alignment: Command, tmp_path: Path) -> None:
+    write(tmp_path / "pairs.jsonl", PAIRS)
+    lines = alignment("data", "inspect", "pairs.jsonl", *OURS, "data.eval.fraction=0.3").out.splitlines()
+    (line,) = [line for line in lines if line.startswith("eval: ")]
+    held, left = int(line.split()[1]), int(line.partition("seed=0; ")[2].split()[0])
+    assert "held out of the training rows by data.eval.fraction=0.3" in line and 0 < held < 8 and held + left == 8
+    assert f"prompts of eval that train has too: 0 of {held} (0.0%)" in lines
+    write(tmp_path / "other.jsonl", [{"prompt": "other", "chosen": "fine", "rejected": "no"}])
+    sets = "data.eval.sets={a: {path: pairs.jsonl, columns: {prompt: question, chosen: better, rejected: worse}}"
+    lines = alignment("data", "inspect", "other.jsonl", f"{sets}, b: {{path: other.jsonl}}}}").out.splitlines()
+    assert "eval.sets.a: 8 rows: pairs, for reward, dpo and their kin" in lines
+    assert "prompts of eval.sets.a that train has too: 0 of 8 (0.0%)" in lines
+    assert "prompts of eval.sets.b that train has too: 1 of 1 (100.0%), the first other.jsonl:1" in lines
+
+
+def test_sources_of_a_mix_are_each_told(alignment: Command, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"prompt": "a", "completion": "fine"}])
+    write(tmp_path / "b.jsonl", [{"prompt": "b", "completion": "fine"}] * 2)
+    ended = alignment("data", "inspect", "data.train.mix={a: {path: a.jsonl}, b: {path: b.jsonl}}", "--eval", "a.jsonl")
+    assert ended.code == 0 and "train.mix.b: 2 rows: demonstrations, for sft" in ended.out
+    assert "prompts of eval that train has too: 1 of 1 (100.0%), the first a.jsonl:1" in ended.out
+
+
 def test_without_a_part_its_page_is_shown(alignment: Command) -> None:
     ended = alignment("data")
     assert ended.code == 0 and ended.out.startswith("usage: alignment data inspect FILE")

@@ -52,6 +52,22 @@ def test_score_gives_pairs_two_scores_in_their_order(alignment: Command, familie
     assert f"3 pairs: the chosen reply scores higher in {100 * right / 3:.1f}% [" in ended.err[-1]
 
 
+def test_score_keeps_a_row_s_own_columns_and_says_where_it_has_written(
+    alignment: Command, families: Path, files: Path
+) -> None:
+    row = {"question": "hello", "better": "fine.", "worse": "no", "prompt": "not this", "chosen_score": 9}
+    (files / "own.jsonl").write_text(json.dumps(row) + "\n")
+    ours = ("pairs.columns.prompt=question", "pairs.columns.chosen=better", "pairs.columns.rejected=worse")
+    ended = alignment("score", str(families / "judge"), "own.jsonl", "--out", "scored.jsonl", *ours)
+    assert ended.code == 0, ended
+    scored = json.loads((files / "scored.jsonl").read_text())
+    assert list(scored) == [*row, "rejected_score"]
+    assert {key: scored[key] for key in row if key != "chosen_score"} == {k: row[k] for k in row if k != "chosen_score"}
+    assert scored["chosen_score"] == pytest.approx(plain_score(families / "judge", "hello", "fine."), abs=2e-5)
+    assert "written: scored.jsonl" in ended.err
+    assert "WARNING: the rows' own chosen_score gave way to the model's" in ended.err
+
+
 def test_score_gives_a_reply_one_whatever_its_label_and_writes_a_file(
     alignment: Command, families: Path, files: Path
 ) -> None:

@@ -204,7 +204,12 @@ BAD = [
     ("native", "pairs", {"chosen": "a", "rejected": "b"}, "field `prompt` is missing"),
     ("native", "pairs", {"prompt": "q", "chosen": "a", "rejected": " \n"}, "rejected: the reply is empty"),
     ("native", "pairs", {"prompt": "q", "chosen": "a", "rejected": " a\n"}, "chosen and rejected are the same reply"),
-    ("native", "pairs", {"prompt": "q", "chosen": 3, "rejected": "a"}, "field `chosen` must be text, got int"),
+    (
+        "native",
+        "pairs",
+        {"prompt": "q", "chosen": 3, "rejected": "a"},
+        "field `chosen` must be text or a list of turns, {role, content}, got 3",
+    ),
     ("native", "pairs", {"prompt": " ", "chosen": "a", "rejected": "b"}, "chosen: turn 1 is empty"),
     (
         "native",
@@ -230,7 +235,12 @@ BAD = [
     ("native", "prompts", {"prompt": [Q, assistant(" "), Q2]}, "prompt: turn 2 is empty"),
     ("native", "prompts", {"prompt": [{"role": 3, "content": "x"}]}, "prompt[0]: the role must be text, got 3"),
     ("native", "prompts", {"prompt": [Q, {"role": "assistant"}]}, "prompt[1]: the content must be text, got NoneType"),
-    ("native", "prompts", {"prompt": ["q"]}, "field `prompt` must be a list of turns, got ['q']"),
+    (
+        "native",
+        "prompts",
+        {"prompt": ["q"]},
+        "field `prompt` must be text or a list of turns, {role, content}, got ['q']",
+    ),
     ("hh", "pairs", {"chosen": HH + "a"}, "field `rejected` is missing: "),
     ("hh", "pairs", {"chosen": HH, "rejected": HH + "b"}, "chosen: the reply is empty"),
     ("hh", "pairs", {"chosen": "hi", "rejected": HH}, r"field `chosen` must begin with \n\nHuman:, got 'hi'"),

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from alignment.config.data import BadRow, DataConfig, ExampleKind, Template, require_read
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.margin import MarginConfig, MarginScale
-from alignment.config.sources import Format, TrainSource
+from alignment.config.sources import Format, MixedSource, TrainSource
 from alignment.data.detect import format_of
 from alignment.data.load import Loaded, load_split
 from alignment.data.records import DataError, GradeError
@@ -82,9 +82,8 @@ def test_a_column_of_ours_that_another_field_takes_is_no_longer_there(load: Load
 
 
 def test_a_column_that_is_not_there_is_named_with_the_nearest(load: Load, tmp_path: Path) -> None:
-    rule = (
-        f"data.columns.chosen: no column 'beter' in {tmp_path}/rows.jsonl, which has question, better, worse, grade, "
-    )
+    rule = "data.columns.chosen: no column 'beter' in the one row read of "
+    rule += f"{tmp_path}/rows.jsonl, which has question, better, worse, grade, "
     with pytest.raises(ConfigError, match=re.escape(rule) + r"answer \(did you mean 'better'\?\)$"):
         load([PAIR], "pairs", columns={"prompt": "question", "chosen": "beter", "rejected": "worse"})
     sparse = [{"q": "x", "c": "y"}, {"q": "z", "c": "y", "s": "be kind"}]
@@ -160,8 +159,8 @@ def test_each_file_has_a_layout_of_its_own(tmp_path: Path, tokenizer: PreTrained
 
 def test_rows_of_no_known_layout_name_their_fields_and_the_ways_out(load: Load, tmp_path: Path) -> None:
     what = f"{tmp_path}/rows.jsonl:1: the layout of the row is not known: it has question, answer; "
-    what += "data.columns.prompt=question data.columns.completion=answer says what its columns are, "
-    what += "data.format which layout it has (native, "
+    what += "demonstrations take prompt + completion: data.columns.prompt=question data.columns.completion=answer "
+    what += "says which columns these are, data.format which layout the rows have: native (a prompt, or "
     with pytest.raises(UserError, match=f"^{re.escape(what)}"):
         load([{"question": "q", "answer": "a"}], "demonstrations")
     with pytest.raises(
@@ -305,3 +304,72 @@ def test_dialogues_without_a_system_turn_are_given_one(load: Load) -> None:
             DataConfig(system="x", **wrong)
     with pytest.raises(ConfigError, match="not blank"):
         DataConfig(system=" ")
+
+
+def test_what_lacks_is_asked_for_in_the_task_s_own_words(load: Load) -> None:
+    """Of a row with a prompt and one reply a task of pairs wants the two replies, and no completion."""
+    row = {"query": "q", "response": "a", "bad": "b", "id": 1}
+    pairs = "it has query, response, bad, id; pairs take prompt + chosen + rejected: data.columns.prompt=query "
+    pairs += "data.columns.chosen=COLUMN data.columns.rejected=bad says"
+    with pytest.raises(UserError, match=re.escape(pairs)):
+        load([row], "pairs")
+    labels = "replies with a label take prompt + completion + label: data.columns.prompt=query "
+    with pytest.raises(
+        UserError, match=re.escape(labels + "data.columns.completion=response data.columns.label=COLUM")
+    ):
+        load([row], "labeled")
+    with pytest.raises(UserError, match=re.escape("prompts take prompt: data.columns.prompt=COLUMN says")):
+        load([{"foo": "q"}], "prompts")
+    half = {"prompt": "q", "chosen": "a", "response": "b", "rating": 3}
+    with pytest.raises(DataError, match=r"; data\.columns\.rejected=COLUMN says which column is meant, of response$"):
+        load([half], "pairs")
+    known = (
+        r"; of pairs are read prompt, chosen, rejected, rating, margin, chosen_score, rejected_score, system, tools, "
+    )
+    with pytest.raises(ConfigError, match=known):
+        require_read(DataConfig(columns={"zzz": "b"}), ExampleKind.pairs)
+
+
+def test_a_column_may_begin_in_any_row_that_is_read(load: Load) -> None:
+    row = {"question": "q", "answer": "a"}
+    rows = [row] * 70 + [{**row, "w": 2.0}]
+    columns = {"prompt": "question", "completion": "answer", "weight": "w"}
+    assert [example.weight for example in load(rows, "demonstrations", columns=columns).examples][-2:] == [1.0, 2.0]
+    rule = r"^data\.columns\.weight: no column 'w' in any of the 70 rows read of .*, which have question, answer$"
+    with pytest.raises(ConfigError, match=rule):
+        load(rows[:70], "demonstrations", columns=columns)
+    with pytest.raises(ConfigError, match=r"^data\.columns\.prompt: no column 'qeustion' in any of the 71 rows"):
+        load(rows, "demonstrations", columns={**columns, "prompt": "qeustion"})  # not: the layout is not known
+
+
+def test_of_rows_beyond_the_limit_no_column_is_known(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [{"prompt": "q", "completion": "a", **({"w": 2.0} if number else {})} for number in range(2)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for limit in (1, 2):
+        source = TrainSource(str(tmp_path / "rows.jsonl"), limit=limit)
+        config = DataConfig(train=source, columns={"weight": "w"}, format=Format.native)
+        if limit == 2:
+            assert load_split("train", config, tokenizer, ExampleKind.demonstrations) is not None
+            continue
+        with pytest.raises(ConfigError, match=r"data\.columns\.weight: no column 'w' in the one row read of "):
+            load_split("train", config, tokenizer, ExampleKind.demonstrations)
+
+
+def test_columns_of_a_source_are_named_by_its_own_key(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "q", "completion": "a"}))
+    one = MixedSource(str(tmp_path / "rows.jsonl"), columns={"weight": "w"})
+    config = DataConfig(train=TrainSource(mix={"a": one}))
+    with pytest.raises(ConfigError, match=r"^data\.train\.mix\.a\.columns\.weight: no column 'w'"):
+        load_split("train", config, tokenizer, ExampleKind.demonstrations)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "q", "answer": "a"}))
+    config = DataConfig(train=TrainSource(mix={"a": MixedSource(str(tmp_path / "rows.jsonl"))}))
+    with pytest.raises(UserError, match=r"data\.train\.mix\.a\.columns\.prompt=question .*mix\.a\.format which"):
+        load_split("train", config, tokenizer, ExampleKind.demonstrations)
+
+
+def test_max_length_alone_says_what_to_set() -> None:
+    rule = r"must be below data\.max_length=30, .*, got 64: set data\.max_prompt_length=15 beside it, or "
+    with pytest.raises(ConfigError, match=rule + r"data\.max_length=128$"):
+        DataConfig(max_length=30, max_prompt_length=64)
+    with pytest.raises(ConfigError, match=r"^data\.max_length must be >= 2, .*, got 1$"):
+        DataConfig(max_length=1, max_prompt_length=1)

@@ -78,5 +78,5 @@ def test_a_transcript_is_put_together_again(shared: Path) -> None:
 
 
 def test_the_layout_is_told_from_the_rows(shared: Path) -> None:
-    told = {name: detect(peeked(read_each(shared / "data" / name))[0], "data") for name, *_ in FILES}
+    told = {name: detect(peeked(read_each(shared / "data" / name))[0], "data", None) for name, *_ in FILES}
     assert told == {name: format for name, format, *_ in FILES}

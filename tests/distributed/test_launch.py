@@ -71,7 +71,9 @@ def test_a_users_mistake_under_torchrun_is_exit_code_2_of_each_rank(run: Run, tm
     ended = run("train.max_steps=2", "distributed=zero1", *data, launcher=torchrun)
     assert re.findall(r"exitcode  : (\S+) ", ended.stderr) == ["2", "2"], ended.stderr
     said = [line for line in ended.stderr.splitlines() if line.startswith(("alignment:", "terminate"))]
-    assert said == ["alignment: tiny_dpo: rows.jsonl:1: field `prompt` must be a list of turns, got 3"]
+    assert said == [
+        "alignment: tiny_dpo: rows.jsonl:1: field `prompt` must be text or a list of turns, {role, content}, got 3"
+    ]
 
 
 @pytest.mark.parametrize(("rank", "said"), [({}, "in order\n"), ({"RANK": "1", "WORLD_SIZE": "2"}, "")])
@@ -182,7 +184,7 @@ def test_a_users_mistake_is_one_line_for_all_ranks(run: Run, tmp_path: Path, bro
     ended = run("train.max_steps=2", "launch.processes=2", "distributed=zero2", *data, **broken)
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.splitlines() == [
-        "alignment: tiny_dpo: rows.jsonl:1: field `prompt` must be a list of turns, got 3"
+        "alignment: tiny_dpo: rows.jsonl:1: field `prompt` must be text or a list of turns, {role, content}, got 3"
     ]
     assert not (tmp_path / "run").exists()
 

@@ -5,14 +5,15 @@ from alignment.user_error import fail, nearest
 
 PAGE = """usage: alignment data inspect FILE [--eval FILE] [key=value ...]
 
-What is in a file of rows, as a run would read it: layout, fields, lengths against the limits, ratings and labels,
-rows and prompts that come twice, prompts that train and eval share, rows that break a rule, and three rows laid out,
-the tokens that carry loss marked. Nothing is written.
+What is in a file of rows, as a run would read it: layout, columns and which are not read, lengths against the limits,
+ratings and labels, rows and prompts that come twice, prompts that train and eval share, rows that break a rule, and
+three rows laid out, the tokens that carry loss marked. Nothing is written.
 
   alignment data inspect pairs.jsonl                                characters, and the layout of a plain template
   alignment data inspect pairs.jsonl model.path=FOLDER              tokens, in that model's tokenizer and template
   alignment data inspect train.jsonl --eval test.jsonl              prompts that both have
   alignment data inspect rows.csv data.columns.chosen=better data.max_length=2048
+  alignment data inspect train.jsonl data.eval.fraction=0.1         what would be held out of it
 
   FILE             whatever data.train.path takes: a file, a folder, a pattern, a name on the hub
   --eval FILE      held-out rows, as data.eval.path takes them
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> None:
 
     files = [word for word in given.words if not is_setting(word)]
     own = [word for word in given.words if is_setting(word)]
-    named = any(word.startswith("data.train.path=") for word in own) or "data=toy" in own
+    named = any(word.startswith(("data.train.path=", "data.train.mix=")) for word in own) or "data=toy" in own
     if len(files) > 1 or (not files and not named):
         fail("data inspect needs one file of rows: alignment data inspect FILE")
 
