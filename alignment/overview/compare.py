@@ -11,6 +11,7 @@ from alignment.evaluate.rows import value_words
 from alignment.overview.grid import Column, lines
 from alignment.overview.paired import differences, evaluated
 from alignment.overview.status import Status, read_status
+from alignment.overview.steered import steered
 from alignment.runs.folder import RunFolder
 from alignment.runs.settings import differing, runs_in, task_of
 from alignment.user_error import fail
@@ -48,6 +49,7 @@ def comparison(found: list[Status]) -> Iterator[str]:
     settings = [status.settings for status in found]
     rows = {
         **_settings_rows(settings),
+        **_steered_rows(found),
         "state": [status.state() for status in found],
         "step": [status.steps() for status in found],
         **_metric_rows(found),
@@ -79,6 +81,13 @@ def _settings_rows(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
     if len(set(tasks)) == 1:
         return keys
     return {"task": tasks, **{key: values for key, values in keys.items() if "-" not in values}}
+
+
+def _steered_rows(found: list[Status]) -> dict[str, list[str]]:
+    """The keys that were changed on the way."""
+    changed = [steered(status.folder) for status in found]
+    keys = dict.fromkeys(key for each in changed for key in each)
+    return {f"steered {key}": [each.get(key, "-") for each in changed] for key in keys}
 
 
 def _metric_rows(found: list[Status]) -> dict[str, list[str]]:

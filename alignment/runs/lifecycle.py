@@ -104,8 +104,9 @@ def _require_longer(folder: RunFolder, config: RunConfig, was: dict[str, float],
         rule = f"{OTHER}: it was begun with {old_key}={old:g} and goes on by that key, not to {asked}"
         raise ConfigError(f"{rule}; {old_key}=N with {key}=null goes on, {anew}")
     if new < old:
-        rule = f"{OTHER}: its {key} is {old:g} already, and it does not go back to {asked}"
-        raise ConfigError(f"{rule}; {key}={old:g} goes on as before, {anew}")
+        saved = f"step {folder.newest_step()} is saved" if folder.newest_step() is not None else "no step is saved"
+        rule = f"output_dir holds a run of {key}={old:g} ({saved}), which cannot be made shorter, to {asked}"
+        raise ConfigError(f"{rule}; {key}={old:g} goes on as before, `alignment export` has its checkpoints, {anew}")
     if config.checkpoint.resume is Resume.never:
         rule = f"{OTHER}: with checkpoint.resume=never it does not go on from {key}={old:g} to {asked}"
         raise ConfigError(f"{rule}; checkpoint.resume=auto does, {anew}")

@@ -192,7 +192,10 @@ def test_a_finished_run_goes_on_to_a_later_end(alignment: Callable[..., Any], tm
     assert went_on["going_on_from"] == 2
     assert "finished already" in alignment(*constant, "train.max_steps=4").out
     ended = alignment(*constant, "train.max_steps=3")
-    assert ended.code == 2 and "its train.max_steps is 4 already, and it does not go back to" in ended.err[0]
+    assert (
+        ended.code == 2
+        and "of train.max_steps=4 (step 4 is saved), which cannot be made shorter, to train.max_steps=" in ended.err[0]
+    )
     ended = alignment(*constant, "train.max_steps=null", "train.epochs=9")
     assert ended.code == 2 and "begun with train.max_steps=4 and goes on by that key" in ended.err[0]
 

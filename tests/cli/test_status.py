@@ -380,3 +380,17 @@ def test_every_metric_with_its_meaning(alignment: Callable[..., Any], tmp_path: 
     assert ["eval/kl", "1.5", *METRICS["kl"].words().split()] in lines
     titles = [" ".join(line) for line in lines if " ".join(line) in ("training", "time and memory", "evaluation")]
     assert titles == ["training", "time and memory", "evaluation"]
+
+
+def test_what_was_steered_is_shown(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run_folder(tmp_path / name, steps=3)
+    change = {"changed": "train.learning_rate", "before": 0.5, "after": 0.25, "step": 2}
+    (tmp_path / "a" / "history.jsonl").write_text(json.dumps(change) + '\n{"going_on_from": 2}\n')
+    words = "at step 2: 0.5 -> 0.25"
+    assert f"  steered   train.learning_rate {words}" in alignment("status", "a").out.splitlines()
+    assert "steered" not in alignment("status", "b").out
+    assert f"steered train.learning_rate\t{words}\t-" in alignment("compare", "a", "b").out.splitlines()
+    (tmp_path / "a" / "history.jsonl").write_text("nonsense\n")
+    ended = alignment("status", "a")
+    assert ended.code == 2 and ended.err[0].startswith("alignment: status: a/history.jsonl cannot be read")
