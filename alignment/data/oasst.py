@@ -14,8 +14,9 @@ LAST = 10**6  # the rank of a reply that nobody has ranked
 
 
 def native_rows(rows: Rows, need: ExampleKind) -> Iterator[tuple[Source, Row | DataError]]:
-    """Of each tree what `need` takes: `prompts` each thread that ends with a prompter's turn; `pairs` (and `labeled`)
-    the best reply to each such turn, chosen before each other that is ranked behind it; else the best-ranked replies to
+    """Of each tree what `need` takes: `prompts` each thread that ends with a prompter's turn; `pairs` the
+    best reply to each such turn, chosen before each other that is ranked behind it; `labeled` the same replies, each
+    once, the best one desirable and the others not; else the best-ranked replies to
     each, the thread before as context. A message that is deleted is none, with all behind it.
 
     Args:
@@ -91,7 +92,12 @@ def _answered(
     if need is ExampleKind.prompts:
         yield {**beside, "prompt": thread}
     elif need in (ExampleKind.pairs, ExampleKind.labeled):
-        behind = (each for each in replies[1:] if _rank(replies[0]) < _rank(each) < LAST)
+        behind = [each for each in replies[1:] if _rank(replies[0]) < _rank(each) < LAST]
+        if need is ExampleKind.labeled:  # each reply once, or the best would count as often as there are others
+            judged = [(replies[0], True), *((each, False) for each in behind)] if behind else []
+            row = {**beside, "prompt": thread}
+            yield from ({**row, "completion": each.get("text"), "label": is_best} for each, is_best in judged)
+            return
         yield from ({**beside, "prompt": thread, "chosen": texts[0], "rejected": each.get("text")} for each in behind)
     elif texts:
         yield {**beside, "prompt": thread, "completion": texts[0]}

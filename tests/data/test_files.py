@@ -173,3 +173,12 @@ def test_several_files_follow_each_other(tmp_path: Path, tokenizer: Any) -> None
     assert [record.prompt[0]["content"] for record in loaded.records] == ["b", "a", "a", "b", "b"]
     skipping = DataConfig(train=TrainSource(paths), on_bad_row=BadRow.skip)
     assert load_split("train", skipping, tokenizer, ExampleKind.demonstrations) is not None
+
+
+def test_turns_that_python_cannot_make_are_an_error_of_their_row(tmp_path: Path) -> None:
+    """A list as a key parses, and no dictionary takes it; brackets without end are too deep for JSON and Python."""
+    deep = "[" * 100_000
+    for cell in ('[{""role"": 1, []: 2}]', f'[{{""role"": {deep}'):
+        path = written(tmp_path, "odd.csv", f'messages\n"{cell}"\n'.encode())
+        ((source, error),) = read_each(path)
+        assert source.line == 2 and "field `messages` begins as turns do and is neither JSON" in str(error)

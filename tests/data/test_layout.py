@@ -271,6 +271,9 @@ def test_openassistant_s_trees(load: Load, rows: list[dict[str, Any]]) -> None:
     assert said(load(rows, "pairs")) == [(["r"], ["r1", "r2"]), (["r"], ["r1", "r3"])]
     assert said(load(rows, "prompts")) == [(["r"], []), (["r", "r1", "r1q"], [])]
     assert load(rows, "pairs").skipped == []
+    labeled = load(rows, "labeled")
+    assert said(labeled) == [(["r"], ["r1"]), (["r"], ["r2"]), (["r"], ["r3"])]
+    assert [example.labels for example in labeled.examples] == [(True,), (False,), (False,)]
 
 
 def test_a_broken_tree_is_named(load: Load) -> None:
