@@ -17,6 +17,11 @@ FLAGS = """RECIPE is a name that `alignment recipes` lists, or the path of a .ya
   --cfg job            print the composed config and stop; --resolve fills in its ${...}
   --config-dir DIR     look for recipes and presets in DIR before the shipped ones
 """
+OF_OTHERS = {  # flags that another verb has
+    "--dry-run": "`alignment submit`",
+    "--step": "`alignment export` and `alignment push`",
+    "--pairs": "`alignment evaluate`",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ def read_words(parser: Parser, arguments: list[str]) -> Words | None:
     given, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         way = f"keys have no dashes before them, {as_override(unknown)}" if unknown[0].strip("-") else "none is needed"
+        if (others := OF_OTHERS.get(unknown[0].partition("=")[0])) is not None:
+            way = f"it is a flag of {others}"
         parser.error(f"unrecognized arguments: {' '.join(unknown)} ({way})")
     if not given.words or not may_be_recipe(given.words[0]):
         fail(f"{verb} needs a recipe: alignment {verb} RECIPE [key=value ...]; `alignment recipes` lists them")

@@ -110,6 +110,8 @@ def _bad_key_or_value(error: OmegaConfBaseException) -> str:
             return f"no such key {key!r}: it is {now} now"
         root = OmegaConf.get_type(error.parent_node._get_root()) if isinstance(error.parent_node, Container) else None
         hint = meant(key, root, names) if is_dataclass(root) else nearest(key.rpartition(".")[2], names)
+        if not names and not hint and "." in key:
+            hint = f"; {key.rpartition('.')[0]} has no keys in this task"
         return f"no such key {key!r}{hint}" + (f"; valid here: {', '.join(names)}" if names and not hint else "")
     if "does not support deletion" in message:
         return f"{key} can be set, not removed"

@@ -64,7 +64,7 @@ def find_recipe(recipe: str, own: list[Path]) -> tuple[str, list[Path]]:
     path = Path(os.path.expanduser(recipe))
     if not path.is_file():
         near = nearest(path.name, (file.name for file in path.parent.glob("*.yaml")))
-        raise ConfigError(f"no recipe file {recipe!r}{near}")
+        raise ConfigError(f"no recipe file {recipe!r}{near}; `alignment recipes` lists those that are shipped")
     if path.suffix != ".yaml":
         raise ConfigError(f"a recipe's file must end in .yaml, got {recipe!r}")
     return path.stem, [path.parent.resolve(), *own]

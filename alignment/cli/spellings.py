@@ -134,7 +134,16 @@ VALUES = {  # likewise, of keys that are one of several
     "constant_with_warmup": "constant",
     "warmup_stable_decay": "wsd",
     "hinge_loss": "hinge",
+    "True": "auto",  # of checkpoint.resume
+    "False": "never",
 }
+FLAGS = {  # what is given with dashes, as other commands take it -> key
+    "data": "data.train.path",
+    "model": "model.path",
+    "epochs": "train.epochs",
+    "max_steps": "train.max_steps",
+}
+QUANTIZED = "model.path may name a model that bitsandbytes has quantized already"
 ROWS_OF_A_STEP = "batch.size=N is of a whole step, over all processes; batch.max_tokens=N is what one pass takes of it"
 OPTIMIZER = "it is AdamW, by train.learning_rate, train.betas, train.eps and train.weight_decay"
 WAYS = {  # what has no key of its own here
@@ -145,8 +154,11 @@ WAYS = {  # what has no key of its own here
     "optimizer": OPTIMIZER,
     "packing": "rows are packed as they are, without padding: batch.max_tokens=N is how much goes into one pass",
     "push_to_hub": "a model is uploaded by `alignment push RUN REPO`",
-    "load_in_4bit": "model.path may name a model that bitsandbytes has quantized already",
-    "load_in_8bit": "model.path may name a model that bitsandbytes has quantized already",
+    "load_in_4bit": QUANTIZED,
+    "load_in_8bit": QUANTIZED,
+    "quantize": QUANTIZED,
+    "quantization": QUANTIZED,
+    "quantization_config": QUANTIZED,
     "assistant_only_loss": "turns of the assistant alone carry loss; data.learn=last: the last alone",
     "completion_only_loss": "prompts carry no loss, as it is",
 }
@@ -177,7 +189,7 @@ def as_override(words: list[str]) -> str:
     """`--lr 1e-5` or `--lr=1e-5`, the words of a flag that there is not, as key=value."""
     name, equals, value = words[0].lstrip("-").partition("=")
     name = name.replace("-", "_")
-    key = SPELLINGS.get(name, (name,))[0]
+    key = FLAGS.get(name) or SPELLINGS.get(name, (name,))[0]
     given = value if equals else next((word for word in words[1:2] if not word.startswith("-")), "VALUE")
     return f"{key}={given}"
 

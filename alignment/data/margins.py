@@ -109,5 +109,6 @@ def finite(row: Mapping[str, Any], key: str, source: Source, what: str = "margin
 
 def _present(row: Mapping[str, Any], key: str, source: Source, what: str) -> Any:
     if row.get(key) is None:
-        raise GradeError(source, f"a {what} was asked for, but field `{key}` is missing")
+        way = "; data.margin.scale=none takes pairs without margins" if what == "margin" else ""
+        raise GradeError(source, f"a {what} was asked for, but field `{key}` is missing{way}")
     return row[key]
