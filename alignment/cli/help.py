@@ -97,10 +97,8 @@ def _stages(composed: DictConfig, only: str | None = None) -> Iterator[str]:
             is_left_out = not stage.enabled or (composed.only and stage.name not in composed.only)
             name = str(stage.recipe) + (" (left out)" if is_left_out else "")
             yield from _key(f"{stage.name}: ", name, str(stage.about))
-            settings = OmegaConf.to_container(stage.set, resolve=False)
-            assert isinstance(settings, dict)
-            for key, value in settings.items():
-                text = f"stages.{stage.name}.set.{key}={written(value)}"
+            for key in map(str, stage.set):
+                text = f"stages.{stage.name}.set.{key}={shown_value(stage.set, key)}"
                 yield from wrap(text, PAGE_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 8)
     yield ""
     yield from _key("stages.NAME.set.KEY=", "VALUE", f"Sets a key of a stage's recipe: stages.{shown}.set.seed=1")

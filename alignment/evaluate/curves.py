@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from alignment.config.metrics import PAIRS, STDERR
+from alignment.config.metrics import metric as known_metric
 from alignment.evaluate.alarms import raised
 from alignment.evaluate.plots import INK, MUTED, ROUND_STEPS, WIDTH, Style, grid, render
 from alignment.evaluate.results import TrainingRun
@@ -17,6 +19,7 @@ from alignment.evaluate.results import TrainingRun
 MAX_POINTS = 400
 _NUM_TREND = 40  # points of the bold line through a long, noisy curve
 _NUM_COLUMNS = 3
+_SMALL = 7.5  # points of the words below a name
 _EVAL = "eval/"
 _DASHES = ("-", (0, (3, 1.5)), (0, (1, 1)))
 
@@ -25,8 +28,19 @@ _DASHES = ("-", (0, (3, 1.5)), (0, (1, 1)))
 class Panel:
     """A small plot of one metric, or of two or three that belong on one axis (the second dashed, the third dotted)."""
 
-    title: str
     metrics: tuple[str, ...]
+    said: str = ""  # of several together; one alone has its words in the glossary
+
+    @property
+    def title(self) -> str:
+        """The names that the metrics have in the rows."""
+        return ", ".join(self.metrics)
+
+    @property
+    def words(self) -> str:
+        """What they are, with their unit; nothing of a metric that only a method from outside knows."""
+        known = known_metric(self.metrics[0])
+        return self.said or ("" if known is None else known.words())
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +51,19 @@ class Plot:
     metrics: tuple[str, ...]
 
 
-_REWARD = Panel("Learned reward (mean per reply)", ("reward",))
-_GOLD = Panel("Gold score (mean per reply)", ("gold",))
-_LENGTH = Panel("Length (tokens)", ("length",))
-_OVERVIEW = (
-    _REWARD,
-    _GOLD,
-    Panel("KL to the reference (nats per reply)", ("kl",)),
-    _LENGTH,
-)
-_CORRELATION = Panel("Correlation of length and reward", ("length/reward_correlation",))
-SPELLED_OUT = (  # with units, and metrics that belong together; any other has a panel by its own name
-    Panel("Loss", ("loss",)),
-    Panel("Pair accuracy (share)", ("rewards/accuracy",)),
-    Panel("Reward margin, chosen - rejected", ("rewards/margin",)),
-    Panel("Rewards", ("rewards/chosen", "rewards/rejected")),
-    Panel("Log-probability (nats)", ("logps/chosen", "logps/rejected")),
-    Panel("Value loss", ("value/loss",)),
-    Panel("Entropy (nats per token)", ("entropy",)),
-    Panel("Distinct n-grams of tokens (share)", ("distinct_1", "distinct_2", "distinct_3")),
-    Panel("Replies with an end (share)", ("finished",)),
-    Panel("Clipped ratios (share)", ("policy/clip_fraction",)),
-    Panel("KL of one update (nats per token)", ("policy/approx_kl",)),
-    Panel("Gradient norm", ("grad_norm",)),
-    _REWARD,
-    _GOLD,
-    Panel("KL (nats per reply)", ("kl",)),  # of a run without replies of its own a method's estimate, such as KTO's z
-    _LENGTH,
-    _CORRELATION,
+_REWARD, _GOLD, _KL, _LENGTH = (Panel((name,)) for name in ("reward", "gold", "kl", "length"))
+_OVERVIEW = (_REWARD, _GOLD, _KL, _LENGTH)
+_CORRELATION = Panel(("length/reward_correlation",))
+FIRST = (  # the order of those that every reader looks for, and metrics that belong together; others by their names
+    *(Panel((name,)) for name in ("loss", "rewards/accuracy", "rewards/margin")),
+    Panel(("rewards/chosen", "rewards/rejected"), "rewards of the chosen and of the rejected reply"),
+    Panel(("logps/chosen", "logps/rejected"), "log-probabilities of the chosen and of the rejected reply (nats)"),
+    *(Panel((name,)) for name in ("value/loss", "entropy")),
+    Panel(
+        ("distinct_1", "distinct_2", "distinct_3"), "distinct n-grams of tokens among all of the replies, n 1-3 (share)"
+    ),
+    *(Panel((name,)) for name in ("finished", "policy/clip_fraction", "policy/approx_kl", "grad_norm")),
+    *(_REWARD, _GOLD, _KL, _LENGTH, _CORRELATION),
 )
 
 
@@ -96,9 +95,9 @@ def training_curves(run: TrainingRun, look: Style, elsewhere: Collection[str]) -
     none."""
     logged = {name.removeprefix(_EVAL) for row in run.metrics for name, value in row.items() if _is_number(value)}
     left = {name for name in logged - {"step", PAIRS, *elsewhere} if not name.startswith(("time/", STDERR))}
-    panels = [panel for panel in SPELLED_OUT if left.intersection(panel.metrics)]
+    panels = [panel for panel in FIRST if left.intersection(panel.metrics)]
     left = left.difference(*(panel.metrics for panel in panels))
-    panels += [Panel(name, (name,)) for name in sorted(left)]
+    panels += [Panel((name,)) for name in sorted(left)]
     return _small_multiples(run, look, panels) if panels else None
 
 
@@ -124,9 +123,10 @@ def reward_against_kl(run: TrainingRun, look: Style) -> Plot | None:
     def draw(figure: Figure) -> None:
         for axes, (panel, points) in zip(grid(figure, len(pairs), 2), pairs, strict=True):
             _course(axes, points, look, lambda kl: np.sqrt(kl.clip(min=0)))
-            axes.set(title=panel.title, xlabel="√KL to the reference (√nats)")
+            _head(axes, panel, 2)
+            axes.set_xlabel("√KL to the reference (√nats)")
 
-    return Plot(render(f"Reward against the square root of KL of {run.name}", (WIDTH, 2.7), draw), ("kl/sqrt",))
+    return Plot(render(f"Reward against the square root of KL of {run.name}", (WIDTH, 3.0), draw), ("kl/sqrt",))
 
 
 def length_against_reward(run: TrainingRun, look: Style) -> Plot | None:
@@ -143,12 +143,14 @@ def length_against_reward(run: TrainingRun, look: Style) -> Plot | None:
     def draw(figure: Figure) -> None:
         left, *right = grid(figure, 1 + len(correlation), 2)
         _course(left, points, look, lambda length: length)
-        left.set(title=_REWARD.title, xlabel="length (tokens, mean per reply)")
+        _head(left, _REWARD, 2)
+        left.set_xlabel("length (tokens, mean per reply)")
         for axes in right:
             _curve(axes, run, look, _CORRELATION)
+            _head(axes, _CORRELATION, 2)
             axes.set_xlabel("step")
 
-    return Plot(render(f"Length against reward of {run.name}", (WIDTH, 2.7), draw), correlation)
+    return Plot(render(f"Length against reward of {run.name}", (WIDTH, 3.0), draw), correlation)
 
 
 def _course(axes: Axes, points: np.ndarray, look: Style, scale: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -169,13 +171,14 @@ def _small_multiples(
     def draw(figure: Figure) -> None:
         for index, (axes, panel) in enumerate(zip(grid(figure, len(panels), num_columns), panels, strict=True)):
             _curve(axes, run, look, panel)
+            _head(axes, panel, num_columns)
             for step in marks:
                 axes.axvline(step, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
             if index + num_columns >= len(panels):
                 axes.set_xlabel("step")
 
     label = f"Training curves of {run.name}: " + ", ".join(panel.title for panel in panels)
-    svg = render(label, (WIDTH, 2.15 * num_rows + 0.2), draw)
+    svg = render(label, (WIDTH, 2.45 * num_rows + 0.2), draw)
     return Plot(svg, tuple(metric for panel in panels for metric in panel.metrics))
 
 
@@ -203,10 +206,17 @@ def _curve(axes: Axes, run: TrainingRun, look: Style, panel: Panel) -> None:
                 linestyle="none",
                 label=dots_label,
             )
-    axes.set_title(panel.title)
     _ticks(axes)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(fontsize=7.5, labelcolor=MUTED, loc="best", handlelength=1.8)
+
+
+def _head(axes: Axes, panel: Panel, num_columns: int) -> None:
+    """A metric's name, and below it what it is, in lines that a column of `num_columns` has room for."""
+    lines = wrap(panel.words, 168 // num_columns)
+    axes.set_title("\n".join(lines), fontsize=_SMALL, color=MUTED)
+    above = 8 + len(lines) * _SMALL * 1.35
+    axes.annotate(panel.title, (0, 1), (0, above), xycoords="axes fraction", textcoords="offset points", fontsize=9.5)
 
 
 def _ticks(axes: Axes) -> None:

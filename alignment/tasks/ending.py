@@ -1,16 +1,21 @@
 """The last lines of a run: what was learned, where it lies, and what to do next. For the main process."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from alignment.config.data import DataConfig, Template, has_rows
 from alignment.config.errors import UserError
+from alignment.config.folders import MODEL_FILE, read_json
 from alignment.config.metrics import headlines
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.sources import Format
-from alignment.config.supervised import RewardConfig, RewardProcessConfig, RewardRegressionConfig
+from alignment.config.supervised import RewardConfig, RewardProcessConfig, RewardRegressionConfig, SFTConfig
 from alignment.config.tasks import PipelineConfig, RejectionConfig, Selection
+from alignment.data.read import read_each
+from alignment.data.records import DataError
 from alignment.evaluate.rows import course
 from alignment.runs.folder import RunFolder, noted_step
 from alignment.runs.rows import read_rows
@@ -72,11 +77,80 @@ def commands(config: RunConfig, files: RunFolder) -> list[str]:
     if not isinstance(config, TrainingConfig) or not files.model.is_dir():
         return []
     rows = _rows(config.data)
-    if isinstance(config, RewardConfig) and rows is not None:
-        return [f"alignment evaluate --reward {folder} --pairs {rows.replace('data.format', 'pairs.format')}"]
     if isinstance(config, SCORERS):
-        return [f"alignment status {folder} --all"]
-    return [*_beside_its_start(config, folder, rows), f"alignment chat {folder}"]
+        return [*_of_scorer(config, folder, rows), *_with_reward(config, files)] or [f"alignment status {folder} --all"]
+    name = shlex.quote(files.path.resolve().name)
+    return [
+        *_beside_its_start(config, folder, rows),
+        *_on_pairs(config, files),
+        f"alignment chat {folder}",
+        f"alignment push {folder} {name} --private",
+    ]
+
+
+def _of_scorer(config: TrainingConfig, folder: str, rows: str | None) -> Iterator[str]:
+    """How often a reward model is right on held-out pairs, and where."""
+    if isinstance(config, RewardConfig) and config.data.format is Format.toy:
+        yield f"alignment evaluate --reward {folder} pairs.format=toy pairs.eval.limit=500"
+    elif isinstance(config, RewardConfig) and rows is not None:
+        yield f"alignment evaluate --reward {folder} --pairs {rows.replace('data.', 'pairs.')}"
+
+
+def _with_reward(config: TrainingConfig, files: RunFolder) -> Iterator[str]:
+    """PPO of the model that the reward model began as, with its reward."""
+    judge, start = shlex.quote(str(files.model)), config.model.path
+    if isinstance(config, RewardProcessConfig) or (start is not None and _is_scorer(Path(start))):
+        return
+    if config.data.format is Format.toy:
+        model = "" if start is None else f" model.path={shlex.quote(start)}"
+        yield f"alignment run tiny_ppo{model} reward.path={judge} reward.function=null"
+    elif start is not None and (data := _data_words(config.data)) is not None:
+        yield f"alignment run ppo model.path={shlex.quote(start)} reward.path={judge} {data}"
+
+
+def _on_pairs(config: TrainingConfig, files: RunFolder) -> Iterator[str]:
+    """DPO of a fine-tuned model, where the rows that it has learned from are pairs."""
+    model = shlex.quote(str(files.model))
+    if not isinstance(config, SFTConfig):
+        return
+    if config.data.format is Format.toy:
+        yield f"alignment run tiny_dpo model.path={model}"
+    elif _are_pairs(config.data) and (data := _data_words(config.data)) is not None:
+        yield f"alignment run dpo model.path={model} {data}"
+
+
+def _is_scorer(folder: Path) -> bool:
+    """Whether a model's folder holds one with a scalar head, which replies to nothing."""
+    file = folder / MODEL_FILE
+    names = (read_json(file, "model.path") if file.is_file() else {}).get("architectures") or [""]
+    return str(names[0]).endswith("ForSequenceClassification")
+
+
+def _are_pairs(data: DataConfig) -> bool:
+    """Of one file that is here, by the fields of its first row."""
+    path = data.train.path
+    if not isinstance(path, str) or not Path(path).is_file():
+        return False
+    with suppress(UserError):  # the file may be gone by now
+        row: Mapping[str, Any] | DataError = next((row for _, row in read_each(path)), {})
+        return not isinstance(row, DataError) and data.columns.get("rejected", "rejected") in row
+    return False
+
+
+def _data_words(data: DataConfig) -> str | None:
+    """The same rows in the words of a command; None where they have no one path, or are texts without prompts."""
+    if not isinstance(data.train.path, str) or data.train.join or data.template is not Template.chat:
+        return None
+    if data.format is Format.text or data.eval.sets or not isinstance(data.eval.path, str | None):
+        return None
+    words = {
+        "data.format": None if data.format in (Format.auto, Format.native) else data.format.value,
+        "data.columns": "{" + ", ".join(f"{key}: {name}" for key, name in data.columns.items()) + "}",
+        "data.train.path": data.train.path,
+        "data.eval.path": data.eval.path,
+        "data.eval.fraction": data.eval.fraction,
+    }
+    return " ".join(shlex.quote(f"{key}={value}") for key, value in words.items() if value not in (None, "{}"))
 
 
 def _learn_selected(config: RejectionConfig, files: RunFolder) -> str:

@@ -22,7 +22,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def test_a_trained_model_beside_the_one_it_began_as(alignment: Callable[..., Any], tmp_path: Path) -> None:
     sft = alignment("run", "tiny_sft", *SMALL, "output_dir=sft").out.splitlines()
     found = rows(tmp_path / "sft")[-1]
-    assert sft[-7:-1] == [
+    assert sft[-9:-3] == [
         "finished at step 2",
         *(
             f"  eval/{name} {found[f'eval/{name}']:.4g} (step 2)"
@@ -37,8 +37,9 @@ def test_a_trained_model_beside_the_one_it_began_as(alignment: Callable[..., Any
     low, high = interval_of(last, "eval/rewards/accuracy") or (0, 0)
     assert f"-> {last['eval/rewards/accuracy']:.4g} [{low:.3g}, {high:.3g}] (step 1 -> 2)" in dpo
     told = [line.removeprefix("next: ") for line in (*sft, *dpo.splitlines()) if line.startswith("next: ")]
-    assert told[0] == "alignment chat sft" and told[2] == "alignment chat dpo" and "chat" in VERBS
-    _, *words = shlex.split(told[1])
+    assert told[:2] == ["alignment run tiny_dpo model.path=sft/model", "alignment chat sft"]
+    assert told[4:] == ["alignment chat dpo", "alignment push dpo dpo --private"] and {"chat", "push"} <= set(VERBS)
+    _, *words = shlex.split(told[3])
     ended = alignment(*words, "data.eval.limit=4", "generation.max_new_tokens=4", "output_dir=out")
     assert (ended.code, ended.err) == (0, [])
     again = alignment("run", "tiny_sft", *SMALL, "output_dir=sft").out.splitlines()
@@ -57,6 +58,38 @@ def test_what_is_next_on_rows_of_one_s_own(alignment: Callable[..., Any], tmp_pa
         assert verb == "evaluate" in VERBS and words[-1] == "it's.jsonl"
         ended = alignment(verb, *words, "generation.max_new_tokens=4", f"output_dir=of_{recipe}")
         assert (ended.code, ended.err) == (0, []), command
+
+
+def nexts(said: str) -> list[list[str]]:
+    """The words of each command that a run's end proposes, behind `alignment`."""
+    return [shlex.split(line)[2:] for line in said.splitlines() if line.startswith("next: ")]
+
+
+def test_a_run_on_pairs_of_one_s_own_leads_to_dpo_and_ppo(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    """SFT on pairs to DPO with the same rows; a reward model to PPO of the model that it began as."""
+    asked = [{"q": f"Which animal says {n}?", "chosen": "The cow does.", "rejected": "No."} for n in range(4)]
+    for name in ("it's", "held"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    few = ["batch.size=2", "train.max_steps=1", "train.warmup_steps=0"]
+    own = ['data.train.path="it\'s.jsonl"', "data.eval.path=held.jsonl", "data.columns={prompt: q}"]
+    small = ["data=native", *own, "data.train.limit=null", "data.eval.limit=null", *few]
+    to_dpo = nexts(alignment("run", "tiny_sft", *small, "output_dir=my sft").out)
+    assert [words[0] for words in to_dpo] == ["run", "chat", "push"] and to_dpo[2][1:3] == ["my sft", "my sft"]
+    assert to_dpo[0][1:3] == ["dpo", "model.path=my sft/model"]
+    to_ppo = nexts(alignment("run", "tiny_reward", *small, "model.path='my sft/model'", "output_dir=judge").out)
+    assert to_ppo[-1][:4] == ["run", "ppo", "model.path=my sft/model", "reward.path=judge/model"]
+    rollouts = ["generation.max_new_tokens=4", "ppo.mini_batches=1", "train.epochs=null", "train.warmup_ratio=0"]
+    for words, more in ((to_dpo[0], ["train.warmup_ratio=0"]), (to_ppo[-1], rollouts)):
+        ended = alignment(*words, *few, *more, f"output_dir=of_{words[1]}")
+        assert (ended.code, ended.err) == (0, []), words
+
+
+def test_a_reward_model_of_the_toy_task_leads_to_its_accuracy_and_to_ppo(alignment: Callable[..., Any]) -> None:
+    accuracy, ppo = nexts(alignment("run", "tiny_reward", *SMALL, "output_dir=judge").out)
+    ended = alignment(*accuracy, "pairs.eval.limit=8", "output_dir=accuracy")
+    assert (ended.code, ended.err) == (0, []) and accuracy[:3] == ["evaluate", "--reward", "judge"]
+    assert ppo == ["run", "tiny_ppo", "reward.path=judge/model", "reward.function=null"]
+    assert alignment(*ppo, "--cfg", "job").code == 0
 
 
 def test_what_was_selected_can_be_learned_at_once(alignment: Callable[..., Any], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from alignment.evaluate.curves import MAX_POINTS, length_against_reward, policy_overview, series, thin
+from alignment.evaluate.curves import MAX_POINTS, length_against_reward, policy_overview, series, thin, training_curves
 from alignment.evaluate.plots import Style
 from alignment.evaluate.report import report
 from alignment.evaluate.results import TrainingRun
@@ -56,7 +56,7 @@ def test_two_of_its_metrics_make_an_overview(study):
 def test_length_against_reward_needs_both(study):
     run = study.runs[2]
     assert length_against_reward(study.runs[0], LOOK) is None
-    assert "Correlation of length and reward" in length_against_reward(run, LOOK).svg
+    assert ">length/reward_correlation<" in length_against_reward(run, LOOK).svg
     study.runs = [run]
     assert "Right: Pearson" in report(study)
     run.metrics = [{name: row[name] for name in ("step", "length", "reward")} for row in run.metrics]
@@ -83,3 +83,17 @@ def test_series_keeps_only_rows_with_the_metric():
     run = TrainingRun("r", "dpo", [{"step": 1, "loss": 2.0}, {"step": 2, "lr": 0.1}, {"step": 3, "loss": None}], "")
     assert series(run, "loss").tolist() == [[1.0, 2.0]]
     assert series(run, "gold").shape == (0, 2)
+
+
+def test_a_curve_has_its_metric_s_name_and_below_it_the_glossary_s_words():
+    rows = [{"step": step, "grad_norm": 1.0, "kl": 0.5, "of_mine": 2.0} for step in (1, 2)]
+    svg = training_curves(TrainingRun("a", "dpo", rows, ""), LOOK, ()).svg
+    for text in (
+        "grad_norm",
+        "norm of the gradient, before it is clipped",
+        "kl",
+        "KL of the policy to its reference; of KTO the z of its",
+        "loss (nats per reply)",
+        "of_mine",
+    ):
+        assert f">{text}<" in svg, text
