@@ -14,6 +14,12 @@ from alignment.hub.pin import pinned
 from alignment.user_error import fail
 
 RECIPE = "evaluate"
+OF_MODELS = ("model.path", "model.tokenizer")  # keys of a model, whatever names it
+TYPED = {  # verb: key that it sets, and the word of its usage that says to what
+    "chat": {"runs.model": "MODEL", "model.tokenizer": "MODEL"},
+    "score": {"reward": "MODEL", "model.tokenizer": "MODEL", "pairs.eval.path": "FILE"},
+}
+NAME_ANOTHER = ", so name the folder of one by model.tokenizer"
 
 
 def evaluation_config(verb: str, overrides: list[str]) -> EvaluateConfig:
@@ -28,8 +34,20 @@ def looked_at(verb: str, recipe: str, overrides: list[str]) -> RunConfig:
             config = pinned(resolve(single(recipe, overrides)))
             check_inputs(config)
         except COMPOSE_ERRORS as error:
-            fail(f"{verb}: {error_line(error, overrides)}")
+            fail(f"{verb}: {in_words_of(verb, error_line(error, overrides))}")
     return config
+
+
+def in_words_of(verb: str, line: str) -> str:
+    """A mistake in a key that the verb sets, told by the word of its usage; a tokenizer is the model's own, for these
+    verbs have no key for another."""
+    for key, word in TYPED.get(verb, {}).items():
+        if line.startswith((f"{key} ", f"{key}:")):
+            rest = line.removeprefix(key)
+            nested = next((own for own in OF_MODELS if rest.startswith((f": {own} ", f": {own}:"))), None)
+            line = word + (rest if nested is None else rest.removeprefix(f": {nested}"))
+            break
+    return line.replace(NAME_ANOTHER, "; a model's folder has it beside the weights") if verb in TYPED else line
 
 
 def set_to(key: str, value: object) -> str:

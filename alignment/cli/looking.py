@@ -1,5 +1,6 @@
 """The verbs that look at models and rows begin here, where torch is loaded: a user's mistake is one line."""
 
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignment.cli.evaluation import looked_at
+from alignment.cli.evaluation import in_words_of, looked_at
 from alignment.cli.parser import ending_with_reader
 from alignment.config.data import ExampleKind
 from alignment.config.errors import UserError
@@ -18,7 +19,7 @@ from alignment.terminal import on_stderr, say
 from alignment.user_error import fail
 
 if TYPE_CHECKING:
-    from alignment.tasks.chat import Chat
+    from alignment.tasks.chat import Answer, Chat
 
 
 VERB = "data inspect"
@@ -32,12 +33,16 @@ RECIPES = {  # whose keys say how such rows are read
 }
 
 
+COMMANDS = "/reset begins anew, /exit ends, //word says /word to the model"
+COMMAND = re.compile(r"/\w*(\s|$)")
+
+
 @contextmanager
 def _in_one_line(verb: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        fail(f"{verb}: {error}")
+        fail(f"{verb}: {in_words_of(verb, str(error))}")
 
 
 def score_file(config: EvaluateConfig, out: Path | None) -> None:
@@ -70,7 +75,7 @@ def chat_with(config: EvaluateConfig, system: str | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing that an interrupt could save
         is_asked = sys.stdin.isatty()
         if is_asked:
-            print("/reset begins anew, /exit ends", file=sys.stderr)
+            print(COMMANDS, file=sys.stderr)
         try:
             while (line := _line(is_asked)) is not None:
                 _turn(chat, line.strip())
@@ -110,7 +115,24 @@ def _line(is_asked: bool) -> str | None:
 
 
 def _turn(chat: "Chat", line: str) -> None:
+    """What begins with a slash is a command; one that is none is told, and the model hears nothing of it."""
     if line == "/reset":
         chat.reset()
+    elif COMMAND.match(line):
+        say(f"(no such command {line.split()[0]!r}: {COMMANDS})")
     elif line:
-        print(chat.reply(line), flush=True)
+        answer = _answered(chat, line.removeprefix("/") if line.startswith("//") else line)
+        if answer.note is not None:
+            say(answer.note)
+
+
+def _answered(chat: "Chat", line: str) -> "Answer":
+    """Printed as it comes on a terminal, when it is whole elsewhere."""
+    if not sys.stdout.isatty():
+        answer = chat.reply(line)
+        print(answer.text, flush=True)
+        return answer
+    try:
+        return chat.reply(line, lambda piece: print(piece, end="", flush=True))
+    finally:
+        print(flush=True)

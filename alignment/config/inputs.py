@@ -16,11 +16,12 @@ from alignment.config.errors import ConfigError, error_prefix
 from alignment.config.files import is_pattern, matched
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE
 from alignment.config.hub import HubName, Kind, hub_name, is_pending, located
+from alignment.config.model_kinds import require_language_model, require_reward_model, require_run_with_model
 from alignment.config.renamed import function_now
+from alignment.config.run import RunConfig
 from alignment.user_error import nearest
 
 ON_HUB = re.compile(r"https?://(?:huggingface\.co|hf\.co)/(?:datasets/)?([\w.-]+/[\w.-]+)")
-OF_A_RUN_OR_MODEL = ("config.yaml", "model", MODEL_FILE, ADAPTER_FILE)
 OF_RUNS = ("inputs", "runs", "curves")  # keys whose folders may be those of runs
 
 
@@ -138,8 +139,23 @@ def check_inputs(config: Any, prefix: str = "", *, but_within: str | None = None
             _refuse_run(key, place)
             if kind is Kind.model:
                 _require_model(key, place)
-        elif key.startswith("runs.") and not any((place / name).exists() for name in OF_A_RUN_OR_MODEL):
-            raise ConfigError(f"{key} must be the folder of a run or of a model, got {path!r}")
+        elif key.startswith("runs."):
+            require_run_with_model(key, path, place)
+    _check_kinds(config, prefix, but_within)
+
+
+def _check_kinds(config: Any, prefix: str, but_within: str | None) -> None:
+    """That a reward model is given where one scores, and a language model where one replies."""
+    asked = {"language_model": require_language_model, "reward_model": require_reward_model}
+    found = [(mark, key, path) for mark in asked for key, path, _ in _marked(config, mark, prefix)]
+    if isinstance(config, RunConfig) and config.is_policy:
+        found += [("language_model", key, path) for key, path in input_paths(config) if key == "model.path"]
+    for mark, key, path in found:
+        place = located(path)
+        is_expected = but_within is not None and place.is_relative_to(but_within)
+        if not is_expected and place.is_dir():
+            inside = place / "model"
+            asked[mark](key, inside if key.startswith("runs.") and inside.is_dir() else place)
 
 
 def _meant(path: str, kind: Kind | None) -> str:

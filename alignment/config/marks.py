@@ -2,6 +2,8 @@
 
 INPUT = {"input": True}  # a file or folder that the run reads
 MODEL = {"input": True, "hub": "model"}  # the same, or a model's name on the hub
+LANGUAGE_MODEL = {**MODEL, "language_model": True}  # one that writes replies
+REWARD_MODEL = {**MODEL, "reward_model": True}  # one that scores them
 TOKENIZER = {"input": True, "hub": "tokenizer"}
 DATA = {
     "input": True,

@@ -11,7 +11,7 @@ from alignment.config.data import ExampleKind, require_own_questions
 from alignment.config.distributed import Offload
 from alignment.config.errors import require
 from alignment.config.generation import GenerationConfig, require_generator, require_served
-from alignment.config.marks import FUNCTION, MODEL
+from alignment.config.marks import FUNCTION, REWARD_MODEL
 from alignment.config.ppo import (
     AdvantageConfig,
     CriticConfig,
@@ -41,6 +41,7 @@ class OnlineConfig(TrainingConfig):
     """Replies to prompts, scored; what is learned from them is the method's."""
 
     replies: ClassVar[bool] = True
+    is_policy: ClassVar[bool] = True
     example_kind: ClassVar[ExampleKind | None] = ExampleKind.prompts
     reward: RewardShapingConfig = MISSING
     num_samples: int = 1
@@ -48,7 +49,7 @@ class OnlineConfig(TrainingConfig):
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     gold: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function that is logged beside the learned reward and never learned from."""
-    gold_model: str | None = field(default=None, metadata=MODEL)
+    gold_model: str | None = field(default=None, metadata=REWARD_MODEL)
     """A reward model in its place, where there is no such function; of other data or another seed than the reward's."""
     alarm: AlarmConfig = field(default_factory=AlarmConfig)
 

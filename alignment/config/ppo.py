@@ -6,7 +6,7 @@ from enum import Enum
 from alignment.config.base import Config
 from alignment.config.data import DataConfig, ExampleKind, Format, has_rows, require_no_rows, require_read
 from alignment.config.errors import require
-from alignment.config.marks import MODEL
+from alignment.config.marks import REWARD_MODEL
 from alignment.losses import KLEstimator, PolicyLoss, ValueLoss
 
 KL_HORIZON = 10_000  # of Ziegler et al.'s code; their paper has none
@@ -47,7 +47,7 @@ class Share(str, Enum):
 
 @dataclass(slots=True)
 class CriticConfig(Config):
-    path: str | None = field(default=None, metadata=MODEL)
+    path: str | None = field(default=None, metadata=REWARD_MODEL)
     """With a scalar head. Null: the (first) reward model; where functions score, the actor's body and a new head."""
     learning_rate: float = 1e-5
     """The critic's own; its schedule is the actor's."""

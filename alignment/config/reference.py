@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 from alignment.config.base import Config
 from alignment.config.errors import require
-from alignment.config.marks import MODEL, PLACE
+from alignment.config.marks import LANGUAGE_MODEL, PLACE
 
 
 @dataclass(slots=True)
 class ReferenceModelConfig(Config):
-    path: str | None = field(default=None, metadata=MODEL)
+    path: str | None = field(default=None, metadata=LANGUAGE_MODEL)
     """Another model as the reference, a folder or a name on the hub; its tokenizer must have the policy's pieces. Null:
     the policy as it is before the first step."""
 

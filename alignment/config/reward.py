@@ -6,7 +6,7 @@ from enum import Enum
 
 from alignment.config.base import Config
 from alignment.config.errors import require
-from alignment.config.marks import FUNCTION, MODEL
+from alignment.config.marks import FUNCTION, REWARD_MODEL
 
 SAFETY_THRESHOLD = 0.15  # Llama 2's
 
@@ -24,7 +24,7 @@ class Combine(str, Enum):
 class ScorerEntry(Config):
     """One of several scorers: a reward model, or a Python function of (prompts, replies)."""
 
-    path: str | None = field(default=None, metadata=MODEL)
+    path: str | None = field(default=None, metadata=REWARD_MODEL)
     """A reward model's folder, or its name on the hub."""
     function: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function (prompts, replies) -> scores."""
@@ -38,7 +38,7 @@ class ScorerEntry(Config):
 class ScorerConfig(Config):
     """What scores a reply: a reward model, a Python function of (prompts, replies), or several of them."""
 
-    path: str | None = field(default=None, metadata=MODEL)
+    path: str | None = field(default=None, metadata=REWARD_MODEL)
     """A reward model's folder, or its name on the hub."""
     function: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function (list of prompts as messages, list of replies as text) -> list of floats. Further

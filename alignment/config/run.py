@@ -26,6 +26,8 @@ class RunConfig(Config):
 
     replies: ClassVar[bool] = False
     """Whether the task replies to prompts."""
+    is_policy: ClassVar[bool] = False
+    """Whether `model.path` must be a language model; False: also where only who loads the model knows."""
     output_dir: str = field(default="runs/${hydra:job.config_name}/${now:%Y-%m-%d_%H-%M-%S}${asked:}", metadata=PLACE)
     """The run's folder. A run that was interrupted goes on where it names the same folder again."""
     seed: int = 0

@@ -25,6 +25,7 @@ from alignment.losses.dpo import WITH_MARGIN
 
 @dataclass(slots=True)
 class SFTConfig(TrainingConfig):
+    is_policy: ClassVar[bool] = True
     example_kind: ClassVar[ExampleKind | None] = ExampleKind.demonstrations
     loss: CrossEntropyLoss = field(default_factory=CrossEntropyLoss)
 
@@ -63,6 +64,7 @@ class RewardConfig(ScalarConfig):
 class ReferencedConfig(TrainingConfig):
     """What learns beside a frozen reference, whose log-probs are computed before the first step."""
 
+    is_policy: ClassVar[bool] = True
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
 
 
@@ -91,6 +93,7 @@ class KTOConfig(ReferencedConfig):
 
 @dataclass(slots=True)
 class ORPOConfig(TrainingConfig):
+    is_policy: ClassVar[bool] = True
     example_kind: ClassVar[ExampleKind | None] = ExampleKind.pairs
     loss: ORPOLoss = field(default_factory=ORPOLoss)
 
@@ -101,6 +104,7 @@ class ORPOConfig(TrainingConfig):
 
 @dataclass(slots=True)
 class SimPOConfig(TrainingConfig):
+    is_policy: ClassVar[bool] = True
     example_kind: ClassVar[ExampleKind | None] = ExampleKind.pairs
     loss: SimPOLoss = field(default_factory=SimPOLoss)
 
@@ -111,6 +115,7 @@ class SimPOConfig(TrainingConfig):
 
 @dataclass(slots=True)
 class CPOConfig(TrainingConfig):
+    is_policy: ClassVar[bool] = True
     example_kind: ClassVar[ExampleKind | None] = ExampleKind.pairs
     loss: CPOLoss = field(default_factory=CPOLoss)
 

@@ -20,7 +20,7 @@ from alignment.config.data import (
 from alignment.config.distributed import require_device
 from alignment.config.errors import require
 from alignment.config.generation import GenerationConfig, require_generator, require_served, require_temperatures
-from alignment.config.marks import ANY, FUNCTION, INPUT, MODEL, PLACE
+from alignment.config.marks import ANY, FUNCTION, INPUT, LANGUAGE_MODEL, PLACE, REWARD_MODEL
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.reward import ScorerConfig
@@ -49,6 +49,7 @@ class Selection(str, Enum):
 @dataclass(slots=True)
 class RejectionConfig(RunConfig):
     replies: ClassVar[bool] = True
+    is_policy: ClassVar[bool] = True
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -85,7 +86,7 @@ class RejectionConfig(RunConfig):
 @dataclass(slots=True)
 class EvaluateConfig(RunConfig):
     replies: ClassVar[bool] = True
-    runs: dict[str, str] = field(default_factory=dict, metadata=MODEL)
+    runs: dict[str, str] = field(default_factory=dict, metadata=LANGUAGE_MODEL)
     """name -> a run's folder (its `model/` is evaluated, its `metrics.jsonl` drawn), a model's folder, or its name on
     the hub. {}: none, the reward model alone is evaluated, on `pairs`."""
     trust_remote_code: bool = False
@@ -96,7 +97,7 @@ class EvaluateConfig(RunConfig):
     """Further runs whose curves the report draws, such as the reward model's."""
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
-    reward: str | None = field(default=None, metadata=MODEL)
+    reward: str | None = field(default=None, metadata=REWARD_MODEL)
     """A reward model, of any family: the learned score of each reply, its accuracy on `pairs`, and the judge of
     best-of-n."""
     pairs: DataConfig = field(default_factory=DataConfig)

@@ -6,7 +6,7 @@ number of processes has a say. The one caveat is rounding: logits differ in thei
 uniform that lies so close to the boundary of two tokens falls on the other side.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ class Rules:
     end_ids: list[int]
     pad_id: int
     stop: StopStringCriteria | None
+    watch: Callable[[Tensor], None] | None = None  # told the replies so far at each token
 
     def hf(self, max_new_tokens: int) -> HFGenerationConfig:
         """transformers' part; `InverseCDF` leaves one token, so that its argmax is the draw."""
@@ -103,10 +104,12 @@ class EndCriteria(StoppingCriteria):
         """The call ends when fewer than `live` rows go on."""
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)  # with its end; 0 while a reply goes on
         self.end_ids = torch.tensor(rules.end_ids, device=device)
-        self.stop, self.width, self.live = rules.stop, width, live
+        self.stop, self.watch, self.width, self.live = rules.stop, rules.watch, width, live
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         replies = input_ids[:, self.width :]
+        if self.watch is not None:
+            self.watch(replies)
         ends = torch.isin(replies[:, -1], self.end_ids)
         if self.stop is not None:
             ends = ends | self.stop(replies, scores)

@@ -1,6 +1,6 @@
 """Replies to prompts: the interface, and the generator that is transformers' own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -65,6 +65,8 @@ class TransformersGenerator:
     model: LanguageModel
     tokenizer: PreTrainedTokenizerBase
     config: GenerationConfig
+    watch: Callable[[torch.Tensor], None] | None = None
+    """Told the tokens, [B, t], that the replies that are generated together have so far, after each token."""
 
     @torch.no_grad()
     def generate(
@@ -91,7 +93,7 @@ class TransformersGenerator:
         ]
         sampled: list[list[Reply]] = [[] for _ in prompts]
         computed = 0
-        rules = Rules(config, end_ids(model.hf, self.tokenizer), self.tokenizer.pad_token_id, self._stop())
+        rules = Rules(config, end_ids(model.hf, self.tokenizer), self.tokenizer.pad_token_id, self._stop(), self.watch)
         was_training = model.training
         model.eval()
         with _no_generation_config(model.hf):

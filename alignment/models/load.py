@@ -15,6 +15,7 @@ from transformers import (
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ModelFolder, find_model
 from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.model_kinds import no_language_model
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import lora_layers, merged_state, merged_weights
 from alignment.models.checks import check_logits, check_scores
@@ -76,8 +77,7 @@ def _where(config: ModelConfig, key: str) -> str:
 def _require_language_model(folder: ModelFolder) -> None:
     """A reward model whose embeddings would be the head lacks no weight of a language model, and is none."""
     if is_scalar_folder(folder):
-        (name, *_) = read_config(folder).architectures or [""]
-        raise ConfigError(f"{folder.key} must be a language model, got a {name} in {str(folder.path)!r}")
+        raise ConfigError(no_language_model(folder.key, folder.path))
 
 
 def _trained_in(config: ModelConfig, placement: Placement, key: str) -> torch.dtype:

@@ -8,14 +8,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from alignment.config.errors import ConfigError
+from alignment.config.model_kinds import HEAD_NAMES
 from alignment.distributed.placement import Placement
 from alignment.models.files import names_in, read_weight
-
-OTHER_NAMES = (
-    *(".score", "classifier", "classification_head", "regression_head", "reward_head"),
-    *("v_head.summary", "v_head", "value_head"),
-)
-"""What trainers call it beside `score`, transformers' own name: one linear map of the last hidden state."""
 
 
 def head_name(hf: PreTrainedModel) -> str | None:
@@ -60,7 +55,7 @@ def fill_head(hf: PreTrainedModel, folder: Path, key: str, placement: Placement,
     found = next((each for each in (own, f"{hf.base_model_prefix}.{own}") if f"{each}.weight" in names), None)
     if found is None and f"{own}.weight" in lacking:
         parts = [name.rpartition(".") for name in sorted(foreign)]
-        stems = [stem for stem, _, part in parts if part == "weight" and stem.endswith(OTHER_NAMES)]
+        stems = [stem for stem, _, part in parts if part == "weight" and stem.endswith(HEAD_NAMES)]
         weights = {stem: read_weight(folder, f"{stem}.weight", key) for stem in stems}
         fitting = [stem for stem in stems if weights[stem].shape == (1, head.in_features)]
         if not fitting:

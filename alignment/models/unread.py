@@ -11,13 +11,14 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 from transformers.utils.loading_report import LoadStateDictInfo
 
 from alignment.config.errors import ConfigError
+from alignment.config.model_kinds import HEAD_NAMES
 from alignment.models.files import names_in, read_weight
-from alignment.models.scalar_head import OTHER_NAMES, head_name
+from alignment.models.scalar_head import head_name
 
 TABLES = ("inv_freq", ".attn.bias", ".attention.bias", ".masked_bias", ".causal_mask", ".position_ids")
 """Rotations, masks and positions: old folders hold what a model computes for itself now."""
 
-HEADS = ("lm_head", "embed_out", "score", *OTHER_NAMES)
+HEADS = ("lm_head", "embed_out", "score", *HEAD_NAMES)
 """A head of another task than the one at hand is in many folders, and no loss."""
 
 

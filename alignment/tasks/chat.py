@@ -1,5 +1,8 @@
 """A dialogue with a model, reply by reply: a pure function of what was said, the seed and the number of the turn."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from alignment.config.errors import UserError
@@ -8,11 +11,21 @@ from alignment.data.chat import written
 from alignment.data.load import Loaded
 from alignment.data.records import Message, Record, Source
 from alignment.data.tokenize import Truncation
+from alignment.generation.generate import TransformersGenerator, end_ids
 from alignment.generation.samples import build_generator
+from alignment.generation.stream import Stream
 from alignment.models.positions import max_positions
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.tasks.compared import ComparedRun, load_policy, model_config
 from alignment.terminal import say
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model has replied, and what must be said of it."""
+
+    text: str
+    note: str | None = None
 
 
 class Chat:
@@ -39,9 +52,13 @@ class Chat:
         """Begin anew, the system turn kept; with the same draws as at first."""
         self.turns, self.number = [], 0
 
-    def reply(self, text: str) -> str:
+    def reply(self, text: str, show: Callable[[str], None] | None = None) -> Answer:
         """To the user's next turn. The oldest turns are forgotten where the model could not read all of them and reply
-        at its longest; that is said, and so is a reply that did not come to its end."""
+        at its longest, which is said before; of a reply that did not come to its end a note says so.
+
+        Args:
+            show: is given the reply piece by piece, as it grows.
+        """
         self.turns.append({"role": "user", "content": text})
         longest = self.config.generation.max_new_tokens
         ids, forgotten = self._ids(self._all()), 0
@@ -55,17 +72,23 @@ class Chat:
             rule = (
                 f"{len(ids)} tokens and a reply of up to {longest} are more than the {self.limit} that the model reads"
             )
-            say(f"({rule}: say less, or lower --max-new-tokens)")
-            return ""
+            return Answer("", f"({rule}: say less, or lower --max-new-tokens)")
         with self.policy.engine.gathered(), self.policy.engine.precision():
-            made = self.generator.generate([ids], keys=[self.number], replies=1, seed=self.config.seed)
+            generator, stream = self.generator, None
+            if show is not None and isinstance(generator, TransformersGenerator):
+                ends, stop = end_ids(generator.model.hf, self.tokenizer), self.config.generation.stop
+                stream = Stream(self.tokenizer, show, before=int(ids[-1]), ends=ends, stop=stop)
+                generator = replace(generator, watch=stream)
+            made = generator.generate([ids], keys=[self.number], replies=1, seed=self.config.seed)
         self.number += 1
         [[reply]] = made.replies
         answer = reply.text.strip()
         self.turns.append({"role": "assistant", "content": answer})
-        if not reply.finished:
-            say(f"(cut after {longest} tokens)")
-        return answer
+        if stream is not None:
+            stream.until(answer)
+        elif show is not None:
+            show(answer)
+        return Answer(answer, None if reply.finished else f"(cut after {longest} tokens)")
 
     def _all(self) -> list[Message]:
         return [*self.system, *self.turns]

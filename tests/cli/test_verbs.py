@@ -106,6 +106,52 @@ def test_chat_says_what_it_forgets(alignment: Command, families: Path, monkeypat
     assert " are more than the 256 that the model reads: say less, or lower --max-new-tokens)" in told
 
 
+def test_chat_is_streamed_on_a_terminal_and_refuses_what_is_no_command(
+    alignment: Command, families: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pieces make the reply that a pipe gets, and what is said of it comes behind it."""
+    text = "hello\n/help\nhow are you?\n"
+    words = ["chat", str(families / "small"), "--max-new-tokens", "9", "--seed", "3"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text.replace("/help\n", "")))
+    whole = alignment(*words)
+    pieces: list[str] = []
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, piece: str) -> int:
+            pieces.append(piece)
+            return len(piece)
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(sys, "stderr", sys.stdout)
+    alignment(*words)
+    shown = "".join(pieces)
+    replies = whole.out.splitlines()
+    assert len(replies) == 2 and len(pieces) > 9
+    first, refused, second = (shown.find(each) for each in (replies[0], "(no such command '/help': /reset", replies[1]))
+    assert 0 <= first < shown.find("(cut after 9 tokens)") < refused < second
+
+
+def test_a_run_that_has_no_model_is_named(alignment: Command, tmp_path: Path) -> None:
+    for task, told in {
+        "evaluate": "that of an evaluation, which leaves no model: its report is",
+        "rejection": "that of a rejection sampling, which trains no model: its rows",
+        "pipeline": "that of a pipeline, whose models lie in its stages' folders",
+        "dpo": "that of a run of dpo that has left no model yet",
+    }.items():
+        (tmp_path / task).mkdir()
+        (tmp_path / task / "config.yaml").write_text(f"defaults:\n  - task: {task}\n  - _self_\n\nseed: 0\n")
+        ended = alignment("chat", task)
+        (line,) = ended.err
+        assert ended.code == 2 and line.startswith(
+            f"alignment: chat: MODEL must be the folder of a model, got {task!r}, "
+        )
+        assert told in line
+
+
 def test_evaluate_is_the_recipe_in_other_words(alignment: Command, families: Path, files: Path) -> None:
     models = [str(families / "small"), str(families / "qwen")]
     words = ["--data", "prompts.jsonl", "generation.max_new_tokens=3", "output_dir=out", "log.progress=false"]
@@ -132,16 +178,20 @@ def test_models_are_named_by_their_folders(tmp_path: Path) -> None:
     {
         "evaluate": "evaluate needs a model: alignment evaluate MODEL --data FILE, or --reward MODEL --pairs FILE",
         "evaluate gone --data prompts.jsonl": "evaluate: runs.gone: no such file or folder, got 'gone'",
+        "evaluate MODELS/small --pairs pairs.jsonl": "evaluate: --pairs FILE measures a reward model (--reward",
+        "evaluate MODELS/small MODELS/qwen --pairs pairs.jsonl": "evaluate: --pairs FILE measures a reward model, w",
+        "evaluate MODELS/small MODELS/judge --data prompts.jsonl": "evaluate: runs.judge must be a language model, got",
+        "evaluate MODELS/small --data prompts.jsonl --reward MODELS/qwen": "evaluate: reward must be a reward model, g",
         "score": "score needs a reward model and a file of rows: alignment score MODEL FILE [--out FILE]",
-        "score gone pairs.jsonl": "score: reward: no such file or folder, got 'gone'",
-        "score MODELS/judge gone.jsonl": "score: pairs.eval.path: no such file or folder, got 'gone.jsonl'",
+        "score gone pairs.jsonl": "score: MODEL: no such file or folder, got 'gone'",
+        "score MODELS/judge gone.jsonl": "score: FILE: no such file or folder, got 'gone.jsonl'",
         "score MODELS/judge pairs.jsonl --out gone/out.jsonl": "score: --out must be in a folder that is there, got",
         "score MODELS/judge prompts.jsonl": "score: prompts.jsonl:1: there is no reply to learn",
-        "score MODELS/small pairs.jsonl": "score: reward must hold all weights of a LlamaForSequenceClassification",
+        "score MODELS/small pairs.jsonl": "score: MODEL must be a reward model, got a language model without",
         "score MODELS/judge pairs.jsonl pairs.max_lenght=3": "score: no such key 'pairs.max_lenght'",
         "chat": "chat needs one model: alignment chat MODEL",
-        "chat gone": "chat: runs.model: no such file or folder, got 'gone'",
-        "chat MODELS/judge": "chat: runs.model: model.path must be a language model",
+        "chat gone": "chat: MODEL: no such file or folder, got 'gone'",
+        "chat MODELS/judge": "chat: MODEL must be a language model, got a reward model (LlamaFor",
         "chat MODELS/small --temperature 0": "chat: generation.temperature must be > 0, got 0",
         "chat MODELS/small --temperature hot": "argument --temperature: invalid float value: 'hot'",
     }.items(),

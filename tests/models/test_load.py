@@ -267,7 +267,7 @@ def test_a_reward_model_is_no_language_model(
     """One whose embeddings would be the head lacks no weight: it would train, and reply, without a word."""
     reward = load_scalar_model(ModelConfig(init={**tiny_init, "tie_word_embeddings": True}), tokenizer, WHOLE)
     save_model(reward, tokenizer, tmp_path)
-    rule = r"^model\.path must be a language model, got a LlamaForSequenceClassification in "
+    rule = r"^model\.path must be a language model, got a reward model \(LlamaForSequenceClassification\) in "
     for load in (load_language_model, load_frozen_language_model):
         refused(ModelConfig(path=str(tmp_path)), tokenizer, rule, load)
 

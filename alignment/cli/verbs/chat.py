@@ -6,12 +6,14 @@ from alignment.user_error import fail
 PAGE = """usage: alignment chat MODEL [--system TEXT] [--temperature T] [--max-new-tokens N] [--seed N] [key=value ...]
 
 Talk to a model in the terminal, turn by turn, in its own chat template. MODEL is a run's folder, a model's or an
-adapter's folder, or a name on the hub. A line is a turn; of a pipe each line is one, and the replies alone are printed:
+adapter's folder, or a name on the hub. A line is a turn, and its reply is shown as it is
+written; of a pipe each line is one, and the replies alone are printed, each when it is whole:
 
   alignment chat runs/dpo
   printf 'What is a cow?\\nAnd a calf?\\n' | alignment chat runs/dpo --seed 1
 
   /reset                begin anew: the model forgets what was said, the system turn stays
+  //word                says /word to the model, for a line that begins with a slash is a command
   /exit                 end, as Ctrl-C and Ctrl-D do
 
   --system TEXT         the turn that the dialogue begins with

@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> None:
         fail("evaluate needs a model: alignment evaluate MODEL --data FILE, or --reward MODEL --pairs FILE")
     if (file := next((model for model in models if Path(model).is_file()), None)) is not None:
         fail(f"evaluate: MODEL must be a folder, got the file {file!r}; rows are named by --data FILE or --pairs FILE")
-    if given.pairs is not None and given.reward is None and given.data is None and len(models) == 1:
-        given.reward, models = models[0], []  # it is asked for pairs alone, of which only a reward model knows
+    if given.pairs is not None and given.reward is None and not named:
+        given.reward, models = _reward_model_of(models, has_data=given.data is not None)
 
     if models and given.data is None and not any(word.lstrip("+").startswith("data") for word in own):
         fail("evaluate needs prompts for its models: --data FILE, held-out rows")
@@ -58,6 +58,22 @@ def main(arguments: list[str]) -> None:
     if given.pairs is not None:
         overrides.append(set_to("pairs.eval.path", given.pairs))
     run_recipe(RECIPE, [*overrides, *as_typed(own)], [], sweep=False)
+
+
+def _reward_model_of(models: list[str], *, has_data: bool) -> tuple[str, list[str]]:
+    """The one that pairs are asked for, of which only a reward model knows, and those that are left."""
+    from alignment.cli.evaluation import model_folder
+    from alignment.config.model_kinds import is_language_model
+
+    whose = "evaluate: --pairs FILE measures a reward model"
+    if len(models) != 1 or has_data:
+        fail(f"{whose}, which --reward MODEL names beside {len(models)} models that reply to --data FILE")
+    if is_language_model(Path(model_folder(models[0])).expanduser()):
+        ways = (
+            f"alignment evaluate {models[0]} --data FILE draws replies of it, with num_samples=0 its perplexity alone"
+        )
+        fail(f"{whose} (--reward MODEL), and {models[0]!r} is a language model without a reward head: {ways}")
+    return models[0], []
 
 
 def names_of(models: Sequence[str]) -> list[str]:
