@@ -230,7 +230,7 @@ VERBS = {  # another verb than run
     "evaluate a_run own.yaml": "MODEL must be a folder, got the file 'own.yaml'; rows are named by --data FILE",
     "evaluate empty --data own.yaml": "runs.empty must be the folder of a run or of a model, got 'empty'",
     "chat empty": "MODEL must be the folder of a run or of a model, got 'empty'",
-    "score own.yaml a_run": "reward must be a model's folder, got the file 'own.yaml'",
+    "score own.yaml a_run": "MODEL must be a model's folder, got the file 'own.yaml'",
     "score a_run own.yaml --out empty": "score: --out must be a file, got the folder 'empty'",
     "push model org/name/more": "push: REPO must be name or org/name, of letters, digits",
     "push model https://huggingface.co/org/name": "push: REPO must be name or org/name, of letters, digits",
