@@ -30,7 +30,7 @@ ROWS: Mistakes = {
     "texts": (f"{ON}strings.jsonl", ("strings.jsonl:1", "JSON object", "str")),
     "field twice": (f"{ON}twice.jsonl", ("twice.jsonl:1", "`chosen`", "twice")),
     "no rejected": (f"{ON}no_rejected.jsonl", ("no_rejected.jsonl:2", "`rejected`", "missing")),
-    "number": (f"{ON}number.jsonl", ("number.jsonl:1", "`chosen`", "must be text", "int")),
+    "number": (f"{ON}number.jsonl", ("number.jsonl:1", "`chosen`", "must be text", "got 3")),
     "empty reply": (f"{ON}hollow.jsonl", ("hollow.jsonl:1", "chosen", "empty")),
     "empty prompt": (f"{ON}no_question.jsonl", ("no_question.jsonl:1", "empty")),
     "no difference": (f"{ON}same.jsonl", ("same.jsonl:1", "the same reply")),
