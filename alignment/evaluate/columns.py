@@ -7,6 +7,8 @@ from alignment.evaluate.comparison import MethodRow, deciding_score
 from alignment.evaluate.metrics import Interval
 from alignment.evaluate.results import Evaluation
 
+MORE = 2  # decimals, where an end of an interval would read as zero with fewer; smaller ones are written as powers
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -23,7 +25,8 @@ class Column:
     """What methods are judged by: shown with its interval even where there is little room."""
 
     def texts(self) -> list[tuple[str, str]]:
-        """(figure, interval) of each cell, all to the same number of decimals."""
+        """(figure, interval) of each cell, all to the same number of decimals: so many that no end of an interval reads
+        as zero that is not."""
         places = self._decimals()
         return [self._text(cell, places) for cell in self.cells]
 
@@ -33,10 +36,18 @@ class Column:
             return "–", ""
         if not isinstance(cell, Interval):
             return f"{cell * self.scale:{sign}.{places}f}", ""
-        mean, low, high = (f"{value * self.scale:{sign}.{places}f}" for value in (cell.mean, cell.low, cell.high))
+        mean = f"{cell.mean * self.scale + 0.0:{sign}.{places}f}"
+        ends = (value * self.scale + 0.0 for value in (cell.low, cell.high))  # + 0.0: no minus before an exact zero
+        low, high = (f"{end:{sign}{'.0e' if _vanishes(end, places) else f'.{places}f'}}" for end in ends)
         return mean, f"[{low}, {high}]"
 
     def _decimals(self) -> int:
+        places = self._typical_decimals()
+        ends = [end * self.scale for c in self.cells if isinstance(c, Interval) for end in (c.low, c.high)]
+        enough = (more for more in range(places, places + MORE) if not any(_vanishes(end, more) for end in ends))
+        return next(enough, places + MORE)
+
+    def _typical_decimals(self) -> int:
         """As many as give the typical half-width two significant digits: more would be noise."""
         halves = sorted(
             (c.high - c.low) / 2 * self.scale for c in self.cells if isinstance(c, Interval) and c.low < c.high
@@ -91,6 +102,11 @@ def completion_columns(evaluation: Evaluation, rows: list[MethodRow]) -> list[Co
 
 def _shown(columns: list[Column]) -> list[Column]:
     return [column for column in columns if any(cell is not None for cell in column.cells)]
+
+
+def _vanishes(value: float, places: int) -> bool:
+    """Whether a value that is not zero would read as zero."""
+    return value != 0 and float(f"{value:.{places}f}") == 0
 
 
 def mark(difference: Interval) -> str:

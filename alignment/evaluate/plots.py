@@ -119,7 +119,7 @@ def comparison(names: list[str], baseline: str, looks: dict[str, Style], panels:
             axes.set_yticks(range(len(names)), names if index % num_columns == 0 else [""] * len(names))
             axes.tick_params(axis="y", labelcolor=INK)
 
-    label = "Comparison of methods: " + ", ".join(panel.title for panel in panels)
+    label = "Comparison of models: " + ", ".join(panel.title for panel in panels)
     return render(label, (WIDTH, num_rows * (0.85 + 0.27 * len(names))), draw)
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML file on a whole study: methods, reward model, training, samples, configurations."""
+"""One self-contained HTML file on a whole study: models, reward model, training, samples, configurations."""
 
 import math
 from html import escape
@@ -61,7 +61,7 @@ def report(evaluation: Evaluation) -> str:
 def _title(evaluation: Evaluation) -> str:
     count = len(evaluation.methods)
     if evaluation.prompts:
-        return f"{count} method{'s' if count > 1 else ''} on {len(evaluation.prompts)} held-out prompts"
+        return f"{count} model{'s' if count > 1 else ''} on {len(evaluation.prompts)} held-out prompts"
     if count:
         return f"{count} model{'s' if count > 1 else ''} on held-out completions"
     assert evaluation.reward_model is not None
@@ -103,11 +103,11 @@ def _methods(evaluation: Evaluation, rows: list[MethodRow], looks: dict[str, Sty
         words.append(f"A win is a higher {score} on the same prompt; a tie counts one half.")
     if score == "learned reward":
         words.append(
-            "Methods trained on the learned reward are expected to raise it: that alone is no evidence of quality."
+            "Models trained on the learned reward are expected to raise it: that alone is no evidence of quality."
         )
     caption = "Means with 95% confidence intervals. Dashed: the baseline's mean."
     return page.section(
-        "Methods",
+        "Models",
         _compared(evaluation, rows, columns(evaluation, rows), looks),
         page.note(" ".join(words)),
         page.figure(comparison([row.name for row in rows], evaluation.baseline, looks, _dot_panels(rows)), caption),
@@ -136,7 +136,7 @@ def _compared(evaluation: Evaluation, rows: list[MethodRow], shown: list[Column]
             html = _mark(value) if column.is_difference and isinstance(value, Interval) else ""
             cells.append(page.cell(*text[index], html=html))
         body.append(cells)
-    headings = [page.heading_cell("Method")] + [page.heading_cell(column.title, column.unit) for column in shown]
+    headings = [page.heading_cell("Model")] + [page.heading_cell(column.title, column.unit) for column in shown]
     return page.table(headings, body)
 
 

@@ -26,8 +26,8 @@ def terminal_tables(evaluation: Evaluation) -> Iterator[Table]:
     completions = next((method.completions for method in evaluation.methods if method.completions is not None), None)
     if completions is not None:
         title = f"{_counted(len(rows), 'model')} on {len(completions.nll)} completions"
-        caption = "lower is better; models of different tokens compare by bits per byte"
-        yield _compared(evaluation, rows, completion_columns(evaluation, rows), title, caption)
+        words = "lower is better; models of different tokens compare by bits per byte"
+        yield _compared(evaluation, rows, completion_columns(evaluation, rows), title, words, over="rows")
     if evaluation.reward_model is not None:
         yield reward_table(evaluation.reward_model)
 
@@ -35,13 +35,19 @@ def terminal_tables(evaluation: Evaluation) -> Iterator[Table]:
 def terminal_table(evaluation: Evaluation) -> Table:
     """The comparison in 80 columns: scores with their 95% interval beneath; the report has the others' too."""
     rows = compare(evaluation)
-    title = f"{_counted(len(evaluation.methods), 'method')} on {len(evaluation.prompts)} prompts"
-    return _compared(evaluation, rows, columns(evaluation, rows), title, "[ ] 95% confidence interval over prompts")
+    title = f"{_counted(len(evaluation.methods), 'model')} on {len(evaluation.prompts)} prompts"
+    return _compared(evaluation, rows, columns(evaluation, rows), title, over="prompts")
 
 
-def _compared(evaluation: Evaluation, rows: list[MethodRow], shown: list[Column], title: str, caption: str) -> Table:
+def _compared(
+    evaluation: Evaluation, rows: list[MethodRow], shown: list[Column], title: str, *words: str, over: str
+) -> Table:
+    """`words`: lines beneath the table, with what its brackets are where it has any."""
+    has_intervals = any(column.is_score and isinstance(cell, Interval) for column in shown for cell in column.cells)
+    lines = [*words, *([f"[ ] 95% confidence interval over {over}"] if has_intervals else [])]
+    caption = Text("\n".join(lines), "table.caption") if lines else None
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=title, caption=caption)
-    table.add_column("Method")
+    table.add_column("Model")
     for column in shown:
         table.add_column(Text(column.short), justify="right")
     texts = [column.texts() for column in shown]

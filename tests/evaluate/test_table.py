@@ -101,6 +101,29 @@ def test_decimals_follow_the_width_of_the_interval():
     ]
 
 
+def test_no_end_of_an_interval_reads_as_zero_that_is_none():
+    def texts(*cells: Interval) -> list[tuple[str, str]]:
+        return Column("", "", "", list(cells), is_difference=True).texts()
+
+    assert texts(Interval(5.2, 0.3, 10.1, 9)) == [("+5.2", "[+0.3, +10.1]")]
+    assert texts(Interval(-5.2, -10.1, -0.04, 9)) == [("-5.20", "[-10.10, -0.04]")]
+    assert texts(Interval(5, 0.004, 10, 9), Interval(1, -3, 5, 9))[0] == ("+5.000", "[+0.004, +10.000]")
+    assert texts(Interval(5, 1e-9, 10, 9)) == [("+5.000", "[+1e-09, +10.000]")]
+    assert texts(Interval(-5.0, -10.0, -0.0, 9)) == [("-5.0", "[-10.0, +0.0]")]
+
+
+def test_brackets_are_explained_where_there_are_any(study):
+    def caption(evaluation: Evaluation) -> str:
+        return str(terminal_table(evaluation).caption or "")
+
+    assert caption(study) == "[ ] 95% confidence interval over prompts"
+    assert terminal_table(study).columns[0].header == "Model"
+    study.reward_model, study.runs = None, []
+    for method in study.methods:
+        method.gold = method.reward = None
+    assert caption(study) == ""
+
+
 def test_replies_too_short_for_a_bigram_have_no_share(study):
     study.methods[1].replies = [""] * len(study.prompts)
     assert compare(study)[1].distinct_2 is None
