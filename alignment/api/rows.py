@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from alignment.config.errors import ConfigError
+from alignment.config.errors import ConfigError, UserError
 from alignment.data.read import without_nulls
+from alignment.data.records import DataError
 from alignment.runs.claim import make_folder
 
 WAYS = "a path, or rows: dicts as in a JSON Lines file, in a list, a datasets.Dataset or whatever else gives one by one"
@@ -51,6 +52,15 @@ def write_rows(rows: Iterable[Any], folder: Path, name: str) -> Path:
     finally:
         beside.unlink(missing_ok=True)
     return path
+
+
+def as_given(error: UserError, files: Mapping[str, str]) -> UserError:
+    """The mistake in a row by its place in the argument; the file of it, of `files` by their arguments, goes away."""
+    if isinstance(error, DataError):
+        for name, file in files.items():
+            if error.source.file == file:
+                return UserError(f"{name}: row {error.source.line}: {error.what}")
+    return error
 
 
 def _line(row: Any, where: str, *, is_table: bool) -> bytes:

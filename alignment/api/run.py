@@ -4,15 +4,14 @@ import gc
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields, is_dataclass
-from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from alignment import preempt
+from alignment.api.arguments import SPLITS, require_plain, require_recipe, sorted_arguments
 from alignment.api.result import Run
-from alignment.api.rows import WAYS, is_rows, write_rows
+from alignment.api.rows import as_given, write_rows
 from alignment.cli.compose import beside_others, composing, resolve, single
 from alignment.cli.overrides import written
 from alignment.cli.recipes import find_recipe, require_folder
@@ -29,7 +28,7 @@ from alignment.runs.leftovers import present, remove_empty
 from alignment.runs.lifecycle import as_recipe
 
 _one = threading.Lock()
-SPLITS = {"data": "data.train.path", "eval_data": "data.eval.path"}  # argument -> the key of its path
+IN_MEMORY = " in memory"  # in the place of a path until the rows are in a file
 
 
 def run(
@@ -76,32 +75,17 @@ def run(
         raise UserError("one run at a time: alignment.run is at work in this process already")
     try:
         gc.collect()  # what is garbage now would stay to the end: see process.importing
-        asked: dict[str, Any] = dict(overrides or {})
+        require_recipe(recipe)
         given = {"model": model, "data": data, "eval_data": eval_data, "output_dir": output_dir, **groups}
-        rows = _sort(asked, {name: value for name, value in given.items() if value is not None})
+        asked, rows = sorted_arguments(overrides, {name: each for name, each in given.items() if each is not None})
         with _recipe_of(recipe) as path, beside_others():
             name, folders = find_recipe(str(path), [] if config_dir is None else [require_folder(config_dir)])
             with composing(folders), preempt.listening():
                 return _run(name, asked, rows)
+    except ConfigError as error:
+        raise error from None  # the rule is told; what Hydra or YAML has made of the mistake would stand before it
     finally:
         _one.release()
-
-
-def _sort(asked: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Iterable[Any]]:
-    """Add the arguments to the overrides, but for rows in memory, which are returned by the argument's name."""
-    rows: dict[str, Iterable[Any]] = {}
-    for name, value in given.items():
-        if name in SPLITS and is_rows(value):
-            rows[name] = value
-        elif name in SPLITS and not isinstance(value, Mapping):
-            asked[SPLITS[name]] = value
-        elif name == "eval_data":
-            raise ConfigError(f"eval_data must be {WAYS}, got a {type(value).__name__}")
-        elif name == "model" and not isinstance(value, Mapping) and not is_dataclass(value):
-            asked["model.path"] = value
-        else:
-            asked[name] = value
-    return rows
 
 
 @contextmanager
@@ -122,7 +106,7 @@ def _recipe_of(recipe: str | Path | RunConfig) -> Iterator[str | Path]:
 def _run(recipe: str, asked: dict[str, Any], rows: Mapping[str, Iterable[Any]]) -> Run:
     """Within `composing`: with the rows in a file, the config is checked as the command checks it, and carried out."""
     paths = {key: asked.pop(key) for key in SPLITS.values() if key in asked}
-    paths |= {SPLITS[name]: f"{name} in memory" for name in rows}
+    paths |= {SPLITS[name]: f"{name}{IN_MEMORY}" for name in rows}
     asked |= _preset_for(recipe, asked, paths) | paths
     made: list[Path] = []
     there: set[Path] = set()
@@ -139,10 +123,10 @@ def _run(recipe: str, asked: dict[str, Any], rows: Mapping[str, Iterable[Any]]) 
                 made += [file] if file not in before else []
         config = _ready(recipe, asked)
         carry_out(config)
-    except UserError:
+    except UserError as error:
         if rows and "output_dir" in asked:
             _take_back(Path(asked["output_dir"]), made, there)
-        raise
+        raise as_given(error, {name: str(asked[SPLITS[name]]) for name in rows}) from error.__cause__
     except preempt.Preempted as stop:
         if preempt.exit_code() == preempt.INTERRUPTED:
             raise KeyboardInterrupt(f"{stop}; called again with its output_dir, the run goes on") from None
@@ -156,6 +140,9 @@ def _preset_for(recipe: str, asked: Mapping[str, Any], paths: Mapping[str, Any])
         return {}
     with told_as_one_line([]):
         part = single(recipe, _words(asked)).get("data")
+    if part is None and any(str(path).endswith(IN_MEMORY) for path in paths.values()):
+        stages = "the stages of a pipeline read files, {'stages.NAME.set.data.train.path': FILE}"
+        raise ConfigError(f"data and eval_data are not of {recipe}, whose config has no part `data`: {stages}")
     return {"data": "native"} if part is not None and part.get("format") is Format.toy else {}
 
 
@@ -177,26 +164,7 @@ def _ready(recipe: str, asked: Mapping[str, Any]) -> RunConfig:
 
 
 def _words(asked: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={written(_plain(key, value))}" for key, value in asked.items()]
-
-
-def _plain(key: str, value: Any) -> Any:
-    """A value as YAML has it."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, PurePath):
-        return str(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): _plain(f"{key}.{name}", inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(f"{key}.{number}", inner) for number, inner in enumerate(value)]
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    rule = f"{key} must be a text, a number, true or false, None, or a list or dict of such"
-    hint = f"; of its splits give one as {key}=..." if type(value).__name__ == "DatasetDict" else ""
-    raise ConfigError(f"{rule}, got a {type(value).__name__}{hint}")
+    return [f"{key}={written(require_plain(key, value))}" for key, value in asked.items()]
 
 
 def _take_back(folder: Path, made: list[Path], there: set[Path]) -> None:

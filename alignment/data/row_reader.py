@@ -76,7 +76,7 @@ class RowReader:
                 separator=config.step_separator if need is ExampleKind.steps else "",
             )
         except LayoutError as error:
-            raise DataError(at, f"{error.what}{way_out(row, format, self.part, self.need)}") from error
+            raise DataError(at, f"{error.what}{way_out(row, format, self.part, self.need)}") from None
         return replace(record, columns={name: row.get(name) for name in self.columns}) if self.columns else record
 
     def _require_use(self, format: Format) -> None:
