@@ -31,11 +31,11 @@ from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.supervised import CPOConfig, DPOConfig, ORPOConfig, RewardConfig, SFTConfig
 from alignment.config.tasks import EvaluateConfig, RejectionConfig, task_name
-from alignment.distributed.precision import precision_note, precision_of
+from alignment.distributed.precision import precision_of
 from alignment.generation.samples import build_generator, sample
 from alignment.models.heads import LanguageModel
 from alignment.process import is_launched
-from alignment.tasks.run import check_processes, task_module
+from alignment.tasks.run import check_processes, say_precision, task_module
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
 from alignment.training.objectives import DPO
@@ -56,9 +56,7 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
     settle(config)
     check_processes(config)
     seed_everything(config.seed)
-    chosen = precision_note(config.distributed)
-    if chosen is not None:
-        say(chosen)
+    say_precision(config)
     if isinstance(config, TrainingConfig):
         yield from on_policy(config) if isinstance(config, OnlineConfig) else on_rows(config)
         if config.processes() > 1:

@@ -23,7 +23,7 @@ from alignment.training.aot import dpo_objective
 from alignment.training.loop import fit
 from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteGuard
-from alignment.training.setup import save_trained
+from alignment.training.setup import save_trained, say_size
 from alignment.training.step import train_step
 
 
@@ -38,6 +38,7 @@ def build_trainer(config: OnlineDPOConfig, folder: Path) -> "OnlineDPO":
     policy = load_language_model(config.model, prompts.tokenizer, placement_of(config.distributed))
     reference = another or build_reference(policy)
     rollouts = build_rollouts(config, prompts, scorer, policy, folder)
+    say_size(rollouts.engine)
     shard_reference(reference, config.distributed)
     save = partial(save_trained, rollouts.engine, policy, prompts.tokenizer)
     return OnlineDPO(rollouts, save, config, reference)

@@ -13,15 +13,17 @@ from types import ModuleType
 from typing import Any
 
 from alignment import preempt
+from alignment.config.distributed import Precision
 from alignment.config.errors import UserError, require
 from alignment.config.inputs import check_inputs
 from alignment.config.outside import is_outside
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import EvaluateConfig, PipelineConfig, RejectionConfig, task_name
-from alignment.distributed import collectives, precision
+from alignment.distributed import collectives
 from alignment.distributed.collectives import leave
 from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed
 from alignment.distributed.launch import RankFailedError, launch, leave_with_launcher, tell_launcher
+from alignment.distributed.precision import precision_note, precision_of
 from alignment.distributed.settings import check_trainer, deepspeed_settings
 from alignment.hub.pin import given_pins, pinned, pins_of
 from alignment.process import importing, is_launched
@@ -103,9 +105,7 @@ def _carry_out(
         start(folder, config, mark)
     collectives.barrier()
     seed_everything(config.seed)
-    chosen = precision.precision_note(config.distributed)
-    if chosen is not None:
-        say(chosen)
+    say_precision(config)
     try:
         stopped = run(config, folder.path)
     except UserError:
@@ -120,6 +120,13 @@ def _carry_out(
             write_cards(config, folder.path)
         finish(folder, mark, stopped)
         say_ending(config, folder.path, stopped)
+
+
+def say_precision(config: RunConfig) -> None:
+    """Of a run that trains, and wherever what was picked is not full precision, which moves the figures."""
+    note, is_full = precision_note(config.distributed), precision_of(config.distributed) is Precision.float32
+    if note is not None and (isinstance(config, TrainingConfig) or not is_full):
+        say(note)
 
 
 def imported(config: RunConfig) -> Callable[[Any, Path], str | None]:

@@ -10,7 +10,7 @@ from alignment.models.load import load_scalar_model
 from alignment.models.reward_normalization import write_statistics
 from alignment.training.loop import fit
 from alignment.training.reward_normalization import reward_statistics
-from alignment.training.setup import build_engine, prepare, save_trained
+from alignment.training.setup import build_engine, prepare, save_trained, say_size
 from alignment.training.supervised import BuildObjective, supervised
 
 Scalar = TypeVar("Scalar", bound=ScalarConfig)
@@ -22,6 +22,7 @@ def train_reward_model(config: Scalar, folder: Path, objective: BuildObjective[S
     model = load_scalar_model(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, held_out = prepared.batches(model)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
+    say_size(engine)
 
     def save(into: Path) -> None:
         """With the mean and deviation of the scores of these very weights."""

@@ -24,6 +24,7 @@ from alignment.models.init import config_of
 from alignment.models.layout import settle_layout
 from alignment.models.load import save_model
 from alignment.models.positions import max_positions
+from alignment.models.quantized import is_quantized
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.terminal import say
 from alignment.training.optim import build_optimizer
@@ -111,7 +112,7 @@ def required_split(
 ) -> Loaded:
     loaded = say_split(load_split(name, data, tokenizer, need, part=part, carried=carried), name)
     if loaded is None:
-        raise ConfigError(f"{required(data, f'{part}.{name}')}, got None")
+        raise ConfigError(f"{required(data, f'{part}.{name}')}, got null")
     return loaded
 
 
@@ -166,6 +167,18 @@ def build_engine(
     optimizer, scheduler = build_optimizer(model, config.train, num_steps=num_steps, learning_rate=learning_rate)
     kind = TorchEngine if config.distributed.zero is None else DeepSpeedEngine
     return kind(model, optimizer, scheduler, config=config.distributed, max_grad_norm=config.train.max_grad_norm)
+
+
+def say_size(engine: Engine) -> None:
+    """How large the model is, and how much of it trains: a line for the start of a run."""
+    trained = f"{engine.num_trained:,} trained"
+    if any(is_quantized(module) for module in engine.model.modules()):  # whose packed weights are not to be counted
+        say(f"model: quantized, {trained} weights")
+        return
+    share = (
+        "all" if engine.num_trained == engine.num_weights else f"{100 * engine.num_trained / engine.num_weights:.2g}%"
+    )
+    say(f"model: {engine.num_weights:,} weights, {trained} ({share})")
 
 
 def save_trained(

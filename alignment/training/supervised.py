@@ -30,7 +30,7 @@ from alignment.training.metrics import Metrics, of_sets, with_perplexity
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.objectives import Objective
 from alignment.training.reference import cache_file, reference_logprobs, require_reference, weights_digest
-from alignment.training.setup import Prepared, build_engine, prepare, save_trained
+from alignment.training.setup import Prepared, build_engine, prepare, save_trained, say_size
 from alignment.training.step import evaluate_step, train_step
 from alignment.training.timer import StepTimer, step_flops
 
@@ -66,6 +66,7 @@ def train_language_model(
     model = load_language_model(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, held_out = prepared.batches(model)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
+    say_size(engine)
     save = partial(save_trained, engine, model, prepared.tokenizer)
     return fit(supervised(engine, model, config, objective, train, held_out, save, tables), config, folder)
 

@@ -100,6 +100,7 @@ def test_the_precision_of_a_run_is_said_and_its_kernels_are_asked_for(
     ended = alignment(*TWO, "output_dir=out", "distributed.deterministic=true")
     assert ended.code == 0 and ended.err == []
     assert ended.out.count("precision: float32 on a CPU; distributed.precision=bfloat16 computes in bfloat16") == 1
+    assert re.search(r"^model: ([\d,]+) weights, \1 trained \(all\)$", ended.out, re.MULTILINE), ended.out
     assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic
     assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["distributed"]["precision"] == "auto"
     assert alignment("run", str(tmp_path / "out" / "config.yaml")).out.count("nothing to do") == 1
