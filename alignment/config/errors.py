@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 
 
 class UserError(ValueError):
@@ -15,7 +16,18 @@ class ConfigError(UserError):
 def require(holds: bool, rule: str, value: object) -> None:
     """Raise `ConfigError("<rule>, got <value>")` unless the rule holds."""
     if not holds:
-        raise ConfigError(f"{rule}, got {value!r}")
+        raise ConfigError(f"{rule}, got {as_yaml(value)}")
+
+
+def as_yaml(value: object) -> str:
+    """A value as its user types it where Python has other words: null, and a choice by its name."""
+    if value is None:
+        return "null"
+    if isinstance(value, Enum):
+        return repr(value.value)
+    if isinstance(value, tuple):
+        return f"({', '.join(as_yaml(each) for each in value)})"
+    return repr(value)
 
 
 @contextmanager

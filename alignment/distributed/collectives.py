@@ -47,7 +47,7 @@ def init(config: DistributedConfig) -> None:
     if config.zero is None:
         if num_launched() > 1:
             rule = "distributed.zero must be set for several processes (distributed=zero1, zero2 or zero3)"
-            raise ConfigError(f"{rule}, got None for {num_launched()} of them")
+            raise ConfigError(f"{rule}, got null for {num_launched()} of them")
         return
     atexit.unregister(let_go)  # once is enough
     atexit.register(let_go)

@@ -47,7 +47,7 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     check_inputs(config.model, "model.")
     if config.model.lora.rank and config.model.path is None:
         rule = "an adapter's checkpoint does not hold the weights under it, so they must come from model.path"
-        raise ConfigError(f"{rule}, got None")
+        raise ConfigError(f"{rule}, got null")
     step, states = _states(RunFolder(folder).checkpoints, step, "actor" if isinstance(config, PPOConfig) else "model")
     out = step_folder(RunFolder(folder).exported, step) if out is None else out
     if out.exists():

@@ -99,8 +99,8 @@ COMMANDS = {
         "run tiny_evaluate runs={a:gone} baseline=a",
         "tiny_evaluate: runs.a: no such file or folder, got 'gone'",
     ),
-    "no path": ("run tiny_dpo model=pretrained", "model.path must name a folder, .*got None"),
-    "no data": ("run tiny_dpo data=native", "data.train.path is required, got None"),
+    "no path": ("run tiny_dpo model=pretrained", "model.path must name a folder, .*got null"),
+    "no data": ("run tiny_dpo data=native", "data.train.path is required, got null"),
     "required": ("run tiny_evaluate", r"tiny_evaluate: runs=\{name: FOLDER\} must name what replies, or .*, got \{\}$"),
     "no mapping": (
         "run tiny_reward_regression data.scores=[helpfulness]",
@@ -240,7 +240,7 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "RunConfig": ("tiny_dpo seed=-1", "seed must be >= 0, got -1"),
     "TrainingConfig": (
         "tiny_dpo data.train.limit=null",
-        "data.train.limit is required for data.format=toy, got None",
+        "data.train.limit is required for data.format=toy, got null",
     ),
     "DistributedConfig": ("tiny_dpo distributed.zero=4", "distributed.zero must be null, 0, 1, 2 or 3, got 4"),
     "LaunchConfig": ("tiny_dpo launch.processes=0", "launch.processes must be > 0, got 0"),
@@ -334,7 +334,7 @@ RECIPES = {  # a recipe of the user's
     "bracket": (MINE + "train: {max_steps: 3\nseed: 1\n", r"own/mine.yaml:8: not YAML: expected ',' or '}'"),
     "tab": (MINE + "train:\n\tmax_steps: 3\n", r"own/mine.yaml:8: not YAML: found character '\\t'"),
     "twice": (MINE + "seed: 1\nseed: 2\n", "own/mine.yaml:8: not YAML: found duplicate key seed"),
-    "no step": (MINE, r"exactly one of train.max_steps and train.epochs must be set \(.*=null\), got \(None, None\)"),
+    "no step": (MINE, r"exactly one of train.max_steps and train.epochs must be set \(.*=null\), got \(null, null\)"),
     "no _self_": ("defaults:\n  - task: sft\nseed: -1\n", "model.path must name a folder"),
 }
 

@@ -94,4 +94,4 @@ def test_what_cannot_be_exported_is_one_line(alignment: Callable[..., Any], tmp_
 def test_an_adapter_on_a_random_model_is_refused(alignment: Callable[..., Any]) -> None:
     assert alignment("run", "tiny_sft", *SAVED, "model.lora.rank=2").code == 0
     ended = alignment("export", "out")
-    assert ended.code == 2 and ended.err[0].endswith("so they must come from model.path, got None")
+    assert ended.code == 2 and ended.err[0].endswith("so they must come from model.path, got null")

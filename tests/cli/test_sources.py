@@ -202,7 +202,7 @@ MISTAKES = {
         [*MIX, "data.train.path=a.jsonl"],
         "data.train.path must be unset where mix names the sources, each with its own, got 'a.jsonl'",
     ),
-    "a source without a path": (["data.train.mix.a={weight: 1}"], "data.train.mix.a.path is required, got None"),
+    "a source without a path": (["data.train.mix.a={weight: 1}"], "data.train.mix.a.path is required, got null"),
     "a missing file": (
         ["data.train.mix.a={path: gone.jsonl}"],
         "data.train.mix.a.path: no such file or folder, got 'gone.jsonl'",
@@ -229,7 +229,7 @@ MISTAKES = {
     ),
     "nothing to evaluate": (
         ["data.train.path=a.jsonl", "train.max_steps=0"],
-        "data.eval.path is required, got None",
+        "data.eval.path is required, got null",
     ),
     "a best model of no steps": (
         ["data.train.path=a.jsonl", "data.eval.path=x.jsonl", "train.max_steps=0", "train.best.metric=eval/loss"],

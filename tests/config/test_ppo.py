@@ -63,7 +63,7 @@ KL: list[tuple[dict[str, Any], str]] = [
         {"place": KLPlace.loss, "estimator": KLEstimator.k2, "bias_correction": True},
         "kl.estimator must be k1 or k3 with kl.bias_correction: k2 is no KL on average, got 'k2'",
     ),
-    ({"controller": KLControl.adaptive}, "kl.target must be set, and > 0, with kl.controller=adaptive, .*, got None"),
+    ({"controller": KLControl.adaptive}, "kl.target must be set, and > 0, with kl.controller=adaptive, .*, got null"),
     ({**ADAPTIVE, "target": 0.0}, "kl.target must be set, and > 0, with kl.controller=adaptive, .*, got 0.0"),
     ({"target": 6.0}, "kl.target must be set, .*, and only there, got 6.0"),
     ({**ADAPTIVE, "weight": 0.0}, "kl.weight must be > 0 with kl.controller=adaptive, got 0.0"),

@@ -124,7 +124,7 @@ def test_a_metric_that_there_is_not_is_told_before_the_first_step(tmp_path: Path
 
 def test_a_metric_that_is_no_loss_says_which_values_are_better():
     """Taken for one, the best accuracy would be the lowest."""
-    rule = "train.best.mode must be min or max for eval/rewards/accuracy, which is no loss, got None"
+    rule = "train.best.mode must be min or max for eval/rewards/accuracy, which is no loss, got null"
     with pytest.raises(ConfigError, match=f"^{rule}$"):
         BestConfig(metric="eval/rewards/accuracy")
     assert BestConfig(metric="eval/rewards/accuracy", mode=Mode.max).mode is Mode.max
