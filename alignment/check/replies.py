@@ -63,10 +63,13 @@ def begins_to_stop(samples: Samples, tokenizer: PreTrainedTokenizerBase, known: 
     ended = sum(reply.finished for reply in replies)
     figure = f"{ended} of {len(replies)} drawn replies ended within {max(len(reply.ids) for reply in replies)} tokens; "
     figure += f"the model gives the end of the rows' replies a probability of {100 * known:.2g}% (median)"
-    if ended or known > KNOWN:
-        return Verdict("a reply stops", Grade.ok, figure)
+    if known > KNOWN:
+        return Verdict("a reply stops", Grade.ok, f"{figure}, above {100 * KNOWN:g}%: it knows the end")
+    if ended:
+        return Verdict("a reply stops", Grade.ok, f"{figure}; one that ends is enough")
+    figure += f", below the {100 * KNOWN:g}% of one that knows it"
     if is_taught:
-        return Verdict("a reply stops", Grade.ok, f"{figure}, which this run is to teach it")
+        return Verdict("a reply stops", Grade.ok, f"{figure}; this run is to teach it")
     way = "it was not trained in this layout, or not trained to end: SFT comes before this"
     return Verdict("a reply stops", Grade.warn, f"{figure}: {way}")
 

@@ -149,7 +149,7 @@ def _demonstration(
     """Prompt, completion and how many turns behind it were left out."""
     key = next((key for key in ("completion", "chosen") if key in dialogues), None)
     if key is None:
-        raise row.misfit("there is no reply to learn: the row has neither a completion nor a chosen reply")
+        raise row.misfit("there is no reply: the row has neither a completion nor a chosen reply")
     dialogue = dialogues[key]
     own = _own_prompt(key, dialogues, format)
     places = [place for place in range(own, len(dialogue)) if dialogue[place]["role"] == "assistant"]
@@ -167,7 +167,7 @@ def _learned(row: Row, key: str, turns: list[Message], places: Iterable[int]) ->
     """Of the places those of the assistant's turns that are learned from."""
     learned = [place for place in places if turns[place]["role"] == "assistant" and turns[place].get("weight", 1)]
     if not learned:
-        raise row.error(f"{key}: every assistant's turn has weight 0: there is nothing to learn")
+        raise row.error(f"{key}: every assistant's turn has weight 0: no reply is left")
     return learned
 
 

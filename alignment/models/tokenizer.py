@@ -31,14 +31,14 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     Padding is never told from text by its id, so any piece serves; one is chosen where the tokenizer names none.
 
     Raises:
-        ConfigError: the folder holds no tokenizer, or the tokenizer has no end-of-sequence token to learn.
+        ConfigError: the folder holds no tokenizer, or the tokenizer has no end-of-sequence token.
     """
     folder = _folder(config)
     tokenizer = _read(folder, trusted=config.trust_remote_code)
     if tokenizer.get_vocab().keys() <= {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}:
         raise ConfigError(f"{_lacking(folder)} (transformers makes one of {len(tokenizer)} special tokens of it)")
     if tokenizer.eos_token_id is None:
-        raise ConfigError(f"model.tokenizer must have an end-of-sequence token to learn, got {folder!r}")
+        raise ConfigError(f"model.tokenizer must have an end-of-sequence token, which ends a reply, got {folder!r}")
     if tokenizer.pad_token_id is None:
         vocabulary = tokenizer.get_vocab()
         tokenizer.pad_token = next((name for name in PAD_NAMES if name in vocabulary), tokenizer.eos_token)

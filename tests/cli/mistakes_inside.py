@@ -36,7 +36,7 @@ ROWS: Mistakes = {
     "no difference": (f"{ON}same.jsonl", ("same.jsonl:1", "the same reply")),
     "prompts for pairs": (f"{ON}prompts.jsonl", ("prompts.jsonl:1", "`chosen`")),
     "replies for pairs": (f"{ON}replies.jsonl", ("replies.jsonl:1", "`chosen`", "`completion`")),
-    "prompts for replies": (f"{SFT}prompts.jsonl", ("prompts.jsonl:1", "no reply to learn")),
+    "prompts for replies": (f"{SFT}prompts.jsonl", ("prompts.jsonl:1", "there is no reply: ")),
     "other names": (f"{ON}other_names.jsonl", ("other_names.jsonl:1", "data.columns.chosen=better")),
     "column": (
         f"{ON}other_names.jsonl data.columns={{prompt:qestion,chosen:better,rejected:worse}}",
@@ -44,7 +44,7 @@ ROWS: Mistakes = {
     ),
     "our field": (f"{ON}pairs.jsonl data.columns={{prmpt:question}}", ("data.columns.prmpt", "'prompt'")),
     "role": (f"{SFT}role.jsonl", ("role.jsonl:1", "usr", "assistant")),
-    "question alone": (f"{SFT}no_reply.jsonl", ("no_reply.jsonl:1", "no reply to learn")),
+    "question alone": (f"{SFT}no_reply.jsonl", ("no_reply.jsonl:1", "there is no reply: ")),
     "no content": (f"{SFT}no_content.jsonl", ("no_content.jsonl:1", "content must be text")),
     "two prompts": (
         f"{ON}two_prompts.jsonl data=hh_rlhf data.on_bad_row=error",

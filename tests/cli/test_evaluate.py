@@ -147,7 +147,7 @@ def test_completions_are_measured_beside_replies_where_rows_have_them(
     assert ended.code == 0 and "perplexity: of the 3 completions of data.eval" in ended.out
     ended = alignment(*RUN, run, "data.eval.path=some.jsonl", "perplexity=true", "output_dir=other")
     (line,) = ended.err
-    assert ended.code == 2 and "some.jsonl:1: there is no reply to learn" in line
+    assert ended.code == 2 and "some.jsonl:1: there is no reply" in line
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_completions_are_measured_beside_replies_where_rows_have_them(
         "reward=judge pairs.eval.path=pairs.jsonl gold=a.b": "gold must be null, which needs runs",
         "reward=judge pairs.eval.path=pairs.jsonl num_samples=4": "num_samples must be 1, which needs runs",
         "pairs.eval.path=pairs.jsonl runs={a:.} data.eval.path=prompts.jsonl": "pairs.eval needs reward, the model it",
-        "runs={a:.}": "data.eval.path is required, got None",
+        "runs={a:.}": "data.eval.path is required, got null",
         "runs={a:.} data.eval.path=prompts.jsonl num_samples=0 gold=a.b": "gold must be null with num_samples=0",
         "runs={a:.} data.eval.path=prompts.jsonl num_samples=0 reward=judge": "reward must be null with num_samples=0",
         "runs={a:.} data.eval.path=prompts.jsonl num_samples=0 perplexity=false": "perplexity must be true or null",

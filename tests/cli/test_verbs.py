@@ -186,7 +186,7 @@ def test_models_are_named_by_their_folders(tmp_path: Path) -> None:
         "score gone pairs.jsonl": "score: MODEL: no such file or folder, got 'gone'",
         "score MODELS/judge gone.jsonl": "score: FILE: no such file or folder, got 'gone.jsonl'",
         "score MODELS/judge pairs.jsonl --out gone/out.jsonl": "score: --out must be in a folder that is there, got",
-        "score MODELS/judge prompts.jsonl": "score: prompts.jsonl:1: there is no reply to learn",
+        "score MODELS/judge prompts.jsonl": "score: prompts.jsonl:1: there is no reply",
         "score MODELS/small pairs.jsonl": "score: MODEL must be a reward model, got a language model without",
         "score MODELS/judge pairs.jsonl pairs.max_lenght=3": "score: no such key 'pairs.max_lenght'",
         "chat": "chat needs one model: alignment chat MODEL",

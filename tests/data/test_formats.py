@@ -223,7 +223,7 @@ BAD = [
         {"chosen": [*DIALOGUE, assistant("a")], "rejected": [Q, assistant("b")]},
         "chosen and rejected answer different prompts: turn 2 differs",
     ),
-    ("native", "demonstrations", {"prompt": "q"}, "there is no reply to learn: "),
+    ("native", "demonstrations", {"prompt": "q"}, "there is no reply: "),
     ("native", "demonstrations", {"prompt": "q", "completion": ""}, "completion: the reply is empty"),
     ("native", "demonstrations", {"prompt": "q", "completion": []}, "completion: the dialogue must end with the as"),
     ("native", "demonstrations", {"completion": [assistant("a")]}, "completion: there is no turn to reply to"),
@@ -262,7 +262,7 @@ BAD = [
     ("alpaca", "prompts", {"instruction": "q", "history": [["q"]]}, "field `history` must be a list of [instruction, "),
     ("alpaca", "prompts", {"instruction": "q", "history": "x"}, "field `history` must be a list of [instruction, "),
     ("sharegpt", "demonstrations", {"messages": [Q, assistant("a")]}, "field `conversations` is missing"),
-    ("sharegpt", "demonstrations", {"conversations": [human("q")]}, "there is no reply to learn: "),
+    ("sharegpt", "demonstrations", {"conversations": [human("q")]}, "there is no reply: "),
     ("sharegpt", "pairs", {"conversations": [human("q"), gpt("a")]}, "field `chosen` is missing: "),
     (
         "sharegpt",
@@ -386,7 +386,7 @@ def test_steps_that_are_none_are_told(row: dict[str, Any], what: str) -> None:
 def test_a_reply_of_a_pair_has_a_turn_that_is_learned(key: str, need: str) -> None:
     """Its log-prob would be 0, whatever the model."""
     unlearned = {"role": "assistant", "content": "c", "weight": 0}
-    with pytest.raises(DataError, match=f"^rows.jsonl:9: {key}: every assistant's turn has weight 0: there is noth"):
+    with pytest.raises(DataError, match=f"^rows.jsonl:9: {key}: every assistant's turn has weight 0: no reply is left"):
         record({**PAIR, key: [unlearned]}, "native", need)
     asked = [unlearned, {"role": "user", "content": "so?"}, assistant("d")]
     assert record({**PAIR, key: asked}, "native", need).completions[key == "rejected"] == asked
