@@ -44,7 +44,7 @@ def existing_folder(verb: str, folder: str | None) -> Path:
         if Path(folder).exists():
             fail(f"{verb} needs a run's folder, got the file {folder!r}")
         near = nearest(Path(folder).name, (path.name for path in Path(folder).parent.glob("*")))
-        fail(f"no such folder {folder!r}{near}")
+        fail(f"no such folder {folder!r}{near or '; `alignment status runs` lists those in runs/'}")
     return Path(folder)
 
 

@@ -22,6 +22,7 @@ from alignment.config.run import RunConfig
 from alignment.user_error import nearest
 
 ON_HUB = re.compile(r"https?://(?:huggingface\.co|hf\.co)/(?:datasets/)?([\w.-]+/[\w.-]+)")
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 OF_RUNS = ("inputs", "runs", "curves")  # keys whose folders may be those of runs
 
 
@@ -162,6 +163,9 @@ def _meant(path: str, kind: Kind | None) -> str:
     """What is near a path that leads to nothing."""
     if kind is not None and (page := ON_HUB.match(path)) is not None:
         return f" (a page of the hub: its name is {page[1]})"
+    if ADDRESS.match(path) is not None:
+        name = "org/name:split" if kind is Kind.data else "org/name"
+        return f" (an address is not fetched: download it and name the file or folder; on the hub it is {name})"
     folder = Path(path).expanduser().parent
     there = [each.name for each in folder.iterdir()] if folder.is_dir() else []
     alike = [name for name in sorted(there) if get_close_matches(Path(path).stem, [Path(name).stem])]

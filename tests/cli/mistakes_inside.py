@@ -10,6 +10,8 @@ PATHS: Mistakes = {
     "extension": (f"{ON}pairs.txt", ("pairs.txt", ".jsonl")),
     "sheet": (f"{ON}pairs.xlsx", ("pairs.xlsx", "saved as CSV")),
     "archive": (f"{ON}pairs.zip", ("pairs.zip", ".gz")),
+    "address": (f"{ON}https://a.b/c.jsonl", ("https://a.b/c.jsonl", "download it", "org/name:split")),
+    "bucket": (f"{ON}s3://a/c.jsonl", ("s3://a/c.jsonl", "download it", "org/name:split")),
     "pattern": (f"{ON}*.jsonnl", ("data.train.path", "no file matches", "'*.jsonnl'")),
     "no list": (f"{ON}[]", ("data.train.path", "a file", "got []")),
     "eval's path": (f"{ON}pairs.jsonl data.eval.path=pair.jsonl", ("data.eval.path", "'pair.jsonl'", "'pairs.jsonl'")),

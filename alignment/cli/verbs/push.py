@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alignment.cli.parser import Parser
+from alignment.cli.parser import Parser, existing_folder
 from alignment.runs.folder import RunFolder, step_folder
 from alignment.user_error import fail
 
@@ -32,8 +32,9 @@ def main(arguments: list[str]) -> None:
     if len(given.words) != 2:
         fail("push needs a run or a model's folder, and a repository: alignment push RUN REPO")
     run, repo = Path(given.words[0]), given.words[1]
-    if not run.is_dir():
-        fail(f"push: no such folder {str(run)!r}")
+    if run.is_file():
+        fail(f"push needs the folder of a run or a model, got the file {str(run)!r}; `hf upload REPO FILE` takes files")
+    run = existing_folder("push", given.words[0])
     folder = _model(run, given.step)
 
     from alignment.config.errors import UserError
