@@ -1,5 +1,6 @@
 """The pages of all keys and all metrics, from the code that holds them: `recipes/keys.md` and `recipes/metrics.md`."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from enum import Enum
@@ -16,10 +17,10 @@ from alignment.config.tasks import TASKS
 
 HEAD = """# Keys
 
-Every key of every task, with its default and its meaning. A recipe says what differs from these defaults:
-`alignment run RECIPE --help` shows the values that a recipe has, `--help model.lora` those of one group. Keys are set
-on the command line by `key=value`, in YAML by nesting. This page is made from the code:
-`python scripts/write_reference.py`.
+Every key of every task: its name, its default, and below them its meaning and the values that it may have. A recipe
+says what differs from these defaults: `alignment run RECIPE --help` shows the values that a recipe has,
+`--help model.lora` those of one group. Keys are set on the command line by `key=value`, in YAML by nesting. This page
+is made from the code: `python scripts/write_reference.py`.
 """
 METRICS_HEAD = """# Metrics
 
@@ -53,15 +54,15 @@ def keys_page() -> str:
     """The whole page, in Markdown."""
     trees = {name: schema(root) for name, root in TASKS.items() if not is_outside(name)}
     trained = trees["sft"]
-    lines = [HEAD, "## Every run\n", *_table(trained, "", _plain_keys(RunConfig, trained))]
+    lines = [HEAD, "## Every run\n", *_rows(trained, "", _plain_keys(RunConfig, trained))]
     for part in SHARED:
         if part in trained:
-            lines += [f"\n## {part}\n", *_table(trained, "", [part])]
+            lines += [f"\n## {part}\n", *_rows(trained, "", [part])]
     shared = {*SHARED, *get_type_hints(TrainingConfig)}
     for name, tree in trees.items():
         own = [key for key in map(str, tree) if key not in shared]
         if own:
-            lines += [f"\n## {ABOUT[name]} (`task: {name}`)\n", *_table(tree, "", own)]
+            lines += [f"\n## {ABOUT[name]} (`task: {name}`)\n", *_rows(tree, "", own)]
     return "\n".join(lines) + "\n"
 
 
@@ -77,12 +78,6 @@ def _plain_keys(root: type[RunConfig], tree: DictConfig) -> list[str]:
     return [name for name in get_type_hints(root) if name in tree and name not in SHARED]
 
 
-def _table(tree: DictConfig, prefix: str, names: list[str]) -> Iterator[str]:
-    yield "| key | default | |"
-    yield "|---|---|---|"
-    yield from _rows(tree, prefix, names)
-
-
 def _rows(tree: DictConfig, prefix: str, names: list[str]) -> Iterator[str]:
     owner: Any = OmegaConf.get_type(tree)
     docs, hints = field_docs(owner), get_type_hints(owner)
@@ -92,17 +87,26 @@ def _rows(tree: DictConfig, prefix: str, names: list[str]) -> Iterator[str]:
             yield from _rows(node, f"{prefix}{name}.", list(map(str, node)))
             continue
         value = "required" if OmegaConf.is_missing(tree, name) else f"`{shown_value(tree, name)}`"
-        words = [docs.get(name, ""), *_members(hints[name]), *_entries(hints[name])]
-        yield f"| `{prefix}{name}` | {_cell(value)} | {_cell(' '.join(word for word in words if word))} |"
+        yield f"- `{prefix}{name}`, {value}{_below(docs.get(name, ''))}"
+        yield from _members(hints[name])
+        yield from _entries(hints[name])
+
+
+def _below(text: str) -> str:
+    """A key's words, on the line beneath it."""
+    return f"\\\n  {_marked(text)}" if text.strip() else ""
 
 
 def _members(hint: Any) -> Iterator[str]:
-    """The values of a choice, each with its word where it has one."""
+    """The values of a choice, each with its words where it has them; those without stand on one line."""
     kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and issubclass(kind, Enum)]
     for kind in kinds:
         said = field_docs(kind)
-        yield "; ".join(
-            f"`{each.value}`" + (f": {_first_down(said[each.name])}" if each.name in said else "") for each in kind
+        bare = [f"`{each.value}`" for each in kind if each.name not in said]
+        if bare:
+            yield f"  - {', '.join(bare)}"
+        yield from (
+            f"  - `{each.value}`: {_marked(_first_down(said[each.name]))}" for each in kind if each.name in said
         )
 
 
@@ -111,11 +115,8 @@ def _entries(hint: Any) -> Iterator[str]:
     for kind in get_args(hint):
         if isinstance(kind, type) and is_dataclass(kind):
             said = field_docs(kind)
-            yield (
-                "An entry has "
-                + "; ".join(f"`{name}`: {_first_down(said[name])}" for name in get_type_hints(kind))
-                + "."
-            )
+            yield "  - An entry has"
+            yield from (f"    - `{name}`: {_marked(_first_down(said[name]))}" for name in get_type_hints(kind))
 
 
 def _first_down(text: str) -> str:
@@ -126,3 +127,10 @@ def _first_down(text: str) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def _marked(text: str) -> str:
+    """Words as Markdown shows them: outside of code, what would be read as a tag or as emphasis is a plain sign."""
+    pieces = " ".join(text.split()).split("`")
+    pieces[::2] = [re.sub(r"[*]|<(?=[A-Za-z/|])", r"\\\g<0>", piece) for piece in pieces[::2]]
+    return "`".join(pieces)
