@@ -128,9 +128,9 @@ def has_rows(data: DataConfig, name: str) -> bool:
     return bool(source.named()) or (source.limit if data.format is Format.toy else source.path) is not None
 
 
-def require_rows(data: DataConfig, name: str) -> None:
-    """Raise `ConfigError` where the split `name` has no source."""
-    require(has_rows(data, name), required(data, f"data.{name}"), None)
+def require_rows(data: DataConfig, name: str, *, why: str = "") -> None:
+    """Raise `ConfigError` where the split `name` has no source; `why`: what asks for it."""
+    require(has_rows(data, name), required(data, f"data.{name}") + why, None)
 
 
 def required(data: DataConfig, key: str) -> str:

@@ -31,9 +31,14 @@ def as_yaml(value: object) -> str:
 
 
 @contextmanager
-def error_prefix(key: str) -> Iterator[None]:
-    """Inside, an error of a config that is built here is told under the key by which its user knows it."""
+def error_prefix(key: str, *, own: str | None = None) -> Iterator[None]:
+    """Inside, an error of a config that is built here is told under the key by which its user knows it.
+
+    `own`: the key of that config which `key` stands for, and takes the place of where an error begins with it.
+    """
     try:
         yield
     except ConfigError as error:
+        if own is not None and str(error).startswith((f"{own} ", f"{own}:")):
+            raise ConfigError(f"{key}{str(error).removeprefix(own)}") from error
         raise error if str(error).startswith(key) else ConfigError(f"{key}: {error}") from error

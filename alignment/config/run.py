@@ -70,8 +70,8 @@ class TrainingConfig(RunConfig):
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         require_rows(self.data, "train")
-        if self.train.evaluates_at_start:
-            require_rows(self.data, "eval")
+        if (asker := self.train.evaluates_at_start) is not None:
+            require_rows(self.data, "eval", why=f" by {asker}, which evaluates on held-out rows")
         require_read(self.data, self.example_kind)
         require_device(self.model, self.distributed)
         rule = "checkpoint.every and checkpoint.every_minutes must be 0 with distributed.offload_optimizer=nvme, which "

@@ -95,6 +95,10 @@ class TrainConfig(Config):
         require(self.eval_every > 0 or self.best.patience is None, rule, self.eval_every)
 
     @property
-    def evaluates_at_start(self) -> bool:
-        """Whether the weights are evaluated as they are before the first step."""
-        return self.eval_on_start or self.best.metric is not None or self.max_steps == 0
+    def evaluates_at_start(self) -> str | None:
+        """What has the weights evaluated as they are before the first step, KEY=VALUE; None where nothing does."""
+        if self.max_steps == 0:
+            return "train.max_steps=0"
+        if self.best.metric is not None:
+            return f"train.best.metric={self.best.metric}"
+        return "train.eval_on_start=true" if self.eval_on_start else None

@@ -15,6 +15,7 @@ from alignment.data.chat import ensure_template
 from alignment.data.templates import replace_template
 from alignment.models.files import Reading, require_trusted
 from alignment.models.folder import parse_config
+from alignment.models.init import init_config
 from alignment.terminal import say, say_once
 from alignment.toy import tokenizer_path
 
@@ -116,6 +117,8 @@ def _lacking(folder: str) -> str:
 
 def prepare_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer, with a chat template whatever its folder says; a template that is ours is said."""
+    if model.path is None:
+        init_config(model)  # whose mistakes are found before any rows are read
     tokenizer = load_tokenizer(model)
     if model.chat_template is not None:
         sentence: str | None = replace_template(tokenizer, model.chat_template)

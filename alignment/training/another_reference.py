@@ -28,7 +28,7 @@ def load_reference(
     Raises:
         ConfigError: there is no such language model in the folder.
     """
-    with error_prefix(KEY):
+    with error_prefix(KEY, own="model.path"):
         return load_frozen_language_model(_settings(path, model), tokenizer, placement_of(distributed))
 
 
@@ -44,7 +44,7 @@ def require_reference_reads(
     Raises:
         ConfigError: the reference makes other tokens of the rows than the policy, or has fewer positions than they.
     """
-    with error_prefix(KEY):
+    with error_prefix(KEY, own="model.path"):
         theirs = load_tokenizer(ModelConfig(path=path, trust_remote_code=config.model.trust_remote_code))
         rule = f"{KEY} must have the vocabulary of the policy, whose tokens the reference reads"
         require(knows_tokens_of(theirs, tokenizer), f"{rule}; null takes the policy itself", path)

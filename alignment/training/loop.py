@@ -104,7 +104,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
             return {f"eval/{name}": value for name, value in method.evaluate(step).items()}
 
     with MetricsLog(folder, config, method.timer, num_steps=num_steps, done=done) as log:
-        if done == 0 and config.train.evaluates_at_start:
+        if done == 0 and config.train.evaluates_at_start is not None:
             with naming_rank(0):
                 found = evaluated(0)
                 keeper.after_update(0, found, method.save)

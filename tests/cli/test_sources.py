@@ -229,7 +229,7 @@ MISTAKES = {
     ),
     "nothing to evaluate": (
         ["data.train.path=a.jsonl", "train.max_steps=0"],
-        "data.eval.path is required, got null",
+        "data.eval.path is required by train.max_steps=0, which evaluates on held-out rows, got null",
     ),
     "a best model of no steps": (
         ["data.train.path=a.jsonl", "data.eval.path=x.jsonl", "train.max_steps=0", "train.best.metric=eval/loss"],

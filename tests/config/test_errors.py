@@ -3,7 +3,7 @@
 import pytest
 
 from alignment.config.best import Mode
-from alignment.config.errors import ConfigError, require
+from alignment.config.errors import ConfigError, error_prefix, require
 
 
 @pytest.mark.parametrize(
@@ -14,3 +14,10 @@ def test_a_value_is_told_as_it_is_typed(value: object, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         require(False, "key must be x", value)
     assert str(caught.value) == f"key must be x, got {told}"
+
+
+def test_the_key_of_an_inner_config_gives_way_to_its_users_own() -> None:
+    for told in ("model.path must be x", "model.path: no such"):
+        with pytest.raises(ConfigError) as caught, error_prefix("reference.path", own="model.path"):
+            raise ConfigError(told)
+        assert str(caught.value) == told.replace("model.path", "reference.path")

@@ -28,7 +28,7 @@ from alignment.models.load import (
     load_scalar_model,
     save_model,
 )
-from alignment.models.tokenizer import load_tokenizer
+from alignment.models.tokenizer import load_tokenizer, prepare_tokenizer
 
 IDS = torch.tensor([[5, 6, 7, 8, 2]])
 
@@ -439,3 +439,9 @@ def test_tokenizer_without_padding_gets_some(folder: Path, tmp_path: Path) -> No
     del config["pad_token"]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     assert load_tokenizer(ModelConfig(path=str(folder))).pad_token == "<pad>"
+
+
+def test_a_mistake_in_init_is_found_with_the_tokenizer() -> None:
+    """Before any rows are read, and any weights made."""
+    with pytest.raises(ConfigError, match=r"^model\.init\.model_type .* got 'lama'$"):
+        prepare_tokenizer(ModelConfig(init={"model_type": "lama"}))
