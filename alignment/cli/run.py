@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -63,8 +63,13 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
     if sweep:
         if isinstance(configs[0], PipelineConfig):
             speak_as_typed([stage.name for stage in configs[0].stages])
-        with leaving_no_record(RunFolder(configs[0].output_dir).path / SWEEP, USER_ERROR):
-            _call_hydra(recipe, ["--multirun"], overrides)
+        with leaving_no_record(RunFolder(configs[0].output_dir), SWEEP, USER_ERROR) as folders:
+
+            def noted_job(composed: DictConfig) -> None:
+                folders.append(Path(resolve(composed).output_dir))
+                run_job(composed)
+
+            _call_hydra(recipe, ["--multirun"], overrides, noted_job)
     from alignment.tasks.run import leave  # loaded by the jobs already
 
     leave()
@@ -156,7 +161,7 @@ def print_config(
         with composing(own):
             composed, overrides = single(recipe, overrides), chosen(recipe, overrides)
             _compose_stages(composed)
-        _call_hydra(recipe, flags, overrides)
+        _call_hydra(recipe, flags, overrides, run_job)
     except COMPOSE_ERRORS as error:
         fail(f"{recipe}: {explain(error)}")
 
@@ -185,11 +190,11 @@ def print_help(recipe: str, overrides: list[str], own: list[Path], groups: list[
             fail(f"{recipe}: {explain(error)}")
 
 
-def _call_hydra(recipe: str, flags: list[str], overrides: list[str]) -> None:
+def _call_hydra(recipe: str, flags: list[str], overrides: list[str], job: Callable[[DictConfig], None]) -> None:
     """Hydra's own command line, for what it does best: sweeps, launchers, printing."""
     sys.argv = [sys.argv[0], "--config-name", recipe, *flags, *SETTINGS, *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed over many lines
-    hydra_main(version_base=VERSION_BASE, config_path=str(shipped("conf")), config_name=recipe)(run_job)()
+    hydra_main(version_base=VERSION_BASE, config_path=str(shipped("conf")), config_name=recipe)(job)()
 
 
 def run_job(composed: DictConfig) -> None:

@@ -48,15 +48,23 @@ def remove_empty(folder: Path, before: set[Path]) -> None:
 
 
 @contextmanager
-def leaving_no_record(record: Path, code: int) -> Iterator[None]:
+def leaving_no_record(place: RunFolder, name: str, code: int) -> Iterator[list[Path]]:
     """Of a sweep whose first run ends by exit code `code` before it has done anything, Hydra's record of it, the one
-    file that is there, goes too."""
-    folder = record.parent
-    before = present(RunFolder(folder))
+    file that is there, goes too.
+
+    Args:
+        place: where the sweep will be, but for the second at which it begins.
+        name: the record's.
+
+    Yields:
+        a list for the folders in which its runs find themselves.
+    """
+    before, folders = present(place), list[Path]()
     try:
-        yield
+        yield folders
     except SystemExit as error:
-        if error.code == code and folder.is_dir() and set(folder.iterdir()) - before == {record}:
-            record.unlink()
-            remove_empty(folder, before)
+        for folder in {each for each in folders if error.code == code and each.is_dir()}:
+            if set(folder.iterdir()) - before == {folder / name}:
+                (folder / name).unlink()
+                remove_empty(folder, before)
         raise

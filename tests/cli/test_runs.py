@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from alignment.cli import run as cli_run
 from alignment.runs.claim import claim
 from alignment.training import supervised
 
@@ -392,6 +394,18 @@ def test_a_mistake_in_the_data_leaves_no_folder_above_either(
         ended = alignment(*command)
         assert ended.code == 2 and "pairs.jsonl:1: field `rejected` is missing" in ended.err[-1], ended.err
         assert state(tmp_path) == before and not (tmp_path / "runs").exists() and not (tmp_path / "deep").exists()
+
+
+def test_a_sweep_that_begins_a_second_after_it_was_composed_leaves_nothing_either(
+    alignment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is named by the second, and its config is composed twice: here and by Hydra."""
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b"}\n')
+    call = cli_run._call_hydra
+    monkeypatch.setattr(cli_run, "_call_hydra", lambda *words: (time.sleep(1.1), call(*words)))
+    ended = alignment("run", "tiny_dpo", "data=native", "data.train.path=pairs.jsonl", "-m", "seed=1,2")
+    assert ended.code == 2 and "field `rejected` is missing" in ended.err[-1]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_mistake_in_the_data_takes_nothing_that_was_there(

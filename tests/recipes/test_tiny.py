@@ -47,8 +47,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     recipe = {"defaults": [{"task": "pipeline"}, "_self_"], "stages": stages}
     (folder / "all.yaml").write_text(f"# All that train\n{yaml.safe_dump(recipe)}")
-    run(str(folder / "all.yaml"), f"output_dir={folder}", "log.progress=false")
-    return folder
+    run(str(folder / "all.yaml"), f"output_dir={folder / 'all'}", "log.progress=false")
+    return folder / "all"
 
 
 @pytest.mark.parametrize("task", TRAINING)
