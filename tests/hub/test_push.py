@@ -77,7 +77,7 @@ def test_what_the_hub_refuses_is_one_line(
     ("words", "message"),
     [
         (["out"], "push needs a run or a model's folder, and a repository: alignment push RUN REPO"),
-        (["nowhere", "mine"], "push: no such folder 'nowhere'"),
+        (["nowhere", "mine"], "no such folder 'nowhere'; `alignment status runs` lists those in runs/"),
         (["empty", "mine"], "push: a model's folder holds config.json or adapter_config.json, got 'empty'"),
         (["bare", "mine"], "push: a model's folder holds weights (*.safetensors, *.bin), got 'bare'"),
         (["bare", "mine", "--step", "3"], "push: --step goes with a run's folder, which holds config.yaml, got 'bare'"),
