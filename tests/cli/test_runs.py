@@ -401,8 +401,13 @@ def test_a_sweep_that_begins_a_second_after_it_was_composed_leaves_nothing_eithe
 ) -> None:
     """Its folder is named by the second, and its config is composed twice: here and by Hydra."""
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b"}\n')
-    call = cli_run._call_hydra
-    monkeypatch.setattr(cli_run, "_call_hydra", lambda *words: (time.sleep(1.1), call(*words)))
+    at_once = cli_run.leaving_no_record
+
+    def later(*words: Any) -> Any:
+        time.sleep(1.1)
+        return at_once(*words)
+
+    monkeypatch.setattr(cli_run, "leaving_no_record", later)
     ended = alignment("run", "tiny_dpo", "data=native", "data.train.path=pairs.jsonl", "-m", "seed=1,2")
     assert ended.code == 2 and "field `rejected` is missing" in ended.err[-1]
     assert not (tmp_path / "runs").exists()
