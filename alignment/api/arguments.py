@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
-from alignment.api.rows import WAYS, is_rows
+from alignment.api.rows import WAYS, is_rows, kind_of
 from alignment.config.data import DataConfig
 from alignment.config.errors import ConfigError
 from alignment.config.run import RunConfig
@@ -75,12 +75,6 @@ def require_plain(key: str, value: Any) -> Any:
         return value
     rule = f"{key} must be a text, a number, true or false, None, or a list or dict of such"
     raise ConfigError(f"{rule}, got {kind_of(value)}")
-
-
-def kind_of(value: Any) -> str:
-    """The kind of a value, with its article."""
-    kind = type(value).__name__
-    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
 
 
 def _overrides(overrides: Any) -> Mapping[Any, Any]:

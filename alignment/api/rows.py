@@ -54,6 +54,12 @@ def write_rows(rows: Iterable[Any], folder: Path, name: str) -> Path:
     return path
 
 
+def kind_of(value: Any) -> str:
+    """The kind of a value, with its article."""
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+
+
 def as_given(error: UserError, files: Mapping[str, str]) -> UserError:
     """The mistake in a row by its place in the argument; the file of it, of `files` by their arguments, goes away."""
     if isinstance(error, DataError):
@@ -66,7 +72,7 @@ def as_given(error: UserError, files: Mapping[str, str]) -> UserError:
 def _line(row: Any, where: str, *, is_table: bool) -> bytes:
     if not isinstance(row, Mapping):
         hint = "; a DataFrame's are frame.to_dict('records')" if isinstance(row, str) else ""
-        raise ConfigError(f"{where} must be a dict, got a {type(row).__name__}{hint}")
+        raise ConfigError(f"{where} must be a dict, got {kind_of(row)}{hint}")
     fields = {key: without_nulls(value) for key, value in row.items()} if is_table else dict(row)
     try:
         return json.dumps(fields, ensure_ascii=False, default=_plain).encode() + b"\n"
@@ -82,4 +88,4 @@ def _plain(value: Any) -> Any:
         return float(value)
     if isinstance(value, date):
         return value.isoformat()
-    raise TypeError(f"got a {type(value).__name__}")
+    raise TypeError(f"got {kind_of(value)}")

@@ -46,6 +46,11 @@ def is_language_model(folder: Path) -> bool:
     return _has_head(folder, "MODEL") is False
 
 
+def is_reward_model(folder: Path) -> bool:
+    """Whether they say that it has one."""
+    return _has_head(folder, "MODEL") is True
+
+
 def no_language_model(key: str, folder: Path) -> str:
     ways = "alignment score MODEL FILE and alignment evaluate --reward MODEL --pairs FILE are for such"
     return f"{key} must be a language model, got a reward model{_called(folder, key)}, which writes no replies; {ways}"
@@ -76,11 +81,11 @@ def _has_head(folder: Path, key: str) -> bool | None:
     """Whether there is a head of one number; None where the files do not tell. One with a head beside its own of words
     may be either."""
     if (folder / ADAPTER_FILE).is_file() and not (folder / MODEL_FILE).is_file():
-        settings, base = _read(folder / ADAPTER_FILE), base_of(folder, key)
+        settings, base = _read(folder / ADAPTER_FILE), _under(folder, key)
         if settings.get("task_type") == "SEQ_CLS":
             return True
-        is_open = base is None or base == folder or settings.get("task_type") != "CAUSAL_LM"
-        return None if is_open or base is None or settings.get("modules_to_save") else _has_head(base, key)
+        is_plain = settings.get("task_type") == "CAUSAL_LM" and not settings.get("modules_to_save")
+        return _has_head(base, key) if is_plain and base is not None else None
     settings = _read(folder / MODEL_FILE)
     listed = settings.get("architectures")
     names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
@@ -91,6 +96,12 @@ def _has_head(folder: Path, key: str) -> bool | None:
     return None if is_open or any(_is_head(name) for name in weights or ()) else False
 
 
+def _under(folder: Path, key: str) -> Path | None:
+    """The model that an adapter in a folder of its own was trained on; None where it is not here, and of a model."""
+    base = base_of(folder, key)
+    return None if base == folder else base
+
+
 def _is_head(weight: str) -> bool:
     stem = weight.removesuffix(".weight")
     return stem == "score" or stem.endswith(HEAD_NAMES)
@@ -98,8 +109,7 @@ def _is_head(weight: str) -> bool:
 
 def _called(folder: Path, key: str) -> str:
     """Its architecture and where it is."""
-    while not (folder / MODEL_FILE).is_file() and (base := base_of(folder, key)) not in (None, folder):
-        assert base is not None
+    while (base := _under(folder, key)) is not None:
         folder = base
     listed = _read(folder / MODEL_FILE).get("architectures")
     name = f" ({listed[0]})" if isinstance(listed, list) and listed else ""

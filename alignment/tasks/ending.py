@@ -8,8 +8,8 @@ from typing import Any
 
 from alignment.config.data import DataConfig, Template, has_rows
 from alignment.config.errors import UserError
-from alignment.config.folders import MODEL_FILE, read_json
 from alignment.config.metrics import headlines
+from alignment.config.model_kinds import is_reward_model
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.sources import Format
 from alignment.config.supervised import RewardConfig, RewardProcessConfig, RewardRegressionConfig, SFTConfig
@@ -99,7 +99,7 @@ def _of_scorer(config: TrainingConfig, folder: str, rows: str | None) -> Iterato
 def _with_reward(config: TrainingConfig, files: RunFolder) -> Iterator[str]:
     """PPO of the model that the reward model began as, with its reward."""
     judge, start = shlex.quote(str(files.model)), config.model.path
-    if isinstance(config, RewardProcessConfig) or (start is not None and _is_scorer(Path(start))):
+    if isinstance(config, RewardProcessConfig) or (start is not None and is_reward_model(Path(start))):
         return
     if config.data.format is Format.toy:
         model = "" if start is None else f" model.path={shlex.quote(start)}"
@@ -117,13 +117,6 @@ def _on_pairs(config: TrainingConfig, files: RunFolder) -> Iterator[str]:
         yield f"alignment run tiny_dpo model.path={model}"
     elif _are_pairs(config.data) and (data := _data_words(config.data)) is not None:
         yield f"alignment run dpo model.path={model} {data}"
-
-
-def _is_scorer(folder: Path) -> bool:
-    """Whether a model's folder holds one with a scalar head, which replies to nothing."""
-    file = folder / MODEL_FILE
-    names = (read_json(file, "model.path") if file.is_file() else {}).get("architectures") or [""]
-    return str(names[0]).endswith("ForSequenceClassification")
 
 
 def _are_pairs(data: DataConfig) -> bool:

@@ -129,7 +129,7 @@ def test_keys_presets_and_dataclasses() -> None:
         ({"loss": {"beta": -1}}, "loss.beta must be"),
         ({"model": "nowhere"}, "model.path: no such file or folder, got 'nowhere'"),
         ({"data": []}, "data must have at least one row, got none"),
-        ({"data": [1]}, "data: row 1 must be a dict, got a int"),
+        ({"data": [1]}, "data: row 1 must be a dict, got an int"),
         ({"data": ["a", 1]}, "data: row 1 must be a dict, got a str; a DataFrame's are frame.to_dict('records')"),
         ({"eval_data": {"limit": 3}}, "eval_data must be a path, or rows"),
         ({"log": {"progress": object()}}, "log.progress must be a text, a number, true or false"),

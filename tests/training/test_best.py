@@ -133,31 +133,34 @@ def test_a_metric_that_is_no_loss_says_which_values_are_better():
         BestConfig(mode=Mode.min)
 
 
+def keeper(folder: Path, kind: str, patience: int | None = None) -> Keeper:
+    """By the loss, or within a limit of the KL; as a run has it when it begins, also anew."""
+    config = BestConfig(metric=LOSS, patience=patience) if kind == "metric" else BestConfig()
+    return keeper_of(folder / "best", config, None if kind == "metric" else 5.0)
+
+
+def see(best: Keeper, kind: str, step: int, score: float) -> None:
+    """A step whose weights have that score."""
+    if kind == "metric":
+        best.after_update(step, {LOSS: -score}, named(step))
+    else:
+        assert best.before_update(step, of(1.0, score), named(step)) is None
+
+
 @pytest.mark.parametrize("kind", ["metric", "limit"])
 def test_a_run_that_goes_on_has_the_best_weights_that_its_checkpoint_knows(tmp_path: Path, kind: str) -> None:
     """And not better ones of later steps, to which it may not come again with other settings."""
-
-    def keeper() -> Keeper:
-        config = BestConfig(metric=LOSS) if kind == "metric" else BestConfig()
-        return keeper_of(tmp_path / "best", config, None if kind == "metric" else 5.0)
-
-    def see(best: Keeper, step: int, score: float) -> None:
-        if kind == "metric":
-            best.after_update(step, {LOSS: -score}, named(step))
-        else:
-            assert best.before_update(step, of(1.0, score), named(step)) is None
-
-    best = keeper()
-    see(best, 1, 1.0)
-    see(best, 5, 2.0)
+    best = keeper(tmp_path, kind)
+    see(best, kind, 1, 1.0)
+    see(best, kind, 5, 2.0)
     state = best.state()  # a checkpoint, behind which two are better, and the run is killed
-    see(best, 12, 3.0)
-    see(best, 14, 4.0)
+    see(best, kind, 12, 3.0)
+    see(best, kind, 14, 4.0)
     assert kept(tmp_path / "best") == "14"
-    again = keeper()
+    again = keeper(tmp_path, kind)
     again.load_state(state)
     assert kept(tmp_path / "best") == "5"
-    see(again, 12, 1.5)
+    see(again, kind, 12, 1.5)
     if kind == "limit":
         assert again.before_update(13, of(9.0, 0.0), named(13)) is not None
     again.leave(tmp_path / "model", named(20))
@@ -171,30 +174,19 @@ def test_where_the_best_that_an_older_checkpoint_knows_is_lost_no_later_one_stay
 ) -> None:
     """As where the newest checkpoint is damaged: the run goes on from the one before, with other settings, in which the
     weights of later steps never come about."""
-
-    def keeper() -> Keeper:
-        config = BestConfig(metric=LOSS, patience=2) if kind == "metric" else BestConfig()
-        return keeper_of(tmp_path / "best", config, None if kind == "metric" else 5.0)
-
-    def see(best: Keeper, step: int, score: float) -> None:
-        if kind == "metric":
-            best.after_update(step, {LOSS: -score}, named(step))
-        else:
-            assert best.before_update(step, of(1.0, score), named(step)) is None
-
-    best = keeper()
-    see(best, 10, 1.0)
+    best = keeper(tmp_path, kind, patience=2)
+    see(best, kind, 10, 1.0)
     older = best.state()
-    see(best, 20, 2.0)
+    see(best, kind, 20, 2.0)
     best.state()  # the checkpoint that will be damaged
-    see(best, 30, 3.0)
+    see(best, kind, 30, 3.0)
     assert (kept(tmp_path / "best"), kept(tmp_path / "best_earlier")) == ("30", "20")
-    again = keeper()
+    again = keeper(tmp_path, kind, patience=2)
     again.load_state(older)
     assert not (tmp_path / "best").exists() and not (tmp_path / "best_earlier").exists()
     assert "WARNING: the weights of step 10, the best " in " ".join(capsys.readouterr().out.split())
-    see(again, 12, 0.5)  # no better than the one that is lost, and the best that there is
-    see(again, 14, 0.25)
+    see(again, kind, 12, 0.5)  # no better than the one that is lost, and the best that there is
+    see(again, kind, 14, 0.25)
     assert kept(tmp_path / "best") == "12" and again.reason is None
     if kind == "limit":
         assert again.before_update(16, of(9.0, 0.0), named(16)) is not None
