@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from alignment.config.errors import ConfigError, require
+from alignment.config.folders import ADAPTER_FILE, MODEL_FILE
 from alignment.config.inputs import function_files
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
@@ -72,8 +73,9 @@ def _require_apart(config: RunConfig, written: Sequence[Path]) -> None:
 
 
 def _require_empty_or_run(config: RunConfig, folder: RunFolder) -> None:
-    """What a submission, rows in memory or a run that was killed as it began have left does not count."""
-    if not folder.path.exists() or is_of_run(folder):
+    """What a submission, rows in memory or a run that was killed as it began have left does not count. A run may lie in
+    the folder of its own base, where neither writes over a file of the other."""
+    if not folder.path.exists() or is_of_run(folder) or _is_its_model(config, folder.path):
         return
     begun = {folder.owner, folder.script, folder.submitted, folder.logs, folder.exported, folder.rows, folder.config}
     is_pipeline = isinstance(config, PipelineConfig)
@@ -83,6 +85,12 @@ def _require_empty_or_run(config: RunConfig, folder: RunFolder) -> None:
         folder.path,
         lambda path: path in begun or path.suffix == PARTIAL or (is_pipeline and is_of_run(RunFolder(path))),
     )
+
+
+def _is_its_model(config: RunConfig, folder: Path) -> bool:
+    """Whether the run reads a model from just that folder."""
+    is_model = any((folder / name).is_file() for name in (MODEL_FILE, ADAPTER_FILE))
+    return is_model and any(path.resolve() == folder.resolve() for _, path in inputs(config))
 
 
 def require_sweep_place(folder: Path, file: str) -> None:
