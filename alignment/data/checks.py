@@ -19,7 +19,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")  # which a template
 MARK = PROBE[0]["content"]
 SYSTEM: Message = {"role": "system", "content": MARK}
 QUESTION: Message = {"role": "user", "content": MARK}
-WAYS = "data.template=none takes texts that are laid out already, data.on_bad_row=skip leaves such rows out"
+WAYS = "data.template=none takes texts that are laid out already"
 NOTHING = re.compile("(?!)")
 
 

@@ -11,7 +11,7 @@ from alignment.config.errors import ConfigError
 from alignment.data.carried import NOTHING, Carried
 from alignment.data.checks import signs_of
 from alignment.data.layout import Laid, laid_out
-from alignment.data.records import DataError, GradeError, Record, Source
+from alignment.data.records import DataError, GradeError, LayoutError, Record, Source
 from alignment.data.row_reader import RowReader
 from alignment.data.tokenize import Example, Truncation
 from alignment.terminal import progress, say
@@ -172,8 +172,13 @@ def load_source(
                 raise row
             made = read(at, row, format)
         except DataError as error:
-            if config.on_bad_row is BadRow.error or isinstance(error, GradeError):
+            if isinstance(error, GradeError):
                 raise
+            if config.on_bad_row is BadRow.error:
+                # Where no row before it could be read, another layout is likelier than a bad row.
+                is_odd = bool(loaded.examples) or not isinstance(error, LayoutError)
+                way = f"; {part}.on_bad_row=skip leaves such rows out" if is_odd else ""
+                raise type(error)(error.source, error.what + way) from error.__cause__
             loaded.skipped.append(error)
             continue
         loaded.given_system += made.was_given_system

@@ -13,7 +13,7 @@ from alignment.data.detect import way_out
 from alignment.data.formats import parse
 from alignment.data.json_rows import Row
 from alignment.data.margins import margin_from
-from alignment.data.records import DataError, LayoutError, Record, Source
+from alignment.data.records import LayoutError, Record, Source
 from alignment.data.tokenize import Example, Limits, Truncation, encode_rendered
 
 
@@ -76,7 +76,7 @@ class RowReader:
                 separator=config.step_separator if need is ExampleKind.steps else "",
             )
         except LayoutError as error:
-            raise DataError(at, f"{error.what}{way_out(row, format, self.part, self.need)}") from None
+            raise LayoutError(at, f"{error.what}{way_out(row, format, self.part, self.need)}") from None
         return replace(record, columns={name: row.get(name) for name in self.columns}) if self.columns else record
 
     def _require_use(self, format: Format) -> None:

@@ -171,6 +171,18 @@ def test_rows_of_no_known_layout_name_their_fields_and_the_ways_out(load: Load, 
     assert len(skipped.skipped) == 1 and len(skipped.examples) == 1
 
 
+def test_an_odd_row_has_the_way_out_and_the_first_of_another_layout_has_not(load: Load) -> None:
+    good, lacks = {"prompt": "q", "chosen": "a", "rejected": "b"}, {"prompt": "q", "chosen": "a"}
+    way = "data.on_bad_row=skip leaves such rows out"
+    with pytest.raises(DataError, match=f"rows.jsonl:2: .*`rejected`.*; {way}$"):
+        load([good, lacks], "pairs", format=Format.native)
+    with pytest.raises(DataError, match=f"rows.jsonl:1: .* the same .*; {way}$"):
+        load([{**good, "rejected": "a"}], "pairs")
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: .*`rejected`") as first:
+        load([lacks], "pairs", format=Format.native)
+    assert way not in str(first.value)
+
+
 @pytest.mark.parametrize(
     ("format", "need", "row", "way"),
     [
