@@ -7,7 +7,8 @@ sequence are theirs in fixed shares (data/mixture.py).
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from itertools import groupby
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -59,15 +60,14 @@ class Packer:
         return [self.batch(examples, [chosen[i] for i in piece]) for piece in pieces]
 
     def eval_batches(self, examples: Sequence[Example], rows: Iterable[int] | None = None) -> EvenBatches[Batch]:
-        """This rank's micro-batches of what is only looked at. The ranks' together count each example once."""
+        """This rank's micro-batches of what is only looked at. The ranks' together count each example once. Each is
+        packed as it is asked for, so that no more than one of them need be there."""
         chosen, lengths = self._chosen(examples, rows)
         pieces = evened(cut(lengths, self.config.max_tokens, self.config.layout), self.num_ranks)
         mine = pieces[self.rank :: self.num_ranks]
         extra = pieces[:1] * (-(-len(pieces) // self.num_ranks) - len(mine))
-        counted_batches, extra_batches = (
-            [self.batch(examples, [chosen[i] for i in piece]) for piece in part] for part in (mine, extra)
-        )
-        return EvenBatches(counted_batches, extra_batches)
+        counted, uncounted = ([[chosen[i] for i in piece] for piece in part] for part in (mine, extra))
+        return EvenBatches(Unpacked(self, examples, counted), Unpacked(self, examples, uncounted))
 
     def batch(self, examples: Sequence[Example], rows: Sequence[int]) -> Batch:
         """The examples at `rows` as one batch."""
@@ -76,6 +76,24 @@ class Packer:
     def _chosen(self, examples: Sequence[Example], rows: Iterable[int] | None) -> tuple[list[int], list[int]]:
         chosen = list(range(len(examples)) if rows is None else rows)
         return chosen, [packed_length(examples[row], self.config.layout) for row in chosen]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked(Sequence[Batch]):
+    """Micro-batches of a pass over the data: each is packed anew whenever it is asked for."""
+
+    packer: Packer
+    examples: Sequence[Example]
+    pieces: Sequence[list[int]]
+    """The rows of each."""
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Unpacked(self.packer, self.examples, self.pieces[index])
+        return self.packer.batch(self.examples, self.pieces[index])
 
 
 @dataclass(slots=True)
@@ -142,22 +160,38 @@ def cut(lengths: Sequence[int], max_tokens: int, layout: Layout) -> list[list[in
 
     One item that is longer than the budget makes a micro-batch of its own.
     """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)  # equal ones as they came
     return _first_fit(order, lengths, max_tokens) if layout is Layout.shared else _similar(order, lengths, max_tokens)
 
 
 def _first_fit(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Lengths add up: each item goes to the first piece with room for it."""
-    pieces: list[list[int]] = []
-    room: list[int] = []
-    for index in order:
-        place = next((p for p, free in enumerate(room) if free >= lengths[index]), len(room))
-        if place == len(room):
-            pieces.append([])
-            room.append(max_tokens)
-        pieces[place].append(index)
-        room[place] -= lengths[index]
-    return pieces
+    """Lengths add up: each item goes to the first piece with room for it.
+
+    `room` is a tree over the pieces, those not yet begun among them, in which a node has the most room of any piece
+    beneath it: going down finds the piece, in as many looks as the tree is high. There are enough pieces, for all of
+    them but one end more than half full.
+    """
+    begin = next((place for place, index in enumerate(order) if lengths[index] <= max_tokens), len(order))
+    fitting = order[begin:]
+    most = min(len(fitting), 2 * sum(lengths[index] for index in fitting) // max_tokens + 1)
+    leaves = 1 << max(0, most - 1).bit_length()
+    room = [max_tokens] * (2 * leaves)  # node k has the nodes 2k and 2k + 1 beneath it, and the root is 1
+    pieces: list[list[int]] = [[] for _ in range(most)]
+    for length, same in groupby(fitting, key=lengths.__getitem__):
+        alike, done = list(same), 0
+        while done < len(alike):
+            node = 1
+            while node < leaves:
+                node = 2 * node if room[2 * node] >= length else 2 * node + 1
+            count = room[node] // length  # so many of this length come here one after another
+            taken = alike[done : done + count]
+            pieces[node - leaves] += taken
+            done += count
+            room[node] -= len(taken) * length
+            while node > 1 and room[node // 2] != (widest := max(room[node], room[node ^ 1])):
+                node //= 2
+                room[node] = widest
+    return [[index] for index in order[:begin]] + [piece for piece in pieces if piece]
 
 
 def _similar(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

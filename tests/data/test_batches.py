@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,45 @@ def test_cut_keeps_the_budget_and_every_index_once(max_tokens: int, layout: Layo
         lengths = [LENGTHS[index] for index in piece]
         tokens = sum(lengths) if layout is Layout.shared else max(lengths) * len(piece)
         assert tokens <= max_tokens or len(piece) == 1
+
+
+def first_fit(lengths: list[int], max_tokens: int) -> list[list[int]]:
+    """Every piece is asked for room, one after the other, by each item, the longest first."""
+    pieces: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        held = (sum(lengths[i] for i in piece) for piece in pieces)
+        place = next((p for p, tokens in enumerate(held) if tokens + lengths[index] <= max_tokens), len(pieces))
+        pieces[place:] = [[*pieces[place], index], *pieces[place + 1 :]] if place < len(pieces) else [[index]]
+    return pieces
+
+
+@pytest.mark.parametrize("max_tokens", [1, 7, 40, 64, 1000])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 50, 300])
+@pytest.mark.parametrize("longest", [1, 12, 70])
+def test_a_shared_cut_is_first_fit_of_the_longest_first(max_tokens: int, count: int, longest: int) -> None:
+    lengths = np.random.default_rng(count).integers(1, longest, count, endpoint=True).tolist()
+    assert cut(lengths, max_tokens, Layout.shared) == first_fit(lengths, max_tokens)
+
+
+class Compared(int):
+    """A length that counts how often it is compared with what room there is."""
+
+    looks = 0
+
+    def __le__(self, other: int) -> bool:
+        Compared.looks += 1
+        return int(self) <= other
+
+
+@pytest.mark.parametrize("spread", [60, 10**6])
+def test_a_cut_looks_at_few_pieces_for_each_item(spread: int) -> None:
+    """No more than the tree over the pieces is high, be there many items of a length or one."""
+    count = 4000
+    lengths = [Compared(n) for n in np.random.default_rng(0).integers(spread // 3, spread, count)]
+    Compared.looks = 0
+    pieces = cut(lengths, 2 * spread, Layout.shared)
+    assert len(pieces) > count // 5
+    assert Compared.looks <= count * 12 + 1
 
 
 @pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
@@ -89,6 +130,25 @@ def test_step_packs_its_rows() -> None:
 
 def test_once_is_every_example_once() -> None:
     assert sorted(row for batch, _ in batches().once() for row in batch.rows.tolist()) == list(range(len(LENGTHS)))
+
+
+def test_a_pass_is_packed_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One micro-batch at a time: a pass over a million rows has not all of their tensors at once."""
+    packed: list[int] = []
+    once = Packer.batch
+
+    def noted(self: Packer, examples: Any, rows: Any) -> Any:
+        packed.extend(rows)
+        return once(self, examples, rows)
+
+    monkeypatch.setattr(Packer, "batch", noted)
+    even = batches().once()
+    assert len(even) == 4
+    assert packed == []
+    first, counts = next(iter(even))
+    assert counts
+    assert packed == first.rows.tolist()
+    assert [batch.rows.tolist() for batch in even.counted[1:3]] == [[0, 7, 2], [8, 5, 3, 10, 1]]
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 7])
