@@ -17,7 +17,8 @@ class ReferenceModelConfig(Config):
 @dataclass(slots=True)
 class ReferenceConfig(ReferenceModelConfig):
     cache: bool = True
-    """Keep the reference's log-probs beside the data and read them when weights, data and tokenizer are the same."""
+    """Keep the reference's log-probs beside the data, in parts of 4096 rows as they are computed, and read them when
+    weights, rows and tokenizer are the same: a run that was stopped in the middle of them computes the rest."""
     folder: str | None = field(default=None, metadata=PLACE)
     """Where. Null: `.reference` beside the data; where that cannot be written, the user's cache folder."""
 

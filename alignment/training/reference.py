@@ -1,11 +1,14 @@
 """The log-probs of a frozen reference, computed once before the first step: no second model stays in memory.
 
-They are kept beside the data under a name made of everything they depend on: the reference's weights, the precision,
-and the token ids, which hold tokenizer, template, data and truncation. Later epochs, seeds and sweeps read them.
+They are computed in parts of a few thousand examples, and each part is kept as soon as it is whole: beside the data,
+under a name made of everything it depends on, the reference's weights, the precision, and the token ids, which
+hold tokenizer, template, data and truncation. So a run that was stopped in the middle computes the rest, rows that are
+added cost no more than their own part, and later epochs, seeds and sweeps read them all.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,25 +33,51 @@ from alignment.models.readout import token_logprobs
 from alignment.runs.written import whole_file
 from alignment.terminal import progress, say
 
+PART = 4096  # examples: what a stop costs at most, and enough for micro-batches that are full
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceCache:
+    """Where the parts of tables are kept."""
+
+    folder: Path
+    weights: xxhash.xxh3_128
+    """Of the reference, by `weights_digest`."""
+
+    def file(self, examples: Sequence[Example]) -> Path:
+        """Of the part of these examples."""
+        return self.folder / f"{name_of(self.weights, examples)}.safetensors"
+
 
 def reference_logprobs(
-    engine: Engine | FrozenEngine, batches: Batches, rows: Iterable[int], *, cache: Path | None = None
+    engine: Engine | FrozenEngine, batches: Batches, rows: Iterable[int], *, cache: ReferenceCache | None = None
 ) -> Tensor:
     """[examples, n] float32: summed log-probs (nats) of each example's n completions, which are chosen and rejected
     where it is a pair, under the engine's model as it is now.
 
-    Rows that `cache` holds are read, the others computed, each by one of the processes, and added to it; the main
-    process alone reads and writes. Examples outside `rows` may be NaN, so that a use of one cannot pass unseen.
+    Rows that `cache` holds are read, the others computed, each by one of the processes, and added to it part by part;
+    the main process alone reads and writes. How a part's rows are computed depends on that part alone, so that a table
+    that was begun twice has the same bits. Examples outside `rows` may be NaN, so that a use of one cannot pass unseen.
     """
-    wanted = torch.tensor(list(rows))
-    table = torch.full((len(batches.examples), len(batches.examples[0].completion_ids)), torch.nan)
-    if cache is not None:
-        table = tensor_from_main(_read(cache, table) if is_main() else table)
-    missing = wanted[table[wanted].isnan().any(1)].tolist()
-    if missing:
-        table[missing] = _computed(engine, batches, missing)[missing]
-        if cache is not None and is_main():
-            _write(cache, table)
+    examples = batches.examples
+    parts = [range(begin, min(begin + PART, len(examples))) for begin in range(0, len(examples), PART)]
+    table = torch.full((len(examples), len(examples[0].completion_ids)), torch.nan)
+    files = [cache.file([examples[row] for row in part]) for part in parts] if cache is not None and is_main() else []
+    for part, file in zip(parts, files, strict=False):
+        table[part.start : part.stop] = _read(file, table[part.start : part.stop])
+    table = tensor_from_main(table)
+    wanted = torch.zeros(len(examples), dtype=torch.bool)
+    wanted[list(rows)] = True
+    is_missing = wanted & table.isnan().any(1)
+    missing = {part: (is_missing[part.start : part.stop].nonzero()[:, 0] + part.start).tolist() for part in parts}
+    keeps = bool(files)
+    for number, part in enumerate(parts, start=1):
+        if not missing[part]:
+            continue
+        name = "reference" if len(parts) == 1 else f"reference, part {number} of {len(parts)}"
+        own = table[part.start : part.stop]
+        own[is_missing[part.start : part.stop]] = _computed(engine, batches, missing[part], name)
+        keeps = keeps and _write(files[number - 1], own.clone())
     return table.to(engine.device)
 
 
@@ -70,25 +99,17 @@ def require_reference(table: Tensor, batches: Batches, rows: Iterable[int], choi
     say(f"{line}; steps with them are left out")
 
 
-def cache_file(weights: xxhash.xxh3_128, examples: list[Example], config: ReferenceConfig, data: str | None) -> Path:
-    """Where the table of these examples is kept.
-
-    Args:
-        weights: of the reference, by `weights_digest`.
-        data: the file that the examples come from; None for the toy task.
-    """
-    return cache_folder(config, data) / f"{name_of(weights, examples)}.safetensors"
-
-
-def _computed(engine: Engine | FrozenEngine, batches: Batches, rows: list[int]) -> Tensor:
-    """[examples, n], zero outside `rows`; every process gets what all of them have computed."""
-    table = torch.zeros(len(batches.examples), len(batches.examples[0].completion_ids), device=engine.device)
+def _computed(engine: Engine | FrozenEngine, batches: Batches, rows: list[int], name: str) -> Tensor:
+    """[rows, n] in the order of `rows`, which is ascending; every process gets what all of them have computed."""
+    table = torch.zeros(len(rows), len(batches.examples[0].completion_ids), device=engine.device)
+    places = torch.tensor(rows, device=engine.device)
     engine.model.eval()
     read = partial(token_logprobs, engine.model)
-    shown = progress(batches.once(rows), "reference")
+    shown = progress(batches.once(rows), name)
     for batch, logprobs, counts in forwards(shown, read, device=engine.device, precision=engine.precision):
         if counts:
-            table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, table.shape[1]).to(table.dtype)
+            found = batch.sum_by_completion(logprobs).view(-1, table.shape[1]).to(table.dtype)
+            table[torch.searchsorted(places, batch.rows)] = found
     return sum_over_ranks(table).cpu()
 
 
@@ -110,7 +131,7 @@ def weights_digest(model: LanguageModel, precision: str) -> xxhash.xxh3_128:
     return digest
 
 
-def name_of(weights: xxhash.xxh3_128, examples: list[Example]) -> str:
+def name_of(weights: xxhash.xxh3_128, examples: Sequence[Example]) -> str:
     digest = weights.copy()
     for example in examples:
         for ids in (example.prompt_ids, *example.completion_ids):
@@ -131,7 +152,7 @@ def cache_folder(config: ReferenceConfig, data: str | None) -> Path:
 
 
 def _read(path: Path, empty: Tensor) -> Tensor:
-    """The cached table; an empty one where there is none, or where what is there cannot be read, which is said."""
+    """A part that was kept; the empty one where there is none, or where it cannot be read, which is said."""
     if not path.exists():
         return empty
     try:
@@ -149,10 +170,13 @@ def checksum(table: Tensor) -> str:
     return xxhash.xxh3_128(table.numpy().data).hexdigest()
 
 
-def _write(path: Path, table: Tensor) -> None:
+def _write(path: Path, table: Tensor) -> bool:
+    """Whether it could be written, and the next part is worth trying."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as beside:
             save_file({"logprobs": table}, beside, metadata={"checksum": checksum(table)})
     except (OSError, SafetensorError) as error:
         say(f"{path}: the reference cache cannot be written, the next run computes it again ({error})")
+        return False
+    return True

@@ -29,7 +29,13 @@ from alignment.training.loop import fit
 from alignment.training.metrics import Metrics, of_sets, with_perplexity
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.objectives import Objective
-from alignment.training.reference import cache_file, reference_logprobs, require_reference, weights_digest
+from alignment.training.reference import (
+    ReferenceCache,
+    cache_folder,
+    reference_logprobs,
+    require_reference,
+    weights_digest,
+)
 from alignment.training.setup import Prepared, build_engine, prepare, save_trained, say_size
 from alignment.training.step import evaluate_step, train_step
 from alignment.training.timer import StepTimer, step_flops
@@ -149,7 +155,7 @@ def _table(
 ) -> Tensor:
     cache = None
     if isinstance(config, ReferencedConfig) and weights is not None:
-        cache = cache_file(weights, batches.examples, config.reference, data)
+        cache = ReferenceCache(cache_folder(config.reference, data), weights)
     table = reference_logprobs(engine, batches, rows, cache=cache)
     require_reference(table, batches, rows, config.train.on_nonfinite)
     return table

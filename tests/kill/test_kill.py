@@ -1,9 +1,11 @@
 """A run that is killed at any moment, also in the middle of a save, and run again, ends as if nothing had happened."""
 
 import random
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,28 @@ def test_killed_twice_and_run_again(
     last = runner(command(name), folder)
     assert last.code == 0, last.said
     assert_same(folder / "out", unbroken.folder)
+
+
+def test_killed_while_the_reference_is_computed(
+    runner: Any, whole: Any, command: Any, assert_same: Any, tmp_path: Path
+) -> None:
+    """When none of its tables is kept, when that of the rows held out is, and when both are."""
+    unbroken, folder, more = whole("dpo"), tmp_path / "run", ("reference.cache=true", "reference.folder=kept")
+    seen: list[int] = []
+    for at in count(1):
+        shutil.rmtree(folder, ignore_errors=True)
+        ended = runner(command("dpo", *more), folder, at=at)
+        assert ended.code == -signal.SIGKILL, ended.said
+        whole_ones = len(list(folder.glob("kept/*.safetensors")))
+        if whole_ones in seen or not (folder / "kept").exists():
+            continue
+        seen.append(whole_ones)
+        last = runner(command("dpo", *more), folder)
+        assert last.code == 0, last.said
+        assert_same(folder / "out", unbroken.folder)
+        if whole_ones == 2:
+            break
+    assert seen == [0, 1, 2]
 
 
 @pytest.mark.parametrize("why", DAMAGE)

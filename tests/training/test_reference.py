@@ -1,9 +1,13 @@
+import os
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from alignment.config.batch import BatchConfig, Layout
 from alignment.config.distributed import Device, DistributedConfig
@@ -16,7 +20,15 @@ from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
 from alignment.models.heads import LanguageModel
-from alignment.training.reference import cache_folder, fingerprint, reference_logprobs, require_reference
+from alignment.training import reference
+from alignment.training.reference import (
+    ReferenceCache,
+    cache_folder,
+    fingerprint,
+    reference_logprobs,
+    require_reference,
+    weights_digest,
+)
 
 
 def pair(seed: int) -> Example:
@@ -44,8 +56,12 @@ def engine() -> TorchEngine:
     return TorchEngine(model, optimizer, scheduler, config=DistributedConfig(device=Device.cpu), max_grad_norm=1.0)
 
 
-def test_the_cache_gives_what_was_computed_and_is_filled_row_by_row(engine, batches, tmp_path):
-    cache = tmp_path / "table.safetensors"
+@pytest.fixture
+def cache(engine, tmp_path) -> ReferenceCache:
+    return ReferenceCache(tmp_path / "kept", weights_digest(engine.model, "float32"))
+
+
+def test_the_cache_gives_what_was_computed_and_is_filled_row_by_row(engine, batches, cache):
     some = reference_logprobs(engine, batches, [1, 4], cache=cache)
     assert some.isnan().any(1).tolist() == [True, False, True, True, False, True]
     whole = reference_logprobs(engine, batches, range(6), cache=cache)
@@ -58,17 +74,124 @@ def test_the_cache_gives_what_was_computed_and_is_filled_row_by_row(engine, batc
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])
-def test_a_damaged_cache_is_computed_again_and_said_once(engine, batches, tmp_path, capsys, damage):
-    cache = tmp_path / "table.safetensors"
+def test_a_damaged_cache_is_computed_again_and_said_once(engine, batches, cache, capsys, damage):
     whole = reference_logprobs(engine, batches, range(6), cache=cache)
-    data = bytearray(cache.read_bytes())
+    [file] = cache.folder.iterdir()
+    data = bytearray(file.read_bytes())
     data[-3] ^= 64
     written = {"cut": bytes(data[:60]), "flipped": bytes(data), "foreign": b"{}"}[damage]
-    cache.write_bytes(written)
+    file.write_bytes(written)
     assert torch.equal(reference_logprobs(engine, batches, range(6), cache=cache), whole)
     assert capsys.readouterr().out.replace("\n", " ").count("the reference cache is damaged") == 1
     reference_logprobs(engine, batches, range(6), cache=cache)
     assert "damaged" not in capsys.readouterr().out
+
+
+class Stopped(Exception):
+    """What a kill is to those that are not killed by it."""
+
+
+@pytest.fixture
+def stopping(engine, monkeypatch):
+    """Parts of two examples; `stopping(n)` lets n forwards through and ends the next one, `stopping.done` counts."""
+    monkeypatch.setattr(reference, "PART", 2)
+
+    def stop(after: int) -> None:
+        stop.done, stop.after = 0, after
+
+    def count(*_: object) -> None:
+        if stop.done == stop.after:
+            raise Stopped
+        stop.done += 1
+
+    engine.model.hf.model.register_forward_pre_hook(count)
+    stop(10**6)
+    return stop
+
+
+@pytest.mark.parametrize("whole_parts", [0, 1, 2])
+def test_a_table_stopped_in_the_middle_is_computed_from_there_on(engine, batches, cache, stopping, whole_parts):
+    """To the last bit what it is in one go."""
+    unbroken = reference_logprobs(engine, batches, range(6))
+    of_a_part, rest = divmod(stopping.done, 3)
+    assert rest == 0 and of_a_part > 0
+    stopping(whole_parts * of_a_part)
+    with pytest.raises(Stopped):
+        reference_logprobs(engine, batches, range(6), cache=cache)
+    assert len(list(cache.folder.glob("*"))) == whole_parts
+    stopping(10**6)
+    again = reference_logprobs(engine, batches, range(6), cache=cache)
+    assert stopping.done == (3 - whole_parts) * of_a_part
+    assert torch.equal(again, unbroken)
+    assert sorted(cache.folder.iterdir()) == sorted(cache.file(batches.examples[at : at + 2]) for at in (0, 2, 4))
+    stopping(0)
+    assert torch.equal(reference_logprobs(engine, batches, range(6), cache=cache), unbroken)
+
+
+def test_rows_that_are_added_cost_no_more_than_their_part(engine, batches, cache, stopping):
+    reference_logprobs(engine, batches, range(6), cache=cache)
+    of_a_part = stopping.done // 3
+    stopping(of_a_part)
+    more = replace(batches, examples=[*batches.examples, pair(6), pair(7)])
+    assert reference_logprobs(engine, more, range(8), cache=cache).isfinite().all()
+
+
+def test_a_folder_that_cannot_be_written_is_said_once(engine, batches, cache, stopping, capsys):
+    cache.folder.write_text("a file")
+    table = reference_logprobs(engine, batches, range(6), cache=cache)
+    assert torch.equal(table, reference_logprobs(engine, batches, range(6)))
+    assert capsys.readouterr().out.count("the reference cache cannot be written") == 1
+
+
+def test_two_processes_compute_the_rest_of_a_table(batches, engine, tmp_path):
+    """One of them is killed in the middle; those that come after compute the parts that are missing, each as many
+    forwards, and have the bits of two processes that nobody stopped."""
+    runs: list[tuple[str, int | None]] = [("torn", 2), ("torn", None), ("whole", None)]
+    torn_off, *ended = (in_two_processes(tmp_path, engine, batches, *each) for each in runs)
+    assert all(torn_off) and ended == [[0, 0], [0, 0]]
+    torn, whole = ([torch.load(tmp_path / f"{name}-{rank}.pt") for rank in range(2)] for name in ("torn", "whole"))
+    assert all(torch.equal(each["table"], whole[0]["table"]) for each in (*torn, *whole))
+    assert whole[0]["table"].isfinite().all()
+    done = [[each["done"] for each in ran] for ran in (torn, whole)]
+    assert done[0][0] == done[0][1] and done[1][0] == done[1][1] and 2 * done[1][0] == 3 * done[0][0]
+
+
+def in_two_processes(
+    folder: Path, engine: TorchEngine, batches: Batches, name: str, parts: int | None
+) -> list[int | None]:
+    """Their exit codes. parts: how many parts are computed before both are gone, at the next one's first forward."""
+    (folder / "meet").unlink(missing_ok=True)
+    given = (folder, engine, batches, name, parts)
+    processes = [get_context("fork").Process(target=one_of_two, args=(rank, *given)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        process.kill()
+    return [process.exitcode for process in processes]
+
+
+def one_of_two(rank: int, folder: Path, engine: TorchEngine, batches: Batches, name: str, parts: int | None) -> None:
+    reference.PART, done = 2, 0
+    compute = reference.forwards
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal done, parts
+        if parts == 1:
+            dist.barrier()  # the main one has written what is whole
+            os._exit(9)
+        parts = None if parts is None else parts - 1
+        for each in compute(*arguments, **named):
+            done += 1
+            yield each
+
+    reference.forwards = counted
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
+    cache = ReferenceCache(folder / name, weights_digest(engine.model, "float32"))
+    here = replace(batches, packer=replace(batches.packer, rank=rank, num_ranks=2))
+    table = reference_logprobs(engine, here, range(6), cache=cache)
+    torch.save({"table": table, "done": done}, folder / f"{name}-{rank}.pt")
+    dist.destroy_process_group()
 
 
 def test_another_input_is_another_name(engine, batches):
