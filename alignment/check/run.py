@@ -28,6 +28,7 @@ from alignment.config.generation import GenerationConfig
 from alignment.config.inputs import check_inputs
 from alignment.config.margin import MarginScale
 from alignment.config.online import OnlineConfig
+from alignment.config.packages import require_packages
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.supervised import CPOConfig, DPOConfig, ORPOConfig, RewardConfig, SFTConfig
 from alignment.config.tasks import EvaluateConfig, RejectionConfig, task_name
@@ -51,6 +52,7 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
     """
     require_known(config)
     check_inputs(config)
+    require_packages(config)
     if is_launched():
         raise ConfigError("check starts the processes of launch.processes itself, got a launcher around it")
     settle(config)

@@ -25,14 +25,13 @@ from alignment.data.ends import end_of_turn
 from alignment.data.load import Loaded
 from alignment.data.pack import packed_length
 from alignment.data.tokenize import Example
-from alignment.distributed.collectives import pick_device
 from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed
 from alignment.distributed.engine import Engine
 from alignment.distributed.sharded import placement_of
 from alignment.generation.generate import end_ids
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model, load_scalar_model
-from alignment.tasks.run import task_module
+from alignment.tasks.run import device_of, task_module
 from alignment.training.another_reference import require_reference_reads
 from alignment.training.kto import num_prompts
 from alignment.training.objectives import Objective
@@ -51,7 +50,7 @@ Source = TypeVar("Source", bound=SourceConfig)
 
 def settle(config: RunConfig) -> None:
     """Make this process as one of the run's own: its kernels, its memory, and which device DeepSpeed is for."""
-    device = pick_device(config.distributed.device)
+    device = device_of(config)
     tell_deepspeed(device)
     keep_freed_memory(device)
     choose_kernels(device, deterministic=config.distributed.deterministic)

@@ -91,6 +91,11 @@ def require_generator(generation: GenerationConfig, distributed: DistributedConf
     require(generation.gather is Gather.model or distributed.zero == 3, rule, distributed.zero)
 
 
+def require_gpu(device: str) -> None:
+    """Raise `ConfigError` where the weights are on a device of another type than a server takes them from."""
+    require(device == "cuda", "generation.engine=vllm needs distributed.device=cuda to push weights", device)
+
+
 def require_served(generation: GenerationConfig, model: ModelConfig) -> None:
     """Raise `ConfigError` where the generator's server has another vocabulary than the model that it replies with."""
     rule = "model.resize_embeddings must be false with generation.engine=vllm, whose server has the folder's vocabulary"

@@ -51,6 +51,16 @@ def is_reward_model(folder: Path) -> bool:
     return _has_head(folder, "MODEL") is True
 
 
+def quantized_by(key: str, folder: Path) -> str | None:
+    """What the files of a model's folder, or of a run's, name as the package that has quantized its weights, or those
+    of an adapter's base; None where they name none."""
+    own = folder / "model" if (folder / "model").is_dir() and not (folder / MODEL_FILE).is_file() else folder
+    while (base := _under(own, key)) is not None:
+        own = base
+    settings = _read(own / MODEL_FILE).get("quantization_config")
+    return settings.get("quant_method") if isinstance(settings, dict) else None
+
+
 def no_language_model(key: str, folder: Path) -> str:
     ways = "alignment score MODEL FILE and alignment evaluate --reward MODEL --pairs FILE are for such"
     return f"{key} must be a language model, got a reward model{_called(folder, key)}, which writes no replies; {ways}"

@@ -19,7 +19,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.errors import ConfigError
-from alignment.config.generation import GenerationConfig, VLLMConfig
+from alignment.config.generation import GenerationConfig, VLLMConfig, require_gpu
+from alignment.config.packages import how_to_install
 from alignment.generation.generate import Generated, Reply, end_ids, reply_of
 from alignment.models.adapters import merged_state
 from alignment.models.heads import LanguageModel
@@ -35,9 +36,8 @@ def connected(config: VLLMConfig, device: torch.device) -> "VLLMClient":
     Raises:
         ConfigError: a package, the server or a GPU is not there.
     """
-    if device.type != "cuda":
-        raise ConfigError(f"generation.engine=vllm needs distributed.device=cuda to push weights, got {device.type!r}")
-    extra = "generation.engine=vllm needs the extra `vllm`: pip install 'preference-alignment[vllm]'"
+    require_gpu(device.type)
+    extra = f"generation.engine=vllm needs the extra `vllm`: {how_to_install('vllm')}"
     try:
         from trl.generation.vllm_client import VLLMClient  # not above: it imports vllm where there is one
 

@@ -1,6 +1,5 @@
 """Weights that bitsandbytes has quantised (4 or 8 bits): read as they are, trained by an adapter alone, saved whole."""
 
-from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,9 +7,9 @@ from transformers import PreTrainedConfig
 
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
+from alignment.config.packages import QUANTIZER, is_installed, quantizer_lacks
 from alignment.distributed.placement import Placement, Whole
 
-METHOD = "bitsandbytes"
 HEADS = ["lm_head", "score"]
 """Kept as they are: an output layer has few weights for what hangs on each, and a scalar head is trained in full."""
 
@@ -23,10 +22,10 @@ def check_quantized(config: PreTrainedConfig, placement: Placement, where: str) 
     if settings is None:
         return
     method = str(settings.get("quant_method"))
-    if method != METHOD:
-        raise ConfigError(f"{where} must be in whole weights or quantized by {METHOD}, got quant_method={method!r}")
-    if find_spec(METHOD) is None:
-        raise ConfigError(f"{where} is quantized by {METHOD}, which is not installed: pip install {METHOD}")
+    if method != QUANTIZER:
+        raise ConfigError(f"{where} must be in whole weights or quantized by {QUANTIZER}, got quant_method={method!r}")
+    if not is_installed(QUANTIZER):  # of a run this is told before, by the files of its models
+        raise ConfigError(quantizer_lacks(where))
     if not isinstance(placement, Whole):
         raise ConfigError(f"distributed.zero must be null, 0, 1 or 2 for {where}, whose weights are quantized, got 3")
     settings.setdefault("llm_int8_skip_modules", HEADS)
@@ -37,7 +36,7 @@ def require_adapter(config: PreTrainedConfig, asked: ModelConfig, where: str) ->
     ConfigError: the weights, which are to be trained, are quantised, and no adapter is asked for.
     """
     settings = quantization_of(config)
-    if settings is not None and settings.get("quant_method") == METHOD and not asked.lora.rank:
+    if settings is not None and settings.get("quant_method") == QUANTIZER and not asked.lora.rank:
         raise ConfigError(f"model.lora.rank must be > 0 for {where}, whose weights are quantized, got 0")
 
 

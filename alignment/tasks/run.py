@@ -12,11 +12,15 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from alignment import preempt
 from alignment.config.distributed import Precision
 from alignment.config.errors import UserError, require
+from alignment.config.generation import Generation, require_gpu
 from alignment.config.inputs import check_inputs
 from alignment.config.outside import is_outside
+from alignment.config.packages import generation_of, require_packages
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import EvaluateConfig, PipelineConfig, RejectionConfig, task_name
 from alignment.distributed import collectives
@@ -57,8 +61,9 @@ def _execute(config: RunConfig) -> None:
     assert not isinstance(config, PipelineConfig)
     config = pinned(config)
     check_inputs(config)
+    require_packages(config)
     require_place(config)
-    device = collectives.pick_device(config.distributed.device)
+    device = device_of(config)
     tell_deepspeed(device)
     check_processes(config)
     if config.launch.processes > 1 and not is_launched():
@@ -131,15 +136,9 @@ def say_precision(config: RunConfig) -> None:
 
 def imported(config: RunConfig) -> Callable[[Any, Path], str | None]:
     """The task, which may return why it stopped early. Only the process that runs it has need of transformers: not the
-    one that starts several, nor one that finds the run finished.
-
-    Raises:
-        ConfigError: it is to be tracked by what is not installed.
-    """
+    one that starts several, nor one that finds the run finished."""
     with importing():
         run: Callable[[Any, Path], str | None] = task_module(config).run
-        from alignment.training.trackers import check_trackers
-    check_trackers(config.log.trackers)
     if config.log.trackers and isinstance(config, RejectionConfig | EvaluateConfig):
         say(f"log.trackers: {task_name(config)} trains nothing, so that no metrics go there")
     return run
@@ -149,6 +148,16 @@ def task_module(config: RunConfig) -> ModuleType:
     """The page of the task, in the package or the user's own."""
     name = task_name(config)
     return import_module(name if is_outside(name) else f"alignment.tasks.{name}")
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """Raises:
+    ConfigError: the run needs a GPU, and there is none.
+    """
+    device, generation = collectives.pick_device(config.distributed.device), generation_of(config)
+    if generation is not None and generation.engine is Generation.vllm:
+        require_gpu(device.type)
+    return device
 
 
 def check_processes(config: RunConfig) -> None:

@@ -1,28 +1,16 @@
 """The trackers that a run's metrics go to beside `metrics.jsonl`, all through accelerate.tracking."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
-from alignment.config.errors import ConfigError
 from alignment.config.log import Tracker
 from alignment.config.run import TrainingConfig
 
 PROJECT = "alignment"
-
-
-def check_trackers(kinds: Sequence[Tracker]) -> None:
-    """Raises:
-    ConfigError: the package of a tracker is not installed.
-    """
-    installed = [str(kind.value) for kind in get_available_trackers()]
-    for kind in kinds:
-        if kind.value not in installed:
-            raise ConfigError(f"log.trackers: its package must be installed (here: {installed}), got {kind.value!r}")
 
 
 def started_trackers(folder: Path, config: TrainingConfig) -> list[GeneralTracker]:

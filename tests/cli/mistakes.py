@@ -66,6 +66,14 @@ TYPED: Mistakes = {
     "batch": ("run tiny_dpo batch.size=0", ("batch.size", "> 0", "got 0")),
     "list": ("run tiny_dpo log.trackers=tensorboard", ("log.trackers", "log.trackers=[tensorboard]")),
     "tracker": ("run tiny_dpo log.trackers=[wandbb]", ("log.trackers[0]", "'wandbb'", "'wandb'")),
+    "tracker's package": (
+        "run tiny_dpo log.trackers=[comet_ml]",
+        ("log.trackers", "'comet_ml'", "pip install comet_ml"),
+    ),
+    "vllm's package": (
+        "run tiny_ppo generation.engine=vllm",
+        ("generation.engine=vllm", "pip install 'preference-alignment[vllm]'", "generation.engine=transformers"),
+    ),
     "null": ("run tiny_dpo loss.beta=null", ("loss.beta", "must have a value")),
     "empty": ("run tiny_dpo loss.beta=", ("loss.beta", "a number", "''")),
     "no value": ("run tiny_dpo loss.beta", ("'loss.beta'", "key=value")),

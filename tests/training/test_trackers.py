@@ -11,7 +11,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from alignment.cli.compose import composing, resolve, single
 from alignment.config.errors import ConfigError
 from alignment.config.log import LogConfig, Tracker
-from alignment.training.trackers import check_trackers, started_trackers
+from alignment.training.trackers import started_trackers
 
 TOLD: dict[Tracker, dict[str, Any]] = {  # run and project, where accelerate's class keeps them
     Tracker.wandb: {"run_name": "PROJECT", "init_kwargs": {"name": "RUN"}},
@@ -54,9 +54,3 @@ def test_a_project_needs_a_tracker_that_has_one() -> None:
     LogConfig(project="mine", trackers=[Tracker.tensorboard, Tracker.mlflow])
     with pytest.raises(ConfigError, match=r"^log.project needs one of log.trackers that has projects, got 'mine'$"):
         LogConfig(project="mine", trackers=[Tracker.tensorboard])
-
-
-def test_a_tracker_that_is_not_installed_is_told_before_the_run() -> None:
-    check_trackers([Tracker.tensorboard])
-    with pytest.raises(ConfigError, match=r"^log.trackers: its package must be installed .* got 'comet_ml'$"):
-        check_trackers([Tracker.comet_ml])

@@ -1,0 +1,58 @@
+"""Packages that few runs need and an installation need not have: whether those that a config asks for are there, by its
+keys and its models' files, before anything is loaded."""
+
+from importlib.util import find_spec
+
+from alignment.config.errors import ConfigError
+from alignment.config.generation import Generation, GenerationConfig
+from alignment.config.inputs import input_places
+from alignment.config.log import Tracker
+from alignment.config.model_kinds import quantized_by
+from alignment.config.online import OnlineConfig
+from alignment.config.run import RunConfig
+from alignment.config.tasks import EvaluateConfig, RejectionConfig
+
+QUANTIZER = "bitsandbytes"
+NAMES: dict[Tracker, tuple[str, ...]] = {Tracker.tensorboard: ("tensorboard", "tensorboardX")}
+"""Of a tracker's package, where it is not the tracker's own: any of them will do."""
+EXTRAS = {"tensorboard": "tensorboard", QUANTIZER: "quantization", "vllm": "vllm"}  # package -> this one's extra
+
+
+def require_packages(config: RunConfig) -> None:
+    """Raises:
+    ConfigError: a package is not installed that a key, or a model's config.json, asks for; names the key, and how it is
+        had or done without.
+    """
+    for kind in config.log.trackers:
+        names = NAMES.get(kind, (kind.value,))
+        if not any(map(is_installed, names)):
+            way = f"{how_to_install(names[0])}, or leave it out: metrics.jsonl has all of it"
+            raise ConfigError(f"log.trackers: the package {names[0]} must be installed, got {kind.value!r}; {way}")
+    generation = generation_of(config)
+    if generation is not None and generation.engine is Generation.vllm and not is_installed("vllm"):
+        way = f"{how_to_install('vllm')}, or take generation.engine=transformers, which replies in this process"
+        raise ConfigError(f"generation.engine=vllm needs the package vllm, which is not installed: {way}")
+    if not is_installed(QUANTIZER):
+        for key, path, place in input_places(config):
+            if quantized_by(key, place) == QUANTIZER:
+                raise ConfigError(quantizer_lacks(f"{key} {path!r}"))
+
+
+def generation_of(config: RunConfig) -> GenerationConfig | None:
+    """How a task that draws replies draws them."""
+    return config.generation if isinstance(config, OnlineConfig | RejectionConfig | EvaluateConfig) else None
+
+
+def is_installed(package: str) -> bool:
+    """Nothing is imported for it. A folder of that name, as trackers leave one where a run began, is none."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None
+
+
+def how_to_install(package: str) -> str:
+    extra = EXTRAS.get(package)
+    return f"pip install {package if extra is None else repr(f'preference-alignment[{extra}]')}"
+
+
+def quantizer_lacks(where: str) -> str:
+    return f"{where} is quantized by {QUANTIZER}, which is not installed: {how_to_install(QUANTIZER)}"
