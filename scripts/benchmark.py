@@ -170,7 +170,7 @@ def our_step(method: str, hf: Any, loaded: Loaded, tokenizer: PreTrainedTokenize
     optimizer, scheduler = build_optimizer(model, train, num_steps=10_000, learning_rate=1e-6)
     config = setting.distributed()
     engine = TorchEngine(model, optimizer, scheduler, config=config, max_grad_norm=1.0)
-    packer = Packer(BatchConfig(size=setting.size, layout=Layout.shared), tokenizer.pad_token_id)
+    packer = Packer(BatchConfig(size=setting.size, max_tokens=8192, layout=Layout.shared), tokenizer.pad_token_id)
     batches = InOrder(loaded.examples, packer, 0)
     if method.startswith("dpo"):
         frozen = TorchEngine(deepcopy(model), optimizer, scheduler, config=config, max_grad_norm=1.0)

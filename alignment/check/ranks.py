@@ -140,7 +140,7 @@ def _ppo_step(config: PPOConfig, given: Replies | None) -> FirstStep:
         rows = list(islice(cycle(shortest), config.batch.size))
         drawn = trainer.rollouts.draw(data, rows, trainer.rollouts.seed(1), config.num_samples)
         samples = drawn if given is None else _with_replies(drawn, given)
-        micro_batches, _ = experienced(trainer, samples, trainer.config.batch.max_tokens)
+        micro_batches, _ = experienced(trainer, samples, trainer.config.batch.budget)
         policy, critic = objectives_of(trainer)
         measured = {"policy": train_step(trainer.roles.actor, policy, micro_batches).means()}
         if trainer.roles.critic is not None:

@@ -36,6 +36,7 @@ from alignment.distributed.precision import precision_of
 from alignment.generation.samples import build_generator, sample
 from alignment.models.heads import LanguageModel
 from alignment.process import is_launched
+from alignment.tasks.max_tokens import with_max_tokens_of
 from alignment.tasks.run import check_processes, say_precision, task_module
 from alignment.terminal import say
 from alignment.training.checkpoint import seed_everything
@@ -57,6 +58,7 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
         raise ConfigError("check starts the processes of launch.processes itself, got a launcher around it")
     settle(config)
     check_processes(config)
+    config = with_max_tokens_of(config, config.processes())
     seed_everything(config.seed)
     say_precision(config)
     if isinstance(config, TrainingConfig):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from alignment.config.base import Config
-from alignment.config.errors import require
+from alignment.config.errors import ConfigError, require
 
 
 class Layout(str, Enum):
@@ -25,14 +25,28 @@ SIZE = 64
 class BatchConfig(Config):
     size: int = SIZE
     """Pairs, demonstrations or prompts a step, over all processes."""
-    max_tokens: int = 8192
-    """Tokens of one micro-batch, padding included. The gradient does not depend on it."""
+    max_tokens: int | None = None
+    """Tokens of one micro-batch, padding included. The gradient does not depend on it. Null: as many as the free memory
+    has room for when the run begins, which is said and kept in its config.yaml."""
     layout: Layout = Layout.auto
     """How a prompt and its completions are laid out."""
 
     def __post_init__(self) -> None:
         require(self.size > 0, "batch.size must be > 0", self.size)
-        require(self.max_tokens > 0, "batch.max_tokens must be > 0", self.max_tokens)
+        rule = "batch.max_tokens must be > 0, or null to choose it from the free memory"
+        require(self.max_tokens is None or self.max_tokens > 0, rule, self.max_tokens)
+
+    @property
+    def budget(self) -> int:
+        """`max_tokens`, where there is a number.
+
+        Raises:
+            ConfigError: it is null, which only a run makes a number of.
+        """
+        if self.max_tokens is None:
+            rule = "batch.max_tokens must be a number where no run chooses it: BatchConfig(max_tokens=8192)"
+            raise ConfigError(f"{rule}, got null")
+        return self.max_tokens
 
 
 def require_unread(batch: BatchConfig, task: str) -> None:

@@ -56,14 +56,14 @@ class Packer:
             ValueError: there are not enough rows to give every rank as many micro-batches.
         """
         chosen, lengths = self._chosen(examples, rows)
-        pieces = deal(cut(lengths, self.config.max_tokens, self.config.layout), lengths, self.num_ranks)[self.rank]
+        pieces = deal(cut(lengths, self.config.budget, self.config.layout), lengths, self.num_ranks)[self.rank]
         return [self.batch(examples, [chosen[i] for i in piece]) for piece in pieces]
 
     def eval_batches(self, examples: Sequence[Example], rows: Iterable[int] | None = None) -> EvenBatches[Batch]:
         """This rank's micro-batches of what is only looked at. The ranks' together count each example once. Each is
         packed as it is asked for, so that no more than one of them need be there."""
         chosen, lengths = self._chosen(examples, rows)
-        pieces = evened(cut(lengths, self.config.max_tokens, self.config.layout), self.num_ranks)
+        pieces = evened(cut(lengths, self.config.budget, self.config.layout), self.num_ranks)
         mine = pieces[self.rank :: self.num_ranks]
         extra = pieces[:1] * (-(-len(pieces) // self.num_ranks) - len(mine))
         counted, uncounted = ([[chosen[i] for i in piece] for piece in part] for part in (mine, extra))

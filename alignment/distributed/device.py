@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import CDLL
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -20,6 +21,7 @@ PEAK_FLOPS = {  # a second, dense bfloat16, as the data sheets have it; the firs
     "L40S": 362e12,
 }
 
+CGROUPS, GROUP_OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -93,6 +95,28 @@ def memory_in_use(device: torch.device) -> int:
     most = torch.cuda.max_memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     return most
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a process could have now, of its GPU, or of this machine's memory and of the limit of the container or
+    the job that it is in."""
+    if device.type != "cpu":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([psutil.virtual_memory().available, *_left_of_limits(CGROUPS, GROUP_OF_PROCESS)])
+
+
+def _left_of_limits(cgroups: Path, group: Path) -> Iterator[int]:
+    """What is left to this process's control group, and to each that this one is in; files that may be read again
+    count as free. Of version 1 there is none."""
+    if not group.exists():
+        return
+    lines = (line.partition("::") for line in group.read_text().splitlines())
+    own = next((path for number, _, path in lines if number == "0"), "/").lstrip("/")
+    for folder in (cgroups / own, *(cgroups / own).parents):
+        limit, used, parts = (folder / f"memory.{name}" for name in ("max", "current", "stat"))
+        if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
+            kept = dict(line.split() for line in parts.read_text().splitlines()) if parts.exists() else {}
+            yield max(0, int(most) - int(used.read_text()) + int(kept.get("inactive_file", 0)))
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -17,7 +17,8 @@ from alignment.data.pack import PADDING, Batch
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import use_adapter
 from alignment.models.attention import FLEX, attention_inputs, check_branches, in_fixed_lengths, use_grouped_attention
-from alignment.models.last_layer import feed_forward_at, reads_apart
+from alignment.models.last_layer import feed_forward_at
+from alignment.models.last_layer import reads_apart as is_read_apart
 from alignment.models.logprobs import entropy_of, is_likeliest, logprobs_of
 from alignment.models.one_run import in_one_run
 from alignment.models.routers import router_loss
@@ -36,8 +37,13 @@ class Trunk(nn.Module):
         placement: Placement,
         router_weight: float = 0.0,
         saved_in: torch.dtype = torch.float32,
+        reads_apart: bool | None = None,
     ) -> None:
-        """`saved_in`: the dtype in which the weights are saved, whatever they are held in."""
+        """
+        Args:
+            saved_in: the dtype in which the weights are saved, whatever they are held in.
+            reads_apart: whether the last feed-forward may be computed where it is read alone. None: the model is asked.
+        """
         super().__init__()
         use_grouped_attention(hf)
         self.hf = hf
@@ -45,8 +51,10 @@ class Trunk(nn.Module):
         self.saved_in = saved_in
         self.router_weight = router_weight
         self.router_loss: Tensor | None = None  # of the last forward, weighted; a training step adds it to its loss
-        with forwards_in_float32(hf, placement):
-            self.reads_apart = reads_apart(hf)
+        if reads_apart is None:
+            with forwards_in_float32(hf, placement):
+                reads_apart = is_read_apart(hf)
+        self.reads_apart = reads_apart
         self.adapter: str | None = None  # which one is this role's, where roles share a backbone
 
     def activate(self) -> None:

@@ -67,7 +67,7 @@ def _language_model(
     with forwards_in_float32(hf, placement):
         check_logits(tried, _where(config, "model.path"))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
-    return LanguageModel(_prepared(hf, config, placement), placement, weight, saved_in)
+    return LanguageModel(prepared(hf, config, placement), placement, weight, saved_in)
 
 
 def _where(config: ModelConfig, key: str) -> str:
@@ -159,7 +159,7 @@ def _scalar_model(
     with forwards_in_float32(hf, placement):
         check_scores(tried, _where(config, key))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
-    return ScalarModel(_prepared(hf, config, placement), placement, weight, saved_in)
+    return ScalarModel(prepared(hf, config, placement), placement, weight, saved_in)
 
 
 def _require_weights(lacking: dict[str, str], hf: PreTrainedModel, placement: Placement, path: str, key: str) -> None:
@@ -232,7 +232,7 @@ def freeze(model: nn.Module) -> None:
     model.eval()
 
 
-def _prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:
+def prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:
     """Noise off (a policy whose log-probs change between two forwards has no ratio), checkpointing, adapter."""
     for module in hf.modules():
         if isinstance(module, nn.Dropout):

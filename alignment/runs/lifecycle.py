@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 from omegaconf import OmegaConf
 
@@ -15,15 +16,21 @@ from alignment.config.checkpoint import Resume
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.resume import ResumeConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import task_name
+from alignment.config.tasks import EvaluateConfig, RejectionConfig, task_name
 from alignment.config.train import Schedule
 from alignment.runs.accept import OTHER, accepted, require_nothing_accepted
 from alignment.runs.claim import make_folder
 from alignment.runs.commits import require_same_commits
 from alignment.runs.fingerprint import Change, Fingerprint, shown
 from alignment.runs.folder import RunFolder
+from alignment.runs.settings import settings_of
 from alignment.runs.written import whole_file
 from alignment.terminal import say
+
+BATCHED = (TrainingConfig, RejectionConfig, EvaluateConfig)
+"""The configs that have a `batch`."""
+
+Run = TypeVar("Run", bound=RunConfig)
 
 
 def as_recipe(config: RunConfig) -> str:
@@ -45,10 +52,20 @@ def is_of_run(folder: RunFolder) -> bool:
 def write_config(folder: RunFolder, config: RunConfig) -> None:
     """The resolved config, as a recipe: `alignment run FOLDER/config.yaml` runs it again."""
     make_folder(folder.path)
-    text = as_recipe(config)
+    text = as_recipe(as_begun(folder, config))
     if not folder.config.exists() or folder.config.read_text() != text:
         with whole_file(folder.config) as path:
             path.write_text(text)
+
+
+def as_begun(folder: RunFolder, config: Run) -> Run:
+    """The config with the `batch.max_tokens` that the run in the folder began with, where it names none: another number
+    would change the last bits of what comes next."""
+    if not isinstance(config, BATCHED) or config.batch.max_tokens is not None or not folder.started.exists():
+        return config
+    batch = settings_of(folder.path).get("batch")
+    number = batch.get("max_tokens") if isinstance(batch, dict) else None
+    return replace(config, batch=replace(config.batch, max_tokens=number)) if isinstance(number, int) else config
 
 
 def start(folder: RunFolder, config: RunConfig, mark: Fingerprint) -> None:

@@ -35,7 +35,7 @@ from alignment.runs.claim import FolderInUse, claim
 from alignment.runs.fingerprint import Fingerprint, fingerprint
 from alignment.runs.folder import RunFolder
 from alignment.runs.leftovers import give_up, present
-from alignment.runs.lifecycle import as_recipe, finish, is_finished, require_goes_on, start
+from alignment.runs.lifecycle import BATCHED, as_recipe, finish, is_finished, require_goes_on, start
 from alignment.runs.place import require_place
 from alignment.tasks.card import write_cards
 from alignment.tasks.ending import say_ending
@@ -106,6 +106,7 @@ def _is_done(folder: RunFolder, mark: Fingerprint) -> bool:
 def _carry_out(
     run: Callable[[Any, Path], str | None], config: RunConfig, folder: RunFolder, mark: Fingerprint, before: set[Path]
 ) -> None:
+    config = _with_max_tokens(config)
     if collectives.is_main():
         start(folder, config, mark)
     collectives.barrier()
@@ -125,6 +126,14 @@ def _carry_out(
             write_cards(config, folder.path)
         finish(folder, mark, stopped)
         say_ending(config, folder.path, stopped)
+
+
+def _with_max_tokens(config: RunConfig) -> RunConfig:
+    if isinstance(config, BATCHED) and config.batch.max_tokens is None:
+        from alignment.tasks.max_tokens import with_max_tokens  # not above: it builds models
+
+        return with_max_tokens(config)
+    return config
 
 
 def say_precision(config: RunConfig) -> None:

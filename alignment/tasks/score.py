@@ -15,6 +15,7 @@ from alignment.data.load import load_split
 from alignment.data.records import DataError, Source
 from alignment.evaluate.metrics import pair_accuracy
 from alignment.generation.score import reward_model_scorer
+from alignment.tasks.max_tokens import with_max_tokens
 from alignment.terminal import say
 from alignment.training.setup import require_positions, say_split
 
@@ -27,8 +28,8 @@ def score(config: EvaluateConfig) -> Iterator[str]:
     Raises:
         UserError: there is no reward model, or a row has no reply that could be scored; names file and line.
     """
+    rows, config = _rows(config), with_max_tokens(config)
     assert config.reward is not None  # the verb has seen to it
-    rows = _rows(config)
     kind = _kind(rows)
     trusted = config.trust_remote_code
     scorer = reward_model_scorer(config.reward, config.batch, config.distributed, key="reward", trusted=trusted)

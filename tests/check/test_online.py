@@ -107,7 +107,7 @@ def ppo(checked: Callable[..., Any], judge: Callable[[float], str]) -> Callable[
         given: dict[str, Any] = {
             "reward": RewardShapingConfig(path=judge(1.0)),
             "generation": REPLIES,
-            "batch": BatchConfig(size=8),
+            "batch": BatchConfig(size=8, max_tokens=8192),
         }
         return checked(PPOConfig, rows, **{**given, **settings})
 
@@ -140,7 +140,7 @@ def alike(prompts: list[Any], replies: list[str]) -> list[float]:
 
 def test_a_sound_online_dpo_passes(checked: Callable[..., Any], judge: Callable[[float], str]) -> None:
     """Its policy and its judge, as of PPO; what PPO's roles alone can be asked is left out."""
-    reward, batch = RewardShapingConfig(path=judge(1.0)), BatchConfig(size=8)
+    reward, batch = RewardShapingConfig(path=judge(1.0)), BatchConfig(size=8, max_tokens=8192)
     verdicts = list(checked(OnlineDPOConfig, "pairs", reward=reward, generation=REPLIES, batch=batch))
     assert [verdict for verdict in verdicts if verdict.grade is Grade.fail] == []
     names = [verdict.name for verdict in verdicts]

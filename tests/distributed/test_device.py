@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,3 +79,19 @@ def test_a_cublas_setting_of_the_user_s_stays(any_kernels_again: None, monkeypat
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     module.choose_kernels(torch.device("cpu"), deterministic=True)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_what_is_free_is_what_the_job_s_limits_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the process's own group and of those above it, the least; files that may be read again are free."""
+    monkeypatch.setattr(module, "CGROUPS", tmp_path)
+    monkeypatch.setattr(module, "GROUP_OF_PROCESS", tmp_path / "cgroup")
+    (tmp_path / "cgroup").write_text("0::/job/step\n")
+    everything = module.free_memory(torch.device("cpu"))
+    job = tmp_path / "job"
+    (job / "step").mkdir(parents=True)
+    (job / "step" / "memory.max").write_text("max\n")
+    (job / "step" / "memory.current").write_text("500\n")
+    assert module.free_memory(torch.device("cpu")) > everything / 2
+    for name, text in (("max", "9000\n"), ("current", "5000\n"), ("stat", "anon 4000\ninactive_file 700\n")):
+        (job / f"memory.{name}").write_text(text)
+    assert module.free_memory(torch.device("cpu")) == 4700

@@ -140,7 +140,7 @@ def test_a_reply_is_scored_as_the_reward_model_was_trained(
 
 def test_a_policy_s_own_split_of_a_text_has_no_say(judge: Callable[[str], Path]) -> None:
     """Two policies that put the same text together from other tokens have the same score."""
-    scorer = reward_model_scorer(str(judge("gemma")), BatchConfig(), ON_CPU)
+    scorer = reward_model_scorer(str(judge("gemma")), BatchConfig(max_tokens=8192), ON_CPU)
     one = drawn(("hello there", True))
     other = replace(one, examples=[replace(e, completion_ids=(np.arange(9, dtype=np.int32),)) for e in one.examples])
     assert torch.equal(scorer.score(one), scorer.score(other))
@@ -148,7 +148,7 @@ def test_a_policy_s_own_split_of_a_text_has_no_say(judge: Callable[[str], Path])
 
 def test_a_reply_ended_by_a_stop_string_is_complete(judge: Callable[[str], Path]) -> None:
     """Its text ends before the string, and what is judged ends as a reply in training does."""
-    scorer = reward_model_scorer(str(judge("phi3")), BatchConfig(), ON_CPU)
+    scorer = reward_model_scorer(str(judge("phi3")), BatchConfig(max_tokens=8192), ON_CPU)
     tokenizer = scorer.reader.tokenizer
     ids = np.array(tokenizer("fine. STOP", add_special_tokens=False)["input_ids"], dtype=np.int32)
     reply = reply_of(ids, tokenizer, before=0, by_token=False, by_string=["STOP"])

@@ -31,7 +31,7 @@ def reward_folder(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase,
 
 
 def test_function_by_its_dotted_path() -> None:
-    scorer = build_scorer(ScorerConfig(function="alignment.toy.gold"), BatchConfig(), ON_CPU)
+    scorer = build_scorer(ScorerConfig(function="alignment.toy.gold"), BatchConfig(max_tokens=8192), ON_CPU)
     assert isinstance(scorer, FunctionScorer) and scorer.function is gold
 
 
@@ -58,7 +58,7 @@ def test_a_score_that_is_no_number_is_the_reward_model_s(
     reward_folder: Path, samples_of: SamplesOf, value: float
 ) -> None:
     """Told by its key and folder, with the reply, before anything learns from it."""
-    scorer = build_scorer(ScorerConfig(path=str(reward_folder)), BatchConfig(), ON_CPU)
+    scorer = build_scorer(ScorerConfig(path=str(reward_folder)), BatchConfig(max_tokens=8192), ON_CPU)
     samples, model = samples_of([["a", "B"], ["ccc", "d"]]), scorer.model
     assert isinstance(model, ScalarModel) and scorer.score(samples).isfinite().all()
     with torch.no_grad():
@@ -70,4 +70,4 @@ def test_a_score_that_is_no_number_is_the_reward_model_s(
 
 def test_reward_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^reward\.path: .*no tokenizer in"):
-        build_scorer(ScorerConfig(path=str(tmp_path / "none")), BatchConfig(), ON_CPU)
+        build_scorer(ScorerConfig(path=str(tmp_path / "none")), BatchConfig(max_tokens=8192), ON_CPU)

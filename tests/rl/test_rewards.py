@@ -142,26 +142,28 @@ def test_a_reward_is_built_from_its_config(
     }
     config = ScorerConfig(models=models)
     with pytest.raises(ConfigError, match=r"^reward.models.learned.normalize needs .*reward_statistics.json"):
-        build_reward(config, BatchConfig(), ON_CPU)
+        build_reward(config, BatchConfig(max_tokens=8192), ON_CPU)
     statistics = RewardStatistics(mean=0.5, std=2.0, count=4, split="eval")
     write_statistics(statistics, tmp_path / "model")
-    reward = build_reward(config, BatchConfig(), ON_CPU)
+    reward = build_reward(config, BatchConfig(max_tokens=8192), ON_CPU)
     learned, gold = reward.scorers["learned"], reward.scorers["gold"]
     assert isinstance(learned.scorer, RewardModelScorer) and isinstance(gold.scorer, FunctionScorer)
     assert (learned.weight, learned.statistics, gold.weight, gold.statistics) == (2.0, statistics, 1.0, None)
     samples = samples_of([["a", "bb"]])
     samples.prompts[0][-1]["content"] = "Tell me about a fox."
 
-    single = build_reward(ScorerConfig(path=str(tmp_path / "model"), normalize=True), BatchConfig(), ON_CPU)
+    single = build_reward(
+        ScorerConfig(path=str(tmp_path / "model"), normalize=True), BatchConfig(max_tokens=8192), ON_CPU
+    )
     torch.testing.assert_close(single.score(samples), (learned.scorer.score(samples) - 0.5) / 2)
 
 
 def test_a_mistake_in_one_of_several_names_it(samples_of: SamplesOf) -> None:
     config = ScorerConfig(models={"rule": ScorerEntry(function="no.such")})
     with pytest.raises(ConfigError, match=r"^reward.models.rule.function must be the dotted path of a function"):
-        build_reward(config, BatchConfig(), ON_CPU)
+        build_reward(config, BatchConfig(max_tokens=8192), ON_CPU)
     config = ScorerConfig(models={"rule": ScorerEntry(function="builtins.zip")})
-    reward = build_reward(config, BatchConfig(), ON_CPU)
+    reward = build_reward(config, BatchConfig(max_tokens=8192), ON_CPU)
     reward.scorers["rule"].scorer.function = lambda prompts, replies: [1.0]  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"^reward.models.rule.function must give 4 replies a score each, got 1"):
         reward.score(samples_of(TEXTS))

@@ -28,7 +28,7 @@ def ptx(tiny_init: dict[str, Any]) -> Ptx:
     config = PPOConfig(
         model=ModelConfig(init=tiny_init),
         data=toy,
-        batch=BatchConfig(size=9, layout=Layout.shared),
+        batch=BatchConfig(size=9, max_tokens=8192, layout=Layout.shared),
         train=TrainConfig(max_steps=1),
         reward=RewardShapingConfig(function="alignment.toy.gold"),
         ppo=PPOUpdateConfig(epochs=2, mini_batches=3),

@@ -1,0 +1,228 @@
+"""What a model takes of a process's memory, counted before it is there.
+
+One pass of it is run with tensors that have shapes and no numbers, on a model without weights: whatever the
+architecture keeps for its backward pass, with checkpointing, adapters and autocast as they are asked for, and what is
+alive for a moment only, is seen as it is made and as it goes. Two such passes, one of twice the tokens, say what a
+token takes and what a pass takes beside its tokens.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from functools import partial
+from logging import getLogger
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+
+from alignment.config.batch import Layout
+from alignment.config.distributed import DistributedConfig, Offload
+from alignment.config.errors import ConfigError
+from alignment.config.folders import find_model
+from alignment.config.model import ModelConfig
+from alignment.data.pack import Batch, pack
+from alignment.data.records import Source
+from alignment.data.tokenize import Example
+from alignment.distributed.collectives import pick_device
+from alignment.distributed.placement import Whole
+from alignment.distributed.precision import compute_dtype
+from alignment.models.allocations import leave_meta, peak_of
+from alignment.models.attention import check_branches
+from alignment.models.folder import architecture_of, attention_of, read_config
+from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.init import init_config
+from alignment.models.load import prepared
+from alignment.models.quantized import HEADS, quantization_of
+from alignment.models.tokenizer import load_tokenizer
+from alignment.models.weight_dtype import made_in
+
+TOKENS = 2048  # of the smaller pass at least: more than a chunk of logits of most vocabularies
+getLogger(fake_tensor.__name__).disabled = True  # what cannot be counted is told in a line, by whoever asked
+DEPTHS = (2, 4)  # layers that are tried where a model has more
+MARGIN = 1.05  # of what a pass takes: it does not rise evenly, where its last chunk of logits is a short one
+BLOCK_BITS = 0.5  # a weight, of the scales that bitsandbytes keeps of each block
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The longest rows that a run's limits admit: a prompt and `count` completions, which go into one pass together."""
+
+    prompt: int
+    completion: int
+    count: int = 1
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with one completion."""
+        return self.prompt + self.completion
+
+    @property
+    def together(self) -> int:
+        """Tokens of the prompt with all its completions."""
+        return self.prompt + self.count * self.completion
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A model of a run, before it is loaded."""
+
+    key: str
+    """By which its user knows it."""
+    settings: ModelConfig
+    is_scalar: bool = False
+    """Whether its head is one number."""
+    is_trained: bool = False
+    copies: int = 0
+    """Further float32 copies of the weights that train, such as their moving average."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes in one process."""
+
+    held: float
+    """Weights, gradients and optimizer, whatever a pass is of."""
+    fixed: float
+    """Of a pass, whatever its tokens: autocast's weights, a chunk of logits, gradients before they are added."""
+    per_token: float
+    """Of a pass, for each of its tokens."""
+
+    def of(self, tokens: int) -> float:
+        """While a pass of so many tokens runs."""
+        return self.held + self.fixed + self.per_token * tokens
+
+
+def footprint_of(
+    role: Role, rows: Rows, distributed: DistributedConfig, processes: int, *, layout: Layout = Layout.auto
+) -> Footprint:
+    """Of a model in one of so many processes.
+
+    Raises:
+        ConfigError: there is no such model.
+        RuntimeError, and others: its code asks for the numbers in a tensor, of which there are none.
+    """
+    config, is_trusted = _config_of(role)
+    build = partial(_counted, role, rows, compute_dtype(distributed), layout, is_trusted)
+    num_layers = config.get_text_config().num_hidden_layers
+    if num_layers <= DEPTHS[1]:
+        count = build(config)
+    else:  # what each further layer adds is the same
+        shallow, deep = (build(_cut(config, depth)) for depth in DEPTHS)
+        count = shallow + (deep - shallow) / (DEPTHS[1] - DEPTHS[0]) * (num_layers - DEPTHS[0])
+    trained, frozen, fixed, per_token = count.tolist()
+    held = _held(trained, frozen, distributed, processes) + role.copies * trained / _shares(distributed, processes, 3)
+    return Footprint(held, MARGIN * fixed, MARGIN * per_token)
+
+
+def _counted(
+    role: Role, rows: Rows, compute: torch.dtype, layout: Layout, is_trusted: bool, config: PreTrainedConfig
+) -> np.ndarray:
+    """Bytes: [weights that train, others, a pass beside its tokens, each of its tokens]."""
+    hf, bits = _without_weights(role, config, compute, is_trusted=is_trusted)
+    weights = [(p, _bytes_of(name, p, bits)) for name, p in hf.named_parameters()]
+    trained = sum(size for p, size in weights if p.requires_grad and role.is_trained)
+    layout = Layout.separate if layout is Layout.separate else _layout_of(hf)
+    with FakeTensorMode() as fake:
+        leave_meta(hf)
+        model = (ScalarModel if role.is_scalar else LanguageModel)(hf, Whole(compute), reads_apart=False)
+        groups = -(-TOKENS // rows.together)
+        batches = [_batch(rows, count, layout, fake) for count in (groups, 2 * groups)]
+        few, many = (peak_of(model, batch, compute, is_trained=role.is_trained) for batch in batches)
+    sizes = [batch.input_ids.numel() for batch in batches]
+    per_token = (many - few) / (sizes[1] - sizes[0])
+    return np.array([trained, sum(size for _, size in weights) - trained, few - per_token * sizes[0], per_token])
+
+
+def _config_of(role: Role) -> tuple[PreTrainedConfig, bool]:
+    """The model's config, and whether code that comes with it may run."""
+    config = role.settings
+    if config.path is None:
+        return init_config(config, {"vocab_size": len(load_tokenizer(config))}), False
+    folder = find_model(config.path, role.key, trusted=config.trust_remote_code)
+    return read_config(folder), folder.trusted
+
+
+def _cut(config: PreTrainedConfig, depth: int) -> PreTrainedConfig:
+    """The config of a model of its first `depth` layers."""
+    config = deepcopy(config)
+    text = config.get_text_config()
+    lists = {key: value for key, value in vars(text).items() if isinstance(value, list)}
+    for key, value in lists.items():
+        if len(value) == text.num_hidden_layers:
+            setattr(text, key, value[:depth])
+    text.num_hidden_layers = depth
+    return config
+
+
+def _without_weights(
+    role: Role, config: PreTrainedConfig, compute: torch.dtype, *, is_trusted: bool
+) -> tuple[PreTrainedModel, float | None]:
+    """The model, and the bits of a packed weight where it is quantised."""
+    config, settings = deepcopy(config), role.settings
+    quantization = quantization_of(config)
+    if quantization is not None:
+        del config.quantization_config
+    if role.is_scalar:
+        config.num_labels = 1
+    auto: Any = AutoModelForSequenceClassification if role.is_scalar else AutoModelForCausalLM
+    folder = None if settings.path is None else find_model(settings.path, role.key, trusted=is_trusted)
+    attention = attention_of(architecture_of(auto, config, role.key, folder), config, settings.attention, role.key)
+    held = compute if settings.lora.rank or not role.is_trained else torch.float32
+    with torch.device("meta"), made_in(held):
+        hf = auto.from_config(config, attn_implementation=attention, dtype=torch.float32, trust_remote_code=is_trusted)
+    bits = None if quantization is None else (4 if quantization.get("load_in_4bit") else 8) + BLOCK_BITS
+    with torch.device("meta"):
+        return prepared(hf, settings, Whole(compute)), bits
+
+
+def _bytes_of(name: str, weight: nn.Parameter, bits: float | None) -> float:
+    is_packed = bits is not None and not weight.requires_grad and weight.ndim == 2 and ".layers." in f".{name}"
+    if is_packed and not any(head in name for head in HEADS):
+        assert bits is not None
+        return weight.numel() * bits / 8
+    return weight.numel() * weight.element_size()
+
+
+def _layout_of(hf: PreTrainedModel) -> Layout:
+    """What it promises; whether it keeps to that, only its weights can tell."""
+    try:
+        check_branches(hf)
+    except ConfigError:
+        return Layout.separate
+    return Layout.shared
+
+
+def _batch(rows: Rows, groups: int, layout: Layout, fake: FakeTensorMode) -> Batch:
+    prompt, completion = (np.zeros(length, dtype=np.int32) for length in (rows.prompt, rows.completion))
+    example = Example(prompt, (completion,) * rows.count, None, Source("footprint", 1), (True,) * rows.count)
+    batch = pack([example] * groups, range(groups), layout=layout, pad_id=0)
+    parts = (getattr(batch, field.name) for field in fields(batch))
+    made: list[Any] = [fake.from_tensor(part) if isinstance(part, Tensor) else part for part in parts]
+    return Batch(*made)
+
+
+def _held(trained: float, frozen: float, distributed: DistributedConfig, processes: int) -> float:
+    """Of `trained` bytes of float32 weights, as many of gradients and twice of AdamW's moments, and from ZeRO 1 on
+    DeepSpeed's own copy, each whole or shared out by the stage."""
+    is_gpu = pick_device(distributed.device).type == "cuda"
+
+    def stays(offload: Offload) -> bool:
+        return offload is Offload.none or (offload is Offload.cpu and not is_gpu)
+
+    optimizer = (3 if distributed.zero else 2) * trained / _shares(distributed, processes, 1)
+    gradients = trained / _shares(distributed, processes, 2)
+    weights = (trained + frozen) / _shares(distributed, processes, 3)
+    return (
+        gradients
+        + (optimizer if stays(distributed.offload_optimizer) else 0)
+        + (weights if stays(distributed.offload_param) else 0)
+    )
+
+
+def _shares(distributed: DistributedConfig, processes: int, stage: int) -> int:
+    """Among how many processes that is shared out which ZeRO shares from this stage on."""
+    return processes if (distributed.zero or 0) >= stage else 1
