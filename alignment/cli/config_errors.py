@@ -1,7 +1,7 @@
 """What Hydra, OmegaConf and the YAML reader say, as one line in the user's terms."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -58,6 +58,14 @@ def explain(error: BaseException) -> str:
     if message.startswith("Config group override"):
         return f"a group must be given the name of a preset, got {message.rpartition('Got ')[2]}"
     return message
+
+
+def told_by(line: str, typed: Mapping[str, str]) -> str:
+    """A mistake in a key that a verb sets, by what its user has typed for it: key -> flag, or word of its usage."""
+    for key, word in typed.items():
+        if line.startswith((f"{key} ", f"{key}:")):
+            return word + line.removeprefix(key)
+    return line
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import cast
 
 from alignment.cli.compose import composing, resolve, single
-from alignment.cli.config_errors import COMPOSE_ERRORS
+from alignment.cli.config_errors import COMPOSE_ERRORS, told_by
 from alignment.cli.overrides import readable, written
 from alignment.cli.run import error_line
 from alignment.config.inputs import check_inputs
@@ -41,13 +41,11 @@ def looked_at(verb: str, recipe: str, overrides: list[str]) -> RunConfig:
 def in_words_of(verb: str, line: str) -> str:
     """A mistake in a key that the verb sets, told by the word of its usage; a tokenizer is the model's own, for these
     verbs have no key for another."""
-    for key, word in TYPED.get(verb, {}).items():
-        if line.startswith((f"{key} ", f"{key}:")):
-            rest = line.removeprefix(key)
-            nested = next((own for own in OF_MODELS if rest.startswith((f": {own} ", f": {own}:"))), None)
-            line = word + (rest if nested is None else rest.removeprefix(f": {nested}"))
-            break
-    return line.replace(NAME_ANOTHER, "; a model's folder has it beside the weights") if verb in TYPED else line
+    if verb not in TYPED:
+        return line
+    nested = {f"{key}: {own}": word for key, word in TYPED[verb].items() for own in OF_MODELS}
+    line = told_by(line, {**nested, **TYPED[verb]})
+    return line.replace(NAME_ANOTHER, "; a model's folder has it beside the weights")
 
 
 def set_to(key: str, value: object) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from alignment.cli.compose import (
     single,
     swept,
 )
-from alignment.cli.config_errors import COMPOSE_ERRORS, explain
+from alignment.cli.config_errors import COMPOSE_ERRORS, explain, told_by
 from alignment.cli.help import page
 from alignment.cli.recipes import shipped
 from alignment.cli.sources import SWEEP
@@ -47,8 +47,12 @@ from alignment.terminal import say
 from alignment.user_error import USER_ERROR, fail
 
 
-def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: bool) -> None:
-    """`own`: the user's folders of recipes and presets."""
+def run_recipe(
+    recipe: str, overrides: list[str], own: list[Path], *, sweep: bool, typed: Mapping[str, str] | None = None
+) -> None:
+    """`own`: the user's folders of recipes and presets. `typed`: of a verb that sets keys, what its user has typed for
+    each."""
+    typed = typed or {}
     with composing(own):
         try:
             configs, sweep = checked(recipe, overrides, sweep=sweep)
@@ -57,9 +61,9 @@ def run_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: boo
             say_advice(recipe, configs, overrides)
             overrides = chosen(recipe, overrides)
         except COMPOSE_ERRORS as error:
-            fail(f"{recipe}: {error_line(error, overrides)}")
+            fail(f"{recipe}: {told_by(error_line(error, overrides), typed)}")
         if not sweep:
-            start(recipe, configs[0])
+            start(recipe, configs[0], typed)
     if sweep:
         if isinstance(configs[0], PipelineConfig):
             speak_as_typed([stage.name for stage in configs[0].stages])
@@ -200,7 +204,7 @@ def _call_hydra(recipe: str, flags: list[str], overrides: list[str], job: Callab
 def run_job(composed: DictConfig) -> None:
     """One job of a sweep, in a folder of its own within the sweep's; on a cluster this runs on the node."""
     job = HydraConfig.get().job
-    start(str(job.config_name), of_job(resolve(composed), job.num))
+    start(str(job.config_name), of_job(resolve(composed), job.num), {})
 
 
 def of_job(config: RunConfig, number: int) -> RunConfig:
@@ -222,7 +226,7 @@ def carry_out(config: RunConfig) -> None:
         execute(config)
 
 
-def start(recipe: str, config: RunConfig) -> None:
+def start(recipe: str, config: RunConfig, typed: Mapping[str, str]) -> None:
     """A user's mistake that only shows in the data or the models ends here in one line, anything else in a traceback.
 
     The tasks are imported only now: a mistake in a config is told before transformers is loaded.
@@ -234,7 +238,7 @@ def start(recipe: str, config: RunConfig) -> None:
     except UserError as error:
         if leave_with_launcher(error, is_user_error=True):
             end(USER_ERROR)
-        fail(f"{recipe}: {error}")
+        fail(f"{recipe}: {told_by(str(error), typed)}")
     except Preempted as stop:
         if leave_with_launcher(stop, is_user_error=True):  # the command that launched this process goes on from here
             end(EXIT_CODE)

@@ -101,11 +101,21 @@ TYPED: Mistakes = {
 VERBS: Mistakes = {
     "evaluate nothing": ("evaluate", ("needs a model", "--data FILE")),
     "evaluate without data": ("evaluate model", ("needs prompts", "--data FILE")),
-    "evaluate no model": ("evaluate modle --data prompts.jsonl", ("'modle'", "'model'")),
+    "evaluate no model": ("evaluate modle --data prompts.jsonl", ("MODEL: ", "'modle'", "'model'")),
     "evaluate on no file": (
         "evaluate model --data prompt.jsonl",
-        ("data.eval.path", "'prompt.jsonl'", "'prompts.jsonl'"),
+        ("--data: ", "'prompt.jsonl'", "'prompts.jsonl'"),
     ),
+    "evaluate by no reward model": ("evaluate model --data prompts.jsonl --reward judg", ("--reward: ", "'judge'")),
+    "evaluate by a policy": ("evaluate model --data prompts.jsonl --reward model", ("--reward must be", "'model'")),
+    "evaluate on no pairs": ("evaluate --reward judge --pairs pair.jsonl", ("--pairs: ", "'pairs.jsonl'")),
+    "evaluate with no judge": ("evaluate judg --pairs pairs.jsonl", ("MODEL: ", "'judge'")),
+    "evaluate two, one a judge": (
+        "evaluate model judge --data prompts.jsonl",
+        ("MODEL judge must be a language model", "'judge'"),
+    ),
+    "evaluate on an empty file": ("evaluate model --data empty.jsonl", ("--data must have", "'empty.jsonl'")),
+    "evaluate by a key": ("evaluate model --data prompts.jsonl reward=judg", ("reward: ", "'judge'")),
     "evaluate a file": ("evaluate pairs.jsonl --data prompts.jsonl", ("'pairs.jsonl'", "--data FILE")),
     "evaluate's flag": ("evaluate model --dat prompts.jsonl", ("--dat", "`alignment evaluate --help`")),
     "evaluate's key": ("evaluate model --data prompts.jsonl num_sample=1", ("'num_sample'", "'num_samples'")),

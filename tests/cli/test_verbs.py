@@ -171,17 +171,27 @@ def test_models_are_named_by_their_folders(tmp_path: Path) -> None:
     paths = [str(tmp_path / "dpo"), str(tmp_path / "dpo" / "model"), "org/Name-0.5B@main"]
     assert names_of(paths) == ["dpo", "dpo-2", "Name-0_5B"]
     assert names_of(["org/a-2", "org/a", "other/a"]) == ["a-2", "a", "a-3"]
+    assert names_of(["beta/0", "beta/1", "7", "a/nan"]) == ["beta-0", "beta-1", "model-7", "a-nan"]
+    assert names_of(["true", "modèle (2), neu", "模型", "model"]) == ["model-true", "modele_2_neu", "model", "model-2"]
+
+
+@pytest.mark.parametrize("folder", ["sweep/0", "nan", "true", "modèle (2), neu", "1e5", "model"])
+def test_a_model_may_have_any_name(alignment: Command, files: Path, folder: str) -> None:
+    """To where its files are asked for: the words of the command are read."""
+    (files / folder).mkdir(parents=True)
+    ended = alignment("evaluate", folder, "--data", "prompts.jsonl")
+    assert ended.err == [f"alignment: evaluate: MODEL must be the folder of a run or of a model, got {folder!r}"]
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     {
         "evaluate": "evaluate needs a model: alignment evaluate MODEL --data FILE, or --reward MODEL --pairs FILE",
-        "evaluate gone --data prompts.jsonl": "evaluate: runs.gone: no such file or folder, got 'gone'",
+        "evaluate gone --data prompts.jsonl": "evaluate: MODEL: no such file or folder, got 'gone'",
         "evaluate MODELS/small --pairs pairs.jsonl": "evaluate: --pairs FILE measures a reward model (--reward",
         "evaluate MODELS/small MODELS/qwen --pairs pairs.jsonl": "evaluate: --pairs FILE measures a reward model, w",
-        "evaluate MODELS/small MODELS/judge --data prompts.jsonl": "evaluate: runs.judge must be a language model, got",
-        "evaluate MODELS/small --data prompts.jsonl --reward MODELS/qwen": "evaluate: reward must be a reward model, g",
+        "evaluate MODELS/small MODELS/judge --data prompts.jsonl": "evaluate: MODEL judge must be a language",
+        "evaluate MODELS/small --data prompts.jsonl --reward MODELS/qwen": "evaluate: --reward must be a reward model,",
         "score": "score needs a reward model and a file of rows: alignment score MODEL FILE [--out FILE]",
         "score gone pairs.jsonl": "score: MODEL: no such file or folder, got 'gone'",
         "score MODELS/judge gone.jsonl": "score: FILE: no such file or folder, got 'gone.jsonl'",

@@ -1,7 +1,9 @@
 """The verb `evaluate`."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 from alignment.cli.parser import Parser, is_setting
 from alignment.user_error import fail
@@ -28,7 +30,8 @@ table is printed, and report.html, summary.json and scores.jsonl (a row for each
 def main(arguments: list[str]) -> None:
     parser = Parser("evaluate")
     parser.add_argument("words", nargs="*")
-    for flag in ("--data", "--reward", "--pairs"):
+    words = {"data.eval.path": "--data", "reward": "--reward", "pairs.eval.path": "--pairs"}
+    for flag in words.values():
         parser.add_argument(flag)
     given = parser.parse_intermixed_args(arguments)
 
@@ -41,6 +44,7 @@ def main(arguments: list[str]) -> None:
         fail(f"evaluate: MODEL must be a folder, got the file {file!r}; rows are named by --data FILE or --pairs FILE")
     if given.pairs is not None and given.reward is None and not named:
         given.reward, models = _reward_model_of(models, has_data=given.data is not None)
+        words["reward"] = "MODEL"
 
     if models and given.data is None and not any(word.lstrip("+").startswith("data") for word in own):
         fail("evaluate needs prompts for its models: --data FILE, held-out rows")
@@ -48,16 +52,18 @@ def main(arguments: list[str]) -> None:
     from alignment.cli.evaluation import RECIPE, as_typed, model_folder, set_to
     from alignment.cli.run import run_recipe
 
-    overrides = []
+    values = {  # key -> what it is set to, where its word is given
+        "data.eval.path": given.data,
+        "reward": None if given.reward is None else model_folder(given.reward),
+        "pairs.eval.path": given.pairs,
+    }
+    overrides = [set_to(key, value) for key, value in values.items() if value is not None]
+    typed = {key: word for key, word in words.items() if values[key] is not None}
     if models:
-        overrides.append(set_to("runs", dict(zip(names_of(models), models, strict=True))))
-    if given.data is not None:
-        overrides.append(set_to("data.eval.path", given.data))
-    if given.reward is not None:
-        overrides.append(set_to("reward", model_folder(given.reward)))
-    if given.pairs is not None:
-        overrides.append(set_to("pairs.eval.path", given.pairs))
-    run_recipe(RECIPE, [*overrides, *as_typed(own)], [], sweep=False)
+        names = names_of(models)
+        overrides.append(set_to("runs", dict(zip(names, models, strict=True))))
+        typed |= {f"runs.{name}": "MODEL" if len(models) == 1 else f"MODEL {name}" for name in names}
+    run_recipe(RECIPE, [*overrides, *as_typed(own)], [], sweep=False, typed=typed)
 
 
 def _reward_model_of(models: list[str], *, has_data: bool) -> tuple[str, list[str]]:
@@ -77,13 +83,24 @@ def _reward_model_of(models: list[str], *, has_data: bool) -> tuple[str, list[st
 
 
 def names_of(models: Sequence[str]) -> list[str]:
-    """What each is called in the table: its folder's name, or its run's; numbered where two have the same."""
+    """What each is called in the table: its folder's name, or its run's, and a sweep's job by both; numbered where two
+    have the same."""
     names: list[str] = []
     for model in models:
         path = Path(model.partition("@")[0].removeprefix("hf://")).expanduser()
-        own = path.resolve().name if path.exists() else path.name
-        name = (path.resolve().parent.name if own == "model" else own) or "model"
-        name = name.replace(".", "_")  # which would part a key in two
+        path = path.resolve() if path.exists() else path
+        name = _as_key(path.parent if path.name == "model" and path.parent.name else path)
         free = (f"{name}-{number}" for number in range(2, len(models) + 2))
         names.append(next(each for each in (name, *free) if each not in names))
     return names
+
+
+def _as_key(path: Path) -> str:
+    """Its name in the signs that a key may have; no number and no word of YAML's, as which it would be read."""
+    letters = normalize("NFKD", path.name).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^\w-]+", "_", letters).strip("_") or "model"
+    try:
+        float(name)
+    except ValueError:
+        return name if name.lower() not in ("true", "false", "null") else f"model-{name}"
+    return f"{_as_key(path.parent)}-{name}"
