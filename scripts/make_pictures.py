@@ -18,7 +18,7 @@ PICTURES = Path(__file__).parents[1] / "recipes" / "pictures"
 WIDTH = 96
 NO_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-ln-z]")  # what moves the cursor; what ends in m is colour
 LIGHT = {"currentColor": "#1f2328", "var(--muted)": "#59636e", "var(--grid)": "#d8dee4"}
-FIGURES = ("Comparison of models", "Training curves of ppo: Learned reward")  # by their labels in the report
+FIGURES = ("Comparison of models", "Training curves of ppo: reward, gold")  # by their labels in the report
 GAP = 12
 FRAME = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {terminal_width} {terminal_height}" \
 font-family="ui-monospace, Menlo, Consolas, monospace" font-size="{char_height}px">
