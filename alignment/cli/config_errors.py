@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from alignment.cli.entries import fields_of_entry
 from alignment.cli.overrides import quoted
 from alignment.cli.recipes import recipes, shipped
 from alignment.cli.spellings import VALUES, meant
@@ -27,6 +28,7 @@ SEVERAL = {  # what a list is meant for, and how it is spelled
 }
 OF_PRESETS = {"model": "model.path", "data": "data.train.path"}  # what a preset's group is taken for, and its key
 KEY = re.compile(r"[+~\w][\w.@:/-]*=", re.ASCII)
+MERGED = re.compile(r"^Error merging override \+{0,2}(?P<key>[\w.]+)=(?P<value>.*)")  # as Hydra says it
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
 
@@ -43,7 +45,7 @@ def explain(error: BaseException) -> str:
             mark = cause.problem_mark
             return f"{mark.name}:{mark.line + 1}: not YAML: {cause.problem}"
         if isinstance(cause, OmegaConfBaseException):
-            return _bad_key_or_value(cause)
+            return _bad_key_or_value(cause, _merged(error))
     message = _first_line(str(error))
     if message.startswith("Ambiguous value"):
         word = message.partition(" argument ")[2]
@@ -109,8 +111,17 @@ def _value_hint(value: str, options: list[str]) -> str:
     return nearest(VALUES[value] if VALUES.get(value) in options else value, options)
 
 
-def _bad_key_or_value(error: OmegaConfBaseException) -> str:
-    key = error.full_key or str(error.key)
+def _merged(error: BaseException) -> tuple[str, str | None]:
+    """(key, value) of the override that Hydra could not merge; ("", None) where it was something else."""
+    found = MERGED.search(str(error))
+    return ("", None) if found is None else (found["key"], found["value"])
+
+
+def _bad_key_or_value(error: OmegaConfBaseException, merged: tuple[str, str | None]) -> str:
+    key, given = error.full_key or str(error.key), error.value
+    if "." not in key and f".{key}." in f"{merged[0]}.":  # of a new entry, which stands alone as yet
+        key = merged[0][: f"{merged[0]}.".index(f".{key}.") + len(key) + 1]
+        given = merged[1] if key == merged[0] else given
     message = _first_line(error.msg or str(error))
     names = [field.name for field in fields(error.object_type)] if is_dataclass(error.object_type) else []
     if "not in" in message:
@@ -136,7 +147,7 @@ def _bad_key_or_value(error: OmegaConfBaseException) -> str:
         way = f"; one alone is written {key}=[{error.value}]" if error.value not in (None, "") else ""
         return f"{key} must be a list, got {error.value!r}{way}"
     if message.startswith("Invalid type assigned: dict"):  # OmegaConf makes no new entry of a typed mapping by its keys
-        return f"{key} is new here and must be given whole, in braces: {{{key}: {{...}}}}"
+        return f"{key} is new here and must be given whole, in braces: {key}={{...}}"
     if message.startswith("Cannot merge DictConfig with ListConfig"):
         way = next((f"; {spelled}" for start, spelled in SEVERAL.items() if key.startswith(start)), "")
         return f"{key} must hold keys and values, {{name: value}}, got a list{way}"
@@ -145,17 +156,12 @@ def _bad_key_or_value(error: OmegaConfBaseException) -> str:
     if message.startswith("Merge error: list is not a subclass of"):  # which names no key
         return f"data.train and data.eval must hold keys and values, got a list; {'; '.join(SEVERAL.values())}"
     if "is not a subclass of" in message:
-        group = get_type_hints(error.object_type).get(key.rpartition(".")[2]) if names else _entry_of(error)
-        inner = [field.name for field in fields(group)] if is_dataclass(group) else []
-        way = f"; did you mean {key}.path={error.value}?" if "path" in inner and isinstance(error.value, str) else ""
+        group = get_type_hints(error.object_type).get(key.rpartition(".")[2]) if names else None
+        inner = [field.name for field in fields(group)] if is_dataclass(group) else fields_of_entry(key)
+        way = f"; did you mean {key}.path={given}?" if "path" in inner and isinstance(given, str) else ""
         way = way or (f"; they are {', '.join(inner)}" if inner else "")
-        return f"{key} holds keys of its own, got {error.value!r}{way}"
+        return f"{key} holds keys of its own, got {given!r}{way}"
     return f"{key}: {message}"
-
-
-def _entry_of(error: OmegaConfBaseException) -> Any:
-    """What a mapping of names that the user gives has for each."""
-    return error.parent_node._metadata.element_type if isinstance(error.parent_node, DictConfig) else None
 
 
 def _first_line(text: str) -> str:

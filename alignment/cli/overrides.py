@@ -41,6 +41,12 @@ def readable(word: str, *, is_sweep: bool) -> str:
     return _rewritten(word)
 
 
+def is_sweep_of_values(word: str) -> bool:
+    """Whether the override has several values; one that cannot be read, which is told elsewhere, counts as such."""
+    parsed = _parsed(word)
+    return parsed is None or parsed.is_sweep_override()
+
+
 def _rewritten(word: str) -> str:
     """A list or a mapping, in the grammar's own words; in one of texts everything is a text."""
     key, _, value = word.partition("=")

@@ -69,7 +69,10 @@ COMMANDS = {
     "fraction": ("run tiny_dpo train.max_steps=1.5", "train.max_steps must be a whole number, got '1.5'"),
     "number": ("run tiny_dpo loss.beta=big", "loss.beta must be a number, got 'big'"),
     "bool": ("run tiny_dpo log.progress=maybe", "log.progress must be true or false, got 'maybe'"),
-    "new entry": ("run tiny_ppo reward.models.a.path=x", r"a is new here and must be given whole, in braces: \{a: \{"),
+    "new entry": (
+        "run tiny_ppo -m reward.models.a.weight=1,2",
+        r"reward\.models\.a is new here and must be given whole, in braces: reward\.models\.a=\{",
+    ),
     "key of an entry": (
         "run tiny_ppo reward.function=null reward.models={a:{pth:x}}",
         r"no such key 'reward.models.a.pth' \(did you mean 'path'\?\)",
@@ -228,7 +231,7 @@ VERBS = {  # another verb than run
     "inspect own.yaml": "no such verb 'inspect' (did you mean 'data inspect'?)",
     "evaluate a_run": "evaluate needs prompts for its models: --data FILE",
     "evaluate a_run own.yaml": "MODEL must be a folder, got the file 'own.yaml'; rows are named by --data FILE",
-    "evaluate empty --data own.yaml": "runs.empty must be the folder of a run or of a model, got 'empty'",
+    "evaluate empty --data own.yaml": "MODEL must be the folder of a run or of a model, got 'empty'",
     "chat empty": "MODEL must be the folder of a run or of a model, got 'empty'",
     "score own.yaml a_run": "MODEL must be a model's folder, got the file 'own.yaml'",
     "score a_run own.yaml --out empty": "score: --out must be a file, got the folder 'empty'",

@@ -180,6 +180,15 @@ def test_prompts_that_training_and_evaluation_share_are_counted(run: Callable[..
     assert "prompts of data.eval are in" not in out
 
 
+def test_sources_may_be_given_key_by_key(run: Callable[..., Any]) -> None:
+    words = ["data.eval.path=x.jsonl", "train.max_steps=2"]
+    whole, found = run("tiny_dpo", *MIX, *words)
+    keys = [f"data.train.mix.{name}.{key}" for name in ("a", "b") for key in ("path", "weight")]
+    given = [f"{key}={value}" for key, value in zip(keys, ["a.jsonl", 3, "b.jsonl", 1], strict=True)]
+    out, same = run("tiny_dpo", *given, *words, folder="keys")
+    assert same == found and "train: 16 rows (a 12, b 4)" in out and "train: 16 rows (a 12, b 4)" in whole
+
+
 MISTAKES = {
     "some weights": (
         ["data.train.mix.a={path: a.jsonl, weight: 3}", "data.train.mix.b={path: b.jsonl}"],
