@@ -32,10 +32,15 @@ def belong_to_launcher() -> None:
     if not is_ours():
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if sys.platform == "linux":
-        CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != int(os.environ[LAUNCHED_BY]):  # it was gone before we could ask
         os._exit(1)
+
+
+def die_with_parent() -> None:
+    """However that one ends."""
+    if sys.platform == "linux":
+        CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def end(code: int) -> NoReturn:

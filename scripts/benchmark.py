@@ -40,7 +40,8 @@ from alignment.config.batch import BatchConfig, Layout
 from alignment.config.data import ExampleKind
 from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches, Packer
-from alignment.data.load import Loaded, load_split
+from alignment.data.load import load_split
+from alignment.data.loaded import Loaded
 from alignment.data.pack import Batch
 from alignment.data.tokenize import Example
 from alignment.distributed.device import keep_freed_memory
@@ -202,7 +203,7 @@ class InOrder(Batches):
         return list(range(index * self.packer.config.size, (index + 1) * self.packer.config.size))
 
 
-def floor_step(method: str, hf: Any, examples: list[Example], setting: Setting) -> Step:
+def floor_step(method: str, hf: Any, examples: Sequence[Example], setting: Setting) -> Step:
     """Dense rows of the needed tokens and nothing else."""
     optimizer = torch.optim.AdamW(hf.parameters(), lr=1e-6, fused=True)
     frozen = deepcopy(hf).requires_grad_(False) if method == "dpo" else None

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 
 TRAINERS: dict[str, tuple[type, type]] = {
     "reward": (RewardConfig, RewardTrainer),

@@ -25,7 +25,8 @@ from alignment.data.detect import UnknownLayout
 from alignment.data.formats import parse
 from alignment.data.held_out import hold_out, num_prompts
 from alignment.data.layout import Laid, laid_out
-from alignment.data.load import Loaded, joined, load_source
+from alignment.data.load import load_source
+from alignment.data.loaded import Loaded, joined
 from alignment.data.margins import margin_from
 from alignment.data.read import read_each
 from alignment.data.records import DataError, Record

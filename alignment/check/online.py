@@ -23,7 +23,7 @@ from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineConfig
 from alignment.config.tasks import EvaluateConfig, RejectionConfig
 from alignment.data.batches import Batches, Packer
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.precision import precision_of

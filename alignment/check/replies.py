@@ -11,7 +11,7 @@ from alignment.check.text import completions_of, show
 from alignment.check.verdict import Grade, Verdict, graded
 from alignment.config.generation import GenerationConfig
 from alignment.data.batches import Batches
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.data.records import Record
 from alignment.data.tokenize import Example
 from alignment.generation.samples import Samples

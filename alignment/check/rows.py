@@ -13,7 +13,7 @@ from alignment.config.margin import MarginScale
 from alignment.data.json_rows import Row
 from alignment.data.labels import SINGLE_REPLIES
 from alignment.data.layout import laid_out
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.data.records import DataError
 from alignment.models.positions import max_positions
 

@@ -22,7 +22,7 @@ from alignment.config.supervised import ReferencedConfig, ScalarConfig
 from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches
 from alignment.data.ends import end_of_turn
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.data.pack import packed_length
 from alignment.data.tokenize import Example
 from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.check.verdict import Grade, Verdict
 from alignment.config.data import Template
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.data.records import Message, Record, Source
 from alignment.data.tokenize import Example
 from alignment.terminal import say, say_marked

@@ -100,7 +100,7 @@ class Unpacked(Sequence[Batch]):
 class Batches:
     """Examples, in which order they come, and how they are packed."""
 
-    examples: list[Example]
+    examples: Sequence[Example]
     packer: Packer
     seed: int
     portions: tuple[Portion, ...] = ()
@@ -138,7 +138,7 @@ class Batches:
         everything = {"": range(len(self.examples))}
         return spans({each.name: each.rows for each in self.portions}) if self.portions else everything
 
-    def one_step_of(self, examples: list[Example]) -> "Batches":
+    def one_step_of(self, examples: Sequence[Example]) -> "Batches":
         """Others, all of which make a step."""
         config = replace(self.packer.config, size=len(examples))
         return Batches(examples, replace(self.packer, config=config), self.seed)

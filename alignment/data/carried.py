@@ -1,6 +1,6 @@
 """Columns of prompts that functions ask for, to check a reply against: which they are, and that the rows have them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ class Carried:
     functions: Mapping[str, Asked]
     """By what their user knows them by, "reward.function=rules.correct"."""
 
-    def names(self, rows: Collection[Mapping[str, Any]], key: str) -> list[str]:
+    def names(self, rows: Iterable[Mapping[str, Any]], key: str) -> list[str]:
         """The columns of these rows that are asked for.
 
         Args:

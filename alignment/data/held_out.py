@@ -1,15 +1,17 @@
 """Which rows are held out of training, by their prompts; and which prompts training and evaluation have in common."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import xxhash
 
 from alignment.config.errors import ConfigError
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.data.mixture import spans
 from alignment.data.records import Record
+from alignment.data.sequences import chosen, column
 from alignment.data.tokenize import Truncation
 
 HASHES = 2**64
@@ -22,7 +24,7 @@ def hold_out(loaded: Loaded, fraction: float, seed: int) -> tuple[Loaded, Loaded
     Raises:
         ConfigError: all rows have one prompt, or a source has no row left to learn from.
     """
-    hashes = np.array([prompt_hash(record, seed) for record in loaded.records], dtype=np.uint64)
+    hashes = prompt_hashes(loaded.records, seed)
     prompts = np.unique(hashes)
     if len(prompts) < 2:
         raise ConfigError(f"data.eval.fraction must be null for data of one prompt, of all {len(hashes)} rows")
@@ -42,14 +44,21 @@ def hold_out(loaded: Loaded, fraction: float, seed: int) -> tuple[Loaded, Loaded
 
 
 def num_prompts(loaded: Loaded) -> int:
-    return len({prompt_hash(record, 0) for record in loaded.records})
+    return len(np.unique(prompt_hashes(loaded.records, 0)))
 
 
 def num_shared_prompts(train: Loaded, held_out: Loaded) -> tuple[int, int]:
     """How many prompts of the held-out rows are in the training rows too, and how many they have; texts without a
     prompt count by themselves."""
-    asked = {prompt_hash(record, 0) for record in held_out.records}
-    return len(asked & {prompt_hash(record, 0) for record in train.records}), len(asked)
+    asked = np.unique(prompt_hashes(held_out.records, 0))
+    return int(np.isin(asked, prompt_hashes(train.records, 0)).sum()), len(asked)
+
+
+def prompt_hashes(records: Sequence[Record], seed: int) -> np.ndarray:
+    """[records] uint64."""
+    if seed:
+        return np.array([prompt_hash(record, seed) for record in records], dtype=np.uint64)
+    return column(records, "prompt_hash", lambda record: prompt_hash(record, 0)).astype(np.uint64)
 
 
 def prompt_hash(record: Record, seed: int) -> int:
@@ -61,10 +70,10 @@ def prompt_hash(record: Record, seed: int) -> int:
 
 def _rows_at(loaded: Loaded, mask: np.ndarray) -> Loaded:
     """The rows where the mask holds, with what happened as all of them were read."""
-    rows = np.flatnonzero(mask).tolist()
+    rows = np.flatnonzero(mask)
     return replace(
         loaded,
-        records=[loaded.records[row] for row in rows],
-        examples=[loaded.examples[row] for row in rows],
+        records=chosen(loaded.records, rows),
+        examples=chosen(loaded.examples, rows),
         sources={name: int(mask[span.start : span.stop].sum()) for name, span in spans(loaded.sources).items()},
     )

@@ -1,22 +1,30 @@
 """A split of the data to examples: read, parse, render, encode. What was skipped or cut is counted and said."""
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, Template, each_source
+from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, each_source
 from alignment.config.errors import ConfigError
 from alignment.data.carried import NOTHING, Carried
 from alignment.data.checks import signs_of
 from alignment.data.layout import Laid, laid_out
+from alignment.data.loaded import Loaded, joined, known
+from alignment.data.parallel import cores, in_order
 from alignment.data.records import DataError, GradeError, LayoutError, Record, Source
+from alignment.data.row_key import key_of
 from alignment.data.row_reader import RowReader
 from alignment.data.tokenize import Example, Truncation
 from alignment.terminal import progress, say
 from alignment.toy import ToyError, demonstrations, pairs, prompts, scored, stepwise
 
+CHUNK = 1000  # rows that a process reads at a time
 TOY_ROWS = {
     ExampleKind.demonstrations: demonstrations,
     ExampleKind.pairs: pairs,
@@ -26,90 +34,6 @@ TOY_ROWS = {
     ExampleKind.prompts: prompts,
 }
 TOY_SEED = 0
-# With which a prompt begins that a template has laid out already; a tokenizer's own control tokens are refused.
-LAID_OUT = re.compile(
-    r"\s*(<s>\s*)?(<\|im_start\|>|<\|begin_of_text\|>|<\|start_header_id\|>|<start_of_turn>|<bos>|\[INST\]"
-    r"|<\|(user|system)\|>|Human:(?=[\s\S]*\n\nAssistant:))|\n\nHuman:"
-)
-
-
-@dataclass(slots=True)
-class Loaded:
-    """A split, row by row, and what happened on the way."""
-
-    records: list[Record]
-    examples: list[Example]
-    skipped: list[DataError]
-    truncation: Truncation
-    sources: dict[str, int] = field(default_factory=dict)  # name -> rows, in their order; {}: one, without a name
-    without_calls: int = 0  # dialogues
-    given_system: int = 0  # dialogues that begin with data.system
-    weighted: int = 0  # prompts with a `weight`, which only rows that are learned from have
-
-    def summary(self, name: str) -> str:
-        """One line for the terminal."""
-        of_each = ", ".join(f"{source} {rows}" for source, rows in self.sources.items())
-        parts = [f"{name}: {len(self.examples)} rows" + (f" ({of_each})" if of_each else "")]
-        if self.skipped:
-            parts.append(f"{len(self.skipped)} bad rows skipped (first: {self.skipped[0]})")
-        for what, count in (("prompts", self.truncation.prompts), ("completions", self.truncation.completions)):
-            if count:
-                parts.append(f"{count} {what} truncated")
-        if self.truncation.steps:
-            parts.append(f"{self.truncation.steps} steps beyond data.max_length, with their labels")
-        labels = {label for example in self.examples for label in example.labels}
-        if len(labels) == 1 and name == "train":
-            parts.append(f"all labels alike, {labels.pop()}: there is no difference to learn")
-        if twice := self.laid_out_twice():
-            parts.append(twice)
-        if self.without_calls:
-            parts.append(
-                f"{self.without_calls} dialogues without their `tool_calls`, which the chat template leaves out"
-            )
-        if self.given_system:
-            parts.append(f"{self.given_system} rows begin with data.system")
-        if self.weighted:
-            parts.append(f"{self.weighted} prompts with a `weight`, which is not read: prompts count alike")
-        dropped = sum(record.dropped > 0 for record in self.records)
-        if dropped:
-            parts.append(f"{dropped} dialogues without their last turns, which have no reply")
-        return ", ".join(parts)
-
-    def laid_out_twice(self) -> str:
-        """How many prompts begin as another family's template has them, and the way out; "" where none does."""
-        found = [(record.source, mark) for record in self.records if (mark := _laid_out(record))]
-        if not found:
-            return ""
-        first, mark = found[0]
-        what = f"{len(found)} prompts begin as another template has them (first: {first}, {mark!r})"
-        way = "data.template=none takes texts as they are, data.format=hh whole dialogues of Human: and Assistant:"
-        return f"{what} and are laid out once more ({way})"
-
-
-def joined(sources: Mapping[str, Loaded]) -> Loaded:
-    """Several sources as one split, each behind the one before it."""
-    of_all = sources.values()
-    return Loaded(
-        records=[record for loaded in of_all for record in loaded.records],
-        examples=[example for loaded in of_all for example in loaded.examples],
-        skipped=[error for loaded in of_all for error in loaded.skipped],
-        truncation=Truncation(
-            prompts=sum(loaded.truncation.prompts for loaded in of_all),
-            completions=sum(loaded.truncation.completions for loaded in of_all),
-            steps=sum(loaded.truncation.steps for loaded in of_all),
-        ),
-        sources={name: len(loaded.examples) for name, loaded in sources.items()},
-        without_calls=sum(loaded.without_calls for loaded in of_all),
-        given_system=sum(loaded.given_system for loaded in of_all),
-        weighted=sum(loaded.weighted for loaded in of_all),
-    )
-
-
-def _laid_out(record: Record) -> str:
-    """The mark of another family with which the first question begins; "" where it does not."""
-    asked = next((turn["content"] for turn in record.prompt if turn["role"] == "user"), "")
-    found = LAID_OUT.match(asked) if record.template is Template.chat else None
-    return found[0].strip() if found else ""
 
 
 def load_split(
@@ -157,16 +81,113 @@ def load_source(
     """
     need = ExampleKind(need)  # a word from a loop of somebody's own is one too
     _require_use(config, need, part)
-    found = _rows(f"{part}.{name}", source, config, need)
-    if found is None:
+    if _rows(f"{part}.{name}", source, config, need, say) is None:
         return None
-    rows = list(found)
-    columns = carried.names([row for _, row, _ in rows if not isinstance(row, DataError)], f"{part}.{name}")
-    separator = config.step_separator if need is ExampleKind.steps else ""
-    signs = signs_of(tokenizer, config.template, separator, f"{part}.step_separator")
-    loaded = Loaded([], [], [], Truncation())
-    read = RowReader(config, tokenizer, need, part, signs, columns, loaded.truncation)
-    for at, row, format in progress(rows, f"reading {name}"):
+    reading = Reading(f"{part}.{name}", source, config, tokenizer, need, part, carried)
+    loaded = reading.kept() or reading.whole()
+    if not loaded.examples:
+        first = f" (first: {loaded.skipped[0]})" if loaded.skipped else ""
+        raise ConfigError(f"{part}.{name}.path must have at least one good row, got {source.path!r}{first}")
+    return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Of the rows of one source."""
+
+    key: str
+    source: SourceConfig
+    config: DataConfig
+    tokenizer: PreTrainedTokenizerBase
+    need: ExampleKind
+    part: str
+    carried: Carried
+
+    @property
+    def title(self) -> str:
+        return f"reading {self.key.removeprefix(f'{self.part}.')}"
+
+    def laid(self, tell: Callable[[str], object]) -> Iterator[Laid]:
+        return _rows(self.key, self.source, self.config, self.need, tell) or iter(())
+
+    def whole(self) -> Loaded:
+        """All of them in memory, as those of a small file are."""
+        rows = list(self.laid(say))
+        read = self.reader([row for _, row, _ in rows if not isinstance(row, DataError)])
+        return read_rows(progress(rows, self.title), read)
+
+    def reader(self, rows: Iterable[Mapping[str, Any]]) -> RowReader:
+        """`rows`: all of them, of which prompts carry columns."""
+        columns = self.carried.names(rows, self.key)
+        separator = self.config.step_separator if self.need is ExampleKind.steps else ""
+        signs = signs_of(self.tokenizer, self.config.template, separator, f"{self.part}.step_separator")
+        return RowReader(self.config, self.tokenizer, self.need, self.part, signs, columns, Truncation())
+
+    def kept(self) -> Loaded | None:
+        """Those of a large file, read once by several processes and mapped; None of a small one, and where they cannot
+        be kept, which is said."""
+        key = key_of(self.source, self.config, self.tokenizer, self.need, self.carried)
+        if key is None:
+            return None
+        from alignment.data.row_cache import UnwritableError, kept_rows, place_of  # not above: pyarrow takes its time
+
+        told: list[str] = []
+        counted: list[Loaded] = []
+        try:
+            place = place_of([self.key, self.part, *key])
+            with closing(self._batches(told, counted)) as batches:
+                records, examples, (lines, loaded) = kept_rows(place, batches, lambda: (told, _sum(counted)))
+        except UnwritableError as error:
+            say(f"{self.key}: the rows cannot be kept, each process reads them by itself ({error})")
+            return None
+        if not told:  # by the process that has read them, which is another or an earlier one
+            for line in lines:
+                say(line)
+        return replace(loaded, records=records, examples=examples)
+
+    def _batches(self, told: list[str], counted: list[Loaded]) -> Generator[Any, None, None]:
+        """The rows as batches of a table, in order; what is told of the files is noted, and what is counted of a batch.
+        Each row is read twice: first of all for what is wrong with a file, or with all of its rows."""
+
+        def tell(line: str) -> None:
+            told.append(line)
+            say(line)
+
+        first = self.laid(tell)
+        read = self.reader(row for _, row, _ in first if not isinstance(row, DataError))
+        deque(first, maxlen=0)
+        chunks = enumerate(_chunks(self.laid(lambda line: None)))
+        for batch, of_batch in progress(in_order(chunks, partial(as_counted, read), cores()), self.title):
+            counted.append(of_batch)
+            yield batch
+
+
+def _chunks(rows: Iterator[Laid]) -> Iterator[list[Laid]]:
+    while chunk := list(islice(rows, CHUNK)):
+        yield chunk
+
+
+def as_counted(read: RowReader, chunk: tuple[int, list[Laid]]) -> tuple[Any, Loaded]:
+    from alignment.data.row_cache import as_table
+
+    number, rows = chunk
+    loaded = read_rows(rows, replace(read, truncation=Truncation()), is_first=number == 0)
+    return as_table(loaded.records, loaded.examples), replace(loaded, records=[], examples=[])
+
+
+def _sum(counted: list[Loaded]) -> Loaded:
+    return replace(joined({str(number): each for number, each in enumerate(counted)}), sources={})
+
+
+def read_rows(rows: Iterable[Laid], read: RowReader, *, is_first: bool = True) -> Loaded:
+    """is_first: whether no row has been read before these.
+
+    Raises:
+        as `load_split`.
+    """
+    records, examples = list[Record](), list[Example]()
+    loaded = Loaded(records, examples, [], read.truncation)
+    for at, row, format in rows:
         try:
             if isinstance(row, DataError):
                 raise row
@@ -174,22 +195,19 @@ def load_source(
         except DataError as error:
             if isinstance(error, GradeError):
                 raise
-            if config.on_bad_row is BadRow.error:
+            if read.config.on_bad_row is BadRow.error:
                 # Where no row before it could be read, another layout is likelier than a bad row.
-                is_odd = bool(loaded.examples) or not isinstance(error, LayoutError)
-                way = f"; {part}.on_bad_row=skip leaves such rows out" if is_odd else ""
+                is_odd = bool(examples) or not is_first or not isinstance(error, LayoutError)
+                way = f"; {read.part}.on_bad_row=skip leaves such rows out" if is_odd else ""
                 raise type(error)(error.source, error.what + way) from error.__cause__
             loaded.skipped.append(error)
             continue
         loaded.given_system += made.was_given_system
         loaded.without_calls += made.lost_calls
         loaded.weighted += made.has_unread_weight
-        loaded.records += made.records
-        loaded.examples += made.examples
-    if not loaded.examples:
-        first = f" (first: {loaded.skipped[0]})" if loaded.skipped else ""
-        raise ConfigError(f"{part}.{name}.path must have at least one good row, got {source.path!r}{first}")
-    return loaded
+        records += made.records
+        examples += made.examples
+    return replace(loaded, **known(records, examples))
 
 
 def _require_use(config: DataConfig, need: ExampleKind, part: str) -> None:
@@ -208,9 +226,11 @@ def _require_use(config: DataConfig, need: ExampleKind, part: str) -> None:
         raise ConfigError(f"{rule}, got {config.step_separator!r}")
 
 
-def _rows(key: str, source: SourceConfig, config: DataConfig, need: ExampleKind) -> Iterator[Laid] | None:
+def _rows(
+    key: str, source: SourceConfig, config: DataConfig, need: ExampleKind, tell: Callable[[str], object]
+) -> Iterator[Laid] | None:
     if config.format is not Format.toy:
-        return None if source.path is None else laid_out(source, config, need, key, say)
+        return None if source.path is None else laid_out(source, config, need, key, tell)
     if source.limit is None:
         return None
     split = key.rpartition(".")[2]

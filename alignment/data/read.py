@@ -48,12 +48,22 @@ def read_each(path: str | Path) -> Iterator[tuple[Source, Row | DataError]]:
     """
     on_hub = pinned_name(path, Kind.data)
     if on_hub is not None:
-        return _split(on_hub.rows(), sorted(located(path, Kind.data).iterdir()))
-    found = matched(str(path))
-    files = [file for each in found for file in _files(Path(each), whole=not is_pattern(str(path)))]
+        return _split(on_hub.rows(), files_of(path))
+    return chain.from_iterable([_rows(file) for file in files_of(path)])
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """What `read_each` reads, in order: files, and folders of `Dataset.save_to_disk`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if pinned_name(path, Kind.data) is not None:
+        return sorted(located(path, Kind.data).iterdir())
+    files = [file for each in matched(str(path)) for file in _files(Path(each), whole=not is_pattern(str(path)))]
     if not files:
         raise UserError(f"{path}: no file matches")
-    return chain.from_iterable([_rows(file) for file in files])
+    return files
 
 
 def _split(name: str, files: list[Path]) -> Iterator[tuple[Source, Row | DataError]]:

@@ -44,6 +44,11 @@ class Example:
     weight: float = 1.0  # what the row counts in the mean of a loss
 
 
+def row_length(example: Example) -> int:
+    """Tokens of the prompt with the longest of its completions."""
+    return len(example.prompt_ids) + max(map(len, example.completion_ids), default=0)
+
+
 @dataclass(slots=True)
 class Truncation:
     """How much was cut so far."""

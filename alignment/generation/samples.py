@@ -133,8 +133,8 @@ def places_of(count: int) -> range:
 def sample(
     generator: Generator,
     engine: Engine | FrozenEngine,
-    records: list[Record],
-    examples: list[Example],
+    records: Sequence[Record],
+    examples: Sequence[Example],
     *,
     replies: int,
     seed: int,

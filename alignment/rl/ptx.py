@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from alignment.config.online import PPOConfig
 from alignment.data.batches import Batches, Packer
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.losses import CrossEntropyLoss
 from alignment.training.objectives import SFT
 from alignment.training.setup import train_batches

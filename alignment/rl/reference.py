@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.distributed import DistributedConfig
 from alignment.config.online import OnlineDPOConfig
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.data.pack import Batch
 from alignment.distributed.frozen import shard_frozen
 from alignment.models.adapters import adapter_off, lora_layers

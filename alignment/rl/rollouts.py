@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from alignment.config.data import ExampleKind
 from alignment.config.online import OnlineConfig
 from alignment.data.batches import Batches
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.data.mixture import spans
 from alignment.distributed.engine import Engine
 from alignment.generation.diagnostics import derived, standard_errors

@@ -8,7 +8,7 @@ import numpy as np
 from alignment.config.errors import UserError
 from alignment.config.tasks import EvaluateConfig
 from alignment.data.chat import written
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.data.records import Message, Record, Source
 from alignment.data.tokenize import Truncation
 from alignment.generation.generate import TransformersGenerator, end_ids

@@ -1,5 +1,6 @@
 """Who replies in an evaluation: each run's model, with its own tokenizer and chat template."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,7 +13,8 @@ from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import ConfigError, error_prefix
 from alignment.config.model import ModelConfig
 from alignment.config.tasks import EvaluateConfig
-from alignment.data.load import Loaded, load_split
+from alignment.data.load import load_split
+from alignment.data.loaded import Loaded
 from alignment.data.records import DataError, Source
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import pick_device, sum_over_ranks
@@ -131,7 +133,7 @@ class ComparedPolicy:
         ]
         return self.summed_logprobs(examples, temperature=temperature)
 
-    def summed_logprobs(self, examples: list[Example], *, temperature: float = 1.0) -> torch.Tensor:
+    def summed_logprobs(self, examples: Sequence[Example], *, temperature: float = 1.0) -> torch.Tensor:
         """[G] float64 on the CPU, nats: of the learned tokens of each one's one completion. All processes together."""
         engine = self.engine
         table = torch.zeros(len(examples), device=engine.device, dtype=torch.float64)

@@ -10,7 +10,7 @@ from typing import Any
 
 from alignment.config.hub import located
 from alignment.config.tasks import EvaluateConfig
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.distributed.collectives import is_main
 from alignment.evaluate.alarms import raised
 from alignment.evaluate.results import Evaluation, MethodResult, TrainingRun

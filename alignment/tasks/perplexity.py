@@ -11,7 +11,8 @@ from alignment.config.data import BadRow, DataConfig, ExampleKind
 from alignment.config.errors import ConfigError, UserError, error_prefix
 from alignment.config.sources import Format
 from alignment.config.tasks import EvaluateConfig
-from alignment.data.load import Loaded, load_split
+from alignment.data.load import load_split
+from alignment.data.loaded import Loaded
 from alignment.evaluate.results import CompletionsResult
 from alignment.runs.scores import text_id
 from alignment.tasks.compared import ComparedPolicy, ComparedRun, only

@@ -20,7 +20,7 @@ from alignment.config.errors import error_prefix, require
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
 from alignment.config.ppo import AdvantageEstimator
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.generation.gold import build_gold
 from alignment.generation.samples import Samples
 from alignment.losses import Mean

@@ -11,7 +11,7 @@ from alignment.config.data import ExampleKind
 from alignment.config.errors import UserError
 from alignment.config.tasks import RejectionConfig
 from alignment.data.checks import signs_of
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.distributed.collectives import is_main
 from alignment.distributed.frozen import FrozenEngine, frozen_engine
 from alignment.distributed.sharded import placement_of

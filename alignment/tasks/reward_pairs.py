@@ -9,7 +9,8 @@ from alignment.config.model import ModelConfig
 from alignment.config.sources import Format
 from alignment.config.tasks import EvaluateConfig
 from alignment.data.layout import laid_out
-from alignment.data.load import Loaded, load_split
+from alignment.data.load import load_split
+from alignment.data.loaded import Loaded
 from alignment.data.records import DataError, Message
 from alignment.evaluate.pairs import COLUMNS
 from alignment.evaluate.results import RewardModelResult

@@ -9,7 +9,7 @@ from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import error_prefix, require
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.run import TrainingConfig
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_frozen_language_model

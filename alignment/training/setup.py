@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.batch import BatchConfig
@@ -14,8 +15,11 @@ from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.carried import NOTHING, Carried
 from alignment.data.held_out import hold_out, num_prompts, num_shared_prompts
-from alignment.data.load import Loaded, load_split
+from alignment.data.load import load_split
+from alignment.data.loaded import Loaded
 from alignment.data.mixture import portions, weights_of
+from alignment.data.sequences import column
+from alignment.data.tokenize import row_length
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import Engine, TorchEngine
@@ -124,9 +128,10 @@ def say_split(loaded: Loaded | None, name: str) -> Loaded | None:
 
 def say_weights(splits: Sequence[Loaded | None]) -> None:
     """That rows count unequally, where they do."""
-    weights = [example.weight for loaded in splits if loaded is not None for example in loaded.examples]
-    if set(weights) != {1.0}:
-        say(f"rows count {min(weights):g} to {max(weights):g} in the loss, each by its `weight`")
+    found = [column(each.examples, "weight", lambda example: example.weight) for each in splits if each is not None]
+    weights = np.concatenate(found)
+    if (weights != 1.0).any():
+        say(f"rows count {weights.min():g} to {weights.max():g} in the loss, each by its `weight`")
 
 
 def require_positions(
@@ -142,9 +147,10 @@ def require_positions(
         ConfigError: it is beyond a table of positions.
     """
     known = max_positions(config_of(model))
-    examples = [example for loaded in splits if loaded is not None for example in loaded.examples]
-    lengths = [len(each.prompt_ids) + max([new_tokens, *map(len, each.completion_ids)]) for each in examples]
-    longest = max(lengths, default=0)
+    examples = [loaded.examples for loaded in splits if loaded is not None and loaded.examples]
+    prompts = [column(each, "prompt_length", lambda example: len(example.prompt_ids)).max() for each in examples]
+    rows = [column(each, "row_length", row_length).max() for each in examples]
+    longest = int(max([prompt + new_tokens for prompt in prompts] + rows, default=0))
     if known.switch is not None and longest > known.switch:
         what = f"{longest} tokens in a row ({part}.max_length={data.max_length}) change what the model makes of shorter"
         say(f"{what} rows beside it in a batch, as its RoPE turns otherwise beyond {known.switch}")

@@ -10,7 +10,8 @@ from alignment.config.data import BadRow, DataConfig, EvalSource, ExampleKind, F
 from alignment.config.errors import ConfigError
 from alignment.config.sources import MixedSource, NamedSource
 from alignment.data.held_out import hold_out, num_prompts, num_shared_prompts
-from alignment.data.load import Loaded, load_split
+from alignment.data.load import load_split
+from alignment.data.loaded import Loaded
 
 
 def pair(prompt: str, number: int = 0) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from alignment.config.errors import ConfigError, UserError
 from alignment.config.margin import MarginConfig, MarginScale
 from alignment.config.sources import Format, MixedSource, TrainSource
 from alignment.data.detect import format_of
-from alignment.data.load import Loaded, load_split
+from alignment.data.load import load_split
+from alignment.data.loaded import Loaded
 from alignment.data.records import DataError, GradeError
 
 Load = Callable[..., Loaded]

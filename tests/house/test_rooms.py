@@ -33,7 +33,7 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "config": {"losses"},
     "runs": {"config"},
     "hub": {"config", "data"},  # which commits names stand for, and their files; what tables a split has, data knows
-    "data": {"config", "toy"},
+    "data": {"config", "toy", "runs"},  # what files hold, and files that are there whole or not at all
     "distributed": {"config", "runs"},
     "models": {"config", "data", "distributed", "toy"},
     "training": {"config", "losses", "runs", *LIBRARY},

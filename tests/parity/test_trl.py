@@ -27,7 +27,8 @@ from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.margin import MarginConfig, MarginScale
 from alignment.config.model import ModelConfig
 from alignment.data.batches import Batches, Packer
-from alignment.data.load import Loaded, load_split
+from alignment.data.load import load_split
+from alignment.data.loaded import Loaded
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
 from alignment.losses import CPOLoss, DPOLoss, MarginRankingLoss, ORPOLoss, ORPONll, SimPOLoss

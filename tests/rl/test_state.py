@@ -13,7 +13,7 @@ from alignment.config.ppo import PPOUpdateConfig, PtxConfig
 from alignment.config.reward import RewardShapingConfig
 from alignment.config.train import TrainConfig
 from alignment.data.batches import Packer
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.data.records import Source
 from alignment.data.tokenize import Example, Truncation
 from alignment.rl.ptx import Ptx, build_ptx

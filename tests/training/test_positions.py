@@ -13,7 +13,7 @@ from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
 from alignment.config.tasks import EvaluateConfig
-from alignment.data.load import Loaded
+from alignment.data.loaded import Loaded
 from alignment.data.records import Source
 from alignment.data.tokenize import Example, Truncation
 from alignment.models.init import config_of
