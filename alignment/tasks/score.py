@@ -15,6 +15,7 @@ from alignment.data.load import load_split
 from alignment.data.records import DataError, Source
 from alignment.evaluate.metrics import pair_accuracy
 from alignment.generation.score import reward_model_scorer
+from alignment.models.tokenizer import prepare_tokenizer
 from alignment.tasks.max_tokens import with_max_tokens
 from alignment.terminal import say
 from alignment.training.setup import require_positions, say_split
@@ -28,17 +29,20 @@ def score(config: EvaluateConfig) -> Iterator[str]:
     Raises:
         UserError: there is no reward model, or a row has no reply that could be scored; names file and line.
     """
-    rows, config = _rows(config), with_max_tokens(config)
     assert config.reward is not None  # the verb has seen to it
+    rows = _rows(config)
     kind = _kind(rows)
     trusted = config.trust_remote_code
-    scorer = reward_model_scorer(config.reward, config.batch, config.distributed, key="reward", trusted=trusted)
+    settings = ModelConfig(path=config.reward, trust_remote_code=trusted)
+    with error_prefix("reward"):
+        tokenizer = prepare_tokenizer(settings)
     data = replace(config.pairs, learn=Learn.last) if kind is ExampleKind.demonstrations else config.pairs
-    loaded = say_split(load_split("eval", data, scorer.reader.tokenizer, kind, part="pairs"), "rows")
+    loaded = say_split(load_split("eval", data, tokenizer, kind, part="pairs"), "rows")
     assert loaded is not None
     with error_prefix("reward"):
-        settings = ModelConfig(path=config.reward, trust_remote_code=trusted)
         require_positions(settings, [loaded], config.pairs, part="pairs")
+    batch = with_max_tokens(config).batch  # when the rows are found good, so that a mistake in them stands alone
+    scorer = reward_model_scorer(config.reward, batch, config.distributed, key="reward", trusted=trusted)
     scores = scorer.score_examples(loaded.examples, describe="scoring").tolist()
     names = PAIR if kind is ExampleKind.pairs else ("score",)
     replaced = [name for name in names if any(name in own_columns(rows[example.source]) for example in loaded.examples)]
