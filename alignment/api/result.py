@@ -1,6 +1,5 @@
 """What a run has left, for whoever goes on with it in the same program."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from alignment.config.errors import UserError
 from alignment.config.folders import MODEL_FILE, read_json
 from alignment.runs.folder import RunFolder
+from alignment.runs.notes import read_note
 from alignment.runs.rows import read_rows
 
 
@@ -36,7 +36,7 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """What an evaluation or a selection has found, with its intervals; None of other runs."""
         path = RunFolder(self.folder).summary
-        return json.loads(path.read_bytes()) if path.exists() else None
+        return read_note(path) if path.exists() else None
 
     def load(self, **settings: Any) -> tuple[Any, Any]:
         """The trained model and its tokenizer, by transformers: `model, tokenizer = run.load(dtype="bfloat16")`.

@@ -1,6 +1,5 @@
 """The verb `compare`: runs side by side, a column each."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from alignment.overview.paired import differences, evaluated
 from alignment.overview.status import Status, read_status
 from alignment.overview.steered import steered
 from alignment.runs.folder import RunFolder
+from alignment.runs.notes import read_note
 from alignment.runs.settings import differing, runs_in, task_of
 from alignment.user_error import fail
 
@@ -85,7 +85,7 @@ def _settings_rows(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 def _steered_rows(found: list[Status]) -> dict[str, list[str]]:
     """The keys that were changed on the way."""
-    changed = [steered(status.folder) for status in found]
+    changed = [steered(status.history) for status in found]
     keys = dict.fromkeys(key for each in changed for key in each)
     return {f"steered {key}": [each.get(key, "-") for each in changed] for key in keys}
 
@@ -113,7 +113,7 @@ def _figures(folder: Path) -> dict[str, str]:
     """
     path = RunFolder(folder).summary
     try:
-        found = json.loads(path.read_bytes()) if path.exists() else {}
+        found = read_note(path)
         methods = {
             f"{each['name']} {score}": each[score]
             for each in found.get("methods", [])
@@ -124,7 +124,7 @@ def _figures(folder: Path) -> dict[str, str]:
         if "accuracy" in judged:
             methods["reward model accuracy"] = judged["accuracy"]
         return {name: _interval(value) for name, value in methods.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error})") from error
 
 

@@ -28,7 +28,7 @@ def page(status: Status, *, every: bool) -> Iterator[str]:
         yield f"  job       {status.job}, which Slurm does not know any more"
     left = status.seconds_left(time.time())
     yield f"  step      {status.steps()}{'' if left is None else f', about {duration(left)} left'}"
-    yield from (f"  steered   {key} {words}" for key, words in steered(status.folder).items())
+    yield from (f"  steered   {key} {words}" for key, words in steered(status.history).items())
     if status.rows:
         yield from _metrics(status)
     yield from (f"  {name:<9} {rest}" for name, _, rest in (line.partition(": ") for line in _left(status)))

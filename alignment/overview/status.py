@@ -1,6 +1,5 @@
 """How far a run is, from its folder and, where it was submitted, from Slurm."""
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from alignment.config.errors import UserError
 from alignment.config.metrics import EVAL
 from alignment.runs.claim import Life, Owner, life_of
 from alignment.runs.folder import RunFolder
+from alignment.runs.notes import read_note
 from alignment.runs.rows import Row, read_rows
 from alignment.runs.settings import settings_of
 from alignment.slurm import commands
@@ -31,6 +31,7 @@ class Status:
     """Of the process that writes the folder; None: there is none."""
     rows: tuple[Row, ...] = ()
     """Of metrics.jsonl."""
+    history: tuple[dict[str, Any], ...] = ()
     num_steps: int | None = None
     is_started: bool = False
     is_finished: bool = False
@@ -115,10 +116,11 @@ def read_status(folder: Path) -> Status:
         known=known,
         life=life_of(folder),
         rows=tuple(read_rows(files.metrics)) if files.metrics.exists() else (),
+        history=tuple(files.noted()),
         num_steps=_num_steps(files, settings),
         is_started=files.started.exists(),
         is_finished=files.finished.exists(),
-        stopped=str(_noted(files.finished).get("stopped", "")),
+        stopped=str(read_note(files.finished).get("stopped", "")),
         written=files.metrics.stat().st_mtime if files.metrics.exists() else None,
         trouble=trouble,
     )
@@ -126,23 +128,12 @@ def read_status(folder: Path) -> Status:
 
 def _num_steps(files: RunFolder, settings: dict[str, Any]) -> int | None:
     """As the run has noted it, which knows the rows of its epochs; before, what its config says."""
-    noted = _noted(files.progress).get("num_steps")
+    noted = read_note(files.progress).get("num_steps")
     if isinstance(noted, int):
         return noted
     train = settings.get("train")
     asked = train.get("max_steps") if isinstance(train, dict) else None
     return asked if isinstance(asked, int) else None
-
-
-def _noted(path: Path) -> dict[str, Any]:
-    """Raises:
-    UserError: the file is damaged.
-    """
-    try:
-        noted = json.loads(path.read_bytes()) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
-    return noted if isinstance(noted, dict) else {}
 
 
 def ago(then: float) -> str:

@@ -10,6 +10,7 @@ from alignment.config.hub import HubName
 from alignment.config.inputs import hub_names
 from alignment.config.run import RunConfig
 from alignment.runs.fingerprint import Change
+from alignment.runs.settings import settings_of
 from alignment.runs.steering import Group
 
 
@@ -29,11 +30,16 @@ def require_same_commits(written: Path, config: RunConfig, changes: list[Change]
 
 
 def moved(written: Path, config: RunConfig) -> list[tuple[str, str, HubName]]:
-    """(key, commit there, name here) of every input whose commit is another."""
-    if not written.is_file():
+    """(key, commit there, name here) of every input whose commit is another.
+
+    Raises:
+        UserError: the config that was written is damaged.
+    """
+    named = list(hub_names(config))
+    if not named or not written.is_file():
         return []
-    earlier, found = OmegaConf.load(written), []
-    for key, _, name in hub_names(config):
+    earlier, found = OmegaConf.create(settings_of(written.parent)), []
+    for key, _, name in named:
         was = OmegaConf.select(earlier, key)
         same, at, commit = str(was).rpartition("@")
         if at and same == str(replace(name, revision=None)) and commit != name.revision:

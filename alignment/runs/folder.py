@@ -6,6 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from alignment.config.errors import UserError
+from alignment.runs.notes import read_history
+
 
 def step_folder(parent: Path, step: int) -> Path:
     """What is kept of one step lies in a folder of this name."""
@@ -26,9 +29,16 @@ def note_step(folder: Path, step: int) -> None:
 
 
 def noted_step(folder: Path) -> int | None:
-    """None where it is not noted, as for the weights of a run's last step."""
+    """None where it is not noted, as for the weights of a run's last step.
+
+    Raises:
+        UserError: the note is damaged.
+    """
     file = folder / STEP
-    return int(file.read_text()) if file.is_file() else None
+    text = file.read_bytes().decode(errors="replace").strip() if file.is_file() else None
+    if text is not None and not text.isdecimal():
+        raise UserError(f"{file} must hold the number of a step, got {text!r}; without {folder} the run goes on")
+    return None if text is None else int(text)
 
 
 class RunFolder:
@@ -83,11 +93,18 @@ class RunFolder:
         return max(steps_in(self.checkpoints), default=None)
 
     def note(self, **what: Any) -> None:
-        """A line of the run's history: when it went on from which step, where it was made longer, what was changed."""
-        with self.history.open("a") as file:
-            file.write(json.dumps({"time": time.strftime("%Y-%m-%d %H:%M:%S"), **what}) + "\n")
+        """A line of the run's history: when it went on from which step, where it was made longer, what was changed. It
+        takes the place of a torn last one."""
+        line = json.dumps({"time": time.strftime("%Y-%m-%d %H:%M:%S"), **what}) + "\n"
+        with self.history.open("ab+") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(line.encode())
 
     def noted(self) -> list[dict[str, Any]]:
-        """The lines of the history; a torn last one is left out."""
-        text = self.history.read_text() if self.history.exists() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        """The lines of the history.
+
+        Raises:
+            UserError: as `read_history`.
+        """
+        return read_history(self.history)

@@ -23,6 +23,7 @@ from alignment.runs.claim import make_folder
 from alignment.runs.commits import require_same_commits
 from alignment.runs.fingerprint import Change, Fingerprint, shown
 from alignment.runs.folder import RunFolder
+from alignment.runs.notes import read_note
 from alignment.runs.settings import settings_of
 from alignment.runs.written import whole_file
 from alignment.terminal import say
@@ -53,7 +54,7 @@ def write_config(folder: RunFolder, config: RunConfig) -> None:
     """The resolved config, as a recipe: `alignment run FOLDER/config.yaml` runs it again."""
     make_folder(folder.path)
     text = as_recipe(as_begun(folder, config))
-    if not folder.config.exists() or folder.config.read_text() != text:
+    if not folder.config.exists() or folder.config.read_bytes() != text.encode():
         with whole_file(folder.config) as path:
             path.write_text(text)
 
@@ -94,11 +95,13 @@ def require_goes_on(folder: RunFolder, config: RunConfig, mark: Fingerprint) -> 
 
     Raises:
         ConfigError: the folder holds another run than this one, or one that cannot go on to this one's end.
+        UserError: a file that says what its run is of is damaged.
     """
     earlier = _begun(folder)
     if earlier is None:
         require_nothing_accepted(folder, config)
         return []
+    settings_of(folder.path)  # one that is damaged is told before anything has changed
     require_same_commits(folder.config, config, mark.changes(earlier))
     changes = accepted(folder, config, earlier, mark)
     if earlier.length() != mark.length():
@@ -160,7 +163,7 @@ def _steer(folder: RunFolder, change: Change) -> None:
 
 def _ended_early(folder: RunFolder) -> bool:
     """Whether the finished run ended before its last step."""
-    return "stopped" in json.loads(folder.finished.read_bytes())
+    return "stopped" in read_note(folder.finished)
 
 
 def belongs_to(folder: RunFolder, mark: Fingerprint) -> bool:
@@ -226,7 +229,8 @@ def _read_mark(path: Path) -> Fingerprint | None:
     try:
         entries = json.loads(path.read_bytes())["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); without it, the folder counts as not begun") from error
+        counts = "the folder counts as not begun" if path.name == RunFolder("").started.name else "it is not finished"
+        raise UserError(f"{path} cannot be read ({error}); without it, {counts}") from error
     if not isinstance(entries, dict):
         return None
     return Fingerprint(tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in entries.items())))

@@ -22,6 +22,7 @@ from alignment.generation.select import best_of
 from alignment.runs.folder import RunFolder
 from alignment.runs.rows import read_rows
 from alignment.runs.scores import text_id, write_scores
+from alignment.runs.settings import settings_of
 from alignment.runs.written import whole_file
 from alignment.tasks.compared import ComparedPolicy, ComparedRun, compared_runs, load_policy
 from alignment.tasks.perplexity import completion_rows, completions, perplexity_of
@@ -139,11 +140,15 @@ class Comparison:
 
 
 def _training_run(name: str, folder: Path) -> list[TrainingRun]:
-    """The curves of a run's folder; nothing for a bare model."""
+    """The curves of a run's folder; nothing for a bare model.
+
+    Raises:
+        UserError: the run's config or its log is damaged.
+    """
     files = RunFolder(folder)
     if not files.metrics.is_file():
         return []
-    config = files.config.read_text()
+    config = files.config.read_text() if settings_of(folder) else ""
     task = config.partition("task: ")[2].partition("\n")[0]
     estimator = config.partition("  estimator: ")[2].partition("\n")[0]
     method = task if estimator in ("", "gae") else f"{task}, {estimator}"

@@ -393,4 +393,4 @@ def test_what_was_steered_is_shown(alignment: Callable[..., Any], tmp_path: Path
     assert f"steered train.learning_rate\t{words}\t-" in alignment("compare", "a", "b").out.splitlines()
     (tmp_path / "a" / "history.jsonl").write_text("nonsense\n")
     ended = alignment("status", "a")
-    assert ended.code == 2 and ended.err[0].startswith("alignment: status: a/history.jsonl cannot be read")
+    assert ended.code == 2 and ended.err[0].startswith("alignment: status: a/history.jsonl:1 is no JSON")
