@@ -7,7 +7,6 @@ from alignment.cli.compose import composing, resolve, single
 from alignment.cli.config_errors import COMPOSE_ERRORS, told_by
 from alignment.cli.overrides import readable, written
 from alignment.cli.run import error_line
-from alignment.config.inputs import check_inputs
 from alignment.config.run import RunConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.hub.pin import pinned
@@ -32,7 +31,6 @@ def looked_at(verb: str, recipe: str, overrides: list[str]) -> RunConfig:
     with composing([]):
         try:
             config = pinned(resolve(single(recipe, overrides)))
-            check_inputs(config)
         except COMPOSE_ERRORS as error:
             fail(f"{verb}: {in_words_of(verb, error_line(error, overrides))}")
     return config

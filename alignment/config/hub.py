@@ -100,10 +100,19 @@ def _parsed(name: str, kind: Kind) -> HubName | None:
     return HubName(repo, Kind.data if split is not None else kind, revision, config, split)
 
 
-def is_pending(path: str, kind: Kind) -> bool:
-    """Whether it is a name that has no commit yet."""
+def is_awaited(path: str, kind: Kind) -> bool:
+    """Whether it is a name that has no commit yet, or whose files are not here."""
     name = hub_name(path, kind)
-    return name is not None and not name.is_pinned
+    return name is not None and not is_fetched(name)
+
+
+def is_fetched(name: HubName) -> bool:
+    return name.is_pinned and is_whole(fetched_folder(name))
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the links in it lead to files: the hub's cache may have been cleared since."""
+    return folder.is_dir() and all(each.exists() for each in folder.rglob("*"))
 
 
 def pinned_name(path: str | Path, kind: Kind = Kind.model) -> HubName | None:

@@ -15,7 +15,7 @@ from typing import Any
 from alignment.config.errors import ConfigError, error_prefix
 from alignment.config.files import is_pattern, matched
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE
-from alignment.config.hub import HubName, Kind, hub_name, is_pending, located
+from alignment.config.hub import HubName, Kind, hub_name, is_awaited, located
 from alignment.config.model_kinds import require_language_model, require_reward_model, require_run_with_model
 from alignment.config.renamed import function_now
 from alignment.config.run import RunConfig
@@ -118,7 +118,7 @@ def _paths(key: str, value: Any, has_rows: bool) -> Iterator[tuple[str, str]]:
 def check_inputs(config: Any, prefix: str = "", *, but_within: str | None = None) -> None:
     """Raises:
     ConfigError: an input does not exist, a run's folder stands where a model's is asked for, or a function has another
-        name now; names key and path. A name on the hub is looked for when it is pinned.
+        name now; names key and path. A name on the hub is looked for when it is pinned, and judged once it is fetched.
 
     Args:
         but_within: a folder whose files need not be there yet.
@@ -130,8 +130,8 @@ def check_inputs(config: Any, prefix: str = "", *, but_within: str | None = None
         place = Path(path) if kind is None else located(path, kind)
         is_expected = but_within is not None and place.is_relative_to(but_within)
         with error_prefix(key):
-            is_named = kind is not None and is_pending(path, kind)
-        if is_expected or is_named:
+            is_to_come = kind is not None and is_awaited(path, kind)
+        if is_expected or is_to_come:
             continue
         if not place.exists():
             lacking = "no file matches" if is_pattern(path) and not matched(path) else "no such file or folder"
@@ -154,7 +154,7 @@ def _check_kinds(config: Any, prefix: str, but_within: str | None) -> None:
     for mark, key, path in found:
         place = located(path)
         is_expected = but_within is not None and place.is_relative_to(but_within)
-        if not is_expected and place.is_dir():
+        if not is_expected and place.is_dir() and not is_awaited(path, Kind.model):
             inside = place / "model"
             asked[mark](key, inside if key.startswith("runs.") and inside.is_dir() else place)
 

@@ -117,6 +117,17 @@ def barrier() -> None:
         dist.barrier()
 
 
+@contextmanager
+def one_of_machine_first() -> Iterator[None]:
+    """Inside, what one process of each machine has done, such as fetching a file, the others there find done."""
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if not is_first:
+        barrier()
+    yield
+    if is_first:
+        barrier()
+
+
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of `value` over all processes, on each of them and where it was; itself where there is one process."""
     if size() == 1:

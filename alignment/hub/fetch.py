@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from glob import escape
 from pathlib import Path
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE, base_on_hub
-from alignment.config.hub import HubName, Kind, commit_file, fetched_folder
+from alignment.config.hub import HubName, Kind, at_known_commit, commit_file, fetched_folder, is_fetched, is_whole
 from alignment.hub.ask import SHOWN, Repository, Unreachable, asking, cache_of, repository, told
 from alignment.hub.files import model_files, tokenizer_files
 from alignment.terminal import console, say, say_once
@@ -22,12 +22,13 @@ WORTH_A_WORD = 2**22  # bytes to fetch
 CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # where a data set says which files a split has
 
 
-def fetch(name: HubName, key: str, path: str) -> HubName:
+def fetch(name: HubName, key: str, path: str, bases: Sequence[str] = ()) -> HubName:
     """The name with its commit, and for data its split; what a run reads of it is here then. One that is pinned and
     here already costs no call.
 
     Args:
         key, path: what the user has set to what, for messages.
+        bases: as of `fetch_base`, where the name is an adapter's.
 
     Raises:
         ConfigError: there is no such thing, it may not be read, or it can neither be fetched nor is here.
@@ -44,33 +45,48 @@ def fetch(name: HubName, key: str, path: str) -> HubName:
         files = model_files(found.files)
     if found.is_online and not name.is_pinned:
         say_once(f"{key}: {name.repo} is at {found.commit[:SHOWN]}{f' ({name.revision})' if name.revision else ''}")
-    if not _is_here(fetched_folder(pinned)):
+    if not is_whole(fetched_folder(pinned)):
         snapshot = _downloaded(pinned, found, files, key, path)
         _link(
             pinned,
             [snapshot / file for file in files],
             snapshot,
-            fetch_base(snapshot, key) if name.kind is Kind.model else None,
+            fetch_base(snapshot, key, bases) if name.kind is Kind.model else None,
         )
     _note(name, pinned)
     return pinned
 
 
-def fetch_base(adapter: Path, key: str) -> str | None:
-    """The commit of the base that an adapter's folder names on the hub, which is here then; None for another folder."""
-    if not (adapter / ADAPTER_FILE).is_file() or (adapter / MODEL_FILE).is_file():
+def fetch_base(adapter: Path, key: str, bases: Sequence[str] = ()) -> str | None:
+    """The commit of the base that an adapter's folder names on the hub, which is here then; None for another folder.
+
+    Args:
+        bases: the commits that its base, that one's base and so on are to be at, whatever they are called. (): those
+            that the hub says.
+    """
+    name = _base_name(adapter, key)
+    if name is None:
         return None
-    name = base_on_hub(adapter, key)
-    return None if name is None else fetch(name, f"the base of {key}", str(name)).revision
+    at = replace(name, revision=bases[0]) if bases else name
+    pinned = fetch(at, f"the base of {key}", str(at), bases[1:])
+    _note(name, pinned)
+    return pinned.revision
 
 
-def is_fetched(name: HubName) -> bool:
-    return name.is_pinned and _is_here(fetched_folder(name))
+def base_commits(adapter: Path, key: str) -> list[str]:
+    """Of the base that an adapter's folder names on the hub, and of its own base where that is an adapter too: the
+    commits at which they are read here."""
+    commits = list[str]()
+    while (name := _base_name(adapter, key)) is not None and (known := at_known_commit(name)).is_pinned:
+        assert known.revision is not None
+        commits.append(known.revision)
+        adapter = fetched_folder(known)
+    return commits
 
 
-def _is_here(folder: Path) -> bool:
-    """Whether the links lead to files: the hub's cache may have been cleared since."""
-    return folder.is_dir() and all(each.exists() for each in folder.rglob("*"))
+def _base_name(folder: Path, key: str) -> HubName | None:
+    is_adapter = (folder / ADAPTER_FILE).is_file() and not (folder / MODEL_FILE).is_file()
+    return base_on_hub(folder, key) if is_adapter else None
 
 
 def _split(name: HubName, found: Repository, key: str, path: str) -> tuple[HubName, list[str]]:
@@ -151,7 +167,7 @@ def _link(name: HubName, files: list[Path], snapshot: Path, base_commit: str | N
         content = json.loads(settings.read_bytes())
         settings.unlink()
         settings.write_text(json.dumps(content | {"revision": base_commit}, indent=2))
-    if not _is_here(folder):  # links that lead nowhere; another process may have made it meanwhile, and read it
+    if not is_whole(folder):  # links that lead nowhere; another process may have made it meanwhile, and read it
         shutil.rmtree(folder, ignore_errors=True)
     try:
         beside.rename(folder)

@@ -11,7 +11,6 @@ from typing import Any
 
 from alignment.config.cluster import Scheduler, require_scheduler
 from alignment.config.errors import ConfigError, UserError
-from alignment.config.inputs import check_inputs
 from alignment.config.packages import require_packages
 from alignment.config.run import RunConfig
 from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
@@ -99,7 +98,6 @@ def _checked(stage: StageConfig, composed: RunConfig, config: PipelineConfig) ->
                 rule = f"it reads {STAGE}{name}, a stage that is left out and has no finished run in {str(folder)!r}"
                 raise ConfigError(f"{rule}: run that one first, or with it")
         composed = pinned(composed, but_within=config.output_dir)
-        check_inputs(composed, but_within=config.output_dir)
         require_packages(composed)
         require_place(composed)
     return composed

@@ -18,7 +18,6 @@ from alignment import preempt
 from alignment.config.distributed import Precision
 from alignment.config.errors import UserError, require
 from alignment.config.generation import Generation, require_gpu
-from alignment.config.inputs import check_inputs
 from alignment.config.outside import is_outside
 from alignment.config.packages import generation_of, require_packages
 from alignment.config.run import RunConfig, TrainingConfig
@@ -60,7 +59,6 @@ def execute(config: RunConfig) -> None:
 def _execute(config: RunConfig) -> None:
     assert not isinstance(config, PipelineConfig)
     config = pinned(config)
-    check_inputs(config)
     require_packages(config)
     require_place(config)
     device = device_of(config)
@@ -80,7 +78,10 @@ def _execute(config: RunConfig) -> None:
 def _take_part(config: RunConfig) -> None:
     """The run in this process, one of several whose group is joined."""
     config = replace(config, output_dir=collectives.from_main(config.output_dir))  # which may hold the time
-    config = given_pins(config, collectives.from_main(pins_of(config)))
+    pins = collectives.from_main(pins_of(config) if collectives.is_main() else None)
+    assert pins is not None
+    with collectives.one_of_machine_first():
+        config = given_pins(config, pins)
     folder = RunFolder(config.output_dir)
     mark = collectives.from_main(fingerprint(config) if collectives.is_main() else None)
     assert mark is not None

@@ -13,6 +13,7 @@ from alignment.config.model import ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.hub import ask
 from alignment.models.load import load_language_model, save_model
+from alignment.terminal import say_once
 from tests.cli.conftest import alignment as alignment
 from tests.cli.conftest import own as own
 from tests.hub.stand_in import StandIn
@@ -28,6 +29,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(ask, "answers", {})
+    say_once.cache_clear()
     with StandIn() as stand_in:
         monkeypatch.setenv("HF_ENDPOINT", stand_in.url)
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -46,6 +48,7 @@ def again(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def begin(*, offline: bool = False) -> None:
         monkeypatch.setattr(ask, "answers", {})
+        say_once.cache_clear()
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
 
     return begin
