@@ -121,7 +121,8 @@ def _cached(name: HubName, key: str, path: str, why: str) -> Repository:
     snapshot = folder / "snapshots" / (commit or "")
     if commit is None or not snapshot.is_dir():
         at = f" at {name.revision}" if name.revision else ""
-        raise told(key, path, f"{why}, and {name.repo}{at} is not in the cache {str(folder.parent)!r}{_near(name)}")
+        lacking = f"{name.repo}{at} is not in the cache {str(folder.parent)!r}{_near(name)}"
+        raise told(key, path, f"{why}, and {lacking}; {way_to_fetch(name)}")
     say_once(f"{key}: {why}: {name.repo} is read from the cache, as it was at {commit[:SHOWN]}")
     return Repository(commit, _listed(name, commit, snapshot), is_online=False)
 
@@ -154,6 +155,13 @@ def _near(name: HubName) -> str:
     names = [each for each in (*here, *cached) if each != name.repo]
     near = get_close_matches(name.repo, names, n=1, cutoff=0.75)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def way_to_fetch(name: HubName) -> str:
+    """What a user types where the hub is to be reached, whose cache this machine may share."""
+    kind = " --repo-type dataset" if name.kind is Kind.data else ""
+    revision = f" --revision {name.revision}" if name.revision else ""
+    return f"`hf download {name.repo}{kind}{revision}`, given where there is a network, fetches it into that cache"
 
 
 def told(key: str, path: str, what: str) -> ConfigError:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE, base_on_hub
 from alignment.config.hub import HubName, Kind, at_known_commit, commit_file, fetched_folder, is_fetched, is_whole
-from alignment.hub.ask import SHOWN, Repository, Unreachable, asking, cache_of, repository, told
+from alignment.hub.ask import SHOWN, Repository, Unreachable, asking, cache_of, repository, told, way_to_fetch
 from alignment.hub.files import model_files, tokenizer_files
 from alignment.terminal import console, say, say_once
 
@@ -142,7 +142,9 @@ def _downloaded(name: HubName, found: Repository, files: Iterable[str], key: str
             )
     except (Unreachable, OSError) as error:
         rule = f"{key}: {name.repo} cannot be fetched whole: {' '.join(str(error).split())}"
-        raise ConfigError(f"{rule}; the same command goes on with the files that are here, got {path!r}") from error
+        goes_on = "the same command goes on with the files that are here"
+        way = goes_on if found.is_online else way_to_fetch(replace(name, revision=found.commit))
+        raise ConfigError(f"{rule}; {way}, got {path!r}") from error
     if is_large:
         say(f"{key}: fetched in {time.monotonic() - begun:.0f} s")
     return Path(snapshot)

@@ -190,10 +190,12 @@ def test_offline_what_another_program_has_downloaded_serves(hub: StandIn, again:
 def test_offline_half_a_download_does_not_serve(hub: StandIn, again: Callable[..., None]) -> None:
     from huggingface_hub import snapshot_download
 
-    hub.commit("org/name", MODEL)
+    commit = hub.commit("org/name", MODEL)
     snapshot_download("org/name", allow_patterns=["config.json"])
     again(offline=True)
-    assert "org/name cannot be fetched whole: not all of its files are in the cache" in told("org/name")
+    lacking = "model.path: org/name cannot be fetched whole: not all of its files are in the cache"
+    way = "given where there is a network, fetches it into that cache"
+    assert told("org/name") == f"{lacking}; `hf download org/name --revision {commit}`, {way}, got 'org/name'"
 
 
 def test_nowhere_gated_private_offline_and_misspelt_are_told_apart(hub: StandIn, again: Callable[..., None]) -> None:
@@ -221,8 +223,15 @@ def test_nowhere_gated_private_offline_and_misspelt_are_told_apart(hub: StandIn,
     again(offline=True)
     cache = constants.HF_HUB_CACHE
     offline = f"offline, as HF_HUB_OFFLINE says, and big/thing is not in the cache '{cache}'"
-    assert told("big/thing") == f"model.path: no such file or folder, got 'big/thing', and {offline}"
-    assert told("big/thing@v1").startswith("model.path: offline, as HF_HUB_OFFLINE says, and big/thing at v1 is not in")
+    way = "given where there is a network, fetches it into that cache"
+    gone = f"{offline}; `hf download big/thing`, {way}"
+    assert told("big/thing") == f"model.path: no such file or folder, got 'big/thing', and {gone}"
+    line = told("big/thing@v1")
+    assert line.startswith("model.path: offline, as HF_HUB_OFFLINE says, and big/thing at v1 is not in the cache")
+    assert line.endswith(f"`hf download big/thing --revision v1`, {way}, got 'big/thing@v1'")
+    rows = told("org/rows:train", Kind.data)
+    assert rows.endswith(f"; `hf download org/rows --repo-type dataset`, {way}, got 'org/rows:train'")
+    assert " (did you mean 'org/mine'?); `hf download org/mime`" in told("org/mime")
 
 
 def test_a_folder_like_it_is_named(hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
