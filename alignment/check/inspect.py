@@ -59,7 +59,9 @@ def kind_of(data: DataConfig) -> ExampleKind:
         try:
             return _kind_of(laid_out(source, own, None, "data.train", lambda _: None), own)
         except UnknownLayout:
-            raw = [row for path in source.paths() for _, row in islice(read_each(path), source.limit)]
+            raw = [
+                row for path in source.paths() for _, row in islice(read_each(path, own.columns.values()), source.limit)
+            ]
             say(f"train: {len(raw)} rows, of no layout that is known")
             columns.tell([row for row in raw if not isinstance(row, DataError)])
             raise

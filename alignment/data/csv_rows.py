@@ -5,29 +5,34 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from alignment.config.columns import FIELDS
 from alignment.config.errors import UserError
 from alignment.data.json_rows import Row
 from alignment.data.records import Cell, DataError, Source
 
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t"}
 TURNS = re.compile(r"""\s*\[?\s*\{\s*["'](role|content|from|value)["']\s*:""")  # how a turn begins, or a list of them
+LONGEST_NAME = 80  # letters
 LARGEST = 2**31 - 1  # letters of a cell; Python's own limit is 131,072, which is shorter than some dialogues
 
 
-def csv_rows(path: Path, lines: Iterable[tuple[Source, str]], kind: str) -> Iterator[tuple[Source, Row | DataError]]:
+def csv_rows(
+    path: Path, lines: Iterable[tuple[Source, str]], kind: str, columns: Collection[str] = ()
+) -> Iterator[tuple[Source, Row | DataError]]:
     """The rows below a line of names, each with the line that it begins in; a row that cannot be read is its error.
 
     Args:
         lines: with their ends, which quoted cells may hold.
         kind: .csv, whose cells a comma parts, or a semicolon or a tab where the line of names has no comma; or .tsv.
+        columns: names that the config gives; a line with one of them is one of names.
 
     Raises:
         DataError: quotes are left open, or stand where none may.
-        UserError: the names are missing or given twice.
+        UserError: the names are missing or given twice, or a row stands in their place.
     """
     csv.field_size_limit(LARGEST)
     read = iter(lines)
@@ -41,7 +46,7 @@ def csv_rows(path: Path, lines: Iterable[tuple[Source, str]], kind: str) -> Iter
         raise UserError(f"{path}: the cells of a .tsv are parted by tabs, got {head.strip()!r:.60}; name it .csv")
     records = csv.reader(texts, delimiter=separator, strict=True)
     names = _next(records, path, begin.line)
-    _require_names(path, names or [])
+    _require_names(path, names or [], columns, separator)
     while True:
         line = begin.line + records.line_num
         cells = _next(records, path, line)
@@ -78,13 +83,27 @@ def _next(records: Iterator[list[str]], path: Path, line: int) -> list[str] | No
         raise DataError(Source(str(path), line), what) from error
 
 
-def _require_names(path: Path, names: list[str]) -> None:
+def _require_names(path: Path, names: list[str], columns: Collection[str], separator: str) -> None:
     """A column without a name, as pandas gives the numbers of its rows, is no field."""
+    known = {*FIELDS, *columns}
+    row = None if any(name.strip() in known for name in names) else next(filter(_is_of_a_row, names), None)
+    if row is not None:
+        way = f"add a header line such as {separator.join(('prompt', 'chosen', 'rejected'))}"
+        what = "the first line looks like data, not like column names"
+        way += " (where it does name them, data.columns.prompt=NAME says so)"
+        raise UserError(f"{path}: {what}, got {row!r:.60}: {way}")
     twice = [name for name, count in Counter(name.strip() for name in names).items() if name and count > 1]
     if twice:
         raise UserError(f"{path}: the columns of its first line must have different names, got {twice[0]!r} twice")
     if not any(name.strip() for name in names):
         raise UserError(f"{path}: its first line must name the columns, got {names!r:.60}")
+
+
+def _is_of_a_row(cell: str) -> bool:
+    """Whether it is a sentence, a dialogue or longer than any name."""
+    text = cell.strip()
+    is_sentence = len(text.split()) > 1 and text.endswith((".", "!", "?", "…"))
+    return is_sentence or "\n" in text or len(text) > LONGEST_NAME or TURNS.match(text) is not None
 
 
 def _row(source: Source, names: list[str], cells: list[str]) -> Row | DataError:

@@ -53,7 +53,7 @@ def _of_file(
     data: DataConfig, need: ExampleKind | None, part: str, tell: Callable[[str], object], name: str, columns: Columns
 ) -> Iterator[Laid]:
     path = columns.path
-    rows = columns.renamed(read_each(path))
+    rows = columns.renamed(read_each(path, columns.columns.values()))
     format = data.format
     if format is Format.auto:
         first, rows = peeked(rows)
@@ -63,7 +63,8 @@ def _of_file(
             deque(rows if columns.unseen else (), maxlen=0)  # a column that no row has is the likelier mistake
             columns.require()
             raise error if str(error).startswith(str(path)) else UnknownLayout(f"{name}: {error}") from error
-        tell(f"{name}: read as {format.value} ({known_by(format, first)})")
+        if first:  # an empty file has no layout, and is told elsewhere
+            tell(f"{name}: read as {format.value} ({known_by(format, first)})")
         if data.template is Template.none and format not in TEXTS:
             rule = f"{SPLIT.split(part)[0]}.template=none goes with rows of prompts and replies as texts"
             raise ConfigError(f"{rule}, got rows of the layout {format.value} in {path!r}")

@@ -1,6 +1,6 @@
 """Files to rows, each with the place it came from."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path
@@ -33,13 +33,14 @@ def _raising(rows: Iterable[tuple[Source, Row | DataError]]) -> Iterator[tuple[S
         yield source, row
 
 
-def read_each(path: str | Path) -> Iterator[tuple[Source, Row | DataError]]:
+def read_each(path: str | Path, columns: Collection[str] = ()) -> Iterator[tuple[Source, Row | DataError]]:
     """The rows of a file, in order and with their places; in place of a row that cannot be read, why.
 
     Args:
         path: a file of KINDS, JSON in any of the shapes of `json_rows`; a folder written by `Dataset.save_to_disk`, or
             one of such files, which are read by their names' order; or a pattern that files match, likewise. Blank
             lines are passed over, and counted. Or a split on the hub, by its pinned name, whose places are rows of it.
+        columns: names of the file's that the config gives, by which a CSV's line of names is known.
 
     Raises:
         UserError: there is no such file, or it is of no such kind; raised before the first row.
@@ -48,8 +49,8 @@ def read_each(path: str | Path) -> Iterator[tuple[Source, Row | DataError]]:
     """
     on_hub = pinned_name(path, Kind.data)
     if on_hub is not None:
-        return _split(on_hub.rows(), files_of(path))
-    return chain.from_iterable([_rows(file) for file in files_of(path)])
+        return _split(on_hub.rows(), files_of(path), columns)
+    return chain.from_iterable([_rows(file, columns) for file in files_of(path)])
 
 
 def files_of(path: str | Path) -> list[Path]:
@@ -66,8 +67,8 @@ def files_of(path: str | Path) -> list[Path]:
     return files
 
 
-def _split(name: str, files: list[Path]) -> Iterator[tuple[Source, Row | DataError]]:
-    for number, (_, row) in enumerate(chain.from_iterable(map(_rows, files)), start=1):
+def _split(name: str, files: list[Path], columns: Collection[str]) -> Iterator[tuple[Source, Row | DataError]]:
+    for number, (_, row) in enumerate(chain.from_iterable(_rows(file, columns) for file in files), start=1):
         source = Source(name, number)
         yield source, DataError(source, row.what) if isinstance(row, DataError) else row
 
@@ -93,7 +94,7 @@ def _kind(path: Path) -> str:
     return inner if inner in kinds and not path.name.startswith(".") else ""
 
 
-def _rows(path: Path) -> Iterator[tuple[Source, Row | DataError]]:
+def _rows(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[Source, Row | DataError]]:
     if path.is_dir():
         from alignment.data.tables import saved  # not above: it imports datasets, which is slow
 
@@ -105,7 +106,7 @@ def _rows(path: Path) -> Iterator[tuple[Source, Row | DataError]]:
         case ".jsonl" | ".json":
             return json_rows(lines(path))
         case ".csv" | ".tsv":
-            return csv_rows(path, lines(path), kind)
+            return csv_rows(path, lines(path), kind, columns)
         case ".parquet":
             from alignment.data.tables import parquet
 

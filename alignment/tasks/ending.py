@@ -125,7 +125,7 @@ def _are_pairs(data: DataConfig) -> bool:
     if not isinstance(path, str) or not Path(path).is_file():
         return False
     with suppress(UserError):  # the file may be gone by now
-        row: Mapping[str, Any] | DataError = next((row for _, row in read_each(path)), {})
+        row: Mapping[str, Any] | DataError = next((row for _, row in read_each(path, data.columns.values())), {})
         return not isinstance(row, DataError) and data.columns.get("rejected", "rejected") in row
     return False
 

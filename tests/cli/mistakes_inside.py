@@ -73,6 +73,10 @@ ROWS: Mistakes = {
     ),
     "margin": (f"{REWARD} data.margin.scale=given data.train.path=no_margin.jsonl", ("no_margin.jsonl:1", "'big'")),
     "scale": (f"{REWARD} data.margin.scale=huge data.train.path=pairs.jsonl", ("data.margin.scale", "'huge'", "score")),
+    "CSV without names": (
+        f"{ON}no_header.csv",
+        ("no_header.csv: the first line looks like data, not like column names", "such as prompt,chosen,rejected"),
+    ),
     "ragged": (f"{ON}ragged.csv", ("ragged.csv:3", "4 cells", "3 columns")),
     "column twice": (f"{ON}twice.csv", ("twice.csv", "different names", "'chosen'")),
     "open quote": (f"{ON}quote.csv", ("quote.csv:2", "a quote")),

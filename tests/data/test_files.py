@@ -94,6 +94,37 @@ def test_names_of_columns(tmp_path: Path, data: bytes, what: str) -> None:
     assert placed(read_rows(written(tmp_path, "c.csv", b""))) == []
 
 
+@pytest.mark.parametrize(
+    "head",
+    ["What is a cow?,An animal.,A stone.", "yes,no,It is so.", f"a,b,{'long ' * 20}", 'a,b,"two\nlines"', "a;b;A c."],
+)
+def test_a_row_in_the_place_of_names(tmp_path: Path, head: str) -> None:
+    path = written(tmp_path, "rows.csv", f"{head}\n{head}\n".encode())
+    sign = ";" if ";" in head else ","
+    way = f"add a header line such as prompt{sign}chosen{sign}rejected"
+    with pytest.raises(UserError, match=rf"rows\.csv: the first line looks like data, not like column names, .*{way}"):
+        list(read_rows(path))
+
+
+def test_a_name_may_be_a_question(tmp_path: Path) -> None:
+    path = written(tmp_path, "rows.csv", b"What do you ask?,Best answer\nmoo,yes\n")
+    ((_, row),) = read_each(path, ["What do you ask?"])
+    assert row == {"What do you ask?": "moo", "Best answer": "yes"}
+    for head in ("prompt,Is it good?", "id,question,label"):
+        ((_, row),) = read_each(
+            written(tmp_path, "known.csv", f"{head}\n{','.join('1' * (head.count(',') + 1))}\n".encode())
+        )
+        assert set(row) == set(head.split(","))
+
+
+def test_a_file_without_rows_has_no_layout_to_tell(tmp_path: Path, tokenizer: Any, capsys: Any) -> None:
+    for name, data in (("a.jsonl", b""), ("b.jsonl", b"\n\n"), ("c.csv", b"prompt,chosen,rejected\n")):
+        source = TrainSource(str(written(tmp_path, name, data)))
+        with pytest.raises(UserError, match="must have at least one good row"):
+            load_split("train", DataConfig(train=source), tokenizer, ExampleKind.pairs)
+    assert "read as" not in capsys.readouterr().out
+
+
 def test_a_short_record_is_skipped_where_bad_rows_are(tmp_path: Path) -> None:
     rows = list(read_each(written(tmp_path, "rows.csv", b"a,b\n1,2\n3\n4,5\n")))
     assert [(source.line, isinstance(row, DataError)) for source, row in rows] == [(2, False), (3, True), (4, False)]
