@@ -115,8 +115,10 @@ class BestByMetric:
         run that goes on with more patience is not at its end any more."""
         measure = self._measure()
         if "misses" not in state or any(state.get(name, value) != value for name, value in measure.items()):
+            self.kept.forget()
             return
         if math.isinf(state["score"]):  # saved before there was one
+            self.kept.forget()
             return
         if not self.kept.restore(state["step"]):
             say_lost(state["step"], f"the best by {self.metric}")
@@ -185,9 +187,11 @@ class BestWithinLimit:
         """The best within a higher limit may be beyond this one, and where there was none nothing was kept: it is that
         of the steps to come then."""
         if "held_out" not in state or state.get("limit", self.limit) > self.limit:
+            self.kept.forget()
             return
         self.held_out = state["held_out"]
         if state["step"] == 0:
+            self.kept.forget()
             return
         if not self.kept.restore(state["step"] - 1):
             say_lost(state["step"], "the best within kl.limit")

@@ -42,6 +42,14 @@ class Kept:
         self.saved = steps if is_there else None
         return is_there
 
+    def forget(self) -> None:
+        """What is kept is of steps that the run no longer has, or is the best by something else. The main process
+        alone removes it, and is the one that fills the folder again."""
+        self.saved = None
+        if is_main():
+            for folder in (self.folder, self.earlier):
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _restored(self, steps: int) -> bool:
         if noted_step(self.folder) == steps:
             return True

@@ -17,6 +17,7 @@ from alignment.terminal import say
 from alignment.training.alarm import Alarm
 from alignment.training.best import keeper_of
 from alignment.training.checkpoint import Checkpoints, Stateful
+from alignment.training.kept import Kept
 from alignment.training.log import MetricsLog
 from alignment.training.metrics import Metrics, Pending
 from alignment.training.nonfinite import NonFiniteGuard, step_in_errors
@@ -92,7 +93,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
     parts: dict[str, Stateful] = {**method.parts(), "pending": pending, "nonfinite": nonfinite, "best": keeper}
     parts |= {} if method.alarm is None else {"alarm": method.alarm}
     checkpoints = Checkpoints(files.checkpoints, config.checkpoint, parts, zero=config.distributed.zero)
-    done = checkpoints.restore()
+    done = restored(checkpoints, files)
     method.begin(done)
     say_rows(method.train, num_steps)
     warn_of_rates(config, num_steps)
@@ -141,6 +142,15 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
     if method.alarm is not None:
         method.alarm.say_summary(files.checkpoints)
     return keeper.reason
+
+
+def restored(checkpoints: Checkpoints, files: RunFolder) -> int:
+    """How many steps are taken. Of a run that begins anew what an earlier course has kept goes: that one had no
+    checkpoint, or none from which this one goes on."""
+    done = checkpoints.restore()
+    if done == 0:
+        Kept(files.best).forget()
+    return done
 
 
 def is_due(step: int, every: int, num_steps: int) -> bool:

@@ -169,3 +169,14 @@ def test_a_checkpoint_may_be_left_out(alignment: Callable[..., Any], tmp_path: P
     words = [*RUN, "train.max_steps=1", "checkpoint.save_last=false"]
     assert "saved" not in alignment(*words).out
     assert list((tmp_path / "out" / "checkpoints").iterdir()) == []
+
+
+def test_what_a_course_without_a_checkpoint_has_kept_goes_as_it_begins_anew(
+    alignment: Callable[..., Any], cut: Callable[..., None], tmp_path: Path
+) -> None:
+    """Its best weights are of steps that the run never comes to again."""
+    words = [*RUN, "train.max_steps=3", "train.best.metric=eval/loss", "train.eval_every=1", "checkpoint.every=0"]
+    cut(2, *words)
+    (tmp_path / "out" / "best" / "mine").touch()
+    cut(0, *words, "train.best.metric=null", "resume.accept=[train.best]")
+    assert not (tmp_path / "out" / "best").exists()

@@ -194,6 +194,24 @@ def test_where_the_best_that_an_older_checkpoint_knows_is_lost_no_later_one_stay
     assert kept(tmp_path / "model") == "12"
 
 
+@pytest.mark.parametrize("kind", ["metric", "limit"])
+def test_a_run_that_goes_on_from_before_its_first_best_has_none_of_later_steps(tmp_path: Path, kind: str) -> None:
+    """Nor one by another measure, whose checkpoint says nothing of this one."""
+    best = keeper(tmp_path, kind)
+    before = best.state()
+    see(best, kind, 5, 1.0)
+    best.state()  # the checkpoint that will be damaged
+    see(best, kind, 8, 2.0)
+    assert (kept(tmp_path / "best"), kept(tmp_path / "best_earlier")) == ("8", "5")
+    for state in (before, LastModel().state()):
+        (tmp_path / "best").mkdir(exist_ok=True)
+        again = keeper(tmp_path, kind)
+        again.load_state(state)
+        assert list(tmp_path.iterdir()) == []
+    see(again, kind, 6, 0.5)
+    assert kept(tmp_path / "best") == "6"
+
+
 def test_a_best_folder_that_is_gone_leaves_the_last_model(tmp_path: Path) -> None:
     best = BestByMetric(tmp_path / "best", BestConfig(metric=LOSS))
     best.after_update(4, {LOSS: 1.0}, named(4))
