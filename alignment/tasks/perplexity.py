@@ -1,5 +1,6 @@
 """What models give the completions of held-out rows: each in its own tokens, all of the same rows."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,10 @@ from alignment.runs.scores import text_id
 from alignment.tasks.compared import ComparedPolicy, ComparedRun, only
 from alignment.terminal import quiet, say
 from alignment.training.setup import require_positions, say_split
+
+BROKEN = "\ufffd"  # what a part of a character is decoded to
+LONGEST_CHARACTER = 4  # bytes in UTF-8
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece of one byte, in vocabularies that fall back on them
 
 
 def completions(config: EvaluateConfig, runs: dict[str, ComparedRun]) -> dict[str, Loaded]:
@@ -79,7 +84,7 @@ def perplexity_of(policy: ComparedPolicy, name: str, loaded: Loaded) -> Completi
     return CompletionsResult(
         nll=(-logprobs).tolist(),
         tokens=[len(ids) for ids in learned],
-        num_bytes=[_bytes(policy.entry.tokenizer, ids) for ids in learned],
+        num_bytes=[bytes_of(policy.entry.tokenizer, ids) for ids in learned],
     )
 
 
@@ -92,7 +97,22 @@ def completion_rows(name: str, loaded: Loaded, result: CompletionsResult) -> Ite
         yield row
 
 
-def _bytes(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> int:
-    """Of the tokens' text, without what ends a reply; a text of none, such as a bare end, counts as one."""
-    text = str(tokenizer.decode(ids, skip_special_tokens=True))
+def bytes_of(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> int:
+    """Of the tokens' text, without what ends a reply; a text of none, such as a bare end, counts as one. Of a character
+    that a cut has left in pieces the bytes count that its tokens have, not those of the sign that stands for it."""
+    text, whole = _text(tokenizer, ids), len(ids)
+    while whole > max(0, len(ids) - LONGEST_CHARACTER) and _text(tokenizer, ids[:whole]).endswith(BROKEN):
+        whole -= 1
+    if whole < len(ids) and text.endswith(BROKEN):
+        pieces = tokenizer.convert_ids_to_tokens(ids[whole:].tolist())
+        return len(_text(tokenizer, ids[:whole]).encode(errors="replace")) + sum(map(_bytes_of_piece, pieces))
     return max(1, len(text.encode(errors="replace")))
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def _bytes_of_piece(piece: str) -> int:
+    """Of a piece with a part of a character: <0xE4> is one byte; in byte-level BPE each sign stands for one."""
+    return 1 if BYTE.fullmatch(piece) else len(piece)
