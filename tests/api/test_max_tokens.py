@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from alignment.config.tasks import EvaluateConfig
 from alignment.config.train import TrainConfig
 from alignment.data.batches import Packer
 from alignment.models.footprint import Footprint, Role, Rows
+from alignment.runs.folder import RunFolder
+from alignment.runs.lifecycle import write_config
 from alignment.tasks import max_tokens
 from alignment.tasks.max_tokens import LEAST, Room, fitting, roles_of, rows_of, with_max_tokens_of
 from alignment.training import loop
@@ -89,6 +92,21 @@ def test_a_run_that_goes_on_under_another_free_memory_has_the_same_bits(
     assert kept_in("parts") == 1024 and weights_of(parts) == weights_of(whole)
     other = alignment.run("tiny_dpo", output_dir="other", **SMALL)
     assert kept_in("other") == 8192 and weights_of(other) != weights_of(whole)  # the last bits are others
+
+
+def test_what_is_written_anew_for_a_begun_run_keeps_its_number(tmp_path: Path) -> None:
+    """As `submit` writes it before a job goes on."""
+    folder = RunFolder(tmp_path / "run")
+    config = DPOConfig(model=MODEL, data=ROWS, train=TRAIN, output_dir=str(folder.path))
+    write_config(folder, replace(config, batch=BatchConfig(max_tokens=2048)))
+    write_config(folder, config)
+    assert kept_in("run") is None  # no run has begun
+    write_config(folder, replace(config, batch=BatchConfig(max_tokens=2048)))
+    folder.started.touch()
+    write_config(folder, config)
+    assert kept_in("run") == 2048
+    write_config(folder, replace(config, batch=BatchConfig(max_tokens=512)))
+    assert kept_in("run") == 512
 
 
 def test_a_number_that_is_named_stays(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

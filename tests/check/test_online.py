@@ -265,6 +265,7 @@ def test_a_sound_rejection_passes(
 ) -> None:
     config = RejectionConfig(
         output_dir="run",
+        batch=BatchConfig(max_tokens=8192),
         distributed=DistributedConfig(device=Device.cpu),
         model=ModelConfig(path=pretrained),
         data=DataConfig(train=TrainSource(files["pairs"])),
@@ -286,6 +287,7 @@ def test_a_sound_evaluation_passes_and_names_its_runs(
     save_model(load_language_model(ModelConfig(path=pretrained), tokenizer, WHOLE), tokenizer, tmp_path / "model")
     config = EvaluateConfig(
         output_dir="run",
+        batch=BatchConfig(max_tokens=8192),
         distributed=DistributedConfig(device=Device.cpu),
         runs={"base": pretrained, "new": str(tmp_path)},
         baseline="base",

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.check import ranks
 from alignment.check.verdict import Grade
+from alignment.config.batch import BatchConfig
 from alignment.config.data import DataConfig, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.generation import GenerationConfig
@@ -28,6 +29,7 @@ from alignment.models.load import load_scalar_model, save_model
 def config(pretrained: str, files: dict[str, str]) -> RewardConfig:
     return RewardConfig(
         output_dir="run",
+        batch=BatchConfig(max_tokens=8192),
         distributed=DistributedConfig(device=Device.cpu, zero=3),
         launch=LaunchConfig(processes=2),
         model=ModelConfig(path=pretrained),
@@ -57,6 +59,7 @@ def test_two_processes_take_ppo_s_step_of_one(
         launch=config.launch,
         model=config.model,
         data=config.data,
+        batch=config.batch,
         train=config.train,
         reward=RewardShapingConfig(path=str(folder)),
         generation=GenerationConfig(max_new_tokens=6),
