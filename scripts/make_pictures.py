@@ -20,7 +20,7 @@ NO_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-ln-z]")  # what moves the cursor; w
 LIGHT = {"currentColor": "#1f2328", "var(--muted)": "#59636e", "var(--grid)": "#d8dee4"}
 FIGURES = ("Comparison of models", "Training curves of ppo: reward, gold")  # by their labels in the report
 GAP = 12
-FRAME = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {terminal_width} {terminal_height}" \
+FRAME = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {{width}} {{height}}" \
 font-family="ui-monospace, Menlo, Consolas, monospace" font-size="{char_height}px">
 <style>{styles}</style>
 <rect width="100%" height="100%" rx="8" fill="#292929"/>
@@ -66,7 +66,17 @@ def terminal_picture(text: str) -> str:
     recorder = Console(record=True, width=WIDTH, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
     recorder.print(Text.from_ansi(text))
     picture = recorder.export_svg(code_format=FRAME, unique_id="terminal")
-    return re.sub(r' clip-path="[^"]*"', "", picture)  # of lines, which the frame above does not define
+    picture = re.sub(r' clip-path="[^"]*"', "", picture)  # of lines, which the frame above does not define
+    return framed(picture)
+
+
+def framed(picture: str) -> str:
+    """With as much room below and to the right of its text as above and to the left; versions of rich leave none."""
+    ends = [
+        float(at) + float(size) for at, size in re.findall(r' x="([\d.]+)" y="[\d.]+" textLength="([\d.]+)"', picture)
+    ]
+    lowest = max(float(y) for y in re.findall(r' y="([\d.]+)" textLength', picture))
+    return picture.replace("{width}", f"{max(ends) + 2 * GAP:.1f}").replace("{height}", f"{lowest + 2.5 * GAP:.1f}")
 
 
 def report_picture(report: str) -> str:
