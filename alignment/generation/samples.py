@@ -44,7 +44,8 @@ class Samples:
         return [prompt for prompt, replies in zip(self.prompts, self.replies, strict=True) for _ in replies]
 
     def repeated_columns(self) -> dict[str, list[Any]]:
-        """name -> [G * n], what each text's prompt has of a column; None where its row lacks it."""
+        """name -> [G * n], what each text's prompt has of a column; None where its row lacks it, or
+        has null."""
         names = dict.fromkeys(name for record in self.records for name in record.columns)
         return {
             name: [

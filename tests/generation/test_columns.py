@@ -71,6 +71,10 @@ def test_rows_keep_only_what_is_asked_for(tmp_path: Path, tokenizer: PreTrainedT
 
     assert kept() == [{}, {}]
     assert kept(required=("answer",)) == [{"answer": "7"}, {"answer": None}]
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write(json.dumps({"question": "c", "answer": None}) + "\n")
+    assert kept(required=("answer",))[1:] == [{"answer": None}] * 2, "one that lacks it, and one that has null"
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert kept(optional=("unit",)) == [{}, {}]
     assert kept(others=True, taken=("prompt",))[1] == {"question": "b", "answer": None, "note": "y"}
     rule = (
