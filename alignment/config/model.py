@@ -12,7 +12,8 @@ from alignment.user_error import nearest
 
 class Attention(str, Enum):
     auto = "auto"
-    """sdpa, and eager for an architecture that sdpa does not serve, which is said. The default, on CPU and GPU."""
+    """The default. On a GPU in half precision one call a layer for all texts of a batch, flex_attention where an
+    architecture has a cap or sinks; else sdpa, or eager, which is said, where sdpa does not serve."""
     sdpa = "sdpa"
     """torch's fused attention, prompt by prompt."""
     eager = "eager"

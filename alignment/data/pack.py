@@ -44,13 +44,23 @@ class Batch:
     margins: Tensor | None  # [G] float32; rating margins, where the data asks for them
     labels: Tensor | None  # [E] bool or float32; what the data say of single completions, or of their steps
     weights: Tensor  # [G] float32; what each row counts in the mean of a loss, 1 where the data say nothing
-    group_lengths: tuple[int, ...]  # tokens of each group of the one row in the shared layout; () in the separate one
-    plain_lengths: tuple[int, ...]  # of these the prompt's and first completion's, which are one plain text; or ()
+    branch_lengths: tuple[tuple[int, ...], ...]
+    """[G][1 + n], tokens of each group's prompt and completions in the one row of the shared layout; () in the other"""
 
     @property
     def shared(self) -> bool:
         """Groups and branches lie in one row: the attention must keep them apart."""
-        return bool(self.group_lengths)
+        return bool(self.branch_lengths)
+
+    @property
+    def group_lengths(self) -> tuple[int, ...]:
+        """Tokens of each group of the one row; () in the separate layout."""
+        return tuple(map(sum, self.branch_lengths))
+
+    @property
+    def plain_lengths(self) -> tuple[int, ...]:
+        """Of these the prompt's and first completion's, which are one plain text."""
+        return tuple(prompt + first for prompt, first, *_ in self.branch_lengths)
 
     @property
     def replies(self) -> int:
@@ -142,12 +152,8 @@ def pack(examples: Sequence[Example], rows: Sequence[int], *, layout: Layout, pa
         for copy, (row, branches) in enumerate(copies):
             builder.add(row, example.prompt_ids, branches, read_prompt=copy == 0)
     grouped = examples if layout is Layout.shared else ()
-    return builder.finish(
-        examples,
-        rows,
-        group_lengths=tuple(packed_length(e, layout) for e in grouped),
-        plain_lengths=tuple(len(e.prompt_ids) + len(e.completion_ids[0]) for e in grouped),
-    )
+    branch_lengths = tuple((len(e.prompt_ids), *map(len, e.completion_ids)) for e in grouped)
+    return builder.finish(examples, rows, branch_lengths)
 
 
 # Token ids [C_k], which of them are learned [C_k] bool, and those at which the completion is scored.
@@ -196,12 +202,7 @@ class _Builder:
         return start
 
     def finish(
-        self,
-        examples: Sequence[Example],
-        rows: Sequence[int],
-        *,
-        group_lengths: tuple[int, ...],
-        plain_lengths: tuple[int, ...],
+        self, examples: Sequence[Example], rows: Sequence[int], branch_lengths: tuple[tuple[int, ...], ...]
     ) -> Batch:
         num_rows, length = max(self.used) + 1, max(self.used.values())
         table = np.zeros((4, num_rows, length), dtype=np.int64)
@@ -236,8 +237,7 @@ class _Builder:
             margins=torch.tensor(margins, dtype=torch.float32) if has_margins else None,
             labels=torch.tensor(labels) if labels else None,
             weights=torch.tensor([example.weight for example in examples], dtype=torch.float32),
-            group_lengths=group_lengths,
-            plain_lengths=plain_lengths,
+            branch_lengths=branch_lengths,
         )
 
 

@@ -6,29 +6,36 @@ window the distance is that of the position ids, which is the distance within th
 Tokens of different groups never see each other, so attention goes group by group, each as long as it is: its cost is
 the sum of the groups' squares, and no row is padded. A prompt and its first completion are one plain causal text, which
 sdpa's fastest kernels take without a mask and at half that cost; in a long group only the other completions need one.
-(flex_attention takes the whole row with the same rule as a block mask instead.)
+
+A GPU would wait for all those calls: there, where nothing else is asked for, one call a layer takes all groups
+(varlen.py), and flex_attention, which takes the whole row with the same rule as a block mask, where an architecture
+puts a cap or a sink into its scores. What neither serves, float32 among it, goes group by group there too.
 """
 
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from alignment.config.errors import ConfigError
 from alignment.data.pack import PADDING, Batch
+from alignment.models.layer_kinds import FULL, SLIDING, layer_kinds, sliding_window
+from alignment.models.varlen import Sequences, attend, sequences_of, serves, window_mark
 
-FULL, SLIDING = "full_attention", "sliding_attention"
 GROUPED = {"sdpa": "grouped_sdpa", "eager": "grouped_eager"}
 """An attention of transformers, and the name of the same one group by group."""
+AUTO = {"sdpa": "auto_sdpa", "eager": "auto_eager"}
+"""And that of the same one where it may be another on a GPU."""
 FLEX = "flex_attention"
+FLEX_DEVICES = ("cuda",)  # that compile it
 
 LONG = 512
 """Tokens of a group from which two calls of sdpa, one of them without a mask, take less time than one."""
@@ -72,28 +79,39 @@ def plain_rows(batch: Batch) -> tuple[int, ...]:
 
 def attention_inputs(batch: Batch, config: PreTrainedConfig) -> dict[str, Any]:
     """What the model's body takes beside token and position ids: `attention_mask`, and where attention goes group by
-    group its `group_lengths` and `plain_rows`. For a model whose layers differ, one mask for each kind of layer.
+    group its `group_lengths` and `plain_rows`, where it takes all groups in one call its `sequences`. For a model whose
+    layers differ, one mask for each kind of layer.
 
     In the separate layout [R, L] bool, which every architecture takes.
     """
     if not batch.shared:
         return {"attention_mask": batch.groups != PADDING}
-    is_flex = config._attn_implementation == FLEX
-    window, kinds, plain = sliding_window(config), set(layer_kinds(config)), plain_rows(batch)
+    if takes_whole_row(config, batch):
+        return {"attention_mask": _by_kind(config, partial(_block_mask, batch))}
+    if config._attn_implementation == AUTO["sdpa"] and serves(config, batch.input_ids.device):
+        return {"attention_mask": _by_kind(config, window_mark), "sequences": sequences_of(batch)}
+    plain = plain_rows(batch)
+    is_sdpa = config._attn_implementation in (GROUPED["sdpa"], AUTO["sdpa"])
 
-    def make(batch: Batch, window: int | None) -> Mask:
-        if is_flex:
-            return _block_mask(batch, window)
+    def make(window: int | None) -> Tensor:
         is_wide = window is None or max(batch.group_lengths) <= window
-        return group_masks(batch, window, plain if is_wide and config._attn_implementation == GROUPED["sdpa"] else None)
+        return group_masks(batch, window, plain if is_wide and is_sdpa else None)
 
+    return {"attention_mask": _by_kind(config, make), "group_lengths": batch.group_lengths, "plain_rows": plain}
+
+
+def takes_whole_row(config: PreTrainedConfig, batch: Batch) -> bool:
+    """Whether attention to a batch is flex_attention's, which compiles a kernel for each length of a row."""
+    is_chosen = config._attn_implementation == AUTO["eager"] and batch.input_ids.device.type in FLEX_DEVICES
+    return config._attn_implementation == FLEX or is_chosen
+
+
+def _by_kind(config: PreTrainedConfig, make: Callable[[int | None], Mask]) -> Mask | dict[str, Mask]:
+    """What `make` makes of the window of a model's layers, or of that of each kind of layer where they differ."""
+    window, kinds = sliding_window(config), set(layer_kinds(config))
     if kinds == {FULL, SLIDING}:
-        mask: Mask | dict[str, Mask] = {FULL: make(batch, None), SLIDING: make(batch, window)}
-    else:
-        mask = make(batch, window if kinds == {SLIDING} else None)
-    if is_flex:
-        return {"attention_mask": mask}
-    return {"attention_mask": mask, "group_lengths": batch.group_lengths, "plain_rows": plain}
+        return {FULL: make(None), SLIDING: make(window)}
+    return make(window if kinds == {SLIDING} else None)
 
 
 def _block_mask(batch: Batch, window: int | None) -> BlockMask:
@@ -122,6 +140,14 @@ def in_fixed_lengths(batch: Batch) -> Batch:
     )
 
 
+def choose_attention(hf: PreTrainedModel) -> None:
+    """Leave it to a batch and its device how a model attends, where no one has asked for a way of their own."""
+    chosen = AUTO.get(hf.config._attn_implementation)
+    serves_gpu = hf.config._attn_implementation != "eager" or hf._supports_flex_attn
+    if chosen is not None and hf._supports_attention_backend and serves_gpu:
+        hf.set_attn_implementation(chosen)
+
+
 def use_grouped_attention(hf: PreTrainedModel) -> None:
     """Let the model attend group by group where a batch asks for it, and as before where it does not."""
     grouped = GROUPED.get(hf.config._attn_implementation)
@@ -135,6 +161,31 @@ def _grouped_sdpa(module: nn.Module, *inputs: Any, **settings: Any) -> tuple[Ten
 
 def _grouped_eager(module: nn.Module, *inputs: Any, **settings: Any) -> tuple[Tensor, Tensor | None]:
     return _by_group(_eager, module, *inputs, **settings)
+
+
+def _auto_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    sequences: Sequences | None = None,
+    **settings: Any,
+) -> tuple[Tensor, Tensor | None]:
+    if sequences is None:
+        return _grouped_sdpa(module, query, key, value, mask, **settings)
+    assert mask is not None
+    return attend(module, query, key, value, mask, sequences, **settings)
+
+
+def _auto_eager(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, **settings: Any
+) -> tuple[Tensor, Tensor | None]:
+    if isinstance(mask, BlockMask):
+        output: tuple[Tensor, Tensor | None] = flex_attention_forward(module, query, key, value, mask, **settings)
+        return output
+    return _grouped_eager(module, query, key, value, mask, **settings)
 
 
 def _eager(
@@ -179,48 +230,11 @@ def _by_group(
     return torch.cat(outputs, dim=1), None  # [1, L, heads, D]
 
 
-def check_branches(hf: PreTrainedModel) -> None:
-    """What the shared layout asks of an architecture: it is told its positions, and its mask says all that is seen.
-
-    Recurrent layers see whatever stands before them; attention of an architecture's own making may measure distance in
-    the row (ALiBi, GPT-Neo's local layers) or read the mask in a form of its own.
-
-    Raises:
-        ConfigError: the architecture does not promise that.
-    """
-    leave_with_launcher = "position_ids" in inspect.signature(hf.base_model.forward).parameters
-    if not leave_with_launcher or hf._is_stateful or not hf._supports_attention_backend:
-        name = type(hf).__name__
-        raise ConfigError(f"batch.layout must be separate for this architecture, got 'shared' for {name}")
-
-
-def sliding_window(config: PreTrainedConfig) -> int | None:
-    """The window of a model's sliding layers, in tokens; None for a model that has none."""
-    settings = config.to_dict()
-    return (
-        settings["sliding_window"]
-        if settings.get("use_sliding_window", True) and "sliding_window" in settings
-        else None
-    )
-
-
-def layer_kinds(config: PreTrainedConfig) -> list[str]:
-    """The kind of each layer, full or sliding.
-
-    Raises:
-        ConfigError: the model has layers of another kind, which the branch mask cannot serve.
-    """
-    declared = config.to_dict().get("layer_types")
-    if declared is None:
-        return [FULL if sliding_window(config) is None else SLIDING]
-    unknown = set(declared) - {FULL, SLIDING}
-    if unknown:
-        rule = f"batch.layout must be separate for layers of kind {sorted(unknown)[0]!r}"
-        raise ConfigError(f"{rule}, got 'shared'")
-    return list(declared)
-
-
-AttentionInterface.register("grouped_sdpa", _grouped_sdpa)
-AttentionInterface.register("grouped_eager", _grouped_eager)
-AttentionMaskInterface.register("grouped_sdpa", sdpa_mask)
-AttentionMaskInterface.register("grouped_eager", eager_mask)
+for name, attention, mask in (
+    (GROUPED["sdpa"], _grouped_sdpa, sdpa_mask),
+    (GROUPED["eager"], _grouped_eager, eager_mask),
+    (AUTO["sdpa"], _auto_sdpa, sdpa_mask),
+    (AUTO["eager"], _auto_eager, eager_mask),
+):
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, mask)

@@ -16,6 +16,7 @@ from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE, ModelFolder
 from alignment.config.model import Attention, ModelConfig
 from alignment.distributed.placement import Placement, Whole
+from alignment.models.attention import choose_attention
 from alignment.models.files import Reading, check_folder, code_files, holds_packed_weights, names_in
 from alignment.models.quantized import check_quantized, keep_packing, quantization_of
 from alignment.models.unread import check_tied, check_unread, listed, unread_of
@@ -82,7 +83,8 @@ def attention_of(architecture: Any, config: PreTrainedConfig, asked: Attention, 
     why = "attention has a soft cap, which sdpa leaves out" if is_capped else "architecture has no sdpa"
     if asked is Attention.sdpa:
         raise ConfigError(f"model.attention must be eager (or auto) for {where}, whose {why}, got 'sdpa'")
-    say_once(f"model.attention: eager for {where}, whose {why}")
+    on_gpu = " (on a GPU flex_attention)" if architecture._supports_flex_attn else ""
+    say_once(f"model.attention: eager for {where}, whose {why}{on_gpu}")
     return Attention.eager.value
 
 
@@ -121,6 +123,8 @@ def from_folder(
             **settings,
         )
     keep_packing(hf)
+    if config.attention is Attention.auto:
+        choose_attention(hf)
     hf.name_or_path = hf.config._name_or_path = config.path
     hf.config.return_dict = True  # what a model gives is read by name here
     lacking = {name: f"no {name}" for name in sorted(found["missing_keys"])}

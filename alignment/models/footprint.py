@@ -31,10 +31,10 @@ from alignment.distributed.collectives import pick_device
 from alignment.distributed.placement import Whole
 from alignment.distributed.precision import compute_dtype
 from alignment.models.allocations import leave_meta, peak_of
-from alignment.models.attention import check_branches
 from alignment.models.folder import architecture_of, attention_of, read_config
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.init import init_config
+from alignment.models.layer_kinds import check_branches
 from alignment.models.load import prepared
 from alignment.models.quantized import HEADS, quantization_of
 from alignment.models.tokenizer import load_tokenizer

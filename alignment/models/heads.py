@@ -16,9 +16,15 @@ from transformers import PreTrainedModel
 from alignment.data.pack import PADDING, Batch
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import use_adapter
-from alignment.models.attention import FLEX, attention_inputs, check_branches, in_fixed_lengths, use_grouped_attention
+from alignment.models.attention import (
+    attention_inputs,
+    in_fixed_lengths,
+    takes_whole_row,
+    use_grouped_attention,
+)
 from alignment.models.last_layer import feed_forward_at
 from alignment.models.last_layer import reads_apart as is_read_apart
+from alignment.models.layer_kinds import check_branches
 from alignment.models.logprobs import entropy_of, is_likeliest, logprobs_of
 from alignment.models.one_run import in_one_run
 from alignment.models.routers import router_loss
@@ -73,7 +79,7 @@ class Trunk(nn.Module):
         config = self.hf.config.get_text_config()
         if batch.shared:
             check_branches(self.hf)
-            if config._attn_implementation == FLEX:
+            if takes_whole_row(config, batch):
                 batch = in_fixed_lengths(batch)
         inputs = attention_inputs(batch, config)
         balances = bool(self.router_weight) and torch.is_grad_enabled()

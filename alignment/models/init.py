@@ -8,7 +8,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 
 from alignment.config.errors import ConfigError, require
 from alignment.config.folders import find_model
-from alignment.config.model import ModelConfig
+from alignment.config.model import Attention, ModelConfig
+from alignment.models.attention import choose_attention
 from alignment.models.files import one_line
 from alignment.models.folder import architecture_of, attention_of, read_config
 from alignment.models.weight_dtype import hold_in
@@ -61,4 +62,6 @@ def from_init(
     except (ValueError, TypeError) as error:  # of a number that has no default, too
         raise ConfigError(f"model.init with model.attention={attention}: {one_line(error)}") from error
     hold_in(hf, held)
+    if config.attention is Attention.auto:
+        choose_attention(hf)
     return hf

@@ -9,9 +9,9 @@ from alignment.config.errors import ConfigError
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
-from alignment.models.attention import check_branches
 from alignment.models.files import one_line
 from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.layer_kinds import check_branches
 from alignment.models.readout import token_logprobs, token_values
 from alignment.models.weight_dtype import forwards_in_float32
 from alignment.terminal import say

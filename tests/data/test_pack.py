@@ -83,8 +83,7 @@ def test_what_is_not_learned_is_seen_and_not_read(layout: Layout) -> None:
         "branches",
         "ends",
         "num_ends",
-        "group_lengths",
-        "plain_lengths",
+        "branch_lengths",
     ):
         left, right = getattr(batch, name), getattr(whole, name)
         assert left == right if isinstance(left, tuple) else torch.equal(left, right)

@@ -20,11 +20,10 @@ from alignment.models.attention import (
     branch_rule,
     group_masks,
     in_fixed_lengths,
-    layer_kinds,
     plain_rows,
-    sliding_window,
 )
 from alignment.models.heads import LanguageModel
+from alignment.models.layer_kinds import layer_kinds, sliding_window
 from alignment.models.load import load_language_model
 from alignment.models.readout import token_logprobs
 

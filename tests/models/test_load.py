@@ -97,8 +97,8 @@ def test_half_precision_weights_become_float32(folder: Path, tokenizer: PreTrain
 
 
 def test_attention_is_the_configured_one(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """sdpa and eager go group by group where a batch asks for it."""
-    names = {Attention.auto: "grouped_sdpa", Attention.sdpa: "grouped_sdpa", Attention.eager: "grouped_eager"}
+    """sdpa and eager go group by group where a batch asks for it; without a wish it is the device's to say."""
+    names = {Attention.auto: "auto_sdpa", Attention.sdpa: "grouped_sdpa", Attention.eager: "grouped_eager"}
     for attention in Attention:
         model = load_language_model(ModelConfig(path=str(folder), attention=attention), tokenizer, WHOLE)
         assert model.hf.config._attn_implementation == names.get(attention, attention.value)
@@ -180,7 +180,7 @@ def test_attention_that_an_architecture_has_not(
     """By itself it is the architecture's own, which is said; sdpa that is asked for is refused, with the way out."""
     init = {**tiny_init, "model_type": kind, **more}
     model = load_language_model(ModelConfig(init=init), tokenizer, WHOLE)
-    assert model.hf.config._attn_implementation in ("eager", "grouped_eager")
+    assert model.hf.config._attn_implementation in ("eager", "auto_eager")
     assert f"model.attention: eager for model.init ({kind}), whose {why}" in " ".join(capsys.readouterr().out.split())
     config = ModelConfig(init=init, attention=Attention.sdpa)
     refused(config, tokenizer, r"^model\.attention must be eager \(or auto\) for model\.init .*, got 'sdpa'$")

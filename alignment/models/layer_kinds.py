@@ -1,0 +1,50 @@
+"""What the shared layout asks of an architecture, and its layers: they see all that comes before, or a window of it."""
+
+import inspect
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from alignment.config.errors import ConfigError
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def sliding_window(config: PreTrainedConfig) -> int | None:
+    """The window of a model's sliding layers, in tokens; None for a model that has none."""
+    settings = config.to_dict()
+    return (
+        settings["sliding_window"]
+        if settings.get("use_sliding_window", True) and "sliding_window" in settings
+        else None
+    )
+
+
+def layer_kinds(config: PreTrainedConfig) -> list[str]:
+    """The kind of each layer, full or sliding.
+
+    Raises:
+        ConfigError: the model has layers of another kind, which the branch mask cannot serve.
+    """
+    declared = config.to_dict().get("layer_types")
+    if declared is None:
+        return [FULL if sliding_window(config) is None else SLIDING]
+    unknown = set(declared) - {FULL, SLIDING}
+    if unknown:
+        rule = f"batch.layout must be separate for layers of kind {sorted(unknown)[0]!r}"
+        raise ConfigError(f"{rule}, got 'shared'")
+    return list(declared)
+
+
+def check_branches(hf: PreTrainedModel) -> None:
+    """What the shared layout asks of an architecture: it is told its positions, and its mask says all that is seen.
+
+    Recurrent layers see whatever stands before them; attention of an architecture's own making may measure distance in
+    the row (ALiBi, GPT-Neo's local layers) or read the mask in a form of its own.
+
+    Raises:
+        ConfigError: the architecture does not promise that.
+    """
+    leave_with_launcher = "position_ids" in inspect.signature(hf.base_model.forward).parameters
+    if not leave_with_launcher or hf._is_stateful or not hf._supports_attention_backend:
+        name = type(hf).__name__
+        raise ConfigError(f"batch.layout must be separate for this architecture, got 'shared' for {name}")
