@@ -28,7 +28,7 @@ from alignment.cli.sources import SearchPath, parts, register, schema
 from alignment.cli.stage_keys import require_no_stage_keys
 from alignment.cli.stages import by_name, with_files
 from alignment.config.errors import ConfigError
-from alignment.config.inputs import expand_home
+from alignment.config.inputs import expand_home, take_models
 from alignment.config.run import RunConfig
 from alignment.config.tasks import TASKS, PipelineConfig
 from alignment.hub.ask import forget
@@ -199,6 +199,7 @@ def resolve(composed: DictConfig) -> RunConfig:
         raise ConfigError(f"{missing[0]} is required, got nothing")
     config = cast(RunConfig, _built(closed, ""))
     expand_home(config)
+    take_models(config)
     if isinstance(config, PipelineConfig):
         with_files(config.stages, SearchPath.own)
     return config

@@ -1,6 +1,5 @@
 """The verbs that look at models and rows, in one process: their config is a recipe's, mostly `evaluate`'s."""
 
-from pathlib import Path
 from typing import cast
 
 from alignment.cli.compose import composing, resolve, single
@@ -54,9 +53,3 @@ def set_to(key: str, value: object) -> str:
 def as_typed(words: list[str]) -> list[str]:
     """What a user has typed as key=value, in Hydra's grammar."""
     return [readable(word, is_sweep=False) for word in words]
-
-
-def model_folder(path: str) -> str:
-    """A run's folder stands for its model."""
-    inside = Path(path).expanduser() / "model"
-    return str(inside) if (inside / "config.json").is_file() and not Path(path, "config.json").is_file() else path

@@ -57,7 +57,10 @@ def find_recipe(recipe: str, own: list[Path]) -> tuple[str, list[Path]]:
         if recipe not in known:
             config = Path(recipe) / "config.yaml"
             if config.is_file():
-                raise ConfigError(f"no recipe {recipe!r}: that is a run's folder, whose recipe is {str(config)!r}")
+                ways = (
+                    f"`alignment run {config}` goes on with it; model.path={recipe} and `alignment chat {recipe}` take"
+                )
+                raise ConfigError(f"no recipe {recipe!r}: that is a run's folder: {ways} its model")
             near = nearest(recipe, known) or nearest(recipe.lower(), known)
             raise ConfigError(f"no recipe {recipe!r}{near}; `alignment recipes` lists them")
         return recipe, own

@@ -46,6 +46,16 @@ def find_model(path: str, key: str, *, trusted: bool = False) -> ModelFolder:
     return ModelFolder(folder, tuple(adapters), key, trusted)
 
 
+def holds_model(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in (MODEL_FILE, ADAPTER_FILE))
+
+
+def model_of(path: str) -> str:
+    """A run's folder stands for its final model; any other path for itself."""
+    inside = Path(path).expanduser() / "model"
+    return str(inside) if holds_model(inside) and not holds_model(inside.parent) else path
+
+
 def base_of(folder: Path, key: str) -> Path | None:
     """The base on which an adapter's folder lies; None for any other folder, and where the base is not here.
 

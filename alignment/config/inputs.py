@@ -14,7 +14,7 @@ from typing import Any
 
 from alignment.config.errors import ConfigError, error_prefix
 from alignment.config.files import is_pattern, matched
-from alignment.config.folders import ADAPTER_FILE, MODEL_FILE
+from alignment.config.folders import MODEL_FILE, holds_model, model_of
 from alignment.config.hub import HubName, Kind, hub_name, is_awaited, located
 from alignment.config.model_kinds import require_language_model, require_reward_model, require_run_with_model
 from alignment.config.renamed import function_now
@@ -23,7 +23,6 @@ from alignment.user_error import nearest
 
 ON_HUB = re.compile(r"https?://(?:huggingface\.co|hf\.co)/(?:datasets/)?([\w.-]+/[\w.-]+)")
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-OF_RUNS = ("inputs", "runs", "curves")  # keys whose folders may be those of runs
 
 
 def input_paths(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -61,6 +60,11 @@ def function_files(config: Any) -> Iterator[tuple[str, Path]]:
 def expand_home(config: Any) -> None:
     """A `~` that begins a path stands for the home folder, as a shell has it where it comes first in a word."""
     _change(config, ("input", "place"), lambda path, _: expanduser(path))
+
+
+def take_models(config: Any) -> None:
+    """Where a model is asked for, a run's folder stands for its final one."""
+    _change(config, ("of_run",), lambda path, _: model_of(path))
 
 
 def set_names(config: Any, names: dict[tuple[Kind, str], str]) -> None:
@@ -117,8 +121,9 @@ def _paths(key: str, value: Any, has_rows: bool) -> Iterator[tuple[str, str]]:
 
 def check_inputs(config: Any, prefix: str = "", *, but_within: str | None = None) -> None:
     """Raises:
-    ConfigError: an input does not exist, a run's folder stands where a model's is asked for, or a function has another
-        name now; names key and path. A name on the hub is looked for when it is pinned, and judged once it is fetched.
+    ConfigError: an input does not exist, a run that has left no model, or no model's folder, stands where a model's is
+        asked for, or a function has another name now; names key and path. A name on the hub is looked for when it is
+        pinned, and judged once it is fetched.
 
     Args:
         but_within: a folder whose files need not be there yet.
@@ -136,12 +141,10 @@ def check_inputs(config: Any, prefix: str = "", *, but_within: str | None = None
         if not place.exists():
             lacking = "no file matches" if is_pattern(path) and not matched(path) else "no such file or folder"
             raise ConfigError(f"{key}: {lacking}, got {path!r}{_meant(path, kind)}")
-        if key.partition(".")[0] not in OF_RUNS:
-            _refuse_run(key, place)
-            if kind is Kind.model:
-                _require_model(key, place)
-        elif key.startswith("runs."):
+        if key.startswith("runs."):
             require_run_with_model(key, path, place)
+        elif kind is Kind.model:
+            _require_model(key, path, place)
     _check_kinds(config, prefix, but_within)
 
 
@@ -175,21 +178,17 @@ def _meant(path: str, kind: Kind | None) -> str:
     return near
 
 
-def _require_model(key: str, place: Path) -> None:
+def _require_model(key: str, path: str, place: Path) -> None:
     if not place.is_dir():
         gguf = "; a GGUF file has weights that are not trained, take the model that it was made of"
         way = gguf if place.suffix == ".gguf" else ""
         raise ConfigError(f"{key} must be a model's folder, got the file {str(place)!r}{way}")
-    if not any((place / file).is_file() for file in (MODEL_FILE, ADAPTER_FILE)):
+    if (place / "config.yaml").is_file():
+        require_run_with_model(key, path, place)
+    if not holds_model(place):
         lacks = f"{key}: no {MODEL_FILE} in {str(place)!r}, which a model's folder holds"
         inner = sorted(file.parent.name for file in place.glob(f"*/{MODEL_FILE}"))
         raise ConfigError(f"{lacks}{f'; {place / inner[0]} does' if inner else ''}")
-
-
-def _refuse_run(key: str, path: Path) -> None:
-    model = path / "model"
-    if (model / MODEL_FILE).is_file() and not any((path / file).is_file() for file in (MODEL_FILE, ADAPTER_FILE)):
-        raise ConfigError(f"{key}: this is a run's folder, and its model is {str(model)!r}, got {str(path)!r}")
 
 
 def module_file(module: str) -> Path | None:

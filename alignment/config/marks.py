@@ -1,10 +1,15 @@
 """Marks of fields, for those who ask which keys name files, folders or functions."""
 
 INPUT = {"input": True}  # a file or folder that the run reads
-MODEL = {"input": True, "hub": "model"}  # the same, or a model's name on the hub
+MODEL = {
+    "input": True,
+    "hub": "model",
+    "of_run": True,
+}  # the same, or a run's folder for its model, or a name on the hub
 LANGUAGE_MODEL = {**MODEL, "language_model": True}  # one that writes replies
+COMPARED = {"input": True, "hub": "model", "language_model": True}  # the same, or a run's folder, whose log is read too
 REWARD_MODEL = {**MODEL, "reward_model": True}  # one that scores them
-TOKENIZER = {"input": True, "hub": "tokenizer"}
+TOKENIZER = {"input": True, "hub": "tokenizer", "of_run": True}
 DATA = {
     "input": True,
     "data": True,

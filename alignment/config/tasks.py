@@ -20,7 +20,7 @@ from alignment.config.data import (
 from alignment.config.distributed import require_device
 from alignment.config.errors import require
 from alignment.config.generation import GenerationConfig, require_generator, require_served, require_temperatures
-from alignment.config.marks import ANY, FUNCTION, INPUT, LANGUAGE_MODEL, PLACE, REWARD_MODEL
+from alignment.config.marks import ANY, COMPARED, FUNCTION, INPUT, PLACE, REWARD_MODEL
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.reward import ScorerConfig
@@ -86,7 +86,7 @@ class RejectionConfig(RunConfig):
 @dataclass(slots=True)
 class EvaluateConfig(RunConfig):
     replies: ClassVar[bool] = True
-    runs: dict[str, str] = field(default_factory=dict, metadata=LANGUAGE_MODEL)
+    runs: dict[str, str] = field(default_factory=dict, metadata=COMPARED)
     """name -> a run's folder (its `model/` is evaluated, its `metrics.jsonl` drawn), a model's folder, or its name on
     the hub. {}: none, the reward model alone is evaluated, on `pairs`."""
     trust_remote_code: bool = False

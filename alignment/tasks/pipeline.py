@@ -11,6 +11,7 @@ from typing import Any
 
 from alignment.config.cluster import Scheduler, require_scheduler
 from alignment.config.errors import ConfigError, UserError
+from alignment.config.inputs import take_models
 from alignment.config.packages import require_packages
 from alignment.config.run import RunConfig
 from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
@@ -55,6 +56,7 @@ def _run_stages(stages: list[tuple[StageConfig, RunConfig]]) -> None:
         console.rule(f"{number}/{len(stages)} {stage.name} ({stage.recipe})")
         if stage.about:
             say(stage.about)
+        take_models(stage_config)  # of the stages before it, whose models are there by now
         folder = RunFolder(stage_config.output_dir)
         mark = fingerprint(stage_config)
         if is_finished(folder, mark):

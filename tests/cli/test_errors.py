@@ -215,13 +215,15 @@ SPELLINGS = {  # what is known elsewhere or by habit: what is said of it
     "tiny_dpo \u2014loss.beta=0.2": "it must be key=value, without blanks or dashes before it and about the =",
     "dpo own.yaml": "cannot read the override 'own.yaml': it must be key=value, as data.train.path=own.yaml",
     "DPO": "no recipe 'DPO' (did you mean 'dpo'?)",
-    "a_run": "no recipe 'a_run': that is a run's folder, whose recipe is 'a_run/config.yaml'",
+    "a_run": "no recipe 'a_run': that is a run's folder: `alignment run a_run/config.yaml` goes on with it; "
+    "model.path=a_run and `alignment chat a_run` take its model",
     "tiny_dpo model=pretrained model.path=https://huggingface.co/org/one": "(a page of the hub: its name is org/one)",
     "tiny_dpo model=pretrained model.path=gpt2": "no such file or folder, got 'gpt2' (on the hub it is org/name, or hf://gpt2)",
     "tiny_dpo model=pretrained model.path=a_rum": "no such file or folder, got 'a_rum' (did you mean 'a_run'?)",
     "tiny_dpo model=pretrained model.path=own.yaml": "model.path must be a model's folder, got the file 'own.yaml'",
     "tiny_dpo model=pretrained model.path=some.gguf": "got the file 'some.gguf'; a GGUF file has weights",
-    "tiny_dpo reference.path=a_run": "reference.path: no config.json in 'a_run', which a model's folder holds",
+    "tiny_dpo reference.path=a_run": "reference.path must be the folder of a model, got 'a_run', that of a run that",
+    "tiny_dpo reference.path=empty": "reference.path: no config.json in 'empty', which a model's folder holds",
     "tiny_dpo output_dir=own.yaml": "output_dir must be a folder that can be made and written, got 'own.yaml', where",
     "tiny_dpo output_dir=own.yaml/inside": "own.yaml' is a file",
 }
@@ -468,15 +470,18 @@ def test_cluster(case: str, alignment: Callable[..., Any], tmp_path: Path) -> No
     refused(alignment, ["submit", "tiny_dpo", *chosen, *re.split(" (?=cluster)", words)], pattern, tmp_path)
 
 
+@pytest.mark.parametrize(("task", "what"), {"dpo": "a run of dpo", "evaluate": "an evaluation", "": "a run"}.items())
 @pytest.mark.parametrize(
     "words",
-    ["tiny_dpo model.path=out", "tiny_sft model.tokenizer=out", "tiny_ppo reward.function=null reward.path=out"],
+    ["tiny_dpo model.path=out", "tiny_dpo reference.path=out", "tiny_ppo reward.function=null reward.path=out"],
 )
-def test_a_run_s_folder_in_the_place_of_its_model_s(words: str, alignment: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "out" / "model").mkdir(parents=True)
-    (tmp_path / "out" / "model" / "config.json").write_text("{}")
+def test_a_run_without_a_model_in_the_place_of_one(
+    words: str, task: str, what: str, alignment: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.yaml").write_text(f"defaults:\n  - task: {task}\n" if task else "seed: 1\n")
     key = words.split()[-1].partition("=")[0]
-    pattern = rf"{key}: this is a run's folder, and its model is 'out/model', got 'out'$"
+    pattern = rf"{key} must be the folder of a model, got 'out', that of {what}[ ,]"
     refused(alignment, ["run", *words.split()], pattern, tmp_path)
 
 

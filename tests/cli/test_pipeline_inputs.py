@@ -33,11 +33,12 @@ def test_an_input_may_be_a_run_s_folder_whose_parts_stages_read(
 def test_what_is_wrong_with_an_input_is_found_before_the_first_stage(
     alignment: Callable[..., Any], own: Callable[..., str], tmp_path: Path
 ) -> None:
-    assert alignment("run", "tiny_sft", *SMALL, "output_dir=first").code == 0
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "config.yaml").write_text("defaults:\n  - task: sft\n")
     run_as_model = own("pipe", PIPE.replace('"@base/model"', '"@base"'))
     ended = alignment("run", run_as_model, "inputs.base=first", "output_dir=out")
-    said = "stage more: model.path: this is a run's folder, and its model is 'first/model', got 'first'"
-    assert (ended.code, ended.err) == (2, [f"alignment: pipe: {said}"])
+    said = "stage more: model.path must be the folder of a model, got 'first', that of a run of sft that has left no"
+    assert ended.code == 2 and ended.err[0].startswith(f"alignment: pipe: {said}")
     ended = alignment("run", own("pipe", PIPE), "inputs.base=nowhere", "output_dir=out")
     assert (ended.code, ended.err) == (2, ["alignment: pipe: inputs.base: no such file or folder, got 'nowhere'"])
     assert not (tmp_path / "out").exists()

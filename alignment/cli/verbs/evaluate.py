@@ -49,12 +49,12 @@ def main(arguments: list[str]) -> None:
     if models and given.data is None and not any(word.lstrip("+").startswith("data") for word in own):
         fail("evaluate needs prompts for its models: --data FILE, held-out rows")
 
-    from alignment.cli.evaluation import RECIPE, as_typed, model_folder, set_to
+    from alignment.cli.evaluation import RECIPE, as_typed, set_to
     from alignment.cli.run import run_recipe
 
     values = {  # key -> what it is set to, where its word is given
         "data.eval.path": given.data,
-        "reward": None if given.reward is None else model_folder(given.reward),
+        "reward": None if given.reward is None else given.reward,
         "pairs.eval.path": given.pairs,
     }
     overrides = [set_to(key, value) for key, value in values.items() if value is not None]
@@ -68,13 +68,13 @@ def main(arguments: list[str]) -> None:
 
 def _reward_model_of(models: list[str], *, has_data: bool) -> tuple[str, list[str]]:
     """The one that pairs are asked for, of which only a reward model knows, and those that are left."""
-    from alignment.cli.evaluation import model_folder
+    from alignment.config.folders import model_of
     from alignment.config.model_kinds import is_language_model
 
     whose = "evaluate: --pairs FILE measures a reward model"
     if len(models) != 1 or has_data:
         fail(f"{whose}, which --reward MODEL names beside {len(models)} models that reply to --data FILE")
-    if is_language_model(Path(model_folder(models[0])).expanduser()):
+    if is_language_model(Path(model_of(models[0])).expanduser()):
         ways = (
             f"alignment evaluate {models[0]} --data FILE draws replies of it, with num_samples=0 its perplexity alone"
         )

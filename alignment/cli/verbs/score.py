@@ -36,9 +36,9 @@ def main(arguments: list[str]) -> None:
     if given.out is not None and not given.out.parent.is_dir():
         fail(f"score: --out must be in a folder that is there, got {str(given.out)!r}")
 
-    from alignment.cli.evaluation import as_typed, evaluation_config, model_folder, set_to
+    from alignment.cli.evaluation import as_typed, evaluation_config, set_to
 
-    named = [set_to("reward", model_folder(words[0])), set_to("pairs.eval.path", words[1])]
+    named = [set_to("reward", words[0]), set_to("pairs.eval.path", words[1])]
     config = evaluation_config("score", [*named, *as_typed([word for word in given.words if is_setting(word)])])
 
     from alignment.cli.looking import score_file
