@@ -7,16 +7,14 @@ from typing import Any
 from alignment.config.errors import UserError
 from alignment.config.metrics import EVAL, headlines
 from alignment.evaluate.rows import value_words
+from alignment.overview.found import found as found_by
 from alignment.overview.grid import Column, lines
 from alignment.overview.paired import differences, evaluated
 from alignment.overview.status import Status, read_status
-from alignment.overview.steered import steered
+from alignment.overview.steered import lengthened, steered
 from alignment.runs.folder import RunFolder
-from alignment.runs.notes import read_note
 from alignment.runs.settings import differing, runs_in, task_of
 from alignment.user_error import fail
-
-SCORES = ("gold", "reward", "kl", "length", "win_rate", "perplexity", "accuracy")  # of a method of an evaluation
 
 
 def print_comparison(folders: list[Path]) -> None:
@@ -50,7 +48,7 @@ def comparison(found: list[Status]) -> Iterator[str]:
     rows = {
         **_settings_rows(settings),
         **_steered_rows(found),
-        "state": [status.state() for status in found],
+        "state": [status.place() for status in found],
         "step": [status.steps() for status in found],
         **_metric_rows(found),
         **_method_rows(found),
@@ -84,10 +82,13 @@ def _settings_rows(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def _steered_rows(found: list[Status]) -> dict[str, list[str]]:
-    """The keys that were changed on the way."""
-    changed = [steered(status.history) for status in found]
-    keys = dict.fromkeys(key for each in changed for key in each)
-    return {f"steered {key}": [each.get(key, "-") for each in changed] for key in keys}
+    """The keys that were changed on the way, and those by which a run was made longer."""
+    rows: dict[str, list[str]] = {}
+    for title, changes in (("steered", steered), ("longer", lengthened)):
+        changed = [changes(status.history) for status in found]
+        keys = dict.fromkeys(key for each in changed for key in each)
+        rows |= {f"{title} {key}": [each.get(key, "-") for each in changed] for key in keys}
+    return rows
 
 
 def _metric_rows(found: list[Status]) -> dict[str, list[str]]:
@@ -102,33 +103,10 @@ def _metric_rows(found: list[Status]) -> dict[str, list[str]]:
 
 def _method_rows(found: list[Status]) -> dict[str, list[str]]:
     """What evaluations say of each model that they compare."""
-    tables = [_figures(status.folder) for status in found]
+    each_found = [found_by(status.folder) for status in found]
+    tables = [
+        {f"{method} {score}": words for method, scores in each.items() for score, words in scores.items()}
+        for each in each_found
+    ]
     names = dict.fromkeys(name for table in tables for name in table)
     return {name: [table.get(name, "-") for table in tables] for name in names}
-
-
-def _figures(folder: Path) -> dict[str, str]:
-    """Raises:
-    UserError: summary.json is damaged.
-    """
-    path = RunFolder(folder).summary
-    try:
-        found = read_note(path)
-        methods = {
-            f"{each['name']} {score}": each[score]
-            for each in found.get("methods", [])
-            for score in SCORES
-            if score in each
-        }
-        judged = found.get("reward_model") or {}
-        if "accuracy" in judged:
-            methods["reward model accuracy"] = judged["accuracy"]
-        return {name: _interval(value) for name, value in methods.items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
-
-
-def _interval(value: Any) -> str:
-    if not isinstance(value, dict):
-        return f"{value:.4g}"
-    return f"{value['mean']:.4g} [{value['low']:.3g}, {value['high']:.3g}]"

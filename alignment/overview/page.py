@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from alignment.config.metrics import EVAL, headlines, metric
 from alignment.evaluate.rows import value_words
+from alignment.overview.found import found
+from alignment.overview.grid import Column, lines
 from alignment.overview.status import Status, ago
-from alignment.overview.steered import steered
+from alignment.overview.steered import lengthened, steered
 from alignment.runs.claim import Life
 from alignment.runs.folder import RunFolder
 from alignment.runs.rows import Row
@@ -19,27 +21,52 @@ GROUPS = {"eval": "evaluation", "time": "time and memory", "": "training"}
 
 def page(status: Status, *, every: bool) -> Iterator[str]:
     """`every`: all metrics with their meaning, and not the main ones alone."""
-    folder = shlex.quote(str(status.folder))
     yield str(status.folder)
-    yield f"  state     {status.state()}{_who(status)}"
-    if status.known is not None:
-        yield f"  job       {status.job}{''.join(f', {word}' for word in _of_the_job(status.known))}"
-    elif status.job is not None:
-        yield f"  job       {status.job}, which Slurm does not know any more"
-    left = status.seconds_left(time.time())
-    yield f"  step      {status.steps()}{'' if left is None else f', about {duration(left)} left'}"
+    yield from _state(status)
+    if "train" in status.settings or status.rows:  # which an evaluation has not
+        left = status.seconds_left(time.time())
+        yield f"  step      {status.steps()}{'' if left is None else f', about {duration(left)} left'}"
     yield from (f"  steered   {key} {words}" for key, words in steered(status.history).items())
+    yield from (f"  longer    {key} {words}" for key, words in lengthened(status.history).items())
     if status.rows:
         yield from _metrics(status)
+    yield from _evaluation(status)
     yield from (f"  {name:<9} {rest}" for name, _, rest in (line.partition(": ") for line in _left(status)))
-    yield f"  finished  {'yes' if status.is_finished else 'no'}{f': {status.stopped}' if status.stopped else ''}"
+    yield from _next(status)
+    if every:
+        yield from _every(status)
+
+
+def _state(status: Status) -> Iterator[str]:
+    why = f": {status.why()}" if status.why() else ""
+    yield f"  state     {status.state()}{_who(status)}{why if status.known is None else ''}"
+    if status.known is None:
+        if status.job is not None:
+            yield f"  job       {status.job}, which Slurm does not know any more"
+        return
+    yield f"  job       {status.job}{''.join(f', {word}' for word in _of_the_job(status.known))}"
+    if why and not status.is_finished:
+        yield f"  ended     {status.why()}"
+
+
+def _evaluation(status: Status) -> Iterator[str]:
+    """A line each model, a column each figure."""
+    methods = found(status.folder)
+    if methods:
+        scores = list(dict.fromkeys(score for each in methods.values() for score in each))
+        columns = [Column(score, [each.get(score, "-") for each in methods.values()]) for score in scores]
+        yield from (f"  {line}" for line in lines([Column("found", list(methods)), *columns]))
+
+
+def _next(status: Status) -> Iterator[str]:
+    folder = shlex.quote(str(status.folder))
+    if status.known is not None and status.is_finished:  # of which Slurm knows nothing
+        yield f"  finished  yes{f': {status.stopped}' if status.stopped else ''}"
     if status.known is not None and status.known.state in commands.ENDED_BADLY:
         yield f"  why: alignment logs {folder}"
     is_left = status.life is None or status.life[0] is Life.died
     if status.is_started and not status.is_finished and is_left and status.known is None:
         yield f"  to go on: alignment run {shlex.quote(str(RunFolder(status.folder).config))}"
-    if every:
-        yield from _every(status)
 
 
 def _who(status: Status) -> str:

@@ -1,22 +1,25 @@
 """The verb `status`: one run on a page, several in a table."""
 
+import shlex
 from pathlib import Path
 
 from alignment.config.errors import UserError
 from alignment.overview.page import page
 from alignment.overview.status import read_status, status_of
 from alignment.overview.table import Asked, table
-from alignment.runs.settings import runs_in
+from alignment.runs.settings import DEPTH, tree_of
 from alignment.user_error import fail
 
 
 def print_status(folder: Path, asked: Asked, *, every: bool) -> None:
     """`every`: all metrics, of a single run."""
     try:
-        runs = runs_in(folder)
+        tree = tree_of(folder)
+        runs, deeper = tree.runs, _deeper(tree.beyond)
         found = [read_status(folder)] if runs == [folder] else [status_of(run) for run in runs]
         if not runs:
-            fail(f"RUN must hold a run, a sweep or a pipeline, got {str(folder)!r}")
+            more = f"; {deeper}" if deeper else ""
+            fail(f"RUN must hold a run, a sweep or a pipeline, got {str(folder)!r}{more}")
         is_one = runs == [folder]
         if is_one and (asked.metrics or asked.sort):
             raise UserError(
@@ -31,4 +34,12 @@ def print_status(folder: Path, asked: Asked, *, every: bool) -> None:
         fail(f"status: {error}")
     for line in dict.fromkeys(status.trouble for status in found if status.trouble):
         print(f"Slurm cannot be asked, so this is from the files only: {line}")
-    print("\n".join(lines))
+    print("\n".join([*lines, *filter(None, [deeper])]))
+
+
+def _deeper(beyond: list[Path]) -> str:
+    """Where nobody has looked, and how to; nothing where that is nowhere."""
+    if not beyond:
+        return ""
+    what = "a folder lies" if len(beyond) == 1 else f"{len(beyond)} folders lie"
+    return f"{what} too deep to be looked into ({DEPTH} levels are): alignment status {shlex.quote(str(beyond[0]))}"

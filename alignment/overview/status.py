@@ -7,7 +7,8 @@ from typing import Any
 
 from alignment.config.errors import UserError
 from alignment.config.metrics import EVAL
-from alignment.runs.claim import Life, Owner, life_of
+from alignment.runs.claim import Life, Owner, life_of, this_process
+from alignment.runs.endings import ENDED, INTERRUPTED, ending_of
 from alignment.runs.folder import RunFolder
 from alignment.runs.notes import read_note
 from alignment.runs.rows import Row, read_rows
@@ -51,10 +52,30 @@ class Status:
         if self.known is not None:
             return f"{self.known.state} ({self.known.reason})" if self.known.reason else self.known.state
         if self.is_finished:
-            return "finished"
+            return "finished: nothing saved" if self.num_steps == 0 else "finished"
         if self.life is not None:
             return self.life[0].value
-        return "not finished" if self.is_started else "not started"
+        return self._ended() or ("not finished" if self.is_started else "not started")
+
+    def place(self) -> str:
+        """`state`, and of a run that is at work on another machine, on which."""
+        state = self.state()
+        is_away = self.life is not None and self.life[1].host != this_process().host
+        is_of_life = self.life is not None and state == self.life[0].value
+        return f"{state} on {self.life[1].host}" if self.life is not None and is_away and is_of_life else state
+
+    def why(self) -> str:
+        """Why it ended before its last step, in its own words; nothing of one that goes on, or was killed."""
+        if self.is_finished or self.life is not None:
+            return self.stopped if self.is_finished else ""
+        return str(ending_of(self.history).get("why", ""))
+
+    def _ended(self) -> str:
+        ending = ending_of(self.history)
+        if ending.get(ENDED) != INTERRUPTED:
+            return str(ending.get(ENDED, ""))
+        step = ending.get("step")
+        return "interrupted before a step was saved" if step is None else f"interrupted at step {step}"
 
     def step(self) -> int:
         return int(self.rows[-1]["step"]) if self.rows else 0

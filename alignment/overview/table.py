@@ -9,6 +9,7 @@ from alignment.config.metrics import EVAL, SHORT, headlines
 from alignment.evaluate.rows import value_words
 from alignment.overview.grid import Column, lines
 from alignment.overview.status import Status
+from alignment.overview.steered import lengthened, steered
 from alignment.runs.settings import differing, task_of
 from alignment.user_error import nearest
 
@@ -33,17 +34,31 @@ def table(folder: Path, found: list[Status], asked: Asked) -> Iterator[str]:
     found = _sorted(found, asked)
     columns = [
         Column("run", [_name(status.folder, folder) for status in found]),
-        Column("state", [status.state() for status in found]),
+        Column("state", [status.place() for status in found]),
         Column("step", [status.steps() for status in found]),
         *([Column("job", [status.job or "-" for status in found], JOB)] if any(s.job for s in found) else []),
+        *_changed(found),
         *_overrides(found),
         *(_column(name, number, found, asked) for number, name in enumerate(metrics)),
     ]
     yield from lines(columns)
     names = [_name(status.folder, folder) for status in found]
     yield from (f"{name} is damaged: {s.damage}" for name, s in zip(names, found, strict=True) if s.damage)
+    yield from (f"{name}: {s.state()}: {s.why()}" for name, s in zip(names, found, strict=True) if _is_worth(s))
     num_finished = sum(status.is_finished for status in found)
     yield f"{num_finished} of {len(found)} finished"
+
+
+def _is_worth(status: Status) -> bool:
+    """Whether why it ended is more than its state says."""
+    return bool(status.why()) and not status.is_finished
+
+
+def _changed(found: Sequence[Status]) -> list[Column]:
+    """Which runs did not go all their way with the settings that they began with; `longer`, by which key."""
+    columns = [("steered", [steered(s.history) for s in found]), ("longer", [lengthened(s.history) for s in found])]
+    cells = [(title, [", ".join(keys) or "-" for keys in each]) for title, each in columns if any(each)]
+    return [Column(title, each, JOB) for title, each in cells]
 
 
 def _name(run: Path, folder: Path) -> str:

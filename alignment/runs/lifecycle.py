@@ -149,7 +149,8 @@ def _lengthen(folder: RunFolder, config: RunConfig, earlier: Fingerprint, mark: 
             f"so this is not the run that {key}={new:g} would have been from its start"
         )
     say(line)
-    folder.note(asked={key: new}, before={key: old}, schedule=config.train.schedule.value)
+    step = folder.newest_step() or 0
+    folder.note(asked={key: new}, before={key: old}, schedule=config.train.schedule.value, step=step)
     folder.finished.unlink(missing_ok=True)
 
 

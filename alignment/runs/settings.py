@@ -1,7 +1,9 @@
 """The settings of runs as their folders hold them, and which runs lie in a folder. Needs neither Hydra nor torch."""
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,36 +56,86 @@ def _flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
 
 
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What lies in a folder, as far as it was looked into."""
+
+    runs: list[Path]
+    """Those that lie nearest first, of one depth by name."""
+    beyond: list[Path]
+    """Folders with folders in them, which were not looked into."""
+
+
 def runs_in(folder: Path, depth: int = DEPTH) -> list[Path]:
-    """The folder itself where it is a run's; the stages of a pipeline, the runs of a sweep and those below, in order.
+    """As `tree_of`: its runs."""
+    return tree_of(folder, depth).runs
+
+
+def tree_of(folder: Path, depth: int = DEPTH) -> Tree:
+    """The folder itself where it is a run's; the stages of a pipeline, the runs of a sweep and those below, so many
+    folders deep.
 
     Raises:
         UserError: the folder cannot be read.
     """
-    if RunFolder(folder).config.exists():
-        stages = settings_of(folder).get("stages")
-        if stages is None:
-            return [folder]
-        if not isinstance(stages, list) or not all(isinstance(stage, dict) and "name" in stage for stage in stages):
-            raise UserError(
-                f"{RunFolder(folder).config}: stages must be a list of mappings with a name, got {stages!r}"
-            )
-        return [folder / str(stage["name"]) for stage in stages]
-    try:
-        inner = sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name))  # 10 comes after 9
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror})") from error
-    return [run for path in inner for run in _below(path, depth)]
+    own = _stages(folder)
+    if own is not None:
+        return Tree(own, [])
+    runs, level = list[Path](), [folder]
+    for left in range(depth, 0, -1):
+        inner = [path for each in level for path in _inside(each, is_first=left == depth)]
+        level = []
+        for path in inner:
+            found = _runs_of(path)
+            if found is None:
+                level.append(path)
+            else:
+                runs += found
+    return Tree(runs, [path for path in level if any(each.is_dir() for each in _inside(path, is_first=False))])
 
 
-def _below(path: Path, depth: int) -> list[Path]:
-    """One that cannot be looked into counts as a run, so that it is told."""
+def _stages(folder: Path) -> list[Path] | None:
+    """The folders of a pipeline's stages, or the folder alone of another run; None: it is none.
+
+    Raises:
+        UserError: its config is damaged.
+    """
+    if not RunFolder(folder).config.exists():
+        return None
+    stages = settings_of(folder).get("stages")
+    if stages is None:
+        return [folder]
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) and "name" in stage for stage in stages):
+        raise UserError(f"{RunFolder(folder).config}: stages must be a list of mappings with a name, got {stages!r}")
+    return [folder / str(stage["name"]) for stage in stages]
+
+
+def _runs_of(path: Path) -> list[Path] | None:
+    """The same; one that cannot be looked into counts as a run, so that it is told."""
     try:
-        if not RunFolder(path).config.exists() and (depth <= 1 or path.name.startswith(".") or not path.is_dir()):
-            return []
-    except PermissionError:
+        return _stages(path)
+    except (PermissionError, UserError):
         return [path]
+
+
+def _inside(folder: Path, *, is_first: bool) -> list[Path]:
+    """What may be a run or hold some, in the order that people count in: run2 before run10."""
     try:
-        return runs_in(path, depth - 1)
-    except UserError:
-        return [path] if RunFolder(path).config.exists() else []
+        return sorted(filter(_may_hold, folder.iterdir()), key=lambda path: natural(path.name))
+    except OSError as error:
+        if not is_first:  # which is told among the others, or is none of ours
+            return []
+        raise UserError(f"{folder} cannot be read ({error.strerror})") from error
+
+
+def _may_hold(path: Path) -> bool:
+    try:
+        return path.is_dir() and (not path.name.startswith(".") or RunFolder(path).config.exists())
+    except PermissionError:
+        return True
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """To sort by: numbers in a name count as numbers."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]

@@ -30,7 +30,8 @@ from alignment.distributed.precision import precision_note, precision_of
 from alignment.distributed.settings import check_trainer, deepspeed_settings
 from alignment.hub.pin import given_pins, pinned, pins_of
 from alignment.process import importing, is_launched
-from alignment.runs.claim import FolderInUse, claim
+from alignment.runs.claim import FolderInUse, claim, life_of
+from alignment.runs.endings import NotedEnding, note_ending
 from alignment.runs.fingerprint import Fingerprint, fingerprint
 from alignment.runs.folder import RunFolder
 from alignment.runs.leftovers import give_up, present
@@ -92,7 +93,10 @@ def _take_part(config: RunConfig) -> None:
     run, before = imported(config), present(folder)
     with claim(folder.path) if collectives.is_main() else nullcontext():
         if not _is_done(folder, mark):  # as another process may have had it while this one imported
-            _carry_out(run, config, folder, mark, before)
+            if collectives.is_main():
+                start(folder, config, mark)
+            with NotedEnding(folder) if collectives.is_main() else nullcontext():
+                _carry_out(run, config, folder, mark, before)
 
 
 def _is_done(folder: RunFolder, mark: Fingerprint) -> bool:
@@ -108,8 +112,6 @@ def _carry_out(
     run: Callable[[Any, Path], str | None], config: RunConfig, folder: RunFolder, mark: Fingerprint, before: set[Path]
 ) -> None:
     config = _with_max_tokens(config)
-    if collectives.is_main():
-        start(folder, config, mark)
     collectives.barrier()
     seed_everything(config.seed)
     say_precision(config)
@@ -197,8 +199,12 @@ def in_processes(config: RunConfig) -> None:
         recipe.write_text(as_recipe(config))
         try:
             launch(["-m", "alignment", "run", str(recipe)], config.launch.processes)
-        except UserError:
+        except (UserError, RankFailedError) as error:
             if made.path.exists():
+                is_told = life_of(made.path) is None  # the main process has gone in peace, and has noted it
                 with suppress(FolderInUse), claim(made.path):
-                    give_up(made, before)
+                    if isinstance(error, UserError):
+                        give_up(made, before)
+                    if not is_told:
+                        note_ending(made, error)
             raise

@@ -70,7 +70,6 @@ def test_a_run_here(alignment: Callable[..., Any], tmp_path: Path) -> None:
     assert lines[4:] == [
         f"  eval      {held_out}  (step 2)",
         "  model     out/model",
-        "  finished  yes",
     ]
     ended = alignment("logs", "out")
     message = "alignment: out: no log, for it was not submitted: `alignment run` prints to its terminal"
@@ -82,12 +81,11 @@ def test_an_unfinished_run_and_a_torn_row(alignment: Callable[..., Any], tmp_pat
     lines = alignment("status", "out").out.splitlines()
     assert lines[1:3] == ["  state     not finished", "  step      3 of 5"]
     assert lines[3].startswith("  train     loss 0.3333  lr 0.1  (step 3, ") and lines[3].endswith(" s ago)")
-    assert lines[4:] == ["  finished  no", "  to go on: alignment run out/config.yaml"]
+    assert lines[4:] == ["  to go on: alignment run out/config.yaml"]
     run_folder(tmp_path / "new")
     assert alignment("status", "new").out.splitlines()[1:] == [
         "  state     not started",
         "  step      -",
-        "  finished  no",
     ]
 
 
@@ -394,3 +392,91 @@ def test_what_was_steered_is_shown(alignment: Callable[..., Any], tmp_path: Path
     (tmp_path / "a" / "history.jsonl").write_text("nonsense\n")
     ended = alignment("status", "a")
     assert ended.code == 2 and ended.err[0].startswith("alignment: status: a/history.jsonl:1 is no JSON")
+
+
+def test_a_tree_is_looked_through_level_by_level_and_says_where_it_ends(
+    alignment: Callable[..., Any], tmp_path: Path
+) -> None:
+    for name in ("run10", "run2", "a/run1", "a/b/run3", "a/b/c/run4", "a/b/d/e/run5", "2026-1", "2026-01b"):
+        run_folder(tmp_path / "runs" / name)
+    (tmp_path / "runs" / "a" / "b" / "empty").mkdir()
+    lines = alignment("status", "runs").out.splitlines()
+    order = ["2026-01b", "2026-1", "run2", "run10", "a/run1", "a/b/run3"]
+    assert [line.split("\t")[0] for line in lines[1:-2]] == order
+    said = "2 folders lie too deep to be looked into (3 levels are): alignment status runs/a/b/c"
+    assert lines[-2:] == ["0 of 6 finished", said]
+    assert alignment("status", "runs/a/b").out.splitlines()[-1] == "0 of 3 finished"
+    run_folder(tmp_path / "far" / "1" / "2" / "3" / "run")
+    (message,) = alignment("status", "far").err
+    assert message.endswith(
+        "got 'far'; a folder lies too deep to be looked into (3 levels are): alignment status far/1/2/3"
+    )
+
+
+def test_what_has_ended_says_how(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    """One that failed with its line, one that was stopped, the next attempt of it, and one that had nothing to save."""
+    why = "step 3: the loss of DPO is nan"
+    lines = {
+        "failed": {"ended": "failed", "why": why, "step": 2},
+        "stopped": {"ended": "interrupted", "why": "stopped by SIGTERM after step 2, which is saved", "step": 2},
+        "early": {"ended": "interrupted", "why": "Ctrl-C", "step": None},
+        "killed": {"going_on_from": 2},
+    }
+    for name, line in lines.items():
+        folder = run_folder(tmp_path / "runs" / name, steps=2)
+        (folder / "history.jsonl").write_text('{"ended": "failed", "why": "x", "step": 1}\n' + json.dumps(line) + "\n")
+    run_folder(tmp_path / "runs" / "zero", max_steps=0, finished=True)
+    owner = {"owner": {**asdict(this_process()), "host": "node7", "boot": "b"}, "beat": 7}
+    (run_folder(tmp_path / "runs" / "away", steps=1) / "owner.json").write_text(json.dumps(owner))
+    said = alignment("status", "runs").out.splitlines()
+    assert {row.split("\t")[0]: row.split("\t")[1] for row in said[1:7]} == {
+        "away": "running on node7",
+        "early": "interrupted before a step was saved",
+        "failed": "failed",
+        "killed": "not finished",
+        "stopped": "interrupted at step 2",
+        "zero": "finished: nothing saved",
+    }
+    assert said[7:10] == [
+        "early: interrupted before a step was saved: Ctrl-C",
+        f"failed: failed: {why}",
+        "stopped: interrupted at step 2: stopped by SIGTERM after step 2, which is saved",
+    ]
+    page = alignment("status", "runs/failed").out.splitlines()
+    assert page[1] == f"  state     failed: {why}" and page[-1].startswith("  to go on: alignment run runs/failed/")
+    assert alignment("status", "runs/zero").out.count("finished") == 1
+
+
+def test_an_evaluation_has_a_page_of_its_own(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "out", finished=True)
+    (folder / "config.yaml").write_text("defaults: [{task: evaluate}, _self_]\nruns: {a: x, b: y}\n")
+    methods = [{"name": "a", "gold": {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 3}, "length": 7.0}]
+    methods.append({"name": "b", "gold": {"mean": 1.0, "low": 0.9, "high": 1.1, "n": 3}})
+    (folder / "summary.json").write_text(json.dumps({"methods": methods, "reward_model": {"accuracy": 0.75}}))
+    (folder / "report.html").touch()
+    assert alignment("status", "out").out.splitlines() == [
+        "out",
+        "  state     finished",
+        "  found\tgold\tlength\taccuracy",
+        "  a\t0.5 [0.25, 0.75]\t7\t-",
+        "  b\t1 [0.9, 1.1]\t-\t-",
+        "  reward model\t-\t-\t0.75",
+        "  report    out/report.html",
+    ]
+
+
+def test_the_table_marks_what_was_steered_and_what_was_made_longer(
+    alignment: Callable[..., Any], tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c"):
+        run_folder(tmp_path / "runs" / name, steps=3)
+    change = {"changed": "loss.beta", "before": 0.5, "after": 0.25, "step": 2}
+    longer = {"asked": {"train.max_steps": 5}, "before": {"train.max_steps": 3}, "schedule": "linear"}
+    (tmp_path / "runs" / "a" / "history.jsonl").write_text(json.dumps(change) + "\n" + json.dumps(longer) + "\n")
+    (tmp_path / "runs" / "b" / "history.jsonl").write_text(json.dumps({**longer, "step": 3}) + "\n")
+    rows = [line.split("\t") for line in alignment("status", "runs").out.splitlines()]
+    assert rows[0][3:5] == ["steered", "longer"]
+    marks = [["loss.beta", "train.max_steps"], ["-", "train.max_steps"], ["-", "-"]]
+    assert [row[3:5] for row in rows[1:4]] == marks
+    assert "  longer    train.max_steps at step 3: 3 -> 5" in alignment("status", "runs/b").out.splitlines()
+    assert "longer train.max_steps\t3 -> 5\tat step 3: 3 -> 5" in alignment("compare", "runs/a", "runs/b").out
