@@ -62,7 +62,8 @@ class CriticConfig(Config):
 @dataclass(slots=True)
 class KLConfig(Config):
     weight: float = 0.05
-    """beta of the penalty in each token's reward, -beta * KL_t, or of the loss's term; adaptive: the first one."""
+    """beta of the penalty in each token's reward, -beta * KL_t, or of the loss's term; adaptive: the first one. A
+    run that goes on with another (resume.accept) has that one at once, and adapts from there."""
     estimator: KLEstimator = KLEstimator.k1
     """Of the KL of a token, from one sample: k1, k2, k3 (joschu.net/blog/kl-approx.html)."""
     place: KLPlace = KLPlace.reward

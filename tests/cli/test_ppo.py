@@ -56,6 +56,19 @@ def test_an_adaptive_weight_goes_on_where_it_was(
     assert used[1] < used[0] and len(set(used)) == len(used)  # the KL began below its target; the weight always moves
 
 
+def test_another_weight_acts_at_once_and_adapts_from_there(
+    alignment: Callable[..., Any], tmp_path: Path, ppo_interrupted: Callable[[int], Any]
+) -> None:
+    words = [*RUN, *ADAPTIVE, "checkpoint.every=1", "train.max_steps=4", "output_dir=cut"]
+    with ppo_interrupted(2):
+        assert alignment(*words).code == 130
+    ended = alignment(*words, "kl.weight=0.7", "resume.accept=[kl.weight]")
+    assert ended.code == 0, ended.err
+    found = rows(tmp_path / "cut")
+    grown = 0.7 * (1 + min(max((found[2]["kl"] - 0.5) / 0.5, -0.2), 0.2) * 16 / 32)
+    assert [row["kl/weight"] for row in found[2:]] == pytest.approx([0.7, grown])
+
+
 def test_the_limit_ends_the_run_with_the_best_model_before_it(
     alignment: Callable[..., Any], tmp_path: Path, ppo_interrupted: Callable[[int], Any]
 ) -> None:

@@ -180,3 +180,42 @@ def test_what_a_course_without_a_checkpoint_has_kept_goes_as_it_begins_anew(
     (tmp_path / "out" / "best" / "mine").touch()
     cut(0, *words, "train.best.metric=null", "resume.accept=[train.best]")
     assert not (tmp_path / "out" / "best").exists()
+
+
+def test_another_beta_acts_from_the_next_step_on(
+    alignment: Callable[..., Any], cut: Callable[..., None], tmp_path: Path
+) -> None:
+    """Both runs find the same weights there: the rewards, beta times a log ratio, are those of the other times 3."""
+    small = [*SMALL, "batch.size=4", "train.warmup_steps=0", "train.schedule=constant", "log.progress=false"]
+    words = ["run", "tiny_dpo", *small, "train.max_steps=4", "checkpoint.every=1", "reference.cache=false"]
+    for name, change in (("as_it_was", []), ("steered", ["loss.beta=0.3", "resume.accept=[loss.beta]"])):
+        own = [*words, "loss.beta=0.1", f"output_dir={name}"]
+        cut(2, *own)
+        ended = alignment(*own, *change)
+        assert (ended.code, ended.err) == (0, [])
+    before, after = (rows(tmp_path / name) for name in ("as_it_was", "steered"))
+    assert before[1]["rewards/margin"] == after[1]["rewards/margin"] != 0
+    for name in ("rewards/margin", "rewards/chosen", "rewards/rejected"):
+        assert after[2][name] == pytest.approx(3 * before[2][name], rel=1e-4)
+
+
+def test_a_stage_of_a_pipeline_goes_on_with_a_change_that_is_asked_of_it(
+    alignment: Callable[..., Any], cut: Callable[..., None], own: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    """In the folder that it has; without the word it is another run, beside which the old one is kept."""
+    settings = ", ".join(
+        word.replace("=", ": ")
+        for word in (*SMALL, "train.max_steps=5", "train.schedule=constant", "checkpoint.every=1")
+    )
+    stage = f"{{name: sft, recipe: tiny_sft, set: {{{settings}, batch.size: 4, train.warmup_steps: 0}}}}"
+    head = "defaults: [{task: pipeline}, _self_]\nlog: {progress: false}\n"
+    words = ["run", own("pipe", f"# One stage\n{head}stages: [{stage}]\n"), "output_dir=out"]
+    cut(2, *words)
+    change = ["stages.sft.set.train.learning_rate=0.001"]
+    ended = alignment(*words, *change, "stages.sft.set.resume.accept=[train.learning_rate]")
+    assert (ended.code, ended.err) == (0, [])
+    assert [row["lr"] for row in rows(tmp_path / "out" / "sft")] == [0.003, 0.003, 0.001, 0.001, 0.001]
+    again = alignment(*words, *change, "stages.sft.set.resume.accept=[train.learning_rate]")
+    assert again.code == 0 and "unchanged, skipped" in again.out
+    assert "\tsteered\t" in alignment("status", "out").out.splitlines()[0]
+    assert alignment(*words).code == 0 and (tmp_path / "out" / "sft.old-1").is_dir()

@@ -13,6 +13,7 @@ import yaml
 from alignment.cli.compose import composing, resolve, single
 from alignment.config.cluster import ClusterConfig
 from alignment.runs.fingerprint import fingerprint
+from alignment.training import supervised
 
 SMALL = ["data.train.limit=16", "data.eval.limit=4", "batch.size=4", "train.max_steps=1"]
 SUBMIT = ["submit", "tiny_sft", "cluster=slurm", *SMALL]
@@ -100,6 +101,34 @@ def test_the_frozen_config_is_what_the_job_runs(alignment: Callable[..., Any], t
     ended = alignment(*SUBMIT, "seed=5", "output_dir=out")
     assert ended.code == 2 and "output_dir holds a run of another config" in ended.err[0]
     assert (tmp_path / "out" / "config.yaml").read_text() == before
+
+
+def test_a_submitted_run_goes_on_with_a_change_that_is_asked_for(
+    alignment: Callable[..., Any], tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frozen config asks for it; a job that is put back into its queue after it has begun goes on too."""
+    words = ["train.max_steps=4", "train.schedule=constant", "train.warmup_steps=0", "checkpoint.every=1"]
+    words = [*SUBMIT, *words, "output_dir=out"]
+    change = ["train.learning_rate=0.001", "resume.accept=[train.learning_rate]"]
+    train_step, taken = supervised.train_step, []
+
+    def interrupted(*arguments: Any) -> Any:
+        taken.append(1)
+        if len(taken) in (2, 4):  # of the first job and of the second
+            raise KeyboardInterrupt
+        return train_step(*arguments)
+
+    monkeypatch.setattr(supervised, "train_step", interrupted)
+    job = ["run", str(tmp_path / "out" / "config.yaml")]
+    assert alignment(*words).code == 0 and alignment(*job).code == 130
+    ended = alignment(*words, change[0])
+    assert ended.code == 2 and "resume.accept=[train.learning_rate] goes on with it" in ended.err[0]
+    assert len(calls(slurm, "sbatch")) == 1
+    ended = alignment(*words, *change)
+    assert (ended.code, ended.err, len(calls(slurm, "sbatch"))) == (0, [], 2)
+    assert [alignment(*job).code for _ in range(2)] == [130, 0]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["lr"] for row in rows] == [0.003, 0.001, 0.001, 0.001]
 
 
 def test_the_cluster_is_no_part_of_what_a_run_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """The weight of the KL over a run."""
 
+from dataclasses import replace
+
 import pytest
 
 from alignment.config.ppo import KLConfig, KLControl
@@ -39,3 +41,30 @@ def test_a_restored_controller_goes_on() -> None:
         whole.update(kl, 100)
         second.update(kl, 100)
     assert second.weight == whole.weight != ADAPTIVE.weight
+
+
+def test_a_run_that_goes_on_with_another_weight_adapts_from_that_one() -> None:
+    """And where it is interrupted once more, from what that one had become by then."""
+    first, second = KLController(ADAPTIVE), KLController(replace(ADAPTIVE, weight=0.1))
+    first.update(6.6, 100)
+    second.load_state(first.state())
+    assert second.weight == 0.1
+    second.update(6.6, 100)  # e = 0.1, K = 0.1
+    third = KLController(replace(ADAPTIVE, weight=0.1))
+    third.load_state(second.state())
+    assert third.weight == second.weight == pytest.approx(0.1 * 1.01, rel=1e-12)
+
+
+def test_another_target_or_horizon_keeps_what_the_weight_has_become() -> None:
+    first, second = KLController(ADAPTIVE), KLController(replace(ADAPTIVE, target=3.0, horizon=500))
+    first.update(6.6, 100)
+    second.load_state(first.state())
+    second.update(3.3, 100)  # e = 0.1, K = 0.2
+    assert second.weight == pytest.approx(0.3 * 1.01 * 1.02, rel=1e-12)
+
+
+def test_a_controller_that_does_not_adapt_any_more_has_the_weight_of_its_config() -> None:
+    first, second = KLController(ADAPTIVE), KLController(KLConfig(weight=0.3))
+    first.update(6.6, 100)
+    second.load_state(first.state())
+    assert second.weight == 0.3

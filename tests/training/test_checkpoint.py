@@ -8,6 +8,7 @@ import pickle
 import random
 from collections.abc import Callable
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,35 @@ def test_the_clock_saves_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         now[0] += 40  # seconds a step
         checkpoints.save_if_due(step)
     assert names(tmp_path) == ["step-00000003", "step-00000006"]
+
+
+@pytest.mark.parametrize("save_s", [0.5, 12.0, 60.0])
+@pytest.mark.parametrize("step_s", [7.0, 400.0])
+def test_the_clock_s_saves_take_no_more_than_a_fiftieth_of_the_time(
+    save_s: float, step_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save of t seconds is followed by at least 49 t of work, and by the ten minutes of the default: the first step
+    that ends after the longer of the two saves, and two checkpoints stay."""
+    now, saved = [1000.0], []
+
+    class Slow(Counter):
+        def state(self) -> dict[str, Any]:
+            now[0] += save_s
+            return Counter.state(self)
+
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(), {"slow": Slow()})
+    for step in range(1, 2001):
+        now[0] += step_s
+        before = now[0]
+        checkpoints.save_if_due(step)
+        if now[0] > before:
+            saved.append(step)
+    first = ceil(600 / step_s)  # when nobody knows how long one takes
+    rest = ceil(max(600, 49 * save_s) / step_s)
+    assert saved == list(range(first, 2001, rest))
+    assert names(tmp_path) == [f"step-{step:08d}" for step in saved[-2:]]
+    assert save_s / (save_s + rest * step_s) <= 0.02
 
 
 @pytest.mark.parametrize("keep", [1, 2])
