@@ -11,6 +11,7 @@ ALARMS = {  # name: what has happened
     "entropy": "the entropy is below alarm.min_entropy",
     "unfinished": "the share of replies cut at generation.max_new_tokens is above alarm.max_unfinished",
     "distinct_2": "the share of distinct bigrams is below alarm.min_distinct_2",
+    "mismatch": "the engine's log-probs are further from the trainer's than alarm.max_mismatch",
 }
 
 
@@ -39,12 +40,15 @@ class AlarmConfig(Config):
     """Share of replies without an end."""
     min_distinct_2: float | None = None
     """Share of bigrams; it falls with the number of replies (alignment/generation/diagnostics.py)."""
+    max_mismatch: float | None = 0.5
+    """nats a token, the mean distance of log-probs (generation/mismatch) where another engine draws. Other kernels in
+    bfloat16 make some hundredths; weights that did not arrive make more than this."""
 
     def __post_init__(self) -> None:
         require(self.window >= 5, "alarm.window must be >= 5", self.window)
         require(self.sigmas > 0, "alarm.sigmas must be > 0", self.sigmas)
         require(1 <= self.patience <= self.window, "alarm.patience must be in [1, alarm.window]", self.patience)
-        for key in ("max_kl", "min_entropy"):
+        for key in ("max_kl", "min_entropy", "max_mismatch"):
             value = getattr(self, key)
             require(value is None or value > 0, f"alarm.{key} must be > 0, or null for none", value)
         for key in ("max_unfinished", "min_distinct_2"):

@@ -9,6 +9,8 @@ from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import require
 from alignment.config.model import ModelConfig
 
+GROUP_PORT = 51216  # trl's
+
 
 class Gather(str, Enum):
     model = "model"
@@ -21,19 +23,33 @@ class Generation(str, Enum):
     transformers = "transformers"
     """In this process."""
     vllm = "vllm"
-    """A server elsewhere that this process pushes its weights to."""
+    """A server to which the weights are pushed."""
+
+
+class VLLMTransfer(str, Enum):
+    """How the weights come to the server before each rollout."""
+
+    files = "files"
+    """The main process writes them, the server reads them: from any number of processes, under any ZeRO stage."""
+    nccl = "nccl"
+    """From GPU to GPU, from one process that has them whole."""
 
 
 @dataclass(slots=True)
 class VLLMConfig(Config):
-    """Where `vllm serve` listens; it is started apart, on GPUs of its own."""
+    """Where `vllm serve` listens; it is started apart."""
 
     host: str = "localhost"
     """The machine that the server runs on."""
     port: int = 8000
     """Where it listens."""
-    group_port: int = 51216
-    """Where the weights go over: the port of the NCCL group that this process and the server form."""
+    transfer: VLLMTransfer = VLLMTransfer.files
+    """How the weights come to it."""
+    folder: str | None = None
+    """files: where they are written, and taken away again: a folder that this machine and the server's share. Null:
+    this machine's memory (/dev/shm)."""
+    group_port: int = GROUP_PORT
+    """nccl: where the weights go over: the port of the group that this process and the server form."""
     timeout_s: float = 300.0
     """How long to wait for the server to be up."""
 
@@ -41,6 +57,16 @@ class VLLMConfig(Config):
         for name, port in (("port", self.port), ("group_port", self.group_port)):
             require(0 < port < 2**16, f"generation.vllm.{name} must be in [1, 65535]", port)
         require(self.timeout_s >= 0, "generation.vllm.timeout_s must be >= 0", self.timeout_s)
+        is_files = self.transfer is VLLMTransfer.files
+        require(is_files or self.folder is None, "generation.vllm.folder goes with transfer=files", self.folder)
+        require(
+            not is_files or self.group_port == GROUP_PORT,
+            "generation.vllm.group_port goes with transfer=nccl",
+            self.group_port,
+        )
+        here = self.host in ("localhost", "127.0.0.1")
+        rule = "generation.vllm.folder must be a folder that both machines share where the server is on another"
+        require(not is_files or here or self.folder is not None, rule, self.folder)
 
 
 @dataclass(slots=True)
@@ -85,15 +111,18 @@ class GenerationConfig(Config):
 
 def require_generator(generation: GenerationConfig, distributed: DistributedConfig) -> None:
     """Raise `ConfigError` where the weights are not placed as the generator wants them."""
-    rule = "distributed.zero must be null with generation.engine=vllm, which is told the weights of one process"
-    require(generation.engine is not Generation.vllm or distributed.zero is None, rule, distributed.zero)
+    rule = "distributed.zero must be null with generation.vllm.transfer=nccl, which is told the weights of one process"
+    is_files = generation.engine is not Generation.vllm or generation.vllm.transfer is VLLMTransfer.files
+    require(is_files or distributed.zero is None, rule, distributed.zero)
     rule = "generation.gather=layer needs distributed.zero=3"
     require(generation.gather is Gather.model or distributed.zero == 3, rule, distributed.zero)
 
 
-def require_gpu(device: str) -> None:
-    """Raise `ConfigError` where the weights are on a device of another type than a server takes them from."""
-    require(device == "cuda", "generation.engine=vllm needs distributed.device=cuda to push weights", device)
+def require_gpu(generation: GenerationConfig, device: str) -> None:
+    """Raise `ConfigError` where the weights are on a device of another type than the server takes them from."""
+    rule = "generation.vllm.transfer=nccl needs distributed.device=cuda"
+    way = "generation.vllm.transfer=files needs no GPU"
+    require(generation.vllm.transfer is VLLMTransfer.files or device == "cuda", f"{rule} ({way})", device)
 
 
 def require_served(generation: GenerationConfig, model: ModelConfig) -> None:

@@ -10,7 +10,7 @@ from alignment.config.alarm import AlarmConfig
 from alignment.config.data import ExampleKind, require_own_questions
 from alignment.config.distributed import Offload
 from alignment.config.errors import require
-from alignment.config.generation import GenerationConfig, require_generator, require_served
+from alignment.config.generation import Generation, GenerationConfig, require_generator, require_served
 from alignment.config.marks import FUNCTION, REWARD_MODEL
 from alignment.config.ppo import (
     AdvantageConfig,
@@ -66,6 +66,9 @@ class OnlineConfig(TrainingConfig):
             ("patience", self.alarm.patience, unset.patience),
         ):
             require(has_gold or value == default, f"alarm.{key} goes with gold or gold_model, which it watches", value)
+        is_watched = self.generation.engine is Generation.vllm or self.alarm.max_mismatch == unset.max_mismatch
+        rule = "alarm.max_mismatch goes with generation.engine=vllm, whose log-probs it watches"
+        require(is_watched, rule, self.alarm.max_mismatch)
         require_own_questions(self.data, {**self.reward.functions(), "gold": self.gold})
         require(self.num_samples > 0, "num_samples must be > 0", self.num_samples)
 
@@ -86,6 +89,8 @@ class OnlineDPOConfig(OnlineConfig):
         require(self.loss.margin_scale == 1, rule, self.loss.margin_scale)
         for key, limit in (("max_kl", self.alarm.max_kl), ("min_entropy", self.alarm.min_entropy)):
             require(limit is None, f"alarm.{key} must be null for online_dpo, which logs no such metric", limit)
+        rule = "alarm.max_mismatch must be left as it is for online_dpo, which logs no such metric"
+        require(self.alarm.max_mismatch == AlarmConfig().max_mismatch, rule, self.alarm.max_mismatch)
         rule = "pairs=all needs num_samples > 2, of two replies there is one pair"
         require(self.pairs is PairSelection.best_and_worst or self.num_samples > 2, rule, self.num_samples)
 
@@ -118,6 +123,8 @@ class PPOConfig(OnlineConfig):
         self._check_estimator()
         rule = "generation.min_new_tokens must be 0 for PPO, whose log-probs know of no token that is held back"
         require(self.generation.min_new_tokens == 0, rule, self.generation.min_new_tokens)
+        is_vllm, clip = self.generation.engine is Generation.vllm, self.ppo.importance_clip
+        require(clip is None or is_vllm, "ppo.importance_clip goes with generation.engine=vllm", clip)
         rule = f"ppo.mini_batches must be <= batch.size ({self.batch.size}); set both"
         require(self.ppo.mini_batches <= self.batch.size, rule, self.ppo.mini_batches)
         replies = self.batch.size * self.num_samples

@@ -4,7 +4,7 @@ keys and its models' files, before anything is loaded."""
 from importlib.util import find_spec
 
 from alignment.config.errors import ConfigError
-from alignment.config.generation import Generation, GenerationConfig
+from alignment.config.generation import GenerationConfig, VLLMTransfer
 from alignment.config.inputs import input_places
 from alignment.config.log import Tracker
 from alignment.config.model_kinds import quantized_by
@@ -29,9 +29,10 @@ def require_packages(config: RunConfig) -> None:
             way = f"{how_to_install(names[0])}, or leave it out: metrics.jsonl has all of it"
             raise ConfigError(f"log.trackers: the package {names[0]} must be installed, got {kind.value!r}; {way}")
     generation = generation_of(config)
-    if generation is not None and generation.engine is Generation.vllm and not is_installed("vllm"):
-        way = f"{how_to_install('vllm')}, or take generation.engine=transformers, which replies in this process"
-        raise ConfigError(f"generation.engine=vllm needs the package vllm, which is not installed: {way}")
+    is_nccl = generation is not None and generation.vllm.transfer is VLLMTransfer.nccl
+    if is_nccl and not is_installed("vllm"):  # files need it on the server's side alone
+        way = f"{how_to_install('vllm')}, or take generation.vllm.transfer=files, which needs it for the server alone"
+        raise ConfigError(f"generation.vllm.transfer=nccl needs the package vllm, which is not installed: {way}")
     if not is_installed(QUANTIZER):
         for key, path, place in input_places(config):
             if quantized_by(key, place) == QUANTIZER:

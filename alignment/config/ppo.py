@@ -168,6 +168,9 @@ class PPOUpdateConfig(Config):
     """Pieces that a pass is cut into; each is one step of actor and critic."""
     max_kl: float | None = None
     """The actor's inner steps of an iteration end once `policy/approx_kl` (nats a token) is above this. Null: never."""
+    importance_clip: float | None = None
+    """C of min(pi_old / mu, C), by which each token's advantage is weighed where another engine mu drew the replies
+    (generation.engine=vllm). Null: as if the actor had drawn them."""
     ema: float | None = None
     """Decay of a moving average of the actor's weights, saved as `model_ema/`. Null: none."""
 
@@ -175,6 +178,8 @@ class PPOUpdateConfig(Config):
         require(self.epochs > 0, "ppo.epochs must be > 0", self.epochs)
         require(self.mini_batches > 0, "ppo.mini_batches must be > 0", self.mini_batches)
         require(self.max_kl is None or self.max_kl > 0, "ppo.max_kl must be > 0, or null to never stop", self.max_kl)
+        clip = self.importance_clip
+        require(clip is None or clip > 0, "ppo.importance_clip must be > 0, or null to weigh nothing", clip)
         require(self.ema is None or 0 < self.ema < 1, "ppo.ema must be in (0, 1)", self.ema)
 
     @property

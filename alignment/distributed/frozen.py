@@ -66,6 +66,13 @@ class FrozenEngine:
         """As an engine's."""
         return nullcontext() if self._offload is None else layer_by_layer(self.module, self._offload)
 
+    @contextmanager
+    def partitioned(self) -> Iterator[None]:
+        """As an engine's."""
+        if self._offload is not None:
+            self._offload.partition_all_parameters()
+        yield
+
 
 def frozen_engine(model: nn.Module, config: DistributedConfig) -> FrozenEngine:
     """Sharded under ZeRO 3, whole on each process otherwise."""

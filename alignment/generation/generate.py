@@ -1,7 +1,7 @@
 """Replies to prompts: the interface, and the generator that is transformers' own."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,8 +11,10 @@ from transformers import GenerationConfig as HFGenerationConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria
 
 from alignment.config.errors import ConfigError
-from alignment.config.generation import GenerationConfig
+from alignment.config.generation import Gather, GenerationConfig
 from alignment.data.ends import end_of_turn
+from alignment.distributed.engine import Engine
+from alignment.distributed.frozen import FrozenEngine
 from alignment.generation.decode import Rules, decode, uniforms
 from alignment.models.heads import LanguageModel
 from alignment.terminal import progress
@@ -25,6 +27,8 @@ class Reply:
     ids: np.ndarray  # [t] int32; with the end token, or the tokens of the stop string, where `finished`
     finished: bool
     text: str  # without special tokens, cut before the stop string; as it stands behind the prompt, blanks included
+    drawn_logprobs: np.ndarray | None = None
+    """[t] float32, nats: of each token where it was drawn, by an engine that is not this model's own forward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,10 @@ class Generator(Protocol):
 
     @property
     def model(self) -> LanguageModel: ...
+
+    def reading(self, engine: Engine | FrozenEngine) -> AbstractContextManager[None]:
+        """The context in which `generate` is called: the engine's weights as the generator reads them."""
+        ...
 
     def generate(
         self,
@@ -67,6 +75,12 @@ class TransformersGenerator:
     config: GenerationConfig
     watch: Callable[[torch.Tensor], None] | None = None
     """Told the tokens, [B, t], that the replies that are generated together have so far, after each token."""
+
+    @contextmanager
+    def reading(self, engine: Engine | FrozenEngine) -> Iterator[None]:
+        """Whole, as `generation.gather` says, and computed with in the engine's precision."""
+        with engine.by_layer() if self.config.gather is Gather.layer else engine.gathered(), engine.precision():
+            yield
 
     @torch.no_grad()
     def generate(
@@ -134,7 +148,13 @@ def end_ids(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int
 
 
 def reply_of(
-    ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, *, before: int, by_token: bool, by_string: Sequence[str]
+    ids: np.ndarray,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    before: int,
+    by_token: bool,
+    by_string: Sequence[str],
+    drawn_logprobs: np.ndarray | None = None,
 ) -> Reply:
     """How it ended: by an end token, by one of these stop strings, or neither. (Stop strings that special tokens, which
     the text does without, hold apart do not end a reply and stay in its text.)
@@ -147,7 +167,7 @@ def reply_of(
     whole = str(tokenizer.decode([before, *own.tolist()], skip_special_tokens=True))
     text = whole.removeprefix(head) if whole.startswith(head) else str(tokenizer.decode(own, skip_special_tokens=True))
     cuts = [text.rfind(string) for string in by_string if string in text]
-    return Reply(ids, by_token or bool(by_string), text[: min(cuts, default=len(text))])
+    return Reply(ids, by_token or bool(by_string), text[: min(cuts, default=len(text))], drawn_logprobs)
 
 
 def _left_padded(prompts: Sequence[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

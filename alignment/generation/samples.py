@@ -9,14 +9,14 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.data import Template
 from alignment.config.distributed import DistributedConfig
-from alignment.config.generation import Gather, Generation, GenerationConfig
+from alignment.config.generation import Generation, GenerationConfig
 from alignment.data.records import Message, Record
 from alignment.data.tokenize import Example
-from alignment.distributed.collectives import gathered, pick_device, rank, size
+from alignment.distributed.collectives import gathered, rank, size
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
 from alignment.generation.generate import Generator, Reply, TransformersGenerator
-from alignment.generation.vllm import VLLMGenerator, connected
+from alignment.generation.vllm import VLLMGenerator, build_vllm
 from alignment.losses import Mean
 from alignment.models.heads import LanguageModel
 
@@ -119,10 +119,10 @@ def build_generator(
     model: LanguageModel, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig, distributed: DistributedConfig
 ) -> TransformersGenerator | VLLMGenerator:
     """Raises:
-    ConfigError: vLLM is asked for, and its package, its server or a GPU is not there.
+    ConfigError: vLLM is asked for, and its server is not there, or was started without what this needs.
     """
     if config.engine is Generation.vllm:
-        return VLLMGenerator(model, tokenizer, config, connected(config.vllm, pick_device(distributed.device)))
+        return build_vllm(model, tokenizer, config, distributed)
     return TransformersGenerator(model, tokenizer, config)
 
 
@@ -144,12 +144,12 @@ def sample(
     """Reply to the prompts of `examples`; whatever completions they bring are not looked at.
 
     Each process replies to its share and all get all. A draw depends on the prompt's place, not on who makes it.
-    `engine` has the generator's weights, which are made whole as `generation.gather` says.
+    `engine` has the generator's weights.
     """
     mine = places_of(len(examples))
     records, examples = [records[place] for place in mine], [examples[place] for place in mine]
     prompts = [example.prompt_ids for example in examples]
-    with engine.by_layer() if generator.config.gather is Gather.layer else engine.gathered(), engine.precision():
+    with generator.reading(engine):
         generated = generator.generate(prompts, keys=mine, replies=replies, seed=seed, describe=describe)
     drawn = [
         [_laid_out(reply, record) for reply in row] for row, record in zip(generated.replies, records, strict=True)

@@ -1,69 +1,55 @@
-"""Replies from a vLLM server, through trl's client; the weights are pushed to it before each rollout.
+"""Replies from a vLLM server, to which the weights are pushed before each rollout.
 
-Never run against a real server so far: there was no GPU to run one on. What is tested is what goes through trl's client
-and how its answers are read. The server is started apart, on the policy's folder:
+The server is started apart, on the policy's folder:
 
-    VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --weight-transfer-config '{"backend": "nccl"}'
+    VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --max-model-len 2048
 
-Its draws are seeded for each prompt by seed and key, but they are its own: never those of `TransformersGenerator`, and
-the same again only as far as its kernels are.
+On a CPU it is run by the tests marked `vllm`. Its draws are seeded for each prompt by seed and key, but they are its
+own: never those of `TransformersGenerator`. The same seeds give the same replies only as far as its kernels compute the
+same in batches of other sizes, and on most devices they do not: a run that replies through vLLM and is resumed goes on
+from exact weights, optimizer and data, to replies that may be others.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.errors import ConfigError
-from alignment.config.generation import GenerationConfig, VLLMConfig, require_gpu
-from alignment.config.packages import how_to_install
+from alignment.config.distributed import DistributedConfig
+from alignment.config.errors import UserError
+from alignment.config.generation import GenerationConfig, VLLMTransfer
+from alignment.distributed.collectives import pick_device
+from alignment.distributed.engine import Engine
+from alignment.distributed.frozen import FrozenEngine
 from alignment.generation.generate import Generated, Reply, end_ids, reply_of
-from alignment.models.adapters import merged_state
+from alignment.generation.server import PROCESSED, Completion, Server
+from alignment.generation.transfer import Transfer, file_transfer, nccl_transfer
 from alignment.models.heads import LanguageModel
-from alignment.terminal import progress
-
-if TYPE_CHECKING:
-    from trl.generation.vllm_client import VLLMClient
-
-
-def connected(config: VLLMConfig, device: torch.device) -> "VLLMClient":
-    """A client of the server, which is waited for, with the group over which the weights will go.
-
-    Raises:
-        ConfigError: a package, the server or a GPU is not there.
-    """
-    require_gpu(device.type)
-    extra = f"generation.engine=vllm needs the extra `vllm`: {how_to_install('vllm')}"
-    try:
-        from trl.generation.vllm_client import VLLMClient  # not above: it imports vllm where there is one
-
-        client = VLLMClient(
-            host=config.host,
-            server_port=config.port,
-            group_port=config.group_port,
-            connection_timeout=config.timeout_s,
-        )
-        client.init_communicator(device)
-    except ImportError as error:
-        raise ConfigError(f"{extra} ({error})") from error
-    except (OSError, RuntimeError) as error:  # it is not there, or was started without what this needs
-        where = f"{config.host}:{config.port}"
-        raise ConfigError(f"generation.vllm.host and port must be a vLLM server's, got {where!r} ({error})") from error
-    return client
+from alignment.terminal import progress, say
 
 
 @dataclass(frozen=True, slots=True)
 class VLLMGenerator:
-    """Samples on a server. `generation.batch_size` bounds the replies asked for at the same time."""
+    """Samples on a server. `generation.batch_size` bounds the replies that a process asks for at the same time."""
 
     model: LanguageModel
     tokenizer: PreTrainedTokenizerBase
     config: GenerationConfig
-    client: "VLLMClient"
+    server: Server
+    transfer: Transfer
+    longest: int
+    """Tokens of a prompt and its reply that the server takes."""
+    keeps_logprobs: bool
+    """Whether the server's log-probs are of the distribution that the trainer's are of."""
+
+    def reading(self, engine: Engine | FrozenEngine) -> AbstractContextManager[None]:
+        """As they lie: they are read one after the other, and nothing is computed with them here but an adapter's
+        product, which is float32's."""
+        return engine.partitioned()
 
     def generate(
         self,
@@ -75,52 +61,82 @@ class VLLMGenerator:
         describe: str | None = None,
     ) -> Generated:
         """A request a prompt, for each has a seed of its own. `computed` are the replies' tokens: the server batches
-        continuously, no row of its goes on after its end."""
-        push_weights(self.model, self.client)
+        continuously, no row of its goes on after its end.
+
+        Raises:
+            UserError: a prompt leaves no room for its reply on the server, or the server is gone.
+        """
+        assert len(keys) == len(prompts)
+        self._require_room(prompts)
+        self.transfer.push(self.model)
         ends = end_ids(self.model.hf, self.tokenizer)
 
         def ask(place: int) -> list[Reply]:
-            answer = self.client.generate(
-                [prompts[place].tolist()],
-                n=replies,
-                temperature=self.config.temperature,
-                top_p=self.config.top_p,
-                top_k=self.config.top_k,
-                max_tokens=self.config.max_new_tokens,
-                logprobs=None,
-                generation_kwargs=self._more(_seed(seed, keys[place]), ends),
-            )
+            sampling = self._sampling(replies, _seed(seed, keys[place]), ends)
             before = int(prompts[place][-1])
-            return [self._reply(np.array(ids, dtype=np.int32), ends, before) for ids in answer["completion_ids"]]
+            return [self._reply(each, ends, before) for each in self.server.complete(prompts[place].tolist(), sampling)]
 
-        assert len(keys) == len(prompts)
         with ThreadPoolExecutor(max(1, self.config.batch_size // replies)) as threads:
             asked = [threads.submit(ask, place) for place in range(len(prompts))]
             sampled = [each.result() for each in (asked if describe is None else progress(asked, describe))]
         return Generated(sampled, sum(len(reply.ids) for row in sampled for reply in row))
 
-    def _more(self, seed: int, ends: list[int]) -> dict[str, Any]:
-        """What vLLM's request takes and the client has no argument for."""
-        more: dict[str, Any] = {"seed": seed, "stop_token_ids": ends, "min_tokens": self.config.min_new_tokens}
-        return more | ({"stop": list(self.config.stop)} if self.config.stop else {})
+    def _require_room(self, prompts: Sequence[np.ndarray]) -> None:
+        needed = max((len(prompt) for prompt in prompts), default=0) + self.config.max_new_tokens
+        if needed > self.longest:
+            rule = f"prompts and generation.max_new_tokens together must be <= the server's {self.longest} tokens"
+            raise UserError(f"{rule}, got {needed}: start it with --max-model-len {needed}")
 
-    def _reply(self, ids: np.ndarray, ends: list[int], before: int) -> Reply:
-        """The client does not pass on why a reply ended: its last token, or a stop string in its text, tells."""
+    def _sampling(self, replies: int, seed: int, ends: list[int]) -> dict[str, Any]:
+        """All that shapes a draw: what a request leaves open the server takes from the model's generation config."""
+        config = self.config
+        sampling: dict[str, Any] = {
+            "n": replies,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "top_k": config.top_k,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "max_tokens": config.max_new_tokens,
+            "min_tokens": config.min_new_tokens,
+            "stop_token_ids": ends,
+            "seed": seed,
+        }
+        return sampling | ({"stop": list(config.stop)} if config.stop else {})
+
+    def _reply(self, completion: Completion, ends: list[int], before: int) -> Reply:
+        """How it ended is told from its last token, or from a stop string in its text."""
+        ids = np.array(completion.ids, dtype=np.int32)
         text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
         by_token = len(ids) > 0 and int(ids[-1]) in ends
         by_string = [] if by_token else [string for string in self.config.stop if string in text]
-        return reply_of(ids, self.tokenizer, before=before, by_token=by_token, by_string=by_string)
+        logprobs = np.array(completion.logprobs, dtype=np.float32) if self.keeps_logprobs else None
+        return reply_of(
+            ids, self.tokenizer, before=before, by_token=by_token, by_string=by_string, drawn_logprobs=logprobs
+        )
 
 
-def push_weights(model: LanguageModel, client: "VLLMClient") -> None:
-    """All weights, an adapter's merged into its layer's, under the names of Hugging Face form."""
-    device = next(model.parameters()).device
-    state = merged_state(model.hf, model.placement)
-    names = [name.replace(".base_layer.", ".") for name, _ in model.hf.named_parameters() if ".lora_" not in name]
-    dtype = model.saved_in  # as the server read them from their folder
-    metadata = [(name, str(dtype).removeprefix("torch."), list(state[name].shape)) for name in names]
-    client.update_named_params(metadata, ((name, state[name].to(device, dtype)) for name in names))
-    client.reset_prefix_cache()  # keys and values of the old weights
+def build_vllm(
+    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig, distributed: DistributedConfig
+) -> VLLMGenerator:
+    """Raises:
+    ConfigError: the server is not there, or was started without what this needs.
+    """
+    server = Server(config.vllm)
+    served = server.connect()
+    transfer: Transfer
+    if config.vllm.transfer is VLLMTransfer.nccl:
+        transfer = nccl_transfer(config.vllm, pick_device(distributed.device))
+    else:
+        transfer = file_transfer(server, config.vllm, served, model)
+    is_whole = config.top_k == 0 and config.top_p == 1
+    is_known = is_whole and (config.temperature == 1 or served.logprobs_mode == PROCESSED)
+    if not is_known:
+        way = f"a server started with --logprobs-mode {PROCESSED}, top_k=0 and top_p=1 have it measured"
+        say(f"generation: the server's log-probs are not those of the draws, so generation/mismatch is left out; {way}")
+    return VLLMGenerator(model, tokenizer, config, server, transfer, served.longest, keeps_logprobs=is_known)
 
 
 def _seed(seed: int, key: int) -> int:

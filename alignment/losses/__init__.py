@@ -12,6 +12,7 @@ from alignment.losses.advantages import (
 )
 from alignment.losses.cpo import CPOLoss, CPOVariant
 from alignment.losses.dpo import DPOLoss, DPOVariant
+from alignment.losses.importance import truncated_importance
 from alignment.losses.kl import KLEstimator, adaptive_kl_weight, kl_estimate
 from alignment.losses.kto import KTOLoss, KTOVariant
 from alignment.losses.orpo import ORPOLoss, ORPONll, log1mexp
@@ -69,5 +70,6 @@ __all__ = [
     "subtract_length_penalty",
     "subtract_missing_eos_penalty",
     "token_rewards",
+    "truncated_importance",
     "whiten",
 ]

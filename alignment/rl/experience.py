@@ -17,10 +17,12 @@ from alignment.losses import (
     discounted_returns,
     kl_estimate,
     token_rewards,
+    truncated_importance,
     whiten,
 )
 from alignment.models.readout import token_logprobs, token_values
 from alignment.rl.groups import group_advantages
+from alignment.rl.mismatch import drawn_logprobs, is_drawn_elsewhere, mismatch
 from alignment.rl.roles import PPORoles
 from alignment.training.metrics import Metrics
 
@@ -39,6 +41,8 @@ class Experience:
     counted: Tensor | None = None
     """[C] bool, the replies that are learned from; None: all. The others are there because all ranks must have equally
     many replies; no loss counts them."""
+    drawn_logprobs: Tensor | None = None
+    """[T] nats, of the engine that drew the replies, where it is another program than the actor's own forward."""
     num_replies: int = field(init=False)
     num_tokens: int = field(init=False)
     """Of the replies that are learned from, as `num_replies` is."""
@@ -51,6 +55,11 @@ class Experience:
     def of_counted(self, of_tokens: Tensor) -> Tensor:
         """Of values per token, [T], those of replies that are learned from."""
         return of_tokens if self.counted is None else of_tokens[self.counted_tokens()]
+
+    def drawn(self) -> Tensor:
+        """[T] nats, where another engine drew the replies."""
+        assert self.drawn_logprobs is not None
+        return self.drawn_logprobs
 
     def counted_tokens(self) -> Tensor:
         """[T] bool, the tokens of replies that are learned from."""
@@ -68,6 +77,7 @@ class Experience:
             values,
             returns,
             None if self.counted is None else self.counted.to(device),
+            None if self.drawn_logprobs is None else self.drawn_logprobs.to(device),
         )
 
 
@@ -98,7 +108,7 @@ def make_experience(
     in_reward, _ = config.kl.split(kl_weight)
     mini_batches = [
         [
-            _experience(roles, batch, scores, config, kl_weight=in_reward, counted=counted)
+            _experience(roles, batch, samples, scores, config, kl_weight=in_reward, counted=counted)
             for batch in packer.train_batches(samples.examples, rows)
         ]
         for rows in mini_batch_rows(len(samples.examples), counted, config.ppo.mini_batches, packer.num_ranks, seed)
@@ -109,6 +119,10 @@ def make_experience(
     metrics = Metrics()
     for _, more in (pair for mini_batch in mini_batches for pair in mini_batch):
         metrics = metrics + more
+    if is_drawn_elsewhere(samples):
+        metrics |= measure_mismatch(everything)
+        if config.ppo.importance_clip is not None:
+            weigh_by_importance(everything, config.ppo.importance_clip)
     return [[experience for experience, _ in mini_batch] for mini_batch in mini_batches], metrics
 
 
@@ -123,7 +137,14 @@ def mini_batch_rows(count: int, counted: Tensor | None, num: int, num_ranks: int
 
 
 def _experience(
-    roles: PPORoles, batch: Batch, scores: Tensor, config: PPOConfig, *, kl_weight: float, counted: Tensor | None
+    roles: PPORoles,
+    batch: Batch,
+    samples: Samples,
+    scores: Tensor,
+    config: PPOConfig,
+    *,
+    kl_weight: float,
+    counted: Tensor | None,
 ) -> tuple[Experience, Metrics]:
     batch = batch.to(roles.actor.device)
     temperature = config.generation.temperature
@@ -144,7 +165,8 @@ def _experience(
             rewards, batch.by_completion(values), mask, gamma=config.advantage.gamma, lam=config.advantage.lam
         )
         returns = returns[mask]
-    experience = Experience(batch, logprobs, ref_logprobs, advantages[mask], values, returns, of_replies)
+    drawn = drawn_logprobs(samples, batch) if is_drawn_elsewhere(samples) else None
+    experience = Experience(batch, logprobs, ref_logprobs, advantages[mask], values, returns, of_replies, drawn)
     measured = {
         "kl": batch.sum_by_completion(logprobs - ref_logprobs),
         "objective/entropy": batch.sum_by_completion(-logprobs),
@@ -171,6 +193,19 @@ def whiten_together(everything: list[Experience]) -> None:
     white = whiten(advantages, counted, across=sum_over_ranks)
     for experience, part in zip(everything, white.split([len(e.advantages) for e in everything]), strict=True):
         experience.advantages = part
+
+
+def measure_mismatch(everything: list[Experience]) -> Metrics:
+    """Of the tokens that are learned from in the iteration, on all processes, which measure together."""
+    pairs = [(each.of_counted(each.old_logprobs), each.of_counted(each.drawn())) for each in everything]
+    return mismatch(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
+
+
+def weigh_by_importance(everything: list[Experience], clip: float) -> None:
+    """Each token's advantage times min(pi_old / mu, clip), by which the policy's loss weighs it; returns and values,
+    which the critic learns, stay as they are."""
+    for each in everything:
+        each.advantages = each.advantages * truncated_importance(each.old_logprobs, each.drawn(), clip)
 
 
 def count_nonfinite(mini_batches: list[list[Experience]]) -> dict[str, int]:

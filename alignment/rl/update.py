@@ -26,6 +26,7 @@ What an iteration logs, beside what TRL calls the same thing (PPO: 1.12, the las
     value/drift                     none: mean distance of the values from those at the rollout
     value/clip_fraction             val/clipfrac_avg
     ptx/loss                        none: of the texts of ptx.data
+    generation/mismatch, _max, _kl  sampling/sampling_logp_difference/mean, /max (GRPO); none: where vLLM draws
     groups/alike                    frac_reward_zero_std: share of prompts whose replies all score alike
     groups/redrawn                  none: share of prompts that were replied to anew for it (advantage.redraws)
     lr, step, time/step_s           lr, episode / batch size, 1 / eps

@@ -40,7 +40,7 @@ ACCEPTED = (
     # The numbers of a loss; which function they are of is fixed below.
     "loss",
     # How far the policy may go from the reference, and what an iteration learns of its replies.
-    *("kl", "advantage", "ppo.max_kl", "ptx.weight", "pairs"),
+    *("kl", "advantage", "ppo.max_kl", "ppo.importance_clip", "ptx.weight", "pairs"),
     # How replies are drawn, and what is made of their scores; who scores them is fixed.
     *("generation", "reward.clip", "reward.whiten", "reward.missing_eos_penalty", "reward.length_penalty"),
     *("reward.length_free", "reward.safety_threshold"),

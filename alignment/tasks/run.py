@@ -17,7 +17,7 @@ import torch
 from alignment import preempt
 from alignment.config.distributed import Precision
 from alignment.config.errors import UserError, require
-from alignment.config.generation import Generation, require_gpu
+from alignment.config.generation import require_gpu
 from alignment.config.outside import is_outside
 from alignment.config.packages import generation_of, require_packages
 from alignment.config.run import RunConfig, TrainingConfig
@@ -167,8 +167,8 @@ def device_of(config: RunConfig) -> torch.device:
     ConfigError: the run needs a GPU, and there is none.
     """
     device, generation = collectives.pick_device(config.distributed.device), generation_of(config)
-    if generation is not None and generation.engine is Generation.vllm:
-        require_gpu(device.type)
+    if generation is not None:
+        require_gpu(generation, device.type)
     return device
 
 

@@ -13,6 +13,8 @@ from alignment.runs.folder import step_folder, steps_in
 from alignment.terminal import say
 from alignment.training.trend import trend
 
+MISMATCH = "generation/mismatch"
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -36,6 +38,7 @@ class Alarm:
             "entropy": Limit("entropy", config.min_entropy, -1),
             "unfinished": Limit("unfinished", config.max_unfinished, 1),
             "distinct_2": Limit("distinct_2", config.min_distinct_2, -1),
+            "mismatch": Limit(MISMATCH, config.max_mismatch, 1),
         }
         self.history: dict[str, list[float]] = {}  # by metric, the newest `window` values
         self.judged: dict[str, int] = {}  # by alarm, how many iterations it could be judged at
@@ -138,7 +141,9 @@ class Alarm:
         return len(self.history.get(metric, [])) == self.config.window
 
     def _why_not(self) -> str:
-        is_limited = any(limit.limit is not None for limit in self.limits.values())
+        drawn = MISMATCH in self.history  # which has a limit from the start, and only where another engine draws
+        asked = [limit for limit in self.limits.values() if limit.metric != MISMATCH or drawn]
+        is_limited = any(limit.limit is not None for limit in asked)
         if "gold" in self.history or is_limited:
             return f"fewer than alarm.window={self.config.window} steps"
         return "neither gold nor gold_model is set, and no limit of alarm.*"

@@ -71,8 +71,8 @@ TYPED: Mistakes = {
         ("log.trackers", "'comet_ml'", "pip install comet_ml"),
     ),
     "vllm's package": (
-        "run tiny_ppo generation.engine=vllm",
-        ("generation.engine=vllm", "pip install 'preference-alignment[vllm]'", "generation.engine=transformers"),
+        "run tiny_ppo generation.engine=vllm generation.vllm.transfer=nccl",
+        ("generation.vllm.transfer=nccl", "pip install 'preference-alignment[vllm]'", "transfer=files"),
     ),
     "entry": ("run tiny_ppo reward.models.a=judge", ("reward.models.a holds", "reward.models.a.path=judge?")),
     "entry's key": ("run tiny_ppo reward.models.a.pth=judge", ("'reward.models.a.pth'", "'path'")),

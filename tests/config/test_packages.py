@@ -48,10 +48,10 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         *(
             (
                 recipe,
-                ["generation.engine=vllm", *more],
+                ["generation.engine=vllm", "generation.vllm.transfer=nccl", *more],
                 ("vllm",),
-                r"^generation\.engine=vllm needs the package vllm, which is not installed: "
-                r"pip install 'preference-alignment\[vllm\]', or take generation\.engine=transformers",
+                r"^generation\.vllm\.transfer=nccl needs the package vllm, which is not installed: "
+                r"pip install 'preference-alignment\[vllm\]', or take generation\.vllm\.transfer=files",
             )
             for recipe, more in (("tiny_ppo", []), ("tiny_rejection", []), ("tiny_evaluate", ["runs={a:.}"]))
         ),

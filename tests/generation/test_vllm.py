@@ -1,63 +1,113 @@
-"""trl's own client in front of a server that is made up here: it answers what `vllm serve` would, in one process."""
+"""A vLLM server that is made up here: it answers over HTTP what a real one would, in this process."""
 
+import json
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl.generation.vllm_client import VLLMClient
 
-from alignment.config.errors import ConfigError
-from alignment.config.generation import Generation, GenerationConfig, VLLMConfig
+from alignment.config.distributed import DistributedConfig
+from alignment.config.errors import ConfigError, UserError
+from alignment.config.generation import Generation, GenerationConfig, VLLMConfig, VLLMTransfer
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE
-from alignment.generation.vllm import VLLMGenerator, connected
+from alignment.generation.transfer import NCCLTransfer, nccl_transfer
+from alignment.generation.vllm import VLLMGenerator, build_vllm
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model
 
 PROMPTS = [np.arange(5, 5 + n, dtype=np.int32) for n in (3, 1, 2)]
 EOS, OTHER_END = 2, 9
-
-
-class Server(VLLMClient):
-    """The client with its wire cut: what it posts is kept, what it is sent of weights too."""
-
-    def __init__(self, answers: dict[tuple[int, ...], list[list[int]]]) -> None:
-        self.base_url, self.model, self._updating_weights = "http://server", "policy", False
-        self.answers = answers  # prompt -> the ids of its replies
-        self.requests: list[dict[str, Any]] = []
-        self.weights: dict[str, Tensor] = {}
-        self.log: list[str] = []
-
-    def _post(self, url: str, **kwargs: Any) -> dict[str, Any]:
-        self.log.append(url.removeprefix("http://server/"))
-        request = kwargs["json"]
-        self.requests.append(request)
-        (prompt,) = request["prompt"]
-        replies = self.answers[tuple(prompt)]
-        assert request["n"] == len(replies)
-        return {"choices": [{"prompt_token_ids": prompt, "token_ids": ids, "logprobs": None} for ids in replies]}
-
-    def update_named_params(
-        self, metadata: list[tuple[str, str, list[int]]], named_params: Iterator[tuple[str, Tensor]]
-    ) -> None:
-        self.log.append("weights")
-        for (name, dtype, shape), (sent, tensor) in zip(metadata, named_params, strict=True):
-            assert (sent, str(tensor.dtype), list(tensor.shape)) == (name, f"torch.{dtype}", shape)
-            self.weights[name] = tensor
-
-    def reset_prefix_cache(self) -> None:
-        self.log.append("reset")
-
-
 ANSWERS = {
     (5, 6, 7): [[20, 21, EOS], [20, 21, 22]],  # ended, cut
     (5,): [[6, 7, 8], [OTHER_END]],  # by the stop string '"#', by the model's own end
     (5, 6): [[30, 31], [33, EOS]],
 }
+
+
+class StandIn(ThreadingHTTPServer):
+    """What is asked of it is kept; weights are read when they are told, as a server does."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.log: list[str] = []
+        self.requests: list[dict[str, Any]] = []
+        self.weights: dict[str, Tensor] = {}
+        self.overrides: dict[str, Any] = {}
+        self.dev_mode, self.longest, self.logprobs_mode, self.refuses = True, 512, "raw_logprobs", ""
+        self.device = "cuda"
+
+    def said(self, route: str, content: Any) -> Any:
+        """The answer, or None for one that the route has not."""
+        if route == "health":
+            return {}
+        if route == "v1/models":
+            return {"data": [{"id": "policy"}]}
+        if route == "server_info" and self.dev_mode:
+            model = {"max_model_len": self.longest, "hf_overrides": self.overrides, "logprobs_mode": self.logprobs_mode}
+            return {"vllm_config": {"model_config": model, "device_config": {"device": self.device}}}
+        if route == "collective_rpc":
+            assert content["method"] == "reload_weights"
+            self.weights = {}
+            for file in Path(content["kwargs"]["weights_path"]).glob("*.safetensors"):
+                self.weights |= load_file(file)
+            return {"results": [None]}
+        if route == "reset_prefix_cache":
+            return {}
+        if route == "v1/completions":
+            self.requests.append(content)
+            (prompt,) = content["prompt"]
+            replies = ANSWERS[tuple(prompt)]
+            assert content["n"] == len(replies) and content["logprobs"] == 0
+            logprobs = [{"token_logprobs": [-0.1 * token for token in ids]} for ids in replies]
+            pairs = zip(replies, logprobs, strict=True)
+            return {"choices": [{"token_ids": ids, "logprobs": given} for ids, given in pairs]}
+        return None
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: StandIn
+
+    def answer(self, content: Any) -> None:
+        route = self.path.removeprefix("/").partition("?")[0]
+        if route not in ("health", "server_info", "v1/models"):
+            self.server.log.append(route)
+        said = self.server.said(route, content)
+        refused = bool(self.server.refuses) and route == self.server.refuses
+        body = b"weights of\nanother model" if refused else json.dumps(said).encode()
+        self.send_response(400 if refused else 404 if said is None else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        self.answer(None)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.answer(json.loads(body) if body else None)
+
+    def log_message(self, format: str, *words: Any) -> None: ...
+
+
+@pytest.fixture
+def served() -> Iterator[StandIn]:
+    server = StandIn()
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @pytest.fixture
@@ -69,19 +119,26 @@ def model(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Lang
     return model
 
 
+def asking(served: StandIn, **settings: Any) -> GenerationConfig:
+    vllm = VLLMConfig(host="127.0.0.1", port=served.server_port, timeout_s=0)
+    return GenerationConfig(max_new_tokens=3, engine=Generation.vllm, vllm=vllm, **settings)
+
+
+def built(model: LanguageModel, tokenizer: PreTrainedTokenizerBase, served: StandIn, **settings: Any) -> VLLMGenerator:
+    return build_vllm(model, tokenizer, asking(served, **settings), DistributedConfig())
+
+
 def drawn(
-    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0, **settings: Any
-) -> tuple[Any, Server]:
-    server = Server(ANSWERS)
-    config = GenerationConfig(max_new_tokens=3, engine=Generation.vllm, **settings)
-    generator = VLLMGenerator(model, tokenizer, config, server)
-    return generator.generate(PROMPTS, keys=[4, 5, 6], replies=2, seed=seed), server
+    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, served: StandIn, seed: int = 0, **settings: Any
+) -> Any:
+    generator = built(model, tokenizer, served, **settings)
+    return generator.generate(PROMPTS, keys=[4, 5, 6], replies=2, seed=seed)
 
 
 def test_answers_become_replies_in_the_order_of_the_prompts(
-    model: LanguageModel, tokenizer: PreTrainedTokenizerBase
+    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, served: StandIn
 ) -> None:
-    generated, _ = drawn(model, tokenizer, stop=['"#'])
+    generated = drawn(model, tokenizer, served, stop=['"#'])
     ids = [[reply.ids.tolist() for reply in row] for row in generated.replies]
     assert ids == [ANSWERS[tuple(prompt.tolist())] for prompt in PROMPTS]
     assert [[reply.finished for reply in row] for row in generated.replies] == [
@@ -95,8 +152,39 @@ def test_answers_become_replies_in_the_order_of_the_prompts(
     assert generated.computed == 3 + 3 + 3 + 1 + 2 + 2
 
 
-def test_every_setting_reaches_the_server(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    _, server = drawn(model, tokenizer, temperature=0.7, top_k=5, top_p=0.9, stop=["x", "y"])
+@pytest.mark.parametrize(
+    ("mode", "settings", "is_known"),
+    [
+        ("raw_logprobs", {}, True),
+        ("raw_logprobs", {"temperature": 0.7}, False),
+        ("processed_logprobs", {"temperature": 0.7}, True),
+        ("processed_logprobs", {"top_k": 5}, False),
+        ("processed_logprobs", {"top_p": 0.5}, False),
+    ],
+)
+def test_the_servers_log_probs_are_kept_where_they_are_of_the_trainers_distribution(
+    model: LanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    served: StandIn,
+    mode: str,
+    settings: dict[str, Any],
+    is_known: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    served.logprobs_mode = mode
+    replies = [reply for row in drawn(model, tokenizer, served, **settings).replies for reply in row]
+    assert ("generation/mismatch is left out" in capsys.readouterr().out) == (not is_known)
+    for reply in replies:
+        if is_known:
+            np.testing.assert_allclose(reply.drawn_logprobs, -0.1 * reply.ids, rtol=1e-6)
+        else:
+            assert reply.drawn_logprobs is None
+
+
+def test_every_setting_reaches_the_server(
+    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, served: StandIn
+) -> None:
+    drawn(model, tokenizer, served, temperature=0.7, top_k=5, top_p=0.9, stop=["x", "y"])
     wanted = {
         "n": 2,
         "temperature": 0.7,
@@ -104,52 +192,153 @@ def test_every_setting_reaches_the_server(model: LanguageModel, tokenizer: PreTr
         "top_p": 0.9,
         "min_p": 0.0,
         "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
         "max_tokens": 3,
         "min_tokens": 0,
         "stop": ["x", "y"],
         "stop_token_ids": [EOS, OTHER_END],
         "return_token_ids": True,
     }
-    assert len(server.requests) == 3
-    for request in server.requests:
+    assert len(served.requests) == 3
+    for request in served.requests:
         assert {name: request[name] for name in wanted} == wanted
-    _, server = drawn(model, tokenizer, min_new_tokens=2)
-    assert all(request["min_tokens"] == 2 and "stop" not in request for request in server.requests)
+    served.requests.clear()
+    drawn(model, tokenizer, served, min_new_tokens=2)
+    assert all(request["min_tokens"] == 2 and "stop" not in request for request in served.requests)
 
 
-def test_each_prompt_has_a_seed_of_its_own(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_each_prompt_has_a_seed_of_its_own(
+    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, served: StandIn
+) -> None:
     def seeds(seed: int) -> dict[int, int]:
-        _, server = drawn(model, tokenizer, seed)
-        return {len(request["prompt"][0]): request["seed"] for request in server.requests}
+        served.requests.clear()
+        drawn(model, tokenizer, served, seed)
+        return {len(request["prompt"][0]): request["seed"] for request in served.requests}
 
     assert seeds(1) == seeds(1)
     everything = [*seeds(1).values(), *seeds(2).values()]
     assert len(set(everything)) == 6 and all(0 <= seed < 2**62 for seed in everything)
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_the_weights_are_pushed_before_each_rollout(
-    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, rank: int
-) -> None:
-    """Under the names of a model without an adapter; loaded there, they make the same logits."""
+def moved(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, rank: int) -> LanguageModel:
     torch.manual_seed(0)
-    settings = ModelConfig(init=tiny_init, lora=LoraConfig(rank=rank))
-    model = load_language_model(settings, tokenizer, WHOLE)
+    model = load_language_model(ModelConfig(init=tiny_init, lora=LoraConfig(rank=rank)), tokenizer, WHOLE)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    _, server = drawn(model, tokenizer)
-    assert server.log == ["weights", "reset", *["v1/completions"] * 3]
+    return model
+
+
+def require_same(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor], model: LanguageModel
+) -> None:
+    """Loaded into a model without an adapter they make the same logits."""
     there = load_language_model(ModelConfig(init=tiny_init), tokenizer, WHOLE)
-    assert there.hf.load_state_dict(server.weights, strict=True)
+    tied = {} if "lm_head.weight" in weights else {"lm_head.weight": weights["model.embed_tokens.weight"]}
+    assert there.hf.load_state_dict({**weights, **tied}, strict=True)
     ids = torch.arange(5, 15)[None]
     with torch.no_grad():
         torch.testing.assert_close(there.hf(input_ids=ids).logits, model.hf(input_ids=ids).logits)
 
 
-def test_no_gpu_no_package_no_server_are_one_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"^generation.engine=vllm needs distributed.device=cuda .* got 'cpu'$"):
-        connected(VLLMConfig(), torch.device("cpu"))
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_weights_are_pushed_before_each_rollout(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, served: StandIn, tmp_path: Path, rank: int
+) -> None:
+    """As files under the names of a model without an adapter, which are gone afterwards."""
+    model = moved(tiny_init, tokenizer, rank)
+    generator = built(model, tokenizer, served)
+    generator.generate(PROMPTS, keys=[4, 5, 6], replies=2, seed=0)
+    assert served.log == ["collective_rpc", "reset_prefix_cache", *["v1/completions"] * 3]
+    require_same(tiny_init, tokenizer, served.weights, model)
+    vllm = VLLMConfig(host="127.0.0.1", port=served.server_port, folder=str(tmp_path))
+    there = build_vllm(model, tokenizer, GenerationConfig(engine=Generation.vllm, vllm=vllm), DistributedConfig())
+    there.transfer.push(model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_with_a_head_of_its_own_is_given_one(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, served: StandIn
+) -> None:
+    """On a CPU vLLM packs a tied head once, at its start, and would go on with it."""
+    model, served.device = moved({**tiny_init, "tie_word_embeddings": True}, tokenizer, 0), "cpu"
+    with pytest.raises(
+        ConfigError, match=r"a CPU keeps a head that is tied .*start it with --hf-overrides '\{\"tie_word"
+    ):
+        built(model, tokenizer, served)
+    served.overrides = {"tie_word_embeddings": False}
+    built(model, tokenizer, served).transfer.push(model)
+    assert torch.equal(served.weights["lm_head.weight"], served.weights["model.embed_tokens.weight"])
+
+
+class Client(VLLMClient):
+    """trl's with its wire cut."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Tensor] = {}
+        self.log: list[str] = []
+
+    def update_named_params(
+        self, metadata: list[tuple[str, str, list[int]]], named_params: Iterator[tuple[str, Tensor]]
+    ) -> None:
+        self.log.append("weights")
+        for (name, dtype, shape), (sent, tensor) in zip(metadata, named_params, strict=True):
+            assert (sent, str(tensor.dtype), list(tensor.shape)) == (name, f"torch.{dtype}", shape)
+            self.weights[name] = tensor
+
+    def reset_prefix_cache(self) -> None:
+        self.log.append("reset")
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_weights_go_through_trls_client(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, rank: int
+) -> None:
+    model, client = moved(tiny_init, tokenizer, rank), Client()
+    NCCLTransfer(client).push(model)
+    assert client.log == ["weights", "reset"]
+    require_same(tiny_init, tokenizer, client.weights, model)
+
+
+def test_no_server_one_that_takes_no_weights_and_one_that_refuses_them_are_one_line_each(
+    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, served: StandIn
+) -> None:
+    generator = built(model, tokenizer, served)
+    served.refuses = "collective_rpc"
+    at = f"127.0.0.1:{served.server_port}"
+    with pytest.raises(UserError, match=f"^the vLLM server at {at} refused collective_rpc .* 400: weights of an"):
+        generator.generate(PROMPTS, keys=[0, 1, 2], replies=2, seed=0)
+    served.refuses = ""
+    long = [np.arange(510, dtype=np.int32)]
+    with pytest.raises(UserError, match=r"^prompts and generation.max_new_tokens .* 512 tokens, got 513: .*len 513$"):
+        generator.generate(long, keys=[0], replies=2, seed=0)
+    served.dev_mode = False
+    with pytest.raises(ConfigError, match=f"^generation.vllm.host and port .* VLLM_SERVER_DEV_MODE=1 .* {at}$"):
+        built(model, tokenizer, served)
+    nowhere = GenerationConfig(engine=Generation.vllm, vllm=VLLMConfig(port=1, timeout_s=0))
+    with pytest.raises(ConfigError, match=r"^generation.vllm.host and port .* got 'localhost:1', where none answered"):
+        build_vllm(model, tokenizer, nowhere, DistributedConfig())
+
+
+def test_a_server_that_is_gone_is_one_line(
+    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = StandIn()
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    generator = built(model, tokenizer, server)
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    with pytest.raises(UserError, match=r"does not answer any more .*start it again; the run goes on from its last"):
+        generator.generate(PROMPTS, keys=[0, 1, 2], replies=2, seed=0)
+
+
+def test_no_gpu_no_package_no_group_are_one_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    nccl = VLLMTransfer.nccl
+    with pytest.raises(ConfigError, match=r"^generation.vllm.transfer=nccl needs distributed.device=cuda, got 'cpu'; "):
+        nccl_transfer(VLLMConfig(transfer=nccl), torch.device("cpu"))
 
     def fails(error: Exception) -> Any:
         def start(self: VLLMClient, **settings: Any) -> None:
@@ -158,9 +347,12 @@ def test_no_gpu_no_package_no_server_are_one_line_each(monkeypatch: pytest.Monke
 
         return start
 
-    config = VLLMConfig(host="h", port=1, group_port=2, timeout_s=3.0)
+    config = VLLMConfig(host="h", port=1, group_port=2, timeout_s=3.0, transfer=nccl)
     for error, message in (
-        (ImportError("vLLM is not installed."), r"^generation.engine=vllm needs the extra `vllm`: pip .*not installed"),
+        (
+            ImportError("vLLM is not installed."),
+            r"^generation.vllm.transfer=nccl needs the extra `vllm`: pip .*not",
+        ),
         (OSError("refused"), r"^generation.vllm.host and port must be a vLLM server's, got 'h:1' \(refused\)$"),
         (
             RuntimeError("no weight-transfer engine"),
@@ -169,7 +361,7 @@ def test_no_gpu_no_package_no_server_are_one_line_each(monkeypatch: pytest.Monke
     ):
         monkeypatch.setattr(VLLMClient, "__init__", fails(error))
         with pytest.raises(ConfigError, match=message):
-            connected(config, torch.device("cuda"))
+            nccl_transfer(config, torch.device("cuda"))
 
 
 def test_what_the_server_cannot_do_alike_is_refused() -> None:
@@ -177,3 +369,9 @@ def test_what_the_server_cannot_do_alike_is_refused() -> None:
         GenerationConfig(engine=Generation.vllm, min_new_tokens=1, stop=["x"])
     with pytest.raises(ConfigError, match=r"^generation.vllm needs generation.engine=vllm"):
         GenerationConfig(vllm=VLLMConfig(port=1))
+    with pytest.raises(ConfigError, match=r"^generation.vllm.folder must be a folder that both machines share"):
+        VLLMConfig(host="gpu7")
+    with pytest.raises(ConfigError, match=r"^generation.vllm.folder goes with transfer=files"):
+        VLLMConfig(transfer=VLLMTransfer.nccl, folder="x")
+    with pytest.raises(ConfigError, match=r"^generation.vllm.group_port goes with transfer=nccl"):
+        VLLMConfig(group_port=3)

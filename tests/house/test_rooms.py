@@ -55,7 +55,7 @@ DOORS = {  # library: the only rooms or modules that may import it
     "yaml": ["alignment.cli", "alignment.runs.settings"],
     "omegaconf": ["alignment.cli", "alignment.config", "alignment.runs.commits", "alignment.runs.lifecycle"],
     "deepspeed": ["alignment.distributed.deepspeed"],
-    "trl": ["alignment.data.chat", "alignment.generation.vllm"],
+    "trl": ["alignment.data.chat", "alignment.generation.transfer"],
     "accelerate": ["alignment.training.trackers"],
     "peft": [
         "alignment.models.adapters",

@@ -89,6 +89,7 @@ def test_the_first_time_is_said_once(capsys: pytest.CaptureFixture[str]) -> None
         ("entropy", "min_entropy", 0.5, "entropy", 0.5, 0.4),
         ("unfinished", "max_unfinished", 0.25, "finished", 0.75, 0.7),
         ("distinct_2", "min_distinct_2", 0.25, "distinct_2", 0.25, 0.2),
+        ("mismatch", "max_mismatch", 0.5, "generation/mismatch", 0.5, 0.6),
     ],
 )
 def test_a_limit_is_for_the_mean_of_the_window(
@@ -98,11 +99,12 @@ def test_a_limit_is_for_the_mean_of_the_window(
     rows = [{metric: good}] * 7 + [{metric: bad}] + [{metric: good}] * 5
     found = [row.get(f"alarm/{name}") for row in watched(Alarm(AlarmConfig(**config, **{key: limit})), rows)]
     assert found == [None] * 4 + [0.0] * 3 + [1.0] * 5 + [0.0]  # in the windows that hold the bad one
-    assert all(row == {} for row in watched(Alarm(AlarmConfig(**config)), rows))
+    assert all(row == {} for row in watched(Alarm(AlarmConfig(**config, **{key: None})), rows))
 
 
 def test_every_alarm_has_its_words() -> None:
     row = {"reward": 1.0, "gold": 1.0, "kl": 1.0, "entropy": 1.0, "finished": 1.0, "distinct_2": 1.0}
+    row["generation/mismatch"] = 1.0
     config = AlarmConfig(window=5, max_kl=1, min_entropy=1, max_unfinished=0.5, min_distinct_2=0.5)
     assert [name.removeprefix("alarm/") for name in watched(Alarm(config), [row] * 5)[-1]] == list(ALARMS)
 

@@ -1,0 +1,111 @@
+"""A vLLM server as it is asked over HTTP; nothing of vLLM's needs to be installed beside this package for it."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from alignment.config.errors import ConfigError, UserError
+from alignment.config.generation import VLLMConfig
+
+AT_ONCE = 256  # connections that are kept open
+PAUSE_S = 0.5
+DEV_MODE = "VLLM_SERVER_DEV_MODE=1 in its environment"
+PROCESSED = "processed_logprobs"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A reply as the server gives it."""
+
+    ids: list[int]
+    logprobs: list[float]
+    """[t] nats, of each token when it was drawn: of the model's own distribution or of the one that temperature, top_k
+    and top_p make of it, as the server's `--logprobs-mode` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the server says of its model."""
+
+    longest: int
+    """Tokens of a prompt and its reply together."""
+    on_cpu: bool
+    is_untied: bool
+    """Its head was told to be another than its embeddings: `--hf-overrides '{"tie_word_embeddings": false}'`."""
+    logprobs_mode: str
+
+
+class Server:
+    """Raises, wherever it is asked:
+    UserError: it does not answer, or answers with an error; names the server.
+    """
+
+    def __init__(self, config: VLLMConfig) -> None:
+        self.at = f"{config.host}:{config.port}"
+        self._url, self._timeout_s = f"http://{self.at}", config.timeout_s
+        self._session = requests.Session()
+        self._session.mount("http://", HTTPAdapter(pool_maxsize=AT_ONCE))
+        self.name = ""
+
+    def connect(self) -> ServedModel:
+        """Waits until it is up, at most `generation.vllm.timeout_s`.
+
+        Raises:
+            ConfigError: there is none, or it was started without what pushing weights needs.
+        """
+        rule, deadline = "generation.vllm.host and port must be a vLLM server's", time.monotonic() + self._timeout_s
+        while not self._is_up():
+            if time.monotonic() >= deadline:
+                where = f"{self.at!r}, where none answered in {self._timeout_s:g} s (generation.vllm.timeout_s)"
+                raise ConfigError(f"{rule}, got {where}; start one: vllm serve FOLDER, with {DEV_MODE}")
+            time.sleep(PAUSE_S)
+        info = self._session.get(f"{self._url}/server_info", params={"config_format": "json"})
+        if info.status_code != 200:
+            raise ConfigError(f"{rule} that was started with {DEV_MODE}, without which it takes no weights: {self.at}")
+        self.name = self._session.get(f"{self._url}/v1/models").json()["data"][0]["id"]
+        settings = info.json()["vllm_config"]
+        model = settings["model_config"]
+        return ServedModel(
+            longest=model["max_model_len"],
+            on_cpu=settings["device_config"]["device"] == "cpu",
+            is_untied=model["hf_overrides"].get("tie_word_embeddings") is False,
+            logprobs_mode=model["logprobs_mode"],
+        )
+
+    def complete(self, prompt: list[int], sampling: dict[str, Any]) -> list[Completion]:
+        """`sampling`: the fields of a request to /v1/completions; as many replies as its `n` says."""
+        asked = {"model": self.name, "prompt": [prompt], "logprobs": 0, "return_token_ids": True, **sampling}
+        choices = self._post("v1/completions", asked)["choices"]
+        return [Completion(choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices]
+
+    def load(self, folder: Path) -> None:
+        """Take the weights of a folder in Hugging Face form that the server can read, and forget what it has cached of
+        the old ones."""
+        self._post("collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
+        self.forget()
+
+    def forget(self) -> None:
+        """Keys and values that the weights of before have made."""
+        self._post("reset_prefix_cache", None)
+
+    def _is_up(self) -> bool:
+        try:
+            return self._session.get(f"{self._url}/health").status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    def _post(self, route: str, content: dict[str, Any] | None) -> Any:
+        again = "the run goes on from its last checkpoint by the same command"
+        try:
+            answer = self._session.post(f"{self._url}/{route}", json=content)
+        except requests.RequestException as error:
+            what = f"the vLLM server at {self.at} does not answer any more ({type(error).__name__})"
+            raise UserError(f"{what}: start it again; {again}") from error
+        if answer.status_code != 200:
+            said = " ".join(answer.text.split())[:300]
+            raise UserError(f"the vLLM server at {self.at} refused {route} with status {answer.status_code}: {said}")
+        return answer.json() if answer.content else None

@@ -1,0 +1,129 @@
+"""How the policy's weights come to a vLLM server."""
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from safetensors.torch import save_file
+
+from alignment.config.errors import ConfigError, UserError
+from alignment.config.generation import VLLMConfig
+from alignment.distributed.collectives import from_main, is_main
+from alignment.generation.server import ServedModel, Server
+from alignment.models.adapters import merged_state
+from alignment.models.heads import LanguageModel
+from alignment.models.save import write_weights
+
+if TYPE_CHECKING:
+    from trl.generation.vllm_client import VLLMClient
+
+SHARED_MEMORY = Path("/dev/shm")
+HEAD = "lm_head.weight"
+UNTIE = """--hf-overrides '{"tie_word_embeddings": false}'"""
+
+
+class Transfer(Protocol):
+    def push(self, model: LanguageModel) -> None:
+        """All weights, an adapter's merged into its layer's; the server replies with them from here on. All processes
+        call it together."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileTransfer:
+    """Through files that the main process writes and the server reads: in this machine's memory, or on a file system
+    that both share. Weights that are sharded are gathered one by one, and only the main process keeps them."""
+
+    server: Server
+    folder: str | None
+    served: ServedModel
+
+    def push(self, model: LanguageModel) -> None:
+        """Raises:
+        UserError: the server is gone or cannot take them; on all processes.
+        """
+        state = merged_state(model.hf, model.placement, dtype=model.saved_in, keep=is_main())
+        failed = from_main(self._send(model, state) if is_main() else None)
+        if failed is not None:
+            raise UserError(failed)
+
+    def _send(self, model: LanguageModel, state: dict[str, torch.Tensor]) -> str | None:
+        folder = Path(tempfile.mkdtemp(prefix="weights-", dir=self.folder or SHARED_MEMORY))
+        try:
+            write_weights(model.hf, state, folder, model.saved_in)
+            if self.served.is_untied:  # it has the head as a weight of its own, which the files above leave out
+                save_file({HEAD: state[HEAD].detach().cpu().clone()}, folder / "head.safetensors")
+            os.chmod(folder, 0o755)  # the server may be another user's
+            self.server.load(folder)
+        except UserError as error:
+            return str(error)
+        finally:
+            shutil.rmtree(folder)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class NCCLTransfer:
+    """From GPU to GPU through trl's client, from one process. Never run so far: it needs two GPUs."""
+
+    client: "VLLMClient"
+
+    def push(self, model: LanguageModel) -> None:
+        """Under the names of Hugging Face form."""
+        device = next(model.parameters()).device
+        state = merged_state(model.hf, model.placement)
+        names = [name.replace(".base_layer.", ".") for name, _ in model.hf.named_parameters() if ".lora_" not in name]
+        dtype = model.saved_in  # as the server read them from their folder
+        metadata = [(name, str(dtype).removeprefix("torch."), list(state[name].shape)) for name in names]
+        self.client.update_named_params(metadata, ((name, state[name].to(device, dtype)) for name in names))
+        self.client.reset_prefix_cache()  # keys and values of the old weights
+
+
+def file_transfer(server: Server, config: VLLMConfig, served: ServedModel, model: LanguageModel) -> FileTransfer:
+    """Raises:
+    ConfigError: there is no folder for the files, or the server would keep a head of before.
+    """
+    rule = "generation.vllm.folder must be a folder that this machine and the server's share"
+    if config.folder is not None and not Path(config.folder).is_dir():
+        raise ConfigError(f"{rule}, got {config.folder!r}, which is none")
+    if config.folder is None and not SHARED_MEMORY.is_dir():
+        raise ConfigError(f"{rule}: this machine has no {SHARED_MEMORY}")
+    tied = bool(model.hf.config.get_text_config().tie_word_embeddings)
+    if served.on_cpu and tied and not served.is_untied:
+        what = "a vLLM server on a CPU keeps a head that is tied to the embeddings as it was at its start"
+        raise ConfigError(
+            f"generation.engine=vllm: {what}: start it with {UNTIE}, on a folder whose weights have {HEAD} too"
+        )
+    return FileTransfer(server, config.folder, served)
+
+
+def nccl_transfer(config: VLLMConfig, device: torch.device) -> NCCLTransfer:
+    """With the group over which the weights will go.
+
+    Raises:
+        ConfigError: a package or a GPU is not there, or the server has no group.
+    """
+    if device.type != "cuda":
+        rule = "generation.vllm.transfer=nccl needs distributed.device=cuda"
+        raise ConfigError(f"{rule}, got {device.type!r}; generation.vllm.transfer=files needs none")
+    extra = "generation.vllm.transfer=nccl needs the extra `vllm`: pip install 'preference-alignment[vllm]'"
+    try:
+        from trl.generation.vllm_client import VLLMClient  # not above: it imports vllm where there is one
+
+        client = VLLMClient(
+            host=config.host,
+            server_port=config.port,
+            group_port=config.group_port,
+            connection_timeout=config.timeout_s,
+        )
+        client.init_communicator(device)
+    except ImportError as error:
+        raise ConfigError(f"{extra} ({error})") from error
+    except (OSError, RuntimeError) as error:  # it is not there, or was started without what this needs
+        where = f"{config.host}:{config.port}"
+        raise ConfigError(f"generation.vllm.host and port must be a vLLM server's, got {where!r} ({error})") from error
+    return NCCLTransfer(client)

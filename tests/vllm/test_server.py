@@ -1,0 +1,122 @@
+"""Replies, training and evaluation through a real vLLM server: what no stand-in can show."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from alignment.config.distributed import DistributedConfig
+from alignment.config.generation import Generation, GenerationConfig, VLLMConfig
+from alignment.config.model import ModelConfig
+from alignment.distributed.placement import WHOLE
+from alignment.generation.generate import TransformersGenerator
+from alignment.generation.vllm import build_vllm
+from alignment.models.load import load_language_model
+from tests.vllm.conftest import ROOT, Served, run, serving
+
+pytestmark = pytest.mark.vllm
+FEW = ["log.samples=0", "log.progress=false", "batch.size=16", "data.eval.limit=50"]
+
+
+def through(server: Served, *, engine: str = "vllm") -> list[str]:
+    """A policy that is replied with by the server."""
+    own = ["model=pretrained", f"model.path={server.policy}"]
+    port = [f"generation.vllm.port={server.port}"] if engine == "vllm" else []
+    return [*own, f"generation.engine={engine}", *port]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_greedy_replies_are_ours_after_each_push(server: Served) -> None:
+    """The weights of the moment, each time: a server that kept some of before would reply otherwise."""
+    tokenizer = AutoTokenizer.from_pretrained(server.policy)
+    model = load_language_model(ModelConfig(path=str(server.policy)), tokenizer, WHOLE)
+    vllm = VLLMConfig(port=server.port)
+    config = GenerationConfig(max_new_tokens=16, top_k=1, engine=Generation.vllm, vllm=vllm)
+    theirs = build_vllm(model, tokenizer, config, DistributedConfig())
+    ours = TransformersGenerator(model, tokenizer, GenerationConfig(max_new_tokens=16, top_k=1))
+    texts = ("What does a cow say?", "Hello", "a")
+    prompts = [np.array(tokenizer(text)["input_ids"], dtype=np.int32) for text in texts]
+    seen = []
+    torch.manual_seed(0)
+    for push in range(3):
+        generated = [each.generate(prompts, keys=[0, 1, 2], replies=1, seed=push) for each in (theirs, ours)]
+        drawn, own = ([reply.ids.tolist() for (reply,) in each.replies] for each in generated)
+        assert drawn == own
+        seen.append(drawn)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * parameter.std() * torch.randn_like(parameter))
+    assert seen[0] != seen[1] != seen[2]
+
+
+@pytest.mark.parametrize("distributed", [[], ["distributed=zero3", "launch.processes=2"]], ids=["one", "zero3 of two"])
+def test_ppo_learns_from_what_it_would_have_drawn_itself(
+    server: Served, tmp_path: Path, distributed: list[str]
+) -> None:
+    steps = ["train.max_steps=3", "train.eval_every=0", "output_dir=run", *distributed]
+    ended = run("run", "tiny_ppo", *through(server), *FEW, *steps, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    for row in rows(tmp_path / "run"):
+        assert 0 < row["generation/mismatch_max"] < 1e-3 and row["generation/mismatch_kl"] < 1e-6
+    assert not list(Path("/dev/shm").glob("weights-*"))
+
+
+def test_ppo_gains_as_with_our_own_engine(server: Served, tmp_path: Path) -> None:
+    gains = {}
+    for engine in ("vllm", "transformers"):
+        steps = ["train.max_steps=20", "train.eval_every=20", "train.eval_on_start=true", f"output_dir={engine}"]
+        words = [*through(server, engine=engine), *FEW, "batch.size=32", "data.eval.limit=200", *steps]
+        ended = run("run", "tiny_ppo", *words, folder=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        found = [row["eval/gold"] for row in rows(tmp_path / engine) if "eval/gold" in row]
+        gains[engine] = found[-1] - found[0]
+    assert gains["transformers"] > 0.05 and gains["vllm"] > 0.5 * gains["transformers"], gains
+
+
+def test_groups_with_importance_weights(server: Served, tmp_path: Path) -> None:
+    """Two engines that agree have weights of 1: the run is that without them."""
+    found = []
+    for name, more in (("plain", []), ("weighed", ["ppo.importance_clip=2"])):
+        steps = ["train.max_steps=2", "train.eval_every=0", f"output_dir={name}"]
+        ended = run("run", "tiny_grpo", *through(server), *FEW, "batch.size=4", *steps, *more, folder=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        found.append([row["loss"] for row in rows(tmp_path / name)])
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
+def test_rejection_sampling(server: Served, tmp_path: Path) -> None:
+    more = ["data.train.limit=20", "num_samples=4", "output_dir=run", "log.samples=0"]
+    ended = run("run", "tiny_rejection", *through(server), *more, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    (row,) = rows(tmp_path / "run")
+    assert row["reward/best"] > row["reward"] > row["reward/worst"]
+
+
+def test_a_server_that_dies_ends_the_run_in_one_line_and_the_run_goes_on(policy: Path, tmp_path: Path) -> None:
+    words = ["log.samples=0", "batch.size=8", "train.eval_every=0", "checkpoint.every=1", "output_dir=run"]
+    words += ["train.max_steps=12"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with serving(policy, tmp_path / "log.txt") as served:
+        command = [sys.executable, "-m", "alignment", "run", "tiny_ppo", *through(served), *words]
+        training = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        until = time.monotonic() + 300
+        while not list((tmp_path / "run" / "checkpoints").glob("step-*")) and time.monotonic() < until:
+            time.sleep(0.2)
+        served.kill()
+        _, said = training.communicate(timeout=300)
+    assert training.returncode == 2 and "does not answer any more" in said and "Traceback" not in said, said
+    with serving(policy, tmp_path / "log.txt") as served:
+        ended = run("run", "tiny_ppo", *through(served), *words, folder=tmp_path)
+    assert ended.returncode == 0 and "step 12 of 12" in ended.stdout, ended.stderr
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 13))
