@@ -73,8 +73,9 @@ def _no_hub(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def any_kernels_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test asks of torch's kernels is asked of no other test's."""
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     products, cudnn_sdp = torch.get_float32_matmul_precision(), torch.backends.cuda.cudnn_sdp_enabled()
     yield
     torch.use_deterministic_algorithms(False)

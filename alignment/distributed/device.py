@@ -22,6 +22,7 @@ PEAK_FLOPS = {  # a second, dense bfloat16, as the data sheets have it; the firs
 }
 
 CGROUPS, GROUP_OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # torch reads either, when it first uses a GPU
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -60,6 +61,8 @@ def choose_kernels(device: torch.device, *, deterministic: bool) -> None:
         torch.set_float32_matmul_precision("high")  # TF32, several times as fast as IEEE's float32
         # cuDNN's attention plans each new shape on the host, for milliseconds, and the lengths of groups are ever new.
         torch.backends.cuda.enable_cudnn_sdp(False)
+        if not any(name in os.environ for name in ALLOCATOR):  # lengths are ever new, and would leave memory in pieces
+            os.environ[ALLOCATOR[0]] = "expandable_segments:True"
 
 
 @contextmanager

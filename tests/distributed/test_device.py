@@ -58,6 +58,20 @@ def test_on_a_gpu_float32_is_tf32_and_cudnn_plans_no_attention(any_kernels_again
     assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
 
 
+@pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_a_gpu_s_memory_grows_in_place_unless_the_user_has_set_how(
+    name: str, any_kernels_again: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module.choose_kernels(torch.device("cpu"), deterministic=False)
+    assert not any("ALLOC_CONF" in name for name in os.environ)
+    module.choose_kernels(torch.device("cuda"), deterministic=False)
+    assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    del os.environ["PYTORCH_CUDA_ALLOC_CONF"]
+    monkeypatch.setenv(name, "max_split_size_mb:64")
+    module.choose_kernels(torch.device("cuda"), deterministic=False)
+    assert [os.environ[each] for each in os.environ if "ALLOC_CONF" in each] == ["max_split_size_mb:64"]
+
+
 def test_deterministic_kernels_are_asked_for_and_no_longer(any_kernels_again: None) -> None:
     """What has none is an error, but within `any_kernel`."""
     module.choose_kernels(torch.device("cuda"), deterministic=True)
