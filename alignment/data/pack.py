@@ -44,6 +44,7 @@ class Batch:
     margins: Tensor | None  # [G] float32; rating margins, where the data asks for them
     labels: Tensor | None  # [E] bool or float32; what the data say of single completions, or of their steps
     weights: Tensor  # [G] float32; what each row counts in the mean of a loss, 1 where the data say nothing
+    longest: tuple[int, int]  # of `lengths` and of `prompt_lengths`, where no GPU has to be asked for them
     branch_lengths: tuple[tuple[int, ...], ...]
     """[G][1 + n], tokens of each group's prompt and completions in the one row of the shared layout; () in the other"""
 
@@ -90,33 +91,30 @@ class Batch:
 
     def sum_by_completion(self, values: Tensor) -> Tensor:
         """[T] -> [C], the sum over each completion's tokens."""
-        return _segment_sums(values, self.lengths)
+        return _table(values, self.lengths, self.longest[0]).sum(1)  # not index_add, whose order is open
 
     def sum_by_prompt(self, values: Tensor) -> Tensor:
         """[U] -> [G], the sum over each prompt's predicted tokens."""
-        return _segment_sums(values, self.prompt_lengths)
+        return _table(values, self.prompt_lengths, self.longest[1]).sum(1)
 
     def completion_mask(self) -> Tensor:
         """[C, max length] bool, True on a completion's tokens, which come first."""
-        steps = torch.arange(int(self.lengths.max()), device=self.lengths.device)
+        steps = torch.arange(self.longest[0], device=self.lengths.device)
         return steps < self.lengths[:, None]
 
     def by_completion(self, values: Tensor) -> Tensor:
         """[T] -> [C, max length], zeros after each completion's end."""
-        return _table(values, self.lengths)
+        return _table(values, self.lengths, self.longest[0])
 
 
-def _table(values: Tensor, lengths: Tensor) -> Tensor:
-    """[sum of lengths] -> [runs, longest], zeros after each run's end."""
-    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-    table = values.new_zeros(mask.shape)
-    table[mask] = values
-    return table
-
-
-def _segment_sums(values: Tensor, lengths: Tensor) -> Tensor:
-    """Sums of consecutive runs of the given lengths; empty runs are 0."""
-    return _table(values, lengths).sum(1)  # not index_add, whose order on a GPU differs from run to run
+def _table(values: Tensor, lengths: Tensor, longest: int) -> Tensor:
+    """[sum of lengths] -> [runs, longest], zeros after each run's end. Every value has a place of its own, so that
+    neither a mask has to be counted nor the order of sums is open on a GPU."""
+    gaps = torch.arange(len(lengths), device=lengths.device) * longest - (lengths.cumsum(0) - lengths)
+    order = torch.arange(len(values), device=lengths.device)
+    places = order + gaps.repeat_interleave(lengths, output_size=len(values))
+    table = values.new_zeros(len(lengths) * longest).index_copy(0, places, values)
+    return table.view(len(lengths), longest)
 
 
 def packed_length(example: Example, layout: Layout) -> int:
@@ -237,6 +235,7 @@ class _Builder:
             margins=torch.tensor(margins, dtype=torch.float32) if has_margins else None,
             labels=torch.tensor(labels) if labels else None,
             weights=torch.tensor([example.weight for example in examples], dtype=torch.float32),
+            longest=(max(map(len, self.targets)), max(map(len, self.prompt_targets))),
             branch_lengths=branch_lengths,
         )
 

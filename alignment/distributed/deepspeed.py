@@ -71,17 +71,17 @@ class DeepSpeedEngine:
         """DeepSpeed takes the mean over processes, and a step's loss is their sum."""
         self.model.backward(loss * collectives.size())
 
-    def step(self, *, update: bool = True) -> Tensor:
-        """The norm is infinite where ZeRO has dropped the gradients before it was known."""
-        self._update = update
-        with nullcontext() if update or self._stage == 0 else _dropped(self._zero):
+    def step(self, *, update: Tensor | None = None) -> tuple[Tensor, bool]:
+        """The norm is infinite where ZeRO dropped the gradients before it was known. `update` is asked for first."""
+        self._update = update is None or bool(update)
+        with nullcontext() if self._update or self._stage == 0 else _dropped(self._zero):
             self.model.step()
         norm = self._norm
         if self._stage != 0:
             norm = torch.as_tensor(self.model.get_global_grad_norm(), device=self.device).detach()
-        if update and norm.isfinite():
+        if is_taken := self._update and bool(norm.isfinite()):
             self.scheduler.step()
-        return norm
+        return norm, is_taken
 
     def _clip(self, optimizer: Optimizer, *_: Any) -> None:
         trained = [p for group in optimizer.param_groups for p in group["params"]]

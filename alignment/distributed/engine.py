@@ -32,10 +32,12 @@ class Engine(Protocol):
 
     def backward(self, loss: Tensor) -> None: ...
 
-    def step(self, *, update: bool = True) -> Tensor:
-        """Clip, update, zero the gradients; returns the gradient's norm before clipping, a scalar on the device.
+    def step(self, *, update: Tensor | None = None) -> tuple[Tensor, bool]:
+        """Clip, update, zero the gradients; returns the gradient's norm before clipping, a scalar on the device, and
+        whether the step was taken.
 
-        Weights, optimizer and schedule stay as they are where that norm is not finite, and without `update`.
+        Weights, optimizer and schedule stay as they are where that norm is not finite, and where `update`, a bool on
+        the device, is False. A GPU is waited for once.
         """
         ...
 
@@ -97,14 +99,15 @@ class TorchEngine:
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
-    def step(self, *, update: bool = True) -> Tensor:
+    def step(self, *, update: Tensor | None = None) -> tuple[Tensor, bool]:
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
-        if update and norm.isfinite():
+        is_taken = bool(norm.isfinite() if update is None else norm.isfinite() & update)
+        if is_taken:
             self.optimizer.step()
             self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return norm, is_taken
 
     def learning_rate(self) -> float:
         return float(self.scheduler.get_last_lr()[0])

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from alignment.losses.checks import at_least_float32, counted, pairwise, require_bool
 
@@ -51,14 +52,12 @@ def advantages_and_returns(
     broken = (mask[:, 1:] & ~mask[:, :-1]).sum(dim=1) + mask[:, :1].sum(dim=1) > 1  # runs that begin in the row
     if broken.any():
         raise ValueError(f"mask must be one run of True in each row, row {broken.nonzero()[0].item()} has a hole")
-    advantages = torch.zeros_like(rewards + values)
-    advantage = next_value = advantages.new_zeros(len(advantages))  # [B]
-    for t in reversed(range(mask.shape[1])):
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        advantage = delta + gamma * lam * advantage
-        next_value = values[:, t]
-        advantages[:, t] = advantage
-    advantages.masked_fill_(~mask, 0.0)
+    advantages = rewards + gamma * pad(values, (0, 1))[:, 1:] - values  # delta
+    reach, decay = 1, gamma * lam
+    while reach < mask.shape[1] and decay:  # of A_t the next `reach` terms are there; then twice as many
+        advantages = advantages + decay * pad(advantages, (0, reach))[:, reach:]
+        reach, decay = 2 * reach, decay * decay
+    advantages = advantages.masked_fill(~mask, 0.0)
     return advantages, advantages + values
 
 

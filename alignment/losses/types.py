@@ -27,7 +27,7 @@ class Mean:
         """
         values = at_least_float32(values)
         if mask is None:
-            return cls(values.sum(), torch.tensor(values.numel(), device=values.device))
+            return cls(values.sum(), torch.full((), values.numel(), device=values.device))
         require_bool(mask)
         require_shape("mask", mask, "values", values)
         return cls(values.masked_fill(~mask, 0.0).sum(), mask.sum())

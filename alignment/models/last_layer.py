@@ -55,7 +55,9 @@ def feed_forward_at(
     if found is None or found[0].gradient_checkpointing:
         yield
         return
-    read = positions.unique()  # a completion's first token and its twin's are predicted from one position
+    read = positions.sort().values  # a completion's first token and its twin's are predicted from one position:
+    is_first = torch.cat([torch.ones_like(read[:1], dtype=torch.bool), read[1:] != read[:-1]])
+    places = torch.where(is_first, read, shape.numel())  # the others' go behind the rows, a GPU need not count them
 
     def take(value: Any) -> Any:
         is_of_tokens = isinstance(value, Tensor) and value.shape[:2] == shape
@@ -64,8 +66,8 @@ def feed_forward_at(
     def put_back(output: Any) -> Any:
         if isinstance(output, tuple):  # what some mixtures of experts add, of the tokens taken; it is not read
             return put_back(output[0]), *output[1:]
-        whole = output.new_full((shape.numel(), output.shape[-1]), elsewhere)
-        return whole.index_copy_(0, read, output[0]).view(*shape, -1)
+        whole = output.new_full((shape.numel() + 1, output.shape[-1]), elsewhere)
+        return whole.index_copy_(0, places, output[0])[:-1].view(*shape, -1)
 
     def before(
         _: nn.Module, inputs: tuple[Any, ...], settings: dict[str, Any]

@@ -28,7 +28,7 @@ from alignment.config.errors import ConfigError
 from alignment.data.pack import Batch
 
 DEVICES = ("cuda",)  # that have the kernel
-DTYPES = (torch.bfloat16, torch.float16)  # that it takes
+DTYPES: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)  # that it takes
 LARGEST, MULTIPLE = 256, 8  # head sizes that it takes, in numbers
 NOT_HERE = ("softcap", "s_aux", "position_bias")  # what some architectures add to their scores, and the kernel does not
 
@@ -49,9 +49,11 @@ class Sequences:
 def serves(config: PreTrainedConfig, device: torch.device) -> bool:
     """Whether the kernel takes a model's heads in what its forwards compute in now: under autocast, half precision."""
     kind = device.type
+    if kind not in DEVICES:
+        return False
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     sizes = [size for name, size in config.to_dict().items() if name.endswith("head_dim") and isinstance(size, int)]
-    return kind in DEVICES and dtype in DTYPES and max(sizes, default=_head_size(config)) <= LARGEST
+    return dtype in DTYPES and max(sizes, default=_head_size(config)) <= LARGEST
 
 
 def _head_size(config: PreTrainedConfig) -> int:

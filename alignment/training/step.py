@@ -52,8 +52,8 @@ def train_step(
         more, other = _accumulate(engine, beside.objective, beside.micro_batches, weight=beside.weight)
         metrics = metrics | {f"{beside.name}/{name}": value for name, value in more.items()}
         loss = loss + beside.weight * other
-    norm = engine.step(update=bool(loss.isfinite()))
-    if not (loss.isfinite() and norm.isfinite()):
+    norm, is_taken = engine.step(update=loss.isfinite())
+    if not is_taken:
         on_nonfinite(NonFiniteStep(type(objective).__name__, loss.item(), norm.item()))
         return Metrics()
     return metrics | Metrics(grad_norm=Mean(norm.detach(), torch.ones_like(norm, dtype=torch.long))).counted_by_main()
@@ -65,7 +65,7 @@ def _accumulate(
     """Add the gradient of weight * mean; returns the metrics of this rank and the mean over all ranks."""
     if isinstance(objective, StepWide):
         objective.prepare(engine, EvenBatches(micro_batches))
-    local = torch.tensor(sum(objective.count(batch) for batch in micro_batches), device=engine.device)
+    local = torch.full((), sum(objective.count(batch) for batch in micro_batches), device=engine.device)
     count = sum_over_ranks(local)
     metrics = Metrics()
     for batch in micro_batches:

@@ -40,7 +40,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 SHAPE = torch.Size((2, 7))
-POSITIONS = torch.tensor([3, 3, 4, 5, 11, 13])  # five of the 14, one of them for two completions
+POSITIONS = torch.tensor([3, 3, 4, 5, 11, 13])  # six of the 14, the first for two completions
 
 
 def made(kind: str, init: dict[str, Any]) -> PreTrainedModel:
@@ -85,7 +85,7 @@ def test_what_is_read_is_the_same(kind: str) -> None:
     with feed_forward_at(hf, POSITIONS, SHAPE):
         got = hidden_states(hf)
     assert_same(with_gradients(hf, got), want)
-    assert set(seen) == {14, 5}
+    assert set(seen) == {14, 6}  # of six that are read; which are the same, a GPU would have to be asked
 
 
 @pytest.mark.parametrize("why", OTHERS)
