@@ -93,6 +93,7 @@ def _take_part(config: RunConfig) -> None:
     run, before = imported(config), present(folder)
     with claim(folder.path) if collectives.is_main() else nullcontext():
         if not _is_done(folder, mark):  # as another process may have had it while this one imported
+            config = _with_max_tokens(config)  # which start keeps
             if collectives.is_main():
                 start(folder, config, mark)
             with NotedEnding(folder) if collectives.is_main() else nullcontext():
@@ -111,7 +112,6 @@ def _is_done(folder: RunFolder, mark: Fingerprint) -> bool:
 def _carry_out(
     run: Callable[[Any, Path], str | None], config: RunConfig, folder: RunFolder, mark: Fingerprint, before: set[Path]
 ) -> None:
-    config = _with_max_tokens(config)
     collectives.barrier()
     seed_everything(config.seed)
     say_precision(config)
