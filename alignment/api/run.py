@@ -80,7 +80,7 @@ def run(
         asked, rows = sorted_arguments(overrides, {name: each for name, each in given.items() if each is not None})
         with _recipe_of(recipe) as path, beside_others():
             name, folders = find_recipe(str(path), [] if config_dir is None else [require_folder(config_dir)])
-            with composing(folders), preempt.listening():
+            with composing(folders, name), preempt.listening():
                 return _run(name, asked, rows)
     except ConfigError as error:
         raise error from None  # the rule is told; what Hydra or YAML has made of the mistake would stand before it

@@ -31,7 +31,7 @@ def check_recipe(recipe: str, overrides: list[str], own: list[Path]) -> None:
         BrokenPipeError: the reader has closed the pipe, so that there is no more to do.
     """
     begun = time.monotonic()
-    with composing(own):
+    with composing(own, recipe):
         try:
             configs, is_sweep = checked(recipe, overrides, sweep=False)
             if is_sweep:

@@ -32,6 +32,7 @@ from alignment.config.inputs import expand_home, take_models
 from alignment.config.run import RunConfig
 from alignment.config.tasks import TASKS, PipelineConfig
 from alignment.hub.ask import forget
+from alignment.runs.place import running_recipe
 
 VERSION_BASE = "1.3"
 NO_TASK = f"a recipe's defaults must name its task, one of {', '.join(TASKS)}, got none"
@@ -46,11 +47,12 @@ SETTINGS = (  # the run's folder is written by our own code (runs/lifecycle.py) 
 
 
 @contextmanager
-def composing(own: list[Path]) -> Iterator[None]:
-    """Where `single`, `swept` and `compose` work: Hydra set up with the user's folders before the shipped ones."""
+def composing(own: list[Path], recipe: str = "") -> Iterator[None]:
+    """Where `single`, `swept` and `compose` work: Hydra set up with the user's folders before the shipped ones. recipe:
+    the name of the one that is run, if any is, whose file may lie in the run's folder."""
     forget()  # what the hub has said to an earlier command in this process
     register(own)
-    with initialize_config_dir(str(shipped("conf")), version_base=VERSION_BASE):
+    with initialize_config_dir(str(shipped("conf")), version_base=VERSION_BASE), running_recipe(recipe, own):
         yield
 
 

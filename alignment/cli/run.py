@@ -53,7 +53,7 @@ def run_recipe(
     """`own`: the user's folders of recipes and presets. `typed`: of a verb that sets keys, what its user has typed for
     each."""
     typed = typed or {}
-    with composing(own):
+    with composing(own, recipe):
         try:
             configs, sweep = checked(recipe, overrides, sweep=sweep)
             for config in configs:

@@ -15,7 +15,7 @@ from alignment.user_error import fail
 
 def submit_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: bool, dry_run: bool) -> None:
     """`own`: the user's folders of recipes and presets."""
-    with composing(own):
+    with composing(own, recipe):
         try:
             configs, sweep = checked(recipe, overrides, sweep=sweep)
             planned = _plan(recipe, configs, sweep=sweep)

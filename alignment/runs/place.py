@@ -1,7 +1,9 @@
 """Whether a run can be in the folder that it is asked for, before anything else is done."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from alignment.config.errors import ConfigError, require
@@ -9,12 +11,25 @@ from alignment.config.folders import ADAPTER_FILE, MODEL_FILE
 from alignment.config.inputs import function_files
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
+from alignment.process import is_ours
 from alignment.runs.fingerprint import inputs
 from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import is_of_run
 from alignment.runs.written import PARTIAL
 
 RULE = "output_dir must be a folder that can be made and written"
+_recipe: ContextVar[Path | None] = ContextVar("recipe", default=None)
+
+
+@contextmanager
+def running_recipe(name: str, folders: Sequence[Path]) -> Iterator[None]:
+    """Inside, the recipe that is run is the one of that name in the first of the user's folders that has it. It may lie
+    in the run's own folder, where no run writes over it; of any other file that is not known."""
+    before = _recipe.set(next((file for folder in folders if (file := folder / f"{name}.yaml").is_file()), None))
+    try:
+        yield
+    finally:
+        _recipe.reset(before)
 
 
 def require_place(config: RunConfig) -> None:
@@ -23,6 +38,8 @@ def require_place(config: RunConfig) -> None:
         the run would write where it reads, or the folder is one that other runs lie in, which would count as parts of
         this one, or that files of the user's lie in, among which those of the run would be.
     """
+    if is_ours():  # whose launcher has looked, and alone knows which file the recipe is
+        return
     rule = "output_dir must name a folder, of which '.' is the one that the command is given in"
     require(bool(config.output_dir.strip()), rule, config.output_dir)
     folder = RunFolder(config.output_dir)
@@ -110,9 +127,11 @@ def require_sweep_place(folder: Path, file: str) -> None:
 
 def require_new(folder: Path, is_ours: Callable[[Path], bool]) -> None:
     """Raises:
-    ConfigError: something lies in the folder that is not ours.
+    ConfigError: something lies in the folder that is not ours, and is not the recipe itself.
     """
-    others = sorted(path.name for path in folder.iterdir() if not is_ours(path))
+    recipe = _recipe.get()
+    own = None if recipe is None else recipe.resolve()
+    others = sorted(path.name for path in folder.iterdir() if not is_ours(path) and path.resolve() != own)
     if others:
         more = f" and {len(others) - 1} more" if others[1:] else ""
         rule = "output_dir must be a new or an empty folder, or that of a run, for a run writes many files there"
