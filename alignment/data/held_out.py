@@ -58,7 +58,7 @@ def prompt_hashes(records: Sequence[Record], seed: int) -> np.ndarray:
     """[records] uint64."""
     if seed:
         return np.array([prompt_hash(record, seed) for record in records], dtype=np.uint64)
-    return column(records, "prompt_hash", lambda record: prompt_hash(record, 0)).astype(np.uint64)
+    return column(records, "prompt_hash", lambda record: prompt_hash(record, 0), np.uint64)
 
 
 def prompt_hash(record: Record, seed: int) -> int:

@@ -64,14 +64,15 @@ class Columnar(Protocol):
     def column(self, name: str) -> np.ndarray: ...
 
 
-def column(rows: Sequence[Item], name: str, of: Callable[[Item], float]) -> np.ndarray:
-    """[rows]: the numbers of a column; `of` each row where they have none of that name."""
+def column(rows: Sequence[Item], name: str, of: Callable[[Item], float], dtype: type[np.generic]) -> np.ndarray:
+    """[rows] of the dtype, which numpy would guess as float64 for integers on both sides of 2**63: the numbers of a
+    column; `of` each row where they have none of that name."""
     match rows:
         case Chosen():
-            return column(rows.rows, name, of)[rows.at]
+            return column(rows.rows, name, of, dtype)[rows.at]
         case Chained():
-            return np.concatenate([column(part, name, of) for part in rows.parts])
+            return np.concatenate([column(part, name, of, dtype) for part in rows.parts])
         case Columnar():
-            return rows.column(name)
+            return rows.column(name).astype(dtype, copy=False)
         case _:
-            return np.array([of(row) for row in rows])
+            return np.array([of(row) for row in rows], dtype=dtype)

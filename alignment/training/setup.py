@@ -128,7 +128,11 @@ def say_split(loaded: Loaded | None, name: str) -> Loaded | None:
 
 def say_weights(splits: Sequence[Loaded | None]) -> None:
     """That rows count unequally, where they do."""
-    found = [column(each.examples, "weight", lambda example: example.weight) for each in splits if each is not None]
+    found = [
+        column(each.examples, "weight", lambda example: example.weight, np.float64)
+        for each in splits
+        if each is not None
+    ]
     weights = np.concatenate(found)
     if (weights != 1.0).any():
         say(f"rows count {weights.min():g} to {weights.max():g} in the loss, each by its `weight`")
@@ -148,8 +152,10 @@ def require_positions(
     """
     known = max_positions(config_of(model))
     examples = [loaded.examples for loaded in splits if loaded is not None and loaded.examples]
-    prompts = [column(each, "prompt_length", lambda example: len(example.prompt_ids)).max() for each in examples]
-    rows = [column(each, "row_length", row_length).max() for each in examples]
+    prompts = [
+        column(each, "prompt_length", lambda example: len(example.prompt_ids), np.int64).max() for each in examples
+    ]
+    rows = [column(each, "row_length", row_length, np.int64).max() for each in examples]
     longest = int(max([prompt + new_tokens for prompt in prompts] + rows, default=0))
     if known.switch is not None and longest > known.switch:
         what = f"{longest} tokens in a row ({part}.max_length={data.max_length}) change what the model makes of shorter"

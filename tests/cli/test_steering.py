@@ -122,9 +122,10 @@ def test_what_cannot_be_accepted(
     words: str, line: str, alignment: Callable[..., Any], cut: Callable[..., None], tmp_path: Path
 ) -> None:
     cut(1, *FIVE)
+    before = (tmp_path / "out" / "history.jsonl").read_text()  # that it was interrupted
     ended = alignment(*FIVE, *words.split())
     assert ended.code == 2 and len(ended.err) == 1 and line in ended.err[0], ended.err
-    assert not (tmp_path / "out" / "history.jsonl").exists()
+    assert (tmp_path / "out" / "history.jsonl").read_text() == before
 
 
 def test_a_folder_without_a_run_has_nothing_to_accept(alignment: Callable[..., Any], tmp_path: Path) -> None:

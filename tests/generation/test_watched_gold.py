@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from alignment.config.batch import BatchConfig
 from alignment.config.data import DataConfig, Format, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.errors import ConfigError
@@ -30,6 +31,7 @@ def ppo_config(tiny_init: dict[str, Any], **parts: Any) -> PPOConfig:
     return PPOConfig(
         model=ModelConfig(init=tiny_init),
         data=DataConfig(format=Format.toy, train=TrainSource(limit=5)),
+        batch=BatchConfig(max_tokens=8192),
         train=TrainConfig(max_steps=1),
         reward=ScorerConfig(function="alignment.toy.gold"),
         distributed=DistributedConfig(device=Device.cpu),
