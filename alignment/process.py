@@ -76,11 +76,18 @@ def importing() -> Iterator[None]:
 def uncompiled() -> Iterator[None]:
     """torch.compile returns what it is given: what a library decorates with it while it is imported within stays as it
     is, and the compiler, which takes two seconds to load, is loaded only where somebody has a use for it."""
-    former = os.environ.get(NO_COMPILER)
-    os.environ[NO_COMPILER] = "1"
+    with environment(NO_COMPILER, "1"):
+        yield
+
+
+@contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """A variable of the environment within, and what it was, if anything, behind."""
+    former = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
-        os.environ.pop(NO_COMPILER)
+        os.environ.pop(name)
         if former is not None:
-            os.environ[NO_COMPILER] = former
+            os.environ[name] = former

@@ -6,12 +6,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from alignment.config.errors import UserError
-from alignment.process import die_with_parent
+from alignment.process import die_with_parent, environment
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,7 +36,7 @@ def in_order(items: Iterable[Item], work: Callable[[Item], Result], processes: i
         return
     under_way: deque[Future[Result]] = deque()
     with (
-        _single_threaded(),
+        environment(TOKENIZERS, "false"),  # which fork, and must have no threads of their own
         ProcessPoolExecutor(processes, get_context("fork"), initializer=_begin, initargs=(work,)) as pool,
     ):
         try:
@@ -52,19 +51,6 @@ def in_order(items: Iterable[Item], work: Callable[[Item], Result], processes: i
             raise UserError(f"{what} ({processes} of them were at work)") from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Tokenizers that fork must have no threads of their own, and have none where this says so."""
-    before = os.environ.get(TOKENIZERS)
-    os.environ[TOKENIZERS] = "false"
-    try:
-        yield
-    finally:
-        os.environ.pop(TOKENIZERS)
-        if before is not None:
-            os.environ[TOKENIZERS] = before
 
 
 def _begin(work: Callable[[Any], Any]) -> None:

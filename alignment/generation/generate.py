@@ -48,6 +48,11 @@ class Generator(Protocol):
     @property
     def model(self) -> LanguageModel: ...
 
+    @property
+    def keeps_logprobs(self) -> bool:
+        """Whether its replies have the log-probs that they were drawn with."""
+        ...
+
     def reading(self, engine: Engine | FrozenEngine) -> AbstractContextManager[None]:
         """The context in which `generate` is called: the engine's weights as the generator reads them."""
         ...
@@ -75,6 +80,11 @@ class TransformersGenerator:
     config: GenerationConfig
     watch: Callable[[torch.Tensor], None] | None = None
     """Told the tokens, [B, t], that the replies that are generated together have so far, after each token."""
+
+    @property
+    def keeps_logprobs(self) -> bool:
+        """They would be the model's own, which the trainer computes anyway."""
+        return False
 
     @contextmanager
     def reading(self, engine: Engine | FrozenEngine) -> Iterator[None]:

@@ -44,7 +44,7 @@ def check_branches(hf: PreTrainedModel) -> None:
     Raises:
         ConfigError: the architecture does not promise that.
     """
-    leave_with_launcher = "position_ids" in inspect.signature(hf.base_model.forward).parameters
-    if not leave_with_launcher or hf._is_stateful or not hf._supports_attention_backend:
+    is_told_positions = "position_ids" in inspect.signature(hf.base_model.forward).parameters
+    if not is_told_positions or hf._is_stateful or not hf._supports_attention_backend:
         name = type(hf).__name__
         raise ConfigError(f"batch.layout must be separate for this architecture, got 'shared' for {name}")

@@ -23,6 +23,7 @@ from alignment.config.ppo import AdvantageEstimator
 from alignment.data.loaded import Loaded
 from alignment.generation.gold import build_gold
 from alignment.generation.samples import Samples
+from alignment.generation.server import PROCESSED
 from alignment.losses import Mean
 from alignment.losses.ppo import ImportanceRatio, Normalization
 from alignment.rl.experience import Experience, count_nonfinite, make_experience
@@ -186,6 +187,9 @@ def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
     )
     say(memory.summary())
     rollouts = build_rollouts(config, prompts, scorer, models.policy, folder)
+    rule = f"ppo.importance_clip needs a vLLM server that was started with --logprobs-mode {PROCESSED}"
+    is_known = config.ppo.importance_clip is None or rollouts.generator.keeps_logprobs
+    require(is_known, f"{rule} where generation.temperature is not 1", config.generation.temperature)
     iterations, warmup = rollouts.batches.num_steps(config.train), config.critic.warmup
     require(
         warmup < iterations or iterations == 0, f"critic.warmup must be < the run's {iterations} iterations", warmup

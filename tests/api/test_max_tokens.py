@@ -1,7 +1,7 @@
 """`batch.max_tokens` as a run chooses it: from what is free, said, kept in its config, and the same when it goes on."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import write_config
 from alignment.tasks import max_tokens
 from alignment.tasks.max_tokens import LEAST, Room, fitting, roles_of, rows_of, with_max_tokens_of
-from alignment.training import loop
 
 GIB = 2**30
 WHAT = {"max_steps": 3, "eval_every": 0, "warmup_steps": 0, "learning_rate": 1e-3}
@@ -65,23 +64,14 @@ def weights_of(run: alignment.Run) -> bytes:
 
 
 def test_a_run_that_goes_on_under_another_free_memory_has_the_same_bits(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    interrupted: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_free(monkeypatch, 0.03 * GIB)
     whole = alignment.run("tiny_dpo", output_dir="whole", **SMALL)
     said = capsys.readouterr().out
     assert "batch.max_tokens: 1024, chosen from 0.03 GiB free on this machine: about 0.00" in said
     assert "MiB for a token (model.init); batch.max_tokens=N sets another" in said
-    due = loop.is_due
-
-    def interrupted(step: int, every: int, num_steps: int) -> bool:
-        signal.raise_signal(signal.SIGINT)
-        return due(step, every, num_steps)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "is_due", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            alignment.run("tiny_dpo", output_dir="parts", **SMALL)
+    interrupted("tiny_dpo", output_dir="parts", **SMALL)
     assert kept_in("parts") == kept_in("whole") == 1024
     set_free(monkeypatch, 64 * GIB)
     capsys.readouterr()

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from hydra.core.global_hydra import GlobalHydra
 import alignment
 from alignment.config import BatchConfig, DataConfig, DPOConfig, ModelConfig, TrainConfig, TrainSource
 from alignment.losses import DPOLoss
-from alignment.training import loop
 
 ROWS = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No"} for n in range(8)]
 SMALL: dict[str, Any] = {
@@ -77,28 +76,10 @@ def test_a_table_of_datasets_and_a_file_are_rows_too() -> None:
         alignment.run("tiny_dpo", data=DatasetDict(train=table), output_dir="splits", **SMALL)
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C is heard, which it is not of a program that was started in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
-def test_an_interrupted_run_goes_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_bits(interrupted: Callable[..., None]) -> None:
     settings = {**SMALL, "checkpoint": {"every": 1}}
     whole = alignment.run("tiny_dpo", data=ROWS, output_dir="whole", **settings)
-    due = loop.is_due
-
-    def interrupted(step: int, every: int, num_steps: int) -> bool:
-        signal.raise_signal(signal.SIGINT)
-        return due(step, every, num_steps)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "is_due", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            alignment.run("tiny_dpo", data=ROWS, output_dir="parts", **settings)
+    interrupted("tiny_dpo", data=ROWS, output_dir="parts", **settings)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     parts = alignment.run("tiny_dpo", data=ROWS, output_dir="parts", **settings)
     assert whole.model is not None and parts.model is not None

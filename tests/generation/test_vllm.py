@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl.generation.vllm_client import VLLMClient
 
+import alignment
 from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.generation import Generation, GenerationConfig, VLLMConfig, VLLMTransfer
@@ -179,6 +180,17 @@ def test_the_servers_log_probs_are_kept_where_they_are_of_the_trainers_distribut
             np.testing.assert_allclose(reply.drawn_logprobs, -0.1 * reply.ids, rtol=1e-6)
         else:
             assert reply.drawn_logprobs is None
+
+
+def test_weights_of_tokens_need_the_log_probs_of_their_draws(
+    served: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = {"engine": "vllm", "temperature": 0.7, "vllm": {"host": "127.0.0.1", "port": served.server_port}}
+    rule = r"^ppo.importance_clip needs .* --logprobs-mode processed_logprobs where generation.temperature .* got 0.7$"
+    with pytest.raises(ConfigError, match=rule):
+        alignment.run("tiny_ppo", generation=asked, ppo={"importance_clip": 2.0}, output_dir="run")
+    assert not served.log
 
 
 def test_every_setting_reaches_the_server(
