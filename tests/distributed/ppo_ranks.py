@@ -80,7 +80,8 @@ DR_GRPO = [*GRPO, "train.max_steps=4", "advantage.estimator=dr_grpo", "loss.poli
 GSPO = [*GRPO, "train.max_steps=4", "loss.policy.ratio=sequence", "loss.policy.clip=3e-4", "loss.policy.clip_high=4e-4"]
 ONLINE_DPO = [  # what a pair's prompt gives a weight cancels but for rounding, of which AdamW's eps makes no step
     *("train.max_steps=10", "train.eval_every=4", "train.learning_rate=1e-3", "num_samples=3", "pairs=all"),
-    *("batch.size=8", "train.eps=1e-4"),
+    # With seed=0 a draw of the sixth step lies 9e-9 from the next token, and rounding decides; here none within 3e-7.
+    *("batch.size=8", "train.eps=1e-4", "seed=6"),
     *("model.path=FOLDER/first", "reward.function=null", "reward.path=REWARD", "checkpoint.every=0"),
 ]
 ONLINE_AOT = [*ONLINE_DPO, "train.max_steps=4", "loss.variant=aot"]
