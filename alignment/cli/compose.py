@@ -27,6 +27,7 @@ from alignment.cli.recipes import find_recipe, is_path, shipped
 from alignment.cli.sources import SearchPath, parts, register, schema
 from alignment.cli.stage_keys import require_no_stage_keys
 from alignment.cli.stages import by_name, with_files
+from alignment.cli.typed import require_init_read, with_one_length
 from alignment.config.errors import ConfigError
 from alignment.config.inputs import expand_home, take_models
 from alignment.config.run import RunConfig
@@ -36,7 +37,6 @@ from alignment.runs.place import running_recipe
 
 VERSION_BASE = "1.3"
 NO_TASK = f"a recipe's defaults must name its task, one of {', '.join(TASKS)}, got none"
-LENGTH = ("train.max_steps", "train.epochs")
 SETTINGS = (  # the run's folder is written by our own code (runs/lifecycle.py) alone
     "hydra.run.dir=.",
     "hydra.sweep.dir=${output_dir}",
@@ -144,16 +144,6 @@ def chosen(recipe: str, overrides: list[str]) -> list[str]:
     return [f"+{override}" if override.partition("=")[0] in lacking else override for override in overrides]
 
 
-def with_one_length(overrides: list[str]) -> list[str]:
-    """A user who gives the run's length in steps, or in passes, takes it in place of the recipe's, which may have it in
-    the other."""
-    given = {key: value for key, _, value in (word.lstrip("+").partition("=") for word in overrides) if key in LENGTH}
-    asked = [key for key, value in given.items() if value != "null"]
-    if len(given) != 1 or len(asked) != 1:
-        return overrides
-    return [*overrides, *(f"{key}=null" for key in LENGTH if key not in given)]
-
-
 def is_sweep(recipe: str, overrides: list[str]) -> bool:
     """Whether the recipe itself asks for a sweep, as a launcher's preset does."""
     return current_hydra().get_mode(recipe, chosen(recipe, overrides)) is RunMode.MULTIRUN
@@ -177,7 +167,9 @@ def compose(recipe: str, overrides: dict[str, Any]) -> RunConfig:
             return compose(name, overrides)
     try:
         words = [f"{key}={written(value)}" for key, value in overrides.items()]
-        return resolve(hydra_compose(recipe, chosen(recipe, words)))
+        config = resolve(hydra_compose(recipe, chosen(recipe, words)))
+        require_init_read(config, words)
+        return config
     except COMPOSE_ERRORS as error:
         raise ConfigError(explain(error)) from error
 
@@ -200,6 +192,8 @@ def resolve(composed: DictConfig) -> RunConfig:
     if missing:
         raise ConfigError(f"{missing[0]} is required, got nothing")
     config = cast(RunConfig, _built(closed, ""))
+    if "hydra" in composed:
+        require_init_read(config, composed.hydra.overrides.task)
     expand_home(config)
     take_models(config)
     if isinstance(config, PipelineConfig):

@@ -70,7 +70,8 @@ class ModelConfig(Config):
     """A folder in Hugging Face form, or a name on the hub: org/name, org/name@revision. Null: a random model built from
     `init`."""
     init: dict[str, Any] = field(default_factory=dict)
-    """`model_type` and the fields of its transformers config; read only where `path` is null."""
+    """`model_type` and the fields of its transformers config; read only where `path` is null, beside which a preset may
+    have it, and a command may not."""
     tokenizer: str | None = field(default=None, metadata=TOKENIZER)
     """A tokenizer's folder, or a name on the hub. Null: the one in `path`; where that is null too, the small one in the
     package."""

@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 from alignment.runs.contents import digest
 
 SMALL = ["data.train.limit=8", "data.eval.limit=4", "batch.size=4", "train.max_steps=1", "train.warmup_steps=0"]
-SMALL += ["model.init.hidden_size=32", "model.init.intermediate_size=48", "log.progress=false", "train.eval_every=0"]
+SMALL += ["log.progress=false", "train.eval_every=0"]
+SIZE = ["model.init.hidden_size=32", "model.init.intermediate_size=48"]
 FRONT = "---\nbase_model: org/base\nlicense: mit\n---\nA base.\n"
 
 
@@ -19,7 +20,7 @@ def card(path: Path) -> ModelCard:
 
 
 def test_a_model_has_a_card_that_the_hub_reads(alignment: Callable[..., Any], tmp_path: Path) -> None:
-    assert alignment("run", "tiny_sft", *SMALL, "output_dir=sft").code == 0
+    assert alignment("run", "tiny_sft", *SIZE, *SMALL, "output_dir=sft").code == 0
     (tmp_path / "sft" / "model" / "README.md").write_text(FRONT)  # as of a model that somebody has downloaded
     dpo = [*SMALL, "model.path=sft/model", "loss.beta=0.2", "model.lora.rank=2", "model.lora.alpha=4"]
     assert alignment("run", "tiny_dpo", *dpo, f"output_dir={tmp_path}/dpo").code == 0
@@ -40,7 +41,7 @@ def test_a_model_has_a_card_that_the_hub_reads(alignment: Callable[..., Any], tm
 
 def test_equal_runs_have_equal_cards_and_a_card_is_no_content(alignment: Callable[..., Any], tmp_path: Path) -> None:
     for name in ("one", "two"):
-        assert alignment("run", "tiny_reward", *SMALL, f"output_dir={name}", "log.every=2").code == 0
+        assert alignment("run", "tiny_reward", *SIZE, *SMALL, f"output_dir={name}", "log.every=2").code == 0
     one, two = (tmp_path / name / "model" for name in ("one", "two"))
     assert (one / "README.md").read_bytes() == (two / "README.md").read_bytes()
     found = card(one)
@@ -76,7 +77,7 @@ def test_an_exported_checkpoint_has_one_too(alignment: Callable[..., Any], tmp_p
 def test_the_card_of_the_best_weights_has_their_own_numbers(alignment: Callable[..., Any], tmp_path: Path) -> None:
     words = ["train.best.metric=eval/loss", "train.best.mode=max"]  # a loss that falls is best before the first step
     words += ["train.max_steps=3", "train.eval_every=1", "train.learning_rate=0.01"]
-    ended = alignment("run", "tiny_sft", *SMALL, *words, "output_dir=out")
+    ended = alignment("run", "tiny_sft", *SIZE, *SMALL, *words, "output_dir=out")
     assert ended.code == 0
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     first, last = rows[0]["eval/loss"], rows[-1]["eval/loss"]

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from alignment.cli.compose import chosen, composing, current_hydra, resolve, with_one_length
+from alignment.cli.compose import chosen, composing, current_hydra, resolve
 from alignment.cli.overrides import quoted, readable
 from alignment.cli.texts import holds_texts
+from alignment.cli.typed import with_one_length
 from alignment.config.supervised import RewardConfig
 from alignment.config.tasks import TASKS
 

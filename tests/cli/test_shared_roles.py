@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-TINY = ["model.init.hidden_size=32", "model.init.intermediate_size=48", "log.progress=false", "seed=3"]
-FEW = [*TINY, "data.train.limit=32", "data.eval.limit=8", "batch.size=8"]
+SIZE = ["model.init.hidden_size=32", "model.init.intermediate_size=48"]
+FEW = ["log.progress=false", "seed=3", "data.train.limit=32", "data.eval.limit=8", "batch.size=8"]
 RUN = ["run", "tiny_ppo", *FEW, "generation.max_new_tokens=10", "train.learning_rate=1.0e-2", "model.path=sft/model"]
 LORA = ["model.lora.rank=4", "reward.function=null"]
 SHARED = [*RUN, *LORA, "roles.share=lora", "reward.path=reward/model/adapter"]
@@ -27,7 +27,7 @@ def stages(alignment: Callable[..., Any]) -> Callable[[str], None]:
     """`stages("1.0e-2")`: an SFT model, and on it a reward model with an adapter, trained at this rate."""
 
     def build(rate: str) -> None:
-        assert alignment("run", "tiny_sft", *FEW, "train.max_steps=3", "output_dir=sft").code == 0
+        assert alignment("run", "tiny_sft", *SIZE, *FEW, "train.max_steps=3", "output_dir=sft").code == 0
         own = ["model.path=sft/model", "model.lora.rank=4", f"train.learning_rate={rate}", "train.warmup_steps=0"]
         assert alignment("run", "tiny_reward", *FEW, *own, "train.max_steps=3", "output_dir=reward").code == 0
 

@@ -1,6 +1,7 @@
 """Keys that a task does not read: each is refused by name, for it would otherwise be accepted and do nothing."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,3 +64,34 @@ def test_evaluations_without_rows_are_said(alignment: Callable[..., Any]) -> Non
     ended = alignment("run", "tiny_sft", *small, "data.eval.limit=null", "train.warmup_steps=0", "output_dir=out")
     line = "WARNING: train.eval_every=100 evaluates nothing, for there are no held-out rows (data.eval)"
     assert ended.code == 0 and line in " ".join(ended.out.split()), ended
+
+
+FOLDER = "got model.path='.'"
+INIT = {
+    "tiny_dpo model.path=. model.init.hidden_size=32": "model.init.hidden_size",
+    "tiny_reward model.path=. +model.init.anything=null": "model.init.anything",
+    "tiny_ppo ++model.init={hidden_size:32} model.path=.": "model.init",
+    "tiny_dpo -m model.path=null,. model.init.hidden_size=32,64": "model.init.hidden_size",
+}
+
+
+@pytest.mark.parametrize("words", INIT)
+def test_a_size_that_is_typed_beside_a_folder_is_refused(words: str, alignment: Callable[..., Any]) -> None:
+    """The sizes of a recipe of toys may be there, whose model the folder's takes the place of."""
+    ended = alignment("run", *words.split(), "output_dir=out")
+    rule = f"{INIT[words]} goes with model.path=null, a random model (a folder's has its own sizes)"
+    said = f"alignment: {words.split()[0]}: {rule}: leave out one of the two, {FOLDER}"
+    assert (ended.code, ended.err) == (2, [said])
+    bare = alignment("run", words.split()[0], "model.path=.", "output_dir=out")
+    assert bare.code == 2 and "model.init" not in bare.err[0]
+
+
+def test_a_stage_s_size_beside_a_folder_is_refused(
+    alignment: Callable[..., Any], own: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    stages = "  - {name: one, recipe: tiny_sft, set: {model.path: '.', model.init.hidden_size: 32}}\n"
+    recipe = own("pipe", f"defaults: [{{task: pipeline}}, _self_]\nstages:\n{stages}")
+    ended = alignment("run", recipe, "output_dir=out")
+    rule = "stage one: model.init.hidden_size goes with model.path=null, a random model (a folder's has its own sizes)"
+    assert (ended.code, ended.err) == (2, [f"alignment: pipe: {rule}: leave out one of the two, {FOLDER}"])
+    assert not (tmp_path / "out").exists()

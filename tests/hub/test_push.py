@@ -11,7 +11,8 @@ from huggingface_hub import constants
 from tests.hub.stand_in import StandIn
 
 SMALL = ["data.train.limit=8", "data.eval.limit=null", "batch.size=4", "train.max_steps=1", "train.warmup_steps=0"]
-SMALL += ["model.init.hidden_size=32", "model.init.intermediate_size=48", "log.progress=false", "train.eval_every=0"]
+SMALL += ["log.progress=false", "train.eval_every=0"]
+SIZE = ["model.init.hidden_size=32", "model.init.intermediate_size=48"]
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def pushed(hub: StandIn, name: str, branch: str = "main") -> dict[str, bytes]:
 
 
 def test_a_run_s_model_is_pushed_with_its_card(me: StandIn, alignment: Callable[..., Any], tmp_path: Path) -> None:
-    assert alignment("run", "tiny_sft", *SMALL, "output_dir=sft").code == 0
+    assert alignment("run", "tiny_sft", *SIZE, *SMALL, "output_dir=sft").code == 0
     dpo = [*SMALL, "model.path=sft/model", "model.lora.rank=2", "checkpoint.every=1", "output_dir=dpo"]
     assert alignment("run", "tiny_dpo", *dpo).code == 0
     ended = alignment("push", "dpo", "mine", "--private", "--message", "The first one")
