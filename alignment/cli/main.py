@@ -16,6 +16,7 @@ VERBS = {  # in the order of `alignment --help`
     "recipes": "the recipes, one line each",
     "run": "run one, with other settings by key=value; what it makes is in its output_dir",
     "check": "whether a run would be sound, in minutes, and nothing is written",
+    "plan": "whether a run fits, and on how many GPUs, before anything is loaded",
     "submit": "hand a run, a sweep or a pipeline to Slurm",
     "status": "how far a run is; of several, a table of what they differ in and what they measured",
     "compare": "runs side by side, and evaluations of the same prompts with paired intervals",
@@ -27,7 +28,7 @@ VERBS = {  # in the order of `alignment --help`
     "export": "a checkpoint as a model in Hugging Face form",
     "push": "a model to the Hugging Face Hub",
 }
-RECIPE = ("run", "check", "submit")  # behind which --help may be asked of a recipe
+RECIPE = ("run", "check", "plan", "submit")  # behind which --help may be asked of a recipe
 UNREAD = 141  # 128 + SIGPIPE, as shells have it
 
 

@@ -66,8 +66,19 @@ class Reading:
 
 def check_folder(model: ModelFolder) -> None:
     """Raises:
-    ConfigError: config.json or a file of the weights is missing, cut or no such file; names `key` and the file. Or the
-        architecture is one of code that comes with it, and that may not run.
+    ConfigError: as `check_config`; or a file of the weights is missing, cut or no such file.
+    """
+    check_config(model)
+    for file in _weight_files(model.path, model.key):
+        _check(file, model.key)
+
+
+def check_config(model: ModelFolder) -> None:
+    """Of a folder whose weights need not be there.
+
+    Raises:
+        ConfigError: config.json is missing, cut or no such file; names `key` and the file. Or the architecture is one
+            of code that comes with it, and that may not run.
     """
     folder, key = model.path, model.key
     if not folder.is_dir():
@@ -85,8 +96,6 @@ def check_folder(model: ModelFolder) -> None:
         rule = f"{key}: quantization_config in {str(folder / CONFIG_NAME)!r} must be an object"
         raise ConfigError(f"{rule}, got {quantized!r}")
     _check_generation(folder / GENERATION_CONFIG_NAME, key)
-    for file in _weight_files(folder, key):
-        _check(file, key)
 
 
 def require_trusted(model: ModelFolder, code: Any, file: str) -> None:

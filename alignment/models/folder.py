@@ -17,7 +17,7 @@ from alignment.config.folders import ADAPTER_FILE, ModelFolder
 from alignment.config.model import Attention, ModelConfig
 from alignment.distributed.placement import Placement, Whole
 from alignment.models.attention import choose_attention
-from alignment.models.files import Reading, check_folder, code_files, holds_packed_weights, names_in
+from alignment.models.files import Reading, check_config, check_folder, code_files, holds_packed_weights, names_in
 from alignment.models.quantized import check_quantized, keep_packing, quantization_of
 from alignment.models.unread import check_tied, check_unread, listed, unread_of
 from alignment.models.weight_dtype import made_in
@@ -32,6 +32,16 @@ def read_config(folder: ModelFolder) -> PreTrainedConfig:
     ConfigError: what the folder holds is no model, or its files are cut or damaged; names the key and the file.
     """
     check_folder(folder)
+    return read_shape(folder)
+
+
+def read_shape(folder: ModelFolder) -> PreTrainedConfig:
+    """The same of a folder whose weights need not be there.
+
+    Raises:
+        as `read_config`.
+    """
+    check_config(folder)
     if (files := code_files(folder.path)) and folder.trusted:
         say_once(f"{folder.key}: trust_remote_code=true runs the code in {folder.path}: {', '.join(files)}")
     return parse_config(folder.path, folder.key, trusted=folder.trusted)

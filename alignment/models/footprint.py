@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from alignment.config.batch import Layout
-from alignment.config.distributed import DistributedConfig, Offload
+from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import ConfigError
 from alignment.config.folders import find_model
 from alignment.config.model import ModelConfig
@@ -30,9 +30,10 @@ from alignment.data.tokenize import Example
 from alignment.distributed.collectives import pick_device
 from alignment.distributed.placement import Whole
 from alignment.distributed.precision import compute_dtype
-from alignment.models.allocations import leave_meta, peak_of
-from alignment.models.folder import architecture_of, attention_of, read_config
+from alignment.models.allocations import Part, Phase, leave_meta, peaks_of
+from alignment.models.folder import architecture_of, attention_of, read_shape
 from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.held import held_of
 from alignment.models.init import init_config
 from alignment.models.layer_kinds import check_branches
 from alignment.models.load import prepared
@@ -42,6 +43,7 @@ from alignment.models.weight_dtype import made_in
 
 TOKENS = 2048  # of the smaller pass at least: more than a chunk of logits of most vocabularies
 getLogger(fake_tensor.__name__).disabled = True  # what cannot be counted is told in a line, by whoever asked
+MANY = 8192  # tokens of a pass, at which the phase that counts is the one that has most
 DEPTHS = (2, 4)  # layers that are tried where a model has more
 MARGIN = 1.05  # of what a pass takes: it does not rise evenly, where its last chunk of logits is a short one
 BLOCK_BITS = 0.5  # a weight, of the scales that bitsandbytes keeps of each block
@@ -81,6 +83,28 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """A model, as it is before any process has it."""
+
+    trained: float
+    """Bytes of its weights that train."""
+    frozen: float
+    """And of the others."""
+    num_trained: int
+    num_frozen: int
+    layer: float
+    """Bytes of the weights of one layer."""
+    passes: np.ndarray
+    """[2, Phase, Part] bytes of a pass in each of its phases: whatever its tokens, and for each of its tokens."""
+
+    def during(self, tokens: int) -> np.ndarray:
+        """[Part] bytes in the phase of a pass of so many tokens that has most."""
+        phases = self.passes[0] + self.passes[1] * tokens
+        highest: np.ndarray = phases[phases.sum(1).argmax()]
+        return highest.clip(min=0)
+
+
+@dataclass(frozen=True, slots=True)
 class Footprint:
     """Bytes in one process."""
 
@@ -105,45 +129,66 @@ def footprint_of(
         ConfigError: there is no such model.
         RuntimeError, and others: its code asks for the numbers in a tensor, of which there are none.
     """
-    config, is_trusted = _config_of(role)
-    build = partial(_counted, role, rows, compute_dtype(distributed), layout, is_trusted)
+    counted = counted_of(role, rows, compute_dtype(distributed), layout)
+    is_gpu = pick_device(distributed.device).type == "cuda"
+    held = held_of(
+        counted.trained, counted.frozen, distributed, processes, is_gpu=is_gpu, averages=role.copies
+    ).on_device
+    fixed, per_token = max(counted.passes.sum(2).T.tolist(), key=lambda phase: phase[0] + phase[1] * MANY)
+    return Footprint(held, MARGIN * fixed, MARGIN * per_token)
+
+
+def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> Counted:
+    """A model that computes in that dtype.
+
+    Raises:
+        as `footprint_of`.
+    """
+    config, is_trusted = config_and_trust(role)
+    build = partial(_counted, role, rows, compute, layout, is_trusted)
     num_layers = config.get_text_config().num_hidden_layers
     if num_layers <= DEPTHS[1]:
-        count = build(config)
+        count, more = build(config), None
     else:  # what each further layer adds is the same
         shallow, deep = (build(_cut(config, depth)) for depth in DEPTHS)
-        count = shallow + (deep - shallow) / (DEPTHS[1] - DEPTHS[0]) * (num_layers - DEPTHS[0])
-    trained, frozen, fixed, per_token = count.tolist()
-    held = _held(trained, frozen, distributed, processes) + role.copies * trained / _shares(distributed, processes, 3)
-    return Footprint(held, MARGIN * fixed, MARGIN * per_token)
+        more = (deep - shallow) / (DEPTHS[1] - DEPTHS[0])
+        count = shallow + more * (num_layers - DEPTHS[0])
+    trained, frozen, num_trained, num_frozen, *passes = count.tolist()
+    layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
+    by_phase = np.array(passes).reshape(2, len(Phase), len(Part))
+    return Counted(trained, frozen, round(num_trained), round(num_frozen), layer, by_phase)
 
 
 def _counted(
     role: Role, rows: Rows, compute: torch.dtype, layout: Layout, is_trusted: bool, config: PreTrainedConfig
 ) -> np.ndarray:
-    """Bytes: [weights that train, others, a pass beside its tokens, each of its tokens]."""
+    """The bytes of the weights that train and of the others, their numbers, and `Counted.passes` laid out flat."""
     hf, bits = _without_weights(role, config, compute, is_trusted=is_trusted)
     weights = [(p, _bytes_of(name, p, bits)) for name, p in hf.named_parameters()]
-    trained = sum(size for p, size in weights if p.requires_grad and role.is_trained)
+    numbers = [
+        sum(size for p, size in sized if (p.requires_grad and role.is_trained) is trains)
+        for sized in (weights, [(p, p.numel()) for p, _ in weights])
+        for trains in (True, False)
+    ]
     layout = Layout.separate if layout is Layout.separate else _layout_of(hf)
     with FakeTensorMode() as fake:
         leave_meta(hf)
         model = (ScalarModel if role.is_scalar else LanguageModel)(hf, Whole(compute), reads_apart=False)
         groups = -(-TOKENS // rows.together)
         batches = [_batch(rows, count, layout, fake) for count in (groups, 2 * groups)]
-        few, many = (peak_of(model, batch, compute, is_trained=role.is_trained) for batch in batches)
+        few, many = (peaks_of(model, batch, compute, is_trained=role.is_trained) for batch in batches)
     sizes = [batch.input_ids.numel() for batch in batches]
     per_token = (many - few) / (sizes[1] - sizes[0])
-    return np.array([trained, sum(size for _, size in weights) - trained, few - per_token * sizes[0], per_token])
+    return np.concatenate([numbers, (few - per_token * sizes[0]).ravel(), per_token.ravel()])
 
 
-def _config_of(role: Role) -> tuple[PreTrainedConfig, bool]:
+def config_and_trust(role: Role) -> tuple[PreTrainedConfig, bool]:
     """The model's config, and whether code that comes with it may run."""
     config = role.settings
     if config.path is None:
         return init_config(config, {"vocab_size": len(load_tokenizer(config))}), False
     folder = find_model(config.path, role.key, trusted=config.trust_remote_code)
-    return read_config(folder), folder.trusted
+    return read_shape(folder), folder.trusted
 
 
 def _cut(config: PreTrainedConfig, depth: int) -> PreTrainedConfig:
@@ -203,26 +248,3 @@ def _batch(rows: Rows, groups: int, layout: Layout, fake: FakeTensorMode) -> Bat
     parts = (getattr(batch, field.name) for field in fields(batch))
     made: list[Any] = [fake.from_tensor(part) if isinstance(part, Tensor) else part for part in parts]
     return Batch(*made)
-
-
-def _held(trained: float, frozen: float, distributed: DistributedConfig, processes: int) -> float:
-    """Of `trained` bytes of float32 weights, as many of gradients and twice of AdamW's moments, and from ZeRO 1 on
-    DeepSpeed's own copy, each whole or shared out by the stage."""
-    is_gpu = pick_device(distributed.device).type == "cuda"
-
-    def stays(offload: Offload) -> bool:
-        return offload is Offload.none or (offload is Offload.cpu and not is_gpu)
-
-    optimizer = (3 if distributed.zero else 2) * trained / _shares(distributed, processes, 1)
-    gradients = trained / _shares(distributed, processes, 2)
-    weights = (trained + frozen) / _shares(distributed, processes, 3)
-    return (
-        gradients
-        + (optimizer if stays(distributed.offload_optimizer) else 0)
-        + (weights if stays(distributed.offload_param) else 0)
-    )
-
-
-def _shares(distributed: DistributedConfig, processes: int, stage: int) -> int:
-    """Among how many processes that is shared out which ZeRO shares from this stage on."""
-    return processes if (distributed.zero or 0) >= stage else 1

@@ -42,9 +42,10 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "evaluate": {"config", "losses", "runs", *LIBRARY},
     "tasks": {"config", "hub", "losses", "toy", "runs", "training", "generation", "rl", "evaluate", *LIBRARY},
     "check": {"config", "losses", "toy", "runs", "training", "generation", "rl", "evaluate", "tasks", *LIBRARY},
+    "plan": {"config", "training", "tasks", *LIBRARY},
     "slurm": {"config", "runs", "tasks"},  # its words and commands: text and subprocesses, no model and no data
     "overview": {"config", "runs", "evaluate", "slurm"},  # of runs by their folders: text, no model and no data
-    "cli": {"config", "hub", "slurm", "runs", "tasks", "check", "overview"},
+    "cli": {"config", "hub", "slurm", "runs", "tasks", "plan", "check", "overview"},
     "api": {"config", "data", "runs", "cli"},  # the command from Python: beside what it is given in memory, cli's work
     "__main__": {"cli"},
     "__init__": {"api", "config", "data", "losses", "models"},  # names alone, which nothing is imported for

@@ -1,0 +1,65 @@
+"""What a model's weights, gradients and optimizer take in one process, as ZeRO and offload have them."""
+
+from dataclasses import dataclass
+
+from alignment.config.distributed import DistributedConfig, Offload
+
+MOMENTS = 2  # that AdamW keeps of each trained weight
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Bytes in one process, on its device or, where `in_cpu_memory` names it, beside it."""
+
+    weights: float
+    gradients: float
+    masters: float
+    """DeepSpeed's own float32 copy of the weights that train, which its optimizer updates, from stage 1 on."""
+    moments: float
+    averages: float
+    """Further copies of the weights that train, such as their moving average."""
+    weights_in: Offload
+    optimizer_in: Offload
+
+    @property
+    def on_device(self) -> float:
+        weights = self.weights + self.averages if self.weights_in is Offload.none else self.averages
+        return weights + self.gradients + self.optimizer_at(Offload.none)
+
+    @property
+    def in_cpu_memory(self) -> float:
+        """What was moved off the device."""
+        return (self.weights if self.weights_in is Offload.cpu else 0) + self.optimizer_at(Offload.cpu)
+
+    def optimizer_at(self, place: Offload) -> float:
+        """Of masters and moments, what is there."""
+        return self.masters + self.moments if self.optimizer_in is place else 0
+
+
+def held_of(
+    trained: float, frozen: float, distributed: DistributedConfig, processes: int, *, is_gpu: bool, averages: int = 0
+) -> Held:
+    """Of `trained` bytes of float32 weights, as many of gradients and twice of AdamW's moments, and from ZeRO 1 on
+    DeepSpeed's own copy, each whole or shared out by the stage; and `frozen` bytes of weights that do not train.
+
+    Args:
+        is_gpu: whether the device is one; beside a CPU there is nowhere to move what is offloaded to it.
+        averages: further copies of the trained weights.
+    """
+
+    def placed(offload: Offload) -> Offload:
+        return Offload.none if offload is Offload.cpu and not is_gpu else offload
+
+    def shares(stage: int) -> int:
+        """Among how many processes that is shared out which ZeRO shares from this stage on."""
+        return processes if (distributed.zero or 0) >= stage else 1
+
+    return Held(
+        weights=(trained + frozen) / shares(3),
+        gradients=trained / shares(2),
+        masters=trained / shares(1) if distributed.zero else 0.0,
+        moments=MOMENTS * trained / shares(1),
+        averages=averages * trained / shares(3),
+        weights_in=placed(distributed.offload_param),
+        optimizer_in=placed(distributed.offload_optimizer),
+    )

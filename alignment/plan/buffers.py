@@ -1,0 +1,40 @@
+"""What DeepSpeed keeps beside a model's weights, gradients and optimizer."""
+
+from alignment.config.distributed import DistributedConfig
+from alignment.distributed.settings import deepspeed_settings
+from alignment.models.footprint import Counted
+
+FLOAT = 4  # bytes of a float32 number
+DEFAULTS = {  # of 0.19.8, in numbers of elements
+    "reduce_bucket_size": 500_000_000,
+    "stage3_max_live_parameters": 1_000_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
+}
+
+
+def buckets(distributed: DistributedConfig) -> float:
+    """Bytes of the buckets in which the gradients of one engine are laid together before they are summed: a buffer of
+    its full size, however small the model."""
+    settings = _settings(distributed)
+    if not distributed.zero or settings.get("contiguous_gradients", True) is False:
+        return 0.0
+    number = 2 if settings.get("overlap_comm") and distributed.zero == 2 else 1
+    return FLOAT * number * float(settings["reduce_bucket_size"])
+
+
+def gathered(counted: Counted, distributed: DistributedConfig, processes: int) -> float:
+    """Bytes, at most, of the weights that ZeRO 3 has whole while a pass runs: those of the layers at work and of the
+    next ones, and what it expects to need again soon."""
+    if distributed.zero != 3 or processes == 1:
+        return 0.0
+    settings = _settings(distributed)
+    number = counted.num_trained + counted.num_frozen
+    size = (counted.trained + counted.frozen) / max(1, number)
+    live = float(settings["stage3_max_live_parameters"]) + float(settings["stage3_prefetch_bucket_size"])
+    return size * min(number, live) * (1 - 1 / processes)
+
+
+def _settings(distributed: DistributedConfig) -> dict[str, float]:
+    if distributed.zero is None:
+        return {}
+    return DEFAULTS | deepspeed_settings(distributed, max_grad_norm=None)["zero_optimization"]

@@ -1,0 +1,32 @@
+"""What `alignment plan` shows."""
+
+from alignment.config.errors import ConfigError, UserError
+from alignment.config.run import RunConfig
+from alignment.models.files import one_line
+from alignment.plan.estimate import plan_of, planned
+from alignment.plan.hardware import named, this_machine
+from alignment.plan.page import lines_of
+from alignment.plan.roles import Counts
+from alignment.plan.work import MFU
+from alignment.tasks.max_tokens import UNCOUNTED
+
+
+def planned_lines(recipe: str, config: RunConfig, wanted: str | None, mfu: float | None) -> list[str]:
+    """The plan of a run.
+
+    Args:
+        wanted: the devices, as `hardware.named` reads them; None: this machine's.
+        mfu: the share of a device's best at which it computes; None: `MFU`.
+
+    Raises:
+        ConfigError: there is no such model or device, or a model that cannot be counted.
+    """
+    config = planned(config)
+    hardware = this_machine(config) if wanted is None else named(wanted)
+    try:
+        plan = plan_of(config, hardware, Counts())
+    except UserError:
+        raise
+    except UNCOUNTED as error:
+        raise ConfigError(f"a model's code cannot be counted: {type(error).__name__}: {one_line(error)}") from error
+    return list(lines_of(recipe, plan, MFU if mfu is None else mfu))

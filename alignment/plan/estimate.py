@@ -1,0 +1,135 @@
+"""The plan of a run: what it holds in one process, what each of its phases takes beside that, and the most of it."""
+
+from dataclasses import dataclass, replace
+
+from alignment.config.errors import ConfigError
+from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.tasks import RejectionConfig, task_name
+from alignment.distributed.precision import compute_dtype
+from alignment.models.allocations import Part
+from alignment.models.footprint import Role
+from alignment.plan.buffers import buckets, gathered
+from alignment.plan.hardware import Hardware, placed_on
+from alignment.plan.replies import while_drawing
+from alignment.plan.roles import Counts, Planned, PlannedRole, planned_roles, widest_rows
+from alignment.tasks.max_tokens import LEAST, MOST_CPU, MOST_GPU, SHARE
+
+NAMES = {
+    Part.copies: "weights in bfloat16",
+    Part.attention: "attention",
+    Part.layers: "layers",
+    Part.logits: "logits",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPhase:
+    """A time of the run, and what it takes in one process beside what is held."""
+
+    name: str
+    parts: dict[str, float]
+    """Bytes, by what they are for."""
+    held: float
+    """Bytes of weights, gradients and optimizers on the device meanwhile."""
+
+    @property
+    def total(self) -> float:
+        return self.held + sum(self.parts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    config: Planned
+    hardware: Hardware
+    roles: list[PlannedRole]
+    phases: list[PlannedPhase]
+    max_tokens: int
+
+    @property
+    def highest(self) -> PlannedPhase:
+        return max(self.phases, key=lambda phase: phase.total)
+
+    @property
+    def total(self) -> float:
+        """Bytes on the device of one process, at the most."""
+        return self.highest.total
+
+    @property
+    def least(self) -> float:
+        """Bytes without which there is no step: weights, gradients and optimizer of what is there together."""
+        return max(phase.held for phase in self.phases)
+
+    @property
+    def fits(self) -> bool:
+        """With what is left to kernels' own needs, to fragments, and to what else is at work."""
+        return self.total <= SHARE * self.hardware.memory
+
+    @property
+    def is_tight(self) -> bool:
+        return not self.fits and self.total <= self.hardware.memory
+
+
+def planned(config: RunConfig) -> Planned:
+    """Raises:
+    ConfigError: the run is of a task that has no plan.
+    """
+    if not isinstance(config, TrainingConfig | RejectionConfig):
+        what = "a run that trains a model or draws replies of one; of a pipeline, its stages are planned one by one"
+        raise ConfigError(f"plan takes {what}, got the task {task_name(config)}")
+    return config
+
+
+def plan_of(config: Planned, hardware: Hardware, counts: Counts) -> Plan:
+    """Raises:
+    ConfigError: there is no such model, or the rows cannot be dealt out to so many processes.
+    RuntimeError, and others: a model's code asks for the numbers in a tensor, of which there are none.
+    """
+    config = placed_on(config, hardware)
+    processes = config.processes()
+    hardware = replace(hardware, processes=processes, local=min(hardware.local, processes))
+    roles = planned_roles(config, processes, is_gpu=hardware.is_gpu, counts=counts)
+    if config.batch.max_tokens is not None:
+        number = config.batch.max_tokens
+        return Plan(config, hardware, roles, phases_of(config, roles, processes, number, counts), number)
+    number = MOST_GPU if hardware.is_gpu else MOST_CPU
+    while True:
+        plan = Plan(config, hardware, roles, phases_of(config, roles, processes, number, counts), number)
+        if plan.fits or number <= LEAST:
+            break
+        number //= 2
+    number = max(number, max(each.longest for each in [widest_rows(config)]))
+    return replace(plan, phases=phases_of(config, roles, processes, number, counts), max_tokens=number)
+
+
+def phases_of(
+    config: Planned, roles: list[PlannedRole], processes: int, max_tokens: int, counts: Counts
+) -> list[PlannedPhase]:
+    """Of passes over so many tokens, or over the longest rows, where these are longer."""
+    tokens = max(max_tokens, widest_rows(config).together)
+    together = [each for each in roles if not each.is_alone]
+    held = sum(each.held.on_device for each in together)
+    moved = sum(each.held.on_device for each in together if each.is_moved)
+    found = []
+    for each in roles:
+        if not each.counted.passes.any():
+            continue
+        sizes = each.counted.during(tokens)
+        parts = {NAMES[part]: float(sizes[part]) for part in Part if sizes[part] > 0}
+        parts["buckets of gradients"] = buckets(config.distributed) * sum(each.role.is_trained for each in together)
+        parts["gathered weights"] = gathered(each.counted, config.distributed, processes)
+        own = each.held.on_device if each.is_alone else held - (moved if each.role.is_trained else 0)
+        verb = "learning" if each.role.is_trained else "reading"
+        found.append(PlannedPhase(f"{verb}, {each.role.key}", {k: v for k, v in parts.items() if v}, own))
+    actor = roles[0]
+    if drawing := _drawing(config, actor, processes, counts):
+        drawing["buckets of gradients"] = found[0].parts.get("buckets of gradients", 0.0)
+        found.append(PlannedPhase("drawing replies", {k: v for k, v in drawing.items() if v}, held))
+    return found
+
+
+def _drawing(config: Planned, actor: PlannedRole, processes: int, counts: Counts) -> dict[str, float]:
+    if not config.replies:
+        return {}
+    role = Role(actor.role.key, replace(actor.role.settings, gradient_checkpointing=False))
+    reading = counts.of(role, widest_rows(config), compute_dtype(config.distributed), config.batch.layout)
+    return while_drawing(config, actor, reading, processes)

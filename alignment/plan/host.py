@@ -1,0 +1,66 @@
+"""What a run takes beside its devices: the memory of the CPU, while models are read and saved, and the disk."""
+
+from dataclasses import dataclass
+
+import torch
+
+from alignment.config.run import TrainingConfig
+from alignment.models.footprint import config_and_trust
+from alignment.plan.buffers import FLOAT
+from alignment.plan.estimate import Plan
+from alignment.plan.roles import PlannedRole
+
+MOMENTS_AND_WEIGHTS = 3  # float32 numbers of each trained weight in a checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Bytes."""
+
+    offloaded: float
+    """In the memory of one machine, of all its processes, for as long as the run lasts."""
+    loading: float
+    """The same, beside a GPU, while the models are read."""
+    saving: float
+    """In the main process, while its model is saved."""
+    checkpoint: float
+    """On disk, of all processes."""
+    kept: int
+    """Checkpoints that are there at once, while one more is written."""
+    model: float
+    """On disk, as it is saved."""
+
+
+def host_of(plan: Plan) -> Host:
+    config, local = plan.config, plan.hardware.local
+    trained = [each for each in plan.roles if each.role.is_trained]
+    states = sum(each.counted.num_trained for each in trained) * MOMENTS_AND_WEIGHTS * FLOAT
+    is_training = isinstance(config, TrainingConfig)
+    copies = plan.hardware.processes if not config.distributed.zero else 1
+    model = sum(_saved(each) for each in plan.roles[:1])
+    return Host(
+        offloaded=local * sum(each.held.in_cpu_memory for each in plan.roles),
+        loading=_loading(plan) if plan.hardware.is_gpu else 0.0,
+        saving=model if is_training else 0.0,
+        checkpoint=states * copies if is_training else 0.0,
+        kept=config.checkpoint.keep + 1 if isinstance(config, TrainingConfig) else 0,
+        model=model if is_training else 0.0,
+    )
+
+
+def _loading(plan: Plan) -> float:
+    """Each process reads each model whole before it is on its device; under ZeRO 3 a weight at a time, into shards
+    that are on the device already."""
+    if plan.config.distributed.zero == 3:
+        return 0.0
+    return plan.hardware.local * sum(each.counted.trained + each.counted.frozen for each in plan.roles)
+
+
+def _saved(each: PlannedRole) -> float:
+    """Of all its weights, an adapter merged into them, in the dtype that they came in."""
+    config = config_and_trust(each.role)[0]
+    number = each.counted.num_trained + each.counted.num_frozen
+    if each.role.settings.lora.rank:
+        number = each.counted.num_frozen
+    dtype = None if each.role.settings.path is None else config.dtype
+    return float(number * (dtype.itemsize if isinstance(dtype, torch.dtype) else FLOAT))

@@ -1,0 +1,113 @@
+"""A plan in lines."""
+
+from collections.abc import Iterator
+
+from alignment.plan.estimate import Plan
+from alignment.plan.hardware import GB
+from alignment.plan.host import host_of
+from alignment.plan.roles import PlannedRole
+from alignment.plan.work import work_of
+
+COLUMNS = ("weights", "gradients", "masters", "moments", "in CPU memory")
+
+
+def lines_of(recipe: str, plan: Plan, mfu: float) -> Iterator[str]:
+    yield heading(recipe, plan)
+    yield ""
+    yield from _held(plan)
+    yield ""
+    yield from _phases(plan)
+    yield ""
+    yield verdict(plan)
+    yield from _host(plan)
+    yield from _work(plan, mfu)
+
+
+def heading(recipe: str, plan: Plan) -> str:
+    hardware, config = plan.hardware, plan.config
+    where = f"1 {hardware.name}" if hardware.processes == 1 else f"{hardware.processes} x {hardware.name}"
+    zero = "without ZeRO" if config.distributed.zero is None else f"distributed.zero={config.distributed.zero}"
+    number = f"batch.max_tokens={plan.max_tokens}" + (" (as chosen)" if config.batch.max_tokens is None else "")
+    return f"{recipe} on {where}: {zero}, {config.distributed.precision.value}, {number}"
+
+
+def verdict(plan: Plan) -> str:
+    what = f"{gb(plan.total)} of {gb(plan.hardware.memory)} GB at the most, {plan.highest.name}"
+    left = plan.hardware.memory - plan.total
+    if plan.fits:
+        return f"fits: {what}; {gb(left)} GB to spare"
+    if plan.is_tight:
+        return f"tight: {what}; {gb(left)} GB to spare, less than kernels and fragments may take"
+    return f"does not fit: {what}; {gb(-left)} GB too much"
+
+
+def _held(plan: Plan) -> Iterator[str]:
+    each_of = "each GPU" if plan.hardware.is_gpu else "each process"
+    yield f"{f'GB on {each_of}':<34}" + "".join(f"{name:>14}" for name in COLUMNS)
+    for each in plan.roles:
+        held = each.held
+        here = held.weights if held.in_cpu_memory < held.weights or not held.weights else 0.0
+        optimizer = held.optimizer_in.value == "none"
+        numbers = [
+            here + held.averages,
+            held.gradients,
+            held.masters if optimizer else 0.0,
+            held.moments if optimizer else 0.0,
+            held.in_cpu_memory,
+        ]
+        yield f"{_name(each):<34}" + "".join(f"{gb(number) if number else '-':>14}" for number in numbers)
+
+
+def _name(each: PlannedRole) -> str:
+    number = each.counted.num_trained or each.counted.num_frozen
+    return f"  {each.role.key}, {count(number)} {'trained' if each.role.is_trained else 'frozen'}"
+
+
+def _phases(plan: Plan) -> Iterator[str]:
+    for phase in plan.phases:
+        parts = " + ".join(f"{gb(size)} {name}" for name, size in [("held", phase.held), *phase.parts.items()])
+        yield f"  {phase.name}: {parts} = {gb(phase.total)}"
+
+
+def _host(plan: Plan) -> Iterator[str]:
+    host = host_of(plan)
+    memory = [
+        f"{gb(size)} GB {what}"
+        for size, what in (
+            (host.offloaded, "offloaded"),
+            (host.loading, f"while {plan.hardware.local} processes read their models"),
+            (host.saving, "in the main process while it saves its model"),
+        )
+        if size
+    ]
+    if memory:
+        yield f"CPU memory of a machine: {', '.join(memory)}"
+    if host.checkpoint:
+        keep = host.kept - 1
+        yield (
+            f"disk: {gb(host.checkpoint)} GB a checkpoint, {gb(host.kept * host.checkpoint)} GB while one is written "
+            f"beside the {keep} that are kept (checkpoint.keep); {gb(host.model)} GB a model"
+        )
+
+
+def _work(plan: Plan, mfu: float) -> Iterator[str]:
+    work = work_of(plan)
+    if work is None:
+        return
+    line = f"a step of the longest rows: {work.tokens:,} tokens, {work.flops:.2g} FLOPs"
+    seconds = work.seconds(plan, mfu)
+    yield line + ("" if seconds is None else f", {seconds:.3g} s at {mfu:.0%} of the peak")
+
+
+def gb(size: float) -> str:
+    number = size / GB
+    if abs(number) < 10:
+        return f"{number:.2g}"
+    return f"{number:.1f}" if abs(number) < 1000 else f"{number:,.0f}"
+
+
+def count(number: int) -> str:
+    for unit, name in ((10**9, "billion"), (10**6, "million")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return str(number)

@@ -1,0 +1,59 @@
+"""What replies take while they are drawn: keys and values, the prompts' pass, and what a token is drawn from."""
+
+from alignment.config.generation import Gather, Generation, GenerationConfig
+from alignment.config.online import OnlineConfig
+from alignment.config.tasks import RejectionConfig
+from alignment.distributed.precision import compute_dtype
+from alignment.models.allocations import Part, Phase
+from alignment.models.footprint import Counted, Role, config_and_trust
+from alignment.plan.roles import Planned, PlannedRole
+
+DRAW = 28  # bytes of a row's token that may be drawn: logits, probabilities, their sums in float64, what is left
+
+
+def while_drawing(config: Planned, actor: PlannedRole, reading: Counted, processes: int) -> dict[str, float]:
+    """Bytes beside what is held, by what they are for; none where another program draws the replies.
+
+    Args:
+        reading: the actor without gradients.
+    """
+    if not isinstance(config, OnlineConfig | RejectionConfig) or config.generation.engine is Generation.vllm:
+        return {}
+    generation = config.generation
+    rows = rows_at_once(config, processes)
+    prompts = -(-rows // config.num_samples)
+    length = config.data.max_prompt_length + generation.max_new_tokens
+    passes = reading.passes[1, Phase.forward]
+    found = {
+        "keys and values": rows * length * keys_and_values(actor.role, config),
+        "the prompts' pass": float(passes.sum()) * prompts * config.data.max_prompt_length,
+        "draws": float(rows * DRAW * vocabulary(actor.role)),
+        "weights in bfloat16": float(actor.counted.passes[0, Phase.forward, Part.copies]),
+    }
+    if config.distributed.zero == 3 and processes > 1:
+        weights = actor.counted.trained + actor.counted.frozen
+        is_whole = generation.gather is Gather.model
+        found["gathered weights"] = weights * (1 - 1 / processes) if is_whole else actor.counted.layer
+    return {name: size for name, size in found.items() if size}
+
+
+def rows_at_once(config: OnlineConfig | RejectionConfig, processes: int) -> int:
+    """Replies that one process draws together."""
+    batch: GenerationConfig = config.generation
+    if isinstance(config, RejectionConfig):
+        return batch.batch_size
+    return min(batch.batch_size, -(-config.batch.size // processes) * config.num_samples)
+
+
+def keys_and_values(role: Role, config: Planned) -> float:
+    """Bytes of one token."""
+    text = config_and_trust(role)[0].get_text_config()
+    fields = text.to_dict()
+    heads = fields.get("num_key_value_heads") or text.num_attention_heads
+    size = fields.get("head_dim") or text.hidden_size // text.num_attention_heads
+    return 2.0 * text.num_hidden_layers * heads * size * compute_dtype(config.distributed).itemsize
+
+
+def vocabulary(role: Role) -> int:
+    number: int = config_and_trust(role)[0].get_text_config().vocab_size
+    return number

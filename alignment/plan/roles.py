@@ -1,0 +1,94 @@
+"""The models of a run, each counted and shared out among its processes."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from alignment.config.batch import Layout
+from alignment.config.online import PPOConfig
+from alignment.config.ppo import Share
+from alignment.config.run import TrainingConfig
+from alignment.config.tasks import RejectionConfig
+from alignment.distributed.precision import compute_dtype
+from alignment.models.footprint import Counted, Role, Rows, counted_of
+from alignment.models.held import Held, held_of
+from alignment.tasks.max_tokens import roles_of, rows_of
+
+Planned = TrainingConfig | RejectionConfig
+
+
+class Counts:
+    """Models that have been counted, each once: settings that are compared leave most of them as they are."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Counted] = {}
+
+    def of(self, role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> Counted:
+        """As `counted_of`."""
+        settings = replace(role.settings, tokenizer=None, chat_template=None, resize_embeddings=False)
+        role = replace(role, settings=settings if role.settings.path is not None else role.settings)
+        key = repr((role.settings, role.is_scalar, role.is_trained, rows, compute, layout))
+        if key not in self._found:
+            self._found[key] = counted_of(role, rows, compute, layout)
+        return self._found[key]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRole:
+    """A model in one of the run's processes."""
+
+    role: Role
+    counted: Counted
+    held: Held
+    is_alone: bool = False
+    """Whether it is there before the others alone, and gone when they come."""
+    is_moved: bool = False
+    """Whether it waits in the memory of the CPU while the others learn."""
+
+
+def planned_roles(config: Planned, processes: int, *, is_gpu: bool, counts: Counts) -> list[PlannedRole]:
+    """Raises:
+    as `counted_of`.
+    """
+    compute, layout = compute_dtype(config.distributed), config.batch.layout
+    widest = widest_rows(config)
+    found = []
+    for role in roles_of(config):
+        counted = counts.of(role, widest, compute, layout)
+        held = held_of(
+            counted.trained, counted.frozen, config.distributed, processes, is_gpu=is_gpu, averages=role.copies
+        )
+        is_first = role.key == "reference.path" and not role.is_trained and not isinstance(config, PPOConfig)
+        is_moved = isinstance(config, PPOConfig) and config.roles.offload and not role.is_trained and is_gpu
+        found.append(PlannedRole(role, counted, held, is_alone=is_first and _reads_first(config), is_moved=is_moved))
+    if isinstance(config, PPOConfig) and config.roles.share is Share.lora:
+        found += _adapters(config, found[0], processes, is_gpu=is_gpu)
+    return found
+
+
+def _reads_first(config: Planned) -> bool:
+    """Whether another model that is the reference is read before the policy is there: where rows do not change."""
+    return not isinstance(config, RejectionConfig) and not config.replies
+
+
+def _adapters(config: PPOConfig, actor: PlannedRole, processes: int, *, is_gpu: bool) -> list[PlannedRole]:
+    """Of the roles on the actor's backbone: as large as the actor's own. Their passes are no larger than the actor's,
+    whose logits they have not."""
+    trained, empty = actor.counted.trained, replace(actor.counted, passes=0 * actor.counted.passes, num_frozen=0)
+    roles = [("critic", True)] if config.advantage.has_critic else []
+    roles += [("reward.path", False)] if config.reward.path is not None else []
+    found = []
+    for key, trains in roles:
+        own = (trained, 0.0) if trains else (0.0, trained)
+        number = empty.num_trained
+        counted = replace(
+            empty, trained=own[0], frozen=own[1], num_trained=number * trains, num_frozen=number * (not trains)
+        )
+        held = held_of(*own, config.distributed, processes, is_gpu=is_gpu)
+        found.append(PlannedRole(Role(key, actor.role.settings, is_scalar=True, is_trained=trains), counted, held))
+    return found
+
+
+def widest_rows(config: Planned) -> Rows:
+    """The longest that one pass has, by their limits."""
+    return max(rows_of(config), key=lambda each: each.together)

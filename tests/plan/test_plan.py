@@ -1,0 +1,88 @@
+"""The verb `plan`: what it says of a run, on this machine and on others, without a weight."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from alignment.cli.main import main
+from alignment.cli.plan import SHAPES
+from alignment.config.errors import ConfigError
+from alignment.plan.hardware import named
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["alignment", "plan", *words])
+    main()
+    return capsys.readouterr().out
+
+
+def test_a_run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    said = planned(monkeypatch, capsys, "tiny_sft", "batch.max_tokens=1024")
+    assert "tiny_sft on 1 process on this machine: without ZeRO, float32, batch.max_tokens=1024\n" in said
+    assert "\nfits: " in said and "at the most, learning, model.init" in said
+    assert "a step of the longest rows: " in said
+
+
+def test_a_folder_with_a_config_alone_is_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights of 4 bytes, gradients, DeepSpeed's copy and two moments, each a quarter under ZeRO 3 on four GPUs."""
+    shape = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6}
+    (tmp_path / "config.json").write_text(json.dumps(shape | {"num_attention_heads": 4, "vocab_size": 500}))
+    words = ["dpo", f"model.path={tmp_path}", "distributed=zero3", "--for", "4xA100-80GB"]
+    said = planned(monkeypatch, capsys, *words)
+    with torch.device("meta"):
+        hf = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
+    number = sum(p.numel() for p in hf.parameters())
+    row = next(line for line in said.splitlines() if line.startswith("  model.path"))
+    assert row.split()[-5:] == [f"{number / 1e9:.2g}"] * 3 + [f"{2 * number / 1e9:.2g}", "-"]
+    assert "dpo on 4 x A100-80GB: distributed.zero=3, bfloat16, batch.max_tokens=16384 (as chosen)\n" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("llama-2-7b", 6.74), ("llama-2-13b", 13.0), ("llama-2-70b", 69.0), ("llama-3-8b", 8.03), ("llama-3-70b", 70.6)],
+)  # of the models' cards
+def test_the_shapes_have_the_weights_of_their_models(name: str, billions: float) -> None:
+    with torch.device("meta"):
+        hf = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(SHAPES / name))
+    assert sum(p.numel() for p in hf.parameters()) / 1e9 == pytest.approx(billions, rel=0.005)
+
+
+def test_devices_have_names() -> None:
+    found = named("64xH100-80GB")
+    assert (found.processes, found.memory, found.local, found.flops) == (64, 80_000_000_000, 8, 989e12)
+    assert named("1x24GB").flops is None
+    for wrong, rule in (
+        ("A100", "--for must be a number of GPUs"),
+        ("8xB100-80GB", "--for must name a card of 4090-24GB, A10-24GB"),
+    ):
+        with pytest.raises(ConfigError, match=rule):
+            named(wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["tiny_dpo", "--for", "many"], "alignment: tiny_dpo: --for must be a number of GPUs and their memory"),
+        (["dpo", "--shape", "llama-3-9b"], "--shape must be one of llama-2-13b, .*got 'llama-3-9b'.*did you mean"),
+        (["dpo", "--shape", "llama-3-8b", "loss.bta=1"], "bta"),
+        (["tiny_dpo", "--mfu", "40"], r"--mfu must be in \(0, 1\], got 40"),
+        (["tiny_pipeline"], "plan takes a run that trains a model or draws replies of one"),
+        (["tiny_dpo", "--for", "3x24GB", "distributed=zero1"], "batch.size must be a multiple of the number of proc"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    words: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        planned(monkeypatch, capsys, *words)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert re.search(line, said)
