@@ -1,6 +1,7 @@
 """What a config reads, files, folders, names on the hub and functions: found by walking it, files checked before
 anything starts."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -140,7 +141,12 @@ def check_inputs(config: Any, prefix: str = "", *, but_within: str | None = None
             continue
         if not place.exists():
             lacking = "no file matches" if is_pattern(path) and not matched(path) else "no such file or folder"
+            if place.is_symlink():
+                raise ConfigError(f"{key}: a link to {os.readlink(place)!r}, which is not there, got {path!r}")
             raise ConfigError(f"{key}: {lacking}, got {path!r}{_meant(path, kind)}")
+        if not (place.is_file() or place.is_dir()):
+            rule = f"{key} must be a file or a folder, which are read more than once (not a pipe or a device)"
+            raise ConfigError(f"{rule}, got {path!r}")
         if key.startswith("runs."):
             require_run_with_model(key, path, place)
         elif kind is Kind.model:

@@ -1,6 +1,7 @@
 """What the library datasets reads: parquet files, folders that it has saved, and which files a split has."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from datasets import DatasetDict, load_dataset, load_dataset_builder, load_from_
 from datasets.data_files import EmptyDatasetError
 from pyarrow import ArrowException, memory_map
 from pyarrow.ipc import open_file, open_stream
+from pyarrow.parquet import ParquetFile
 
 from alignment.config.errors import UserError
 from alignment.config.folders import require_fetched
@@ -23,7 +25,11 @@ def parquet(path: Path) -> Iterator[Any]:
         if (begin, file.read()) != (PARQUET, PARQUET):
             raise UserError(f"{path}: it is no parquet file, or cut or damaged (it must begin and end with PAR1)")
     try:
-        yield from load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+        with ParquetFile(path) as whole:  # likewise
+            names, count = whole.schema_arrow.names, whole.metadata.num_rows
+        _require_different(path, names)
+        if count:
+            yield from load_dataset("parquet", data_files=str(path), split="train", streaming=True)
     except (ArrowException, OSError) as error:
         raise UserError(f"{path}: it is no parquet file, or cut or damaged ({str(error).partition('.')[0]})") from error
 
@@ -40,9 +46,21 @@ def arrow(path: Path) -> Iterator[Any]:
             else:
                 batches = iter(open_stream(mapped))
             for batch in batches:
+                _require_different(path, batch.schema.names)
                 yield from batch.to_pylist()
+    except UserError:
+        raise
     except (ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: it is no arrow file, or cut or damaged ({str(error).partition('.')[0]})") from error
+
+
+def _require_different(path: Path, names: list[str]) -> None:
+    """Raises:
+    UserError: two columns have one name, of which a row has but one.
+    """
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"{path}: the columns must have different names, got {name!r} twice")
 
 
 def saved(path: Path) -> Iterable[Any]:

@@ -1,5 +1,6 @@
 """A mistake is one line on stderr with key, rule, value and nearest name, exit code 2, and nothing is started."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
@@ -223,6 +224,9 @@ SPELLINGS = {  # what is known elsewhere or by habit: what is said of it
     "tiny_dpo model=pretrained model.path=a_rum": "no such file or folder, got 'a_rum' (did you mean 'a_run'?)",
     "tiny_dpo model=pretrained model.path=own.yaml": "model.path must be a model's folder, got the file 'own.yaml'",
     "tiny_dpo model=pretrained model.path=some.gguf": "got the file 'some.gguf'; a GGUF file has weights",
+    "tiny_dpo model.path=away": "model.path: a link to 'gone/model', which is not there, got 'away'",
+    "dpo model.path=model data.train.path=away": "data.train.path: a link to 'gone/model', which is not there, got",
+    "dpo model.path=model data.train.path=p*.jsonl": "must be a file or a folder, which are read more than once (not a",
     "tiny_dpo reference.path=a_run": "reference.path must be the folder of a model, got 'a_run', that of a run that",
     "tiny_dpo reference.path=empty": "reference.path: no config.json in 'empty', which a model's folder holds",
     "tiny_dpo output_dir=own.yaml": "output_dir must be a folder that can be made and written, got 'own.yaml', where",
@@ -435,6 +439,8 @@ def laid_out(folder: Path) -> None:
     for name in ("a_run", "empty", "model"):
         (folder / name).mkdir()
     (folder / "a_run" / "config.yaml").write_text("{}")
+    (folder / "away").symlink_to("gone/model")
+    os.mkfifo(folder / "pipe.jsonl")
     (folder / "model" / "config.json").write_text("{}")
     (folder / "model" / "model.safetensors").write_bytes(b"")
 

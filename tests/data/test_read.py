@@ -211,6 +211,27 @@ def test_decimals_of_a_table_are_numbers(tmp_path: Path) -> None:
     assert [row["score"] for row in rows] == [1.5, None, 2.0] and isinstance(rows[0]["score"], float)
 
 
+def test_a_table_without_rows_is_one_and_two_columns_of_one_name_are_none(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As of a CSV: of the two a row would have but one."""
+    two = pa.table([pa.array(["x"]), pa.array(["y"]), pa.array(["z"])], names=["a", "b", "b"])
+    files = [tmp_path / "rows.parquet", tmp_path / "rows.arrow"]
+    for table in (two, two.slice(0, 0), two.select([0])):
+        parquet.write_table(table, files[0])
+        with pa.OSFile(str(files[1]), "wb") as file, pa.ipc.new_file(file, table.schema) as whole:
+            whole.write_table(table)
+        for path in files:
+            if table.num_columns == 1:
+                assert [row for _, row in read_rows(path)] == [{"a": "x"}]
+            elif table.num_rows or path.suffix == ".parquet":  # Arrow's form for files has no batch then
+                with pytest.raises(UserError, match=rf"^{path}: the columns must have different names, got 'b' twice$"):
+                    list(read_rows(path))
+    parquet.write_table(two.select([0, 1]).slice(0, 0), files[0])
+    assert list(read_rows(files[0])) == []
+    assert capfd.readouterr() == ("", "")
+
+
 def test_rows_before_a_broken_one_are_given(tmp_path: Path) -> None:
     rows = read_rows(written(tmp_path, "a.jsonl", b'{"a": 1}\n{'))
     assert next(rows)[1] == {"a": 1}
