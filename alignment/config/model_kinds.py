@@ -3,6 +3,7 @@ that can read a model is imported."""
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,20 @@ def require_run_with_model(key: str, path: str, place: Path) -> None:
     """
     if any((place / name).exists() for name in (MODEL_FILE, ADAPTER_FILE, "model")):
         return
-    config = place / "config.yaml"
-    if not config.is_file():
+    if not (place / "config.yaml").is_file():
         raise ConfigError(f"{key} must be the folder of a run or of a model, got {path!r}")
-    named = TASK.search(config.read_text(errors="replace"))
+    raise ConfigError(f"{key} must be the folder of a model, got {path!r}, that of {run_without_model(place)}")
+
+
+def run_without_model(place: Path) -> str:
+    """Of which task the run in a folder is, and the way to what it has made, or is to make."""
+    named = TASK.search((place / "config.yaml").read_text(errors="replace"))
     task = "" if named is None else named[1]
-    what = OF_NO_MODEL.get(task, f"a run{f' of {task}' if task else ''} that has left no model yet: finish it first")
-    raise ConfigError(f"{key} must be the folder of a model, got {path!r}, that of {what.format(folder=place)}")
+    if task in OF_NO_MODEL:
+        return OF_NO_MODEL[task].format(folder=place)
+    is_saved = any((place / "checkpoints").glob("step-*"))
+    way = f", or take that of a checkpoint: alignment export {shlex.quote(str(place))}" if is_saved else ""
+    return f"a run{f' of {task}' if task else ''} that has left no model yet: finish it first{way}"
 
 
 def _has_head(folder: Path, key: str) -> bool | None:

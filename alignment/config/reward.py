@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from alignment.config.base import Config
-from alignment.config.errors import require
+from alignment.config.errors import ConfigError, require
 from alignment.config.marks import FUNCTION, REWARD_MODEL
 
 SAFETY_THRESHOLD = 0.15  # Llama 2's
@@ -53,9 +53,10 @@ class ScorerConfig(Config):
     """combine=llama2: the safety model decides below this probability, and for prompts with the tag `safety`."""
 
     def __post_init__(self) -> None:
-        given = [self.path, self.function, self.models or None]
-        rule = "exactly one of reward.path, reward.function and reward.models must be set"
-        require(sum(each is not None for each in given) == 1, rule, tuple(given))
+        _exactly_one(
+            "exactly one of reward.path, reward.function and reward.models must be set",
+            {"reward.path": self.path, "reward.function": self.function, "reward.models": list(self.models) or None},
+        )
         rule = "reward.normalize needs reward.path: other scorers carry no statistics"
         require(not self.normalize or self.path is not None, rule, self.normalize)
         for name, model in self.models.items():
@@ -87,10 +88,19 @@ class ScorerConfig(Config):
         return {f"{key}.function": scorer.function for key, scorer in self.by_key().items()}
 
 
+def _exactly_one(rule: str, scorers: dict[str, str | list[str] | None]) -> None:
+    """`scorers`: key -> its value, or the names in it; None where it is not set."""
+    found = {key: value for key, value in scorers.items() if value is not None}
+    if len(found) != 1:
+        values = " and ".join(f"{key}={value!r}" for key, value in found.items())
+        ways = " or ".join(f"{key}={{}}" if isinstance(value, list) else f"{key}=null" for key, value in found.items())
+        raise ConfigError(f"{rule}, got {f'{values}; {ways} leaves one out' if found else 'none'}")
+
+
 def _check_one(key: str, scorer: ScorerEntry) -> None:
     require(key.rpartition(".")[2].isidentifier(), "reward.models must have names without spaces and signs", key)
     rule = f"exactly one of {key}.path and {key}.function must be set"
-    require((scorer.path is None) != (scorer.function is None), rule, (scorer.path, scorer.function))
+    _exactly_one(rule, {f"{key}.path": scorer.path, f"{key}.function": scorer.function})
     require(math.isfinite(scorer.weight), f"{key}.weight must be finite", scorer.weight)
     rule = f"{key}.normalize needs {key}.path: a function carries no statistics"
     require(not scorer.normalize or scorer.path is not None, rule, scorer.normalize)

@@ -9,6 +9,7 @@ from alignment.config.errors import ConfigError
 from alignment.config.folders import find_model
 from alignment.config.inputs import check_inputs, hub_names
 from alignment.config.model import ModelConfig
+from alignment.config.model_kinds import run_without_model
 from alignment.config.online import PPOConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.supervised import ScalarConfig
@@ -40,7 +41,7 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
         UserError: the checkpoint is of another model.
     """
     if not isinstance(config, TrainingConfig):
-        raise ConfigError(f"a run of {type(config).__name__} has no checkpoints to export, got {str(folder)!r}")
+        raise ConfigError(f"RUN must be one that trains, got {str(folder)!r}, that of {run_without_model(folder)}")
     tell_deepspeed(torch.device("cpu"))
     for key, path, name in hub_names(config.model, "model."):
         fetch(name, key, path)

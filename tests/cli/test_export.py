@@ -91,6 +91,17 @@ def test_what_cannot_be_exported_is_one_line(alignment: Callable[..., Any], tmp_
     assert ended.code == 0 and "step-00000002 is skipped" in ended.out and "after step 1 is in" in ended.out
 
 
+def test_an_evaluation_has_no_checkpoints(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    config = "defaults:\n  - task: evaluate\n  - _self_\n\nreward: none/of/ours\npairs: {eval: {path: none}}\n"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.yaml").write_text(config)
+    ended = alignment("export", "out")
+    line = (
+        "alignment: export: RUN must be one that trains, got 'out', that of an evaluation, which leaves no model: its"
+    )
+    assert ended.code == 2 and len(ended.err) == 1 and ended.err[0].startswith(line)
+
+
 def test_an_adapter_on_a_random_model_is_refused(alignment: Callable[..., Any]) -> None:
     assert alignment("run", "tiny_sft", *SAVED, "model.lora.rank=2").code == 0
     ended = alignment("export", "out")

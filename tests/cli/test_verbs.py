@@ -149,7 +149,10 @@ def test_a_run_that_has_no_model_is_named(alignment: Command, tmp_path: Path) ->
         assert ended.code == 2 and line.startswith(
             f"alignment: chat: MODEL must be the folder of a model, got {task!r}, "
         )
-        assert told in line
+        assert told in line and "alignment export" not in line
+    (tmp_path / "dpo" / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (line,) = alignment("chat", "dpo").err
+    assert line.endswith("finish it first, or take that of a checkpoint: alignment export dpo")
 
 
 def test_evaluate_is_the_recipe_in_other_words(alignment: Command, families: Path, files: Path) -> None:

@@ -22,7 +22,12 @@ LLAMA2 = {"models": TWO, "combine": Combine.llama2}
 ADAPTIVE = {"controller": KLControl.adaptive, "target": 6.0}
 
 REWARDS: list[tuple[dict[str, Any], str]] = [
-    ({}, "exactly one of reward.path, reward.function and reward.models must be set, got"),
+    ({}, "exactly one of reward.path, reward.function and reward.models must be set, got none$"),
+    (
+        {"path": "a", "function": "b.c"},
+        ".*, got reward.path='a' and reward.function='b.c'; reward.path=null or reward.f",
+    ),
+    ({"path": "a", "models": {"b": B}}, r".* and reward.models=\['b'\]; reward.path=null or reward.models=\{\}"),
     ({"path": "a", "models": {"b": B}}, "exactly one of reward.path, reward.function and reward.models must be set"),
     ({"function": "b.c", "normalize": True}, "reward.normalize needs reward.path"),
     ({"models": {"b": B}, "normalize": True}, "reward.normalize needs reward.path"),
