@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -20,6 +20,7 @@ from alignment.data.parallel import cores, in_order
 from alignment.data.records import DataError, GradeError, LayoutError, Record, Source
 from alignment.data.row_key import key_of
 from alignment.data.row_reader import RowReader
+from alignment.data.texts import Texts, borders_of
 from alignment.data.tokenize import Example, Truncation
 from alignment.terminal import progress, say
 from alignment.toy import ToyError, demonstrations, pairs, prompts, scored, stepwise
@@ -121,7 +122,8 @@ class Reading:
         columns = self.carried.names(rows, self.key)
         separator = self.config.step_separator if self.need is ExampleKind.steps else ""
         signs = signs_of(self.tokenizer, self.config.template, separator, f"{self.part}.step_separator")
-        return RowReader(self.config, self.tokenizer, self.need, self.part, signs, columns, Truncation())
+        texts = Texts(self.tokenizer, borders_of(self.tokenizer))
+        return RowReader(self.config, texts, self.need, self.part, signs, columns, Truncation())
 
     def kept(self) -> Loaded | None:
         """Those of a large file, read once by several processes and mapped; None of a small one, and where they cannot
@@ -187,20 +189,16 @@ def read_rows(rows: Iterable[Laid], read: RowReader, *, is_first: bool = True) -
     """
     records, examples = list[Record](), list[Example]()
     loaded = Loaded(records, examples, [], read.truncation)
-    for at, row, format in rows:
-        try:
-            if isinstance(row, DataError):
-                raise row
-            made = read(at, row, format)
-        except DataError as error:
-            if isinstance(error, GradeError):
-                raise
+    for made in chain.from_iterable(map(read, _chunks(iter(rows)))):
+        if isinstance(made, DataError):
+            if isinstance(made, GradeError):
+                raise made
             if read.config.on_bad_row is BadRow.error:
                 # Where no row before it could be read, another layout is likelier than a bad row.
-                is_odd = bool(examples) or not is_first or not isinstance(error, LayoutError)
+                is_odd = bool(examples) or not is_first or not isinstance(made, LayoutError)
                 way = f"; {read.part}.on_bad_row=skip leaves such rows out" if is_odd else ""
-                raise type(error)(error.source, error.what + way) from error.__cause__
-            loaded.skipped.append(error)
+                raise type(made)(made.source, made.what + way) from made.__cause__
+            loaded.skipped.append(made)
             continue
         loaded.given_system += made.was_given_system
         loaded.without_calls += made.lost_calls

@@ -11,6 +11,7 @@ from alignment.config.data import Template
 from alignment.config.errors import ConfigError
 from alignment.data.chat import PROBE, Piece, Rendered, render
 from alignment.data.records import DataError, Message, Record, Source
+from alignment.data.texts import Texts
 
 Layout = Callable[[Record, PreTrainedTokenizerBase], Rendered]
 
@@ -68,13 +69,13 @@ def encode(record: Record, tokenizer: PreTrainedTokenizerBase, limits: Limits, t
         DataError: the template refuses the dialogue.
         ValueError: the tokenizer has no EOS token.
     """
-    return encode_rendered(record, render(record, tokenizer), tokenizer, limits, truncation)
+    return encode_rendered(record, render(record, tokenizer), Texts(tokenizer), limits, truncation)
 
 
 def encode_rendered(
     record: Record,
     rendered: Rendered,
-    tokenizer: PreTrainedTokenizerBase,
+    texts: Texts,
     limits: Limits,
     truncation: Truncation,
     layout: Layout = render,
@@ -93,11 +94,11 @@ def encode_rendered(
         DataError: the template refuses the dialogue.
         ValueError: the tokenizer has no EOS token.
     """
-    if tokenizer.eos_token is None:
+    if texts.tokenizer.eos_token is None:
         raise ValueError("the tokenizer must have an eos_token: without one no reply has an end")
-    rendered, prompt, is_whole = _fitting(record, rendered, tokenizer, limits.max_prompt_length, layout)
+    rendered, prompt, is_whole = _fitting(record, rendered, texts, limits.max_prompt_length, layout)
     replies = [
-        _reply(tokenizer, rendered.prompt, pieces, record.template, ends=record.has_end(number))
+        _reply(texts, rendered.prompt, pieces, record.template, ends=record.has_end(number))
         for number, pieces in enumerate(rendered.replies)
     ]
     room = limits.max_length - len(prompt)
@@ -105,7 +106,7 @@ def encode_rendered(
     truncation.prompts += not is_whole
     truncation.completions += fits.count(False)
     learned = tuple(np.array(mask[:room], dtype=bool) for _, mask in replies)
-    ends = _step_ends(record, rendered, tokenizer, len(replies[0][0]), room) if record.steps else ()
+    ends = _step_ends(record, rendered, texts, len(replies[0][0]), room) if record.steps else ()
     truncation.steps += len(record.steps) - len(ends)
     return Example(
         prompt_ids=np.array(prompt, dtype=np.int32),
@@ -122,21 +123,21 @@ def encode_rendered(
 
 
 def _fitting(
-    record: Record, rendered: Rendered, tokenizer: PreTrainedTokenizerBase, limit: int, layout: Layout
+    record: Record, rendered: Rendered, texts: Texts, limit: int, layout: Layout
 ) -> tuple[Rendered, list[int], bool]:
     """The record laid out, its prompt's tokens within the limit, and whether they are all of them."""
-    whole = _prompt_ids(record, tokenizer, rendered.prompt)
+    whole = _prompt_ids(record, texts, rendered.prompt)
     if len(whole) <= limit:
         return rendered, whole, True
     ids = whole
     for shorter in _without_oldest(record.prompt):
         record = replace(record, prompt=shorter)
-        rendered = layout(record, tokenizer)
-        ids = _prompt_ids(record, tokenizer, rendered.prompt)
+        rendered = layout(record, texts.tokenizer)
+        ids = _prompt_ids(record, texts, rendered.prompt)
         if len(ids) <= limit:
             return rendered, ids, False
-    head = _head(record, tokenizer, ids)
-    kept = head if len(head) < limit else head[:1] if ids[0] == tokenizer.bos_token_id and limit > 1 else []
+    head = _head(record, texts, ids)
+    kept = head if len(head) < limit else head[:1] if ids[0] == texts.tokenizer.bos_token_id and limit > 1 else []
     return rendered, [*kept, *ids[len(ids) - limit + len(kept) :]], False
 
 
@@ -152,51 +153,54 @@ def _system(prompt: list[Message]) -> list[Message]:
     return [turn for turn in prompt[:1] if turn["role"] in ("system", "developer")]
 
 
-def _head(record: Record, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+def _head(record: Record, texts: Texts, ids: list[int]) -> list[int]:
     """What is kept before a question that is too long itself, up to where its own text begins: the BOS, for models that
     have one are lost without it, the system turn, the row's or the template's own, and the turn's opening."""
     if record.template is Template.none:
-        return ids[:1] if ids[0] == tokenizer.bos_token_id else []
+        return ids[:1] if ids[0] == texts.tokenizer.bos_token_id else []
     other = replace(record, prompt=[*_system(record.prompt), {**PROBE[0], "role": "user"}], completions=())
-    probe = _prompt_ids(record, tokenizer, render(other, tokenizer).prompt)
+    probe = _prompt_ids(record, texts, render(other, texts.tokenizer).prompt)
     same = takewhile(lambda pair: pair[0] == pair[1], zip(ids, probe, strict=False))
     return [first for first, _ in same]
 
 
-def _prompt_ids(record: Record, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+def _prompt_ids(record: Record, texts: Texts, text: str) -> list[int]:
+    bos, eos = texts.tokenizer.bos_token_id, texts.tokenizer.eos_token_id
     if not record.prompt:
         return [eos if bos is None else bos]
-    ids = _ids(tokenizer, text)
+    ids = texts.ids(text)
     # A text that no template lays out begins as the tokenizer has texts begin, once.
-    begins = record.template is Template.none and bos is not None and tokenizer("")["input_ids"][:1] == [bos]
+    begins = record.template is Template.none and texts.begins_with_bos()
     return [bos, *ids] if begins and ids[:1] != [bos] else ids
 
 
 def _reply(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, pieces: tuple[Piece, ...], template: Template, *, ends: bool
+    texts: Texts, prompt: str, pieces: tuple[Piece, ...], template: Template, *, ends: bool
 ) -> tuple[list[int], list[bool]]:
     """A reply's tokens and which of them are learned. Each piece is tokenized behind the one before it."""
     ids: list[int] = []
     learned: list[bool] = []
     before = prompt
     for piece in pieces:
-        more = _behind(tokenizer, before, piece.text)
+        more = texts.behind(before, piece.text)
         if piece is pieces[-1] and ends:
-            more = _ended(more, tokenizer.eos_token_id, template)
+            more = _ended(more, texts.tokenizer.eos_token_id, template)
         ids, learned, before = [*ids, *more], [*learned, *[piece.learned] * len(more)], piece.text
     return ids, learned
 
 
-def _behind(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> list[int]:
-    """The tokens of a text that follows another's."""
-    first, joint = _ids(tokenizer, before), _ids(tokenizer, before + text)
-    return joint[len(first) :] if joint[: len(first)] == first else _ids(tokenizer, text)
+def read_of(record: Record, rendered: Rendered, texts: Texts) -> Iterator[str]:
+    """The texts whose ids `encode_rendered` asks for, where the prompt need not be cut."""
+    if record.prompt:
+        yield rendered.prompt
+    for pieces in rendered.replies:
+        befores = [rendered.prompt, *(piece.text for piece in pieces[:-1])]
+        for before, piece in zip(befores, pieces, strict=True):
+            last = texts.last_part(before)
+            yield from (last, last + piece.text)
 
 
-def _step_ends(
-    record: Record, rendered: Rendered, tokenizer: PreTrainedTokenizerBase, length: int, room: int
-) -> tuple[int, ...]:
+def _step_ends(record: Record, rendered: Rendered, texts: Texts, length: int, room: int) -> tuple[int, ...]:
     """The tokens of a reply, of `length` tokens of which `room` are kept, at which its steps have ended: what separates
     a step from the next one is read then, unless a token of the next one holds it, and at the last step what ends the
     reply."""
@@ -204,13 +208,14 @@ def _step_ends(
     if len(reply) != 1 or turn["content"] not in reply[0].text:
         what = "writes the text of the reply otherwise than the row has it, so that its steps cannot be told"
         raise DataError(record.source, f"the tokenizer's chat template {what}")
+    tokenizer = texts.tokenizer
     if not tokenizer.is_fast:
         rule = "model.path must have a fast tokenizer for steps: no other tells which text a token stands for"
         raise ConfigError(f"{rule}, got {type(tokenizer).__name__}")
     before, text = rendered.prompt, reply[0].text
-    first = len(_ids(tokenizer, before))
+    first = len(texts.ids(before))
     joint = tokenizer(before + text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
-    if joint["input_ids"][:first] == _ids(tokenizer, before):
+    if joint["input_ids"][:first] == texts.ids(before):
         spans = [(begin - len(before), end - len(before)) for begin, end in joint["offset_mapping"][first:]]
     else:
         spans = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)["offset_mapping"]
@@ -233,7 +238,3 @@ def _ended(ids: list[int], eos: int, template: Template) -> list[int]:
     if template is Template.none:
         return ids if ids[-1:] == [eos] else [*ids, eos]
     return ids[: ids.index(eos) + 1] if eos in ids else [*ids, eos]
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -15,6 +15,7 @@ from alignment.config.errors import ConfigError
 from alignment.data.chat import PROBE, Piece, Rendered, render, written
 from alignment.data.checks import holds, require_read
 from alignment.data.records import DataError, Record, replied
+from alignment.data.texts import Texts
 from alignment.data.tokenize import Example, Limits, Truncation, encode_rendered
 from alignment.distributed.collectives import gathered
 from alignment.generation.samples import Samples, places_of
@@ -65,12 +66,12 @@ class Reader:
         rendered = laid_out(record, self.tokenizer)
         texts = zip(replies, rendered.texts(), strict=True)
         left_out = sum(not holds(rendered.prompt + text, reply.text) for reply, text in texts)
-        example = encode_rendered(record, rendered, self.tokenizer, ENDLESS, Truncation())
+        example = encode_rendered(record, rendered, Texts(self.tokenizer), ENDLESS, Truncation())
         if self.limit is None or self.reads(example):
             return example, left_out
         room = max(1, self.limit - max(len(ids) for ids in example.completion_ids))
         limits = Limits(self.limit, room)
-        return encode_rendered(record, rendered, self.tokenizer, limits, truncation, laid_out), left_out
+        return encode_rendered(record, rendered, Texts(self.tokenizer), limits, truncation, laid_out), left_out
 
     def reads(self, example: Example) -> bool:
         """Whether the model has positions for the prompt with each of its completions."""
