@@ -34,7 +34,7 @@ from alignment.runs.lifecycle import as_recipe
 from alignment.tasks.ppo import PPOTrainer
 from alignment.tasks.run import task_module
 from alignment.terminal import quiet, say
-from alignment.training.checkpoint import seed_everything
+from alignment.training.generators import seed_everything
 from alignment.training.step import train_step
 
 MEASURED, REPLIES = "measured.json", "replies.json"

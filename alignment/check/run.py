@@ -39,7 +39,7 @@ from alignment.process import is_launched
 from alignment.tasks.max_tokens import with_max_tokens_of
 from alignment.tasks.run import check_processes, say_precision, task_module
 from alignment.terminal import say
-from alignment.training.checkpoint import seed_everything
+from alignment.training.generators import seed_everything
 from alignment.training.objectives import DPO
 
 REPLY_TOKENS, CALM = 64, 0.7  # replies of tasks that train on rows: how long, and at which temperature

@@ -29,6 +29,9 @@ class CheckpointConfig(Config):
     bytes a weight on disk (weights and AdamW's two moments in float32), an adapter 12 bytes for each of its own."""
     keep: int = 2
     """How many checkpoints stay on disk, the newest ones."""
+    background: bool | None = None
+    """Whether training goes on while a checkpoint is written, from a copy that takes its size of the machine's memory
+    until then. null: on a GPU, where the weights are in its own."""
     resume: Resume = Resume.auto
     """auto: the same command goes on from the newest checkpoint in output_dir. never: it starts over."""
 

@@ -40,7 +40,7 @@ from alignment.runs.place import require_place
 from alignment.tasks.card import write_cards
 from alignment.tasks.ending import say_ending
 from alignment.terminal import say
-from alignment.training.checkpoint import seed_everything
+from alignment.training.generators import seed_everything
 
 __all__ = ["RankFailedError", "execute", "leave", "leave_with_launcher"]  # what the command line needs of a run
 

@@ -1,34 +1,28 @@
 """Checkpoints: written beside and renamed, hashed and checked, so that a kill at any byte leaves the last good one."""
 
 import errno
-import random
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 
 from alignment import preempt
 from alignment.config.checkpoint import CheckpointConfig, Resume
 from alignment.config.errors import UserError
-from alignment.distributed.collectives import any_over_ranks, gathered, is_main, rank, size
+from alignment.distributed.collectives import any_over_ranks, is_main, rank, size
 from alignment.runs.folder import RunFolder, step_folder, steps_in
-from alignment.runs.written import PARTIAL, begin_folder, filled_beside, publish_folder
+from alignment.runs.written import PARTIAL, begin_folder, filled_beside
 from alignment.terminal import say
-from alignment.training.manifest import (
-    Manifest,
-    load_part,
-    map_part,
-    part_name,
-    write_manifest,
-    write_part,
-)
+from alignment.training.generators import rng_state, set_rng_state
+from alignment.training.manifest import Manifest, load_part, map_part, part_name
 from alignment.training.restore import newest_good
+from alignment.training.writing import Writing, by_main, copied, publish, together
 
-Result = TypeVar("Result")
+CPU = torch.device("cpu")
 REST = 49  # times as long as it took to save the clock waits before it saves again: 2% of the time is spent on it
 MOMENT = 1e-3  # seconds that any save takes
 
@@ -56,18 +50,27 @@ class Checkpoints:
     """The folder `checkpoints/` of a run: `step-00000100/` holds `rank-00000.pt` and so on, and `manifest.json`."""
 
     def __init__(
-        self, folder: Path, config: CheckpointConfig, parts: Mapping[str, Stateful], *, zero: int | None = None
+        self,
+        folder: Path,
+        config: CheckpointConfig,
+        parts: Mapping[str, Stateful],
+        *,
+        zero: int | None = None,
+        device: torch.device = CPU,
     ) -> None:
         """`parts`: everything that a run going on must find as it was; the random generators are seen to here.
 
-        `zero`: the run's `distributed.zero`, which the engines among the parts save by.
+        `zero`: the run's `distributed.zero`, which the engines among the parts save by. `device`: where they train.
         """
         self.folder = folder
         self.config = config
         self.parts = parts
         self.zero = zero
         self.saved_at = time.monotonic()
-        self.took = 0.0  # seconds, of the last save; 0 before the first
+        self.took = 0.0  # seconds that training has waited for the last save; 0 before the first
+        self.in_background = device.type != "cpu" if config.background is None else config.background
+        self.writing: Writing | None = None
+        self.has_said = False
         if is_main():
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -119,13 +122,18 @@ class Checkpoints:
 
         Raises:
             Preempted: a process was asked to stop; the step is saved.
-            UserError: it cannot be written.
+            UserError: it cannot be written, or the one before cannot, which was written in the meantime.
         """
         due = (self.config.every > 0 and step % self.config.every == 0) or (is_last and self.config.save_last)
         late = is_main() and self._is_late(time.monotonic() - self.saved_at)  # the main process's clock decides
-        asked, late = any_over_ranks(preempt.requested(), late)
+        is_busy = self.writing is not None and self.writing.is_alive()
+        asked, late, is_busy = any_over_ranks(preempt.requested(), late, is_busy)
+        if not is_busy:
+            self.finish()
         if due or late or asked:
-            self.save(step)
+            self.begin(step)
+        if asked or is_last or not self.in_background:
+            self.finish()
         if asked:
             never = self.config.resume is Resume.never
             rule = " (checkpoint.resume=never would start over: say checkpoint.resume=auto)" if never else ""
@@ -141,28 +149,83 @@ class Checkpoints:
         Raises:
             UserError: a rank cannot write its part; the checkpoints that were there are left as they are.
         """
+        self.begin(step)
+        self.finish()
+
+    def begin(self, step: int) -> None:
+        """Begin to save the parts as they are now, once the save before is finished: whatever happens to them from
+        here on, if it is done in the background. All ranks together."""
+        self.finish()
         began, folder = time.monotonic(), step_folder(self.folder, step)
-        beside = filled_beside(folder)
         state = {"step": step, "parts": {name: part.state() for name, part in self.parts.items()}, "rng": rng_state()}
-        try:
-            _by_main(lambda: self._make_room(folder))
-            files = _together(lambda: write_part(state, beside / part_name(rank())))
+        with self._left_as_it_was(folder):
+            by_main(lambda: self._make_room(folder))
+        self.writing = Writing(step, copied(state) if self.in_background else state, filled_beside(folder))
+        if self.in_background:
+            self.writing.start()
+        self.saved_at = time.monotonic()
+        self.took = max(self.saved_at - began, MOMENT)
+
+    def finish(self) -> None:
+        """The checkpoint that was begun is in its place. All ranks together; nothing where none was begun.
+
+        Raises:
+            UserError: as `save`.
+        """
+        writing, self.writing = self.writing, None
+        if writing is None:
+            return
+        began, folder = time.monotonic(), step_folder(self.folder, writing.step)
+        with self._left_as_it_was(folder):
+            files = together(writing.result)
             named = {part_name(number): file for number, file in enumerate(files)}
-            manifest = Manifest(step, size(), self.zero, named)
-            _by_main(lambda: _publish(folder, manifest))
-        except OSError as error:
-            _by_main(lambda: shutil.rmtree(beside, ignore_errors=True))  # before a rank ends, and the others with it
-            why = f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})"
-            raise UserError(f"{folder} cannot be written: {why}; what was saved before is kept") from error
+            manifest = Manifest(writing.step, size(), self.zero, named)
+            by_main(lambda: publish(folder, manifest))
         if is_main():
             for old in steps_in(self.folder)[: -self.config.keep]:
                 shutil.rmtree(step_folder(self.folder, old))
-        is_first, self.saved_at = self.took == 0, time.monotonic()
-        self.took = max(self.saved_at - began, MOMENT)
-        if is_first and is_main():
+        self.saved_at = time.monotonic()
+        self.took += self.saved_at - began
+        if not self.has_said and is_main():
             num_bytes = sum(file.size for file in files)
             kept = f"the newest {self.config.keep} are kept (checkpoint.keep)"
-            say(f"saved {folder}: {shown_size(num_bytes)} in {self.took:.1f} s; {kept}")
+            how = ", for which training waited" if self.in_background else " in"
+            say(f"saved {folder}: {shown_size(num_bytes)}{how} {self.took:.1f} s; {kept}")
+        self.has_said = True
+
+    def before(self, write: Callable[[Path], None]) -> Callable[[Path], None]:
+        """`write`, of the model as it is, once the checkpoint that was begun is in its place: what is kept beside the
+        checkpoints is of the newest one, or of later."""
+
+        def writing(folder: Path) -> None:
+            self.finish()
+            write(folder)
+
+        return writing
+
+    @contextmanager
+    def finished(self) -> Iterator[None]:
+        """Around the steps of a run: what was begun in there is in its place in the end. After an error of the user's
+        too where there is one process; of several each may be at another place."""
+        try:
+            yield
+        except UserError:
+            if size() == 1:
+                self.finish()
+            raise
+        self.finish()
+
+    @contextmanager
+    def _left_as_it_was(self, folder: Path) -> Iterator[None]:
+        """Raises:
+        UserError: for what the system cannot write inside; what has been written of `folder` goes.
+        """
+        try:
+            yield
+        except OSError as error:
+            by_main(lambda: shutil.rmtree(filled_beside(folder), ignore_errors=True))  # before a rank ends, and all do
+            why = f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})"
+            raise UserError(f"{folder} cannot be written: {why}; what was saved before is kept") from error
 
     def _make_room(self, folder: Path) -> None:
         for left in self.folder.glob(f"*{PARTIAL}"):
@@ -179,59 +242,3 @@ def shown_size(num_bytes: int) -> str:
 def _by(manifest: Manifest) -> str:
     processes = "1 process" if manifest.world_size == 1 else f"{manifest.world_size} processes"
     return f"saved by {processes} under distributed.zero={'null' if manifest.zero is None else manifest.zero}"
-
-
-def _publish(folder: Path, manifest: Manifest) -> None:
-    """The manifest makes it a checkpoint, the name makes it the run's."""
-    write_manifest(filled_beside(folder), manifest)
-    publish_folder(folder)
-
-
-def _together(part: Callable[[], Result]) -> list[Result]:
-    """What each rank's part gave. Where one fails, all do, so that no rank waits for one that cannot go on.
-
-    Raises:
-        OSError: that of the first rank that could not read or write.
-    """
-    failed: OSError | None = None
-    result: Any = None
-    try:
-        result = part()
-    except OSError as error:
-        failed = error
-    everybody = gathered((result, failed))
-    for _, why in everybody:
-        if why is not None:
-            raise why
-    return [result for result, _ in everybody]
-
-
-def _by_main(part: Callable[[], None]) -> None:
-    _together(lambda: part() if is_main() else None)
-
-
-def rng_state() -> dict[str, Any]:
-    """Every generator that a run may draw from: torch on CPU and GPUs, numpy, Python."""
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
-        "python": random.getstate(),
-    }
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    for device, generator in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):  # of GPUs in both runs
-        torch.cuda.set_rng_state(generator, device)
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-
-
-def seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)

@@ -23,14 +23,15 @@ class Kept:
 
     def replace(self, steps: int, write: Write) -> None:
         """Keep the weights as they are now, after so many steps. All processes call it."""
-        if is_main() and self.saved is not None and noted_step(self.folder) == self.saved:
-            shutil.rmtree(self.earlier, ignore_errors=True)
-            self.folder.rename(self.earlier)
 
         def noting(new: Path) -> None:
-            write(new)
-            if is_main():
-                note_step(new, steps)
+            write(new)  # which waits for a checkpoint that is being written, and is to find what it knows
+            if not is_main():
+                return
+            note_step(new, steps)
+            if self.saved is not None and noted_step(self.folder) == self.saved:
+                shutil.rmtree(self.earlier, ignore_errors=True)
+                self.folder.rename(self.earlier)
 
         write_whole(self.folder, noting)
 

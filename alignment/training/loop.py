@@ -11,7 +11,7 @@ from alignment.config.data import has_rows
 from alignment.config.distributed import Offload
 from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches
-from alignment.distributed.collectives import naming_rank
+from alignment.distributed.collectives import naming_rank, pick_device
 from alignment.runs.folder import RunFolder
 from alignment.terminal import say
 from alignment.training.alarm import Alarm
@@ -92,23 +92,22 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
     pending, keeper = Pending(), keeper_of(files.best, config.train.best, method.kl_limit)
     parts: dict[str, Stateful] = {**method.parts(), "pending": pending, "nonfinite": nonfinite, "best": keeper}
     parts |= {} if method.alarm is None else {"alarm": method.alarm}
-    checkpoints = Checkpoints(files.checkpoints, config.checkpoint, parts, zero=config.distributed.zero)
+    zero, device = config.distributed.zero, pick_device(config.distributed.device)
+    checkpoints = Checkpoints(files.checkpoints, config.checkpoint, parts, zero=zero, device=device)
     done = restored(checkpoints, files)
     method.begin(done)
-    say_rows(method.train, num_steps)
-    warn_of_rates(config, num_steps)
-    warn_of_no_evaluation(config)
-    warn_of_no_checkpoints(config)
+    save = checkpoints.before(method.save)
+    say_beginning(method.train, config, num_steps)
 
     def evaluated(step: int) -> dict[str, float]:
         with method.timer.part("eval"), step_in_errors(step):
             return {f"eval/{name}": value for name, value in method.evaluate(step).items()}
 
-    with MetricsLog(folder, config, method.timer, num_steps=num_steps, done=done) as log:
+    with checkpoints.finished(), MetricsLog(folder, config, method.timer, num_steps=num_steps, done=done) as log:
         if done == 0 and config.train.evaluates_at_start is not None:
             with naming_rank(0):
                 found = evaluated(0)
-                keeper.after_update(0, found, method.save)
+                keeper.after_update(0, found, save)
                 log.write(0, found)
         if num_steps == 0:
             return None
@@ -119,7 +118,7 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
             with naming_rank(step):
                 with step_in_errors(step):
                     measured, units = method.collect(step)
-                if keeper.before_update(step, measured, method.save):
+                if keeper.before_update(step, measured, save):
                     pending.add(measured)
                     log.write(step, {"epoch": method.train.epoch(step - 1), **method.row(pending.take())})
                     break
@@ -132,13 +131,13 @@ def fit(method: Method[Any], config: TrainingConfig, folder: Path) -> str | None
                     measured = measured | Metrics(method.alarm.watch(step, measured.means())).counted_by_main()
                 pending.add(measured)
                 found = evaluated(step) if is_due(step, config.train.eval_every, num_steps) else {}
-                keeper.after_update(step, found, method.save)
+                keeper.after_update(step, found, save)
                 if found or keeper.reason is not None or is_due(step, config.log.every, num_steps):
                     row = {"epoch": method.train.epoch(step), **method.row(pending.take()), "lr": learning_rate}
                     log.write(step, {**row, **nonfinite.metrics(), **found})
                 with method.timer.part("save"):
                     checkpoints.save_if_due(step, is_last=step == num_steps or keeper.reason is not None)
-    keeper.leave(files.model, method.save)
+    keeper.leave(files.model, save)
     if method.alarm is not None:
         method.alarm.say_summary(files.checkpoints)
     return keeper.reason
@@ -156,6 +155,14 @@ def restored(checkpoints: Checkpoints, files: RunFolder) -> int:
 def is_due(step: int, every: int, num_steps: int) -> bool:
     """Every `every` steps (0: never) and after the last."""
     return step == num_steps or (every > 0 and step % every == 0)
+
+
+def say_beginning(train: Batches, config: TrainingConfig, num_steps: int) -> None:
+    """What there is to say before the first step."""
+    say_rows(train, num_steps)
+    warn_of_rates(config, num_steps)
+    warn_of_no_evaluation(config)
+    warn_of_no_checkpoints(config)
 
 
 def say_rows(train: Batches, num_steps: int) -> None:

@@ -26,7 +26,7 @@ from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.tokenizer import load_tokenizer
 from alignment.tasks import evaluate, online_dpo, ppo, rejection
-from alignment.training.checkpoint import seed_everything
+from alignment.training.generators import seed_everything
 
 SMALL = [
     *("data.train.limit=40", "data.eval.limit=7", "batch.max_tokens=200", "log.progress=false"),

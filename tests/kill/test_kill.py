@@ -14,8 +14,17 @@ import pytest
 ON_ROWS = ("dpo", "aot", "simpo", "cpo", "orpo", "kto", "reward", "reward_regression", "reward_process", "best")
 ON_REPLIES = ("ppo", "grpo", "rloo", "reinforce_pp", "online_dpo")
 RUNS = (*ON_ROWS, *ON_REPLIES)
-KILLS = [*((name, 0) for name in RUNS), ("dpo", 1), ("ppo", 1), ("best", 1)]
-MANY = [pytest.param(name, number, marks=pytest.mark.slow) for name in RUNS for number in range(3, 23)]
+WAITED, IN_BACKGROUND = ["checkpoint.background=false"], ["checkpoint.background=true"]
+KILLS = [
+    (name, number, WAITED) for name, number in [*((name, 0) for name in RUNS), ("dpo", 1), ("ppo", 1), ("best", 1)]
+]
+BESIDE = [("ppo", 0, IN_BACKGROUND), *(("best", number, IN_BACKGROUND) for number in (0, 1))]
+MANY = [
+    pytest.param(name, number, how, marks=pytest.mark.slow)
+    for how in (WAITED, IN_BACKGROUND)
+    for name in RUNS
+    for number in range(3, 23)
+]
 DAMAGE: dict[str, Callable[[Path], Any]] = {
     "rank-00000.pt is cut short": lambda folder: cut(folder / "rank-00000.pt"),
     "rank-00000.pt has changed": lambda folder: flip(folder / "rank-00000.pt"),
@@ -45,21 +54,23 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize(("name", "number"), [*KILLS, *MANY])
+@pytest.mark.parametrize(("name", "number", "how"), [*KILLS, *BESIDE, *MANY])
 def test_killed_twice_and_run_again(
-    name: str, number: int, runner: Any, whole: Any, command: Any, assert_same: Any, tmp_path: Path
+    name: str, number: int, how: list[str], runner: Any, whole: Any, command: Any, assert_same: Any, tmp_path: Path
 ) -> None:
     """Once at a random touch of a file, most of which are within saves, and once at a random time. Number 0, the only
-    one of most runs that is not slow, is in the middle: there is something saved, and something left to do."""
+    one of most runs that is not slow, is in the middle: there is something saved, and something left to do. Saved in
+    the background or not, it ends as the run that was not."""
     drawn = random.Random(f"{name} {number}")
     unbroken, folder = whole(name), tmp_path / "run"
     quarter = unbroken.touches // 4
     at = drawn.randint(quarter, 3 * quarter) if number == 0 else drawn.randint(1, unbroken.touches)
-    first = runner(command(name), folder, at=at)
+    words = command(name, *how)
+    first = runner(words, folder, at=at)
     assert first.code == -signal.SIGKILL
-    second = runner(command(name), folder, after_s=drawn.uniform(0.1, 0.9) * unbroken.seconds)
+    second = runner(words, folder, after_s=drawn.uniform(0.1, 0.9) * unbroken.seconds)
     assert second.code in (0, -signal.SIGKILL), second.said
-    last = runner(command(name), folder)
+    last = runner(words, folder)
     assert last.code == 0, last.said
     assert_same(folder / "out", unbroken.folder)
 

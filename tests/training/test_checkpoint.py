@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import threading
 from collections.abc import Callable
 from importlib.metadata import version
 from math import ceil
@@ -23,8 +24,9 @@ from alignment.data.pack import pack
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
 from alignment.losses import CrossEntropyLoss
-from alignment.training import checkpoint
-from alignment.training.checkpoint import Checkpoints, rng_state, seed_everything, set_rng_state
+from alignment.training import checkpoint, writing
+from alignment.training.checkpoint import Checkpoints
+from alignment.training.generators import rng_state, seed_everything, set_rng_state
 from alignment.training.manifest import Manifest, content_digest, part_name, write_manifest, write_part
 from alignment.training.metrics import Pending
 from alignment.training.objectives import SFT
@@ -182,6 +184,102 @@ def test_the_clock_s_saves_take_no_more_than_a_fiftieth_of_the_time(
     assert saved == list(range(first, 2001, rest))
     assert names(tmp_path) == [f"step-{step:08d}" for step in saved[-2:]]
     assert save_s / (save_s + rest * step_s) <= 0.02
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Nothing is written before it is set."""
+    ready, write_part = threading.Event(), writing.write_part
+
+    def waiting(state: dict[str, Any], path: Path) -> Any:
+        assert ready.wait(60)
+        return write_part(state, path)
+
+    monkeypatch.setattr(writing, "write_part", waiting)
+    return ready
+
+
+class Weights(Counter):
+    """A tensor that training changes in its place."""
+
+    def __init__(self) -> None:
+        self.tensor = torch.zeros(3)
+
+    def state(self) -> dict[str, Any]:
+        return {"of": {"inner": [self.tensor]}}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.tensor = state["of"]["inner"][0]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, slow_disk: threading.Event) -> None:
+    """What is in it is what was there when it was begun; it is one when it is whole."""
+    config, weights = CheckpointConfig(every=2, background=True), Weights()
+    checkpoints = Checkpoints(tmp_path, config, {"weights": weights})
+    for step in (1, 2, 3):
+        weights.tensor += 1
+        checkpoints.save_if_due(step)
+    assert names(tmp_path) == ["step-00000002.partial"]
+    slow_disk.set()
+    checkpoints.finish()
+    assert names(tmp_path) == ["step-00000002"]
+    found = Weights()
+    assert Checkpoints(tmp_path, config, {"weights": found}).restore() == 2
+    assert found.tensor.tolist() == [2.0] * 3
+
+
+def test_one_that_is_due_waits_for_the_one_before(tmp_path: Path, slow_disk: threading.Event) -> None:
+    config = CheckpointConfig(every=1, keep=3, background=True)
+    checkpoints = Checkpoints(tmp_path, config, {"weights": Weights()})
+    checkpoints.save_if_due(1)
+    threading.Timer(0.2, slow_disk.set).start()
+    checkpoints.save_if_due(2)
+    assert "step-00000001" in names(tmp_path)
+    checkpoints.save_if_due(3, is_last=True)
+    assert names(tmp_path) == [f"step-0000000{step}" for step in (1, 2, 3)]
+
+
+def test_one_that_is_written_is_in_its_place_after_the_next_step(tmp_path: Path) -> None:
+    config = CheckpointConfig(every=2, background=True)
+    checkpoints = Checkpoints(tmp_path, config, {"weights": Weights()})
+    checkpoints.save_if_due(2)
+    assert checkpoints.writing is not None
+    checkpoints.writing.result()
+    checkpoints.save_if_due(3)
+    assert names(tmp_path) == ["step-00000002"]
+
+
+def test_a_disk_that_is_full_is_told_where_it_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(state: dict[str, Any], path: Path) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = CheckpointConfig(every=1, background=True)
+    checkpoints = Checkpoints(tmp_path, config, {"weights": Weights()})
+    checkpoints.save(1)
+    monkeypatch.setattr(writing, "write_part", full)
+    checkpoints.save_if_due(2)
+    with pytest.raises(UserError, match=r"step-00000002 cannot be written: No space left on device \(ENOSPC\)"):
+        checkpoints.save_if_due(3)
+    assert names(tmp_path) == ["step-00000001"]
+
+
+def test_an_error_of_the_user_s_loses_no_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(every=1, background=True), {"weights": Weights()})
+
+    def steps() -> None:
+        with checkpoints.finished():
+            checkpoints.save_if_due(1)
+            raise UserError("later")
+
+    with pytest.raises(UserError, match="later"):
+        steps()
+    assert names(tmp_path) == ["step-00000001"]
+
+
+@pytest.mark.parametrize(("device", "background"), [("cpu", False), ("cuda", True)])
+def test_it_is_done_in_the_background_on_a_gpu(device: str, background: bool, tmp_path: Path) -> None:
+    made = Checkpoints(tmp_path, CheckpointConfig(), {}, device=torch.device(device))
+    assert made.in_background == background
 
 
 @pytest.mark.parametrize("keep", [1, 2])

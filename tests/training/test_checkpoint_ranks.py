@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -18,8 +19,9 @@ from alignment import preempt
 from alignment.config.checkpoint import CheckpointConfig
 from alignment.config.errors import ConfigError, UserError
 from alignment.losses import Mean
-from alignment.training import checkpoint
-from alignment.training.checkpoint import Checkpoints, rng_state
+from alignment.training import writing
+from alignment.training.checkpoint import Checkpoints
+from alignment.training.generators import rng_state
 from alignment.training.manifest import Manifest, part_name, write_manifest, write_part
 from alignment.training.metrics import Metrics, Pending
 
@@ -130,18 +132,39 @@ def one_rank_s_disk_is_full(rank: int, folder: Path) -> None:
     """Both end with that rank's error, and nobody waits for it."""
     checkpoints = Checkpoints(folder, EVERY, {"part": Part(0.0)})
     checkpoints.save(1)
-    write_part = checkpoint.write_part
+    write_part = writing.write_part
 
     def full(state: dict[str, Any], path: Path) -> Any:
         if rank == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
         return write_part(state, path)
 
-    checkpoint.write_part = full
+    writing.write_part = full
     with pytest.raises(UserError, match=r"step-00000002 cannot be written: No space left on device \(ENOSPC\)"):
         checkpoints.save(2)
     dist.barrier()
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000001"]
+
+
+def one_rank_writes_for_longer(rank: int, folder: Path) -> None:
+    """In the background: nothing is a checkpoint before the last rank has written its part, and nobody waits for it."""
+    ready, write_part = Event(), writing.write_part
+
+    def waiting(state: dict[str, Any], path: Path) -> Any:
+        assert rank == 0 or ready.wait(60)
+        return write_part(state, path)
+
+    writing.write_part = waiting
+    part = Part(float(rank))
+    checkpoints = Checkpoints(folder, CheckpointConfig(every=2, keep=9, background=True), {"part": part})
+    for step in (2, 3):
+        checkpoints.save_if_due(step)
+        part.tensor += 10.0
+    assert not (folder / "step-00000002").exists()
+    ready.set()
+    checkpoints.save_if_due(4, is_last=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000002", "step-00000004"]
+    assert restored(folder) == (4, 20.0 + rank)
 
 
 def one_rank_is_asked_to_stop(rank: int, folder: Path) -> None:
@@ -175,7 +198,14 @@ def work(rank: int, check: Callable[[int, Path], None], folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "check",
-    [save_and_restore, the_newest_is_damaged, others_saved, one_rank_s_disk_is_full, one_rank_is_asked_to_stop],
+    [
+        save_and_restore,
+        the_newest_is_damaged,
+        others_saved,
+        one_rank_s_disk_is_full,
+        one_rank_writes_for_longer,
+        one_rank_is_asked_to_stop,
+    ],
     ids=lambda check: check.__name__,
 )
 def test_two_processes(check: Callable[[int, Path], None], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model
 from alignment.training import supervised
-from alignment.training.checkpoint import seed_everything
+from alignment.training.generators import seed_everything
 from alignment.training.loop import fit
 from alignment.training.objectives import SFT
 from alignment.training.optim import build_optimizer
