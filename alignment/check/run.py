@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 
 from alignment.check import rows, template, text
 from alignment.check.agreement import (
@@ -36,8 +37,10 @@ from alignment.distributed.precision import precision_of
 from alignment.generation.samples import build_generator, sample
 from alignment.models.heads import LanguageModel
 from alignment.process import is_launched
+from alignment.runs.folder import RunFolder
 from alignment.tasks.max_tokens import with_max_tokens_of
 from alignment.tasks.run import check_processes, say_precision, task_module
+from alignment.tasks.serving import served_apart
 from alignment.terminal import say
 from alignment.training.generators import seed_everything
 from alignment.training.objectives import DPO
@@ -61,6 +64,12 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
     config = with_max_tokens_of(config, config.processes())
     seed_everything(config.seed)
     say_precision(config)
+    with TemporaryDirectory() as folder, served_apart(config, RunFolder(folder)) as served:
+        yield from verdicts(served)
+
+
+def verdicts(config: RunConfig) -> Generator[Verdict, None, None]:
+    """On the parts of the run, in this process, and of those that it asks for on their agreement."""
     if isinstance(config, TrainingConfig):
         yield from on_policy(config) if isinstance(config, OnlineConfig) else on_rows(config)
         if config.processes() > 1:

@@ -6,6 +6,7 @@ from alignment.cli.compose import composing, resolve, single
 from alignment.cli.config_errors import COMPOSE_ERRORS, told_by
 from alignment.cli.overrides import readable, written
 from alignment.cli.run import error_line
+from alignment.config.errors import require
 from alignment.config.run import RunConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.hub.pin import pinned
@@ -30,6 +31,8 @@ def looked_at(verb: str, recipe: str, overrides: list[str]) -> RunConfig:
     with composing([]):
         try:
             config = pinned(resolve(single(recipe, overrides)))
+            rule = f"launch.vllm must be 0 for `alignment {verb}`, which starts no server"
+            require(config.launch.vllm == 0, rule, config.launch.vllm)
         except COMPOSE_ERRORS as error:
             fail(f"{verb}: {in_words_of(verb, error_line(error, overrides))}")
     return config

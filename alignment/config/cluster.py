@@ -33,7 +33,7 @@ class ClusterConfig(Config):
     tasks_per_node: int | None = None
     """Processes on each node. Null: one for each of `gpus_per_node`; where there is none, one."""
     gpus_per_node: int = 0
-    """GPUs that it gets on each; one process runs on each of them."""
+    """GPUs that it gets on each; one process runs on each of them. Those of launch.vllm come on top."""
     cpus_per_task: int | None = None
     """CPU cores of each process. Null: the cluster's default."""
     mem: str | None = None

@@ -7,9 +7,16 @@ from enum import Enum
 from alignment.config.base import Config
 from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import require
+from alignment.config.launch import LaunchConfig
 from alignment.config.model import ModelConfig
 
 GROUP_PORT = 51216  # trl's
+PORT = 8000  # vLLM's
+HERE = ("localhost", "127.0.0.1")
+GIVEN = (  # options of the server that a run which starts it gives itself
+    *("model", "tokenizer", "trust-remote-code", "host", "port", "dtype", "max-model-len", "load-format"),
+    *("logprobs-mode", "tensor-parallel-size", "hf-overrides"),
+)
 
 
 class Gather(str, Enum):
@@ -37,12 +44,12 @@ class VLLMTransfer(str, Enum):
 
 @dataclass(slots=True)
 class VLLMConfig(Config):
-    """Where `vllm serve` listens; it is started apart."""
+    """A vLLM server: where it listens; and of one that the run starts (launch.vllm), how."""
 
     host: str = "localhost"
     """The machine that the server runs on."""
-    port: int = 8000
-    """Where it listens."""
+    port: int | None = None
+    """Where it listens. Null: at 8000; one that the run starts (launch.vllm) at a free port."""
     transfer: VLLMTransfer = VLLMTransfer.files
     """How the weights come to it."""
     folder: str | None = None
@@ -52,10 +59,14 @@ class VLLMConfig(Config):
     """nccl: where the weights go over: the port of the group that this process and the server form."""
     timeout_s: float = 300.0
     """How long to wait for the server to be up."""
+    python: str | None = None
+    """launch.vllm: the Python that has vLLM, such as /opt/vllm/bin/python. Null: the run's own."""
+    flags: list[str] = field(default_factory=list)
+    """launch.vllm: further options of the server, as [--gpu-memory-utilization=0.8]."""
 
     def __post_init__(self) -> None:
         for name, port in (("port", self.port), ("group_port", self.group_port)):
-            require(0 < port < 2**16, f"generation.vllm.{name} must be in [1, 65535]", port)
+            require(port is None or 0 < port < 2**16, f"generation.vllm.{name} must be in [1, 65535]", port)
         require(self.timeout_s >= 0, "generation.vllm.timeout_s must be >= 0", self.timeout_s)
         is_files = self.transfer is VLLMTransfer.files
         require(is_files or self.folder is None, "generation.vllm.folder goes with transfer=files", self.folder)
@@ -64,9 +75,17 @@ class VLLMConfig(Config):
             "generation.vllm.group_port goes with transfer=nccl",
             self.group_port,
         )
-        here = self.host in ("localhost", "127.0.0.1")
+        here = self.host in HERE
         rule = "generation.vllm.folder must be a folder that both machines share where the server is on another"
         require(not is_files or here or self.folder is not None, rule, self.folder)
+        for flag in self.flags:
+            name = flag.removeprefix("--").partition("=")[0]
+            rule = "generation.vllm.flags must not hold what the run gives its server itself"
+            require(not (flag.startswith("--") and name.replace("_", "-") in GIVEN), rule, flag)
+
+    def at(self) -> str:
+        """The address of one that is started apart."""
+        return f"{self.host}:{self.port or PORT}"
 
 
 @dataclass(slots=True)
@@ -107,6 +126,21 @@ class GenerationConfig(Config):
             "generation.min_new_tokens must be 0 with generation.stop under vLLM, which would hold back the strings too"
         )
         require(not (is_vllm and self.stop and self.min_new_tokens), rule, self.min_new_tokens)
+
+
+def require_launch(generation: GenerationConfig, launch: LaunchConfig, *, num_nodes: int) -> None:
+    """Raise `ConfigError` where the run is to start a server that it could not use, or to be told how to start none."""
+    vllm, gpus = generation.vllm, launch.vllm
+    require(gpus == 0 or generation.engine is Generation.vllm, "launch.vllm needs generation.engine=vllm", gpus)
+    for name, value, unset in (("python", vllm.python, None), ("flags", vllm.flags, [])):
+        rule = f"generation.vllm.{name} goes with launch.vllm > 0, a server that the run starts"
+        require(gpus > 0 or value == unset, rule, value)
+    rule = "generation.vllm.host must be this machine with launch.vllm, which starts the server there"
+    require(gpus == 0 or vllm.host in HERE, rule, vllm.host)
+    rule = "generation.vllm.transfer must be files with launch.vllm"
+    require(gpus == 0 or vllm.transfer is VLLMTransfer.files, rule, vllm.transfer)
+    rule = "launch.vllm must be 0 with cluster.nodes > 1: start the server apart (generation.vllm.host)"
+    require(gpus == 0 or num_nodes == 1, rule, gpus)
 
 
 def require_generator(generation: GenerationConfig, distributed: DistributedConfig) -> None:

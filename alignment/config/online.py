@@ -10,7 +10,7 @@ from alignment.config.alarm import AlarmConfig
 from alignment.config.data import ExampleKind, require_own_questions
 from alignment.config.distributed import Offload
 from alignment.config.errors import require
-from alignment.config.generation import Generation, GenerationConfig, require_generator, require_served
+from alignment.config.generation import Generation, GenerationConfig, require_generator, require_launch, require_served
 from alignment.config.marks import FUNCTION, REWARD_MODEL
 from alignment.config.ppo import (
     AdvantageConfig,
@@ -56,6 +56,7 @@ class OnlineConfig(TrainingConfig):
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
         require_generator(self.generation, self.distributed)
+        require_launch(self.generation, self.launch, num_nodes=self.cluster.nodes)
         require_served(self.generation, self.model)
         both = self.gold is not None and self.gold_model is not None
         require(not both, "at most one of gold and gold_model must be set", (self.gold, self.gold_model))

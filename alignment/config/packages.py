@@ -2,6 +2,8 @@
 keys and its models' files, before anything is loaded."""
 
 from importlib.util import find_spec
+from os.path import expanduser
+from shutil import which
 
 from alignment.config.errors import ConfigError
 from alignment.config.generation import GenerationConfig, VLLMTransfer
@@ -29,6 +31,8 @@ def require_packages(config: RunConfig) -> None:
             way = f"{how_to_install(names[0])}, or leave it out: metrics.jsonl has all of it"
             raise ConfigError(f"log.trackers: the package {names[0]} must be installed, got {kind.value!r}; {way}")
     generation = generation_of(config)
+    if generation is not None and config.launch.vllm:
+        _require_server(generation.vllm.python)
     is_nccl = generation is not None and generation.vllm.transfer is VLLMTransfer.nccl
     if is_nccl and not is_installed("vllm"):  # files need it on the server's side alone
         way = f"{how_to_install('vllm')}, or take generation.vllm.transfer=files, which needs it for the server alone"
@@ -37,6 +41,17 @@ def require_packages(config: RunConfig) -> None:
         for key, path, place in input_places(config):
             if quantized_by(key, place) == QUANTIZER:
                 raise ConfigError(quantizer_lacks(f"{key} {path!r}"))
+
+
+def _require_server(python: str | None) -> None:
+    """Raises:
+    ConfigError: a server that the run starts has no vLLM, or no such Python to run it.
+    """
+    way = "generation.vllm.python=FOLDER/bin/python names one of another environment that has it"
+    if python is None and not is_installed("vllm"):
+        raise ConfigError(f"launch.vllm needs the package vllm, which is not installed here: {way}")
+    if python is not None and which(expanduser(python)) is None:
+        raise ConfigError(f"generation.vllm.python must be a Python that has vLLM, got {python!r}, which cannot be run")
 
 
 def generation_of(config: RunConfig) -> GenerationConfig | None:

@@ -41,6 +41,8 @@ class RunConfig(Config):
         require(self.seed >= 0, "seed must be >= 0", self.seed)
         rule = "log.samples must be 0 for a task that draws no replies to prompts"
         require(self.replies or self.log.samples == 0, rule, self.log.samples)
+        rule = "launch.vllm must be 0 for a task that draws no replies to prompts"
+        require(self.replies or self.launch.vllm == 0, rule, self.launch.vllm)
         rule = "distributed.zero must be set for launch.processes > 1 (distributed=zero1, zero2 or zero3)"
         require(self.launch.processes == 1 or self.distributed.zero is not None, rule, self.distributed.zero)
         tasks = self.cluster.num_tasks()

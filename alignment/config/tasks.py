@@ -19,7 +19,13 @@ from alignment.config.data import (
 )
 from alignment.config.distributed import require_device
 from alignment.config.errors import require
-from alignment.config.generation import GenerationConfig, require_generator, require_served, require_temperatures
+from alignment.config.generation import (
+    GenerationConfig,
+    require_generator,
+    require_launch,
+    require_served,
+    require_temperatures,
+)
 from alignment.config.marks import ANY, COMPARED, FUNCTION, INPUT, PLACE, REWARD_MODEL
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
@@ -76,6 +82,7 @@ class RejectionConfig(RunConfig):
         require_unread(self.batch, "rejection")
         require_device(self.model, self.distributed)
         require_generator(self.generation, self.distributed)
+        require_launch(self.generation, self.launch, num_nodes=self.cluster.nodes)
         require_served(self.generation, self.model)
         require_own_questions(self.data, self.reward.functions())
         require(self.num_samples > 1, "num_samples must be > 1", self.num_samples)
@@ -116,6 +123,7 @@ class EvaluateConfig(RunConfig):
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         require_generator(self.generation, self.distributed)
+        require_launch(self.generation, self.launch, num_nodes=self.cluster.nodes)
         require_one_set(self.data.eval, "data.eval", "evaluate")
         require_one_set(self.pairs.eval, "pairs.eval", "evaluate")
         require_no_rows(self.data.train, "data.train", "evaluate")
@@ -126,6 +134,8 @@ class EvaluateConfig(RunConfig):
         self.baseline = self.baseline or next(iter(self.runs), "")
         rule = "runs={name: FOLDER} must name what replies, or reward=FOLDER with pairs.eval.path=FILE a reward model"
         require(bool(self.runs) or self.reward is not None, rule, self.runs)
+        rule = "launch.vllm must be 0 for an evaluation that draws no replies (no runs, or num_samples=0)"
+        require(self.launch.vllm == 0 or bool(self.runs and self.num_samples), rule, self.launch.vllm)
         asked = has_rows(self.pairs, "eval")
         require(not asked or self.reward is not None, "pairs.eval needs reward, the model it is for", self.reward)
         self._check_runs() if self.runs else self._check_reward_alone()

@@ -12,6 +12,8 @@ import numpy as np
 import psutil
 import torch
 
+from alignment.config.errors import ConfigError
+
 PEAK_FLOPS = {  # a second, dense bfloat16, as the data sheets have it; the first whose name is in the device's
     "B200": 2250e12,
     "H200": 989e12,
@@ -23,6 +25,7 @@ PEAK_FLOPS = {  # a second, dense bfloat16, as the data sheets have it; the firs
 
 CGROUPS, GROUP_OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # torch reads either, when it first uses a GPU
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -120,6 +123,30 @@ def _left_of_limits(cgroups: Path, group: Path) -> Iterator[int]:
         if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
             kept = dict(line.split() for line in parts.read_text().splitlines()) if parts.exists() else {}
             yield max(0, int(most) - int(used.read_text()) + int(kept.get("inactive_file", 0)))
+
+
+def gpus_apart(last: int, processes: int) -> list[str]:
+    """The machine's last GPUs, for a program beside the processes of the run, which have one each from the first on; as
+    CUDA_VISIBLE_DEVICES names them.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    return shared_out(visible_gpus(os.environ.get(VISIBLE), torch.cuda.device_count()), last, processes)
+
+
+def visible_gpus(named: str | None, count: int) -> list[str]:
+    """`named`: what CUDA_VISIBLE_DEVICES says; None: nothing, and all of them are to be seen."""
+    names = [str(number) for number in range(count)] if named is None else [each.strip() for each in named.split(",")]
+    return names[:count]  # CUDA stops reading at a name that it does not know
+
+
+def shared_out(gpus: list[str], last: int, processes: int) -> list[str]:
+    """The last of them, where as many others as there are processes are left."""
+    if len(gpus) < processes + last:
+        rule = f"launch.vllm={last} beside {processes} of the run's processes needs {processes + last} GPUs here"
+        raise ConfigError(f"{rule}, got {len(gpus)}")
+    return gpus[-last:]
 
 
 def peak_flops(device: torch.device) -> float | None:

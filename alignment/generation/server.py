@@ -10,11 +10,18 @@ from requests.adapters import HTTPAdapter
 
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.generation import VLLMConfig
+from alignment.generation.launched import LaunchedVLLM
+from alignment.terminal import say
 
 AT_ONCE = 256  # connections that are kept open
 PAUSE_S = 0.5
 DEV_MODE = "VLLM_SERVER_DEV_MODE=1 in its environment"
 PROCESSED = "processed_logprobs"
+FROM_FILES = {"load_config": {"load_format": "auto"}}
+
+
+class ServerError(UserError):
+    """The server is gone, or refuses what is asked of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +48,13 @@ class ServedModel:
 
 class Server:
     """Raises, wherever it is asked:
-    UserError: it does not answer, or answers with an error; names the server.
+    ServerError: it does not answer, or answers with an error; names the server.
     """
 
     def __init__(self, config: VLLMConfig) -> None:
-        self.at = f"{config.host}:{config.port}"
+        self.at = config.at()
         self._url, self._timeout_s = f"http://{self.at}", config.timeout_s
+        self._own = config if isinstance(config, LaunchedVLLM) else None
         self._session = requests.Session()
         self._session.mount("http://", HTTPAdapter(pool_maxsize=AT_ONCE))
         self.name = ""
@@ -56,16 +64,15 @@ class Server:
 
         Raises:
             ConfigError: there is none, or it was started without what pushing weights needs.
+            ServerError: the run has started it, and it has ended.
         """
-        rule, deadline = "generation.vllm.host and port must be a vLLM server's", time.monotonic() + self._timeout_s
-        while not self._is_up():
-            if time.monotonic() >= deadline:
-                where = f"{self.at!r}, where none answered in {self._timeout_s:g} s (generation.vllm.timeout_s)"
-                raise ConfigError(f"{rule}, got {where}; start one: vllm serve FOLDER, with {DEV_MODE}")
-            time.sleep(PAUSE_S)
+        rule = "generation.vllm.host and port must be a vLLM server's"
+        self._wait(rule)
         info = self._session.get(f"{self._url}/server_info", params={"config_format": "json"})
         if info.status_code != 200:
             raise ConfigError(f"{rule} that was started with {DEV_MODE}, without which it takes no weights: {self.at}")
+        if self._own is not None:  # it began without weights, and reads none in that format
+            self._post("collective_rpc", {"method": "update_config", "kwargs": {"overrides": FROM_FILES}})
         self.name = self._session.get(f"{self._url}/v1/models").json()["data"][0]["id"]
         settings = info.json()["vllm_config"]
         model = settings["model_config"]
@@ -92,6 +99,21 @@ class Server:
         """Keys and values that the weights of before have made."""
         self._post("reset_prefix_cache", None)
 
+    def _wait(self, rule: str) -> None:
+        begun = time.monotonic()
+        deadline, waits = begun + self._timeout_s, f"in {self._timeout_s:g} s (generation.vllm.timeout_s)"
+        while not self._is_up():
+            if self._own is not None and self._own.has_ended():
+                raise ServerError(f"the vLLM server that the run started has ended: {self._own.why()}")
+            if time.monotonic() >= deadline and self._own is not None:
+                raise ServerError(f"the vLLM server that the run started is not up {waits}: {self._own.why()}")
+            if time.monotonic() >= deadline:
+                where = f"{self.at!r}, where none answered {waits}"
+                raise ConfigError(f"{rule}, got {where}; start one: vllm serve FOLDER, with {DEV_MODE}")
+            time.sleep(PAUSE_S)
+        if self._own is not None and time.monotonic() > begun + PAUSE_S:
+            say(f"vLLM: the server is up, waited for {time.monotonic() - begun:.0f} s")
+
     def _is_up(self) -> bool:
         try:
             return self._session.get(f"{self._url}/health").status_code == 200
@@ -104,8 +126,11 @@ class Server:
             answer = self._session.post(f"{self._url}/{route}", json=content)
         except requests.RequestException as error:
             what = f"the vLLM server at {self.at} does not answer any more ({type(error).__name__})"
-            raise UserError(f"{what}: start it again; {again}") from error
+            if self._own is not None:
+                what = "the vLLM server that the run started does not answer any more"
+                raise ServerError(f"{what}: {self._own.why()}; {again}") from error
+            raise ServerError(f"{what}: start it again; {again}") from error
         if answer.status_code != 200:
             said = " ".join(answer.text.split())[:300]
-            raise UserError(f"the vLLM server at {self.at} refused {route} with status {answer.status_code}: {said}")
+            raise ServerError(f"the vLLM server at {self.at} refused {route} with status {answer.status_code}: {said}")
         return answer.json() if answer.content else None

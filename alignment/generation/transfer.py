@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from safetensors.torch import save_file
 
-from alignment.config.errors import ConfigError, UserError
-from alignment.config.generation import VLLMConfig
+from alignment.config.errors import ConfigError
+from alignment.config.generation import PORT, VLLMConfig
 from alignment.distributed.collectives import from_main, is_main
-from alignment.generation.server import ServedModel, Server
+from alignment.generation.launched import UNTIED
+from alignment.generation.server import ServedModel, Server, ServerError
 from alignment.models.adapters import merged_state
 from alignment.models.heads import LanguageModel
 from alignment.models.save import write_weights
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 SHARED_MEMORY = Path("/dev/shm")
 HEAD = "lm_head.weight"
-UNTIE = """--hf-overrides '{"tie_word_embeddings": false}'"""
+UNTIE = f"--hf-overrides '{UNTIED}'"
 
 
 class Transfer(Protocol):
@@ -44,22 +45,22 @@ class FileTransfer:
 
     def push(self, model: LanguageModel) -> None:
         """Raises:
-        UserError: the server is gone or cannot take them; on all processes.
+        ServerError: the server is gone or cannot take them; on all processes.
         """
         state = merged_state(model.hf, model.placement, dtype=model.saved_in, keep=is_main())
         failed = from_main(self._send(model, state) if is_main() else None)
         if failed is not None:
-            raise UserError(failed)
+            raise ServerError(failed)
 
     def _send(self, model: LanguageModel, state: dict[str, torch.Tensor]) -> str | None:
         folder = Path(tempfile.mkdtemp(prefix="weights-", dir=self.folder or SHARED_MEMORY))
         try:
             write_weights(model.hf, state, folder, model.saved_in)
-            if self.served.is_untied:  # it has the head as a weight of its own, which the files above leave out
+            if self.served.is_untied and is_tied(model):  # a weight of its own there, which the files above leave out
                 save_file({HEAD: state[HEAD].detach().cpu().clone()}, folder / "head.safetensors")
             os.chmod(folder, 0o755)  # the server may be another user's
             self.server.load(folder)
-        except UserError as error:
+        except ServerError as error:
             return str(error)
         finally:
             shutil.rmtree(folder)
@@ -83,6 +84,11 @@ class NCCLTransfer:
         self.client.reset_prefix_cache()  # keys and values of the old weights
 
 
+def is_tied(model: LanguageModel) -> bool:
+    """Whether its head is its embeddings."""
+    return bool(model.hf.config.get_text_config().tie_word_embeddings)
+
+
 def file_transfer(server: Server, config: VLLMConfig, served: ServedModel, model: LanguageModel) -> FileTransfer:
     """Raises:
     ConfigError: there is no folder for the files, or the server would keep a head of before.
@@ -92,8 +98,7 @@ def file_transfer(server: Server, config: VLLMConfig, served: ServedModel, model
         raise ConfigError(f"{rule}, got {config.folder!r}, which is none")
     if config.folder is None and not SHARED_MEMORY.is_dir():
         raise ConfigError(f"{rule}: this machine has no {SHARED_MEMORY}")
-    tied = bool(model.hf.config.get_text_config().tie_word_embeddings)
-    if served.on_cpu and tied and not served.is_untied:
+    if served.on_cpu and is_tied(model) and not served.is_untied:
         what = "a vLLM server on a CPU keeps a head that is tied to the embeddings as it was at its start"
         raise ConfigError(
             f"generation.engine=vllm: {what}: start it with {UNTIE}, on a folder whose weights have {HEAD} too"
@@ -116,7 +121,7 @@ def nccl_transfer(config: VLLMConfig, device: torch.device) -> NCCLTransfer:
 
         client = VLLMClient(
             host=config.host,
-            server_port=config.port,
+            server_port=config.port or PORT,
             group_port=config.group_port,
             connection_timeout=config.timeout_s,
         )
@@ -124,6 +129,6 @@ def nccl_transfer(config: VLLMConfig, device: torch.device) -> NCCLTransfer:
     except ImportError as error:
         raise ConfigError(f"{extra} ({error})") from error
     except (OSError, RuntimeError) as error:  # it is not there, or was started without what this needs
-        where = f"{config.host}:{config.port}"
-        raise ConfigError(f"generation.vllm.host and port must be a vLLM server's, got {where!r} ({error})") from error
+        rule = "generation.vllm.host and port must be a vLLM server's"
+        raise ConfigError(f"{rule}, got {config.at()!r} ({error})") from error
     return NCCLTransfer(client)

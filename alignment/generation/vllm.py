@@ -1,10 +1,10 @@
 """Replies from a vLLM server, to which the weights are pushed before each rollout.
 
-The server is started apart, on the policy's folder:
+The run starts the server (`launched.py`), or somebody has, on the policy's folder:
 
     VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --max-model-len 2048
 
-On a CPU it is run by the tests marked `vllm`. Its draws are seeded for each prompt by seed and key, but they are its
+On a CPU both are run by the tests marked `vllm`. Its draws are seeded for each prompt by seed and key, but they are its
 own: never those of `TransformersGenerator`. The same seeds give the same replies only as far as its kernels compute the
 same in batches of other sizes, and on most devices they do not: a run that replies through vLLM and is resumed goes on
 from exact weights, optimizer and data, to replies that may be others.
@@ -26,6 +26,7 @@ from alignment.distributed.collectives import pick_device
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
 from alignment.generation.generate import Generated, Reply, end_ids, reply_of
+from alignment.generation.launched import LaunchedVLLM
 from alignment.generation.server import PROCESSED, Completion, Server
 from alignment.generation.transfer import Transfer, file_transfer, nccl_transfer
 from alignment.models.heads import LanguageModel
@@ -85,7 +86,9 @@ class VLLMGenerator:
         needed = max((len(prompt) for prompt in prompts), default=0) + self.config.max_new_tokens
         if needed > self.longest:
             rule = f"prompts and generation.max_new_tokens together must be <= the server's {self.longest} tokens"
-            raise UserError(f"{rule}, got {needed}: start it with --max-model-len {needed}")
+            is_own = isinstance(self.config.vllm, LaunchedVLLM)  # then these are the model's positions
+            way = "" if is_own else f": start it with --max-model-len {needed}"
+            raise UserError(f"{rule}, got {needed}{way}")
 
     def _sampling(self, replies: int, seed: int, ends: list[int]) -> dict[str, Any]:
         """All that shapes a draw: what a request leaves open the server takes from the model's generation config."""

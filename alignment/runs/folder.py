@@ -67,6 +67,11 @@ class RunFolder:
         """All of the above that a run writes: a file's name has an ending, a folder's has none."""
         return [path for path in vars(self).values() if path not in (self.path, self.rows)]
 
+    @property
+    def server_log(self) -> Path:
+        """What a vLLM server has said that the run started."""
+        return self.logs / "vllm.txt"
+
     def read_elsewhere(self) -> tuple[Path, Path]:
         """What other runs read of this one."""
         return self.model, self.metrics

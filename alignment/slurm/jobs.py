@@ -46,6 +46,8 @@ def plan_sweep(recipe: str, configs: list[RunConfig]) -> list[Planned]:
     for config in configs:
         require_scheduler(config.cluster, Scheduler.slurm)
         require(config.cluster == first.cluster, "cluster must be the same in all jobs of a sweep", config.cluster)
+        rule = "launch.vllm must be the same in all jobs of a sweep, which ask for as many GPUs each"
+        require(config.launch.vllm == first.launch.vllm, rule, config.launch.vllm)
         rule = "output_dir must be the same in all jobs of a sweep, which have subfolders"
         require(config.output_dir == first.output_dir, rule, config.output_dir)
         if isinstance(config, PipelineConfig):
@@ -92,7 +94,7 @@ def _planned(
     name: str, title: str, folder: Path, cluster: ClusterConfig, runs: list[RunConfig], *, is_array: bool = False
 ) -> Planned:
     num_array = len(runs) if is_array else None
-    job = Job(title, name, Path.cwd(), folder.absolute(), program(), num_array)
+    job = Job(title, name, Path.cwd(), folder.absolute(), program(), runs[0].launch.vllm, num_array)
     return Planned(title, folder, script(job, cluster), [frozen(run) for run in runs], is_array)
 
 

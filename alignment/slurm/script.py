@@ -34,6 +34,8 @@ class Job:
     """The run's folder, or that of an array, whose runs lie in its subfolders 0, 1, ... Absolute."""
     program: tuple[str, ...]
     """The words of the `alignment` that submits."""
+    gpus_apart: int = 0
+    """GPUs of its vLLM server, beside those of the processes."""
     num_array: int | None = None
     """The number of runs in the array; None: a single run."""
 
@@ -77,7 +79,7 @@ def _options(job: Job, cluster: ClusterConfig) -> Iterator[str]:
     yield f"--nodes={cluster.nodes}"
     yield f"--ntasks-per-node={cluster.num_tasks_per_node()}"
     if cluster.gpus_per_node:
-        yield f"--gpus-per-node={cluster.gpus_per_node}"
+        yield f"--gpus-per-node={cluster.gpus_per_node + job.gpus_apart}"
     wanted = {
         "cpus-per-task": cluster.cpus_per_task,
         "mem": cluster.mem,

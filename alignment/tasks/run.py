@@ -116,7 +116,7 @@ def _carry_out(
     seed_everything(config.seed)
     say_precision(config)
     try:
-        stopped = run(config, folder.path)
+        stopped = _beside_server(run, config, folder) if config.launch.vllm else run(config, folder.path)
     except UserError:
         if collectives.is_main():
             give_up(folder, before)
@@ -129,6 +129,13 @@ def _carry_out(
             write_cards(config, folder.path)
         finish(folder, mark, stopped)
         say_ending(config, folder.path, stopped)
+
+
+def _beside_server(run: Callable[[Any, Path], str | None], config: RunConfig, folder: RunFolder) -> str | None:
+    from alignment.tasks.serving import serving  # not above: it reads a model's config
+
+    with serving(config, folder) as served:
+        return run(served, folder.path)
 
 
 def _with_max_tokens(config: RunConfig) -> RunConfig:

@@ -55,6 +55,18 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             )
             for recipe, more in (("tiny_ppo", []), ("tiny_rejection", []), ("tiny_evaluate", ["runs={a:.}"]))
         ),
+        (
+            "tiny_ppo",
+            ["generation.engine=vllm", "launch.vllm=1"],
+            ("vllm",),
+            r"^launch\.vllm needs the package vllm, which is not installed here: generation\.vllm\.python=FOLDER/",
+        ),
+        (
+            "tiny_ppo",
+            ["generation.engine=vllm", "launch.vllm=1", "generation.vllm.python=no/python"],
+            (),
+            r"^generation\.vllm\.python must be a Python that has vLLM, got 'no/python', which cannot be run$",
+        ),
     ],
 )
 def test_what_a_key_asks_for(

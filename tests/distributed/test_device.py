@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from alignment.config.errors import ConfigError
 from alignment.distributed import device as module
 
 STEPS = """
@@ -109,3 +110,17 @@ def test_what_is_free_is_what_the_job_s_limits_leave(tmp_path: Path, monkeypatch
     for name, text in (("max", "9000\n"), ("current", "5000\n"), ("stat", "anon 4000\ninactive_file 700\n")):
         (job / f"memory.{name}").write_text(text)
     assert module.free_memory(torch.device("cpu")) == 4700
+
+
+def test_the_last_gpus_are_a_server_s_and_the_first_the_processes() -> None:
+    """Of a node of eight, of one that shows some of its own, by names too."""
+    for named, count, processes, last, found in (
+        (None, 8, 4, 4, ["4", "5", "6", "7"]),
+        (None, 8, 6, 2, ["6", "7"]),
+        ("2,3,5", 3, 1, 1, ["5"]),
+        ("GPU-a, GPU-b", 2, 1, 1, ["GPU-b"]),
+        ("0,1,-1,2", 2, 1, 1, ["1"]),
+    ):
+        assert module.shared_out(module.visible_gpus(named, count), last, processes) == found
+    with pytest.raises(ConfigError, match=r"^launch\.vllm=2 beside 7 of the run's processes needs 9 GPUs here, got 8$"):
+        module.shared_out(module.visible_gpus(None, 8), 2, 7)

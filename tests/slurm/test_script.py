@@ -131,6 +131,13 @@ def test_tasks_are_one_for_each_gpu_unless_said() -> None:
     assert " --label " in script(job(), slurm(nodes=2))
 
 
+def test_a_server_has_gpus_of_its_own_beside_the_processes() -> None:
+    text = script(job(gpus_apart=2), slurm(gpus_per_node=6))
+    assert lines(text, "#SBATCH --gpus") == ["#SBATCH --gpus-per-node=8"]
+    assert lines(text, "#SBATCH --ntasks") == ["#SBATCH --ntasks-per-node=6"]
+    assert lines(script(job(gpus_apart=1), slurm()), "#SBATCH --gpus") == []  # one on a CPU
+
+
 def test_an_array_finds_each_config_by_its_number() -> None:
     text = script(job(num_array=3), slurm())
     assert lines(text, "#SBATCH --array") == ["#SBATCH --array=0-2"]

@@ -1,0 +1,142 @@
+"""A vLLM server that the run starts, and that ends with it, however it ends."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from alignment.config.cluster import RANKS
+from alignment.config.generation import VLLMConfig
+from alignment.distributed.device import ALLOCATOR, VISIBLE
+from alignment.generation import keeper
+from alignment.process import LAUNCHED_BY
+
+HOST = "127.0.0.1"
+UNTIED = '{"tie_word_embeddings": false}'
+OF_LAUNCHERS = ("TORCHELASTIC_", "SLURM_", "SRUN_", "PMI_", "PMIX_")  # how their variables begin
+OF_RANKS = (  # who a process of the run is among the others, which a server's own processes would take for theirs
+    *(*RANKS, "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE"),
+    *("TORCH_NCCL_ASYNC_ERROR_HANDLING", LAUNCHED_BY),
+)
+LAST = 4000  # bytes of its log in which its error is looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the run wants of its server."""
+
+    model: Path
+    """Whose config the server is built by. Its weights are not read: they come before the first replies."""
+    tokenizer: Path
+    trusted: bool
+    dtype: str
+    longest: int
+    """Tokens of a prompt and its reply."""
+    gpus: Sequence[str]
+    """As CUDA_VISIBLE_DEVICES names them; none: it is on a CPU."""
+
+
+@dataclass(slots=True)
+class LaunchedVLLM(VLLMConfig):
+    """Where such a server listens."""
+
+    log: str = ""
+    """The file of what it says."""
+    keeper: int = 0
+    """The process that keeps it, a child of this one; 0: this process has not started it."""
+
+    def has_ended(self) -> bool:
+        """As far as this process can know."""
+        if not self.keeper:
+            return False
+        try:
+            return bool(psutil.Process(self.keeper).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+    def why(self) -> str:
+        """Its last word on an error, and where all of them are."""
+        with Path(self.log).open("rb") as file:
+            file.seek(max(0, os.path.getsize(self.log) - LAST))
+            said = file.read().decode(errors="replace").splitlines()
+        errors = [line.split("] ")[-1].strip() for line in said if "Error" in line and "Traceback" not in line]
+        return f"{errors[-1][:300]} ({self.log})" if errors else f"its log is {self.log}"
+
+
+def words(config: VLLMConfig, asked: Asked, port: int) -> list[str]:
+    """Its command."""
+    python = sys.executable if config.python is None else os.path.expanduser(config.python)
+    given = {
+        "model": asked.model,
+        "tokenizer": asked.tokenizer,
+        "host": HOST,
+        "port": port,
+        "dtype": asked.dtype,
+        "max-model-len": asked.longest,
+        "load-format": "dummy",
+        "logprobs-mode": "processed_logprobs",
+        "tensor-parallel-size": max(1, len(asked.gpus)),
+    }
+    flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    if asked.trusted:
+        flags.append("--trust-remote-code")
+    if not asked.gpus:  # where a tied head would stay as it was, and compiling takes minutes
+        flags += ["--hf-overrides", UNTIED, "--enforce-eager"]
+    return [python, "-m", "vllm.entrypoints.openai.api_server", *flags, "--disable-uvicorn-access-log", *config.flags]
+
+
+def environment(config: VLLMConfig, asked: Asked, own: Mapping[str, str]) -> dict[str, str]:
+    """This process's, but for what is meant for it alone: its rank, and how torch is to keep a GPU's memory, which is
+    for training. Another Python has its packages elsewhere."""
+    left_out = {*ALLOCATOR, *OF_RANKS, *(() if config.python is None else ("PYTHONPATH", "PYTHONHOME"))}
+    kept = {name: value for name, value in own.items() if name not in left_out and not name.startswith(OF_LAUNCHERS)}
+    defaults = {"VLLM_NO_USAGE_STATS": "1"} | ({} if asked.gpus else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"})
+    gpus = {VISIBLE: ",".join(asked.gpus)} if asked.gpus else {}
+    return {**defaults, **kept, **gpus, "VLLM_SERVER_DEV_MODE": "1"}
+
+
+@contextmanager
+def launched(config: VLLMConfig, asked: Asked, log: Path) -> Iterator[LaunchedVLLM]:
+    """Starts it, and does not wait for it to be up. It has ended when this is left."""
+    port = config.port or _free_port()
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(keeper.__file__), *words(config, asked, port)],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            env=environment(config, asked, os.environ),
+            start_new_session=True,  # a user's Ctrl-C is for the run
+        )
+    try:
+        yield at(config, port, log, process.pid)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+
+
+def at(config: VLLMConfig, port: int, log: Path, keeper: int) -> LaunchedVLLM:
+    return LaunchedVLLM(
+        host=HOST,
+        port=port,
+        folder=config.folder,
+        timeout_s=config.timeout_s,
+        python=config.python,
+        flags=config.flags,
+        log=str(log),
+        keeper=keeper,
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return int(free.getsockname()[1])

@@ -1,0 +1,66 @@
+"""Stands in for vLLM's server as a program that a run starts: it notes how, has a worker of its own, and answers.
+
+FAKE_VLLM in the environment: what it does otherwise. `refuses`: it ends at once, with an error. A number: it ends at
+the request for replies that follows so many.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+WORDS = sys.argv[3:]  # behind -m MODULE
+NOTE = Path(os.environ["FAKE_VLLM_NOTE"])
+ASKED: list[str] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    def answer(self, content: Any) -> None:
+        body = json.dumps(said(self.path.removeprefix("/").partition("?")[0], content)).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        self.answer(None)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.answer(json.loads(body) if body else None)
+
+    def log_message(self, format: str, *words: Any) -> None: ...
+
+
+def said(route: str, content: Any) -> Any:
+    if route == "v1/models":
+        return {"data": [{"id": "policy"}]}
+    if route == "server_info":
+        model = {"max_model_len": 256, "hf_overrides": {"tie_word_embeddings": False}, "logprobs_mode": "raw_logprobs"}
+        return {"vllm_config": {"model_config": model, "device_config": {"device": "cpu"}}}
+    if route == "collective_rpc":
+        ASKED.append(content["method"])
+        if content["method"] == "reload_weights":
+            files = sorted(path.name for path in Path(content["kwargs"]["weights_path"]).glob("*.safetensors"))
+            NOTE.with_name("weights.json").write_text(json.dumps(files))
+    if route == "v1/completions":
+        mode = os.environ.get("FAKE_VLLM", "")
+        if mode and ASKED.count(route) == int(mode):
+            print("RuntimeError: out of memory", flush=True)
+            os._exit(1)
+        ASKED.append(route)
+        ids = [6 + len(content["prompt"][0]) % 5, 7, content["stop_token_ids"][0]]
+        return {"choices": [{"token_ids": ids, "logprobs": {"token_logprobs": [-1.0] * 3}}] * content["n"]}
+    return {}
+
+
+if __name__ == "__main__":
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    NOTE.write_text(json.dumps({"words": WORDS, "environment": dict(os.environ), "pids": [os.getpid(), worker.pid]}))
+    if os.environ.get("FAKE_VLLM") == "refuses":
+        sys.exit("ValueError: no room for the model")
+    port = int(WORDS[WORDS.index("--port") + 1])
+    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
