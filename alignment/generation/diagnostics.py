@@ -22,18 +22,21 @@ _CONSTANT = 1e-12  # a variance below this share of the mean square is rounding
 
 
 def diagnostics(samples: Samples, rewards: Tensor) -> dict[str, Mean]:
-    """`distinct_1`, `_2`, `_3` over all replies, and the moments that `derived` reads.
+    """Their `diversity`, and the moments that `derived` reads.
 
     rewards: [G, n], the learned score of each reply, without penalties: with them, length is paid for by intention.
     """
+    lengths = torch.tensor([len(reply.ids) for row in samples.replies for reply in row], dtype=torch.float64)
+    return {**diversity(samples), **moments(lengths, rewards.flatten().double().cpu())}
+
+
+def diversity(samples: Samples) -> dict[str, Mean]:
+    """`distinct_1`, `_2`, `_3` over all replies. Those of two parts do not add to those of the whole: an n-gram that is
+    in both is one."""
     replies = [reply for row in samples.replies for reply in row]
     # The token that ended a reply is no choice of words: it is the same in all of them.
     bodies = [reply.ids[:-1] if reply.finished else reply.ids for reply in replies]
-    lengths = torch.tensor([len(reply.ids) for reply in replies], dtype=torch.float64)
-    return {
-        **{f"distinct_{n}": distinct_ngrams(bodies, n) for n in NGRAMS},
-        **moments(lengths, rewards.flatten().double().cpu()),
-    }
+    return {f"distinct_{n}": distinct_ngrams(bodies, n) for n in NGRAMS}
 
 
 def distinct_ngrams(replies: Sequence[np.ndarray], n: int) -> Mean:

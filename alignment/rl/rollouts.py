@@ -13,7 +13,7 @@ from alignment.data.batches import Batches
 from alignment.data.loaded import Loaded
 from alignment.data.mixture import spans
 from alignment.distributed.engine import Engine
-from alignment.generation.diagnostics import derived, standard_errors
+from alignment.generation.diagnostics import derived, diversity, standard_errors
 from alignment.generation.function import asked_by
 from alignment.generation.generate import Generator
 from alignment.generation.samples import Samples, build_generator, sample
@@ -107,7 +107,8 @@ class Rollouts:
         self.shown.write(step, "eval", self.scorer.table(samples, scores, self.config.log.samples))
         prompts = {"": len(held_out.examples), **held_out.sources}
         found = {name: metrics for name, (_, metrics) in scored.items()}
-        return of_sets(found, lambda name, means: {**derived(means), **standard_errors(means, prompts[name])})
+        row = of_sets(found, lambda name, means: {**derived(means), **standard_errors(means, prompts[name])})
+        return row | Metrics(diversity(samples)).means() if len(found) > 1 else row
 
     def draw(self, data: Loaded, rows: list[int], seed: int, replies: int) -> Samples:
         """The policy's replies to the prompts at `rows`."""

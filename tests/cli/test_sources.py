@@ -117,17 +117,32 @@ def test_the_best_model_may_be_that_of_one_set(run: Callable[..., Any]) -> None:
     assert f"the best by eval/y/loss ({best:.4g})" in out
 
 
-def test_replies_to_held_out_prompts_are_judged_set_by_set(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A run of PPO that draws short replies, which the longer score the better, and takes no step."""
     (tmp_path / "judge_of_sets.py").write_text("def score(prompts, replies):\n    return [len(r) for r in replies]\n")
     monkeypatch.syspath_prepend(tmp_path)
-    words = ["reward.function=judge_of_sets.score", "gold=null", "generation.max_new_tokens=6", "log.samples=8"]
-    _, (row,) = run("tiny_ppo", *MIX, SETS, *words, "train.max_steps=0")
+    reward = ["reward.function=judge_of_sets.score", "gold=null"]
+    return ["tiny_ppo", *MIX, *reward, "generation.max_new_tokens=6", "train.max_steps=0"]
+
+
+def test_replies_to_held_out_prompts_are_judged_set_by_set(
+    run: Callable[..., Any], judged: list[str], tmp_path: Path
+) -> None:
+    _, (row,) = run(*judged, SETS, "log.samples=8")
     assert row["eval/reward"] == pytest.approx((3 * row["eval/x/reward"] + 5 * row["eval/y/reward"]) / 8)
     assert row["eval/x/length"] <= 6 and "eval/x/moments/length" not in row
     assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 8
     assert not (tmp_path / "out" / "model").exists() and not (tmp_path / "out" / "model_ema").exists()
+
+
+def test_distinct_ngrams_are_of_the_replies_of_all_sets_together(run: Callable[..., Any], judged: list[str]) -> None:
+    """Two sets of the same prompts, and the likeliest replies to them: twice the n-grams, and no other ones."""
+    twice = "data.eval.sets={x: {path: x.jsonl}, y: {path: x.jsonl}}"
+    _, (row,) = run(*judged, twice, "generation.temperature=1e-6")
+    for name in ("distinct_1", "distinct_2", "distinct_3"):
+        assert row[f"eval/x/{name}"] == row[f"eval/y/{name}"] > 0
+        assert row[f"eval/{name}"] == pytest.approx(row[f"eval/x/{name}"] / 2)
 
 
 def test_an_evaluation_alone_is_that_before_the_first_step_and_leaves_no_model(
