@@ -23,7 +23,8 @@ class CheckpointConfig(Config):
     """Steps between checkpoints, beside those by the clock and after the last step; 0: those alone."""
     every_minutes: float = MINUTES
     """Minutes between checkpoints; 0: the clock saves none. After a save of t seconds the clock waits for 49 t at
-    least, so that its saves take no more than 2% of the time. Off with distributed.offload_optimizer=nvme."""
+    least, so that its saves from the second on take no more than 2% of the time. Off with
+    distributed.offload_optimizer=nvme."""
     save_last: bool = True
     """Save after the last step too, so that a finished run can be made longer. A model that is trained whole takes 12
     bytes a weight on disk (weights and AdamW's two moments in float32), an adapter 12 bytes for each of its own."""

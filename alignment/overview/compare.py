@@ -64,6 +64,11 @@ def comparison(found: list[Status]) -> Iterator[str]:
     evaluations = [each for each in scored if each is not None]
     for other in evaluations[1:]:
         yield from differences(evaluations[0], other)
+    without = [name for name, each in zip(names, scored, strict=True) if each is None]
+    if without == names:
+        yield "no differences paired by prompt, which need evaluations: alignment evaluate RUN RUN --data FILE"
+    elif without:
+        yield f"not paired by prompt, without a scores.jsonl as evaluations have it: {', '.join(without)}"
 
 
 def _names(folders: list[Path]) -> list[str]:
@@ -73,12 +78,14 @@ def _names(folders: list[Path]) -> list[str]:
 
 
 def _settings_rows(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """The keys that differ; of runs of several tasks those alone that all of them have."""
+    """The keys that differ; of runs of several tasks those that all have, or in which runs of one task differ."""
     tasks = [task_of(each) or "-" for each in settings]
     keys = differing(settings)
     if len(set(tasks)) == 1:
         return keys
-    return {"task": tasks, **{key: values for key, values in keys.items() if "-" not in values}}
+    kin = [[own for own, task in zip(settings, tasks, strict=True) if task == each] for each in dict.fromkeys(tasks)]
+    within = {key for each in kin for key in differing(each)}
+    return {"task": tasks, **{key: values for key, values in keys.items() if "-" not in values or key in within}}
 
 
 def _steered_rows(found: list[Status]) -> dict[str, list[str]]:

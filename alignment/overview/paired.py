@@ -44,16 +44,27 @@ def evaluated(name: str, files: RunFolder, settings: dict[str, Any]) -> Evaluate
 
 
 def differences(first: Evaluated, other: Evaluated) -> Iterator[str]:
-    """`other` less `first`, of methods of one name, or of the only ones that both have."""
-    is_any = False
+    """`other` less `first`, of methods of one name, or of the only ones that both have; of what is not paired, why."""
+    is_any, strangers, apart = False, dict[str, str](), dict[str, str]()
     for part, numbers in NUMBERS.items():
-        named = _methods(first.scores.get(part, {}), other.scores.get(part, {}))
+        ours, theirs = first.scores.get(part, {}), other.scores.get(part, {})
+        named = _methods(ours, theirs)
         for one, two in named:
             found = list(_part(part, numbers, first, other, (one, two)))
             is_any = is_any or bool(found)
+            apart |= {} if found else {two: WHAT[part]}
             yield from found
+        strangers |= {name: first.name for name in ours if name not in [one for one, _ in named]}
+        strangers |= {name: other.name for name in theirs if name not in [two for _, two in named]}
     if not is_any:
-        yield f"{other.name} and {first.name} evaluated nothing alike: neither a prompt nor a model's name is in both"
+        parts = " and no ".join(dict.fromkeys(apart.values()))
+        why = f"no {parts} are in both" if apart else "neither a prompt nor a model's name is in both"
+        yield f"{other.name} and {first.name} evaluated nothing alike: {why}"
+        return
+    yield from (f"{name}: not paired, for none of its {what} is in both" for name, what in apart.items())
+    if strangers:
+        words = ", ".join(f"{name} (in {where} alone)" for name, where in strangers.items())
+        yield f"not paired, for a model is known by its name: {words}"
 
 
 def _methods(first: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, str]]:
@@ -79,17 +90,21 @@ def _part(
         return
     titles, cells = [], []
     for number, title in numbers.items():
-        judges = [_judge(each.settings, number) for each in (first, other)]
-        if judges[0] != judges[1] and not all(number in scores[key] for scores in (one, two) for key in shared):
-            continue  # measured by one of them alone
-        if judges[0] != judges[1]:
-            yield f"  {number}: measured by something else in each, so that there is no difference of it"
+        having = [each for each, scores in ((first, one), (other, two)) if any(number in scores[k] for k in shared)]
+        if not having:
             continue
         both = [key for key in shared if number in one[key] and number in two[key]]
-        if len(both) > 1:
+        if len(having) == 1:
+            yield f"  {number}: measured in {having[0].name} alone"
+        elif _judge(first.settings, number) != _judge(other.settings, number):
+            yield f"  {number}: measured by something else in each, so that there is no difference of it"
+        elif len(both) < 2:
+            yield f"  {number}: measured of {len(both)} of them in both, and an interval needs two"
+        else:
             titles.append(title)
             cells.append(_words(paired_difference([two[k][number] for k in both], [one[k][number] for k in both])))
-    yield from lines([Column("", titles), Column("difference", cells)])
+    if titles:
+        yield from lines([Column("", titles), Column("difference", cells)])
 
 
 def _judge(settings: dict[str, Any], number: str) -> Any:

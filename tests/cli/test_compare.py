@@ -52,7 +52,8 @@ def test_runs_side_by_side(alignment: Callable[..., Any], tmp_path: Path) -> Non
         ["loss", "0.5", "0.5"],
     ]
     assert lines[5][0] == "eval/rewards/accuracy" and lines[5][2] == f"0.75 [{low:.3g}, {high:.3g}]"
-    assert len(lines) == 6  # what both share is not shown
+    assert lines[6][0].startswith("no differences paired by prompt, which need evaluations: alignment evaluate")
+    assert len(lines) == 7  # what both share is not shown
 
 
 def test_a_folder_stands_for_its_runs(alignment: Callable[..., Any], tmp_path: Path) -> None:
@@ -78,7 +79,34 @@ def test_evaluations_of_the_same_prompts_are_paired(alignment: Callable[..., Any
         ["", "difference"],
         ["gold", words],
         ["length (tokens)", "+0 [+0, +0] includes 0"],
+        ["not paired, for a model is known by its name: orpo (in b alone)"],
     ]
+
+
+def test_of_runs_of_several_tasks_the_settings_in_which_those_of_one_task_differ(
+    alignment: Callable[..., Any], tmp_path: Path
+) -> None:
+    trained(tmp_path / "a", 0.1, 0.5)
+    trained(tmp_path / "b", 0.3, 0.5)
+    evaluation(tmp_path / "c", {"x": {"p": 0.1}})
+    lines = said(alignment("compare", "a", "b", "c"))
+    assert lines[:3] == [["", "a", "b", "c"], ["task", "dpo", "dpo", "evaluate"], ["loss.beta", "0.1", "0.3", "-"]]
+    assert "gold" not in [line[0] for line in lines] and "seed" not in [line[0] for line in lines]
+    assert lines[-1] == ["not paired by prompt, without a scores.jsonl as evaluations have it: a, b"]
+
+
+def test_what_cannot_be_paired_is_told_with_its_reason(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    evaluation(tmp_path / "a", {"x": {"p": 0.1, "q": 0.2}, "y": {"p": 0.1, "q": 0.3}})
+    evaluation(tmp_path / "b", {"x": {"p": 0.3, "q": 0.3}, "y": {"r": 0.1, "s": 0.3}})
+    rows = [json.loads(line) for line in (tmp_path / "b" / "scores.jsonl").read_text().splitlines()]
+    del rows[0]["gold"]
+    for row in rows:
+        row["kl"] = 0.5
+    (tmp_path / "b" / "scores.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    lines = [line[0] for line in said(alignment("compare", "a", "b"))]
+    assert "  gold: measured of 1 of them in both, and an interval needs two" in lines
+    assert "  kl: measured in b alone" in lines
+    assert lines[-1] == "y: not paired, for none of its prompts is in both"
 
 
 def test_evaluations_with_little_in_common_say_so(alignment: Callable[..., Any], tmp_path: Path) -> None:
@@ -86,11 +114,13 @@ def test_evaluations_with_little_in_common_say_so(alignment: Callable[..., Any],
     evaluation(tmp_path / "b", {"y": {"p": 0.3, "q": 0.3}}, judge="c.d")
     evaluation(tmp_path / "c", {"x": {"other": 0.1}})
     evaluation(tmp_path / "d", {"x": {"q": 0.1}})
+    evaluation(tmp_path / "e", {"y": {"q": 0.1}, "z": {"q": 0.1}})
     out = alignment("compare", "a", "b").out  # one model each: those are compared, whatever their names
     assert "y less x: b less a, paired on 2 shared prompts (of 2 and 2)" in out
     assert "  gold: measured by something else in each, so that there is no difference of it" in out
-    line = "c and a evaluated nothing alike: neither a prompt nor a model's name is in both"
-    assert line in alignment("compare", "a", "c").out
+    assert "c and a evaluated nothing alike: no prompts are in both" in alignment("compare", "a", "c").out
+    line = "e and a evaluated nothing alike: neither a prompt nor a model's name is in both"
+    assert line in alignment("compare", "a", "e").out
     assert "  an interval needs two of them" in alignment("compare", "a", "d").out
 
 

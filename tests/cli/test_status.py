@@ -19,8 +19,9 @@ from rich.console import Console
 from alignment.config.metrics import METRICS
 from alignment.overview import grid
 from alignment.overview.grid import Column
-from alignment.runs.claim import this_process
-from alignment.runs.settings import runs_in
+from alignment.runs import endings
+from alignment.runs.claim import Life, this_process
+from alignment.runs.settings import DEPTH, runs_in
 from alignment.slurm import logs
 from alignment.slurm.folder import write_record
 
@@ -303,6 +304,14 @@ def test_running_is_told_from_dead(
     assert lines[1].startswith(f"  state     {word}: process {whose} on ")
     assert ("  to go on: alignment run out/config.yaml" in lines) == (word == "died")
     assert file.exists()
+
+
+def test_the_page_of_the_verb_has_every_state_and_how_deep_it_looks(alignment: Callable[..., Any]) -> None:
+    page = alignment("status", "--help").out
+    words = {line.split("  ")[1] for line in page.splitlines() if line.startswith("  ")}
+    others = {"not started", "not finished", "finished", "damaged", endings.FAILED, endings.INTERRUPTED}
+    assert {life.value for life in Life} | others <= words
+    assert "three folders deep (runs/RECIPE/SWEEP/JOB)" in page and DEPTH == 3
 
 
 def test_the_time_left_is_that_of_recent_steps(alignment: Callable[..., Any], tmp_path: Path) -> None:
