@@ -59,7 +59,7 @@ def _runs(config: RunConfig) -> Iterator[RunConfig]:
         return
     from alignment.tasks.pipeline import composed_stages
 
-    for stage, stage_config in composed_stages(config, compose):
+    for stage, stage_config in composed_stages(config, compose)[1]:
         lacking = [f"{key}={path}" for key, path, place in input_places(stage_config) if not place.exists()]
         say(f"\n{stage.name} ({stage.recipe})" + (f": not checked, there is no {lacking[0]} yet" if lacking else ""))
         if not lacking:

@@ -51,6 +51,12 @@ def composing(own: list[Path], recipe: str = "") -> Iterator[None]:
     """Where `single`, `swept` and `compose` work: Hydra set up with the user's folders before the shipped ones. recipe:
     the name of the one that is run, if any is, whose file may lie in the run's folder."""
     forget()  # what the hub has said to an earlier command in this process
+    with _set_up(own, recipe):
+        yield
+
+
+@contextmanager
+def _set_up(own: list[Path], recipe: str) -> Iterator[None]:
     register(own)
     with initialize_config_dir(str(shipped("conf")), version_base=VERSION_BASE), running_recipe(recipe, own):
         yield
@@ -76,7 +82,7 @@ def _looking_in(folders: list[Path]) -> Iterator[None]:
     outer, own = current_hydra(), SearchPath.own
     GlobalHydra.instance().hydra = None
     try:
-        with composing(folders):
+        with _set_up(folders, ""):
             yield
     finally:
         SearchPath.own, GlobalHydra.instance().hydra = own, outer

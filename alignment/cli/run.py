@@ -89,7 +89,7 @@ def checked(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[Run
         if sweep:
             require_sweep_place(Path(config.output_dir), SWEEP)
             _check_stages(of_job(config, number), number)
-    return [pinned(config) for config in configs], sweep
+    return [pinned(each, folder=of_job(each, n).output_dir if sweep else None) for n, each in enumerate(configs)], sweep
 
 
 def _check_stages(config: RunConfig, number: int) -> None:

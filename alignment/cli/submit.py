@@ -18,7 +18,7 @@ def submit_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: 
     with composing(own, recipe):
         try:
             configs, sweep = checked(recipe, overrides, sweep=sweep)
-            planned = _plan(recipe, configs, sweep=sweep)
+            planned, whole = _plan(recipe, configs, sweep=sweep)
             if not dry_run:
                 say_advice(recipe, configs, overrides)
         except COMPOSE_ERRORS as error:
@@ -29,19 +29,21 @@ def submit_recipe(recipe: str, overrides: list[str], own: list[Path], *, sweep: 
     from alignment.slurm.submit import hand_over
 
     try:
-        hand_over(planned, whole=configs[0])
+        hand_over(planned, whole=whole)
     except UserError as error:
         fail(f"{recipe}: {error}")
 
 
-def _plan(recipe: str, configs: list[RunConfig], *, sweep: bool) -> list[Planned]:
+def _plan(recipe: str, configs: list[RunConfig], *, sweep: bool) -> tuple[list[Planned], RunConfig]:
+    """What is handed over, and the config of the whole: of a sweep that of its first job."""
     if sweep:
-        return plan_sweep(recipe, configs)
+        return plan_sweep(recipe, configs), configs[0]
     if not isinstance(configs[0], PipelineConfig):
-        return plan_run(recipe, configs[0])
+        return plan_run(recipe, configs[0]), configs[0]
     from alignment.tasks.pipeline import composed_stages
 
-    return plan_pipeline(recipe, composed_stages(configs[0], compose))
+    config, stages = composed_stages(configs[0], compose)
+    return plan_pipeline(recipe, stages), config
 
 
 def _show(planned: list[Planned]) -> None:

@@ -9,6 +9,8 @@ for it, which makes no call and imports nothing.
 
 import os
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -22,6 +24,7 @@ NAME = re.compile(  # repository, configuration, split, revision
     re.ASCII,
 )
 DATA_ENDINGS = (".jsonl", ".json", ".gz", ".zst", ".parquet", ".csv", ".tsv", ".arrow", ".txt", ".yaml", ".yml")
+_read_at: dict[str, str] = {}
 OF_RUNS = ("model", "best", "model_ema", "adapter")  # what a run leaves, in whose folder a path is plainly local
 
 
@@ -46,10 +49,20 @@ class HubName:
     split: str | None = None
 
     @property
+    def has_commit(self) -> bool:
+        return self.revision is not None and COMMIT.fullmatch(self.revision) is not None
+
+    @property
     def is_pinned(self) -> bool:
         """Whether its revision is a commit, and, for data, the split is known."""
-        is_commit = self.revision is not None and COMMIT.fullmatch(self.revision) is not None
-        return is_commit and (self.kind is not Kind.data or self.split is not None)
+        return self.has_commit and (self.kind is not Kind.data or self.split is not None)
+
+    @property
+    def entry(self) -> str:
+        """Its key in a config's `commits`: all splits of a set have one commit, and so have a model and its
+        tokenizer."""
+        prefix = "datasets/" if self.kind is Kind.data else ""
+        return f"{prefix}{self.repo}{'' if self.revision is None else f'@{self.revision}'}"
 
     @property
     def repo_type(self) -> str:
@@ -144,9 +157,45 @@ def repository_folder(name: HubName) -> Path:
 
 
 def at_known_commit(name: HubName) -> HubName:
-    """The name as it was last resolved on this machine; itself where it has a commit, or never was."""
+    """The name at the commit that the run of this process reads it at; of a name that is none of its own, as it was
+    last resolved on this machine. Itself where it has a commit, or there is none."""
+    if name.has_commit:
+        return name
+    if name.entry in _read_at:
+        return replace(name, revision=_read_at[name.entry])
     file = commit_file(name)
-    return name if name.is_pinned or not file.is_file() else replace(name, revision=file.read_text())
+    return replace(name, revision=file.read_text()) if file.is_file() else name
+
+
+def read_at(commits: Mapping[str, str]) -> None:
+    """From here on this process reads the bases of adapters at these commits, by their entries, whatever another run
+    on this machine has found meanwhile."""
+    _read_at.clear()
+    _read_at.update(commits)
+
+
+@contextmanager
+def reading_at(commits: Mapping[str, str]) -> Iterator[None]:
+    """Inside, `read_at`."""
+    before = dict(_read_at)
+    read_at(commits)
+    try:
+        yield
+    finally:
+        read_at(before)
+
+
+def require_commits(commits: Mapping[str, str]) -> None:
+    """Raises:
+    ConfigError: an entry of a config's `commits` is no name, or stands for no commit.
+    """
+    for entry, commit in commits.items():
+        rule = f"commits must be of names on the hub, org/name, org/name@revision or datasets/org/name, got {entry!r}"
+        name = _parsed(entry.removeprefix("datasets/"), Kind.model)
+        if name is None or name.has_commit:
+            raise ConfigError(rule)
+        if not isinstance(commit, str) or COMMIT.fullmatch(commit) is None:
+            raise ConfigError(f"commits.{entry} must be a commit's 40 hexadecimal digits, got {commit!r}")
 
 
 def commit_file(name: HubName) -> Path:

@@ -12,6 +12,7 @@ from alignment.config.cluster import ClusterConfig, Scheduler
 from alignment.config.data import DataConfig, ExampleKind, require_read, require_rows
 from alignment.config.distributed import DistributedConfig, Offload, require_device
 from alignment.config.errors import require
+from alignment.config.hub import require_commits
 from alignment.config.launch import LaunchConfig
 from alignment.config.log import LogConfig
 from alignment.config.marks import PLACE
@@ -36,8 +37,13 @@ class RunConfig(Config):
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     log: LogConfig = field(default_factory=LogConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    commits: dict[str, str] = field(default_factory=dict)
+    """Name on the hub, `org/name`, `org/name@revision` or `datasets/org/name` -> the commit at which it is read, in
+    place of the one that it is at when the run begins. A run writes down those of the bases of its adapters, a pipeline
+    those of all that its stages read."""
 
     def __post_init__(self) -> None:
+        require_commits(self.commits)
         require(self.seed >= 0, "seed must be >= 0", self.seed)
         rule = "log.samples must be 0 for a task that draws no replies to prompts"
         require(self.replies or self.log.samples == 0, rule, self.log.samples)

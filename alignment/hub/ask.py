@@ -40,7 +40,8 @@ def repository(name: HubName, key: str, path: str) -> Repository:
     """
     known = (name.repo, name.repo_type, name.revision)
     if known not in answers:
-        answers[known] = _found(name, key, path)
+        answers[known] = found = _found(name, key, path)
+        answers.setdefault((name.repo, name.repo_type, found.commit), found)
     return answers[known]
 
 
@@ -185,6 +186,12 @@ def cache_of(name: HubName) -> Path:
     from huggingface_hub.file_download import repo_folder_name
 
     return Path(constants.HF_HUB_CACHE).expanduser() / repo_folder_name(repo_id=name.repo, repo_type=name.repo_type)
+
+
+def snapshot_of(name: HubName) -> Path:
+    """Where the cache has what it has of a name with a commit."""
+    assert name.revision is not None
+    return cache_of(name) / "snapshots" / name.revision
 
 
 def site() -> str:

@@ -5,86 +5,128 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from alignment.config.errors import ConfigError, UserError
-from alignment.config.folders import ADAPTER_FILE, MODEL_FILE, base_on_hub
-from alignment.config.hub import HubName, Kind, at_known_commit, commit_file, fetched_folder, is_fetched, is_whole
-from alignment.hub.ask import SHOWN, Repository, Unreachable, asking, cache_of, repository, told, way_to_fetch
+from alignment.config.folders import ADAPTER_FILE, MODEL_FILE, base_of, base_on_hub
+from alignment.config.hub import (
+    HubName,
+    Kind,
+    at_known_commit,
+    commit_file,
+    fetched_folder,
+    is_fetched,
+    is_whole,
+    pinned_name,
+)
+from alignment.hub.ask import Repository, Unreachable, asking, repository, snapshot_of, told, way_to_fetch
+from alignment.hub.commits import Commits
 from alignment.hub.files import model_files, tokenizer_files
-from alignment.terminal import console, say, say_once
+from alignment.terminal import console, say
 
 WORTH_A_WORD = 2**22  # bytes to fetch
 CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # where a data set says which files a split has
 
 
-def fetch(name: HubName, key: str, path: str, bases: Sequence[str] = ()) -> HubName:
+def fetch(name: HubName, key: str, path: str, commits: Commits | None = None) -> HubName:
     """The name with its commit, and for data its split; what a run reads of it is here then. One that is pinned and
     here already costs no call.
 
     Args:
         key, path: what the user has set to what, for messages.
-        bases: as of `fetch_base`, where the name is an adapter's.
+        commits: of the run. None: those that the hub says.
 
     Raises:
         ConfigError: there is no such thing, it may not be read, or it can neither be fetched nor is here.
     """
     if is_fetched(name):
         return name
-    found = repository(name, key, path)
-    pinned, files = replace(name, revision=found.commit), list[str]()
-    if name.kind is Kind.data:
-        pinned, files = _split(pinned, found, key, path)
-    elif name.kind is Kind.tokenizer:
-        files = tokenizer_files(found.files)
-    else:
-        files = model_files(found.files)
-    if found.is_online and not name.is_pinned:
-        say_once(f"{key}: {name.repo} is at {found.commit[:SHOWN]}{f' ({name.revision})' if name.revision else ''}")
-    if not is_whole(fetched_folder(pinned)):
-        snapshot = _downloaded(pinned, found, files, key, path)
-        _link(
-            pinned,
-            [snapshot / file for file in files],
-            snapshot,
-            fetch_base(snapshot, key, bases) if name.kind is Kind.model else None,
-        )
+    commits = Commits() if commits is None else commits
+    pinned = commits.at(name, key, path)
+    if not is_fetched(pinned):
+        pinned = _fetched(pinned, key, path, commits)
     _note(name, pinned)
     return pinned
 
 
-def fetch_base(adapter: Path, key: str, bases: Sequence[str] = ()) -> str | None:
-    """The commit of the base that an adapter's folder names on the hub, which is here then; None for another folder.
+def _fetched(name: HubName, key: str, path: str, commits: Commits) -> HubName:
+    """`fetch`, of a name with its commit."""
+    found, files = repository(name, key, path), list[str]()
+    if name.kind is Kind.data:
+        name, files = _split(name, found, key, path)
+    elif name.kind is Kind.tokenizer:
+        files = tokenizer_files(found.files)
+    else:
+        files = model_files(found.files)
+    if not is_whole(fetched_folder(name)):
+        snapshot = _downloaded(name, found, files, key, path)
+        base = fetch_base(snapshot, key, commits) if name.kind is Kind.model else None
+        _link(name, [snapshot / file for file in files], snapshot, base)
+    return name
 
-    Args:
-        bases: the commits that its base, that one's base and so on are to be at, whatever they are called. (): those
-            that the hub says.
-    """
-    name = _base_name(adapter, key)
+
+def fetch_base(adapter: Path, key: str, commits: Commits | None = None) -> str | None:
+    """The commit of the base that an adapter's folder names on the hub, which is here then; None for another folder.
+    commits: as of `fetch`."""
+    name = base_name(adapter, key)
     if name is None:
         return None
-    at = replace(name, revision=bases[0]) if bases else name
-    pinned = fetch(at, f"the base of {key}", str(at), bases[1:])
+    pinned = fetch(name, f"the base of {key}", str(name), commits)
     _note(name, pinned)
     return pinned.revision
+
+
+def fetch_bases(adapter: Path, key: str, path: str, commits: Commits) -> dict[str, str]:
+    """All that lies behind an adapter's folder is here then.
+
+    Args:
+        path: what the user has set, of whose folder this is.
+
+    Returns:
+        entry -> commit, of the bases that are named without one.
+
+    Raises:
+        ConfigError: as `fetch`; an adapter of the hub lies here on another base than the run's.
+    """
+    found, seen, name = dict[str, str](), set[Path](), pinned_name(path)
+    while adapter not in seen:
+        seen.add(adapter)
+        base = base_name(adapter, key)
+        if base is None:
+            adapter, name = base_of(adapter, key) or adapter, None
+            continue
+        commit = fetch_base(adapter, key, commits)
+        assert commit is not None
+        named = base if name is None else base_name(snapshot_of(name), key) or base
+        if not named.has_commit:
+            if (asked := commits.known.setdefault(named.entry, commit)) != commit:
+                rule = f"{key}: the base of this adapter must be {named} at {asked}"
+                way = f"got {commit} in the folder {str(adapter)!r}, which is fetched anew once it is gone"
+                raise ConfigError(f"{rule}, {way}")
+            commits.read.add(named.entry)
+            found[named.entry] = commit
+        name = replace(base, revision=commit)
+        adapter = fetched_folder(name)
+    return found
 
 
 def base_commits(adapter: Path, key: str) -> list[str]:
     """Of the base that an adapter's folder names on the hub, and of its own base where that is an adapter too: the
     commits at which they are read here."""
     commits = list[str]()
-    while (name := _base_name(adapter, key)) is not None and (known := at_known_commit(name)).is_pinned:
+    while (name := base_name(adapter, key)) is not None and (known := at_known_commit(name)).is_pinned:
         assert known.revision is not None
         commits.append(known.revision)
         adapter = fetched_folder(known)
     return commits
 
 
-def _base_name(folder: Path, key: str) -> HubName | None:
+def base_name(folder: Path, key: str) -> HubName | None:
+    """What an adapter's folder names as its base, on the hub; None for another folder."""
     is_adapter = (folder / ADAPTER_FILE).is_file() and not (folder / MODEL_FILE).is_file()
     return base_on_hub(folder, key) if is_adapter else None
 
@@ -125,7 +167,7 @@ def _downloaded(name: HubName, found: Repository, files: Iterable[str], key: str
     if not console.is_terminal:  # what is said below is enough for a file
         disable_progress_bars()
     logging.set_verbosity_error()
-    here = cache_of(name) / "snapshots" / found.commit
+    here = snapshot_of(replace(name, revision=found.commit))
     lacking = [file for file in files if not (here / file).exists()]
     size = sum(found.files[file] or 0 for file in lacking)
     if is_large := found.is_online and size > WORTH_A_WORD:

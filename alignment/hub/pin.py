@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from alignment.config.errors import ConfigError
-from alignment.config.hub import HubName, Kind, is_fetched, pinned_name
+from alignment.config.hub import HubName, Kind, is_fetched, read_at
 from alignment.config.inputs import check_inputs, hub_names, input_places, set_names
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
-from alignment.hub.ask import repository
-from alignment.hub.fetch import base_commits, fetch, fetch_base
+from alignment.hub.commits import Commits, kept
+from alignment.hub.fetch import base_commits, base_name, fetch, fetch_bases
 from alignment.preempt import is_main
 
 Run = TypeVar("Run", bound=RunConfig)
@@ -24,16 +24,23 @@ class Pins:
 
     names: list[str]
     """In the order of the config's keys."""
+    commits: dict[str, str]
+    """Of the bases of adapters."""
     bases: dict[str, list[str]]
     """Key -> the commits of the base of the adapter there, and of that one's."""
 
 
-def pinned(config: Run, *, but_within: str | None = None) -> Run:
+def pinned(
+    config: Run, *, folder: str | None = None, commits: Commits | None = None, but_within: str | None = None
+) -> Run:
     """The same run on commits, `org/name@COMMIT`, whose files are on this machine then; its inputs are found good,
     those that are here before anything is fetched. Of several processes the main one alone asks which commit a name
     is at; the others have its answer by `given_pins`.
 
     Args:
+        folder: the run's. None: `output_dir`.
+        commits: those that are known beside the config's own, to which what is asked for comes. None: those that the
+            folder has kept.
         but_within: a folder whose paths are never names: those of a pipeline's stages, which make them.
 
     Raises:
@@ -42,22 +49,43 @@ def pinned(config: Run, *, but_within: str | None = None) -> Run:
     check_inputs(config, but_within=but_within)
     if not is_main() or isinstance(config, PipelineConfig):  # whose stages are pinned, each for itself
         return config
-    for key, path, name in _wanted(config, but_within):
-        if not is_fetched(name):
-            repository(name, key, path)  # all are asked for before the first is fetched, which may take long
-    names = {(name.kind, path): str(fetch(name, key, path)) for key, path, name in _wanted(config, but_within)}
+    commits = kept(folder or config.output_dir) if commits is None else commits
+    ask(config, commits, but_within=but_within)  # for all before the first is fetched, which may take long
+    names = {(name.kind, path): str(fetch(name, key, path, commits)) for key, path, name in _wanted(config, but_within)}
     config = _named(config, names)
-    for key, _, place in input_places(config):
-        fetch_base(place, key)
-    if names:
+    bases = dict[str, str]()
+    for key, path, place in input_places(config):
+        bases |= fetch_bases(place, key, path, commits)
+    for entry in config.commits.keys() - commits.read:
+        raise ConfigError(f"commits.{entry} is of a name that nothing reads; leave it out")
+    config = replace(config, commits=bases)
+    read_at(bases)
+    if names or bases:
         check_inputs(config, but_within=but_within)
     return config
+
+
+def ask(config: RunConfig, commits: Commits, *, but_within: str | None = None) -> None:
+    """Which commits the names in a config stand for, and those of the bases of adapters that are here.
+
+    Raises:
+        ConfigError: as `Commits.give` and `Commits.at`.
+    """
+    commits.give(config.commits)
+    for key, path, name in _wanted(config, but_within):
+        if not is_fetched(name):
+            commits.at(name, key, path)
+    for key, _, place in input_places(config):
+        base = base_name(place, key)
+        if base is not None:
+            commits.at(base, f"the base of {key}", str(base))
 
 
 def pins_of(config: RunConfig) -> Pins:
     """Those of a config that is pinned."""
     names = [str(name) for _, _, name in hub_names(config)]
-    return Pins(names, {key: base_commits(place, key) for key, _, place in input_places(config)})
+    bases = {key: base_commits(place, key) for key, _, place in input_places(config)}
+    return Pins(names, config.commits, bases)
 
 
 def given_pins(config: Run, pins: Pins) -> Run:
@@ -67,14 +95,14 @@ def given_pins(config: Run, pins: Pins) -> Run:
         ConfigError: they are not to be had, or an adapter of the hub lies here on another base than there.
     """
     names = {(name.kind, path): pin for (_, path, name), pin in zip(hub_names(config), pins.names, strict=True)}
-    config = _named(config, names)
+    config, commits = replace(_named(config, names), commits=pins.commits), Commits(dict(pins.commits))
+    read_at(pins.commits)
     for key, path, name in hub_names(config):
-        fetch(name, key, path, pins.bases.get(key, ()))
+        fetch(name, key, path, commits)
     for key, path, place in input_places(config):
-        bases = pins.bases.get(key, [])
-        fetch_base(place, key, bases if pinned_name(path) is None else ())
-        if (here := base_commits(place, key)) != bases:
-            rule = f"{key}: the base of this adapter must be the same for all processes, at {bases}"
+        fetch_bases(place, key, path, commits)
+        if (here := base_commits(place, key)) != pins.bases.get(key, []):
+            rule = f"{key}: the base of this adapter must be the same for all processes, at {pins.bases.get(key, [])}"
             raise ConfigError(f"{rule}, got {here} in the folder {str(place)!r}, which is fetched anew once it is gone")
     return config
 

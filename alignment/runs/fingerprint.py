@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import base_of
+from alignment.config.hub import reading_at
 from alignment.config.inputs import function_files, input_places, module_file
 from alignment.config.outside import is_outside
 from alignment.config.renamed import key_now
@@ -137,7 +138,9 @@ def inputs(config: RunConfig) -> Iterator[tuple[str, Path]]:
         ConfigError: what should name an adapter's base is cut or damaged.
     """
     for key, _, place in input_places(config):
-        yield from [(key, place), *_bases(key, place)]
+        with reading_at(config.commits):
+            bases = list(_bases(key, place))
+        yield from [(key, place), *bases]
 
 
 def _as_json(entries: dict[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -21,6 +21,8 @@ class Group(str, Enum):
 FREE = (
     # Where a run is and how it is started, watched and saved.
     *("output_dir", "log", "checkpoint", "resume", "launch", "cluster"),
+    # Which bases of adapters are read, which count by what they hold.
+    "commits",
     # How the same work is divided up; memory and speed.
     *("batch.max_tokens", "model.gradient_checkpointing", "generation.batch_size", "generation.gather"),
     *("generation.vllm", "distributed.zero", "distributed.offload_optimizer", "distributed.offload_param"),

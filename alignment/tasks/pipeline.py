@@ -5,17 +5,18 @@ All stages are composed and checked before the first one starts. Run again, it s
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from alignment.config.cluster import Scheduler, require_scheduler
 from alignment.config.errors import ConfigError, UserError
-from alignment.config.inputs import take_models
+from alignment.config.inputs import check_inputs, take_models
 from alignment.config.packages import require_packages
 from alignment.config.run import RunConfig
 from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
-from alignment.hub.pin import pinned
+from alignment.hub.commits import Commits, kept
+from alignment.hub.pin import ask, pinned
 from alignment.runs.claim import claim
 from alignment.runs.commits import moved
 from alignment.runs.fingerprint import fingerprint
@@ -35,7 +36,7 @@ def run(config: PipelineConfig, compose: Compose) -> None:
     """Raises:
     ConfigError: a stage's config is wrong, it refers to no earlier stage, or a file it reads is missing.
     """
-    stages = composed_stages(config, compose)
+    config, stages = composed_stages(config, compose)
     for stage, stage_config in stages:
         with _named(stage):
             require_scheduler(stage_config.cluster, Scheduler.local)
@@ -69,9 +70,12 @@ def _run_stages(stages: list[tuple[StageConfig, RunConfig]]) -> None:
         execute(stage_config)
 
 
-def composed_stages(config: PipelineConfig, compose: Compose) -> list[tuple[StageConfig, RunConfig]]:
-    """Each stage that is not left out with its checked config, whose references to earlier stages are paths; what it
-    reads is there, or made by a stage before it.
+def composed_stages(
+    config: PipelineConfig, compose: Compose
+) -> tuple[PipelineConfig, list[tuple[StageConfig, RunConfig]]]:
+    """The pipeline with the commit of each name on the hub that its stages read, as its folder has kept it or as it is
+    now; and each stage that is not left out with its checked config, whose references to earlier stages are paths. What
+    it reads is there, or made by a stage before it.
 
     Raises:
         ConfigError: as `run`.
@@ -79,7 +83,19 @@ def composed_stages(config: PipelineConfig, compose: Compose) -> list[tuple[Stag
     read = {name for stage in config.stages for name in _referred(stage.set)}
     for name in config.inputs.keys() - read:
         raise ConfigError(f"inputs.{name} is read by no stage, which would refer to it as `{STAGE}{name}`")
-    return [(stage, _checked(stage, composed, config)) for stage, composed in stages_of(config, compose)]
+    stages, commits = stages_of(config, compose), kept(config.output_dir)
+    commits.give(config.commits)
+    for stage, composed in stages:
+        with _named(stage):
+            check_inputs(composed, but_within=config.output_dir)
+            ask(composed, commits, but_within=config.output_dir)
+    checked = [(stage, _checked(stage, composed, config, commits)) for stage, composed in stages]
+    known = commits.known  # those of stages that are left out too
+    if all(map(config.runs, config.stages)):
+        for entry in config.commits.keys() - commits.read:
+            raise ConfigError(f"commits.{entry} is of a name that no stage reads; leave it out")
+        known = {entry: commit for entry, commit in known.items() if entry in commits.read}
+    return replace(config, commits=known), checked
 
 
 def stages_of(config: PipelineConfig, compose: Compose) -> list[tuple[StageConfig, RunConfig]]:
@@ -91,7 +107,7 @@ def stages_of(config: PipelineConfig, compose: Compose) -> list[tuple[StageConfi
     return [(stage, _composed(stage, config, compose)) for stage in config.stages if config.runs(stage)]
 
 
-def _checked(stage: StageConfig, composed: RunConfig, config: PipelineConfig) -> RunConfig:
+def _checked(stage: StageConfig, composed: RunConfig, config: PipelineConfig, commits: Commits) -> RunConfig:
     left_out = {each.name for each in config.stages if not config.runs(each)}
     with _named(stage):
         for name in sorted(left_out & set(_referred(stage.set))):
@@ -99,7 +115,7 @@ def _checked(stage: StageConfig, composed: RunConfig, config: PipelineConfig) ->
             if not RunFolder(folder).finished.exists():
                 rule = f"it reads {STAGE}{name}, a stage that is left out and has no finished run in {str(folder)!r}"
                 raise ConfigError(f"{rule}: run that one first, or with it")
-        composed = pinned(composed, but_within=config.output_dir)
+        composed = pinned(composed, commits=commits, but_within=config.output_dir)
         require_packages(composed)
         require_place(composed)
     return composed

@@ -221,7 +221,7 @@ def test_a_pipeline_passes_processes_on_to_its_stages() -> None:
     with composing([]):
         config = resolve(single("tiny_pipeline", ["distributed=zero1", "launch.processes=2"]))
         assert isinstance(config, PipelineConfig)
-        stages = [stage for _, stage in composed_stages(config, compose)]
+        stages = [stage for _, stage in composed_stages(config, compose)[1]]
     kinds = {type(stage) for stage in stages}
     assert {SFTConfig, DPOConfig, PPOConfig, RejectionConfig, EvaluateConfig} <= kinds
     assert {(stage.launch.processes, stage.distributed.zero) for stage in stages} == {(2, 1)}

@@ -32,7 +32,7 @@ ROOMS = {  # room: the rooms it may import, beside itself and those that everybo
     "toy": set(),
     "config": {"losses"},
     "runs": {"config"},
-    "hub": {"config", "data"},  # which commits names stand for, and their files; what tables a split has, data knows
+    "hub": {"config", "data", "runs"},  # which commits names stand for, in the hub's words or a run's, and their files
     "data": {"config", "toy", "runs"},  # what files hold, and files that are there whole or not at all
     "distributed": {"config", "runs"},
     "models": {"config", "data", "distributed", "toy"},

@@ -111,9 +111,15 @@ def test_stages_of_a_pipeline_read_names_and_its_inputs_may_be_some(
     assert alignment("run", recipe).out.count("unchanged, skipped") == 2
     again()
     newer = hub.commit("org/tiny", {"generation_config.json": '{"eos_token_id": 2}'})
-    moved = alignment("run", recipe)
+    hub.asked.clear()
+    stays = alignment("run", recipe)
+    assert stays.out.count("unchanged, skipped") == 2 and hub.asked == []
+    assert f"model.path: org/tiny is at {commit[:12]}, as out/config.yaml has it" in lines(stays)
+    again()
+    moved = alignment("run", recipe, f"commits={{org/tiny: '{newer}'}}")
     line = f"model.path: org/tiny is at {newer}, where this stage began with {commit}"
     assert moved.code == 0 and line in moved.out and "the old one is kept in out/first.old-1" in moved.out
+    assert OmegaConf.load("out/config.yaml").commits == {"org/tiny": newer, "datasets/org/pairs": pairs_repo}
 
 
 def test_an_evaluation_and_a_reward_model_are_names_too(
