@@ -7,7 +7,6 @@ a run reads of a repository lies in a folder of links to the client's own cache;
 for it, which makes no call and imports nothing.
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 
 from alignment.config.errors import ConfigError
+from alignment.config.user_cache import user_cache
 
 PREFIX = "hf://"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -152,8 +152,7 @@ def fetched_folder(name: HubName) -> Path:
 
 
 def repository_folder(name: HubName) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alignment" / "hub"
-    return cache / f"{name.repo_type}s--{name.repo.replace('/', '--')}"
+    return user_cache("hub") / f"{name.repo_type}s--{name.repo.replace('/', '--')}"
 
 
 def at_known_commit(name: HubName) -> HubName:

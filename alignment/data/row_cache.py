@@ -7,7 +7,6 @@ makes it, and others on its machine wait for that one. What is pickled in it is 
 
 import fcntl
 import json
-import os
 import pickle
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from alignment.config.user_cache import user_cache
 from alignment.data.held_out import prompt_hash
 from alignment.data.records import Record
 from alignment.data.tokenize import Example, row_length
@@ -50,7 +50,7 @@ class UnwritableError(Exception):
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alignment" / "rows"
+    return user_cache("rows")
 
 
 def place_of(key: object) -> Path:

@@ -4,13 +4,13 @@ A large file is read once: its name is kept in the user's cache, by path, size a
 """
 
 import json
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import xxhash
 
+from alignment.config.user_cache import user_cache
 from alignment.runs.folder import RunFolder
 from alignment.runs.written import whole_file
 from alignment.terminal import say
@@ -45,7 +45,7 @@ def run_digest(folder: Path) -> str:
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alignment" / "contents"
+    return user_cache("contents")
 
 
 def is_own_card(file: Path) -> bool:

@@ -22,6 +22,7 @@ from alignment.config.errors import UserError
 from alignment.config.hub import Kind, pinned_name
 from alignment.config.reference import ReferenceConfig
 from alignment.config.train import OnNonFinite
+from alignment.config.user_cache import user_cache
 from alignment.data.batches import Batches
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import is_main, sum_over_ranks, tensor_from_main
@@ -148,7 +149,7 @@ def cache_folder(config: ReferenceConfig, data: str | None) -> Path:
         return Path(config.folder)
     if data is not None and pinned_name(data, Kind.data) is None and os.access(Path(data).parent, os.W_OK):
         return Path(data).parent / ".reference"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alignment" / "reference"
+    return user_cache("reference")
 
 
 def _read(path: Path, empty: Tensor) -> Tensor:
