@@ -15,7 +15,9 @@ import numpy as np
 from alignment.config.batch import BatchConfig, Layout
 from alignment.config.train import TrainConfig
 from alignment.data.mixture import Order, Portion, spans
-from alignment.data.pack import Batch, pack, packed_length
+from alignment.data.numbers import numbers, packed_as
+from alignment.data.pack import Batch, pack
+from alignment.data.sequences import Chosen
 from alignment.data.tokenize import Example
 
 Unit_co = TypeVar("Unit_co", covariant=True)
@@ -75,7 +77,8 @@ class Packer:
 
     def _chosen(self, examples: Sequence[Example], rows: Iterable[int] | None) -> tuple[list[int], list[int]]:
         chosen = list(range(len(examples)) if rows is None else rows)
-        return chosen, [packed_length(examples[row], self.config.layout) for row in chosen]
+        lengths = numbers(Chosen(examples, np.array(chosen, dtype=np.int64)), packed_as(self.config.layout))
+        return chosen, lengths.tolist()
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,16 +55,21 @@ def num_shared_prompts(train: Loaded, held_out: Loaded) -> tuple[int, int]:
 
 
 def prompt_hashes(records: Sequence[Record], seed: int) -> np.ndarray:
-    """[records] uint64."""
-    if seed:
-        return np.array([prompt_hash(record, seed) for record in records], dtype=np.uint64)
-    return column(records, "prompt_hash", lambda record: prompt_hash(record, 0), np.uint64)
+    """[records] uint64, others for each seed: those of seed 0 are kept with the rows, and mixed with another seed's
+    bits as SplitMix64 mixes its counter (Steele, Lea and Flood 2014), which makes no two of them the same."""
+    hashes = column(records, "prompt_hash", prompt_hash, np.uint64)
+    if not seed:
+        return hashes
+    mixed = hashes ^ np.uint64(xxhash.xxh3_64_intdigest(str(seed).encode()))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
-def prompt_hash(record: Record, seed: int) -> int:
+def prompt_hash(record: Record) -> int:
     """Of the turns of a prompt as texts, and of a text that has no prompt; in [0, 2**64)."""
     turns = record.prompt or record.completions[0]
-    text = json.dumps([seed, *((turn["role"], turn["content"]) for turn in turns)])
+    text = json.dumps([0, *((turn["role"], turn["content"]) for turn in turns)])
     return xxhash.xxh3_64_intdigest(text.encode())
 
 

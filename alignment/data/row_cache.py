@@ -22,8 +22,10 @@ import xxhash
 
 from alignment.config.user_cache import user_cache
 from alignment.data.held_out import prompt_hash
+from alignment.data.numbers import NUMBERS, numbers
 from alignment.data.records import Record
-from alignment.data.tokenize import Example, row_length
+from alignment.data.sequences import gathered
+from alignment.data.tokenize import Example
 from alignment.runs.contents import digest, hashed
 from alignment.runs.written import whole_file
 from alignment.terminal import say_once
@@ -36,9 +38,7 @@ SCHEMA = pa.schema(
         "learned": pa.large_binary(),  # of the completions' tokens, a byte each; empty where all are
         "example": pa.large_binary(),  # what else it has
         "record": pa.large_binary(),
-        "weight": pa.float64(),
-        "prompt_length": pa.int64(),
-        "row_length": pa.int64(),
+        **{name: pa.from_numpy_dtype(dtype) for name, (_, dtype) in NUMBERS.items()},
         "prompt_hash": pa.uint64(),  # of the record, without a seed
     }
 )
@@ -54,8 +54,9 @@ def cache_folder() -> Path:
 
 
 def place_of(key: object) -> Path:
-    """Where rows lie that are of this: anything that is JSON, what is not by its text."""
-    text = json.dumps(key, sort_keys=True, default=str)
+    """Where rows lie that are of this, in the columns that they have: anything that is JSON, what is not by its
+    text."""
+    text = json.dumps([str(SCHEMA), key], sort_keys=True, default=str)
     return cache_folder() / f"{xxhash.xxh3_128_hexdigest(text.encode(errors='surrogatepass'))}.arrow"
 
 
@@ -67,10 +68,8 @@ def as_table(records: Sequence[Record], examples: Sequence[Example]) -> pa.Recor
         "learned": [b"" if each.learned is None else np.concatenate(each.learned).tobytes() for each in examples],
         "example": [pickle.dumps(tuple(getattr(each, name) for name in FLAGS)) for each in examples],
         "record": [pickle.dumps(record) for record in records],
-        "weight": [each.weight for each in examples],
-        "prompt_length": [len(each.prompt_ids) for each in examples],
-        "row_length": [row_length(each) for each in examples],
-        "prompt_hash": [prompt_hash(record, 0) for record in records],
+        **{name: numbers(examples, name) for name in NUMBERS},
+        "prompt_hash": [prompt_hash(record) for record in records],
     }
     return pa.record_batch([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
@@ -96,8 +95,12 @@ class Mapped(Sequence[Item]):
     def __iter__(self) -> Iterator[Item]:
         return (self.make(part, row) for part in self.parts for row in range(part.rows))
 
-    def column(self, name: str) -> np.ndarray:
-        return np.concatenate([part.batch.column(name).to_numpy() for part in self.parts])
+    def column(self, name: str, at: np.ndarray | None = None) -> np.ndarray:
+        def of_part(number: int, some: np.ndarray | None) -> np.ndarray:
+            values: np.ndarray = self.parts[number].batch.column(name).to_numpy()
+            return values if some is None else values[some]
+
+        return gathered([part.rows for part in self.parts], of_part, at)
 
 
 class Part:

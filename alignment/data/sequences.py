@@ -61,18 +61,45 @@ def chained(parts: Sequence[Sequence[Item]]) -> Sequence[Item]:
 class Columnar(Protocol):
     """Rows of a table with columns of numbers."""
 
-    def column(self, name: str) -> np.ndarray: ...
+    def column(self, name: str, at: np.ndarray | None = None) -> np.ndarray:
+        """Of all rows, or of those at these places."""
+        ...
 
 
-def column(rows: Sequence[Item], name: str, of: Callable[[Item], float], dtype: type[np.generic]) -> np.ndarray:
+def column(
+    rows: Sequence[Item],
+    name: str,
+    of: Callable[[Item], float],
+    dtype: type[np.generic],
+    at: np.ndarray | None = None,
+) -> np.ndarray:
     """[rows] of the dtype, which numpy would guess as float64 for integers on both sides of 2**63: the numbers of a
-    column; `of` each row where they have none of that name."""
+    column; `of` each row where they have none of that name. `at`: of the rows at these places alone."""
     match rows:
         case Chosen():
-            return column(rows.rows, name, of, dtype)[rows.at]
+            return column(rows.rows, name, of, dtype, rows.at if at is None else rows.at[at])
         case Chained():
-            return np.concatenate([column(part, name, of, dtype) for part in rows.parts])
+            lengths = [len(part) for part in rows.parts]
+            return gathered(lengths, lambda part, at: column(rows.parts[part], name, of, dtype, at), at)
         case Columnar():
-            return rows.column(name).astype(dtype, copy=False)
+            return rows.column(name, at).astype(dtype, copy=False)
         case _:
-            return np.array([of(row) for row in rows], dtype=dtype)
+            some = rows if at is None else [rows[row] for row in at.tolist()]
+            return np.array([of(row) for row in some], dtype=dtype)
+
+
+def gathered(
+    lengths: Sequence[int], of_part: Callable[[int, np.ndarray | None], np.ndarray], at: np.ndarray | None
+) -> np.ndarray:
+    """What `of_part` has at the places `at` (None: at all), of parts of these lengths behind one another, each asked
+    once for its own."""
+    if at is None:
+        return np.concatenate([of_part(part, None) for part in range(len(lengths))])
+    ends = np.cumsum(lengths)
+    of_each = np.searchsorted(ends, at, side="right")
+    found = [(of_each == part, part) for part in np.unique(of_each).tolist()]
+    values = [(mask, of_part(part, at[mask] - (ends[part] - lengths[part]))) for mask, part in found]
+    whole = np.empty(len(at), dtype=values[0][1].dtype if values else np.int64)
+    for mask, some in values:
+        whole[mask] = some
+    return whole

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import cycle, groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from alignment.config.errors import UserError
 from alignment.data.batches import Batches, EvenBatches
+from alignment.data.numbers import numbers
 from alignment.data.pack import Batch
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import sum_over_ranks
@@ -61,10 +62,10 @@ class KTO:
 
 
 def num_prompts(examples: Sequence[Example]) -> int:
-    return len({example.prompt_ids.tobytes() for example in examples})
+    return len(np.unique(numbers(examples, "prompt_ids_hash")))
 
 
-def with_replies_to_others(examples: Sequence[Example], max_length: int) -> list[Example]:
+def with_replies_to_others(examples: Sequence[Example], max_length: int) -> "Mismatched":
     """Each prompt with a reply of the nearest example before it, or from the end, that has another prompt: where all
     prompts differ, as TRL and the authors' code have it. Where one has several in a row, as both replies of a pair, the
     k-th of it takes the k-th of the other: the nearest alone would all be rejected ones. What is too long loses its
@@ -73,19 +74,35 @@ def with_replies_to_others(examples: Sequence[Example], max_length: int) -> list
     Raises:
         UserError: all prompts are the same.
     """
-    rows = range(len(examples))
-    groups = [list(group) for _, group in groupby(rows, key=lambda row: examples[row].prompt_ids.tobytes())]
-    made = []
-    for number, group in enumerate(groups):
-        prompt = examples[group[0]].prompt_ids
-        before = (groups[number - back] for back in range(1, len(groups)))
-        others = next((each for each in before if not np.array_equal(examples[each[0]].prompt_ids, prompt)), None)
-        if others is None:
-            rule = "KTO's KL is of replies to other prompts, so that its data must have two prompts or more"
-            raise UserError(f"{rule}, got one in {len(examples)} rows, first {examples[0].source}")
-        pairs = zip(group, cycle(others), strict=False)
-        made += [_with_reply(examples[row], examples[other], max_length) for row, other in pairs]
-    return made
+    prompts = numbers(examples, "prompt_ids_hash")
+    begins = np.flatnonzero(np.r_[True, prompts[1:] != prompts[:-1]])  # of the rows of one prompt behind one another
+    if len(begins) < 2:
+        rule = "KTO's KL is of replies to other prompts, so that its data must have two prompts or more"
+        raise UserError(f"{rule}, got one in {len(examples)} rows, first {examples[0].source}")
+    sizes = np.diff(np.r_[begins, len(prompts)])
+    before = np.arange(len(begins)) - 1  # neighbours differ, but for the last and the first
+    before[0] = np.flatnonzero(prompts[begins] != prompts[0])[-1]
+    group = np.repeat(np.arange(len(begins)), sizes)
+    place = np.arange(len(prompts)) - begins[group]
+    other = before[group]
+    return Mismatched(examples, begins[other] + place % sizes[other], max_length)
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatched(Sequence[Example]):
+    """Each example's prompt with the reply of another, made as it is asked for."""
+
+    examples: Sequence[Example]
+    others: np.ndarray  # [examples] int64
+    max_length: int
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[row] for row in range(len(self))[index]]
+        return _with_reply(self.examples[index], self.examples[int(self.others[index])], self.max_length)
 
 
 def _with_reply(example: Example, other: Example, max_length: int) -> Example:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
@@ -24,6 +25,8 @@ from alignment.config.reference import ReferenceConfig
 from alignment.config.train import OnNonFinite
 from alignment.config.user_cache import user_cache
 from alignment.data.batches import Batches
+from alignment.data.numbers import numbers
+from alignment.data.sequences import Chosen
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import is_main, sum_over_ranks, tensor_from_main
 from alignment.distributed.engine import Engine
@@ -63,7 +66,7 @@ def reference_logprobs(
     examples = batches.examples
     parts = [range(begin, min(begin + PART, len(examples))) for begin in range(0, len(examples), PART)]
     table = torch.full((len(examples), len(examples[0].completion_ids)), torch.nan)
-    files = [cache.file([examples[row] for row in part]) for part in parts] if cache is not None and is_main() else []
+    files = [cache.file(Chosen(examples, np.array(part))) for part in parts] if cache is not None and is_main() else []
     for part, file in zip(parts, files, strict=False):
         table[part.start : part.stop] = _read(file, table[part.start : part.stop])
     table = tensor_from_main(table)
@@ -134,12 +137,7 @@ def weights_digest(model: LanguageModel, precision: str) -> xxhash.xxh3_128:
 
 def name_of(weights: xxhash.xxh3_128, examples: Sequence[Example]) -> str:
     digest = weights.copy()
-    for example in examples:
-        for ids in (example.prompt_ids, *example.completion_ids):
-            digest.update(len(ids).to_bytes(4, "little"))
-            digest.update(ids.data)
-        for mask in example.learned or ():
-            digest.update(mask.data)
+    digest.update(numbers(examples, "tokens_hash").data)
     return digest.hexdigest()
 
 

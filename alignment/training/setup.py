@@ -18,8 +18,7 @@ from alignment.data.held_out import hold_out, num_prompts, num_shared_prompts
 from alignment.data.load import load_split
 from alignment.data.loaded import Loaded
 from alignment.data.mixture import portions, weights_of
-from alignment.data.sequences import column
-from alignment.data.tokenize import row_length
+from alignment.data.numbers import numbers
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import Engine, TorchEngine
@@ -128,12 +127,7 @@ def say_split(loaded: Loaded | None, name: str) -> Loaded | None:
 
 def say_weights(splits: Sequence[Loaded | None]) -> None:
     """That rows count unequally, where they do."""
-    found = [
-        column(each.examples, "weight", lambda example: example.weight, np.float64)
-        for each in splits
-        if each is not None
-    ]
-    weights = np.concatenate(found)
+    weights = np.concatenate([numbers(each.examples, "weight") for each in splits if each is not None])
     if (weights != 1.0).any():
         say(f"rows count {weights.min():g} to {weights.max():g} in the loss, each by its `weight`")
 
@@ -152,10 +146,8 @@ def require_positions(
     """
     known = max_positions(config_of(model))
     examples = [loaded.examples for loaded in splits if loaded is not None and loaded.examples]
-    prompts = [
-        column(each, "prompt_length", lambda example: len(example.prompt_ids), np.int64).max() for each in examples
-    ]
-    rows = [column(each, "row_length", row_length, np.int64).max() for each in examples]
+    prompts = [numbers(each, "prompt_length").max() for each in examples]
+    rows = [numbers(each, "row_length").max() for each in examples]
     longest = int(max([prompt + new_tokens for prompt in prompts] + rows, default=0))
     if known.switch is not None and longest > known.switch:
         what = f"{longest} tokens in a row ({part}.max_length={data.max_length}) change what the model makes of shorter"

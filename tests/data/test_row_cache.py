@@ -13,17 +13,23 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from alignment.config.batch import BatchConfig
 from alignment.config.data import BadRow, DataConfig, ExampleKind, Format
 from alignment.config.errors import UserError
 from alignment.config.sources import EvalSource, MixedSource, TrainSource
 from alignment.data import load, row_cache, row_key
+from alignment.data.batches import Packer
 from alignment.data.carried import NOTHING, Asked, Carried
-from alignment.data.held_out import hold_out, num_prompts, num_shared_prompts
+from alignment.data.held_out import hold_out, num_prompts, num_shared_prompts, prompt_hashes
 from alignment.data.load import load_split
 from alignment.data.loaded import Loaded
+from alignment.data.numbers import NUMBERS, numbers
 from alignment.data.records import DataError
 from alignment.data.row_reader import RowReader
+from alignment.data.sequences import chosen
 from alignment.data.tokenize import Example
+from alignment.training import kto
+from alignment.training.kto import with_replies_to_others
 
 DIALOGUE = [{"role": "user", "content": "why"}, {"role": "assistant", "content": "so", "weight": 0}]
 ROWS: list[dict[str, Any]] = [
@@ -347,6 +353,36 @@ def test_a_mix_and_rows_held_out_are_views_of_what_is_mapped(chatml: PreTrainedT
     kept_ones, out = hold_out(mapped, 0.4, 0)
     assert num_shared_prompts(kept_ones, out) == (0, num_prompts(out))
     assert num_shared_prompts(mapped, out) == (num_prompts(out), num_prompts(out))
+
+
+def test_what_passes_over_all_rows_ask_is_in_columns(
+    chatml: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same numbers of all rows, of some, and of several sources; and no row is made for them."""
+    mix = {
+        name: MixedSource(str(written(tmp_path / f"{name}.jsonl", some)))
+        for name, some in (("a", ROWS[:6]), ("b", ROWS[4:]))
+    }
+    data = DataConfig(train=TrainSource(mix=mix), format=Format.native)
+    whole = in_memory("train", data, chatml, ExampleKind.labeled)
+    hashes = {seed: prompt_hashes(whole.records, seed).tolist() for seed in (0, 3)}
+    others = [plain(each) for each in with_replies_to_others(whole.examples, 12)]
+    monkeypatch.setattr(row_cache, "example_of", lambda *_: pytest.fail("a row is made"))
+    monkeypatch.setattr(row_cache, "record_of", lambda *_: pytest.fail("a row is made"))
+    mapped = load_split("train", data, chatml, ExampleKind.labeled)
+    assert mapped is not None
+    some = np.array([20, 3, 3, 0, 25])
+    for name in NUMBERS:
+        found = numbers(mapped.examples, name)
+        assert (found.dtype, found.tolist()) == (NUMBERS[name][1], numbers(whole.examples, name).tolist())
+        assert numbers(chosen(mapped.examples, some), name).tolist() == found[some].tolist()
+        twice = chosen(chosen(mapped.examples, some), np.array([4, 1]))
+        assert numbers(twice, name).tolist() == found[some][[4, 1]].tolist()
+    assert {seed: prompt_hashes(mapped.records, seed).tolist() for seed in (0, 3)} == hashes
+    assert num_prompts(mapped) == 11 and kto.num_prompts(mapped.examples) == 11
+    assert len(Packer(BatchConfig(size=4, max_tokens=30), 0).eval_batches(mapped.examples)) > 1
+    lazy = with_replies_to_others(mapped.examples, 12)
+    assert [plain(each) for each in replace(lazy, examples=whole.examples)] == others
 
 
 def test_no_rank_holds_a_copy_of_the_tokens(chatml: PreTrainedTokenizerBase, rows: Path) -> None:

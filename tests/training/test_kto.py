@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle, groupby
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,26 @@ def test_rows_count_in_the_baseline_by_their_weights_and_those_that_fill_up_do_n
     ratios = log_ratios(engine, objective)[rows]
     assert 0 < len(rows) < len(weighted) and ratios.std() > 0
     assert objective.baseline.item() == pytest.approx(((weights * ratios).sum() / weights.sum()).item(), rel=1e-4)
+
+
+def one_by_one(prompts: list[int]) -> list[int]:
+    """The row whose reply each meets, as the rule is said."""
+    groups = [list(group) for _, group in groupby(range(len(prompts)), key=prompts.__getitem__)]
+    found = []
+    for number, group in enumerate(groups):
+        before = (groups[number - back] for back in range(1, len(groups)))
+        others = next(each for each in before if prompts[each[0]] != prompts[group[0]])
+        found += [other for _, other in zip(group, cycle(others), strict=False)]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whom_a_prompt_meets_is_the_rule_row_by_row(seed: int, demonstrations: list[Example]) -> None:
+    """Few prompts, often behind one another, also at both ends."""
+    prompts = np.random.default_rng(seed).integers(0, 3, 12).tolist()
+    prompts[0], prompts[1], prompts[-1] = 0, 1, seed % 2
+    rows = [replace(demonstrations[0], prompt_ids=np.array([prompt], dtype=np.int32)) for prompt in prompts]
+    assert with_replies_to_others(rows, 1000).others.tolist() == one_by_one(prompts)
 
 
 def test_both_replies_of_a_pair_meet_their_like(demonstrations: list[Example]) -> None:
