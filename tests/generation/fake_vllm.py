@@ -1,7 +1,7 @@
 """Stands in for vLLM's server as a program that a run starts: it notes how, has a worker of its own, and answers.
 
 FAKE_VLLM in the environment: what it does otherwise. `refuses`: it ends at once, with an error. A number: it ends at
-the request for replies that follows so many.
+the request for replies that follows so many. Replies are made of the seeds alone.
 """
 
 import json
@@ -52,7 +52,7 @@ def said(route: str, content: Any) -> Any:
             print("RuntimeError: out of memory", flush=True)
             os._exit(1)
         ASKED.append(route)
-        ids = [6 + len(content["prompt"][0]) % 5, 7, content["stop_token_ids"][0]]
+        ids = [6 + content["seed"] % 5, 6 + content["seed"] // 5 % 5, content["stop_token_ids"][0]]
         return {"choices": [{"token_ids": ids, "logprobs": {"token_logprobs": [-1.0] * 3}}] * content["n"]}
     return {}
 

@@ -135,13 +135,18 @@ def test_a_server_that_does_not_start_is_one_line_that_names_its_log(runs: Runs,
     runs.require_no_server()
 
 
-def test_a_server_that_dies_ends_the_run_which_goes_on_by_the_same_command(runs: Runs) -> None:
+def test_a_run_whose_server_dies_goes_on_to_the_weights_of_one_unbroken(runs: Runs) -> None:
+    """The same prompts are asked for with the same seeds: from the same replies there come the same bits."""
     code, _, err = runs.end("train.max_steps=4", fake="10")
     assert code == 2 and len(err.splitlines()) == 1, err
     assert "does not answer any more: RuntimeError: out of memory (run/logs/vllm.txt); the run goes on" in err
     runs.require_no_server()
     code, out, err = runs.end("train.max_steps=4")
     assert code == 0 and "finished at step 4" in out, err
+    code, _, err = runs.end("train.max_steps=4", "output_dir=unbroken")
+    assert code == 0, err
+    one, other = (runs.folder / run / "model" / "model.safetensors" for run in ("run", "unbroken"))
+    assert one.read_bytes() == other.read_bytes() != (runs.folder / "policy" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("distributed", [[], ["distributed=zero3", "launch.processes=2"]], ids=["one", "zero3 of two"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -20,7 +21,7 @@ from alignment.distributed.placement import WHOLE
 from alignment.generation.generate import TransformersGenerator
 from alignment.generation.vllm import build_vllm
 from alignment.models.load import load_language_model
-from tests.vllm.conftest import ROOT, Served, run, serving
+from tests.vllm.conftest import PYTHON, ROOT, Served, run, serving
 
 pytestmark = pytest.mark.vllm
 FEW = ["log.samples=0", "log.progress=false", "batch.size=16", "data.eval.limit=50"]
@@ -101,6 +102,45 @@ def test_rejection_sampling(server: Served, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     (row,) = rows(tmp_path / "run")
     assert row["reward/best"] > row["reward"] > row["reward/worst"]
+
+
+def test_an_evaluation_has_the_replies_of_our_own_engine(server: Served, tmp_path: Path) -> None:
+    """Of two models, one after the other, to each of which the weights are pushed."""
+    tokenizer = AutoTokenizer.from_pretrained(server.policy)
+    model = load_language_model(ModelConfig(path=str(server.policy)), tokenizer, WHOLE)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * parameter.std() * torch.randn_like(parameter))
+    model.hf.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    found = []
+    for engine in ("vllm", "transformers"):
+        port = [f"generation.vllm.port={server.port}"] if engine == "vllm" else []
+        words = [f"runs={{a: {server.policy}, b: other}}", "generation.top_k=1", f"generation.engine={engine}", *port]
+        more = ["data.eval.limit=40", "log.samples=40", "log.progress=false", f"output_dir={engine}"]
+        ended = run("run", "tiny_evaluate", *words, *more, folder=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        shown = [json.loads(line) for line in (tmp_path / engine / "samples.jsonl").read_text().splitlines()]
+        found.append([(row["method"], row["reply"], row["gold"]) for row in shown])
+    assert found[0] == found[1] and len(found[0]) == 80
+    assert [each[1:] for each in found[0][:40]] != [each[1:] for each in found[0][40:]]
+
+
+def test_a_run_starts_a_server_of_its_own_for_a_model_with_a_tied_head(tmp_path: Path) -> None:
+    """In two processes that shard the weights, from an adapter's folder: the server has nothing of it but the shape."""
+    words = ["run", "tiny_sft", "model.lora.rank=4", "train.max_steps=5", "output_dir=sft", "log.progress=false"]
+    ended = run(*words, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    own = ["generation.engine=vllm", "launch.vllm=1", f"generation.vllm.python={PYTHON}", "model=pretrained"]
+    two = ["distributed=zero3", "launch.processes=2", "model.path=sft", "train.max_steps=2", "output_dir=run"]
+    ended = run("run", "tiny_ppo", *own, *two, *FEW, "train.eval_every=0", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    for row in rows(tmp_path / "run"):
+        assert 0 < row["generation/mismatch_max"] < 1e-3 and row["generation/mismatch_kl"] < 1e-6
+    assert "vLLM" in ended.stdout and (tmp_path / "run" / "logs" / "vllm.txt").stat().st_size > 0
+    left = [each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(each.info["cmdline"] or [])]
+    assert not left
 
 
 def test_a_server_that_dies_ends_the_run_in_one_line_and_the_run_goes_on(policy: Path, tmp_path: Path) -> None:
