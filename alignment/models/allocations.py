@@ -104,6 +104,11 @@ class Allocations(TorchDispatchMode):
         """Bytes, of all parts in all phases."""
         return int(self.highest_of.sum(1).max())
 
+    @property
+    def alive(self) -> int:
+        """Bytes, now."""
+        return int(self._alive.sum())
+
     def begin(self, phase: Phase) -> None:
         self._phase = phase
         self._note()

@@ -23,7 +23,6 @@ from alignment.config.batch import Layout
 from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import ConfigError
 from alignment.config.folders import find_model
-from alignment.config.model import ModelConfig
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
@@ -31,6 +30,7 @@ from alignment.distributed.collectives import pick_device
 from alignment.distributed.placement import Whole
 from alignment.distributed.precision import compute_dtype
 from alignment.models.allocations import Part, Phase, leave_meta, peaks_of
+from alignment.models.counted import Counted, Role, Rows, num_cached
 from alignment.models.folder import architecture_of, attention_of, read_shape
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import held_of
@@ -41,67 +41,14 @@ from alignment.models.quantized import HEADS, quantization_of
 from alignment.models.tokenizer import load_tokenizer
 from alignment.models.weight_dtype import made_in
 
+__all__ = ["Footprint", "Role", "Rows", "counted_of", "footprint_of"]
+
 TOKENS = 2048  # of the smaller pass at least: more than a chunk of logits of most vocabularies
 getLogger(fake_tensor.__name__).disabled = True  # what cannot be counted is told in a line, by whoever asked
 MANY = 8192  # tokens of a pass, at which the phase that counts is the one that has most
 DEPTHS = (2, 4)  # layers that are tried where a model has more
 MARGIN = 1.05  # of what a pass takes: it does not rise evenly, where its last chunk of logits is a short one
 BLOCK_BITS = 0.5  # a weight, of the scales that bitsandbytes keeps of each block
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The longest rows that a run's limits admit: a prompt and `count` completions, which go into one pass together."""
-
-    prompt: int
-    completion: int
-    count: int = 1
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the prompt with one completion."""
-        return self.prompt + self.completion
-
-    @property
-    def together(self) -> int:
-        """Tokens of the prompt with all its completions."""
-        return self.prompt + self.count * self.completion
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """A model of a run, before it is loaded."""
-
-    key: str
-    """By which its user knows it."""
-    settings: ModelConfig
-    is_scalar: bool = False
-    """Whether its head is one number."""
-    is_trained: bool = False
-    copies: int = 0
-    """Further float32 copies of the weights that train, such as their moving average."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """A model, as it is before any process has it."""
-
-    trained: float
-    """Bytes of its weights that train."""
-    frozen: float
-    """And of the others."""
-    num_trained: int
-    num_frozen: int
-    layer: float
-    """Bytes of the weights of one layer."""
-    passes: np.ndarray
-    """[2, Phase, Part] bytes of a pass in each of its phases: whatever its tokens, and for each of its tokens."""
-
-    def during(self, tokens: int) -> np.ndarray:
-        """[Part] bytes in the phase of a pass of so many tokens that has most."""
-        phases = self.passes[0] + self.passes[1] * tokens
-        highest: np.ndarray = phases[phases.sum(1).argmax()]
-        return highest.clip(min=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +103,8 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     trained, frozen, num_trained, num_frozen, *passes = count.tolist()
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     by_phase = np.array(passes).reshape(2, len(Phase), len(Part))
-    return Counted(trained, frozen, round(num_trained), round(num_frozen), layer, by_phase)
+    cached, pieces = num_cached(config), config.get_text_config().vocab_size
+    return Counted(trained, frozen, round(num_trained), round(num_frozen), layer, cached, pieces, by_phase)
 
 
 def _counted(

@@ -2,7 +2,7 @@
 
 from alignment.config.distributed import DistributedConfig
 from alignment.distributed.settings import deepspeed_settings
-from alignment.models.footprint import Counted
+from alignment.models.counted import Counted
 
 FLOAT = 4  # bytes of a float32 number
 DEFAULTS = {  # of 0.19.8, in numbers of elements
@@ -20,6 +20,12 @@ def buckets(distributed: DistributedConfig) -> float:
         return 0.0
     number = 2 if settings.get("overlap_comm") and distributed.zero == 2 else 1
     return FLOAT * number * float(settings["reduce_bucket_size"])
+
+
+def last_gradients(trained: float, distributed: DistributedConfig) -> float:
+    """Bytes of the gradients of a pass when its backward pass ends, for `trained` bytes of weights. Stages 1 and 2 have
+    them whole in each process until the next pass begins, beside those that were added up before."""
+    return trained if distributed.zero in (1, 2) else 0.0
 
 
 def gathered(counted: Counted, distributed: DistributedConfig, processes: int) -> float:

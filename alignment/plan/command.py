@@ -1,12 +1,15 @@
 """What `alignment plan` shows."""
 
+from collections.abc import Iterator
+
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.run import RunConfig
 from alignment.models.files import one_line
 from alignment.plan.estimate import plan_of, planned
-from alignment.plan.hardware import named, this_machine
-from alignment.plan.page import lines_of
-from alignment.plan.roles import Counts
+from alignment.plan.hardware import Hardware, named, this_machine
+from alignment.plan.page import fewest_of, lines_of, ways_of
+from alignment.plan.roles import Counts, Planned
+from alignment.plan.search import fewest, ways_to_fit
 from alignment.plan.work import MFU
 from alignment.tasks.max_tokens import UNCOUNTED
 
@@ -24,9 +27,19 @@ def planned_lines(recipe: str, config: RunConfig, wanted: str | None, mfu: float
     config = planned(config)
     hardware = this_machine(config) if wanted is None else named(wanted)
     try:
-        plan = plan_of(config, hardware, Counts())
+        return list(_lines(recipe, config, hardware, MFU if mfu is None else mfu))
     except UserError:
         raise
     except UNCOUNTED as error:
         raise ConfigError(f"a model's code cannot be counted: {type(error).__name__}: {one_line(error)}") from error
-    return list(lines_of(recipe, plan, MFU if mfu is None else mfu))
+
+
+def _lines(recipe: str, config: Planned, hardware: Hardware, mfu: float) -> Iterator[str]:
+    counts = Counts()
+    plan = plan_of(config, hardware, counts)
+    yield from lines_of(recipe, plan, mfu)
+    if not plan.fits:
+        yield ""
+        yield from ways_of(ways_to_fit(config, hardware, counts))
+    if not hardware.is_here:
+        yield fewest_of(fewest(config, hardware, counts), hardware.name)

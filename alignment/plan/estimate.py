@@ -7,8 +7,8 @@ from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig, task_name
 from alignment.distributed.precision import compute_dtype
 from alignment.models.allocations import Part
-from alignment.models.footprint import Role
-from alignment.plan.buffers import buckets, gathered
+from alignment.models.counted import Role
+from alignment.plan.buffers import buckets, gathered, last_gradients
 from alignment.plan.hardware import Hardware, placed_on
 from alignment.plan.replies import while_drawing
 from alignment.plan.roles import Counts, Planned, PlannedRole, planned_roles, widest_rows
@@ -118,6 +118,9 @@ def phases_of(
         parts["buckets of gradients"] = buckets(config.distributed) * sum(each.role.is_trained for each in together)
         parts["gathered weights"] = gathered(each.counted, config.distributed, processes)
         own = each.held.on_device if each.is_alone else held - (moved if each.role.is_trained else 0)
+        if each.role.is_trained and (last := last_gradients(each.counted.trained, config.distributed)):
+            ends = {"gradients of the pass": last, "buckets of gradients": parts["buckets of gradients"]}
+            found.append(PlannedPhase(f"the end of a backward pass, {each.role.key}", ends, own))
         verb = "learning" if each.role.is_trained else "reading"
         found.append(PlannedPhase(f"{verb}, {each.role.key}", {k: v for k, v in parts.items() if v}, own))
     actor = roles[0]

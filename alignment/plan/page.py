@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
+from alignment.plan.changes import words
 from alignment.plan.estimate import Plan
 from alignment.plan.hardware import GB
 from alignment.plan.host import host_of
 from alignment.plan.roles import PlannedRole
+from alignment.plan.search import Way
 from alignment.plan.work import work_of
 
 COLUMNS = ("weights", "gradients", "masters", "moments", "in CPU memory")
@@ -21,6 +23,31 @@ def lines_of(recipe: str, plan: Plan, mfu: float) -> Iterator[str]:
     yield verdict(plan)
     yield from _host(plan)
     yield from _work(plan, mfu)
+
+
+def ways_of(ways: list[Way]) -> Iterator[str]:
+    if not ways:
+        yield "no setting makes it fit on these"
+        return
+    yield "with these it fits, the cheapest first:"
+    for way in ways:
+        yield f"  {' '.join(words(way.changes))}"
+        yield f"    {_taken(way)}; costs: {'; '.join(change.cost for change in way.changes)}"
+
+
+def fewest_of(way: Way | None, name: str) -> str:
+    """On the fewest devices of that name."""
+    if way is None:
+        return f"it fits on no number of them ({name})"
+    number, more = way.plan.hardware.processes, " ".join(words(way.changes))
+    how = f"with {more}" if more else "as it is"
+    return f"the fewest that it fits on: {number} x {name}, {how} ({_taken(way)})"
+
+
+def _taken(way: Way) -> str:
+    asked = way.plan.config.batch.max_tokens
+    chosen = f", batch.max_tokens={way.plan.max_tokens}" if asked is None else ""
+    return f"{gb(way.plan.total)} of {gb(way.plan.hardware.memory)} GB{chosen}"
 
 
 def heading(recipe: str, plan: Plan) -> str:

@@ -5,7 +5,7 @@ from alignment.config.online import OnlineConfig
 from alignment.config.tasks import RejectionConfig
 from alignment.distributed.precision import compute_dtype
 from alignment.models.allocations import Part, Phase
-from alignment.models.footprint import Counted, Role, config_and_trust
+from alignment.models.counted import Counted
 from alignment.plan.roles import Planned, PlannedRole
 
 DRAW = 28  # bytes of a row's token that may be drawn: logits, probabilities, their sums in float64, what is left
@@ -25,9 +25,9 @@ def while_drawing(config: Planned, actor: PlannedRole, reading: Counted, process
     length = config.data.max_prompt_length + generation.max_new_tokens
     passes = reading.passes[1, Phase.forward]
     found = {
-        "keys and values": rows * length * keys_and_values(actor.role, config),
+        "keys and values": float(rows * length * actor.counted.num_cached * compute_dtype(config.distributed).itemsize),
         "the prompts' pass": float(passes.sum()) * prompts * config.data.max_prompt_length,
-        "draws": float(rows * DRAW * vocabulary(actor.role)),
+        "draws": float(rows * DRAW * actor.counted.num_pieces),
         "weights in bfloat16": float(actor.counted.passes[0, Phase.forward, Part.copies]),
     }
     if config.distributed.zero == 3 and processes > 1:
@@ -43,17 +43,3 @@ def rows_at_once(config: OnlineConfig | RejectionConfig, processes: int) -> int:
     if isinstance(config, RejectionConfig):
         return batch.batch_size
     return min(batch.batch_size, -(-config.batch.size // processes) * config.num_samples)
-
-
-def keys_and_values(role: Role, config: Planned) -> float:
-    """Bytes of one token."""
-    text = config_and_trust(role)[0].get_text_config()
-    fields = text.to_dict()
-    heads = fields.get("num_key_value_heads") or text.num_attention_heads
-    size = fields.get("head_dim") or text.hidden_size // text.num_attention_heads
-    return 2.0 * text.num_hidden_layers * heads * size * compute_dtype(config.distributed).itemsize
-
-
-def vocabulary(role: Role) -> int:
-    number: int = config_and_trust(role)[0].get_text_config().vocab_size
-    return number

@@ -10,7 +10,8 @@ from alignment.config.ppo import Share
 from alignment.config.run import TrainingConfig
 from alignment.config.tasks import RejectionConfig
 from alignment.distributed.precision import compute_dtype
-from alignment.models.footprint import Counted, Role, Rows, counted_of
+from alignment.models.counted import Counted, Role, Rows
+from alignment.models.footprint import counted_of
 from alignment.models.held import Held, held_of
 from alignment.tasks.max_tokens import roles_of, rows_of
 

@@ -1,0 +1,160 @@
+"""What a config can say otherwise so that a run takes less memory, and what each of these costs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from alignment.config.distributed import Offload, Precision
+from alignment.config.generation import Gather, Generation
+from alignment.config.online import OnlineConfig, PPOConfig
+from alignment.config.ppo import Share
+from alignment.config.tasks import RejectionConfig
+from alignment.plan.hardware import Hardware
+from alignment.plan.roles import Planned
+from alignment.tasks.max_tokens import LEAST
+
+RANK = 16  # of an adapter that is proposed, as conf/model/pretrained_lora.yaml has it
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Keys with other values, and what they cost beside memory."""
+
+    keys: dict[str, Any]
+    cost: str
+    weight: float
+    """By which changes are ordered: about the share of a step's time that it adds; ten for another method."""
+
+
+NOTHING = Change({}, "", 0.0)
+
+
+def combinations(config: Planned, hardware: Hardware) -> list[tuple[Change, ...]]:
+    """Changes that go together, from the cheapest to the dearest, nothing first."""
+    axes = [
+        _checkpointing(config),
+        _precision(config, hardware),
+        _sharding(config, hardware),
+        _max_tokens(config),
+        _replies(config),
+        _roles(config, hardware),
+        _adapters(config),
+    ]
+    found = [tuple(change for change in each if change.keys) for each in product(*axes)]
+    return sorted(found, key=lambda each: (sum(change.weight for change in each), len(each)))
+
+
+def changed(config: Any, keys: dict[str, Any]) -> Any:
+    """The config with other values under its dotted keys.
+
+    Raises:
+        ConfigError: they break a rule.
+    """
+    own = {key: value for key, value in keys.items() if "." not in key}
+    for part in {key.partition(".")[0] for key in keys if "." in key}:
+        inner = {key.partition(".")[2]: value for key, value in keys.items() if key.startswith(f"{part}.")}
+        own[part] = changed(getattr(config, part), inner)
+    return replace(config, **own)
+
+
+def _checkpointing(config: Planned) -> list[Change]:
+    if config.model.gradient_checkpointing:
+        return [NOTHING]
+    cost = "a third more to compute, for each forward is run again in the backward pass"
+    return [NOTHING, Change({"model.gradient_checkpointing": True}, cost, 0.33)]
+
+
+def _precision(config: Planned, hardware: Hardware) -> list[Change]:
+    if not hardware.is_gpu or config.distributed.precision is not Precision.float32:
+        return [NOTHING]
+    cost = "products in bfloat16: other last bits, and several times as fast"
+    return [NOTHING, Change({"distributed.precision": Precision.bfloat16}, cost, 0.01)]
+
+
+def _sharding(config: Planned, hardware: Hardware) -> list[Change]:
+    """Stages above the present one, and what may wait in the memory of the CPU under each."""
+    now, several = config.distributed.zero or 0, hardware.processes > 1
+    found = [NOTHING]
+    stages = {  # in bytes that cross the network for a step, P being those of the float32 weights
+        1: (0.05, "2P over the network for each step"),
+        2: (0.1, "P over the network for each step, and P for each pass"),
+        3: (0.2, "3P over the network for each pass"),
+    }
+    for stage, (weight, cost) in stages.items():
+        more = {"distributed.zero": stage} if stage != now or config.distributed.zero is None else {}
+        if stage < now or (more and not several and stage == 2):
+            continue
+        if more and several:
+            found.append(Change(more, cost, weight))
+        if not hardware.is_gpu or config.distributed.offload_optimizer is not Offload.none:
+            continue
+        moved = more | {"distributed.offload_optimizer": Offload.cpu}
+        cost = f"{cost}; " if several and more else ""
+        cost += "AdamW on the CPU, gradients and weights over its bus for each step"
+        weight = (weight if more else 0.0) + 1.0
+        if stage < 3:
+            found.append(Change(moved, cost, weight))
+        else:
+            cost += ", weights for each pass"
+            found.append(Change(moved | {"distributed.offload_param": Offload.cpu}, cost, weight + 1.0))
+    return found
+
+
+def _max_tokens(config: Planned) -> list[Change]:
+    number, found = config.batch.max_tokens, [NOTHING]
+    halvings = 0
+    while number is not None and number // 2 >= LEAST:
+        number, halvings = number // 2, halvings + 1
+        cost = f"passes of 1/{2**halvings} the size: more of them, and the same gradient"
+        found.append(Change({"batch.max_tokens": number}, cost, 0.04 * halvings))
+    return found
+
+
+def _replies(config: Planned) -> list[Change]:
+    if not isinstance(config, OnlineConfig) or config.generation.engine is Generation.vllm:
+        return [NOTHING]
+    found, number = [NOTHING], config.generation.batch_size
+    for share in (4, 16):
+        if number // share >= 1:
+            cost = f"replies are drawn {number // share} at a time: up to {share} times as long"
+            found.append(Change({"generation.batch_size": number // share}, cost, 0.02 * share))
+    if config.generation.gather is Gather.model:  # which ZeRO 3 alone takes
+        cost = "P over the network for every token that is drawn"
+        found.append(Change({"generation.gather": Gather.layer}, cost, 3.0))
+        whole = {"generation.gather": Gather.layer, "generation.batch_size": max(1, number // 4)}
+        found.append(Change(whole, f"{cost}, {max(1, number // 4)} replies at a time", 6.0))
+    return found
+
+
+def _roles(config: Planned, hardware: Hardware) -> list[Change]:
+    if not isinstance(config, PPOConfig) or not hardware.is_gpu or config.roles.offload:
+        return [NOTHING]
+    if config.roles.share is not Share.none:
+        return [NOTHING]
+    cost = "the frozen roles cross the CPU's bus twice for each iteration"
+    return [NOTHING, Change({"roles.offload": True}, cost, 0.1)]
+
+
+def _adapters(config: Planned) -> list[Change]:
+    if config.model.lora.rank or isinstance(config, RejectionConfig):
+        return [NOTHING]
+    cost = "adapters learn in place of all weights: another method, with a rate about ten times as high"
+    found = [NOTHING, Change({"model.lora.rank": RANK}, cost, 10.0)]
+    if isinstance(config, PPOConfig) and not config.reward.models and not config.reward.normalize:
+        keys = {"model.lora.rank": RANK, "roles.share": Share.lora}
+        found.append(Change(keys, f"{cost}, and all roles are adapters on one backbone", 11.0))
+    return found
+
+
+def words(changes: tuple[Change, ...]) -> Iterator[str]:
+    """Overrides, as they are typed."""
+    for change in changes:
+        for key, value in change.keys.items():
+            yield f"{key}={_typed(value)}"
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value.value if isinstance(value, Offload | Precision | Gather | Share) else value)

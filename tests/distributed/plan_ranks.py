@@ -1,0 +1,98 @@
+"""What one of several processes holds of a model that trains, counted on the tensors of its engine.
+
+python plan_ranks.py OUT STAGE ... as ranks.py is run; writes {stage: {weights, moments, gradients, all: bytes}}.
+"""
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignment.config.batch import Layout
+from alignment.config.distributed import Device, DistributedConfig, Precision
+from alignment.config.model import ModelConfig
+from alignment.config.train import TrainConfig
+from alignment.data.pack import pack
+from alignment.data.records import Source
+from alignment.data.tokenize import Example
+from alignment.distributed import collectives
+from alignment.distributed.deepspeed import DeepSpeedEngine
+from alignment.distributed.sharded import placement_of
+from alignment.losses import CrossEntropyLoss
+from alignment.models.allocations import Allocations
+from alignment.models.load import load_language_model
+from alignment.models.tokenizer import load_tokenizer
+from alignment.training.objectives import SFT
+from alignment.training.optim import build_optimizer
+from alignment.training.step import train_step
+
+MODEL = ModelConfig(
+    init={"model_type": "llama", "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4}
+    | {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
+)
+TRAIN = TrainConfig(max_steps=4, learning_rate=1e-3)
+DTYPE, LAYOUT = torch.float32, Layout.shared
+BUCKET = 2**17  # elements: small beside the weights
+
+
+def distributed(stage: int, folder: Path) -> DistributedConfig:
+    settings = folder / f"deepspeed-{collectives.num_launched()}.json"
+    zero = {"stage3_param_persistence_threshold": 0, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
+    settings.write_text(json.dumps({"zero_optimization": zero}))
+    return DistributedConfig(device=Device.cpu, precision=Precision.float32, zero=stage, deepspeed_config=str(settings))
+
+
+def of(tensors: Any) -> int:
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+class Probed(DeepSpeedEngine):
+    """Told what is alive, it notes that before each step, when gradients are there and no pass is."""
+
+    counted: Allocations
+    alive = 0
+
+    def step(self, *, update: Tensor | None = None) -> tuple[Tensor, bool]:
+        gc.collect()
+        self.alive = self.counted.alive
+        return super().step(update=update)
+
+
+def held(stage: int, folder: Path) -> dict[str, int]:
+    config = distributed(stage, folder)
+    torch.manual_seed(0)
+    row = Example(np.arange(5, 13, dtype=np.int32), (np.arange(5, 21, dtype=np.int32),), None, Source("-", 1), (True,))
+    batches = [pack([row] * 2, range(2), layout=LAYOUT, pad_id=0)] * 2
+    with Allocations([]) as counted:
+        model = load_language_model(MODEL, load_tokenizer(MODEL), placement_of(config))
+        optimizer, scheduler = build_optimizer(model, TRAIN, num_steps=4, learning_rate=1e-3)
+        engine = Probed(model, optimizer, scheduler, config=config, max_grad_norm=1.0)
+        engine.counted = counted
+        for _ in range(2):
+            train_step(engine, SFT(CrossEntropyLoss()), batches)
+    weights = [each.ds_tensor if stage == 3 else each for each in list[Any](model.parameters())]
+    states = [each for state in engine.state()["optimizer"]["state"].values() for each in state.values()]
+    return {
+        "weights": of(weights),
+        "moments": of(each for each in states if each.numel() > 1),
+        "masters": of(engine.state()["weights"]) if stage else 0,
+        "all": engine.alive,
+    }
+
+
+def main() -> None:
+    out, *stages = sys.argv[1:]
+    found = {stage: held(int(stage), Path(out).parent) for stage in stages}
+    if collectives.is_main():
+        Path(out).write_text(json.dumps(found))
+    collectives.leave()
+
+
+if __name__ == "__main__":
+    main()

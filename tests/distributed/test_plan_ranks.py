@@ -1,0 +1,53 @@
+"""What a plan says that each process holds, against the tensors of DeepSpeed's engine in two of them."""
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from alignment.models.counted import Role, Rows
+from alignment.models.footprint import counted_of
+from alignment.models.held import held_of
+from alignment.plan.buffers import buckets, last_gradients
+
+STAGES = (0, 1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def ranks() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        return importlib.import_module("plan_ranks")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("plan") / "found.json"
+    run_ranks(Path(__file__).with_name("plan_ranks.py"), [str(out), *map(str, STAGES)], processes=2)
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_process_holds_what_is_planned(stage: int, found: dict[str, Any], ranks: ModuleType, tmp_path: Path) -> None:
+    config = ranks.distributed(stage, tmp_path)
+    role = Role("model.init", ranks.MODEL, is_trained=True)
+    counted = counted_of(role, Rows(8, 16), ranks.DTYPE, ranks.LAYOUT)
+    held, own = held_of(counted.trained, counted.frozen, config, 2, is_gpu=False), found[str(stage)]
+    assert own["weights"] == pytest.approx(held.weights, rel=0.01)  # all but what makes shares even
+    assert own["moments"] == pytest.approx(held.moments, rel=0.01)
+    assert own["masters"] == pytest.approx(held.masters, rel=0.01) or stage == 0
+    planned = held.on_device + last_gradients(counted.trained, config) + buckets(config)
+    assert own["all"] == pytest.approx(planned, rel=0.03)
+
+
+def test_what_is_planned_differs_by_the_stage(ranks: ModuleType, tmp_path: Path) -> None:
+    """Of weights of P bytes in two processes, at the end of a backward pass."""
+    sums = []
+    for stage in STAGES:
+        config = ranks.distributed(stage, tmp_path)
+        sums.append(held_of(1.0, 0.0, config, 2, is_gpu=False).on_device + last_gradients(1.0, config))
+    assert sums == [4, 1 + 2 + 1.5, 1 + 1.5 + 1.5, 2.5]

@@ -1,0 +1,79 @@
+"""Changes with which a run fits: the cheapest come first, none is idle, and they are typed as they stand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.cli.compose import composing, resolve, single
+from alignment.plan.changes import changed, words
+from alignment.plan.estimate import Plan, plan_of, planned
+from alignment.plan.hardware import Hardware
+from alignment.plan.page import fewest_of, ways_of
+from alignment.plan.roles import Counts
+from alignment.plan.search import Way, fewest, ways_to_fit
+from alignment.tasks.max_tokens import SHARE
+
+INIT = "model.init={model_type: llama, hidden_size: 256, intermediate_size: 512, num_hidden_layers: 4}"
+WORDS = [INIT, "batch.max_tokens=4096", "batch.size=64"]
+COUNTS = Counts()
+
+
+@pytest.fixture(scope="module")
+def config() -> Any:
+    with composing([], "tiny_dpo"):
+        return planned(resolve(single("tiny_dpo", WORDS)))
+
+
+def gpus(count: int, memory: float) -> Hardware:
+    return Hardware(count, "GPU", int(memory), is_gpu=True, flops=None, local=count)
+
+
+def plan(config: Any, hardware: Hardware, **keys: Any) -> Plan:
+    return plan_of(changed(config, keys), hardware, COUNTS)
+
+
+def test_what_fits_needs_no_change(config: Any) -> None:
+    (way,) = ways_to_fit(config, gpus(1, 1e12), COUNTS)
+    assert way.changes == () and way.plan.fits
+
+
+def test_the_cheapest_change_comes_first(config: Any) -> None:
+    """Half the tokens, where that is enough; checkpointing, where it takes more."""
+    whole, half = (plan(config, gpus(1, 1e12), **{"batch.max_tokens": number}).total for number in (4096, 2048))
+    ways = ways_to_fit(config, gpus(1, (half + 0.1 * (whole - half)) / SHARE), COUNTS)
+    assert list(words(ways[0].changes)) == ["batch.max_tokens=2048"]
+    least = plan(config, gpus(1, 1e12), **{"batch.max_tokens": 1024}).total
+    kept = plan(config, gpus(1, 1e12), **{"batch.max_tokens": 1024, "model.gradient_checkpointing": True}).total
+    assert kept < least
+    ways = ways_to_fit(config, gpus(1, (kept + 0.1 * (least - kept)) / SHARE), COUNTS)
+    assert "model.gradient_checkpointing=true" in words(ways[0].changes)
+    assert all(way.plan.fits for way in ways)
+
+
+def test_no_change_is_idle(config: Any) -> None:
+    """Without any one of them it does not fit."""
+    held = plan(config, gpus(1, 1e12)).least
+    ways = ways_to_fit(config, gpus(8, 0.9 * held / SHARE + 4e9), COUNTS)
+    for way in ways:
+        for change in way.changes:
+            keys = {key: value for each in way.changes if each is not change for key, value in each.keys.items()}
+            assert not plan(config, way.plan.hardware, **keys).fits
+
+
+def test_fewer_devices_are_tried_first(config: Any) -> None:
+    way = fewest(config, gpus(64, 1e12), COUNTS)
+    assert way is not None and way.plan.hardware.processes == 1
+    assert fewest_of(way, "GPU").startswith("the fewest that it fits on: 1 x GPU, as it is (")
+    assert fewest(config, gpus(1, 1e3), COUNTS) is None
+    assert "it fits on no number" in fewest_of(None, "GPU")
+
+
+def test_what_is_shown_can_be_typed(config: Any, tmp_path: Path) -> None:
+    ways = ways_to_fit(config, gpus(2, 8e9), COUNTS)
+    lines = list(ways_of(ways)) if ways[0].changes else []
+    adapters = Way(tuple(c for c in ways_to_fit(config, gpus(1, 1e9), COUNTS, most=1)[0].changes), ways[0].plan)
+    for way in [*ways, adapters]:
+        with composing([], "tiny_dpo"):
+            resolve(single("tiny_dpo", [*WORDS, *words(way.changes)]))
+    assert not lines or lines[0] == "with these it fits, the cheapest first:"
