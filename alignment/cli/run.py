@@ -68,12 +68,14 @@ def run_recipe(
         if isinstance(configs[0], PipelineConfig):
             speak_as_typed([stage.name for stage in configs[0].stages])
         with leaving_no_record(RunFolder(configs[0].output_dir), SWEEP, USER_ERROR) as folders:
+            from alignment.tasks.ending import say_sweep
 
             def noted_job(composed: DictConfig) -> None:
                 folders.append(Path(resolve(composed).output_dir))
                 run_job(composed)
 
             _call_hydra(recipe, ["--multirun"], overrides, noted_job)
+            say_sweep(folders)
     from alignment.tasks.run import leave  # loaded by the jobs already
 
     leave()
@@ -108,17 +110,15 @@ def _check_stages(config: RunConfig, number: int) -> None:
 def say_advice(recipe: str, configs: list[RunConfig], overrides: list[str]) -> None:
     """Once, however many jobs are advised so."""
     own_rate = any(word.lstrip("+").startswith("train.learning_rate=") for word in overrides)
-    for line in dict.fromkeys(advice(recipe, config, own_rate=own_rate) for config in configs):
-        if line is not None:
-            say(line)
+    for line in filter(None, dict.fromkeys(advice(recipe, config, own_rate=own_rate) for config in configs)):
+        say(line)
 
 
 def composed_stage(recipe: str, overrides: dict[str, Any]) -> RunConfig:
     """`compose`, with the advice on a stage that takes a model from outside of its pipeline."""
     config = compose(recipe, overrides)
     own_rate = "train.learning_rate" in overrides or "learning_rate" in overrides.get("train", {})
-    line = advice(recipe, config, own_rate=own_rate, within=Path(config.output_dir).parent)
-    if line is not None:
+    if (line := advice(recipe, config, own_rate=own_rate, within=Path(config.output_dir).parent)) is not None:
         say(line)
     return config
 

@@ -1,5 +1,6 @@
 """How a run ended that did not come to its end: a line of its history, which counts until the next one."""
 
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -7,6 +8,7 @@ from typing import Any
 
 from alignment.preempt import Preempted
 from alignment.runs.folder import RunFolder
+from alignment.terminal import say
 
 ENDED, FAILED, INTERRUPTED = "ended", "failed", "interrupted"
 
@@ -26,6 +28,8 @@ class NotedEnding:
     ) -> None:
         if error is not None:
             note_ending(self.folder, error)
+        if isinstance(error, KeyboardInterrupt) and self.folder.config.exists():
+            _say_way(self.folder)
 
 
 def note_ending(folder: RunFolder, error: BaseException) -> None:
@@ -34,6 +38,14 @@ def note_ending(folder: RunFolder, error: BaseException) -> None:
     is_stop = isinstance(error, Preempted | KeyboardInterrupt)
     with suppress(OSError):  # of a full disk, which is what the run may have failed of
         folder.note(ended=INTERRUPTED if is_stop else FAILED, why=_line(error), step=folder.newest_step())
+
+
+def _say_way(folder: RunFolder) -> None:
+    """Of a run that was cut where it was, which a request to stop that was heard out tells of itself."""
+    step = folder.newest_step()
+    what = "interrupted before a step was saved" if step is None else f"interrupted; step {step} is saved"
+    way = "to begin it anew" if step is None else "to go on"
+    say(f"{folder.path}: {what}; {way}: alignment run {shlex.quote(str(folder.config))}")
 
 
 def ending_of(history: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The last lines of a run: what was learned, where it lies, and what to do next. For the main process."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,12 @@ def say_ending(config: RunConfig, folder: Path, stopped: str | None) -> None:
             say(f"next: {command}")
 
 
+def say_sweep(folders: Sequence[Path]) -> None:
+    """`folders`: where the runs of a sweep that were carried out here lie, each in a folder of its own within."""
+    for folder in dict.fromkeys(folders):
+        say(f"next: alignment status {shlex.quote(str(folder))}")
+
+
 def _is_stage(files: RunFolder) -> bool:
     """Of a pipeline, whose other stages know what is next."""
     try:
@@ -79,13 +85,17 @@ def commands(config: RunConfig, files: RunFolder) -> list[str]:
     rows = _rows(config.data)
     if isinstance(config, SCORERS):
         return [*_of_scorer(config, folder, rows), *_with_reward(config, files)] or [f"alignment status {folder} --all"]
-    name = shlex.quote(files.path.resolve().name)
     return [
         *_beside_its_start(config, folder, rows),
         *_on_pairs(config, files),
         f"alignment chat {folder}",
-        f"alignment push {folder} {name} --private",
+        f"alignment push {folder} {shlex.quote(_name(files.path.resolve()))} --private",
     ]
+
+
+def _name(run: Path) -> str:
+    """For a repository: of a sweep's run, whose folder is a number, the sweep's with it."""
+    return f"{run.parent.name}-{run.name}" if run.name.isdecimal() else run.name
 
 
 def _of_scorer(config: TrainingConfig, folder: str, rows: str | None) -> Iterator[str]:

@@ -60,6 +60,24 @@ def test_a_run_notes_what_ended_it(
     assert alignment("status", "out").out.splitlines()[1] == "  state     finished"
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_ctrl_c_says_how_to_go_on(number: int, alignment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    train_step, taken = supervised.train_step, []
+
+    def ended(*arguments: Any) -> Any:
+        if len(taken) == number:
+            raise KeyboardInterrupt
+        taken.append(1)
+        return train_step(*arguments)
+
+    monkeypatch.setattr(supervised, "train_step", ended)
+    stopped = alignment(*THREE)
+    assert (stopped.code, stopped.err) == (130, ["alignment: interrupted"])
+    what = "before a step was saved; to begin it anew" if number == 0 else "; step 1 is saved; to go on"
+    said = f"out: interrupted{' ' * (number == 0)}{what}: alignment run out/config.yaml"
+    assert stopped.out.splitlines()[-1] == said
+
+
 def test_a_mistake_before_anything_was_done_leaves_no_ending(alignment: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi"}\n')
     words = ["run", "tiny_sft", "data=native", "data.train.path=rows.jsonl", "output_dir=out"]

@@ -260,6 +260,8 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(
 def test_a_sweep_makes_a_folder_for_each_value(alignment: Callable[..., Any], tmp_path: Path) -> None:
     ended = alignment(*RUN, "-m", "train.max_steps=1,2", "output_dir=sweep")
     assert ended.code == 0 and ended.err == []
+    told = [line for line in ended.out.splitlines() if line.startswith("next: ")]
+    assert "next: alignment push sweep/1 sweep-1 --private" in told and told[-1] == "next: alignment status sweep"
     for number, steps in (("0", 1), ("1", 2)):
         folder = tmp_path / "sweep" / number
         config = yaml.safe_load((folder / "config.yaml").read_text())
