@@ -1,7 +1,6 @@
 """What a run reads of a repository, fetched: a folder of links to the files in the hub's own cache, which holds just
 what was asked for, whatever else is downloaded of that commit, and is there whole or not at all."""
 
-import json
 import os
 import shutil
 import time
@@ -21,7 +20,6 @@ from alignment.config.hub import (
     fetched_folder,
     is_fetched,
     is_whole,
-    pinned_name,
 )
 from alignment.hub.ask import Repository, Unreachable, asking, repository, snapshot_of, told, way_to_fetch
 from alignment.hub.commits import Commits
@@ -64,8 +62,9 @@ def _fetched(name: HubName, key: str, path: str, commits: Commits) -> HubName:
         files = model_files(found.files)
     if not is_whole(fetched_folder(name)):
         snapshot = _downloaded(name, found, files, key, path)
-        base = fetch_base(snapshot, key, commits) if name.kind is Kind.model else None
-        _link(name, [snapshot / file for file in files], snapshot, base)
+        if name.kind is Kind.model:
+            fetch_base(snapshot, key, commits)
+        _link(name, [snapshot / file for file in files], snapshot)
     return name
 
 
@@ -80,37 +79,26 @@ def fetch_base(adapter: Path, key: str, commits: Commits | None = None) -> str |
     return pinned.revision
 
 
-def fetch_bases(adapter: Path, key: str, path: str, commits: Commits) -> dict[str, str]:
+def fetch_bases(adapter: Path, key: str, commits: Commits) -> dict[str, str]:
     """All that lies behind an adapter's folder is here then.
-
-    Args:
-        path: what the user has set, of whose folder this is.
 
     Returns:
         entry -> commit, of the bases that are named without one.
 
     Raises:
-        ConfigError: as `fetch`; an adapter of the hub lies here on another base than the run's.
+        ConfigError: as `fetch`.
     """
-    found, seen, name = dict[str, str](), set[Path](), pinned_name(path)
+    found, seen = dict[str, str](), set[Path]()
     while adapter not in seen:
         seen.add(adapter)
-        base = base_name(adapter, key)
-        if base is None:
-            adapter, name = base_of(adapter, key) or adapter, None
+        name = base_name(adapter, key)
+        if name is None:
+            adapter = base_of(adapter, key) or adapter
             continue
         commit = fetch_base(adapter, key, commits)
-        assert commit is not None
-        named = base if name is None else base_name(snapshot_of(name), key) or base
-        if not named.has_commit:
-            if (asked := commits.known.setdefault(named.entry, commit)) != commit:
-                rule = f"{key}: the base of this adapter must be {named} at {asked}"
-                way = f"got {commit} in the folder {str(adapter)!r}, which is fetched anew once it is gone"
-                raise ConfigError(f"{rule}, {way}")
-            commits.read.add(named.entry)
-            found[named.entry] = commit
-        name = replace(base, revision=commit)
-        adapter = fetched_folder(name)
+        if not name.has_commit:
+            found[name.entry] = commits.known[name.entry]
+        adapter = fetched_folder(replace(name, revision=commit))
     return found
 
 
@@ -197,7 +185,7 @@ def _listing(files: Iterable[str]) -> str:
     return f"its files: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "it has no files"
 
 
-def _link(name: HubName, files: list[Path], snapshot: Path, base_commit: str | None) -> None:
+def _link(name: HubName, files: list[Path], snapshot: Path) -> None:
     folder = fetched_folder(name)
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(beside, ignore_errors=True)
@@ -206,11 +194,6 @@ def _link(name: HubName, files: list[Path], snapshot: Path, base_commit: str | N
         place = f"{number:05d}-{file.name}" if name.kind is Kind.data else file.relative_to(snapshot).as_posix()
         (beside / place).parent.mkdir(parents=True, exist_ok=True)
         (beside / place).symlink_to(file)
-    if base_commit is not None:
-        settings = beside / ADAPTER_FILE
-        content = json.loads(settings.read_bytes())
-        settings.unlink()
-        settings.write_text(json.dumps(content | {"revision": base_commit}, indent=2))
     if not is_whole(folder):  # links that lead nowhere; another process may have made it meanwhile, and read it
         shutil.rmtree(folder, ignore_errors=True)
     try:

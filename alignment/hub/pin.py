@@ -9,6 +9,7 @@ from typing import TypeVar
 from alignment.config.errors import ConfigError
 from alignment.config.hub import HubName, Kind, is_fetched, read_at
 from alignment.config.inputs import check_inputs, hub_names, input_places, set_names
+from alignment.config.model import ModelConfig
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
 from alignment.hub.commits import Commits, kept
@@ -48,14 +49,15 @@ def pinned(
     """
     check_inputs(config, but_within=but_within)
     if not is_main() or isinstance(config, PipelineConfig):  # whose stages are pinned, each for itself
+        read_at(config.commits)
         return config
     commits = kept(folder or config.output_dir) if commits is None else commits
     ask(config, commits, but_within=but_within)  # for all before the first is fetched, which may take long
     names = {(name.kind, path): str(fetch(name, key, path, commits)) for key, path, name in _wanted(config, but_within)}
     config = _named(config, names)
     bases = dict[str, str]()
-    for key, path, place in input_places(config):
-        bases |= fetch_bases(place, key, path, commits)
+    for key, _, place in input_places(config):
+        bases |= fetch_bases(place, key, commits)
     for entry in config.commits.keys() - commits.read:
         raise ConfigError(f"commits.{entry} is of a name that nothing reads; leave it out")
     config = replace(config, commits=bases)
@@ -63,6 +65,20 @@ def pinned(
     if names or bases:
         check_inputs(config, but_within=but_within)
     return config
+
+
+def fetch_model(config: RunConfig, model: ModelConfig) -> None:
+    """The model of a config that a run has written, and all that lies behind it, is here then as that run has read it.
+
+    Raises:
+        ConfigError: as `fetch`.
+    """
+    commits = Commits(dict(config.commits))
+    for key, path, name in hub_names(model, "model."):
+        fetch(name, key, path, commits)
+    for key, _, place in input_places(model, "model."):
+        fetch_bases(place, key, commits)
+    read_at(commits.known)
 
 
 def ask(config: RunConfig, commits: Commits, *, but_within: str | None = None) -> None:
@@ -99,8 +115,8 @@ def given_pins(config: Run, pins: Pins) -> Run:
     read_at(pins.commits)
     for key, path, name in hub_names(config):
         fetch(name, key, path, commits)
-    for key, path, place in input_places(config):
-        fetch_bases(place, key, path, commits)
+    for key, _, place in input_places(config):
+        fetch_bases(place, key, commits)
         if (here := base_commits(place, key)) != pins.bases.get(key, []):
             rule = f"{key}: the base of this adapter must be the same for all processes, at {pins.bases.get(key, [])}"
             raise ConfigError(f"{rule}, got {here} in the folder {str(place)!r}, which is fetched anew once it is gone")

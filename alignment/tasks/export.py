@@ -7,7 +7,7 @@ import torch
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import find_model
-from alignment.config.inputs import check_inputs, hub_names
+from alignment.config.inputs import check_inputs
 from alignment.config.model import ModelConfig
 from alignment.config.model_kinds import run_without_model
 from alignment.config.online import PPOConfig
@@ -16,7 +16,7 @@ from alignment.config.supervised import ScalarConfig
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.placement import WHOLE, Placement, Whole
 from alignment.distributed.reshard import whole_weights
-from alignment.hub.fetch import fetch
+from alignment.hub.pin import fetch_model
 from alignment.models.files import dtype_in
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.runs.folder import RunFolder, step_folder, steps_in
@@ -43,8 +43,7 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     if not isinstance(config, TrainingConfig):
         raise ConfigError(f"RUN must be one that trains, got {str(folder)!r}, that of {run_without_model(folder)}")
     tell_deepspeed(torch.device("cpu"))
-    for key, path, name in hub_names(config.model, "model."):
-        fetch(name, key, path)
+    fetch_model(config, config.model)
     check_inputs(config.model, "model.")
     if config.model.lora.rank and config.model.path is None:
         rule = "an adapter's checkpoint does not hold the weights under it, so they must come from model.path"

@@ -54,6 +54,20 @@ def again(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return begin
 
 
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, again: Callable[..., None], tmp_path: Path) -> Callable[[str], None]:
+    """`machine("b")`: what comes now is on that one, which has a cache of its own."""
+
+    def move(name: str) -> None:
+        home = tmp_path / f"machine_{name}"
+        monkeypatch.setenv("HF_HOME", str(home))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(home / "links"))
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        again()
+
+    return move
+
+
 @pytest.fixture(scope="session")
 def model_folder(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory

@@ -14,7 +14,8 @@ from alignment.config.folders import find_model
 from alignment.config.hub import HubName, Kind, hub_name, located
 from alignment.data.read import read_each, read_rows
 from alignment.data.records import DataError
-from alignment.hub.fetch import fetch, fetch_base
+from alignment.hub.commits import Commits
+from alignment.hub.fetch import fetch, fetch_base, fetch_bases
 from alignment.hub.files import model_files
 from tests.hub.stand_in import StandIn
 
@@ -309,11 +310,12 @@ def test_an_adapter_brings_its_base_at_a_commit(hub: StandIn, again: Callable[..
     base = hub.commit("org/base", MODEL)
     adapter = {"adapter_config.json": json.dumps({"base_model_name_or_path": "org/base"}), "adapter_model.bin": b"a"}
     pinned = fetched(f"org/adapter@{hub.commit('org/adapter', adapter)}")
-    hub.commit("org/base", {"config.json": "[]"})
+    newer = hub.commit("org/base", {"config.json": "[]"})
     again()
     found = find_model(fetched(pinned), "model.path")
     assert (found.path, found.adapters) == (located(f"org/base@{base}"), (located(pinned),))
-    assert json.loads((located(pinned) / "adapter_config.json").read_text())["revision"] == base
+    assert fetch_bases(located(pinned), "model.path", Commits({"org/base": base})) == {"org/base": base}
+    assert fetch_bases(located(pinned), "model.path", Commits()) == {"org/base": newer}
 
 
 def test_an_adapter_in_a_folder_brings_its_base_too(hub: StandIn, tmp_path: Path) -> None:

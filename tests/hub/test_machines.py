@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from huggingface_hub import constants
 from omegaconf import OmegaConf
 
@@ -16,6 +15,7 @@ from alignment.config.folders import find_model
 from alignment.config.hub import Kind, located
 from alignment.hub.fetch import fetch_base
 from tests.cli.conftest import Ended
+from tests.hub.adapters import make_adapter
 from tests.hub.stand_in import StandIn
 
 DPO = (
@@ -23,20 +23,6 @@ DPO = (
     *("batch.size=4", "train.max_steps=2", "output_dir=out"),
 )
 TWO = ("distributed=zero1", "launch.processes=2", "distributed.device=cpu")
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, again: Callable[..., None], tmp_path: Path) -> Callable[[str], None]:
-    """`machine("b")`: what comes now is on that one, which has a cache of its own."""
-
-    def move(name: str) -> None:
-        home = tmp_path / f"machine_{name}"
-        monkeypatch.setenv("HF_HOME", str(home))
-        monkeypatch.setenv("XDG_CACHE_HOME", str(home / "links"))
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
-        again()
-
-    return move
 
 
 def test_a_run_that_is_written_down_is_fetched_where_its_files_are_not(
@@ -92,8 +78,7 @@ def test_two_machines_take_the_commits_of_the_first(
 ) -> None:
     """An adapter's base too, which the second has fetched before it moved."""
     stale = hub.commit("org/tiny", model_folder)
-    adapter = tmp_path / "adapter"
-    make_adapter(model_folder, adapter)
+    adapter = make_adapter(model_folder, tmp_path / "adapter")
     machine("b")
     assert fetch_base(adapter, "model.path") == stale
     newer = hub.commit("org/tiny", {"generation_config.json": '{"eos_token_id": 2}'})
@@ -121,15 +106,3 @@ def test_two_machines_take_the_commits_of_the_first(
     machine("b")
     assert find_model(str(adapter), "model.path").path == located(f"org/tiny@{newer}")
     assert (located(f"org/pairs:train_prefs@{pairs_repo}", Kind.data)).is_dir()
-
-
-def make_adapter(base: Path, folder: Path) -> None:
-    """A fresh adapter of a model in `base`, which it names as the hub's org/tiny."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, task_type="CAUSAL_LM"))
-    model.save_pretrained(folder)
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    settings["base_model_name_or_path"] = "org/tiny"
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
