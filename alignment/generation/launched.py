@@ -1,6 +1,7 @@
 """A vLLM server that the run starts, and that ends with it, however it ends."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -24,7 +25,12 @@ OF_RANKS = (  # who a process of the run is among the others, which a server's o
     *(*RANKS, "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE"),
     *("TORCH_NCCL_ASYNC_ERROR_HANDLING", LAUNCHED_BY),
 )
-LAST = 4000  # bytes of its log in which its error is looked for
+LAST = 2**17  # bytes of its log in which its error is looked for
+ERROR = re.compile(r"\b\w*Error: .+")
+ON_CPU = {  # beside a run, unless its user has set them: vLLM alone would pin its threads and have 92% of the memory
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB for keys and values
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +67,13 @@ class LaunchedVLLM(VLLMConfig):
             return True
 
     def why(self) -> str:
-        """Its last word on an error, and where all of them are."""
+        """Its last word on a cause, and where all of them are."""
         with Path(self.log).open("rb") as file:
             file.seek(max(0, os.path.getsize(self.log) - LAST))
-            said = file.read().decode(errors="replace").splitlines()
-        errors = [line.split("] ")[-1].strip() for line in said if "Error" in line and "Traceback" not in line]
-        return f"{errors[-1][:300]} ({self.log})" if errors else f"its log is {self.log}"
+            said = [line for line in file.read().decode(errors="replace").splitlines() if " WARNING " not in line]
+        errors = [found[0] for line in said if (found := ERROR.search(line)) is not None]
+        causes = [error for error in errors if "above" not in error] or errors  # its front end says: see above
+        return f"{causes[-1][:300]} ({self.log})" if causes else f"its log is {self.log}"
 
 
 def words(config: VLLMConfig, asked: Asked, port: int) -> list[str]:
@@ -96,7 +103,7 @@ def environment(config: VLLMConfig, asked: Asked, own: Mapping[str, str]) -> dic
     for training. Another Python has its packages elsewhere."""
     left_out = {*ALLOCATOR, *OF_RANKS, *(() if config.python is None else ("PYTHONPATH", "PYTHONHOME"))}
     kept = {name: value for name, value in own.items() if name not in left_out and not name.startswith(OF_LAUNCHERS)}
-    defaults = {"VLLM_NO_USAGE_STATS": "1"} | ({} if asked.gpus else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"})
+    defaults = {"VLLM_NO_USAGE_STATS": "1"} | ({} if asked.gpus else ON_CPU)
     gpus = {VISIBLE: ",".join(asked.gpus)} if asked.gpus else {}
     return {**defaults, **kept, **gpus, "VLLM_SERVER_DEV_MODE": "1"}
 

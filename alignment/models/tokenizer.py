@@ -34,7 +34,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     Raises:
         ConfigError: the folder holds no tokenizer, or the tokenizer has no end-of-sequence token.
     """
-    folder = _folder(config)
+    folder = tokenizer_folder(config)
     tokenizer = _read(folder, trusted=config.trust_remote_code)
     if tokenizer.get_vocab().keys() <= {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}:
         raise ConfigError(f"{_lacking(folder)} (transformers makes one of {len(tokenizer)} special tokens of it)")
@@ -100,7 +100,7 @@ def _require_trusted(folder: Path, *, trusted: bool) -> None:
             require_trusted(model, code, file.name)
 
 
-def _folder(config: ModelConfig) -> str:
+def tokenizer_folder(config: ModelConfig) -> str:
     """Where the tokenizer is: for an adapter's folder without one, in that of its base."""
     if config.tokenizer is not None or config.path is None:
         return str(tokenizer_path() if config.tokenizer is None else located(config.tokenizer, Kind.tokenizer))

@@ -4,12 +4,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from alignment.config.errors import ConfigError, UserError, require
 from alignment.config.folders import find_model
 from alignment.config.generation import VLLMConfig
-from alignment.config.hub import located
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig
@@ -21,6 +21,7 @@ from alignment.generation.launched import Asked, at, launched
 from alignment.generation.server import ServerError
 from alignment.models.init import config_of
 from alignment.models.positions import max_positions
+from alignment.models.tokenizer import tokenizer_folder
 from alignment.runs.folder import RunFolder
 from alignment.tasks.compared import model_config
 from alignment.terminal import say
@@ -90,7 +91,7 @@ def asked_of(config: Replying) -> Asked:
     longest = config.data.max_prompt_length + config.generation.max_new_tokens
     return Asked(
         model=find_model(model.path, "model.path", trusted=model.trust_remote_code).path.absolute(),
-        tokenizer=located(model.tokenizer or model.path).absolute(),
+        tokenizer=Path(tokenizer_folder(model)).absolute(),
         trusted=model.trust_remote_code,
         dtype=precision_of(config.distributed).value,
         longest=longest if limit is None else min(longest, limit),

@@ -22,7 +22,7 @@ from alignment.config.launch import LaunchConfig
 from alignment.config.model import ModelConfig
 from alignment.config.tasks import EvaluateConfig
 from alignment.distributed.placement import WHOLE
-from alignment.generation.launched import Asked, environment, words
+from alignment.generation.launched import Asked, LaunchedVLLM, environment, words
 from alignment.models.load import load_language_model
 from alignment.models.save import write_weights
 
@@ -201,6 +201,23 @@ def test_on_gpus_it_is_one_server_of_all_that_it_is_given(tmp_path: Path) -> Non
     assert found["PYTHONPATH"] == "here" and "VLLM_CPU_OMP_THREADS_BIND" not in found
     on_cpu = environment(replace(config, python="/p"), replace(asked, gpus=[]), own)
     assert "PYTHONPATH" not in on_cpu and on_cpu["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert on_cpu["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    own |= {"VLLM_CPU_KVCACHE_SPACE": "4"}
+    assert environment(config, replace(asked, gpus=[]), own)["VLLM_CPU_KVCACHE_SPACE"] == "4"
+
+
+def test_of_its_log_the_cause_is_told(tmp_path: Path) -> None:
+    """As vLLM writes it: a worker's error, with lines before it that are none, and its front end's behind it."""
+    log = tmp_path / "vllm.txt"
+    log.write_text(
+        "(APIServer pid=1) WARNING 11-28 [utils.py:255] this can cause errors like `OSError: [Errno 24] Too many`\n"
+        "(Worker pid=2) ERROR 11-28 [executor.py:953] Traceback (most recent call last):\n"
+        "(Worker pid=2) ERROR 11-28 [executor.py:953] ValueError: Available memory is less than desired\n"
+        "RuntimeError: Engine core initialization failed. See root cause above.\n"
+    )
+    assert LaunchedVLLM(log=str(log)).why() == f"ValueError: Available memory is less than desired ({log})"
+    log.write_text("nothing\n")
+    assert LaunchedVLLM(log=str(log)).why() == f"its log is {log}"
 
 
 def test_a_verb_that_starts_none_refuses_it(runs: Runs) -> None:

@@ -129,12 +129,13 @@ def test_an_evaluation_has_the_replies_of_our_own_engine(server: Served, tmp_pat
 
 def test_a_run_starts_a_server_of_its_own_for_a_model_with_a_tied_head(tmp_path: Path) -> None:
     """In two processes that shard the weights, from an adapter's folder: the server has nothing of it but the shape."""
-    words = ["run", "tiny_sft", "model.lora.rank=4", "train.max_steps=5", "output_dir=sft", "log.progress=false"]
-    ended = run(*words, folder=tmp_path)
-    assert ended.returncode == 0, ended.stderr
+    few = ["train.max_steps=5", "data.train.limit=100", "data.eval.limit=8", "log.progress=false"]
+    for name, more in (("sft", []), ("lora", ["model=pretrained", "model.path=sft", "model.lora.rank=4"])):
+        ended = run("run", "tiny_sft", *few, *more, f"output_dir={name}", folder=tmp_path)
+        assert ended.returncode == 0, ended.stderr
     own = ["generation.engine=vllm", "launch.vllm=1", f"generation.vllm.python={PYTHON}", "model=pretrained"]
-    two = ["distributed=zero3", "launch.processes=2", "model.path=sft", "train.max_steps=2", "output_dir=run"]
-    ended = run("run", "tiny_ppo", *own, *two, *FEW, "train.eval_every=0", folder=tmp_path)
+    two = ["distributed=zero3", "launch.processes=2", "model.path=lora/model/adapter", "train.max_steps=2"]
+    ended = run("run", "tiny_ppo", *own, *two, *FEW, "train.eval_every=0", "output_dir=run", folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     for row in rows(tmp_path / "run"):
         assert 0 < row["generation/mismatch_max"] < 1e-3 and row["generation/mismatch_kl"] < 1e-6
