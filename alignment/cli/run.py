@@ -29,6 +29,7 @@ from alignment.cli.compose import (
 )
 from alignment.cli.config_errors import COMPOSE_ERRORS, explain, told_by
 from alignment.cli.help import page
+from alignment.cli.memory import told_of_memory
 from alignment.cli.recipes import shipped
 from alignment.cli.sources import SWEEP
 from alignment.cli.stages import speak_as_typed
@@ -212,18 +213,16 @@ def of_job(config: RunConfig, number: int) -> RunConfig:
 
 
 def carry_out(config: RunConfig) -> None:
-    """The run, or the stages of a pipeline. Works within `composing`.
-
-    Raises:
-        UserError: a mistake that shows only in the data or the models; and as `execute`.
-    """
+    """The run, or the stages of a pipeline, within `composing`. Raises as `execute`, and UserError for a mistake that
+    shows only in the data or the models."""
     from alignment.tasks import pipeline
     from alignment.tasks.run import execute
 
     if isinstance(config, PipelineConfig):
         pipeline.run(config, composed_stage)
     else:
-        execute(config)
+        with told_of_memory(config):
+            execute(config)
 
 
 def start(recipe: str, config: RunConfig, typed: Mapping[str, str]) -> None:

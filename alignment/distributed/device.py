@@ -111,18 +111,36 @@ def free_memory(device: torch.device) -> int:
     return min([psutil.virtual_memory().available, *_left_of_limits(CGROUPS, GROUP_OF_PROCESS)])
 
 
+def total_memory(device: torch.device) -> int:
+    """Bytes that a process could have at the most: of its GPU, or of this machine and the limit of its container or
+    job."""
+    if device.type != "cpu":
+        return torch.cuda.mem_get_info(device)[1]
+    limits = (int(most) for most, _ in _limits(CGROUPS, GROUP_OF_PROCESS))
+    return min([psutil.virtual_memory().total, *limits])
+
+
 def _left_of_limits(cgroups: Path, group: Path) -> Iterator[int]:
     """What is left to this process's control group, and to each that this one is in; files that may be read again
     count as free. Of version 1 there is none."""
+    for most, folder in _limits(cgroups, group):
+        used, parts = folder / "memory.current", folder / "memory.stat"
+        if used.exists():
+            kept = dict(line.split() for line in parts.read_text().splitlines()) if parts.exists() else {}
+            yield max(0, int(most) - int(used.read_text()) + int(kept.get("inactive_file", 0)))
+
+
+def _limits(cgroups: Path, group: Path) -> Iterator[tuple[str, Path]]:
+    """What the process's control group may have, and each that this one is in, with its folder; of those that have a
+    limit."""
     if not group.exists():
         return
     lines = (line.partition("::") for line in group.read_text().splitlines())
     own = next((path for number, _, path in lines if number == "0"), "/").lstrip("/")
     for folder in (cgroups / own, *(cgroups / own).parents):
-        limit, used, parts = (folder / f"memory.{name}" for name in ("max", "current", "stat"))
-        if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
-            kept = dict(line.split() for line in parts.read_text().splitlines()) if parts.exists() else {}
-            yield max(0, int(most) - int(used.read_text()) + int(kept.get("inactive_file", 0)))
+        limit = folder / "memory.max"
+        if limit.exists() and (most := limit.read_text().strip()) != "max":
+            yield most, folder
 
 
 def gpus_apart(last: int, processes: int) -> list[str]:

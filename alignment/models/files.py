@@ -162,6 +162,14 @@ def dtype_in(folder: Path, key: str) -> torch.dtype:
     return found.pop() if found in ({torch.bfloat16}, {torch.float16}) else torch.float32
 
 
+def weights_in(folder: Path, key: str) -> int:
+    """About how many there are, by the size of the files; 0 where they are packed, several to a number."""
+    if holds_packed_weights(folder, key):
+        return 0
+    size = sum(file.stat().st_size for file in _weight_files(folder, key))
+    return size // dtype_in(folder, key).itemsize
+
+
 def one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,6 +1,7 @@
 """What `alignment plan` shows."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.run import RunConfig
@@ -26,8 +27,25 @@ def planned_lines(recipe: str, config: RunConfig, wanted: str | None, mfu: float
     """
     config = planned(config)
     hardware = this_machine(config) if wanted is None else named(wanted)
-    try:
+    with _counting():
         return list(_lines(recipe, config, hardware, MFU if mfu is None else mfu))
+
+
+def planned_total(config: RunConfig) -> float:
+    """Bytes of one process of a run on this machine.
+
+    Raises:
+        as `planned_lines`.
+    """
+    config = planned(config)
+    with _counting():
+        return plan_of(config, this_machine(config), Counts()).total
+
+
+@contextmanager
+def _counting() -> Iterator[None]:
+    try:
+        yield
     except UserError:
         raise
     except UNCOUNTED as error:

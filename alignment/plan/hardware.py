@@ -9,7 +9,7 @@ from alignment.config.errors import ConfigError
 from alignment.config.launch import LaunchConfig
 from alignment.config.run import RunConfig
 from alignment.distributed import collectives
-from alignment.distributed.device import PEAK_FLOPS, free_memory, peak_flops
+from alignment.distributed.device import PEAK_FLOPS, free_memory, memory_in_use, peak_flops
 from alignment.distributed.precision import precision_of
 
 GB = 1e9
@@ -75,6 +75,11 @@ def this_machine(config: RunConfig) -> Hardware:
     free = free_memory(device) // (1 if is_gpu else local)
     name = "GPU here" if is_gpu else "process on this machine"
     return Hardware(processes, name, free, is_gpu, peak_flops(device), local, is_here=True)
+
+
+def measured(config: RunConfig) -> int:
+    """Bytes of this process: the most that it had on its GPU, or has beside a CPU."""
+    return memory_in_use(collectives.pick_device(config.distributed.device))
 
 
 def placed_on(config: Run, hardware: Hardware) -> Run:

@@ -91,6 +91,7 @@ def _take_part(config: RunConfig) -> None:
     if collectives.is_main():
         require_goes_on(folder, config, mark)
     run, before = imported(config), present(folder)
+    _require_room(config)
     with claim(folder.path) if collectives.is_main() else nullcontext():
         if not _is_done(folder, mark):  # as another process may have had it while this one imported
             config = _with_max_tokens(config)  # which start keeps
@@ -144,6 +145,12 @@ def _with_max_tokens(config: RunConfig) -> RunConfig:
 
         return with_max_tokens(config)
     return config
+
+
+def _require_room(config: RunConfig) -> None:
+    from alignment.tasks.room import require_room  # not above: it imports what reads models
+
+    require_room(config)
 
 
 def say_precision(config: RunConfig) -> None:
