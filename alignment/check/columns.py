@@ -106,7 +106,7 @@ def _margin(margin: MarginConfig) -> tuple[str, ...]:
 
 def _kind(value: Any) -> str:
     """As people who write JSON and tables call it."""
-    names = {bool: "truth", str: "text", int: "number", float: "number", list: "list", dict: "object"}
+    names = {bool: "true or false", str: "text", int: "number", float: "number", list: "list", dict: "object"}
     return next((name for kind, name in names.items() if isinstance(value, kind)), type(value).__name__)
 
 

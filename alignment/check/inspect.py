@@ -161,13 +161,13 @@ def _of_the_file(name: str, laid: Sequence[Laid], kind: ExampleKind, data: DataC
         if values:
             say(f"{key}: {distribution(values)}")
     same = len(own) - len({text_id(json.dumps(row, sort_keys=True, default=str)) for row in own})
-    say(f"the same row again: {same} ({percent(same, len(own))})")
+    say(f"duplicate rows: {same} ({percent(same, len(own))})")
 
 
 def _of_the_rows(loaded: Loaded, data: DataConfig, uncut: Loaded | None) -> None:
     prompts = Counter(text_id(record.prompt) for record in loaded.records)
     again = len(loaded.records) - len(prompts)
-    say(f"the same prompt again: {again} of {len(loaded.records)} ({percent(again, len(loaded.records))})")
+    say(f"duplicate prompts: {again} of {len(loaded.records)} ({percent(again, len(loaded.records))})")
     margins = [example.margin for example in loaded.examples if example.margin is not None]
     if margins:
         say(f"margins by data.margin.scale={data.margin.scale.value}: {distribution(margins)}")

@@ -62,7 +62,8 @@ def keys_page() -> str:
     for name, tree in trees.items():
         own = [key for key in map(str, tree) if key not in shared]
         if own:
-            lines += [f"\n## {ABOUT[name]} (`task: {name}`)\n", *_rows(tree, "", own)]
+            rows = [*_rows(tree, "", own)] or ["None beside those of every run and of training."]
+            lines += [f"\n## {ABOUT[name]} (`task: {name}`)\n", *rows]
     return "\n".join(lines) + "\n"
 
 

@@ -26,7 +26,7 @@ NATS, NATS_REPLY, NATS_TOKEN, SHARE, SECONDS = "nats", "nats per reply", "nats p
 
 METRICS = {
     "step": Metric("optimizer steps taken; of PPO and its kin, iterations"),
-    "epoch": Metric("rows drawn so far over the training rows that there are: passes, where all count alike"),
+    "epoch": Metric("passes over the training rows so far; of a mix, rows drawn over the rows that there are"),
     "lr": Metric("learning rate of the step"),
     "loss": Metric("what is minimised, mean over what the method counts: tokens, pairs, replies"),
     "perplexity": Metric("exp of the row's mean negative log-probability of a token"),
@@ -35,13 +35,13 @@ METRICS = {
     "skipped_steps": Metric("steps left out so far, for their loss or gradient was no finite number"),
     # Pairs and single replies
     ACCURACY: Metric(
-        "how often the chosen reply has the higher reward, a tie counting as not (of steps: right and wrong told)",
+        "how often the chosen reply has the higher reward, in no tie (reward_process: a step is told right or wrong)",
         SHARE,
     ),
     "rewards/margin": Metric("reward of the chosen reply less that of the rejected one"),
     "rewards/chosen": Metric("reward of the chosen (KTO: desirable) replies; of DPO and its kin the implicit one"),
     "rewards/rejected": Metric("reward of the rejected (KTO: undesirable) replies"),
-    PAIRS: Metric("how many pairs (of reward_process: steps) the accuracy of an evaluation is of"),
+    PAIRS: Metric("pairs (reward_process: steps) of which the accuracy of an evaluation is"),
     "rewards/mean": Metric("predicted score"),
     "rewards/error": Metric("distance of the predicted score from the data's"),
     "rewards/right": Metric("reward at the ends of steps that are right"),
@@ -100,15 +100,17 @@ METRICS = {
     "reward/best": Metric("reward of the best reply to each prompt"),
     "reward/worst": Metric("reward of the worst reply to each prompt"),
     # Time and memory
-    "time/step_s": Metric("time since the last row", SECONDS),
-    "time/data_s": Metric("of it, reading and packing rows", SECONDS),
-    "time/generate_s": Metric("of it, drawing replies", SECONDS),
-    "time/score_s": Metric("of it, scoring replies", SECONDS),
-    "time/experience_s": Metric("of it, log-probabilities, values and advantages of replies", SECONDS),
-    "time/learn_s": Metric("of it, forward, backward and optimizer", SECONDS),
-    "time/eval_s": Metric("of it, evaluations", SECONDS),
-    "time/save_s": Metric("of it, writing checkpoints", SECONDS),
-    "time/tokens_per_s": Metric("tokens learned from, of all processes", "tokens per second"),
+    "time/step_s": Metric("time since the row before", SECONDS),
+    "time/data_s": Metric("of time/step_s: reading and packing rows", SECONDS),
+    "time/generate_s": Metric("of time/step_s: drawing replies", SECONDS),
+    "time/score_s": Metric("of time/step_s: scoring replies", SECONDS),
+    "time/experience_s": Metric("of time/step_s: log-probabilities, values and advantages of replies", SECONDS),
+    "time/learn_s": Metric("of time/step_s: forward, backward and optimizer", SECONDS),
+    "time/eval_s": Metric("of time/step_s: evaluations", SECONDS),
+    "time/save_s": Metric("of time/step_s: writing checkpoints", SECONDS),
+    "time/tokens_per_s": Metric(
+        "tokens learned from in a second of time/step_s, all processes together", "tokens per second"
+    ),
     "time/mfu": Metric("of the GPU's peak arithmetic that is used (MFU)", SHARE),
     "time/memory_gb": Metric("memory of the process with the most", "GB"),
 }

@@ -12,8 +12,9 @@ class Schedule(str, Enum):
     cosine = "cosine"
     """Half a cosine from the learning rate down to train.min_learning_rate at the last step."""
     linear = "linear"
-    """A straight line there."""
+    """A straight line from the learning rate down to train.min_learning_rate at the last step."""
     constant = "constant"
+    """The learning rate from the warm-up's end to the last step."""
     wsd = "wsd"
     """Warm-up, stable, decay (arXiv:2404.06395): the whole rate until the last train.decay_ratio of the steps, then
     half a cosine down. A longer run has more steps at the whole rate, and is otherwise as it was."""

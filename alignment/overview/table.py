@@ -1,5 +1,6 @@
 """Several runs, a line each: the settings in which they differ, their state and step, and what they measured."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from alignment.evaluate.rows import value_words
 from alignment.overview.grid import Column, lines
 from alignment.overview.status import Status
 from alignment.overview.steered import lengthened, steered
+from alignment.runs.folder import RunFolder
 from alignment.runs.settings import differing, task_of
 from alignment.user_error import nearest
 
@@ -45,8 +47,17 @@ def table(folder: Path, found: list[Status], asked: Asked) -> Iterator[str]:
     names = [_name(status.folder, folder) for status in found]
     yield from (f"{name} is damaged: {s.damage}" for name, s in zip(names, found, strict=True) if s.damage)
     yield from (f"{name}: {s.state()}: {s.why()}" for name, s in zip(names, found, strict=True) if _is_worth(s))
+    yield from _evaluations(found, names)
     num_finished = sum(status.is_finished for status in found)
     yield f"{num_finished} of {len(found)} finished"
+
+
+def _evaluations(found: Sequence[Status], names: Sequence[str]) -> Iterator[str]:
+    """Whose figures are of models, and in no column of a table of runs."""
+    having = [n for n, status in enumerate(found) if not status.damage and RunFolder(status.folder).summary.exists()]
+    if having:
+        which = ", ".join(names[n] for n in having)
+        yield f"what was found of each model by {which}: alignment status {shlex.quote(str(found[having[0]].folder))}"
 
 
 def _is_worth(status: Status) -> bool:

@@ -95,19 +95,28 @@ def tree_of(folder: Path, depth: int = DEPTH) -> Tree:
 
 
 def _stages(folder: Path) -> list[Path] | None:
-    """The folders of a pipeline's stages, or the folder alone of another run; None: it is none.
+    """The folders of a pipeline's stages, without those that it leaves out and never ran, or the folder alone of
+    another run; None: it is none.
 
     Raises:
         UserError: its config is damaged.
     """
     if not RunFolder(folder).config.exists():
         return None
-    stages = settings_of(folder).get("stages")
+    settings = settings_of(folder)
+    stages = settings.get("stages")
     if stages is None:
         return [folder]
     if not isinstance(stages, list) or not all(isinstance(stage, dict) and "name" in stage for stage in stages):
         raise UserError(f"{RunFolder(folder).config}: stages must be a list of mappings with a name, got {stages!r}")
-    return [folder / str(stage["name"]) for stage in stages]
+    only = settings.get("only")
+    left_out = [
+        str(stage["name"])
+        for stage in stages
+        if stage.get("enabled") is False or (isinstance(only, list) and only and stage["name"] not in only)
+    ]
+    paths = [folder / str(stage["name"]) for stage in stages]
+    return [path for path in paths if path.name not in left_out or path.exists()]
 
 
 def _runs_of(path: Path) -> list[Path] | None:

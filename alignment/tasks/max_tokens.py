@@ -105,8 +105,9 @@ def _choose(config: TrainingConfig | RejectionConfig | EvaluateConfig, room: Roo
     busiest = max(footprints, key=lambda key: footprints[key].fixed + footprints[key].per_token * MOST_CPU)
     one = replace(footprints[busiest], held=held)
     number = max(fitting(one, room), longest)
-    line = f"{KEY}: {number}, chosen from {_gib(room.free)} free {room.where}: about {_gib(held)} for weights and what "
-    line += f"training keeps of them, {one.per_token / 2**20:.2g} MiB for a token ({busiest})"
+    line = f"{KEY}: {number}, chosen from {_gib(room.free)} free {room.where}: about {_gib(held)} for weights"
+    line += " and what training keeps of them" if isinstance(config, TrainingConfig) else ""
+    line += f", {one.per_token / 2**20:.2g} MiB a token through {busiest}"
     say(f"{line}; {WAY}")
     needs = one.of(max(number, widest.together))
     if needs > SHARE * room.free:

@@ -70,7 +70,7 @@ def test_a_run_that_goes_on_under_another_free_memory_has_the_same_bits(
     whole = alignment.run("tiny_dpo", output_dir="whole", **SMALL)
     said = capsys.readouterr().out
     assert "batch.max_tokens: 1024, chosen from 0.03 GiB free on this machine: about 0.00" in said
-    assert "MiB for a token (model.init); batch.max_tokens=N sets another" in said
+    assert "MiB a token through model.init; batch.max_tokens=N sets another" in said
     interrupted("tiny_dpo", output_dir="parts", **SMALL)
     assert kept_in("parts") == kept_in("whole") == 1024
     set_free(monkeypatch, 64 * GIB)

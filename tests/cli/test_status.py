@@ -138,6 +138,19 @@ def test_a_sweep_and_a_pipeline_are_tables(
     assert runs_in(tmp_path / "pipe") == [tmp_path / "pipe" / "b", tmp_path / "pipe" / "a"]
 
 
+@pytest.mark.parametrize(
+    ("only", "there", "shown"), [("[b]", "", "b"), ("[c, b]", "", "bc"), ("[]", "", "bc"), ("[b]", "ac", "abc")]
+)
+def test_stages_that_a_pipeline_leaves_out_are_shown_where_they_were_run_before(
+    only: str, there: str, shown: str, tmp_path: Path
+) -> None:
+    for name in there:
+        run_folder(tmp_path / name)
+    stages = "stages: [{name: a, enabled: false}, {name: b}, {name: c}]"
+    (tmp_path / "config.yaml").write_text(f"{stages}\nonly: {only}\n")
+    assert runs_in(tmp_path) == [tmp_path / name for name in shown]
+
+
 def labelled(folder: Path) -> Path:
     (folder / "job.sbatch").write_text("srun --kill-on-bad-exit=1 --label bash\n")
     log = folder / "logs" / "12.log"
@@ -472,6 +485,8 @@ def test_an_evaluation_has_a_page_of_its_own(alignment: Callable[..., Any], tmp_
         "  reward model\t-\t-\t0.75",
         "  report    out/report.html",
     ]
+    table = alignment("status", ".").out.splitlines()
+    assert table[2:] == ["what was found of each model by out: alignment status out", "1 of 1 finished"]
 
 
 def test_the_table_marks_what_was_steered_and_what_was_made_longer(

@@ -6,8 +6,8 @@ from alignment.user_error import fail
 PAGE = """usage: alignment chat MODEL [--system TEXT] [--temperature T] [--max-new-tokens N] [--seed N] [key=value ...]
 
 Talk to a model in the terminal, turn by turn, in its own chat template. MODEL is a run's folder, a model's or an
-adapter's folder, or a name on the hub. A line is a turn, and its reply is shown as it is
-written; of a pipe each line is one, and the replies alone are printed, each when it is whole:
+adapter's folder, or a name on the hub. A line is a turn, and its reply is shown as it is written; of a pipe each line
+is one, and the replies alone are printed, each when it is whole:
 
   alignment chat runs/dpo
   printf 'What is a cow?\\nAnd a calf?\\n' | alignment chat runs/dpo --seed 1

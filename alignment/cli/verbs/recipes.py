@@ -6,7 +6,7 @@ from alignment.cli.recipes import first_comment, own_folders, recipes, shipped
 PAGE = """usage: alignment recipes [--config-dir DIR]
 
 The recipes that `alignment run` knows by name, one line each. A recipe is a YAML file; `alignment run NAME --cfg job`
-prints one with all its keys, and yours may begin as a copy of it.
+prints one with all its keys. One of yours may begin as a copy of that, or name a shipped one in its `defaults`.
 
   --config-dir DIR   those in DIR too; one there hides a shipped one of its name
 """
