@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from alignment.config.user_cache import user_cache
 from alignment.data.held_out import prompt_hash
 from alignment.data.numbers import NUMBERS, numbers
 from alignment.data.records import Record
+from alignment.data.row_room import held, make_room, note_use
 from alignment.data.sequences import gathered
 from alignment.data.tokenize import Example
 from alignment.runs.contents import digest, hashed
@@ -81,6 +82,7 @@ class Mapped(Sequence[Item]):
     parts: "tuple[Part, ...]"
     ends: tuple[int, ...]
     make: "Callable[[Part, int], Item]"
+    file: IO[bytes]  # open, so that nobody makes room of it
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -159,6 +161,7 @@ def kept_rows(place: Path, batches: Iterator[pa.RecordBatch], known: Callable[[]
                 if found is None:
                     _write(place, batches, known)
                     found = _mapped(place)
+                    make_room(place)
         except OSError as error:
             raise UnwritableError(str(error)) from error
     if found is None:
@@ -198,6 +201,7 @@ def _mapped(place: Path) -> Rows | None:
     if not place.exists() and not _known_of(place).exists():
         return None
     try:
+        file = held(place)
         found, known = pickle.loads(_known_of(place).read_bytes())
         if digest(place) != found:
             raise ValueError("the contents have changed")
@@ -206,5 +210,6 @@ def _mapped(place: Path) -> Rows | None:
     except (OSError, ValueError, EOFError, pickle.UnpicklingError, pa.ArrowException) as error:
         say_once(f"{place}: the rows kept there are damaged and are made again ({error})")
         return None
+    note_use(_known_of(place))
     ends = tuple(accumulate(part.rows for part in parts))
-    return Mapped(parts, ends, record_of), Mapped(parts, ends, example_of), known
+    return Mapped(parts, ends, record_of, file), Mapped(parts, ends, example_of, file), known

@@ -1,5 +1,6 @@
 """Rows that are kept: what is mapped is what is read, what shapes it names it, and what is damaged is made again."""
 
+import fcntl
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from alignment.config.batch import BatchConfig
 from alignment.config.data import BadRow, DataConfig, ExampleKind, Format
 from alignment.config.errors import UserError
 from alignment.config.sources import EvalSource, MixedSource, TrainSource
-from alignment.data import load, row_cache, row_key
+from alignment.data import load, row_cache, row_key, row_room
 from alignment.data.batches import Packer
 from alignment.data.carried import NOTHING, Asked, Carried
 from alignment.data.held_out import hold_out, num_prompts, num_shared_prompts, prompt_hashes
@@ -383,6 +384,67 @@ def test_what_passes_over_all_rows_ask_is_in_columns(
     assert len(Packer(BatchConfig(size=4, max_tokens=30), 0).eval_batches(mapped.examples)) > 1
     lazy = with_replies_to_others(mapped.examples, 12)
     assert [plain(each) for each in replace(lazy, examples=whole.examples)] == others
+
+
+def sized(folder: Path, name: str, rows: int) -> DataConfig:
+    made = [{"prompt": f"{name} {row}", "chosen": "yes", "rejected": "no"} for row in range(rows)]
+    return settings(written(folder / f"{name}.jsonl", made))
+
+
+def used_at(place: Path, seconds: int) -> None:
+    """In the past; all of an entry's files."""
+    for file in place.parent.glob(f"{place.stem}.*"):
+        os.utime(file, (seconds, seconds))
+
+
+def test_rows_that_were_used_the_longest_ago_make_room(
+    chatml: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, with a word on it, and what was used since stays, as does what a killed process left beside it."""
+    sources = {name: sized(tmp_path, name, 9) for name in "abcd"}
+    places = {}
+    for number, name in enumerate("abc"):
+        before = set(kept(tmp_path))
+        load_split("train", sources[name], chatml, ExampleKind.pairs)
+        (places[name],) = set(kept(tmp_path)) - before
+        used_at(places[name], 1000 + number)
+    folder = places["a"].parent
+    left = folder / f"{'0' * 32}.arrow.host-1.partial"
+    left.write_bytes(b"x" * 100)
+    os.utime(left, (1, 1))
+    load_split("train", sources["a"], chatml, ExampleKind.pairs)  # b is now the one used the longest ago
+    capsys.readouterr()
+    taken = sum(file.stat().st_size for file in folder.iterdir())
+    monkeypatch.setattr(row_room, "ROOM", taken)  # one too many, and what is left of the killed one
+    load_split("train", sources["d"], chatml, ExampleKind.pairs)
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert said.count("rows of 2 earlier sources") == 1 and "the least recently used" in said
+    assert places["b"] not in kept(tmp_path) and {places["a"], places["c"]} < set(kept(tmp_path))
+    assert not left.exists() and not places["b"].with_suffix(".known").exists()
+    load_split("train", sources["d"], chatml, ExampleKind.pairs)
+    assert "removed" not in capsys.readouterr().out
+
+
+def test_rows_that_a_process_maps_or_makes_are_not_removed(
+    chatml: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_room, "ROOM", 1)
+    mapped = load_split("train", sized(tmp_path, "a", 9), chatml, ExampleKind.pairs)
+    assert mapped is not None
+    (place,) = kept(tmp_path)
+    made = place.with_name(f"{'1' * 32}.lock")
+    with made.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        some = mapped.examples[2:4]
+        lengths = [len(each.prompt_ids) for each in some]
+        del mapped  # a row's tokens are no reason to keep all of them
+        again = load_split("train", sized(tmp_path, "a", 9), chatml, ExampleKind.pairs)
+        load_split("train", sized(tmp_path, "b", 9), chatml, ExampleKind.pairs)
+        assert place in kept(tmp_path) and made.exists() and again is not None
+    del again
+    load_split("train", sized(tmp_path, "c", 9), chatml, ExampleKind.pairs)
+    assert len(kept(tmp_path)) == 1 and place not in kept(tmp_path) and not made.exists()
+    assert [len(each.prompt_ids) for each in some] == lengths
 
 
 def test_no_rank_holds_a_copy_of_the_tokens(chatml: PreTrainedTokenizerBase, rows: Path) -> None:
