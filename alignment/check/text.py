@@ -26,7 +26,7 @@ NO_THOUGHT = "<think></think>"  # what templates of reasoning models write befor
 def show(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, marked: str) -> None:
     """Three rows as the model reads them, the tokens that carry loss marked; `marked` says what these are."""
     for number, example in enumerate(examples[:SHOWN], start=1):
-        say(f"\nrow {number} ({example.source}), marked: {marked}")
+        say(f"\nrow {number} ({example.source})" + (f", marked: {marked}" if example.completion_ids else ""))
         prompt = str(tokenizer.decode(example.prompt_ids))
         cut = prompt if len(prompt) <= SHOWN_CHARACTERS else f"... {prompt[-SHOWN_CHARACTERS:]}"
         say_marked([(cut, False)])

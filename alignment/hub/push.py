@@ -27,11 +27,14 @@ def push(folder: Path, repo: str, *, private: bool, branch: str | None, message:
         UserError: the folder is no model, or the hub refuses or does not answer.
     """
     require_model(folder)
-    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+    from huggingface_hub.errors import OfflineModeIsEnabled
     from huggingface_hub.utils import validate_repo_id
 
     with _told(repo):
         validate_repo_id(repo)
+        if constants.HF_HUB_OFFLINE:  # which a token would not help
+            raise OfflineModeIsEnabled
         if get_token() is None:
             raise UserError(f"a token that may write is needed for {site()}: `hf auth login`, or HF_TOKEN")
         api = HfApi()

@@ -70,6 +70,7 @@ def test_each_kind_of_rows_is_known(row: dict[str, Any], kind: str, alignment: C
     ended = alignment("data", "inspect", "rows.jsonl")
     assert (ended.code, ended.err) == (0, [])
     assert f"train: 2 rows: {kind}" in ended.out.splitlines()
+    assert ("marked: what carries loss" in ended.out) is not kind.startswith("prompts")
 
 
 PAIRS = [{"question": f"hello {n}", "better": "fine", "worse": "no", "note": n} for n in range(8)]

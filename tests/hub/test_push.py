@@ -69,7 +69,6 @@ def test_what_the_hub_refuses_is_one_line(
     asked = len(me.asked)
     assert refused("mine") == f"a token that may write is needed for {me.url}: `hf auth login`, or HF_TOKEN"
     assert len(me.asked) == asked
-    monkeypatch.setenv("HF_TOKEN", "hf_mine")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert refused("mine") == "nothing is pushed offline, as HF_HUB_OFFLINE says"
 
@@ -82,6 +81,7 @@ def test_what_the_hub_refuses_is_one_line(
         (["empty", "mine"], "push: a model's folder holds config.json or adapter_config.json, got 'empty'"),
         (["bare", "mine"], "push: a model's folder holds weights (*.safetensors, *.bin), got 'bare'"),
         (["bare", "mine", "--step", "3"], "push: --step goes with a run's folder, which holds config.yaml, got 'bare'"),
+        (["sweep", "mine"], "push: 'sweep' holds runs, of which one can be pushed: sweep/0, sweep/1"),
         (["pipe", "mine"], "push: the run in 'pipe' has left no model; it has models in pipe/sft"),
     ],
 )
@@ -92,5 +92,8 @@ def test_a_folder_that_is_no_model(
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "bare" / "config.json").write_text("{}")
     (tmp_path / "pipe" / "config.yaml").write_text("")
+    for run in ("sweep/0", "sweep/1"):
+        (tmp_path / run / "model").mkdir(parents=True)
+        (tmp_path / run / "config.yaml").write_text("seed: 0\n")
     ended = alignment("push", *words)
     assert (ended.code, ended.err) == (2, [f"alignment: {message}"])

@@ -63,4 +63,12 @@ def _model(run: Path, step: int | None) -> Path:
         models = [str(each.parent) for each in sorted(run.glob("*/model")) if each.is_dir()]
         ways = f"; it has models in {', '.join(models)}" if models else "; --step N takes a checkpoint's"
         fail(f"push: the run in {str(run)!r} has left no model{ways}")
-    return files.model if files.config.is_file() else run
+    if files.config.is_file():
+        return files.model
+    if not any(run.glob("*.json")):
+        from alignment.runs.settings import runs_in
+
+        runs = [str(each) for each in runs_in(run) if RunFolder(each).model.is_dir()]
+        if runs:
+            fail(f"push: {str(run)!r} holds runs, of which one can be pushed: {', '.join(runs)}")
+    return run
