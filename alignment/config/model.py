@@ -22,6 +22,15 @@ class Attention(str, Enum):
     """One compiled kernel over the whole row, with a block mask; for a GPU."""
 
 
+class LoraInit(str, Enum):
+    """How A begins; B is 0 in either, so that a new adapter changes nothing."""
+
+    default = "default"
+    """As a linear layer: uniform."""
+    gaussian = "gaussian"
+    """Normal, of standard deviation 1 / rank."""
+
+
 ALPHA, TARGETS = 16, ["all-linear"]
 
 
@@ -31,6 +40,13 @@ class LoraConfig(Config):
     """0 trains all weights; above 0 the weights are frozen and adapters of this rank are trained (arXiv:2106.09685)."""
     alpha: int = ALPHA
     """The adapters' outputs are scaled by alpha / rank."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead, so that adapters of a high rank learn as fast (arXiv:2312.03732)."""
+    dora: bool = False
+    """Train the length of each of a weight's rows apart from its direction, which the adapter turns (arXiv:2402.09353);
+    slower. Not with distributed.zero=3."""
+    init: LoraInit = LoraInit.default
+    """How a new adapter begins."""
     dropout: float = 0.0
     """Share of an adapter's inputs that are dropped while it trains."""
     targets: list[str] = field(default_factory=lambda: list(TARGETS))
@@ -43,6 +59,9 @@ class LoraConfig(Config):
         require(bool(self.targets), "model.lora.targets must name at least one module", self.targets)
         for key, value, unset in (
             ("alpha", self.alpha, ALPHA),
+            ("rslora", self.rslora, False),
+            ("dora", self.dora, False),
+            ("init", self.init, LoraInit.default),
             ("dropout", self.dropout, 0.0),
             ("targets", self.targets, TARGETS),
         ):

@@ -82,6 +82,8 @@ class TrainingConfig(RunConfig):
             require_rows(self.data, "eval", why=f" by {asker}, which evaluates on held-out rows")
         require_read(self.data, self.example_kind)
         require_device(self.model, self.distributed)
+        rule = "model.lora.dora must be false with distributed.zero=3, which shards the weights whose rows it measures"
+        require(not self.model.lora.dora or self.distributed.zero != 3, rule, self.model.lora.dora)
         rule = "checkpoint.every and checkpoint.every_minutes must be 0 with distributed.offload_optimizer=nvme, which "
         rule += "cannot be saved"
         if self.distributed.offload_optimizer is Offload.nvme:

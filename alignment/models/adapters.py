@@ -102,8 +102,17 @@ def _parameters(layer: Any) -> list[nn.Parameter]:
     return list(layer.parameters())
 
 
+def has_lengths(layer: Any, adapter: str) -> bool:
+    """Whether the adapter trains the lengths of the weight's rows too: DoRA's."""
+    return adapter in layer.lora_magnitude_vector
+
+
 def _merged(layer: Any) -> Tensor:
     weight = whole_weight(layer.get_base_layer())
     for adapter in layer.active_adapters:  # on the CPU: a second copy of the weights may not fit on the GPU
         weight = weight.cpu().float() + layer.get_delta_weight(adapter).detach().cpu().float()
+        if has_lengths(layer, adapter):  # arXiv:2402.09353, eq. 5
+            along = 0 if layer.fan_in_fan_out else 1
+            lengths = layer.lora_magnitude_vector[adapter].weight.detach().cpu().float().unsqueeze(along)
+            weight = weight * (lengths / weight.norm(dim=along, keepdim=True))
     return weight

@@ -5,6 +5,7 @@ start, and most runs train without.
 """
 
 from dataclasses import dataclass
+from math import isclose, sqrt
 from pathlib import Path
 
 import torch
@@ -18,10 +19,10 @@ from transformers import PreTrainedModel
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE
 from alignment.config.hub import pinned_name
-from alignment.config.model import LoraConfig
+from alignment.config.model import LoraConfig, LoraInit
 from alignment.distributed.engine import shape_of
 from alignment.distributed.placement import Placement
-from alignment.models.adapters import DEFAULT, PREFIX, is_adapted, lora_layers
+from alignment.models.adapters import DEFAULT, PREFIX, has_lengths, is_adapted, lora_layers
 from alignment.models.routers import has_routers
 from alignment.models.save import as_saved
 from alignment.models.scalar_head import head_name, scalar_head
@@ -47,6 +48,9 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+        init_lora_weights="gaussian" if config.init is LoraInit.gaussian else True,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
         exclude_modules=kept or None,
     )
@@ -100,11 +104,28 @@ def _check_layers(hf: PreTrainedModel) -> None:
         raise ConfigError(f"model.lora.targets must be linear layers with a weight of their own, got {kind}")
 
 
-def add_another(hf: PreTrainedModel, name: str, rank: int, alpha: int) -> None:
+@dataclass(frozen=True, slots=True)
+class AdapterShape:
+    """What the outputs of an adapter are scaled by comes of these."""
+
+    rank: int
+    alpha: int
+    rslora: bool
+
+
+def shape_of_adapter(hf: PreTrainedModel) -> AdapterShape:
+    """Of the one that the model was loaded with."""
+    layer = lora_layers(hf)[0]
+    rank, alpha, scaling = layer.r[DEFAULT], layer.lora_alpha[DEFAULT], layer.scaling[DEFAULT]
+    return AdapterShape(rank, alpha, rslora=rank > 1 and isclose(scaling, alpha / sqrt(rank)))
+
+
+def add_another(hf: PreTrainedModel, name: str, shape: AdapterShape) -> None:
     """A second adapter, which is nothing until it is trained or loaded, beside the first and on the same layers."""
     layers = [key for key, module in hf.named_modules() if is_adapted(module)]
     before = vars(hf).pop("peft_config")  # found there, it has peft warn of several adapters, which are what is wanted
-    inject_adapter_in_model(PeftLoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), hf, adapter_name=name)
+    config = PeftLoraConfig(r=shape.rank, lora_alpha=shape.alpha, use_rslora=shape.rslora, target_modules=layers)
+    inject_adapter_in_model(config, hf, adapter_name=name)
     cast_adapter_dtype(hf, name)
     vars(hf)["peft_config"] = before | vars(hf)["peft_config"]
 
@@ -120,18 +141,20 @@ def save_adapter(
             with placement.whole([tensor]):
                 if write:
                     saved = as_saved(hf, name, placement.kept(tensor), dtype)
-                    kept[PREFIX + name.replace(f".{DEFAULT}.", ".")] = saved.contiguous()
+                    kept[PREFIX + _name_in_file(name)] = saved.contiguous()
     if not write:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    layer, base = lora_layers(hf)[0], hf.name_or_path or None
+    shape, base = shape_of_adapter(hf), hf.name_or_path or None
     on_hub = None if base is None else pinned_name(base)
     if on_hub is None and base is not None:
         base = str(Path(base).resolve())
     targets = sorted({key.rpartition(".")[2] for key, module in hf.named_modules() if is_adapted(module)})
     PeftLoraConfig(
-        r=layer.r[DEFAULT],
-        lora_alpha=layer.lora_alpha[DEFAULT],
+        r=shape.rank,
+        lora_alpha=shape.alpha,
+        use_rslora=shape.rslora,
+        use_dora=has_lengths(lora_layers(hf)[0], DEFAULT),
         target_modules=targets,
         base_model_name_or_path=base if on_hub is None else on_hub.repo,
         revision=None if on_hub is None else on_hub.revision,
@@ -141,10 +164,15 @@ def save_adapter(
     save_file(kept, folder / WEIGHTS_FILE)
 
 
+def _name_in_file(name: str) -> str:
+    """peft's: without the adapter's own name, and of DoRA's lengths, which were once no module, without `weight`."""
+    name = name.replace(f".{DEFAULT}.", ".")
+    return name.removesuffix(".weight") if name.endswith(".lora_magnitude_vector.weight") else name
+
+
 @dataclass(frozen=True, slots=True)
 class SavedAdapter:
-    rank: int
-    alpha: int
+    shape: AdapterShape
     base: str | None  # the folder of the model beneath, or its pinned name
     weights: dict[str, Tensor]  # by their names in the model
 
@@ -153,16 +181,18 @@ def read_adapter(folder: Path) -> SavedAdapter:
     """What `save_adapter` wrote.
 
     Raises:
-        ConfigError: the folder holds no adapter.
+        ConfigError: the folder holds no adapter, or one of DoRA.
     """
     if not (folder / ADAPTER_FILE).exists() or not (folder / WEIGHTS_FILE).exists():
         raise ConfigError(f"roles.share=lora needs an adapter's folder ({ADAPTER_FILE}), got {str(folder)!r}")
     config = PeftLoraConfig.from_pretrained(str(folder))
+    if config.use_dora:
+        raise ConfigError(f"roles.share=lora needs an adapter without DoRA (model.lora.dora), got {str(folder)!r}")
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
     base = config.base_model_name_or_path
     if base is not None and config.revision is not None:
         base = f"{base}@{config.revision}"
-    return SavedAdapter(config.r, config.lora_alpha, base, weights)
+    return SavedAdapter(AdapterShape(config.r, config.lora_alpha, config.use_rslora), base, weights)
 
 
 def write_adapter(hf: PreTrainedModel, name: str, weights: dict[str, Tensor]) -> None:

@@ -19,7 +19,7 @@ from alignment.distributed.engine import Engine
 from alignment.distributed.sharded import placement_of
 from alignment.generation.dialogue import Reader
 from alignment.generation.score import RewardModelScorer
-from alignment.models.adapters import DEFAULT, lora_layers
+from alignment.models.adapters import DEFAULT
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_critic, load_language_model
@@ -134,19 +134,18 @@ def scalar_on(policy: LanguageModel, name: str, pad_id: int, folder: Path | None
     Raises:
         ConfigError: the folder's adapter is of another base or on other layers.
     """
-    from alignment.models.lora import add_another, read_adapter, write_adapter  # not above, for it imports peft
+    from alignment.models import lora  # not above, for it imports peft
 
     hf = _with_body_of(policy.hf, pad_id)
     if folder is None:
-        own = lora_layers(policy.hf)[0]
-        add_another(policy.hf, name, own.r[DEFAULT], own.lora_alpha[DEFAULT])
+        lora.add_another(policy.hf, name, lora.shape_of_adapter(policy.hf))
         draw_head(hf, policy.placement)
     else:
-        saved, base = read_adapter(folder), policy.hf.name_or_path or ""
+        saved, base = lora.read_adapter(folder), policy.hf.name_or_path or ""
         is_same = bool(base) and located(saved.base or "").resolve() == located(base).resolve()
         require(is_same, f"roles.share=lora needs adapters of model.path ({base})", f"{folder}, of {saved.base}")
-        add_another(policy.hf, name, saved.rank, saved.alpha)
-        write_adapter(policy.hf, name, saved.weights)
+        lora.add_another(policy.hf, name, saved.shape)
+        lora.write_adapter(policy.hf, name, saved.weights)
         hf.score.weight.data.copy_(saved.weights["score.weight"])
     role = ScalarModel(hf, policy.placement)
     role.adapter, policy.adapter = name, DEFAULT

@@ -1,0 +1,44 @@
+"""`scripts/gpu.py` where there is no GPU: each of its parts runs, and what fails is in the table."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+BROKEN = """
+import pytest
+
+@pytest.mark.gpu
+def test_that_fails():
+    assert False
+
+@pytest.mark.gpu
+def test_that_passes():
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_without_a_gpu(shared: Path, tmp_path: Path) -> None:
+    tests = tmp_path / "test_broken_here.py"
+    tests.write_text(BROKEN)
+    data = shared / "data" / "hh_harmless.train.jsonl.gz"
+    command = [sys.executable, REPOSITORY / "scripts" / "gpu.py", "--device", "cpu", "--data", data, "--tests", tests]
+    ended = subprocess.run([*command, "--out", tmp_path / "out"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stdout + ended.stderr  # for the test that fails
+    found = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert found["tests"]["passed"] == 1 and len(found["tests"]["failed"]) == 1
+    assert [row["method"] for row in found["benchmark"]["rows"]] == ["dpo", "sft"]
+    page = (tmp_path / "out" / "gpu.md").read_text()
+    assert "1 passed, 0 skipped, 1 failed" in page and "| dpo |" in page and "test_that_fails" in page
+
+
+def test_a_machine_without_a_gpu_is_told_so(tmp_path: Path) -> None:
+    command = [sys.executable, REPOSITORY / "scripts" / "gpu.py", "--data", "PAIRS", "--out", tmp_path / "out"]
+    environment = {"CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY)}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 2 and "there is no GPU here" in ended.stderr
+    assert not (tmp_path / "out").exists()
