@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from benchmark_ppo import KEPT, REPLIES, TRL, measured_ppo
-from benchmark_setting import LIMIT, PIECES, SIZE, TINY, Setting, data_config, make_model, tokenizer_of
+from benchmark_setting import LIMIT, PIECES, SETTINGS, SIZE, Setting, data_config, make_model, tokenizer_of
 from benchmark_trl import trl_step
 from benchmark_turns import KEEPS_MEMORY, Contender, Turns, play_in_turns
 from rich.console import Console
@@ -44,7 +44,7 @@ from alignment.data.load import load_split
 from alignment.data.loaded import Loaded
 from alignment.data.pack import Batch
 from alignment.data.tokenize import Example
-from alignment.distributed.device import keep_freed_memory
+from alignment.distributed.device import choose_kernels, keep_freed_memory
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.precision import autocast
@@ -63,19 +63,19 @@ Step = Callable[[int], None]
 def main() -> None:
     parser = parser_of(__doc__, METHODS, out=Path("benchmark.json"))
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender that share the steps")
-    parser.add_argument("--ppo-steps", type=int, default=8, help="PPO's iterations")
-    parser.add_argument("--trl-environment", type=Path, default=Path(".venv-trl"), help=f"where {TRL} is, or is put")
     parser.add_argument("--model", type=Path, help="a pretrained model's folder, in the place of a random one; no PPO")
     parser.add_argument("--size", type=int, default=SIZE, help="pairs or demonstrations a step")
     parser.add_argument(
         "--limit", type=int, default=LIMIT, help="tokens of a prompt and a completion; others are left out"
     )
+    parser.add_argument("--setting", choices=SETTINGS, default="tiny", help=argparse.SUPPRESS)
     parser.add_argument("--play", nargs=3, metavar=("WHOSE", "METHOD", "FIRST"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.play:
         whose, method, first = arguments.play
         steps = range(int(first), int(first) + arguments.warmup + arguments.steps)
-        setting = replace(TINY, size=arguments.size, limit=arguments.limit, folder=arguments.model)
+        of = SETTINGS[arguments.setting]
+        setting = replace(of, size=arguments.size, limit=arguments.limit, folder=arguments.model)
         return play(whose, method, steps, arguments.data, setting)
     if arguments.model is not None and set(arguments.methods) & set(REPLIES):
         parser.error("--model is for other methods than PPO: name them in --methods")
@@ -104,6 +104,8 @@ def parser_of(description: str, methods: Sequence[str], *, out: Path) -> argpars
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=list(methods), choices=methods)
+    parser.add_argument("--ppo-steps", type=int, default=8, help="PPO's iterations")
+    parser.add_argument("--trl-environment", type=Path, default=Path(".venv-trl"), help=f"where {TRL} is, or is put")
     return parser
 
 
@@ -131,7 +133,7 @@ def measured(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def play(whose: str, method: str, steps: range, data: Path, setting: Setting) -> None:
     """One contender's side of a round: a turn is an optimizer step."""
-    turns = Turns()
+    turns = Turns(setting.device.value)
     with TemporaryDirectory() as folder:
         step = build(whose, method, data, steps.stop, folder, setting)
         for index in steps:
@@ -143,7 +145,9 @@ def play(whose: str, method: str, steps: range, data: Path, setting: Setting) ->
 def build(whose: str, method: str, data: Path, steps: int, folder: str, setting: Setting) -> Step:
     """A function that takes optimizer step `index` of `steps`."""
     if whose != "trl":
-        keep_freed_memory(torch.device(setting.device.value))  # as every run does
+        device = torch.device(setting.device.value)
+        keep_freed_memory(device)  # as every run does
+        choose_kernels(device, deterministic=False)
     tokenizer = tokenizer_of(setting, data)
     need = ExampleKind.demonstrations if method == "sft" else ExampleKind.pairs
     loaded = load(data, tokenizer, need, setting.size * steps, setting.limit)

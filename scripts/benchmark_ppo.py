@@ -1,10 +1,10 @@
 """PPO iterations side by side: ours, and those of TRL 1.12, the last with PPO, in an environment of its own.
 
 Both load the same policy and reward model (which is the critic's start, too) and draw 64 tokens for each of the same
-16 prompts; temperature, end token, KL penalty, clips, rates and four inner epochs are the same. An iteration is
-generation, scores, log-probs and values, and learning. The contenders are processes that take turns, iteration by
-iteration, and the figure is the ratio of replies a second, by medians. Each tells its peak memory above what it had
-after its imports.
+16 prompts, on a GPU 256 for each of 64; temperature, end token, KL penalty, clips, rates and four inner epochs are the
+same. An iteration is generation, scores, log-probs and values, and learning. The contenders are processes that take
+turns, iteration by iteration, and the figure is the ratio of replies a second, by medians. Each tells its peak memory
+above what it had after its imports.
 
 TRL draws one reply for a prompt, and this is what it is measured at, beside our four a prompt, too.
 """
@@ -12,16 +12,18 @@ TRL draws one reply for a prompt, and this is what it is measured at, beside our
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from benchmark_setting import LIMIT, data_config, make_model, make_tokenizer
+from benchmark_setting import SETTINGS, Setting, data_config, make_model, make_tokenizer
 from benchmark_turns import KEEPS_MEMORY, Contender, Turns, play_in_turns
 
 from alignment.config.batch import BatchConfig
 from alignment.config.data import ExampleKind
+from alignment.config.distributed import Device
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
@@ -30,26 +32,22 @@ from alignment.config.reward import RewardShapingConfig
 from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import load_split
-from alignment.distributed.device import keep_freed_memory
+from alignment.distributed.device import choose_kernels, keep_freed_memory
 from alignment.tasks.ppo import build_trainer
 from alignment.training.nonfinite import NonFiniteGuard
 
 REPLIES = {"ppo": 1, "ppo, 4 replies a prompt": 4}
 """method -> replies that we draw for a prompt."""
-TRL, KEPT, PROMPTS, TOKENS = "trl==1.12.0", "trl, memory kept", 16, 64
+TRL, KEPT = "trl==1.12.0", "trl, memory kept"
 HERE = Path(__file__).parent
 
 
 def measured_ppo(methods: list[str], data: Path, environment: Path, *, turns: int, warmup: int) -> list[dict[str, Any]]:
-    """The methods' rows: medians of `turns` iterations after `warmup` of them."""
-    python = trl_python(environment)
+    """The methods' rows: medians of `turns` iterations after `warmup` of them, all contenders in turns."""
     with TemporaryDirectory() as name:
-        folder = Path(name)
-        write_setting(folder, data, iterations=warmup + turns)
-        contenders = {method: Contender(sys.executable, __file__, folder, REPLIES[method]) for method in methods}
-        theirs = python, HERE / "benchmark_ppo_trl.py", folder
-        contenders |= {TRL: Contender(*theirs), KEPT: Contender(*KEEPS_MEMORY, *theirs)}
-        seconds, peaks = play_in_turns([contenders], turns, warmup=warmup)
+        commands = contenders(methods, Path(name), data, environment, setting="tiny", iterations=warmup + turns)
+        together = {whose: Contender(*command) for whose, command in commands.items()}
+        seconds, peaks = play_in_turns([together], turns, warmup=warmup)
     return [
         {
             "method": method,
@@ -60,6 +58,21 @@ def measured_ppo(methods: list[str], data: Path, environment: Path, *, turns: in
         }
         for method in methods
     ]
+
+
+def contenders(
+    methods: Sequence[str], folder: Path, data: Path, environment: Path, *, setting: str, iterations: int
+) -> dict[str, tuple[object, ...]]:
+    """The command of each: our methods, TRL, and on a CPU TRL with its memory kept. `folder` gets what they read."""
+    python = trl_python(environment)
+    write_setting(folder, data, setting, iterations=iterations)
+    commands: dict[str, tuple[object, ...]] = {
+        method: (sys.executable, __file__, folder, REPLIES[method]) for method in methods
+    }
+    commands[TRL] = (python, HERE / "benchmark_ppo_trl.py", folder)
+    if SETTINGS[setting].device is Device.cpu:
+        commands[KEPT] = (*KEEPS_MEMORY, *commands[TRL])
+    return commands
 
 
 def trl_python(environment: Path) -> Path:
@@ -79,14 +92,15 @@ def trl_python(environment: Path) -> Path:
     return python
 
 
-def write_setting(folder: Path, data: Path, *, iterations: int) -> None:
+def write_setting(folder: Path, data: Path, name: str, *, iterations: int) -> None:
     """What both sides read: the models, and for TRL the prompts of our steps and the constants of our config."""
-    tokenizer = make_tokenizer(data)
+    setting, tokenizer = SETTINGS[name], make_tokenizer(data)
     for kind in ("policy", "reward"):
-        make_model(kind, tokenizer).save_pretrained(folder / kind)
+        make_model(kind, tokenizer, setting).save_pretrained(folder / kind)
         tokenizer.save_pretrained(folder / kind)
-    config = ppo_config(folder, data, num_samples=1, iterations=iterations)
-    (folder / "data.json").write_text(json.dumps({"data": str(data.resolve()), "iterations": iterations}))
+    config = ppo_config(folder, data, setting, num_samples=1, iterations=iterations)
+    asked = {"data": str(data.resolve()), "iterations": iterations, "setting": name}
+    (folder / "data.json").write_text(json.dumps(asked))
     loaded = load_split("train", config.data, tokenizer, ExampleKind.prompts)
     assert loaded is not None
     prompts = Batches(loaded.examples, Packer(config.batch, tokenizer.pad_token_id), config.seed)
@@ -104,34 +118,40 @@ def write_setting(folder: Path, data: Path, *, iterations: int) -> None:
         "lam": config.advantage.lam,
         "learning_rate": config.train.learning_rate,
     }
-    (folder / "prompts.json").write_text(json.dumps({"steps": steps, "config": theirs}))
+    written = {"steps": steps, "device": setting.device.value, "config": theirs}
+    (folder / "prompts.json").write_text(json.dumps(written))
 
 
-def ppo_config(folder: Path, data: Path, *, num_samples: int, iterations: int) -> PPOConfig:
+def ppo_config(folder: Path, data: Path, setting: Setting, *, num_samples: int, iterations: int) -> PPOConfig:
+    longest_prompt = setting.limit - setting.new_tokens
     return PPOConfig(
         model=ModelConfig(path=str(folder / "policy")),
-        data=data_config(data, PROMPTS * iterations, max_prompt_length=LIMIT - TOKENS),
-        batch=BatchConfig(size=PROMPTS, max_tokens=4096),
+        data=data_config(data, setting.prompts * iterations, max_prompt_length=longest_prompt),
+        distributed=setting.distributed(),
+        batch=BatchConfig(size=setting.prompts, max_tokens=4096),
         train=TrainConfig(max_steps=iterations, learning_rate=1e-6),
         reward=RewardShapingConfig(path=str(folder / "reward")),
         critic=CriticConfig(learning_rate=1e-6),
         num_samples=num_samples,
         ppo=PPOUpdateConfig(epochs=4),
         kl=KLConfig(weight=0.05),
-        generation=GenerationConfig(max_new_tokens=TOKENS, temperature=0.7),
+        generation=GenerationConfig(max_new_tokens=setting.new_tokens, temperature=0.7),
     )
 
 
 def play(folder: Path, num_samples: int) -> None:
     """Our side: what an iteration of the task `ppo` does."""
-    turns = Turns()
-    setting = json.loads((folder / "data.json").read_text())
-    config = ppo_config(folder, Path(setting["data"]), num_samples=num_samples, iterations=setting["iterations"])
-    keep_freed_memory(torch.device("cpu"))  # as every run does
+    asked = json.loads((folder / "data.json").read_text())
+    setting, iterations = SETTINGS[asked["setting"]], asked["iterations"]
+    turns = Turns(setting.device.value)
+    config = ppo_config(folder, Path(asked["data"]), setting, num_samples=num_samples, iterations=iterations)
+    device = torch.device(setting.device.value)
+    keep_freed_memory(device)  # as every run does
+    choose_kernels(device, deterministic=False)
     stage = build_trainer(config, folder)
     stage.begin(0)
     nonfinite = NonFiniteGuard(folder / "nonfinite.json", config.train.on_nonfinite, stage.train)
-    for step in range(1, setting["iterations"] + 1):
+    for step in range(1, iterations + 1):
         turns.wait()
         measured, units = stage.collect(step)
         (measured | stage.update(step, units, nonfinite)).means()

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from benchmark_turns import Turns
 from datasets import Dataset
 from torch.utils.data import DataLoader
@@ -32,8 +31,8 @@ class OneTurn(TrainerCallback):
 
 
 def main(folder: Path) -> None:
-    turns = Turns()
     setting = json.loads((folder / "prompts.json").read_text())
+    turns, is_gpu = Turns(setting["device"]), setting["device"] == "cuda"
     prompts, size = [ids for step in setting["steps"] for ids in step], len(setting["steps"][0])
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
     config = PPOConfig(
@@ -43,8 +42,8 @@ def main(folder: Path) -> None:
         gradient_accumulation_steps=1,
         stop_token="eos",
         num_sample_generations=0,
-        use_cpu=not torch.cuda.is_available(),
-        bf16=False,
+        use_cpu=not is_gpu,
+        bf16=is_gpu,
         gradient_checkpointing=False,
         report_to="none",
         save_strategy="no",

@@ -1,6 +1,6 @@
 """What the benchmarks share: the data, their tokenizer, and the model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,19 @@ class Setting:
     size: int = SIZE  # pairs or demonstrations a step
     limit: int = LIMIT  # tokens of a prompt and one of its completions
     folder: Path | None = None  # the pretrained model's
+    prompts: int = 16  # an iteration of PPO
+    new_tokens: int = 64  # of each of its replies
 
     def distributed(self) -> DistributedConfig:
         return DistributedConfig(device=self.device, precision=self.precision)
 
 
 TINY = Setting(Device.cpu, Precision.float32, PIECES, 256, 688, 4, 4, 4)
-LARGE = Setting(Device.cuda, Precision.bfloat16, 32_000, 2048, 5632, 22, 32, 4)  # as TinyLlama 1.1B
+LARGE = Setting(  # as TinyLlama 1.1B
+    Device.cuda, Precision.bfloat16, 32_000, 2048, 5632, 22, 32, 4, prompts=64, new_tokens=256
+)
+STAND_IN = replace(TINY, precision=Precision.bfloat16, width=64, inner_width=96, layers=2)  # in its place, on a CPU
+SETTINGS = {"tiny": TINY, "large": LARGE, "stand-in": STAND_IN}
 
 
 def tokenizer_of(setting: Setting, data: Path) -> PreTrainedTokenizerBase:

@@ -1,6 +1,6 @@
 """Processes that take turns, each in an environment of its own: whoever does not play waits for a line.
 
-Stdlib alone, so that TRL's environment can read it too.
+Stdlib alone, and torch beside a GPU, so that TRL's environment can read it too.
 """
 
 import json
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 KEEPS_MEMORY = ("env", "MALLOC_TRIM_THRESHOLD_=2147483647", "MALLOC_MMAP_THRESHOLD_=33554432")
 """Before a command: what our runs tell the C library themselves (`keep_freed_memory`), for a trainer that does not."""
@@ -20,17 +21,53 @@ KEEPS_MEMORY = ("env", "MALLOC_TRIM_THRESHOLD_=2147483647", "MALLOC_MMAP_THRESHO
 class Turns:
     """The contender's side. Made after its imports, before anything else is in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         self.said = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)  # what libraries print is no answer
-        self.before = resident("VmRSS")
+        self.memory: Memory = OfGPU() if device == "cuda" else OfProcess()
 
     def wait(self) -> None:
         """Say that the last turn is over, and wait for the next. After the last one say the peak memory, and end."""
+        self.memory.settle()
         print(file=self.said)
         if not sys.stdin.readline():
-            print(json.dumps(resident("VmHWM") - self.before), file=self.said)
+            print(json.dumps(self.memory.peak()), file=self.said)
             raise SystemExit
+
+
+class Memory(Protocol):
+    def settle(self) -> None:
+        """Wait for what is still being computed."""
+
+    def peak(self) -> float:
+        """The most bytes that were in use, above those at the beginning."""
+
+
+class OfProcess:
+    """What is resident beside a CPU."""
+
+    def __init__(self) -> None:
+        self.before = resident("VmRSS")
+
+    def settle(self) -> None:
+        """A CPU is done when it answers."""
+
+    def peak(self) -> float:
+        return resident("VmHWM") - self.before
+
+
+class OfGPU:
+    """What torch has allocated on the GPU."""
+
+    def settle(self) -> None:
+        import torch
+
+        torch.cuda.synchronize()
+
+    def peak(self) -> float:
+        import torch
+
+        return float(torch.cuda.max_memory_allocated())
 
 
 class Contender:
