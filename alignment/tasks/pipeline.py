@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config.cluster import Scheduler, require_scheduler
-from alignment.config.errors import ConfigError, UserError
+from alignment.config.errors import ConfigError, UserError, require
 from alignment.config.inputs import check_inputs, take_models
 from alignment.config.packages import require_packages
 from alignment.config.run import RunConfig
 from alignment.config.tasks import STAGE, PipelineConfig, StageConfig
+from alignment.distributed.collectives import num_launched
 from alignment.hub.commits import Commits, kept
 from alignment.hub.pin import ask, pinned
 from alignment.runs.claim import claim
@@ -34,8 +35,11 @@ Compose = Callable[[str, dict[str, Any]], RunConfig]
 
 def run(config: PipelineConfig, compose: Compose) -> None:
     """Raises:
-    ConfigError: a stage's config is wrong, it refers to no earlier stage, or a file it reads is missing.
+    ConfigError: a stage's config is wrong, it refers to no earlier stage, or a file it reads is missing; or this is
+        one of several processes, which would all begin the stages.
     """
+    rule = "a pipeline starts the processes of its stages itself (launch.processes), so no launcher must be around it"
+    require(num_launched() == 1, rule, f"{num_launched()} processes")
     config, stages = composed_stages(config, compose)
     for stage, stage_config in stages:
         with _named(stage):

@@ -88,6 +88,29 @@ def own(tmp_path: Path) -> Callable[[str, str], str]:
 
 
 @pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of fake commands in PATH: sbatch counts from 11 and refuses the job of `refuse`; `state` is any job's.
+
+    `calls` holds a line for each command.
+    """
+    folder = tmp_path.parent / f"{tmp_path.name}-slurm"
+    folder.mkdir()
+    (folder / "state").write_text("COMPLETED")
+    body = {
+        "sbatch": 'n=$(($(grep -c ^sbatch calls) + 10)); [ "$n" != "$(cat refuse)" ] || {\n'
+        'echo "sbatch: error: invalid partition specified: nope" >&2; exit 1; }\necho $n',
+        "scontrol": 'echo "JobId=1 JobState=$(cat state) Reason=Resources"',
+        "scancel": "",
+    }
+    for name, text in body.items():
+        (folder / name).write_text(f'#!/bin/bash\ncd "${{0%/*}}"\necho "{name} $*" >> calls\n{text}\n')
+        (folder / name).chmod(0o755)
+    (folder / "refuse").write_text("")
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+@pytest.fixture
 def ppo_interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
     """`with ppo_interrupted(n)`: PPO is interrupted, as by the user, in its iteration n + 1, before it learns."""
 
