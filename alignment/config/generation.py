@@ -15,7 +15,7 @@ PORT = 8000  # vLLM's
 HERE = ("localhost", "127.0.0.1")
 GIVEN = (  # options of the server that a run which starts it gives itself
     *("model", "tokenizer", "trust-remote-code", "host", "port", "dtype", "max-model-len", "load-format"),
-    *("logprobs-mode", "tensor-parallel-size", "hf-overrides"),
+    *("logprobs-mode", "tensor-parallel-size", "hf-overrides", "enable-sleep-mode"),
 )
 
 
@@ -59,6 +59,9 @@ class VLLMConfig(Config):
     """nccl: where the weights go over: the port of the group that this process and the server form."""
     timeout_s: float = 300.0
     """How long to wait for the server to be up."""
+    sleep: bool = False
+    """Whether the server sleeps but for a rollout and leaves its GPUs, which may be those of the processes, to the run.
+    One that is started apart needs --enable-sleep-mode. Never run so far: it needs a GPU."""
     python: str | None = None
     """launch.vllm: the Python that has vLLM, such as /opt/vllm/bin/python. Null: the run's own."""
     flags: list[str] = field(default_factory=list)
@@ -157,6 +160,8 @@ def require_gpu(generation: GenerationConfig, device: str) -> None:
     rule = "generation.vllm.transfer=nccl needs distributed.device=cuda"
     way = "generation.vllm.transfer=files needs no GPU"
     require(generation.vllm.transfer is VLLMTransfer.files or device == "cuda", f"{rule} ({way})", device)
+    rule = "generation.vllm.sleep needs distributed.device=cuda, whose memory it leaves to the run"
+    require(not generation.vllm.sleep or device == "cuda", rule, device)
 
 
 def require_served(generation: GenerationConfig, model: ModelConfig) -> None:

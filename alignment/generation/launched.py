@@ -91,6 +91,8 @@ def words(config: VLLMConfig, asked: Asked, port: int) -> list[str]:
         "tensor-parallel-size": max(1, len(asked.gpus)),
     }
     flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    if config.sleep:
+        flags.append("--enable-sleep-mode")
     if asked.trusted:
         flags.append("--trust-remote-code")
     if not asked.gpus:  # where a tied head would stay as it was, and compiling takes minutes
@@ -136,6 +138,7 @@ def at(config: VLLMConfig, port: int, log: Path, keeper: int) -> LaunchedVLLM:
         port=port,
         folder=config.folder,
         timeout_s=config.timeout_s,
+        sleep=config.sleep,
         python=config.python,
         flags=config.flags,
         log=str(log),

@@ -99,6 +99,13 @@ class Server:
         """Keys and values that the weights of before have made."""
         self._post("reset_prefix_cache", None)
 
+    def sleep(self) -> None:
+        """Its weights go to the machine's memory, and its keys and values are forgotten."""
+        self._post("sleep?level=1", None)
+
+    def wake_up(self) -> None:
+        self._post("wake_up", None)
+
     def _wait(self, rule: str) -> None:
         begun = time.monotonic()
         deadline, waits = begun + self._timeout_s, f"in {self._timeout_s:g} s (generation.vllm.timeout_s)"

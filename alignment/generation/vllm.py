@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import UserError
 from alignment.config.generation import GenerationConfig, VLLMTransfer
-from alignment.distributed.collectives import pick_device
+from alignment.distributed.collectives import barrier, is_main, pick_device
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
 from alignment.generation.generate import Generated, Reply, end_ids, reply_of
@@ -69,6 +69,9 @@ class VLLMGenerator:
         """
         assert len(keys) == len(prompts)
         self._require_room(prompts)
+        sleeps = self.config.vllm.sleep
+        if sleeps and is_main():  # for whose push the others wait
+            self.server.wake_up()
         self.transfer.push(self.model)
         ends = end_ids(self.model.hf, self.tokenizer)
 
@@ -80,6 +83,8 @@ class VLLMGenerator:
         with ThreadPoolExecutor(max(1, self.config.batch_size // replies)) as threads:
             asked = [threads.submit(ask, place) for place in range(len(prompts))]
             sampled = [each.result() for each in (asked if describe is None else progress(asked, describe))]
+        if sleeps:
+            _send_to_sleep(self.server)
         return Generated(sampled, sum(len(reply.ids) for row in sampled for reply in row))
 
     def _require_room(self, prompts: Sequence[np.ndarray]) -> None:
@@ -129,6 +134,8 @@ def build_vllm(
     """
     server = Server(config.vllm)
     served = server.connect()
+    if config.vllm.sleep:
+        _send_to_sleep(server)
     transfer: Transfer
     if config.vllm.transfer is VLLMTransfer.nccl:
         transfer = nccl_transfer(config.vllm, pick_device(distributed.device))
@@ -140,6 +147,14 @@ def build_vllm(
         way = f"a server started with --logprobs-mode {PROCESSED}, top_k=0 and top_p=1 have it measured"
         say(f"generation: the server's log-probs are not those of the draws, so generation/mismatch is left out; {way}")
     return VLLMGenerator(model, tokenizer, config, server, transfer, served.longest, keeps_logprobs=is_known)
+
+
+def _send_to_sleep(server: Server) -> None:
+    """When no process has a request under way; when this returns its memory is free."""
+    barrier()
+    if is_main():
+        server.sleep()
+    barrier()
 
 
 def _seed(seed: int, key: int) -> int:

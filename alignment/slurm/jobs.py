@@ -8,6 +8,7 @@ from pathlib import Path
 from alignment.config.cluster import ClusterConfig, Scheduler, require_scheduler
 from alignment.config.errors import ConfigError, require
 from alignment.config.inputs import input_paths
+from alignment.config.packages import generation_of
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig, StageConfig
 from alignment.slurm.script import Job, script
@@ -46,8 +47,8 @@ def plan_sweep(recipe: str, configs: list[RunConfig]) -> list[Planned]:
     for config in configs:
         require_scheduler(config.cluster, Scheduler.slurm)
         require(config.cluster == first.cluster, "cluster must be the same in all jobs of a sweep", config.cluster)
-        rule = "launch.vllm must be the same in all jobs of a sweep, which ask for as many GPUs each"
-        require(config.launch.vllm == first.launch.vllm, rule, config.launch.vllm)
+        rule = "launch.vllm and generation.vllm.sleep must be the same in all jobs of a sweep, of as many GPUs each"
+        require(_gpus_apart(config) == _gpus_apart(first), rule, config.launch.vllm)
         rule = "output_dir must be the same in all jobs of a sweep, which have subfolders"
         require(config.output_dir == first.output_dir, rule, config.output_dir)
         if isinstance(config, PipelineConfig):
@@ -94,8 +95,14 @@ def _planned(
     name: str, title: str, folder: Path, cluster: ClusterConfig, runs: list[RunConfig], *, is_array: bool = False
 ) -> Planned:
     num_array = len(runs) if is_array else None
-    job = Job(title, name, Path.cwd(), folder.absolute(), program(), runs[0].launch.vllm, num_array)
+    job = Job(title, name, Path.cwd(), folder.absolute(), program(), _gpus_apart(runs[0]), num_array)
     return Planned(title, folder, script(job, cluster), [frozen(run) for run in runs], is_array)
+
+
+def _gpus_apart(config: RunConfig) -> int:
+    """Those of its vLLM server, unless it sleeps on the processes' own."""
+    generation = generation_of(config)
+    return 0 if generation is None or generation.vllm.sleep else config.launch.vllm
 
 
 def frozen(config: RunConfig) -> RunConfig:

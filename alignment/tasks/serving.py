@@ -67,7 +67,7 @@ def served_apart(config: Run, folder: RunFolder) -> Iterator[Run]:
     with serving(config, folder) as served:
         if isinstance(served, Replying) and config.launch.vllm:
             own = served.generation.vllm
-            vllm = VLLMConfig(host=own.host, port=own.port, folder=own.folder, timeout_s=own.timeout_s)
+            vllm = VLLMConfig(host=own.host, port=own.port, folder=own.folder, timeout_s=own.timeout_s, sleep=own.sleep)
             generation = replace(served.generation, vllm=vllm)
             served = replace(served, launch=replace(config.launch, vllm=0), generation=generation)
         yield served
@@ -89,13 +89,14 @@ def asked_of(config: Replying) -> Asked:
         raise ConfigError("launch.vllm needs model.path, whose config the server is built by, got null")
     limit = max_positions(config_of(model)).limit
     longest = config.data.max_prompt_length + config.generation.max_new_tokens
+    apart = 0 if config.generation.vllm.sleep else max(len(hosts), config.launch.processes)
     return Asked(
         model=find_model(model.path, "model.path", trusted=model.trust_remote_code).path.absolute(),
         tokenizer=Path(tokenizer_folder(model)).absolute(),
         trusted=model.trust_remote_code,
         dtype=precision_of(config.distributed).value,
         longest=longest if limit is None else min(longest, limit),
-        gpus=[] if is_cpu else gpus_apart(config.launch.vllm, max(len(hosts), config.launch.processes)),
+        gpus=[] if is_cpu else gpus_apart(config.launch.vllm, apart),
     )
 
 

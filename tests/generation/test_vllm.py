@@ -18,7 +18,7 @@ from trl.generation.vllm_client import VLLMClient
 import alignment
 from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import ConfigError, UserError
-from alignment.config.generation import Generation, GenerationConfig, VLLMConfig, VLLMTransfer
+from alignment.config.generation import Generation, GenerationConfig, VLLMConfig, VLLMTransfer, require_gpu
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.generation.transfer import NCCLTransfer, nccl_transfer
@@ -62,10 +62,11 @@ class StandIn(ThreadingHTTPServer):
             for file in Path(content["kwargs"]["weights_path"]).glob("*.safetensors"):
                 self.weights |= load_file(file)
             return {"results": [None]}
-        if route == "reset_prefix_cache":
+        if route in ("reset_prefix_cache", "sleep", "wake_up"):
             return {}
         if route == "v1/completions":
             self.requests.append(content)
+            assert self.log.count("wake_up") == self.log.count("sleep")
             (prompt,) = content["prompt"]
             replies = ANSWERS[tuple(prompt)]
             assert content["n"] == len(replies) and content["logprobs"] == 0
@@ -387,3 +388,23 @@ def test_what_the_server_cannot_do_alike_is_refused() -> None:
         VLLMConfig(transfer=VLLMTransfer.nccl, folder="x")
     with pytest.raises(ConfigError, match=r"^generation.vllm.group_port goes with transfer=nccl"):
         VLLMConfig(group_port=3)
+
+
+def test_a_server_that_sleeps_is_awake_for_a_rollout_alone(
+    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, served: StandIn
+) -> None:
+    """From the start on: awake before the weights come, and asleep again when the last reply is there."""
+    vllm = VLLMConfig(host="127.0.0.1", port=served.server_port, timeout_s=0, sleep=True)
+    config = GenerationConfig(max_new_tokens=3, engine=Generation.vllm, vllm=vllm, stop=['"#'])
+    generator = build_vllm(model, tokenizer, config, DistributedConfig())
+    for _ in range(2):
+        generator.generate(PROMPTS, keys=[0, 1, 2], replies=2, seed=0)
+    awake = ["wake_up", "collective_rpc", "reset_prefix_cache", *["v1/completions"] * 3, "sleep"]
+    assert served.log == ["sleep", *awake, *awake]
+
+
+def test_a_server_that_sleeps_is_for_a_gpu() -> None:
+    asleep = GenerationConfig(engine=Generation.vllm, vllm=VLLMConfig(sleep=True))
+    require_gpu(asleep, "cuda")
+    with pytest.raises(ConfigError, match=r"^generation\.vllm\.sleep needs distributed\.device=cuda, .* got 'cpu'$"):
+        require_gpu(asleep, "cpu")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from alignment.cli.compose import composing, resolve, single
 from alignment.config.cluster import ClusterConfig, Scheduler
 from alignment.config.errors import ConfigError
+from alignment.slurm.jobs import plan_run
 from alignment.slurm.script import Job, script
 
 SMALL = """\
@@ -136,6 +138,20 @@ def test_a_server_has_gpus_of_its_own_beside_the_processes() -> None:
     assert lines(text, "#SBATCH --gpus") == ["#SBATCH --gpus-per-node=8"]
     assert lines(text, "#SBATCH --ntasks") == ["#SBATCH --ntasks-per-node=6"]
     assert lines(script(job(gpus_apart=1), slurm()), "#SBATCH --gpus") == []  # one on a CPU
+
+
+def test_a_job_asks_for_the_gpus_of_training_and_of_the_server_that_the_run_starts() -> None:
+    """But for a server that sleeps, which has those of the processes."""
+    words = ["cluster=slurm", "cluster.gpus_per_node=6", "distributed=zero3", "batch.size=12", "launch.vllm=2"]
+    found = []
+    for sleep in ("false", "true"):
+        with composing([]):
+            config = resolve(single("tiny_ppo", [*words, "generation.engine=vllm", f"generation.vllm.sleep={sleep}"]))
+        (planned,) = plan_run("tiny_ppo", config)
+        assert planned.runs[0].launch.vllm == 2
+        found += lines(planned.script, "#SBATCH --gpus") + lines(planned.script, "#SBATCH --ntasks")
+    six = "#SBATCH --ntasks-per-node=6"
+    assert found == ["#SBATCH --gpus-per-node=8", six, "#SBATCH --gpus-per-node=6", six]
 
 
 def test_an_array_finds_each_config_by_its_number() -> None:
