@@ -17,7 +17,7 @@ from alignment.data.row_reader import RowReader
 from alignment.data.tokenize import Limits, Truncation, encode
 
 ROWS, LOOKED_AT = 1_000_000, 200
-WORDS = "hello there how are you fine the a of user assistant system".split()
+WORDS = ["hello", "there", "how", "are", "you", "fine", "the", "a", "of", "user", "assistant", "system"]
 
 
 @pytest.fixture
