@@ -13,9 +13,10 @@ from alignment.api.arguments import SPLITS, require_plain, require_recipe, sorte
 from alignment.api.result import Run
 from alignment.api.rows import as_given, write_rows
 from alignment.cli.compose import beside_others, composing, resolve, single
+from alignment.cli.config_errors import told_as_one_line
 from alignment.cli.overrides import written
 from alignment.cli.recipes import find_recipe, require_folder
-from alignment.cli.run import carry_out, checked, say_advice, told_as_one_line
+from alignment.cli.run import carry_out, checked, say_advice
 from alignment.config.cluster import Scheduler, require_scheduler
 from alignment.config.data import Format
 from alignment.config.errors import ConfigError, UserError

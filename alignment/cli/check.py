@@ -8,8 +8,8 @@ from pathlib import Path
 
 from alignment.check.verdict import Grade
 from alignment.cli.compose import compose, composing
-from alignment.cli.config_errors import COMPOSE_ERRORS
-from alignment.cli.run import checked, error_line, say_advice
+from alignment.cli.config_errors import COMPOSE_ERRORS, error_line
+from alignment.cli.run import checked, say_advice
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.inputs import input_places
 from alignment.config.run import RunConfig

@@ -1,9 +1,10 @@
 """What Hydra, OmegaConf and the YAML reader say, as one line in the user's terms."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import get_type_hints
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -13,9 +14,10 @@ from yaml import MarkedYAMLError, YAMLError
 
 from alignment.cli.entries import fields_of_entry
 from alignment.cli.overrides import quoted
+from alignment.cli.reach import within_reach
 from alignment.cli.recipes import recipes, shipped
 from alignment.cli.spellings import VALUES, meant
-from alignment.config.errors import UserError
+from alignment.config.errors import ConfigError, UserError
 from alignment.config.renamed import key_now, value_now
 from alignment.user_error import nearest
 
@@ -62,6 +64,27 @@ def explain(error: BaseException) -> str:
     return message
 
 
+def error_line(error: BaseException, overrides: list[str]) -> str:
+    """`explain`, and what became of a `~` where a file is missing."""
+    line = explain(error)
+    has_home = any(sign in word for word in overrides for sign in ("=~", '="~'))
+    if has_home and "no such file or folder" in line:
+        line += " (a ~ that begins a path is the home folder, also in quotes; a name that begins with one is ./~...)"
+    return line
+
+
+@contextmanager
+def told_as_one_line(overrides: list[str]) -> Iterator[None]:
+    """Inside, whatever composing raises for a user's mistake is a ConfigError of one line."""
+    try:
+        with within_reach():
+            yield
+    except COMPOSE_ERRORS as error:
+        if isinstance(error, UserError):
+            raise
+        raise ConfigError(error_line(error, overrides)) from error
+
+
 def told_by(line: str, typed: Mapping[str, str]) -> str:
     """A mistake in a key that a verb sets, by what its user has typed for it: key -> flag, or word of its usage."""
     for key, word in typed.items():
@@ -82,7 +105,7 @@ def _unreadable(error: OverrideParseException) -> str:
     """A word that is no key=value, or one whose value has signs of the grammar."""
     word = error.override
     begins = f"cannot read the override {word!r}: "
-    if Path(word).exists() and word:
+    if os.path.exists(word) and word:
         return f"{begins}it must be key=value, as data.train.path={word}"
     if "=" not in word or not KEY.match(word):
         return f"{begins}it must be key=value, without blanks or dashes before it and about the ="

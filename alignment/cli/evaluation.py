@@ -3,9 +3,8 @@
 from typing import cast
 
 from alignment.cli.compose import composing, resolve, single
-from alignment.cli.config_errors import COMPOSE_ERRORS, told_by
+from alignment.cli.config_errors import COMPOSE_ERRORS, error_line, told_by
 from alignment.cli.overrides import readable, written
-from alignment.cli.run import error_line
 from alignment.config.errors import require
 from alignment.config.run import RunConfig
 from alignment.config.tasks import EvaluateConfig

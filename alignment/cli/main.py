@@ -8,7 +8,9 @@ from typing import Any
 
 from alignment import preempt
 from alignment.cli.parser import HELP, ending_with_reader
+from alignment.cli.reach import within_reach
 from alignment.cli.recipes import is_path, recipes, shipped
+from alignment.config.errors import UserError
 from alignment.process import belong_to_launcher, end
 from alignment.user_error import USER_ERROR, fail, nearest
 
@@ -45,13 +47,16 @@ def main() -> None:
     belong_to_launcher()
     with preempt.listening():
         try:
-            dispatch(sys.argv[1:])
+            with within_reach():
+                dispatch(sys.argv[1:])
         except KeyboardInterrupt:
             print("alignment: interrupted", file=sys.stderr)
             end(preempt.INTERRUPTED)
         except BrokenPipeError:  # of a run, which keeps SIGPIPE ignored: what it has saved is worth more than a line
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             end(UNREAD)
+        except UserError as error:  # which no verb has told by its own name
+            fail(str(error))
         except preempt.Preempted as stop:
             if preempt.is_main():
                 print(f"alignment: {' '.join(f'{stop}{preempt.requeued()}'.split())}", file=sys.stderr)

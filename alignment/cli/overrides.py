@@ -5,9 +5,9 @@ equals sign or parentheses is as plain to whoever types it.
 """
 
 import json
+import os
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -27,15 +27,15 @@ def readable(word: str, *, is_sweep: bool) -> str:
     """The override, its value quoted where the grammar cannot read it and it is plainly a text, or texts in a list, a
     mapping or (`is_sweep`) a sweep; or where the key holds texts, and it would be taken for a number or a yes."""
     key, equals, value = word.partition("=")
-    if value != value.strip() and Path(value).exists():  # the grammar leaves out the blanks around a text
+    if value != value.strip() and os.path.exists(value):  # the grammar leaves out the blanks around a text
         return f"{key}={written(value)}"
     parsed = _parsed(word)
-    if parsed is not None and not (parsed.is_sweep_override() and Path(value).exists()):
+    if parsed is not None and not (parsed.is_sweep_override() and os.path.exists(value)):
         return _with_texts(word, parsed) if holds_texts(key.lstrip("+")) else word
     if not equals or _parsed(f"{key}=x") is None or SIMPLE.fullmatch(value):
         return word
-    if Path(value).exists() or value[:1] not in ("[", "{"):
-        is_one = not is_sweep or Path(value).exists()
+    if os.path.exists(value) or value[:1] not in ("[", "{"):
+        is_one = not is_sweep or os.path.exists(value)
         pieces = [value] if is_one else value.split(",")
         return f"{key}={','.join(_as_it_is(key, piece) if _is_text(piece) else written(piece) for piece in pieces)}"
     return _rewritten(word)

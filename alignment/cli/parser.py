@@ -1,6 +1,7 @@
 """What the verbs share: a parser whose mistakes are one line, and the folder of a run."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -40,8 +41,8 @@ def existing_folder(verb: str, folder: str | None) -> Path:
     """The folder of a run, which is there."""
     if folder is None:
         fail(f"{verb} needs a run's folder: alignment {verb} RUN, its output_dir")
-    if not Path(folder).is_dir():
-        if Path(folder).exists():
+    if not os.path.isdir(folder):
+        if os.path.exists(folder):
             fail(f"{verb} needs a run's folder, got the file {folder!r}")
         near = nearest(Path(folder).name, (path.name for path in Path(folder).parent.glob("*")))
         fail(f"no such folder {folder!r}{near or '; `alignment status runs` lists those in runs/'}")
@@ -50,4 +51,4 @@ def existing_folder(verb: str, folder: str | None) -> Path:
 
 def is_setting(word: str) -> bool:
     """Whether a word is key=value, or takes a key away, and no path."""
-    return ("=" in word or word.startswith("~")) and not Path(word).exists()
+    return ("=" in word or word.startswith("~")) and not os.path.exists(word)

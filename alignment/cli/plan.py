@@ -6,8 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from alignment.cli.compose import composing, resolve, single
-from alignment.cli.config_errors import COMPOSE_ERRORS
-from alignment.cli.run import error_line
+from alignment.cli.config_errors import COMPOSE_ERRORS, error_line
 from alignment.config.data import Format
 from alignment.config.errors import ConfigError, UserError
 from alignment.process import importing

@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,15 @@ from alignment.cli.compose import (
     single,
     swept,
 )
-from alignment.cli.config_errors import COMPOSE_ERRORS, explain, told_by
+from alignment.cli.config_errors import COMPOSE_ERRORS, error_line, explain, told_by
 from alignment.cli.help import page
 from alignment.cli.memory import told_of_memory
+from alignment.cli.reach import within_reach
 from alignment.cli.recipes import shipped
 from alignment.cli.sources import SWEEP
 from alignment.cli.stages import speak_as_typed
 from alignment.config.cluster import Scheduler, require_scheduler
-from alignment.config.errors import ConfigError, UserError, error_prefix
+from alignment.config.errors import UserError, error_prefix
 from alignment.config.inputs import check_inputs
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig
@@ -124,26 +124,6 @@ def composed_stage(recipe: str, overrides: dict[str, Any]) -> RunConfig:
     return config
 
 
-def error_line(error: BaseException, overrides: list[str]) -> str:
-    """`explain`, and what became of a `~` where a file is missing."""
-    line = explain(error)
-    has_home = any(sign in word for word in overrides for sign in ("=~", '="~'))
-    if has_home and "no such file or folder" in line:
-        line += " (a ~ that begins a path is the home folder, also in quotes; a name that begins with one is ./~...)"
-    return line
-
-
-@contextmanager
-def told_as_one_line(overrides: list[str]) -> Iterator[None]:
-    """Inside, whatever composing raises for a user's mistake is a ConfigError of one line."""
-    try:
-        yield
-    except COMPOSE_ERRORS as error:
-        if isinstance(error, UserError):
-            raise
-        raise ConfigError(error_line(error, overrides)) from error
-
-
 def _jobs(recipe: str, overrides: list[str], *, sweep: bool) -> tuple[list[DictConfig], bool]:
     """The composed jobs, and whether they are a sweep: by -m, or because the recipe says so."""
     if not sweep:
@@ -212,6 +192,7 @@ def of_job(config: RunConfig, number: int) -> RunConfig:
     return replace(config, output_dir=f"{config.output_dir}/{number}")
 
 
+@within_reach()
 def carry_out(config: RunConfig) -> None:
     """The run, or the stages of a pipeline, within `composing`. Raises as `execute`, and UserError for a mistake that
     shows only in the data or the models."""

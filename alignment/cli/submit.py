@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from alignment.cli.compose import compose, composing
-from alignment.cli.config_errors import COMPOSE_ERRORS
-from alignment.cli.run import checked, error_line, say_advice
+from alignment.cli.config_errors import COMPOSE_ERRORS, error_line
+from alignment.cli.run import checked, say_advice
 from alignment.config.errors import UserError
 from alignment.config.run import RunConfig
 from alignment.config.tasks import PipelineConfig

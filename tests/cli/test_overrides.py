@@ -77,6 +77,13 @@ def test_a_file_whose_name_begins_with_a_blank_is_that_file(tmp_path: Path, monk
     assert value_of(readable("+model.init.probe= a.jsonl", is_sweep=False)) == " a.jsonl"
 
 
+def test_a_long_text_is_no_path() -> None:
+    """Of which a file system takes 255 bytes a name."""
+    text = "You are helpful, honest and short; " * 20
+    for typed in (text, f" {text}", text.strip()):
+        assert value_of(readable(f"+model.init.probe={typed}", is_sweep=False)).strip() == text.strip()
+
+
 def test_the_quoted_form_is_what_a_shell_takes() -> None:
     assert quoted("key=[1'") == "'key=\"[1'\"'\"'\"'"
 
