@@ -57,14 +57,22 @@ def differences(first: Evaluated, other: Evaluated) -> Iterator[str]:
         strangers |= {name: first.name for name in ours if name not in [one for one, _ in named]}
         strangers |= {name: other.name for name in theirs if name not in [two for _, two in named]}
     if not is_any:
-        parts = " and no ".join(dict.fromkeys(apart.values()))
-        why = f"no {parts} are in both" if apart else "neither a prompt nor a model's name is in both"
-        yield f"{other.name} and {first.name} evaluated nothing alike: {why}"
+        yield f"{other.name} and {first.name} evaluated nothing alike: {_apart(first, other, list(apart.values()))}"
         return
     yield from (f"{name}: not paired, for none of its {what} is in both" for name, what in apart.items())
     if strangers:
         words = ", ".join(f"{name} (in {where} alone)" for name, where in strangers.items())
         yield f"not paired, for a model is known by its name: {words}"
+
+
+def _apart(first: Evaluated, other: Evaluated, unshared: list[str]) -> str:
+    """`unshared`: of models that both have, what they have none in common of."""
+    if unshared:
+        return f"no {' and no '.join(dict.fromkeys(unshared))} are in both"
+    parts = [[part for part in NUMBERS if each.scores.get(part)] for each in (first, other)]
+    if all(parts) and not set(parts[0]) & set(parts[1]):
+        return f"{first.name} has {' and '.join(parts[0])}, {other.name} {' and '.join(parts[1])}"
+    return "neither a prompt nor a model's name is in both"
 
 
 def _methods(first: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, str]]:

@@ -119,9 +119,11 @@ def test_evaluations_with_little_in_common_say_so(alignment: Callable[..., Any],
     assert "y less x: b less a, paired on 2 shared prompts (of 2 and 2)" in out
     assert "  gold: measured by something else in each, so that there is no difference of it" in out
     assert "c and a evaluated nothing alike: no prompts are in both" in alignment("compare", "a", "c").out
+    assert "  an interval needs two of them" in alignment("compare", "a", "d").out
+    write_scores(tmp_path / "d" / "scores.jsonl", [{"part": "completions", "method": "x", "id": "q", "nll": 2.0}])
+    assert "d and a evaluated nothing alike: a has replies, d completions" in alignment("compare", "a", "d").out
     line = "e and a evaluated nothing alike: neither a prompt nor a model's name is in both"
     assert line in alignment("compare", "a", "e").out
-    assert "  an interval needs two of them" in alignment("compare", "a", "d").out
 
 
 MISTAKES = {
