@@ -28,7 +28,7 @@ from alignment.data.row_room import held, make_room, note_use
 from alignment.data.sequences import gathered
 from alignment.data.tokenize import Example
 from alignment.runs.contents import digest, hashed
-from alignment.runs.written import whole_file
+from alignment.runs.written import PARTIAL, whole_file
 from alignment.terminal import say_once
 
 Item = TypeVar("Item")
@@ -176,6 +176,8 @@ def _alone(place: Path) -> Iterator[None]:
     lock = place.with_suffix(".lock")
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        for left in place.parent.glob(f"{place.stem}.*{PARTIAL}"):  # of one that was killed
+            left.unlink(missing_ok=True)
         try:
             yield
         finally:

@@ -286,8 +286,10 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_read(
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL and kept(tmp_path) == []
+    assert len([*row_cache.cache_folder().glob("*.partial")]) == 1
     mapped = load_split("train", settings(rows), chatml, ExampleKind.pairs)
     assert mapped is not None and not isinstance(mapped.examples, list)
+    assert [*row_cache.cache_folder().glob("*.partial")] == []
     assert "damaged" not in capsys.readouterr().out
     assert_same(mapped, in_memory("train", settings(rows), chatml, ExampleKind.pairs))
 
