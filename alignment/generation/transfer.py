@@ -17,7 +17,7 @@ from alignment.generation.launched import UNTIED
 from alignment.generation.server import ServedModel, Server, ServerError
 from alignment.models.adapters import merged_state
 from alignment.models.heads import LanguageModel
-from alignment.models.save import write_weights
+from alignment.models.save import share, write_weights
 
 if TYPE_CHECKING:
     from trl.generation.vllm_client import VLLMClient
@@ -58,6 +58,7 @@ class FileTransfer:
             write_weights(model.hf, state, folder, model.saved_in)
             if self.served.is_untied and is_tied(model):  # a weight of its own there, which the files above leave out
                 save_file({HEAD: state[HEAD].detach().cpu().clone()}, folder / "head.safetensors")
+                share([folder / "head.safetensors"], folder / "config.json")
             os.chmod(folder, 0o755)  # the server may be another user's
             self.server.load(folder)
         except ServerError as error:

@@ -24,7 +24,7 @@ from alignment.distributed.engine import shape_of
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import DEFAULT, PREFIX, has_lengths, is_adapted, lora_layers
 from alignment.models.routers import has_routers
-from alignment.models.save import as_saved
+from alignment.models.save import as_saved, share
 from alignment.models.scalar_head import head_name, scalar_head
 from alignment.terminal import say
 
@@ -162,6 +162,7 @@ def save_adapter(
         modules_to_save=None if head is None else [head],
     ).save_pretrained(str(folder))
     save_file(kept, folder / WEIGHTS_FILE)
+    share([folder / WEIGHTS_FILE], folder / ADAPTER_FILE)
 
 
 def _name_in_file(name: str) -> str:

@@ -1,13 +1,15 @@
 """Weights in a folder, in Hugging Face form."""
 
 import json
+from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
+from stat import S_IMODE
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
 
 from alignment.config.errors import UserError
 from alignment.models.quantized import quantization_of
@@ -36,11 +38,18 @@ def write_weights(hf: PreTrainedModel, state: dict[str, Tensor], folder: Path, d
     hf.save_pretrained(folder, state_dict=state, max_shard_size=FILE_SIZE)
     hf.config.dtype = dtype  # transformers has written what its first weight is held in
     hf.config.save_pretrained(folder)
+    share(folder.glob("*.safetensors"), folder / CONFIG_NAME)
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     if index.exists():  # transformers has counted what is in the model
         content = json.loads(index.read_text())
         content["metadata"]["total_parameters"] = total
         index.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def share(files: Iterable[Path], like: Path) -> None:
+    """safetensors makes its files for their owner alone: let them be read by whoever may read the file beside them."""
+    for file in files:
+        file.chmod(S_IMODE(like.stat().st_mode))
 
 
 def as_saved(hf: PreTrainedModel, name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from stat import S_IMODE
 
 import numpy as np
 import torch
@@ -174,7 +175,10 @@ def _write(path: Path, table: Tensor) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as beside:
+            beside.touch()
+            mode = beside.stat().st_mode  # safetensors makes its files for their owner alone
             save_file({"logprobs": table}, beside, metadata={"checksum": checksum(table)})
+            beside.chmod(S_IMODE(mode))
     except (OSError, SafetensorError) as error:
         say(f"{path}: the reference cache cannot be written, the next run computes it again ({error})")
         return False

@@ -1,6 +1,7 @@
 """In which dtype weights are saved: the one that the model came in."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,21 @@ def test_weights_are_saved_in_the_dtype_that_the_model_came_in(
     trained = load_file(tmp_path / "trained" / "model.safetensors")
     assert all(torch.equal(trained[name], (came[name].float() + 1e-4).to(dtype)) for name in came)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "trained", dtype="auto").dtype == dtype
+
+
+def test_whoever_may_read_a_model_s_config_may_read_its_weights(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """safetensors makes its files for their owner alone."""
+    before = os.umask(0o027)
+    try:
+        adapted = ModelConfig(path=str(folder), lora=LoraConfig(rank=2))
+        save_model(load_language_model(adapted, tokenizer, WHOLE), tokenizer, tmp_path / "again")
+    finally:
+        os.umask(before)
+    files = [each for each in (tmp_path / "again").rglob("*") if each.is_file()]
+    assert {"model.safetensors", "adapter_model.safetensors"} <= {each.name for each in files}
+    assert {each.stat().st_mode & 0o777 for each in files} == {0o640}
 
 
 def test_a_scalar_head_stays_float32(folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
