@@ -8,6 +8,7 @@ from typing import Any
 from alignment.config.errors import UserError
 
 Row = dict[str, Any]
+WITHOUT = "without the line the others are read"
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -35,7 +36,7 @@ def whole_lines(path: Path) -> Iterator[tuple[bytes, Row]]:
         try:
             row = json.loads(line)
         except ValueError as error:  # UnicodeDecodeError is one
-            raise UserError(f"{path}:{number} is no JSON ({error}), got {line[:80]!r}") from error
+            raise UserError(f"{path}:{number} is no JSON ({error}); {WITHOUT}, got {line[:80]!r}") from error
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise UserError(f"{path}:{number} must be a JSON object with a step, got {line[:80]!r}")
+            raise UserError(f"{path}:{number} must be a JSON object with a step; {WITHOUT}, got {line[:80]!r}")
         yield line, row

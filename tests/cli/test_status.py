@@ -213,7 +213,11 @@ def test_following_ends_with_the_job(
 
 DAMAGED = {
     "row": ("metrics.jsonl", '{"step": 1}\nnonsense\n', "metrics.jsonl:2 is no JSON"),
-    "row of another kind": ("metrics.jsonl", "[1]\n", "metrics.jsonl:1 must be a JSON object with a step"),
+    "row of another kind": (
+        "metrics.jsonl",
+        "[1]\n",
+        "metrics.jsonl:1 must be a JSON object with a step; without the line the others are",
+    ),
     "config": ("config.yaml", "train: [1\n", "config.yaml cannot be read: while parsing"),
     "config's letters": ("config.yaml", b"\xff\xfe", "config.yaml cannot be read: 'utf-8'"),
     "config of another kind": ("config.yaml", "- 1\n", "config.yaml must hold keys and values, got [1]"),
