@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from alignment.config.folders import find_model
-from alignment.config.hub import located, pinned_name
+from alignment.config.folders import base_on_hub, find_model
+from alignment.config.hub import located
 from alignment.config.model import ModelConfig
 from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE
@@ -39,11 +39,12 @@ def plain_model(model: LanguageModel | ScalarModel, settings: ModelConfig) -> Pr
             f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."
         )  # its code has run already
         folder = find_model(settings.path, "model.path")
-        on_hub = folder.adapters if pinned_name(settings.path) is not None else ()  # whose base has a commit of its own
+        apart = [each for each in folder.adapters if each != folder.path]
+        on_hub = apart if any(base_on_hub(each, "model.path") for each in apart) else []  # not read by its name anew
         where = folder.path if on_hub else located(settings.path)
         hf, found = auto.from_pretrained(where, output_loading_info=True, trust_remote_code=trusted, **labels, **PLAIN)
-        for adapter in on_hub:
-            hf.load_adapter(str(adapter), adapter_name=adapter.parent.name)
+        for number, adapter in enumerate(on_hub):
+            hf.load_adapter(str(adapter), adapter_name=f"adapter_{number}")
         if HEAD in found["missing_keys"]:
             scalar_head(hf).weight.data.copy_(scalar_head(model.hf).weight)
         size = model.hf.config.get_text_config().vocab_size

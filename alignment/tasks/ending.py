@@ -8,6 +8,7 @@ from typing import Any
 
 from alignment.config.data import DataConfig, Template, has_rows
 from alignment.config.errors import UserError
+from alignment.config.hub import Kind, located, pinned_name
 from alignment.config.metrics import headlines
 from alignment.config.model_kinds import is_reward_model
 from alignment.config.run import RunConfig, TrainingConfig
@@ -109,7 +110,7 @@ def _of_scorer(config: TrainingConfig, folder: str, rows: str | None) -> Iterato
 def _with_reward(config: TrainingConfig, files: RunFolder) -> Iterator[str]:
     """PPO of the model that the reward model began as, with its reward."""
     judge, start = shlex.quote(str(files.model)), config.model.path
-    if isinstance(config, RewardProcessConfig) or (start is not None and is_reward_model(Path(start))):
+    if isinstance(config, RewardProcessConfig) or (start is not None and is_reward_model(located(start))):
         return
     if config.data.format is Format.toy:
         model = "" if start is None else f" model.path={shlex.quote(start)}"
@@ -130,9 +131,9 @@ def _on_pairs(config: TrainingConfig, files: RunFolder) -> Iterator[str]:
 
 
 def _are_pairs(data: DataConfig) -> bool:
-    """Of one file that is here, by the fields of its first row."""
+    """Of one file that is here, or a split of the hub's, by the fields of its first row."""
     path = data.train.path
-    if not isinstance(path, str) or not Path(path).is_file():
+    if not isinstance(path, str) or (pinned_name(path, Kind.data) is None and not located(path, Kind.data).is_file()):
         return False
     with suppress(UserError):  # the file may be gone by now
         row: Mapping[str, Any] | DataError = next((row for _, row in read_each(path, data.columns.values())), {})

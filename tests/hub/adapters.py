@@ -1,8 +1,11 @@
-"""Adapters whose base is on the hub."""
+"""Adapters whose base is on the hub, and other weights for that."""
 
 import json
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
 
 
 def make_adapter(base: Path, folder: Path, **more: Any) -> Path:
@@ -15,4 +18,14 @@ def make_adapter(base: Path, folder: Path, **more: Any) -> Path:
     settings = json.loads((folder / "adapter_config.json").read_text())
     settings |= {"base_model_name_or_path": "org/tiny", **more}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def other_weights(model: Path, folder: Path) -> Path:
+    """A file of weights with other numbers than those in the model's folder."""
+    folder.mkdir()
+    weights = load_file(model / "model.safetensors")
+    save_file(
+        {name: torch.zeros_like(each) for name, each in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
     return folder

@@ -4,32 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
 
 from alignment.config.folders import find_model
 from alignment.config.hub import located, read_at, reading_at
 from alignment.hub.fetch import fetch_base
 from alignment.training import supervised
 from tests.cli.conftest import Ended
-from tests.hub.adapters import make_adapter
+from tests.hub.adapters import make_adapter, other_weights
 from tests.hub.stand_in import StandIn
 
 DPO = (
     *("run", "tiny_dpo", "model=pretrained", "data=native", "data.train.path=org/pairs:train_prefs"),
     *("batch.size=4", "train.max_steps=2", "checkpoint.every=1", "output_dir=out"),
 )
-
-
-def other_weights(model: Path, folder: Path) -> Path:
-    """A file of weights with other numbers than those in the model's folder."""
-    folder.mkdir()
-    weights = load_file(model / "model.safetensors")
-    save_file(
-        {name: torch.zeros_like(each) for name, each in weights.items()}, folder / "model.safetensors", {"format": "pt"}
-    )
-    return folder
 
 
 @pytest.mark.parametrize("where", ["a folder", "the hub"])

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from unicodedata import normalize
 
@@ -69,12 +70,13 @@ def main(arguments: list[str]) -> None:
 def _reward_model_of(models: list[str], *, has_data: bool) -> tuple[str, list[str]]:
     """The one that pairs are asked for, of which only a reward model knows, and those that are left."""
     from alignment.config.folders import model_of
+    from alignment.config.hub import located
     from alignment.config.model_kinds import is_language_model
 
     whose = "evaluate: --pairs FILE measures a reward model"
     if len(models) != 1 or has_data:
         fail(f"{whose}, which --reward MODEL names beside {len(models)} models that reply to --data FILE")
-    if is_language_model(Path(model_of(models[0])).expanduser()):
+    if is_language_model(located(model_of(expanduser(models[0])))):
         ways = (
             f"alignment evaluate {models[0]} --data FILE draws replies of it, with num_samples=0 its perplexity alone"
         )
