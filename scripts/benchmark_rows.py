@@ -206,7 +206,7 @@ def again(tokenizer: PreTrainedTokenizerBase, processes: int, file: Path) -> Any
     loaded = ours(tokenizer, processes, file)
     train, held_out = hold_out(loaded, 0.01, seed=1)
     whole = [numbers(train.examples, name) for name in ("row_length", "weight", "tokens_hash")]
-    return [train, held_out, whole, [train.examples[row] for row in np.arange(64)]]
+    return [train, held_out, whole, [train.examples[row] for row in range(64)]]
 
 
 def trl(tokenizer: PreTrainedTokenizerBase, processes: int, file: Path) -> Any:
