@@ -33,6 +33,7 @@ class BatchConfig(Config):
 
     def __post_init__(self) -> None:
         require(self.size > 0, "batch.size must be > 0", self.size)
+        require(self.size < 2**31, "batch.size must be below 2**31", self.size)
         rule = "batch.max_tokens must be > 0, or null to choose it from the free memory"
         require(self.max_tokens is None or self.max_tokens > 0, rule, self.max_tokens)
 

@@ -45,6 +45,7 @@ class RunConfig(Config):
     def __post_init__(self) -> None:
         require_commits(self.commits)
         require(self.seed >= 0, "seed must be >= 0", self.seed)
+        require(self.seed < 2**63, "seed must be below 2**63", self.seed)
         rule = "log.samples must be 0 for a task that draws no replies to prompts"
         require(self.replies or self.log.samples == 0, rule, self.log.samples)
         rule = "launch.vllm must be 0 for a task that draws no replies to prompts"

@@ -1,5 +1,6 @@
 """Optimizer, schedule, evaluations, and what is done about a step without a number."""
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -22,6 +23,7 @@ class Schedule(str, Enum):
 
 FALLING = (Schedule.cosine, Schedule.linear, Schedule.wsd)
 DECAY_RATIO = 0.1
+MOST = 1e6  # passes: with all the rows that there are, steps that can be counted
 
 
 class OnNonFinite(str, Enum):
@@ -73,7 +75,14 @@ class TrainConfig(Config):
         rule = "train.best.metric must be null with train.max_steps=0, which leaves no model"
         require(self.max_steps != 0 or self.best.metric is None, rule, self.best.metric)
         require(self.epochs is None or self.epochs > 0, "train.epochs must be > 0", self.epochs)
+        require(self.epochs is None or self.epochs < MOST, f"train.epochs must be below {MOST:g}", self.epochs)
         require(self.learning_rate > 0, "train.learning_rate must be > 0", self.learning_rate)
+        for key, value in (
+            ("learning_rate", self.learning_rate),
+            ("weight_decay", self.weight_decay),
+            ("eps", self.eps),
+        ):
+            require(value < math.inf, f"train.{key} must be finite", value)
         rule = f"train.min_learning_rate must be in [0, train.learning_rate), which is {self.learning_rate:g}"
         require(0 <= self.min_learning_rate < self.learning_rate, rule, self.min_learning_rate)
         rule = "train.min_learning_rate goes with a train.schedule that falls (cosine, linear, wsd)"

@@ -95,3 +95,22 @@ def test_a_stage_s_size_beside_a_folder_is_refused(
     rule = "stage one: model.init.hidden_size goes with model.path=null, a random model (a folder's has its own sizes)"
     assert (ended.code, ended.err) == (2, [f"alignment: pipe: {rule}: leave out one of the two, {FOLDER}"])
     assert not (tmp_path / "out").exists()
+
+
+BEYOND = {
+    "seed=99999999999999999999": "seed must be below 2**63, got 99999999999999999999",
+    "batch.size=99999999999999999999": "batch.size must be below 2**31, got 99999999999999999999",
+    "train.max_steps=null train.epochs=1e300": "train.epochs must be below 1e+06, got 1e+300",
+    "train.learning_rate=inf": "train.learning_rate must be finite, got inf",
+    "train.weight_decay=inf": "train.weight_decay must be finite, got inf",
+    "train.eps=inf": "train.eps must be finite, got inf",
+}
+
+
+@pytest.mark.parametrize("words", BEYOND)
+def test_numbers_that_nothing_can_be_computed_with_are_refused_before_anything_is(
+    words: str, alignment: Callable[..., Any], tmp_path: Path
+) -> None:
+    ended = alignment("run", "tiny_dpo", *words.split(), "output_dir=out")
+    assert (ended.code, ended.err) == (2, [f"alignment: tiny_dpo: {BEYOND[words]}"])
+    assert not (tmp_path / "out").exists()
