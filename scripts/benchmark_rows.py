@@ -25,7 +25,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from benchmark_turns import resident
 from datasets import disable_progress_bars, load_dataset
 from rich.console import Console
