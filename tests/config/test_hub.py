@@ -70,8 +70,8 @@ def test_a_name_that_is_none_is_told(text: str) -> None:
 
 
 def test_a_pinned_name_lies_where_it_was_fetched_whatever_folders_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "kept")
-    model = Path("kept/alignment/hub/models--here--name", COMMIT)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/kept")
+    model = Path("/kept/alignment/hub/models--here--name", COMMIT)
     assert located(f"here/name@{COMMIT}") == model / "model"
     assert located(f"here/name@{COMMIT}", Kind.tokenizer) == model / "tokenizer"
     assert located(f"org/rows:train@{COMMIT}", Kind.data) == Path(
