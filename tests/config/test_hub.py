@@ -75,7 +75,7 @@ def test_a_pinned_name_lies_where_it_was_fetched_whatever_folders_are_here(monke
     assert located(f"here/name@{COMMIT}") == model / "model"
     assert located(f"here/name@{COMMIT}", Kind.tokenizer) == model / "tokenizer"
     assert located(f"org/rows:train@{COMMIT}", Kind.data) == Path(
-        "kept/alignment/hub/datasets--org--rows", COMMIT, "train"
+        "/kept/alignment/hub/datasets--org--rows", COMMIT, "train"
     )
     assert located(f"org/rows/x:train@{COMMIT}", Kind.data).name == "x--train"
     assert located(f"hf://gpt2@{COMMIT}").parts[-3:] == ("models--gpt2", COMMIT, "model")
