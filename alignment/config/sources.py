@@ -51,7 +51,8 @@ class SourceConfig(Config):
     path: Any = field(default=None, metadata=DATA)
     """A file, .jsonl, .json, .csv, .tsv, each also with .gz or .zst, .parquet or .arrow; a folder of such files, or one
     saved by `datasets`; a pattern, as data/*.jsonl; a split of a data set on the hub, org/name:split or
-    org/name/config:split@revision; or a list of any of them. Null: none (or the toy task)."""
+    org/name/config:split@revision; or a list of any of them. Null: no rows, or with
+    data.format=toy those of the toy task."""
     limit: int | None = None
     """Take the first rows only; in the toy task, how many rows to make."""
     join: dict[str, str] = field(default_factory=dict, metadata=DATA)

@@ -133,14 +133,10 @@ def test_sources_of_a_mix_are_each_told(alignment: Command, tmp_path: Path) -> N
     assert "prompts of eval that train has too: 1 of 1 (100.0%), the first a.jsonl:1" in ended.out
 
 
-def test_without_a_part_its_page_is_shown(alignment: Command) -> None:
-    ended = alignment("data")
-    assert ended.code == 0 and ended.out.startswith("usage: alignment data inspect FILE")
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     {
+        "": "data needs its one part and a file: alignment data inspect FILE",
         "inspect": "data inspect needs one file of rows: alignment data inspect FILE",
         "inspct rows.jsonl": "data: no such verb 'inspct' (did you mean 'inspect'?)",
         "inspect gone.jsonl": "data inspect: data.train.path: no such file or folder, got 'gone.jsonl'",

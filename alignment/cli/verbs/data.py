@@ -1,6 +1,6 @@
 """The verb `data`, of one part: `data inspect`."""
 
-from alignment.cli.parser import Parser, ending_with_reader, is_setting
+from alignment.cli.parser import Parser, is_setting
 from alignment.user_error import fail, nearest
 
 PAGE = """usage: alignment data inspect FILE [--eval FILE] [key=value ...]
@@ -23,12 +23,10 @@ three rows laid out, the tokens that carry loss marked. Nothing is written.
 
 def main(arguments: list[str]) -> None:
     if not arguments:
-        with ending_with_reader():
-            print(PAGE, end="")
-        return
+        fail("data needs its one part and a file: alignment data inspect FILE")
     part, *rest = arguments
     if part != "inspect":
-        fail(f"data: no such verb {part!r}{nearest(part, ['inspect'])}; `alignment data` shows what there is")
+        fail(f"data: no such verb {part!r}{nearest(part, ['inspect'])}; `alignment data --help` shows what there is")
     parser = Parser("data inspect")
     parser.add_argument("words", nargs="*")
     parser.add_argument("--eval")
