@@ -44,7 +44,7 @@ class LoraConfig(Config):
     """Scale by alpha / sqrt(rank) instead, so that adapters of a high rank learn as fast (arXiv:2312.03732)."""
     dora: bool = False
     """Train the length of each of a weight's rows apart from its direction, which the adapter turns (arXiv:2402.09353);
-    slower. Not with distributed.zero=3."""
+    slower. Not under ZeRO 3."""
     init: LoraInit = LoraInit.default
     """How a new adapter begins."""
     dropout: float = 0.0
