@@ -9,6 +9,7 @@ from alignment.cli.compose import composing, resolve, single
 from alignment.cli.config_errors import COMPOSE_ERRORS, error_line
 from alignment.config.data import Format
 from alignment.config.errors import ConfigError, UserError
+from alignment.config.run import RunConfig
 from alignment.process import importing
 from alignment.terminal import say, working
 from alignment.user_error import fail, nearest
@@ -22,21 +23,30 @@ def plan_recipe(
     recipe: str, overrides: list[str], own: list[Path], *, wanted: str | None, shape: str | None, mfu: float | None
 ) -> None:
     """Exit code 2 for a user's mistake; whether the run fits is told, and changes no exit code."""
-    with composing(own, recipe):
-        try:
-            folder = None if shape is None else shape_folder(shape)
-            config = resolve(single(recipe, [*overrides, *_left_open(single(recipe, overrides), folder)]))
-        except COMPOSE_ERRORS as error:
-            fail(f"{recipe}: {error_line(error, overrides)}")
-        with importing():
-            from alignment.plan.command import planned_lines
-        try:
-            with working("counting ..."):
-                lines = planned_lines(recipe, config, wanted, mfu)
-        except UserError as error:
-            fail(f"{recipe}: {error}")
+    try:
+        config = composed(recipe, overrides, own, shape)
+    except COMPOSE_ERRORS as error:
+        fail(f"{recipe}: {error_line(error, overrides)}")
+    with importing():
+        from alignment.plan.command import planned_lines
+    try:
+        with working("counting ..."):
+            lines = planned_lines(recipe, config, wanted, mfu)
+    except UserError as error:
+        fail(f"{recipe}: {error}")
     for line in lines:
         say(line)
+
+
+def composed(recipe: str, overrides: list[str], own: list[Path], shape: str | None) -> RunConfig:
+    """The config, with what it leaves open that a plan can do without, and the shape where it names no model.
+
+    Raises:
+        ConfigError, and others: as composing does.
+    """
+    folder = None if shape is None else shape_folder(shape)
+    with composing(own, recipe):
+        return resolve(single(recipe, [*overrides, *_left_open(single(recipe, overrides), folder)]))
 
 
 def shape_folder(name: str) -> str:

@@ -19,17 +19,23 @@ class Held:
     averages: float
     """Further copies of the weights that train, such as their moving average."""
     weights_in: Offload
+    gradients_in: Offload
     optimizer_in: Offload
 
     @property
     def on_device(self) -> float:
         weights = self.weights + self.averages if self.weights_in is Offload.none else self.averages
-        return weights + self.gradients + self.optimizer_at(Offload.none)
+        return weights + self.gradients_at(Offload.none) + self.optimizer_at(Offload.none)
 
     @property
     def in_cpu_memory(self) -> float:
         """What was moved off the device."""
-        return (self.weights if self.weights_in is Offload.cpu else 0) + self.optimizer_at(Offload.cpu)
+        weights = self.weights if self.weights_in is Offload.cpu else 0
+        return weights + self.gradients_at(Offload.cpu) + self.optimizer_at(Offload.cpu)
+
+    def gradients_at(self, place: Offload) -> float:
+        """Of the gradients, what is there."""
+        return self.gradients if self.gradients_in is place else 0
 
     def optimizer_at(self, place: Offload) -> float:
         """Of masters and moments, what is there."""
@@ -50,6 +56,8 @@ def held_of(
     def placed(offload: Offload) -> Offload:
         return Offload.none if offload is Offload.cpu and not is_gpu else offload
 
+    is_beside = is_gpu and distributed.zero == 3 and distributed.offload_optimizer is not Offload.none
+
     def shares(stage: int) -> int:
         """Among how many processes that is shared out which ZeRO shares from this stage on."""
         return processes if (distributed.zero or 0) >= stage else 1
@@ -61,5 +69,8 @@ def held_of(
         moments=MOMENTS * trained / shares(1),
         averages=averages * trained / shares(3),
         weights_in=placed(distributed.offload_param),
+        gradients_in=Offload.cpu
+        if is_beside
+        else Offload.none,  # DeepSpeed adds them up where the optimizer reads them
         optimizer_in=placed(distributed.offload_optimizer),
     )

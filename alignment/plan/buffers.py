@@ -1,6 +1,6 @@
 """What DeepSpeed keeps beside a model's weights, gradients and optimizer."""
 
-from alignment.config.distributed import DistributedConfig
+from alignment.config.distributed import DistributedConfig, Offload
 from alignment.distributed.settings import deepspeed_settings
 from alignment.models.counted import Counted
 
@@ -31,13 +31,18 @@ def last_gradients(trained: float, distributed: DistributedConfig) -> float:
 def gathered(counted: Counted, distributed: DistributedConfig, processes: int) -> float:
     """Bytes, at most, of the weights that ZeRO 3 has whole while a pass runs: those of the layers at work and of the
     next ones, and what it expects to need again soon."""
-    if distributed.zero != 3 or processes == 1:
+    if distributed.zero != 3:
         return 0.0
     settings = _settings(distributed)
     number = counted.num_trained + counted.num_frozen
     size = (counted.trained + counted.frozen) / max(1, number)
     live = float(settings["stage3_max_live_parameters"]) + float(settings["stage3_prefetch_bucket_size"])
-    return size * min(number, live) * (1 - 1 / processes)
+    return size * min(number, live) * share_elsewhere(distributed, processes)
+
+
+def share_elsewhere(distributed: DistributedConfig, processes: int) -> float:
+    """Of the weights that ZeRO 3 makes whole, what is not on the device already."""
+    return 1.0 if distributed.offload_param is not Offload.none else 1 - 1 / processes
 
 
 def _settings(distributed: DistributedConfig) -> dict[str, float]:

@@ -66,10 +66,13 @@ def _checkpointing(config: Planned) -> list[Change]:
 
 
 def _precision(config: Planned, hardware: Hardware) -> list[Change]:
-    if not hardware.is_gpu or config.distributed.precision is not Precision.float32:
+    if not hardware.is_gpu:
         return [NOTHING]
-    cost = "products in bfloat16: other last bits, and several times as fast"
-    return [NOTHING, Change({"distributed.precision": Precision.bfloat16}, cost, 0.01)]
+    if config.distributed.precision is Precision.float32:
+        cost = "products in bfloat16: other last bits, and several times as fast"
+        return [NOTHING, Change({"distributed.precision": Precision.bfloat16}, cost, 0.01)]
+    cost = "products in TF32, without copies of all weights in bfloat16 while a pass runs: several times as slow"
+    return [NOTHING, Change({"distributed.precision": Precision.float32}, cost, 2.0)]
 
 
 def _sharding(config: Planned, hardware: Hardware) -> list[Change]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from alignment.config.distributed import Offload
 from alignment.plan.changes import words
 from alignment.plan.estimate import Plan
 from alignment.plan.hardware import GB
@@ -72,14 +73,12 @@ def _held(plan: Plan) -> Iterator[str]:
     each_of = "each GPU" if plan.hardware.is_gpu else "each process"
     yield f"{f'GB on {each_of}':<34}" + "".join(f"{name:>14}" for name in COLUMNS)
     for each in plan.roles:
-        held = each.held
-        here = held.weights if held.in_cpu_memory < held.weights or not held.weights else 0.0
-        optimizer = held.optimizer_in.value == "none"
+        held, here = each.held, Offload.none
         numbers = [
-            here + held.averages,
-            held.gradients,
-            held.masters if optimizer else 0.0,
-            held.moments if optimizer else 0.0,
+            held.averages + (held.weights if held.weights_in is here else 0.0),
+            held.gradients_at(here),
+            held.masters if held.optimizer_in is here else 0.0,
+            held.moments if held.optimizer_in is here else 0.0,
             held.in_cpu_memory,
         ]
         yield f"{_name(each):<34}" + "".join(f"{gb(number) if number else '-':>14}" for number in numbers)

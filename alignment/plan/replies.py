@@ -6,6 +6,7 @@ from alignment.config.tasks import RejectionConfig
 from alignment.distributed.precision import compute_dtype
 from alignment.models.allocations import Part, Phase
 from alignment.models.counted import Counted
+from alignment.plan.buffers import share_elsewhere
 from alignment.plan.roles import Planned, PlannedRole
 
 DRAW = 28  # bytes of a row's token that may be drawn: logits, probabilities, their sums in float64, what is left
@@ -30,10 +31,10 @@ def while_drawing(config: Planned, actor: PlannedRole, reading: Counted, process
         "draws": float(rows * DRAW * actor.counted.num_pieces),
         "weights in bfloat16": float(actor.counted.passes[0, Phase.forward, Part.copies]),
     }
-    if config.distributed.zero == 3 and processes > 1:
-        weights = actor.counted.trained + actor.counted.frozen
+    if config.distributed.zero == 3:
         is_whole = generation.gather is Gather.model
-        found["gathered weights"] = weights * (1 - 1 / processes) if is_whole else actor.counted.layer
+        weights = actor.counted.trained + actor.counted.frozen if is_whole else actor.counted.layer
+        found["gathered weights"] = weights * share_elsewhere(config.distributed, processes)
     return {name: size for name, size in found.items() if size}
 
 

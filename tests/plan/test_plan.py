@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from alignment.cli.main import main
 from alignment.cli.plan import SHAPES
+from alignment.config.distributed import DistributedConfig, Offload
 from alignment.config.errors import ConfigError
+from alignment.models.held import held_of
 from alignment.plan.hardware import named
 
 
@@ -86,3 +89,14 @@ def test_a_mistake_is_one_line(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert re.search(line, said)
+
+
+def test_what_is_offloaded_is_beside_the_gpu() -> None:
+    """Under ZeRO 3 weights, gradients, masters and moments; beside a CPU there is nowhere else."""
+    config = DistributedConfig(zero=3, offload_optimizer=Offload.cpu, offload_param=Offload.cpu)
+    held = held_of(8.0, 0.0, config, 4, is_gpu=True)
+    assert (held.on_device, held.in_cpu_memory) == (0, 5 * 2)
+    assert held_of(8.0, 0.0, config, 4, is_gpu=False).on_device == 5 * 2
+    second = replace(config, zero=2, offload_param=Offload.none)
+    held = held_of(8.0, 0.0, second, 4, is_gpu=True)
+    assert (held.on_device, held.in_cpu_memory) == (8 + 2, 3 * 2)
