@@ -80,7 +80,7 @@ def _told(repo: str) -> Iterator[None]:
     try:
         yield
     except OfflineModeIsEnabled as error:
-        raise UserError("nothing is pushed offline, as HF_HUB_OFFLINE says") from error
+        raise UserError("nothing is pushed offline: leave HF_HUB_OFFLINE out of the environment") from error
     except HFValidationError as error:
         raise ConfigError(f"REPO must be name or org/name, of letters, digits, -, _ and ., got {repo!r}") from error
     except HfHubHTTPError as error:

@@ -156,7 +156,7 @@ VERBS: Mistakes = {
     "push a file": ("push pairs.jsonl a/b", ("folder of a run or a model", "file 'pairs.jsonl'", "`hf upload REPO")),
     "push to no name": ("push model a/b/c", ("REPO", "org/name", "'a/b/c'")),
     "push an empty folder": ("push nothing a/b", ("config.json", "'nothing'")),
-    "push without a token": ("push model a/b", ("a token that may write", "`hf auth login`")),
+    "push offline": ("push model a/b", ("nothing is pushed offline", "HF_HUB_OFFLINE", "environment")),
     "export no run": ("export model", ("a run's folder", "config.yaml", "'model'")),
     "export's step": ("export model --step last", ("--step", "'last'", "`alignment export --help`")),
     "submit without a cluster": ("submit tiny_dpo", ("cluster=slurm", "'local'")),

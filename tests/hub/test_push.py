@@ -70,7 +70,7 @@ def test_what_the_hub_refuses_is_one_line(
     assert refused("mine") == f"a token that may write is needed for {me.url}: `hf auth login`, or HF_TOKEN"
     assert len(me.asked) == asked
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert refused("mine") == "nothing is pushed offline, as HF_HUB_OFFLINE says"
+    assert refused("mine") == "nothing is pushed offline: leave HF_HUB_OFFLINE out of the environment"
 
 
 @pytest.mark.parametrize(
