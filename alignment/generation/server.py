@@ -137,6 +137,9 @@ class Server:
                 what = "the vLLM server that the run started does not answer any more"
                 raise ServerError(f"{what}: {self._own.why()}; {again}") from error
             raise ServerError(f"{what}: start it again; {again}") from error
+        if answer.status_code >= 500 and self._own is not None:  # its engine may have died behind it
+            what = f"the vLLM server that the run started failed at {route} (status {answer.status_code})"
+            raise ServerError(f"{what}: {self._own.why()}; {again}")
         if answer.status_code != 200:
             said = " ".join(answer.text.split())[:300]
             raise ServerError(f"the vLLM server at {self.at} refused {route} with status {answer.status_code}: {said}")

@@ -163,10 +163,17 @@ def dtype_in(folder: Path, key: str) -> torch.dtype:
 
 
 def weights_in(folder: Path, key: str) -> int:
-    """About how many there are, by the size of the files; 0 where they are packed, several to a number."""
+    """About how many there are, by the size of the files; 0 where they are packed, several to a number.
+
+    Raises:
+        ConfigError: as `check_folder`, of the weights.
+    """
+    files = _weight_files(folder, key)
+    for file in files:
+        _check(file, key)
     if holds_packed_weights(folder, key):
         return 0
-    size = sum(file.stat().st_size for file in _weight_files(folder, key))
+    size = sum(file.stat().st_size for file in files)
     return size // dtype_in(folder, key).itemsize
 
 

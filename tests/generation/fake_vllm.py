@@ -1,7 +1,8 @@
 """Stands in for vLLM's server as a program that a run starts: it notes how, has a worker of its own, and answers.
 
-FAKE_VLLM in the environment: what it does otherwise. `refuses`: it ends at once, with an error. A number: it ends at
-the request for replies that follows so many. Replies are made of the seeds alone.
+FAKE_VLLM in the environment: what it does otherwise. `refuses`: it ends at once, with an error. `breaks`: it answers
+requests for replies with an error. A number: it ends at the request for replies that follows so many. Replies are made
+of the seeds alone.
 """
 
 import json
@@ -14,13 +15,14 @@ from typing import Any
 
 WORDS = sys.argv[3:]  # behind -m MODULE
 NOTE = Path(os.environ["FAKE_VLLM_NOTE"])
+IS_BROKEN = os.environ.get("FAKE_VLLM") == "breaks"
 ASKED: list[str] = []
 
 
 class Handler(BaseHTTPRequestHandler):
     def answer(self, content: Any) -> None:
         body = json.dumps(said(self.path.removeprefix("/").partition("?")[0], content)).encode()
-        self.send_response(200)
+        self.send_response(500 if IS_BROKEN and self.path == "/v1/completions" else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -48,7 +50,9 @@ def said(route: str, content: Any) -> Any:
             NOTE.with_name("weights.json").write_text(json.dumps(files))
     if route == "v1/completions":
         mode = os.environ.get("FAKE_VLLM", "")
-        if mode and ASKED.count(route) == int(mode):
+        if IS_BROKEN:
+            print("RuntimeError: the engine is gone", flush=True)
+        elif mode and ASKED.count(route) == int(mode):
             print("RuntimeError: out of memory", flush=True)
             os._exit(1)
         ASKED.append(route)

@@ -135,6 +135,13 @@ def test_a_server_that_does_not_start_is_one_line_that_names_its_log(runs: Runs,
     runs.require_no_server()
 
 
+def test_an_engine_that_dies_behind_its_server_is_told_with_the_log(runs: Runs) -> None:
+    code, _, err = runs.end("train.max_steps=4", fake="breaks")
+    assert code == 2 and len(err.splitlines()) == 1, err
+    assert "failed at v1/completions (status 500): RuntimeError: the engine is gone (run/logs/vllm.txt)" in err
+    runs.require_no_server()
+
+
 def test_a_run_whose_server_dies_goes_on_to_the_weights_of_one_unbroken(runs: Runs) -> None:
     """The same prompts are asked for with the same seeds: from the same replies there come the same bits."""
     code, _, err = runs.end("train.max_steps=4", fake="10")
