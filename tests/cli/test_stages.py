@@ -90,7 +90,7 @@ def test_no_such_stage(word: str, message: str, alignment: Callable[..., Any]) -
         (
             ["bogus=1"],
             "no such key 'bogus' in a pipeline: its own are output_dir, seed, distributed, launch, log, cluster,"
-            " stages, only, inputs, a stage's stages.NAME.set.KEY=1, NAME one of sft, reward, dpo, orpo, ppo,"
+            " commits, stages, only, inputs, a stage's stages.NAME.set.KEY=1, NAME one of sft, reward, dpo, orpo, ppo,"
             " rejection, rejection_sft, evaluate",
         ),
     ],
