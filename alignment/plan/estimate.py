@@ -8,7 +8,7 @@ from alignment.config.tasks import RejectionConfig, task_name
 from alignment.distributed.precision import compute_dtype
 from alignment.models.allocations import Part
 from alignment.models.counted import Role
-from alignment.plan.buffers import buckets, gathered, last_gradients
+from alignment.plan.buffers import buckets, casts, gathered, last_gradients
 from alignment.plan.hardware import Hardware, placed_on
 from alignment.plan.replies import while_drawing
 from alignment.plan.roles import Counts, Planned, PlannedRole, planned_roles, widest_rows
@@ -114,6 +114,7 @@ def phases_of(
         if not each.counted.passes.any():
             continue
         sizes = each.counted.during(tokens)
+        sizes[Part.copies] = casts(float(sizes[Part.copies]), each.counted.layer, config.distributed)
         parts = {NAMES[part]: float(sizes[part]) for part in Part if sizes[part] > 0}
         parts["buckets of gradients"] = buckets(config.distributed) * sum(each.role.is_trained for each in together)
         parts["gathered weights"] = gathered(each.counted, config.distributed, processes)

@@ -6,7 +6,7 @@ from alignment.config.tasks import RejectionConfig
 from alignment.distributed.precision import compute_dtype
 from alignment.models.allocations import Part, Phase
 from alignment.models.counted import Counted
-from alignment.plan.buffers import share_elsewhere
+from alignment.plan.buffers import casts, share_elsewhere
 from alignment.plan.roles import Planned, PlannedRole
 
 DRAW = 28  # bytes of a row's token that may be drawn: logits, probabilities, their sums in float64, what is left
@@ -25,11 +25,12 @@ def while_drawing(config: Planned, actor: PlannedRole, reading: Counted, process
     prompts = -(-rows // config.num_samples)
     length = config.data.max_prompt_length + generation.max_new_tokens
     passes = reading.passes[1, Phase.forward]
+    copies = float(actor.counted.passes[0, Phase.forward, Part.copies])
     found = {
         "keys and values": float(rows * length * actor.counted.num_cached * compute_dtype(config.distributed).itemsize),
         "the prompts' pass": float(passes.sum()) * prompts * config.data.max_prompt_length,
         "draws": float(rows * DRAW * actor.counted.num_pieces),
-        "weights in bfloat16": float(actor.counted.passes[0, Phase.forward, Part.copies]),
+        "weights in bfloat16": casts(copies, actor.counted.layer, config.distributed),
     }
     if config.distributed.zero == 3:
         is_whole = generation.gather is Gather.model

@@ -15,6 +15,7 @@ from alignment.cli.plan import SHAPES
 from alignment.config.distributed import DistributedConfig, Offload
 from alignment.config.errors import ConfigError
 from alignment.models.held import held_of
+from alignment.plan.buffers import casts
 from alignment.plan.hardware import named
 
 
@@ -100,3 +101,8 @@ def test_what_is_offloaded_is_beside_the_gpu() -> None:
     second = replace(config, zero=2, offload_param=Offload.none)
     held = held_of(8.0, 0.0, second, 4, is_gpu=True)
     assert (held.on_device, held.in_cpu_memory) == (8 + 2, 3 * 2)
+
+
+def test_autocast_s_copies_are_there_together_but_under_zero_3() -> None:
+    assert [casts(16e9, 1e9, DistributedConfig(zero=zero)) for zero in (None, 0, 1, 2, 3)] == [16e9] * 4 + [0.5e9]
+    assert casts(0.0, 1e9, DistributedConfig(zero=3)) == 0.0  # in float32
