@@ -1,6 +1,7 @@
 """What all tests may use."""
 
 import gc
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,6 +69,15 @@ def _no_hub(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hub"))
     constants.HF_HUB_OFFLINE = True  # of this process, in which it is imported already
     constants.HF_HUB_CACHE = f"{os.environ['HF_HOME']}/hub"
+
+
+@pytest.fixture(autouse=True)
+def _root_logger() -> Iterator[None]:
+    """A sweep in this process has hydra write into the stream that a test has for stderr, which ends with the test."""
+    handlers, level = list(logging.root.handlers), logging.root.level
+    yield
+    logging.root.handlers = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture
