@@ -62,9 +62,16 @@ def shape_folder(name: str) -> str:
 
 
 def _left_open(composed: DictConfig, shape: str | None) -> list[str]:
-    """Overrides for what the recipe leaves to its user and a plan can do without, or takes from the shape."""
+    """Overrides for what the recipe leaves to its user and a plan can do without, or takes from the shape.
+
+    Raises:
+        ConfigError: the shape would take the place of a model that is named.
+    """
     given: dict[str, Any] = {}
     if shape is not None:
+        if _is_set(composed, "model.path"):
+            named = OmegaConf.select(composed, "model.path")
+            raise ConfigError(f"--shape stands for a model: leave out one of the two, got model.path={named!r}")
         if "model" in composed:
             given["model.path"] = shape
         scorers = (f"reward.{key}" for key in ("path", "function", "models"))

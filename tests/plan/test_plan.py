@@ -76,6 +76,7 @@ def test_devices_have_names() -> None:
         (["tiny_dpo", "--for", "many"], "alignment: tiny_dpo: --for must be a number of GPUs and their memory"),
         (["dpo", "--shape", "llama-3-9b"], "--shape must be one of llama-2-13b, .*got 'llama-3-9b'.*did you mean"),
         (["dpo", "--shape", "llama-3-8b", "loss.bta=1"], "bta"),
+        (["dpo", "--shape", "llama-3-8b", "model.path=here"], "leave out one of the two, got model.path='here'"),
         (["tiny_dpo", "--mfu", "40"], r"--mfu must be in \(0, 1\], got 40"),
         (["tiny_pipeline"], "plan takes a run that trains a model or draws replies of one"),
         (["tiny_dpo", "--for", "3x24GB", "distributed=zero1"], "batch.size must be a multiple of the number of proc"),
