@@ -125,7 +125,12 @@ def has_rows(data: DataConfig, name: str) -> bool:
     source = {"train": data.train, "eval": data.eval}[name]
     if source is data.eval and data.eval.fraction is not None:
         return has_rows(data, "train")
-    return bool(source.named()) or (source.limit if data.format is Format.toy else source.path) is not None
+    return bool(source.named()) or is_given(data, source)
+
+
+def is_given(data: DataConfig, source: SourceConfig) -> bool:
+    """Whether a source says where its rows come from: a path, or of the toy task a number of them."""
+    return (source.limit if data.format is Format.toy else source.path) is not None
 
 
 def require_rows(data: DataConfig, name: str, *, why: str = "") -> None:

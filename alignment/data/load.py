@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, each_source
+from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, each_source, is_given
 from alignment.config.errors import ConfigError
 from alignment.data.carried import NOTHING, Carried
 from alignment.data.checks import signs_of
@@ -82,7 +82,7 @@ def load_source(
     """
     need = ExampleKind(need)  # a word from a loop of somebody's own is one too
     _require_use(config, need, part)
-    if _rows(f"{part}.{name}", source, config, need, say) is None:
+    if not is_given(config, source):
         return None
     reading = Reading(f"{part}.{name}", source, config, tokenizer, need, part, carried)
     loaded = reading.kept() or reading.whole()
@@ -109,7 +109,7 @@ class Reading:
         return f"reading {self.key.removeprefix(f'{self.part}.')}"
 
     def laid(self, tell: Callable[[str], object]) -> Iterator[Laid]:
-        return _rows(self.key, self.source, self.config, self.need, tell) or iter(())
+        return _rows(self.key, self.source, self.config, self.need, tell)
 
     def whole(self) -> Loaded:
         """All of them in memory, as those of a small file are."""
@@ -226,11 +226,10 @@ def _require_use(config: DataConfig, need: ExampleKind, part: str) -> None:
 
 def _rows(
     key: str, source: SourceConfig, config: DataConfig, need: ExampleKind, tell: Callable[[str], object]
-) -> Iterator[Laid] | None:
+) -> Iterator[Laid]:
     if config.format is not Format.toy:
-        return None if source.path is None else laid_out(source, config, need, key, tell)
-    if source.limit is None:
-        return None
+        return laid_out(source, config, need, key, tell)
+    assert source.limit is not None  # as `is_given` says
     split = key.rpartition(".")[2]
     try:
         made = TOY_ROWS[need](source.limit, TOY_SEED, split)
