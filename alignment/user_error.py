@@ -16,7 +16,7 @@ def fail(message: str) -> NoReturn:
     end(USER_ERROR)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """` (did you mean 'beta'?)`, or nothing where no name is near."""
+def nearest(name: str, names: Iterable[str], within: str = "") -> str:
+    """` (did you mean 'loss.beta'?)`, or nothing where no name is near; `within` stands before what is found."""
     near = get_close_matches(name, list(names), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return f" (did you mean {within + near[0]!r}?)" if near else ""

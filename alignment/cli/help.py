@@ -73,7 +73,8 @@ def _of_group(composed: DictConfig, group: str) -> list[str]:
         known = [str(key) for key in tree if key != "hydra"]
         if name not in known:
             rule = f"--help {group}: there is no group of keys {'.'.join(names[: place + 1])!r} in this recipe"
-            raise ConfigError(f"{rule}{nearest(name, known)}; {', '.join(known)}")
+            within = "".join(f"{each}." for each in names[:place])
+            raise ConfigError(f"{rule}{nearest(name, known, within)}; {', '.join(known)}")
         node = tree._get_node(name)
         if not (isinstance(node, DictConfig) and _is_part(node)):
             return list(_keys(tree, "".join(f"{each}." for each in names[:place]), [name]))

@@ -178,6 +178,8 @@ class PPOUpdateConfig(Config):
         require(self.epochs > 0, "ppo.epochs must be > 0", self.epochs)
         require(self.mini_batches > 0, "ppo.mini_batches must be > 0", self.mini_batches)
         require(self.max_kl is None or self.max_kl > 0, "ppo.max_kl must be > 0, or null to never stop", self.max_kl)
+        rule = "ppo.max_kl ends an iteration's inner steps, of which ppo.epochs and ppo.mini_batches make one"
+        require(self.max_kl is None or self.inner_steps > 1, rule, self.max_kl)
         clip = self.importance_clip
         require(clip is None or clip > 0, "ppo.importance_clip must be > 0, or null to weigh nothing", clip)
         require(self.ema is None or 0 < self.ema < 1, "ppo.ema must be in (0, 1)", self.ema)

@@ -41,6 +41,9 @@ RATINGS = (("significantly_better", 0.45), ("better", 0.3), ("slightly_better", 
 FLIP_RATE = 0.2
 """How often the annotator prefers the worse reply of a negligibly better pair."""
 
+MOST = 10_000_000
+"""Rows of a split, which are all made before the first is read."""
+
 PARTS = ("animal", "first adjective", "second adjective", "verb", "place", "closing", "plain")
 
 
@@ -155,6 +158,8 @@ def _questions(n: int, kind: str, seed: int, split: str) -> Iterator[tuple[rando
     """n questions: all of the split's prompts in a random order, then all again in another."""
     if n < 0:
         raise ToyError(f"n must be >= 0, got {n}")
+    if n > MOST:
+        raise ToyError(f"the toy task makes at most {MOST:,} rows of a split")
     order = random.Random(f"{kind} order {split} {seed}")
     rng = random.Random(f"{kind} replies {split} {seed}")
     deck: list[tuple[Question, str]] = []

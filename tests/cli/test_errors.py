@@ -37,12 +37,12 @@ COMMANDS = {
     "resolve alone": ("run tiny_dpo --resolve", "--resolve goes with --cfg"),
     "flag of recipes": ("recipes --foo", "unrecognized arguments: --foo"),
     "top key": ("run tiny_dpo sead=1", r"tiny_dpo: no such key 'sead' \(did you mean 'seed'\?\)"),
-    "nested key": ("run tiny_dpo loss.betaa=1", r"no such key 'loss.betaa' \(did you mean 'beta'\?\)"),
-    "deep key": ("run tiny_dpo model.lora.rnk=1", r"no such key 'model.lora.rnk' \(did you mean 'rank'\?\)"),
+    "nested key": ("run tiny_dpo loss.betaa=1", r"no such key 'loss.betaa' \(did you mean 'loss.beta'\?\)"),
+    "deep key": ("run tiny_dpo model.lora.rnk=1", r"no such key 'model.lora.rnk' \(did you mean 'model.lora.rank'\?\)"),
     "far key": ("run tiny_dpo loss.gamma=1", "no such key 'loss.gamma'; valid here: beta, label_smoothing, variant"),
     "+key": ("run tiny_dpo +loss.gamma=1", "no such key 'loss.gamma'; valid here: beta, label_smoothing, variant"),
     "+top key": ("run tiny_dpo +sead=1", r"no such key 'sead' \(did you mean 'seed'\?\)"),
-    "++key": ("run tiny_dpo ++train.max_step=1", r"no such key 'train.max_step' \(did you mean 'max_steps'\?\)"),
+    "++key": ("run tiny_dpo ++train.max_step=1", r"no such key 'train.max_step' \(did you mean 'train.max_steps'\?\)"),
     "renamed": ("run tiny_ppo ppo.replies=2", "tiny_ppo: no such key 'ppo.replies': it is num_samples now"),
     "renamed of rejection": ("run tiny_rejection samples=4", "no such key 'samples': it is num_samples now"),
     "renamed of evaluate": ("run tiny_evaluate +best_of=4", "no such key 'best_of': it is num_samples now"),
@@ -77,7 +77,7 @@ COMMANDS = {
     ),
     "key of an entry": (
         "run tiny_ppo reward.function=null reward.models={a:{pth:x}}",
-        r"no such key 'reward.models.a.pth' \(did you mean 'path'\?\)",
+        r"no such key 'reward.models.a.pth' \(did you mean 'reward.models.a.path'\?\)",
     ),
     "file of an entry": (
         "run tiny_ppo reward.function=null reward.models={a:{path:gone}}",
@@ -148,14 +148,14 @@ COMMANDS = {
     ),
     "vLLM of many that learn": (f"run tiny_ppo {NCCL} distributed=zero1", VLLM_OF_MANY),
     "sweep of no list": ("run tiny_dpo -m loss.beta=interval(0,1)", "does not support sweep type"),
-    "--cfg": ("run tiny_dpo --cfg job loss.betaa=1", r"no such key 'loss.betaa' \(did you mean 'beta'\?\)"),
+    "--cfg": ("run tiny_dpo --cfg job loss.betaa=1", r"no such key 'loss.betaa' \(did you mean 'loss.beta'\?\)"),
     "cluster for run": ("run tiny_dpo cluster=slurm", "cluster must be local for `alignment run` .*, got 'slurm'"),
     "cluster in a sweep": ("run tiny_dpo -m cluster=local,slurm", "cluster must be local for `alignment run`"),
     "submit without a recipe": ("submit cluster=slurm", "submit needs a recipe"),
     "submit without a cluster": ("submit tiny_dpo", "cluster must be slurm for .*: add cluster=slurm, got 'local'"),
     "submit's key": (
         "submit tiny_dpo cluster=slurm loss.betaa=1",
-        r"no such key 'loss.betaa' \(did you mean 'beta'\?\)",
+        r"no such key 'loss.betaa' \(did you mean 'loss.beta'\?\)",
     ),
     "submit's value": ("submit tiny_dpo cluster=slurm loss.beta=-1", "loss.beta must be > 0 and finite, got -1.0"),
     "submit's file": (
@@ -188,7 +188,7 @@ SPELLINGS = {  # what is known elsewhere or by habit: what is said of it
     "tiny_dpo num_train_epochs=1": "(did you mean 'train.epochs'?)",
     "tiny_dpo max_steps=1": "(did you mean 'train.max_steps'?)",
     "tiny_dpo train.steps=1": "(did you mean 'train.max_steps'?)",
-    "tiny_dpo train.scheduler=cosine": "(did you mean 'schedule'?)",
+    "tiny_dpo train.scheduler=cosine": "(did you mean 'train.schedule'?)",
     "tiny_dpo batch_size=8": "(did you mean 'batch.size'?)",
     "tiny_dpo train.per_device_train_batch_size=8": "(batch.size=N is of a whole step, over all processes; batch.max",
     "tiny_dpo optim.name=adamw": "no such key 'optim' (it is AdamW, by train.learning_rate, train.betas,",
@@ -329,7 +329,7 @@ RECIPES = {  # a recipe of the user's
     "key": (MINE + "losss: {}\n", r"mine: no such key 'losss' \(did you mean 'loss'\?\)"),
     "nested key": (
         MINE + "train: {max_step: 3}\n",
-        r"mine: no such key 'train.max_step' \(did you mean 'max_steps'\?\)",
+        r"mine: no such key 'train.max_step' \(did you mean 'train.max_steps'\?\)",
     ),
     "dotted key": (MINE + "train.max_steps: 3\n", "no such key 'train.max_steps'"),
     "target": (MINE + "train: {_target_: os.getcwd}\n", "no such key 'train._target_'"),
@@ -368,7 +368,7 @@ CLUSTER = {  # overrides of cluster=slurm
     "option": ("cluster.extra=[exclusive]", "cluster.extra must hold options as --name or --name=value.*'exclusive'"),
     "option with a key": ("cluster.extra=['--nodes=4']", "must not hold what has a key of its own, got '--nodes=4'"),
     "option of the script": ("cluster.extra=['--array=1-4']", "must not hold what the script sets, got '--array=1-4'"),
-    "key": ("cluster.node=2", r"no such key 'cluster.node' \(did you mean 'nodes'\?\)"),
+    "key": ("cluster.node=2", r"no such key 'cluster.node' \(did you mean 'cluster.nodes'\?\)"),
 }
 
 SFT = "{name: a, recipe: tiny_sft}"
@@ -383,7 +383,7 @@ STAGES = {  # of a user's pipeline
     ),
     "key": (
         SFT + ", {name: b, recipe: tiny_dpo, set: {loss.betaa: 1}}",
-        r"stage b: no such key 'loss.betaa' \(did you mean 'beta'\?\)",
+        r"stage b: no such key 'loss.betaa' \(did you mean 'loss.beta'\?\)",
     ),
     "value": (
         SFT + ", {name: b, recipe: tiny_dpo, set: {loss.beta: -1}}",

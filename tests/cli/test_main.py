@@ -128,7 +128,7 @@ def test_help_of_one_group_of_keys(alignment: Callable[..., Any]) -> None:
     wrong = alignment("run", "tiny_dpo", "--help", "model.lra")
     assert wrong.code == 2
     assert wrong.err[0].startswith("alignment: tiny_dpo: --help model.lra: there is no group of keys 'model.lra'")
-    assert "(did you mean 'lora'?)" in wrong.err[0]
+    assert "(did you mean 'model.lora'?)" in wrong.err[0]
 
 
 def test_help_of_an_own_recipe(alignment: Callable[..., Any], own: Callable[..., str]) -> None:

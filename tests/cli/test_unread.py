@@ -37,6 +37,9 @@ UNREAD = {  # words of `alignment run`: what is said
     "tiny_ppo model.path=. ptx.data.eval.path=rows.jsonl": (
         "ptx.data.eval.path must be null for ptx, which reads no such rows, got 'rows.jsonl'"
     ),
+    "tiny_ppo model.path=. ppo.max_kl=0.1 ppo.epochs=1": (
+        "ppo.max_kl ends an iteration's inner steps, of which ppo.epochs and ppo.mini_batches make one, got 0.1"
+    ),
     f"{ONLINE} loss.margin_scale=2": "loss.margin_scale must be 1 for online_dpo, whose pairs have no margins, got 2.0",
     f"{ONLINE} loss.margin_scale=0": "loss.margin_scale must be 1 for online_dpo, whose pairs have no margins, got 0.0",
     f"{ONLINE} alarm.max_kl=9": "alarm.max_kl must be null for online_dpo, which logs no such metric, got 9.0",

@@ -98,6 +98,8 @@ def test_rating_cut_points(twelfths: int, rating: str) -> None:
 def test_what_the_generator_refuses() -> None:
     with pytest.raises(ToyError, match="split must be one of train, eval, got 'test'"):
         prompts(1, 0, "test")
+    with pytest.raises(ToyError, match="at most 10,000,000 rows of a split"):
+        pairs(10**20, 0, "train")
     with pytest.raises(ToyError, match="n must be >= 0, got -1"):
         pairs(-1, 0, "train")
 
