@@ -20,7 +20,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a class": ({"recipe": DPOConfig}, ("a config as DPOConfig(...)", "got the class DPOConfig")),
     "a dict as a recipe": ({"recipe": {"task": "dpo"}}, ("a recipe's name, the path of a .yaml", "got a dict")),
     "a key in a dict": ({"train": {"epoch": 1}}, ("no such key 'train.epoch' (did you mean 'train.epochs'?)",)),
-    "a key with its dots": ({"overrides": {"train.epoch": 1}}, ("no such key 'train.epoch' (did you mean 'train.epochs'?)",)),
+    "a key with its dots": (
+        {"overrides": {"train.epoch": 1}},
+        ("no such key 'train.epoch' (did you mean 'train.epochs'?)",),
+    ),
     "a key without its group": ({"learning_rate": 1e-5}, ("(did you mean 'train.learning_rate'?)",)),
     "an argument": ({"modle": "x"}, ("no such key 'modle' (did you mean 'model'?)",)),
     "a preset": (
