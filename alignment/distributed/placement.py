@@ -19,6 +19,8 @@ class Placement(Protocol):
 
     compute: torch.dtype
     """Of the products of a forward; weights that do not train are held in it."""
+    reads_to: torch.device | None
+    """Where `from_pretrained` is to put each weight as it is read; None: where it puts them by itself."""
 
     def reading(self) -> AbstractContextManager[None]:
         """Inside, `from_pretrained` puts each weight in its place as it is read.
@@ -59,15 +61,21 @@ class Placement(Protocol):
 
 
 class Whole:
-    """In this process: there is nothing to do."""
+    """In this process, and there on its device: from files that are mapped into memory each weight goes there by
+    itself, so that the host never has a copy of a model for each of its GPUs."""
 
-    def __init__(self, compute: torch.dtype) -> None:
+    def __init__(self, compute: torch.dtype, device: torch.device | None = None) -> None:
+        """`device`: None or the CPU: there weights that are held as their file has them stay in the mapped file, whose
+        pages all processes share."""
         self.compute = compute
+        self.reads_to = None if device == torch.device("cpu") else device
 
     def reading(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def shard(self, module: nn.Module) -> None: ...
+    def shard(self, module: nn.Module) -> None:
+        if self.reads_to is not None:
+            nn.Module.to(module, self.reads_to)  # transformers' own `to` refuses weights of 8 bits, also where they are
 
     def whole(self, weights: Iterable[Tensor], *, write: bool = False) -> AbstractContextManager[None]:
         return nullcontext()

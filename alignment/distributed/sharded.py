@@ -28,8 +28,8 @@ ANOTHER_SHAPE = "size mismatch"  # as torch says it
 
 
 def placement_of(config: DistributedConfig) -> Placement:
-    """Where the weights of a run's models are: sharded under ZeRO 3, else whole in each process."""
-    return Sharded(config) if config.zero == 3 else Whole(compute_dtype(config))
+    """Where the weights of a run's models are: sharded under ZeRO 3, else whole in each process, on its device."""
+    return Sharded(config) if config.zero == 3 else Whole(compute_dtype(config), collectives.pick_device(config.device))
 
 
 class Sharded:
@@ -38,6 +38,7 @@ class Sharded:
     def __init__(self, config: DistributedConfig) -> None:
         self._config = config
         self.compute = compute_dtype(config)
+        self.reads_to: torch.device | None = None  # transformers asks DeepSpeed
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """A model out of a folder in Hugging Face form, with all its weights found there or a line that says which is not."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from alignment.models.unread import check_tied, check_unread, listed, unread_of
 from alignment.models.weight_dtype import made_in
 from alignment.terminal import say_once
 
+AHEAD = "HF_DEACTIVATE_ASYNC_LOAD"  # of transformers
 transformers_logging.disable_progress_bar()  # weights of a file at a time are not progress that anybody follows
 transformers_logging.set_verbosity_error()  # what a folder lacks is asked for, and told, in from_folder
 
@@ -121,8 +123,10 @@ def from_folder(
         if not holds_packed_weights(folder.path, folder.key):  # transformers would take them for packed ones
             settings["quantization_config"] = BitsAndBytesConfig(**quantization_of(hf_config) or {})
             del hf_config.quantization_config
+    if placement.reads_to is not None:
+        settings["device_map"] = placement.reads_to
     unread = f"{where} with model.attention={attention}: no model"
-    with Reading(unread), placement.reading(), made_in(held), _without_adapter(folder) as path:
+    with Reading(unread), placement.reading(), made_in(held), _one_by_one(), _without_adapter(folder) as path:
         hf, found = auto.from_pretrained(
             path,
             dtype=torch.float32,
@@ -161,6 +165,20 @@ def dtype_of(folder: ModelFolder) -> torch.dtype:
     """That its config names for its weights; float32 where it names none."""
     found = read_config(folder).dtype
     return found if isinstance(found, torch.dtype) else torch.float32
+
+
+@contextmanager
+def _one_by_one() -> Iterator[None]:
+    """Inside, transformers reads a weight when the one before it is in its place. Its threads would read ahead: several
+    conversions at once, and the experts of all layers before they are put together."""
+    before = os.environ.get(AHEAD)
+    os.environ[AHEAD] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[AHEAD]
+        if before is not None:
+            os.environ[AHEAD] = before
 
 
 @contextmanager

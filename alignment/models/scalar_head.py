@@ -74,7 +74,8 @@ def fill_head(hf: PreTrainedModel, folder: Path, key: str, placement: Placement,
 
 @torch.no_grad()
 def draw_head(hf: PreTrainedModel, placement: Placement) -> None:
-    """A new head, std 1 / sqrt(H + 1) (arXiv:2403.17031)."""
+    """A new head, std 1 / sqrt(H + 1) (arXiv:2403.17031); drawn on the CPU, the same wherever it goes."""
     head = scalar_head(hf)
+    drawn = torch.empty(head.out_features, head.in_features).normal_(std=1 / (head.in_features + 1) ** 0.5)
     with placement.whole([head.weight], write=True):
-        nn.init.normal_(head.weight, std=1 / (head.in_features + 1) ** 0.5)
+        head.weight.copy_(drawn)

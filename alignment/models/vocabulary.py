@@ -60,7 +60,8 @@ def resize(hf: PreTrainedModel, size: int, placement: Placement) -> None:
         for name, weight in list(module.named_parameters(recurse=False)):
             if id(weight) not in own:
                 with placement.whole([weight]):  # float32, for transformers gives a head's bias its weight's dtype
-                    made = nn.Parameter(placement.kept(weight).float(), requires_grad=weight.requires_grad)
+                    copy = placement.kept(weight).to("cpu", torch.float32)  # where the draws are those of SEED
+                    made = nn.Parameter(copy, requires_grad=weight.requires_grad)
                 own[id(weight)] = own[id(made)] = made
             setattr(module, name, own[id(weight)])
     with torch.random.fork_rng(devices=[]):

@@ -49,11 +49,24 @@ def host_of(plan: Plan) -> Host:
 
 
 def _loading(plan: Plan) -> float:
-    """Each process reads each model whole before it is on its device; under ZeRO 3 a weight at a time, into shards
-    that are on the device already."""
-    if plan.config.distributed.zero == 3:
-        return 0.0
-    return plan.hardware.local * sum(each.counted.trained + each.counted.frozen for each in plan.roles)
+    """The models are read one after the other, from files that all processes of a machine map: a weight is converted
+    and on its device before the next one is read, of all processes at once, or under ZeRO 3 of the main one. One of
+    `model.init` is drawn whole by each process."""
+    sizes = []
+    for each in plan.roles:
+        if each.role.settings.path is None:
+            number = each.counted.num_trained + each.counted.num_frozen
+            sizes.append(float(plan.hardware.local * number * FLOAT))
+        else:
+            readers = 1 if plan.config.distributed.zero == 3 else plan.hardware.local
+            sizes.append(readers * _largest(each))
+    return max(sizes, default=0.0)
+
+
+def _largest(each: PlannedRole) -> float:
+    """Of its weights at the most: the embeddings', which are held in float32, or one of a layer."""
+    hidden: int = config_and_trust(each.role)[0].get_text_config().hidden_size
+    return max(each.counted.num_pieces * hidden * float(FLOAT), each.counted.layer)
 
 
 def _saved(each: PlannedRole) -> float:

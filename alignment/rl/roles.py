@@ -159,5 +159,5 @@ def _with_body_of(policy: PreTrainedModel, pad_id: int) -> Any:
         hf = AutoModelForSequenceClassification.from_config(config)
     setattr(hf, hf.base_model_prefix, policy.base_model)
     hf.config = policy.config
-    hf.score = nn.Linear(scalar_head(hf).in_features, 1, bias=False)
+    hf.score = nn.Linear(scalar_head(hf).in_features, 1, bias=False).to(policy.device)
     return hf

@@ -107,3 +107,20 @@ def test_what_is_offloaded_is_beside_the_gpu() -> None:
 def test_autocast_s_copies_are_there_together_but_under_zero_3() -> None:
     assert [casts(16e9, 1e9, DistributedConfig(zero=zero)) for zero in (None, 0, 1, 2, 3)] == [16e9] * 4 + [0.5e9]
     assert casts(0.0, 1e9, DistributedConfig(zero=3)) == 0.0  # in float32
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--shape", "llama-3-8b", "distributed=zero2"], 8 * 128_256 * 4096 * 4),
+        (["--shape", "llama-3-8b", "distributed=zero3"], 128_256 * 4096 * 4),  # the main process reads for all
+        (["--shape", "llama-2-13b", "distributed=zero1"], 8 * 4 * (4 * 5120**2 + 3 * 5120 * 13_824 + 2 * 5120)),
+    ],
+)
+def test_the_host_has_a_weight_for_each_process_that_reads(
+    words: list[str], wanted: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The embeddings, in float32, or at the most a layer: of 8B weights in 8 processes 17 GB, not 256."""
+    said = planned(monkeypatch, capsys, "dpo", *words, "--for", "8x80GB")
+    found = re.search(r"([0-9.]+) GB while 8 processes read their models", said)
+    assert found is not None and float(found[1]) * 1e9 == pytest.approx(wanted, rel=0.05)
