@@ -109,7 +109,8 @@ METRICS = {
     "time/eval_s": Metric("of time/step_s: evaluations", SECONDS),
     "time/save_s": Metric("of time/step_s: writing checkpoints", SECONDS),
     "time/tokens_per_s": Metric(
-        "tokens learned from in a second of time/step_s, all processes together", "tokens per second"
+        "tokens learned from, all processes together, by time/step_s less time/eval_s and time/save_s",
+        "tokens per second",
     ),
     "time/mfu": Metric("of the GPU's peak arithmetic that is used (MFU)", SHARE),
     "time/memory_gb": Metric("memory of the process with the most", "GB"),

@@ -36,7 +36,8 @@ def read_statistics(folder: str, key: str) -> RewardStatistics:
     """
     path = located(folder) / FILE
     if not path.is_file():
-        raise ConfigError(f"{key} needs the file that reward training leaves beside the weights, got no {str(path)!r}")
+        rule = "needs the file that reward training leaves beside the weights of a run that has ended"
+        raise ConfigError(f"{key} {rule}, got no {str(path)!r}: set {key}=false, or name a run that has ended")
     try:
         statistics = RewardStatistics(**json.loads(path.read_text()))
         usable = math.isfinite(statistics.mean) and 0 < statistics.std < math.inf

@@ -19,6 +19,7 @@ from alignment.distributed.reshard import whole_weights
 from alignment.hub.pin import fetch_model
 from alignment.models.files import dtype_in
 from alignment.models.load import load_language_model, load_scalar_model, save_model
+from alignment.models.reward_normalization import FILE as STATISTICS
 from alignment.runs.folder import RunFolder, step_folder, steps_in
 from alignment.runs.rows import read_rows
 from alignment.runs.written import begin_folder, publish_folder
@@ -71,6 +72,8 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     write_card(config, made, [row for row in read_rows(rows) if row["step"] <= step] if rows.exists() else [])
     publish_folder(out)
     say(f"the model after step {step} is in {out}")
+    if isinstance(config, ScalarConfig):
+        say(f"without {STATISTICS}, which reward.normalize needs: the model of a run that has ended has it")
     return out
 
 
@@ -87,8 +90,11 @@ def _states(folder: Path, step: int | None, part: str) -> tuple[int, list[dict[s
     """The step, and what each process had of this part."""
     steps = steps_in(folder)
     found = [step_folder(folder, each) for each in steps if step in (None, each)]
+    if not steps:
+        way = "checkpoint.every_minutes and checkpoint.every say when, and the same command goes on with the run"
+        raise ConfigError(f"RUN must have a checkpoint, got none in {str(folder)!r}: {way}")
     if not found:
-        there = ", ".join(step_folder(folder, each).name for each in steps) or "none"
+        there = ", ".join(step_folder(folder, each).name for each in steps)
         raise ConfigError(f"--step must be of a checkpoint in {str(folder)!r} ({there}), got {step}")
     why = ""
     for path in reversed(found):

@@ -35,6 +35,7 @@ def test_the_last_step_is_the_model_of_the_run(task: str, alignment: Callable[..
     out, model = tmp_path / "out" / "exported" / "step-00000002", tmp_path / "out" / "model"
     assert f"the model after step 2 is in {out.relative_to(tmp_path)}" in ended.out
     assert same_weights(out, model) and names(out) == names(model) - {"reward_statistics.json"}
+    assert ("without reward_statistics.json, which reward.normalize needs" in ended.out) == (task == "reward")
     auto = AutoModelForSequenceClassification if task == "reward" else AutoModelForCausalLM
     auto.from_pretrained(out)
 
@@ -89,6 +90,8 @@ def test_what_cannot_be_exported_is_one_line(alignment: Callable[..., Any], tmp_
     assert "step-00000002: rank-00000.pt is cut short" in told("out", "--step", "2")
     ended = alignment("export", "out")
     assert ended.code == 0 and "step-00000002 is skipped" in ended.out and "after step 1 is in" in ended.out
+    shutil.rmtree(tmp_path / "out" / "checkpoints")
+    assert "export: RUN must have a checkpoint, got none in 'out/checkpoints': checkpoint.every_minutes" in told("out")
 
 
 def test_an_evaluation_has_no_checkpoints(alignment: Callable[..., Any], tmp_path: Path) -> None:

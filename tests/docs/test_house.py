@@ -84,7 +84,7 @@ def test_its_keys_are_checked_and_shown_as_all_are(project: Path) -> None:
         return ran.returncode, ran.stdout + ran.stderr
 
     code, text = said("run", "rrhf.yaml", "loss.alhpa=2")
-    assert code == 2 and "no such key 'loss.alhpa' (did you mean 'alpha'?)" in text and text.count("\n") == 1
+    assert code == 2 and "no such key 'loss.alhpa' (did you mean 'loss.alpha'?)" in text and text.count("\n") == 1
     code, text = said("run", "rrhf.yaml", "loss.alpha=-1")
     assert code == 2 and "loss.alpha must be >= 0, got -1.0" in text and text.count("\n") == 1
     code, text = said("run", "raft.yaml", "--help")
