@@ -40,15 +40,15 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
     if config.data.format is Format.toy and (path is None or not _is_large(located(path))):
         return None  # a toy's values are right for toys
     is_foreign = isinstance(config, EvaluateConfig) or (path is not None and located(path).exists())
-    if within is not None and path is not None and Path(path).is_relative_to(within):
-        return None
-    if recipe.startswith(TOY) and is_foreign:
+    is_made = within is not None and path is not None and Path(path).is_relative_to(within)
+    if recipe.startswith(TOY) and is_foreign and not is_made:
         other = recipe.removeprefix(TOY)
         rate = f"train.learning_rate={config.train.learning_rate:g}, " if isinstance(config, TrainingConfig) else ""
         return f"WARNING: {recipe}'s values ({rate}its lengths) are for toy models; for yours take the recipe {other}"
     if recipe in LORA_RATES and isinstance(config, TrainingConfig) and config.model.lora.rank and not own_rate:
         whole = f"WARNING: {recipe}'s learning rate {config.train.learning_rate:g} is for all weights"
-        return f"{whole}; adapters take about train.learning_rate={LORA_RATES[recipe]:g}"
+        key = f"stages.{Path(config.output_dir).name}.set." if within is not None else ""
+        return f"{whole}; adapters take about {key}train.learning_rate={LORA_RATES[recipe]:g}"
     return None
 
 

@@ -74,8 +74,9 @@ def planned(config: RunConfig) -> Planned:
     ConfigError: the run is of a task that has no plan.
     """
     if not isinstance(config, TrainingConfig | RejectionConfig):
-        what = "a run that trains a model or draws replies of one; of a pipeline, its stages are planned one by one"
-        raise ConfigError(f"plan takes {what}, got the task {task_name(config)}")
+        what = "a run that trains a model or draws replies of one, as a stage of a pipeline does by its own recipe"
+        way = "alignment plan dpo model.path=MODEL data.train.path=ROWS, say"
+        raise ConfigError(f"plan takes {what} ({way}), got the task {task_name(config)}")
     return config
 
 

@@ -57,6 +57,33 @@ def test_a_toys_values_and_a_rate_for_all_weights_are_told(
     assert "WARNING" not in ran(*lora, *calm, "train.learning_rate=2e-4")
 
 
+PIPELINE = """# Two stages with adapters
+defaults:
+  - task: pipeline
+  - _self_
+
+stages:
+  - name: first
+    recipe: sft
+    set: {model: pretrained_lora, model.path: FOLDER, SHORT, train.learning_rate: 2.0e-4}
+  - name: second
+    recipe: dpo
+    set: {model: pretrained_lora, model.path: "@first/model", SHORT}
+"""
+SHORT = "data.train.path: pairs.jsonl, train.max_steps: 1, train.epochs: null, batch.size: 4"
+
+
+def test_a_stage_that_goes_on_from_another_is_told_its_rate_by_its_own_key(
+    ran: Callable[..., str], tmp_path: Path
+) -> None:
+    pairs = [{"prompt": q, "chosen": "Moo.", "rejected": "No."} for q in QUESTIONS]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    (tmp_path / "two.yaml").write_text(PIPELINE.replace("SHORT", SHORT))
+    told = [line for line in ran("two.yaml").splitlines() if "adapters take" in line]
+    rate = "dpo's learning rate 5e-07 is for all weights; adapters take about"
+    assert told == [f"WARNING: {rate} stages.second.set.train.learning_rate=5e-06"]
+
+
 def test_the_recipes_name_their_sources() -> None:
     full = [file for file in RECIPES.glob("*.yaml") if not file.stem.startswith("tiny_") and file.stem != "evaluate"]
     assert len(full) > 10
