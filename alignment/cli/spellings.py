@@ -18,6 +18,8 @@ SPELLINGS = {  # last part of a key, or all of it -> keys, of which the first th
     "min_lr": ("train.min_learning_rate",),
     "lr_scheduler": ("train.schedule",),
     "lr_scheduler_type": ("train.schedule",),
+    "optim": ("train.optimizer",),
+    "embedding_lr_scale": ("train.embedding_lr_ratio",),
     "num_epochs": ("train.epochs",),
     "num_train_epochs": ("train.epochs",),
     "steps": ("train.max_steps",),
@@ -65,6 +67,7 @@ SPELLINGS = {  # last part of a key, or all of it -> keys, of which the first th
     "use_rslora": ("model.lora.rslora",),
     "use_dora": ("model.lora.dora",),
     "init_lora_weights": ("model.lora.init",),
+    "loraplus_lr_ratio": ("model.lora.plus",),
     "lora_dropout": ("model.lora.dropout",),
     "target_modules": ("model.lora.targets",),
     "dataset": ROWS,
@@ -137,6 +140,12 @@ VALUES = {  # likewise, of keys that are one of several
     "constant_with_warmup": "constant",
     "warmup_stable_decay": "wsd",
     "hinge_loss": "hinge",
+    "adam": "adamw",
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw_8bit": "adamw_8bit",
+    "lion_32bit": "lion",
     "True": "auto",  # of checkpoint.resume
     "False": "never",
 }
@@ -148,13 +157,10 @@ FLAGS = {  # what is given with dashes, as other commands take it -> key
 }
 QUANTIZED = "model.path may name a model that bitsandbytes has quantized already"
 ROWS_OF_A_STEP = "batch.size=N is of a whole step, over all processes; batch.max_tokens=N is what one pass takes of it"
-OPTIMIZER = "it is AdamW, by train.learning_rate, train.betas, train.eps and train.weight_decay"
 WAYS = {  # what has no key of its own here
     "per_device_train_batch_size": ROWS_OF_A_STEP,
     "per_device_eval_batch_size": ROWS_OF_A_STEP,
     "gradient_accumulation_steps": ROWS_OF_A_STEP,
-    "optim": OPTIMIZER,
-    "optimizer": OPTIMIZER,
     "packing": "rows are packed as they are, without padding: batch.max_tokens=N is how much goes into one pass",
     "push_to_hub": "a model is uploaded by `alignment push RUN REPO`",
     "load_in_4bit": QUANTIZED,

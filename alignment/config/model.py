@@ -1,5 +1,6 @@
 """A model: where its weights come from, and what of it is trained."""
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -49,6 +50,8 @@ class LoraConfig(Config):
     """How a new adapter begins."""
     dropout: float = 0.0
     """Share of an adapter's inputs that are dropped while it trains."""
+    plus: float = 1.0
+    """LoRA+ (arXiv:2402.12354): the learning rate of the adapters' B, as a multiple of A's; theirs is 16."""
     targets: list[str] = field(default_factory=lambda: list(TARGETS))
     """Names of the modules that get an adapter, as peft has them; all-linear: every linear layer but the head."""
 
@@ -56,6 +59,7 @@ class LoraConfig(Config):
         require(self.rank >= 0, "model.lora.rank must be >= 0", self.rank)
         require(self.alpha > 0, "model.lora.alpha must be > 0", self.alpha)
         require(0 <= self.dropout < 1, "model.lora.dropout must be in [0, 1)", self.dropout)
+        require(0 < self.plus < math.inf, "model.lora.plus must be > 0 and finite", self.plus)
         require(bool(self.targets), "model.lora.targets must name at least one module", self.targets)
         for key, value, unset in (
             ("alpha", self.alpha, ALPHA),
@@ -63,6 +67,7 @@ class LoraConfig(Config):
             ("dora", self.dora, False),
             ("init", self.init, LoraInit.default),
             ("dropout", self.dropout, 0.0),
+            ("plus", self.plus, 1.0),
             ("targets", self.targets, TARGETS),
         ):
             require(self.rank > 0 or value == unset, f"model.lora.{key} goes with model.lora.rank > 0", value)

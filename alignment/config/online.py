@@ -134,6 +134,10 @@ class PPOConfig(OnlineConfig):
         rule = "batch.size * num_samples must be > 1 with reward.whiten or reward.combine=llama2"
         require(replies > 1 or not self.reward.whitens, rule, replies)
 
+    @property
+    def has_scalar_head(self) -> bool:
+        return self.advantage.has_critic
+
     def _check_estimator(self) -> None:
         """Keys of a critic are for an estimator that has one, groups for one that compares replies."""
         estimator = self.advantage.estimator.value

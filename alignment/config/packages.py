@@ -11,7 +11,8 @@ from alignment.config.inputs import input_places
 from alignment.config.log import Tracker
 from alignment.config.model_kinds import quantized_by
 from alignment.config.online import OnlineConfig
-from alignment.config.run import RunConfig
+from alignment.config.optimizer import OF_BITSANDBYTES
+from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import EvaluateConfig, RejectionConfig
 
 QUANTIZER = "bitsandbytes"
@@ -38,6 +39,11 @@ def require_packages(config: RunConfig) -> None:
         way = f"{how_to_install('vllm')}, or take generation.vllm.transfer=files, which needs it for the server alone"
         raise ConfigError(f"generation.vllm.transfer=nccl needs the package vllm, which is not installed: {way}")
     if not is_installed(QUANTIZER):
+        if isinstance(config, TrainingConfig) and (name := config.train.optimizer) in OF_BITSANDBYTES:
+            way = f"{how_to_install(QUANTIZER)}, or take train.optimizer=adamw"
+            raise ConfigError(
+                f"train.optimizer={name.value} needs the package {QUANTIZER}, which is not installed: {way}"
+            )
         for key, path, place in input_places(config):
             if quantized_by(key, place) == QUANTIZER:
                 raise ConfigError(quantizer_lacks(f"{key} {path!r}"))

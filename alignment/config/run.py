@@ -17,6 +17,7 @@ from alignment.config.launch import LaunchConfig
 from alignment.config.log import LogConfig
 from alignment.config.marks import PLACE
 from alignment.config.model import ModelConfig
+from alignment.config.optimizer import OF_MATRICES, OptimizerName
 from alignment.config.resume import ResumeConfig
 from alignment.config.train import TrainConfig
 
@@ -85,6 +86,7 @@ class TrainingConfig(RunConfig):
         require_device(self.model, self.distributed)
         rule = "model.lora.dora must be false with distributed.zero=3, which shards the weights whose rows it measures"
         require(not self.model.lora.dora or self.distributed.zero != 3, rule, self.model.lora.dora)
+        self._check_optimizer()
         rule = "checkpoint.every and checkpoint.every_minutes must be 0 with distributed.offload_optimizer=nvme, which "
         rule += "cannot be saved"
         if self.distributed.offload_optimizer is Offload.nvme:
@@ -93,6 +95,28 @@ class TrainingConfig(RunConfig):
             require(saves == (0, 0), rule, saves)
             self.checkpoint = replace(self.checkpoint, every_minutes=0.0, save_last=False)
         self.check_processes(self.processes())
+
+    @property
+    def has_scalar_head(self) -> bool:
+        """Whether a model trains that has a head of one number, in full beside adapters too."""
+        return False
+
+    def _check_optimizer(self) -> None:
+        """What the optimizer and its groups cannot be combined with."""
+        name, zero, offload = self.train.optimizer, self.distributed.zero, self.distributed.offload_optimizer
+        rule = f"distributed.zero must be null or 0 with train.optimizer={name.value}, which needs each matrix whole"
+        require(name not in OF_MATRICES or not zero, rule, zero)
+        rule = "distributed.offload_optimizer must be none with train.optimizer=adamw_8bit, whose states are small; "
+        rule += "train.optimizer=adamw can be offloaded"
+        require(name is not OptimizerName.adamw_8bit or offload is Offload.none, rule, offload)
+        rule = "distributed.offload_optimizer=nvme takes train.optimizer=adamw alone"
+        require(name is OptimizerName.adamw or offload is not Offload.nvme, rule, name)
+        for key, ratio, trains in (
+            ("embedding_lr_ratio", self.train.embedding_lr_ratio, False),
+            ("head_lr_ratio", self.train.head_lr_ratio, self.has_scalar_head),
+        ):
+            rule = f"train.{key} must be 1 with model.lora.rank > 0, under which that is not trained but for adapters"
+            require(ratio == 1 or trains or self.model.lora.rank == 0, rule, ratio)
 
     def optimizer_steps(self, num_steps: int) -> int:
         """How many the trained model's optimizer takes in `num_steps` steps of the loop."""

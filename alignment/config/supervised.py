@@ -34,6 +34,10 @@ class SFTConfig(TrainingConfig):
 class ScalarConfig(TrainingConfig):
     """What trains a model with a head of one number."""
 
+    @property
+    def has_scalar_head(self) -> bool:
+        return True
+
 
 @dataclass(slots=True)
 class RewardRegressionConfig(ScalarConfig):

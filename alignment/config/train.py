@@ -1,12 +1,13 @@
 """Optimizer, schedule, evaluations, and what is done about a step without a number."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 
 from alignment.config.base import Config
 from alignment.config.best import BestConfig
 from alignment.config.errors import require
+from alignment.config.optimizer import CONSTANTS, Constants, OptimizerName
 
 
 class Schedule(str, Enum):
@@ -40,6 +41,8 @@ class TrainConfig(Config):
     is evaluated on the held-out rows, and no model is left."""
     epochs: float | None = None
     """Passes over the rows of data.train; 0.5 is half a pass."""
+    optimizer: OptimizerName = OptimizerName.adamw
+    """What makes an update of the gradient; PPO's critic has it too (see memory.md)."""
     learning_rate: float = 1e-5
     """The highest one, which the warm-up rises to. PPO's critic has one of its own, critic.learning_rate."""
     min_learning_rate: float = 0.0
@@ -53,11 +56,20 @@ class TrainConfig(Config):
     warmup_ratio: float = 0.0
     """The share of the run's steps in which the learning rate rises, in place of warmup_steps."""
     weight_decay: float = 0.0
-    """AdamW's, of matrices; biases and norms have none."""
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    """AdamW's, of the means of gradients and of their squares."""
-    eps: float = 1e-8
-    """AdamW's, beside the root of the second mean."""
+    """Of matrices, embeddings among them; biases and norms have none. Times the learning rate, apart from the gradient;
+    sgd: in the gradient."""
+    betas: list[float] | None = None
+    """adamw, adamw_8bit and muon's AdamW: of the means of gradients and of their squares; null: [0.9, 0.999]. lion: of
+    its update and of its mean; null: [0.9, 0.99]."""
+    eps: float | None = None
+    """adamw, adamw_8bit and muon's AdamW: beside the root of the second mean; null: 1e-8."""
+    momentum: float | None = None
+    """muon and sgd: what is left of the earlier gradients' sum at each step; null: 0.95 of muon, 0 of sgd."""
+    head_lr_ratio: float = 1.0
+    """The learning rate of the head, as a multiple of the other weights': of a policy's output embeddings where they
+    are not tied to the others, of a reward model's or critic's head."""
+    embedding_lr_ratio: float = 1.0
+    """Likewise of the embeddings."""
     max_grad_norm: float = 1.0
     """A step's gradient that is longer is scaled down to this norm."""
     eval_every: int = 0
@@ -80,7 +92,6 @@ class TrainConfig(Config):
         for key, value in (
             ("learning_rate", self.learning_rate),
             ("weight_decay", self.weight_decay),
-            ("eps", self.eps),
         ):
             require(value < math.inf, f"train.{key} must be finite", value)
         rule = f"train.min_learning_rate must be in [0, train.learning_rate), which is {self.learning_rate:g}"
@@ -96,9 +107,7 @@ class TrainConfig(Config):
         rule = "at most one of train.warmup_steps and train.warmup_ratio must be above 0"
         require(not both, rule, (self.warmup_steps, self.warmup_ratio))
         require(self.weight_decay >= 0, "train.weight_decay must be >= 0", self.weight_decay)
-        rule = "train.betas must be two numbers in [0, 1)"
-        require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), rule, self.betas)
-        require(self.eps > 0, "train.eps must be > 0", self.eps)
+        self._check_optimizer()
         require(self.max_grad_norm > 0, "train.max_grad_norm must be > 0 (.inf: no clipping)", self.max_grad_norm)
         require(self.eval_every >= 0, "train.eval_every must be >= 0", self.eval_every)
         rule = "train.eval_every must be > 0 with train.best.patience, which counts evaluations"
@@ -112,3 +121,33 @@ class TrainConfig(Config):
         if self.best.metric is not None:
             return f"train.best.metric={self.best.metric}"
         return "train.eval_on_start=true" if self.eval_on_start else None
+
+    @property
+    def constants(self) -> Constants:
+        """The optimizer's, as they are given or its own."""
+        own = CONSTANTS[self.optimizer]
+        return Constants(
+            betas=own.betas if self.betas is None else (self.betas[0], self.betas[1]),
+            eps=own.eps if self.eps is None else self.eps,
+            momentum=own.momentum if self.momentum is None else self.momentum,
+        )
+
+    def _check_optimizer(self) -> None:
+        """Raises:
+        ConfigError: a constant is given that does nothing, or is no number that it can be.
+        """
+        of_all = {name: asdict(each) for name, each in CONSTANTS.items()}
+        for key, value in (("betas", self.betas), ("eps", self.eps), ("momentum", self.momentum)):
+            having = ", ".join(name.value for name, constants in of_all.items() if constants[key] is not None)
+            rule = f"train.{key} goes with train.optimizer={having}: {self.optimizer.value} has none"
+            require(value is None or of_all[self.optimizer][key] is not None, rule, value)
+        if self.betas is not None:
+            rule = "train.betas must be two numbers in [0, 1)"
+            require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), rule, self.betas)
+        if self.eps is not None:
+            require(self.eps > 0, "train.eps must be > 0", self.eps)
+            require(self.eps < math.inf, "train.eps must be finite", self.eps)
+        if self.momentum is not None:
+            require(0 <= self.momentum < 1, "train.momentum must be in [0, 1)", self.momentum)
+        for key, ratio in (("head_lr_ratio", self.head_lr_ratio), ("embedding_lr_ratio", self.embedding_lr_ratio)):
+            require(0 < ratio < math.inf, f"train.{key} must be > 0 and finite", ratio)

@@ -19,7 +19,7 @@ from alignment.config.distributed import DistributedConfig, Offload
 from alignment.config.errors import UserError
 from alignment.distributed import collectives
 from alignment.distributed.device import tell_deepspeed
-from alignment.distributed.engine import counts, load_optimizer, load_schedule, require_sharded
+from alignment.distributed.engine import counts, load_optimizer, load_schedule, optimizer_state, require_sharded
 from alignment.distributed.layers import running_by_layer, without_hooks
 from alignment.distributed.precision import autocast
 from alignment.distributed.reshard import Groups, recut
@@ -152,16 +152,16 @@ class DeepSpeedEngine:
 
     def _shard(self) -> dict[str, Any]:
         if self._stage == 0:
-            return {"weights": [p.detach() for p in self._trained()], "optimizer": self.optimizer.state_dict()}
+            return {"weights": [p.detach() for p in self._trained()], "optimizer": optimizer_state(self.optimizer)}
         if self._stage == 3:
             with _filled(self._zero):
-                optimizer = self.optimizer.state_dict()
+                optimizer = optimizer_state(self.optimizer)
             return {
                 "weights": [flat.detach() for flat in self._zero.fp32_partitioned_groups_flat],
                 "optimizer": optimizer,
             }
         weights = [flat.detach() for flat in self._zero.single_partition_of_fp32_groups]
-        return {"weights": weights, "optimizer": self.optimizer.state_dict()}
+        return {"weights": weights, "optimizer": optimizer_state(self.optimizer)}
 
     @torch.no_grad()
     def _load_shard(self, state: dict[str, Any]) -> None:

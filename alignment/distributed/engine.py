@@ -18,7 +18,7 @@ from alignment.distributed.collectives import pick_device
 from alignment.distributed.precision import autocast
 from alignment.distributed.reshard import recut
 
-SETTINGS = ("betas", "eps", "weight_decay")  # of an optimizer's groups
+SETTINGS = ("betas", "eps", "weight_decay", "momentum")  # of an optimizer's groups
 
 
 class Engine(Protocol):
@@ -130,7 +130,7 @@ class TorchEngine:
     def state(self) -> dict[str, Any]:
         return {
             "model": {name: p.detach() for name, p in self._trained.items()},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
             "scheduler": self.scheduler.state_dict(),
         }
 
@@ -150,6 +150,11 @@ class TorchEngine:
         names = {id(p): name for name, p in self._trained.items()}
         groups = [{names[id(p)]: p.shape for p in group["params"]} for group in self.optimizer.param_groups]
         self.load_state(recut(saved, self.state(), groups))
+
+
+def optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
+    """As torch has it. bitsandbytes' own puts its tensors where FSDP does not look for them, and reads either."""
+    return Optimizer.state_dict(optimizer)
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:

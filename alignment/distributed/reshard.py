@@ -9,6 +9,7 @@ computed with: weights and moments go on bit for bit.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -52,13 +53,17 @@ def recut(saved: Sequence[State], own: State, groups: Groups) -> dict[str, Any]:
     """
     source, rank = Shards(saved, groups), own["rank"] if is_cut(own) else 0
     weights = [torch.zeros(flat.shape, dtype=flat.dtype) for flat in flats(own, groups)]
-    states: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    states: dict[int, dict[str, Any]] = defaultdict(dict)
+    is_cut_anew = is_cut(saved[0]) or is_cut(own)
+    if not is_cut_anew:  # each process has all of it, whatever it is of: elements, rows, blocks
+        states.update(deepcopy(saved[0]["optimizer"]["state"]))
     for weight, stretches in enumerate(places(own, groups)):
         flat = stretches[0].flat
         targets = {"weights": weights[flat]}
-        for name, number in source.numbers(weight).items():
-            _require_equal(states[flat].setdefault(name, number.clone()), number)
-        for name in source.moments(weight):
+        numbers, moments = (source.numbers(weight), source.moments(weight)) if is_cut_anew else ({}, [])
+        for name, number in numbers.items():
+            _require_equal(states[flat].setdefault(name, deepcopy(number)), number)
+        for name in moments:
             targets[name] = states[flat].setdefault(name, torch.zeros_like(weights[flat]))
         for to in (stretch for stretch in stretches if stretch.rank == rank):
             for name, target in targets.items():
@@ -116,15 +121,25 @@ class Shards:
         return torch.cat(parts)
 
     def moments(self, weight: int) -> list[str]:
-        """What the optimizer has of each element of it (AdamW: exp_avg, exp_avg_sq); nothing before its first step."""
-        return [name for name, value in self._state(self.places[weight][0]).items() if value.ndim]
+        """What the optimizer has of each element of it (AdamW: exp_avg, exp_avg_sq); nothing before its first step.
 
-    def numbers(self, weight: int) -> dict[str, Tensor]:
+        Raises:
+            UserError: it has something else, such as blocks of elements that share a scale.
+        """
+        place = self.places[weight][0]
+        held = {name: value for name, value in self._state(place).items() if _is_of_parts(value)}
+        flat = self.flats[place.rank][place.flat]
+        if any(value.shape != flat.shape or not value.is_floating_point() for value in held.values()):
+            rule = "the checkpoint's optimizer keeps blocks of elements, which cannot be cut anew"
+            raise UserError(f"{rule}: go on with as many processes and the distributed.zero that it was saved by")
+        return list(held)
+
+    def numbers(self, weight: int) -> dict[str, Any]:
         """What it has of the weight as a whole (AdamW: step)."""
-        return {name: value for name, value in self._state(self.places[weight][0]).items() if not value.ndim}
+        return {name: value for name, value in self._state(self.places[weight][0]).items() if not _is_of_parts(value)}
 
-    def _state(self, place: Stretch) -> dict[str, Tensor]:
-        states: dict[int, dict[str, Tensor]] = self.saved[place.rank]["optimizer"]["state"]
+    def _state(self, place: Stretch) -> dict[str, Any]:
+        states: dict[int, dict[str, Any]] = self.saved[place.rank]["optimizer"]["state"]
         return states.get(place.flat, {})
 
 
@@ -195,10 +210,14 @@ def _in_pieces(state: State, sizes: Sequence[int]) -> Iterator[list[Stretch]]:
         offset += piece
 
 
-def _require_equal(number: Tensor, other: Tensor) -> None:
-    if not torch.equal(number, other):
+def _is_of_parts(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0
+
+
+def _require_equal(number: Any, other: Any) -> None:
+    if number != other:
         rule = "weights took unequally many steps, so distributed.zero must be null or 0 to go on"
-        raise UserError(f"{rule}: {number.item():g} and {other.item():g}")
+        raise UserError(f"{rule}: {float(number):g} and {float(other):g}")
 
 
 def _require_same(holds: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from alignment.config.distributed import DistributedConfig, Offload, Precision
 from alignment.config.errors import ConfigError
+from alignment.config.optimizer import OptimizerName
 from alignment.config.train import TrainConfig
 from alignment.distributed.precision import precision_of
 from alignment.terminal import say
@@ -31,7 +32,8 @@ OURS = {  # what is decided elsewhere -> the key that decides it
     "prescale_gradients": "batch.size",
     "gradient_predivide_factor": "batch.size",
 }
-ADAM = ("adam", "adamw", AUTO)  # AdamW by another name: with "adam_w_mode", which is on where nothing is said
+TYPES = {OptimizerName.adamw: ("adam", "adamw")}  # with "adam_w_mode", which is on where nothing is said
+"""DeepSpeed's names of an optimizer, where they are others than ours."""
 SCHEDULERS = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}  # -> train.schedule
 
 
@@ -61,13 +63,14 @@ def check_trainer(path: str, train: TrainConfig) -> None:
         ConfigError: a value is neither "auto" nor that of `train`; names both keys.
     """
     raw = _read(path)
-    steps = train.warmup_steps if train.warmup_ratio == 0 else None
+    steps, own = train.warmup_steps if train.warmup_ratio == 0 else None, train.constants
     blocks: dict[str, dict[str, tuple[Any, str]]] = {
         "optimizer": {
             "lr": (train.learning_rate, "train.learning_rate"),
-            "betas": (train.betas, "train.betas"),
-            "eps": (train.eps, "train.eps"),
+            "betas": (own.betas and list(own.betas), "train.betas"),
+            "eps": (own.eps, "train.eps"),
             "weight_decay": (train.weight_decay, "train.weight_decay"),
+            "momentum": (own.momentum, "train.momentum"),
             "adam_w_mode": (True, "the trainer"),
             "bias_correction": (True, "the trainer"),
         },
@@ -97,8 +100,9 @@ def check_trainer(path: str, train: TrainConfig) -> None:
 
 
 def _check_type(block: str, kind: Any, train: TrainConfig) -> None:
-    if block == "optimizer" and str(kind).lower() not in ADAM:
-        _refuse("optimizer.type", "train", "AdamW", kind)
+    name = train.optimizer
+    if block == "optimizer" and str(kind).lower() not in (AUTO, *TYPES.get(name, (name.value,))):
+        _refuse("optimizer.type", "train.optimizer", name.value, kind)
     elif block == "scheduler" and kind != AUTO:
         if kind not in SCHEDULERS:
             _refuse("scheduler.type", "train.schedule", train.schedule.value, kind)

@@ -15,9 +15,10 @@ from alignment.config.errors import ConfigError
 from alignment.config.folders import base_of
 from alignment.config.hub import reading_at
 from alignment.config.inputs import function_files, input_places, module_file
+from alignment.config.optimizer import CONSTANTS, OptimizerName
 from alignment.config.outside import is_outside
 from alignment.config.renamed import key_now
-from alignment.config.run import RunConfig
+from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import task_name
 from alignment.runs.contents import digest, run_digest
 from alignment.runs.folder import RunFolder
@@ -116,6 +117,10 @@ def fingerprint(config: RunConfig) -> Fingerprint:
     read = {key: path for key, path in inputs(config) if not key.startswith("distributed.")}
     named = read.keys() | {key.rpartition(".")[0] for key in read}  # of several files each by its number
     settings = {key: value for key, value in flat(asdict(config), "") if key not in named}
+    earlier = dict(defaults(type(config), ""))
+    if isinstance(config, TrainingConfig):  # whose constants count as what they come to
+        settings |= flat({"train": asdict(config.train.constants)}, "")
+        earlier |= flat({"train": asdict(CONSTANTS[OptimizerName.adamw])}, "")
     entries: dict[str, Any] = {key: value for key, value in settings.items() if is_noted(key)}
     for key, path in read.items():
         entries[f"{CONTENTS}{key}"] = _contents(key, path)
@@ -128,7 +133,7 @@ def fingerprint(config: RunConfig) -> Fingerprint:
         if source is not None:
             entries[f"{CODE}task"] = hashlib.sha256(source.read_bytes()).hexdigest()
     entries["version"] = version("preference-alignment")
-    return Fingerprint(_as_json(entries), _as_json(dict(defaults(type(config), ""))))
+    return Fingerprint(_as_json(entries), _as_json(earlier))
 
 
 def inputs(config: RunConfig) -> Iterator[tuple[str, Path]]:

@@ -35,8 +35,8 @@ FREE = (
 ACCEPTED = (
     # How far and in which direction a step goes.
     *("train.learning_rate", "train.min_learning_rate", "train.schedule", "train.decay_ratio", "train.warmup_steps"),
-    *("train.warmup_ratio", "train.weight_decay", "train.betas", "train.eps", "train.max_grad_norm"),
-    *("train.on_nonfinite", "critic.learning_rate"),
+    *("train.warmup_ratio", "train.weight_decay", "train.betas", "train.eps", "train.momentum"),
+    *("train.max_grad_norm", "train.on_nonfinite", "critic.learning_rate"),
     # Which weights become the model, and when the run ends for want of better ones.
     "train.best",
     # The numbers of a loss; which function they are of is fixed below.
@@ -55,6 +55,8 @@ FIXED = (
     # What is trained, from where on, and on what: a checkpoint's weights are of this model, its steps count these rows.
     *("seed", "task", "model", "data", "batch.size", "reference.path", "num_samples"),
     "data.eval.fraction",  # the rows that are left to learn from
+    # What a checkpoint has states of, and by which groups of weights.
+    *("train.optimizer", "train.head_lr_ratio", "train.embedding_lr_ratio"),
     # What scores. Its scores before and after could not be compared.
     "reward",
     # Which function is minimised.

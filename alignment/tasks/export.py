@@ -26,7 +26,7 @@ from alignment.runs.written import begin_folder, publish_folder
 from alignment.tasks.card import write_card
 from alignment.terminal import say
 from alignment.training.manifest import Damaged, check_part, map_part, part_name, read_manifest
-from alignment.training.optim import weight_groups
+from alignment.training.parameter_groups import parameter_groups
 from alignment.training.setup import prepare_tokenizer
 
 
@@ -57,7 +57,8 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     load: Any = load_scalar_model if isinstance(config, ScalarConfig) else load_language_model
     model = load(config.model, tokenizer, _placement(config.model))
     trained = model.trained()
-    groups = [{name: p.shape for name, p in group.items()} for group in weight_groups(model) if group]
+    found = parameter_groups(model, config.train, lora_plus=config.model.lora.plus)
+    groups = [{name: p.shape for name, p in group.weights.items()} for group in found]
     weights = whole_weights(states, groups)
     with torch.no_grad():
         for name, parameter in trained.items():

@@ -91,7 +91,7 @@ def _take_part(config: RunConfig) -> None:
     if collectives.is_main():
         require_goes_on(folder, config, mark)
     run, before = imported(config), present(folder)
-    _require_room(config)
+    _require_model(config)
     with claim(folder.path) if collectives.is_main() else nullcontext():
         if not _is_done(folder, mark):  # as another process may have had it while this one imported
             config = _with_max_tokens(config)  # which start keeps
@@ -147,10 +147,14 @@ def _with_max_tokens(config: RunConfig) -> RunConfig:
     return config
 
 
-def _require_room(config: RunConfig) -> None:
-    from alignment.tasks.room import require_room  # not above: it imports what reads models
+def _require_model(config: RunConfig) -> None:
+    """What can be said of the models before one is read."""
+    from alignment.tasks.room import require_room  # not above: these import what reads models
+    from alignment.training.parameter_groups import require_own_head
 
     require_room(config)
+    if isinstance(config, TrainingConfig):
+        require_own_head(config)
 
 
 def say_precision(config: RunConfig) -> None:

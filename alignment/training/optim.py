@@ -1,4 +1,4 @@
-"""AdamW and its schedule.
+"""The optimizer of a model and its schedule.
 
 The schedules are transformers' own, three lines here: its module of them imports its Trainer's parts and with those
 peft and bitsandbytes, a fifth of what every process takes to start.
@@ -8,27 +8,26 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from torch.nn import Parameter
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from alignment.config.train import Schedule, TrainConfig
-from alignment.distributed.engine import shape_of
 from alignment.models.heads import Trunk
+from alignment.training.optimizers import make_optimizer
+from alignment.training.parameter_groups import parameter_groups
 
 
 def build_optimizer(
-    model: Trunk, config: TrainConfig, *, num_steps: int, learning_rate: float
+    model: Trunk, config: TrainConfig, *, num_steps: int, learning_rate: float, lora_plus: float = 1.0
 ) -> tuple[Optimizer, LRScheduler]:
-    """AdamW (arXiv:1711.05101), decay on matrices only; warm-up, then the schedule over `num_steps`."""
-    matrices, others = weight_groups(model)
-    groups = [
-        {"params": list(weights.values()), "weight_decay": decay}
-        for weights, decay in ((matrices, config.weight_decay), (others, 0.0))
-        if weights
-    ]
-    beta1, beta2 = config.betas
-    optimizer = AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=config.eps, fused=True)
+    """The optimizer that `config` names, on its parameter groups; warm-up, then the schedule over `num_steps`, which
+    all groups have in common.
+
+    Args:
+        lora_plus: the learning rate of adapters' B, as a multiple of `learning_rate`.
+    """
+    groups = parameter_groups(model, config, lora_plus=lora_plus)
+    optimizer = make_optimizer(groups, config, learning_rate)
     return optimizer, LambdaLR(optimizer, lr_factor(config, num_steps))
 
 
@@ -72,12 +71,3 @@ def _above(lowest: float, share: float) -> float:
 def warmup(config: TrainConfig, num_steps: int) -> int:
     """Steps in which the learning rate rises, of `num_steps`; a share of them is rounded up, as in transformers."""
     return config.warmup_steps or math.ceil(config.warmup_ratio * num_steps)
-
-
-def weight_groups(model: Trunk) -> tuple[dict[str, Parameter], dict[str, Parameter]]:
-    """The trained weights by name, in the optimizer's order: matrices, which decay, and the others. One may be empty,
-    and is no group of the optimizer then."""
-    trained = model.trained()
-    matrices = {name: p for name, p in trained.items() if len(shape_of(p)) >= 2}
-    others = {name: p for name, p in trained.items() if len(shape_of(p)) < 2}
-    return matrices, others

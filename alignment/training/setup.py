@@ -168,7 +168,9 @@ def build_engine(
 ) -> Engine:
     """`num_steps` of the schedule; the learning rate is `train.learning_rate` unless another is given."""
     learning_rate = config.train.learning_rate if learning_rate is None else learning_rate
-    optimizer, scheduler = build_optimizer(model, config.train, num_steps=num_steps, learning_rate=learning_rate)
+    optimizer, scheduler = build_optimizer(
+        model, config.train, num_steps=num_steps, learning_rate=learning_rate, lora_plus=config.model.lora.plus
+    )
     kind = TorchEngine if config.distributed.zero is None else DeepSpeedEngine
     return kind(model, optimizer, scheduler, config=config.distributed, max_grad_norm=config.train.max_grad_norm)
 

@@ -66,7 +66,8 @@ from alignment.training.objectives import (
     ScoreRegression,
     SimPO,
 )
-from alignment.training.optim import build_optimizer, weight_groups
+from alignment.training.optim import build_optimizer
+from alignment.training.parameter_groups import parameter_groups
 from alignment.training.reference import reference_logprobs
 from alignment.training.step import evaluate_step, train_step
 
@@ -253,7 +254,7 @@ def exported(method: str, config: DistributedConfig) -> bool:
     collectives.barrier()
     states = [torch.load(folder / f"state-{rank}.pt", weights_only=True) for rank in range(collectives.size())]
     with engine.gathered():
-        groups = [group for group in weight_groups(model) if group]
+        groups = [group.weights for group in parameter_groups(model, TRAIN)]
         whole = whole_weights(states, [{name: p.shape for name, p in group.items()} for group in groups])
         same = [torch.equal(whole[name], p.cpu()) for group in groups for name, p in group.items()]
     collectives.barrier()

@@ -75,7 +75,7 @@ def by_hand(before: TrainConfig, after: TrainConfig) -> nn.Module:
         lowest = now.min_learning_rate / now.learning_rate
         rate = now.learning_rate * lr_lambda(now.schedule, now.warmup_steps, STEPS, step, lowest=lowest)
         for group, decay in zip(optimizer.param_groups, (now.weight_decay, 0.0), strict=True):
-            group.update(lr=rate, betas=tuple(now.betas), eps=now.eps, weight_decay=decay)
+            group.update(lr=rate, betas=now.constants.betas, eps=now.constants.eps, weight_decay=decay)
         for p, gradient in zip(model.parameters(), gradients(step, model), strict=True):
             p.grad = gradient
         optimizer.step()
