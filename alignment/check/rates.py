@@ -38,7 +38,7 @@ from alignment.config.supervised import (
 )
 
 SMALL = 1_000_000_000  # weights; below this, rates are higher
-ABOVE, BELOW = 1.5, 0.1  # times the highest and the lowest of the usual ones: what lies beyond is said
+ABOVE, BELOW = 1.5, 0.3  # times the highest and the lowest of the usual ones: what lies beyond is said
 FAR_ABOVE = 5.0  # and from here on it is wrong: a pretrained model forgets what it knows in its first steps
 TOY = 10_000_000  # weights; below this nobody has published any rate, so that none is known to be wrong
 

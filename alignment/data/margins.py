@@ -9,6 +9,8 @@ from alignment.config.margin import MAX_MARGIN, MarginScale, spelled
 from alignment.data.records import Cell, GradeError, Source
 
 LEVELS = ("significantly_better", "better", "slightly_better", "negligibly_better", "unsure")
+COLUMN = "data.margin.column"  # of a rating or a margin
+SHOWN = 12  # names of a row's fields
 # Llama 2 (Touvron et al. 2307.09288), table 27; its fourth level is "negligibly better / unsure".
 SCALES: dict[MarginScale, dict[str, float]] = {
     MarginScale.large: dict(zip(LEVELS, (3.0, 2.0, 1.0, 0.0, 0.0), strict=True)),
@@ -49,7 +51,9 @@ def margin_from(
         case MarginScale.given:
             margin = finite(row, column or "margin", source)
         case MarginScale.score:
-            margin = finite(row, chosen_column, source) - finite(row, rejected_column, source)
+            keys = ((chosen_column, "data.margin.chosen_column"), (rejected_column, "data.margin.rejected_column"))
+            chosen, rejected = (finite(row, column, source, named_by=key) for column, key in keys)
+            margin = chosen - rejected
         case _:
             margin = _from_rating(row, column or "rating", source, custom or SCALES[scale])
     if margin < 0:
@@ -74,7 +78,7 @@ def score_from(row: Mapping[str, Any], source: Source, columns: Mapping[str, flo
 
 
 def _from_rating(row: Mapping[str, Any], key: str, source: Source, scale: Mapping[str, float]) -> float:
-    rating = spelled(_present(row, key, source, "margin"))
+    rating = spelled(_present(row, key, source, "margin", COLUMN))
     margins = {level: margin for name, margin in scale.items() for level in _levels(name)}
     named = {margins.get(level) for level in _levels(rating)}
     margin = named.pop()
@@ -88,13 +92,16 @@ def _levels(rating: str) -> list[str]:
     return ["_".join(re.split(r"[\s_-]+", part.strip().lower())) for part in rating.split("/")]
 
 
-def finite(row: Mapping[str, Any], key: str, source: Source, what: str = "margin") -> float:
+def finite(row: Mapping[str, Any], key: str, source: Source, what: str = "margin", named_by: str = COLUMN) -> float:
     """A number of the row, that a table of texts may have as a text.
+
+    Args:
+        named_by: the key of the config that says which column a margin comes from.
 
     Raises:
         GradeError: it is missing, or no finite number.
     """
-    value = _present(row, key, source, what)
+    value = _present(row, key, source, what, named_by)
     value = value.number() if isinstance(value, Cell) else value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise GradeError(source, f"{key} must be a finite number, got {value!r}")
@@ -107,8 +114,10 @@ def finite(row: Mapping[str, Any], key: str, source: Source, what: str = "margin
     return number
 
 
-def _present(row: Mapping[str, Any], key: str, source: Source, what: str) -> Any:
+def _present(row: Mapping[str, Any], key: str, source: Source, what: str, named_by: str) -> Any:
     if row.get(key) is None:
-        way = "; data.margin.scale=none takes pairs without margins" if what == "margin" else ""
+        there = ", ".join(f"`{name}`" for name in list(row)[:SHOWN])
+        ways = f"{named_by}=COLUMN names another, data.margin.scale=none takes pairs without margins"
+        way = f"; {ways}; the row has {there}" if what == "margin" else ""
         raise GradeError(source, f"a {what} was asked for, but field `{key}` is missing{way}")
     return row[key]

@@ -83,10 +83,19 @@ def test_numbers_of_the_row() -> None:
 @pytest.mark.parametrize(
     ("scale", "row", "what"),
     [
-        (MarginScale.large, {}, "a margin was asked for, but field `rating` is missing"),
+        (
+            MarginScale.large,
+            {"prompt": "q", "how_much": "better"},
+            "a margin was asked for, but field `rating` is missing; data.margin.column=COLUMN names another, "
+            "data.margin.scale=none takes pairs without margins; the row has `prompt`, `how_much`",
+        ),
         (MarginScale.small, {"rating": None}, "a margin was asked for, but field `rating` is missing"),
         (MarginScale.given, {"rating": "better"}, "a margin was asked for, but field `margin` is missing"),
-        (MarginScale.score, {"chosen_score": 1}, "a margin was asked for, but field `rejected_score` is missing"),
+        (
+            MarginScale.score,
+            {"chosen_score": 1},
+            "a margin was asked for, but field `rejected_score` is missing; data.margin.rejected_column=COLUMN names",
+        ),
         (
             MarginScale.large,
             {"rating": "best"},
