@@ -27,7 +27,8 @@ class CheckpointConfig(Config):
     distributed.offload_optimizer=nvme."""
     save_last: bool = True
     """Save after the last step too, so that a finished run can be made longer. A model that is trained whole takes 12
-    bytes a weight on disk (weights and AdamW's two moments in float32), an adapter 12 bytes for each of its own."""
+    bytes a weight on disk (weights and AdamW's two moments in float32; other optimizers keep less), an adapter 12 bytes
+    for each of its own."""
     keep: int = 2
     """How many checkpoints stay on disk, the newest ones."""
     background: bool | None = None

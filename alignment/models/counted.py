@@ -6,6 +6,7 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 from alignment.config.model import ModelConfig
+from alignment.config.train import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Role:
     is_scalar: bool = False
     """Whether its head is one number."""
     is_trained: bool = False
+    train: TrainConfig | None = None
+    """Whose optimizer trains it. None: AdamW."""
     copies: int = 0
     """Further float32 copies of the weights that train, such as their moving average."""
 
@@ -51,6 +54,8 @@ class Counted:
     """And of the others."""
     num_trained: int
     num_frozen: int
+    states: float
+    """Bytes of what the optimizer keeps of those that train."""
     layer: float
     """Bytes of the weights of one layer."""
     num_cached: int

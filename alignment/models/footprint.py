@@ -37,9 +37,11 @@ from alignment.models.held import held_of
 from alignment.models.init import init_config
 from alignment.models.layer_kinds import check_branches
 from alignment.models.load import prepared
+from alignment.models.optimizer_states import state_bytes
 from alignment.models.quantized import HEADS, quantization_of
 from alignment.models.tokenizer import load_tokenizer
 from alignment.models.weight_dtype import made_in
+from alignment.models.weight_kinds import head_of, weight_kinds
 
 __all__ = ["Footprint", "Role", "Rows", "counted_of", "footprint_of"]
 
@@ -79,7 +81,13 @@ def footprint_of(
     counted = counted_of(role, rows, compute_dtype(distributed), layout)
     is_gpu = pick_device(distributed.device).type == "cuda"
     held = held_of(
-        counted.trained, counted.frozen, distributed, processes, is_gpu=is_gpu, averages=role.copies
+        counted.trained,
+        counted.frozen,
+        distributed,
+        processes,
+        is_gpu=is_gpu,
+        averages=role.copies,
+        states=counted.states,
     ).on_device
     fixed, per_token = max(counted.passes.sum(2).T.tolist(), key=lambda phase: phase[0] + phase[1] * MANY)
     return Footprint(held, MARGIN * fixed, MARGIN * per_token)
@@ -100,17 +108,18 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
         shallow, deep = (build(_cut(config, depth)) for depth in DEPTHS)
         more = (deep - shallow) / (DEPTHS[1] - DEPTHS[0])
         count = shallow + more * (num_layers - DEPTHS[0])
-    trained, frozen, num_trained, num_frozen, *passes = count.tolist()
+    trained, frozen, num_trained, num_frozen, states, *passes = count.tolist()
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     by_phase = np.array(passes).reshape(2, len(Phase), len(Part))
     cached, pieces = num_cached(config), config.get_text_config().vocab_size
-    return Counted(trained, frozen, round(num_trained), round(num_frozen), layer, cached, pieces, by_phase)
+    return Counted(trained, frozen, round(num_trained), round(num_frozen), states, layer, cached, pieces, by_phase)
 
 
 def _counted(
     role: Role, rows: Rows, compute: torch.dtype, layout: Layout, is_trusted: bool, config: PreTrainedConfig
 ) -> np.ndarray:
-    """The bytes of the weights that train and of the others, their numbers, and `Counted.passes` laid out flat."""
+    """The bytes of the weights that train and of the others, their numbers, the bytes of the optimizer's states, and
+    `Counted.passes` laid out flat."""
     hf, bits = _without_weights(role, config, compute, is_trusted=is_trusted)
     weights = [(p, _bytes_of(name, p, bits)) for name, p in hf.named_parameters()]
     numbers = [
@@ -118,6 +127,9 @@ def _counted(
         for sized in (weights, [(p, p.numel()) for p, _ in weights])
         for trains in (True, False)
     ]
+    kinds = weight_kinds(hf, head_of(hf))
+    trained = [(kinds[name], p.shape) for name, p in hf.named_parameters() if p.requires_grad and role.is_trained]
+    numbers.append(sum(state_bytes(role.train, kind, shape) for kind, shape in trained))
     layout = Layout.separate if layout is Layout.separate else _layout_of(hf)
     with FakeTensorMode() as fake:
         leave_meta(hf)

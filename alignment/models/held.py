@@ -16,6 +16,7 @@ class Held:
     masters: float
     """DeepSpeed's own float32 copy of the weights that train, which its optimizer updates, from stage 1 on."""
     moments: float
+    """What the optimizer keeps."""
     averages: float
     """Further copies of the weights that train, such as their moving average."""
     weights_in: Offload
@@ -43,14 +44,23 @@ class Held:
 
 
 def held_of(
-    trained: float, frozen: float, distributed: DistributedConfig, processes: int, *, is_gpu: bool, averages: int = 0
+    trained: float,
+    frozen: float,
+    distributed: DistributedConfig,
+    processes: int,
+    *,
+    is_gpu: bool,
+    averages: int = 0,
+    states: float | None = None,
 ) -> Held:
-    """Of `trained` bytes of float32 weights, as many of gradients and twice of AdamW's moments, and from ZeRO 1 on
-    DeepSpeed's own copy, each whole or shared out by the stage; and `frozen` bytes of weights that do not train.
+    """Of `trained` bytes of float32 weights, as many of gradients and `states` of what the optimizer keeps, and from
+    ZeRO 1 on DeepSpeed's own copy, each whole or shared out by the stage; and `frozen` bytes of weights that do not
+    train.
 
     Args:
         is_gpu: whether the device is one; beside a CPU there is nowhere to move what is offloaded to it.
         averages: further copies of the trained weights.
+        states: None: AdamW's two moments.
     """
 
     def placed(offload: Offload) -> Offload:
@@ -66,7 +76,7 @@ def held_of(
         weights=(trained + frozen) / shares(3),
         gradients=trained / shares(2),
         masters=trained / shares(1) if distributed.zero else 0.0,
-        moments=MOMENTS * trained / shares(1),
+        moments=(MOMENTS * trained if states is None else states) / shares(1),
         averages=averages * trained / shares(3),
         weights_in=placed(distributed.offload_param),
         gradients_in=Offload.cpu

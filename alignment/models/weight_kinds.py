@@ -5,6 +5,7 @@ from enum import Enum
 from torch import nn
 from transformers import PreTrainedModel
 
+from alignment.config.optimizer import OptimizerName
 from alignment.models.scalar_head import head_name
 
 ADAPTER, ADAPTER_B = "lora_", "lora_B"  # peft's names
@@ -35,6 +36,14 @@ def weight_kinds(model: nn.Module, head: nn.Module | None) -> dict[str, WeightKi
         return WeightKind.head if id(weight) in heads else WeightKind.hidden
 
     return {name: kind_of(name, p) for name, p in model.named_parameters()}
+
+
+def is_for(optimizer: OptimizerName, kind: WeightKind, num_dimensions: int) -> bool:
+    """Whether the optimizer treats such a weight in its own way: muon matrices within the model, adamw_8bit all but
+    embeddings. What it does not has AdamW with states in float32."""
+    if optimizer is OptimizerName.muon:
+        return num_dimensions == 2 and kind in (WeightKind.hidden, WeightKind.adapter_b)
+    return optimizer is not OptimizerName.adamw_8bit or kind is not WeightKind.embedding
 
 
 def head_of(hf: PreTrainedModel) -> nn.Module | None:

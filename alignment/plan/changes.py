@@ -94,7 +94,7 @@ def _sharding(config: Planned, hardware: Hardware) -> list[Change]:
             continue
         moved = more | {"distributed.offload_optimizer": Offload.cpu}
         cost = f"{cost}; " if several and more else ""
-        cost += "AdamW on the CPU, gradients and weights over its bus for each step"
+        cost += "the optimizer on the CPU, gradients and weights over its bus for each step"
         weight = (weight if more else 0.0) + 1.0
         if stage < 3:
             found.append(Change(moved, cost, weight))

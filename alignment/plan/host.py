@@ -10,8 +10,6 @@ from alignment.plan.buffers import FLOAT
 from alignment.plan.estimate import Plan
 from alignment.plan.roles import PlannedRole
 
-MOMENTS_AND_WEIGHTS = 3  # float32 numbers of each trained weight in a checkpoint
-
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -34,7 +32,7 @@ class Host:
 def host_of(plan: Plan) -> Host:
     config, local = plan.config, plan.hardware.local
     trained = [each for each in plan.roles if each.role.is_trained]
-    states = sum(each.counted.num_trained for each in trained) * MOMENTS_AND_WEIGHTS * FLOAT
+    states = sum(each.counted.num_trained * FLOAT + each.counted.states for each in trained)
     is_training = isinstance(config, TrainingConfig)
     copies = plan.hardware.processes if not config.distributed.zero else 1
     model = sum(_saved(each) for each in plan.roles[:1])

@@ -13,6 +13,7 @@ from alignment.distributed.precision import compute_dtype
 from alignment.models.counted import Counted, Role, Rows
 from alignment.models.footprint import counted_of
 from alignment.models.held import Held, held_of
+from alignment.models.optimizer_states import has_momentum
 from alignment.tasks.max_tokens import roles_of, rows_of
 
 Planned = TrainingConfig | RejectionConfig
@@ -28,7 +29,8 @@ class Counts:
         """As `counted_of`."""
         settings = replace(role.settings, tokenizer=None, chat_template=None, resize_embeddings=False)
         role = replace(role, settings=settings if role.settings.path is not None else role.settings)
-        key = repr((role.settings, role.is_scalar, role.is_trained, rows, compute, layout))
+        states = None if role.train is None else (role.train.optimizer, has_momentum(role.train))
+        key = repr((role.settings, role.is_scalar, role.is_trained, states, rows, compute, layout))
         if key not in self._found:
             self._found[key] = counted_of(role, rows, compute, layout)
         return self._found[key]
@@ -57,7 +59,13 @@ def planned_roles(config: Planned, processes: int, *, is_gpu: bool, counts: Coun
     for role in roles_of(config):
         counted = counts.of(role, widest, compute, layout)
         held = held_of(
-            counted.trained, counted.frozen, config.distributed, processes, is_gpu=is_gpu, averages=role.copies
+            counted.trained,
+            counted.frozen,
+            config.distributed,
+            processes,
+            is_gpu=is_gpu,
+            averages=role.copies,
+            states=counted.states,
         )
         is_first = role.key == "reference.path" and not role.is_trained and not isinstance(config, PPOConfig)
         is_moved = isinstance(config, PPOConfig) and config.roles.offload and not role.is_trained and is_gpu
@@ -83,9 +91,14 @@ def _adapters(config: PPOConfig, actor: PlannedRole, processes: int, *, is_gpu: 
         own = (trained, 0.0) if trains else (0.0, trained)
         number = empty.num_trained
         counted = replace(
-            empty, trained=own[0], frozen=own[1], num_trained=number * trains, num_frozen=number * (not trains)
+            empty,
+            trained=own[0],
+            frozen=own[1],
+            num_trained=number * trains,
+            num_frozen=number * (not trains),
+            states=empty.states * trains,
         )
-        held = held_of(*own, config.distributed, processes, is_gpu=is_gpu)
+        held = held_of(*own, config.distributed, processes, is_gpu=is_gpu, states=empty.states * trains)
         found.append(PlannedRole(Role(key, actor.role.settings, is_scalar=True, is_trained=trains), counted, held))
     return found
 

@@ -46,9 +46,11 @@ def estimate_memory(
     critic: Sequence[Tensor],
     average: bool,
     zero: int | None,
+    states: float | None = None,
 ) -> MemoryEstimate:
-    """Before the engines shard anything. `models`: all that the run holds. `actor`, `critic`: the weights that AdamW
-    trains of each; none without a critic. `average`: whether a moving average of the actor's is kept.
+    """Before the engines shard anything. `models`: all that the run holds. `actor`, `critic`: the weights that are
+    trained of each; none without a critic. `average`: whether a moving average of the actor's is kept. `states`: bytes
+    of what their optimizers keep; None: AdamW's moments.
 
     ZeRO (arXiv:1910.02054, section 3) divides the optimizer's states by the number of processes from stage 1 on, the
     gradients from 2, the weights at 3. Its optimizer has a copy of the weights that it updates, which counts as its.
@@ -56,13 +58,14 @@ def estimate_memory(
     weights = _once(p for model in models for p in model.parameters())
     trained = _bytes(actor), _bytes(critic)
     stage = zero or 0
-    states = sum(trained) * (MOMENTS if stage == 0 else MOMENTS + 1)
+    kept = sum(trained) * MOMENTS if states is None else states
+    kept += 0 if stage == 0 else sum(trained)
     return MemoryEstimate(
         num_weights=sum(shape_of(p).numel() for p in weights),
         num_trained=sum(shape_of(p).numel() for p in (*actor, *critic)),
         weights=_bytes(weights) / (size() if stage == 3 else 1),
         gradients=max(trained) / (size() if stage >= 2 else 1),
-        optimizer=states / (size() if stage >= 1 else 1),
+        optimizer=kept / (size() if stage >= 1 else 1),
         average=(trained[0] if average else 0) / (size() if stage == 3 else 1),
     )
 

@@ -172,7 +172,8 @@ def roles_of(config: TrainingConfig | RejectionConfig | EvaluateConfig) -> Itera
         return
     averages = isinstance(config, PPOConfig) and config.ppo.ema is not None
     is_scalar = isinstance(config, ScalarConfig)
-    yield Role(_key_of(config.model), config.model, is_scalar, is_trained=True, copies=int(averages))
+    key, copies = _key_of(config.model), int(averages)
+    yield Role(key, config.model, is_scalar, is_trained=True, train=config.train, copies=copies)
     if isinstance(config, ReferencedConfig | OnlineDPOConfig) and config.reference.path is not None:
         yield Role("reference.path", replace(_frozen(config.model), path=config.reference.path))
     elif isinstance(config, OnlineDPOConfig | PPOConfig) and not config.model.lora.rank:
@@ -187,7 +188,7 @@ def _judges(config: OnlineConfig) -> Iterator[Role]:
         if config.roles.share is Share.lora:
             return
         if config.advantage.has_critic:
-            yield Role("critic", _critic(config), is_scalar=True, is_trained=True)
+            yield Role("critic", _critic(config), is_scalar=True, is_trained=True, train=config.train)
     yield from _scorers(config.reward, config.model)
     if config.gold_model is not None:
         settings = ModelConfig(path=config.gold_model, trust_remote_code=config.model.trust_remote_code)

@@ -26,6 +26,7 @@ from alignment.generation.samples import Samples
 from alignment.generation.server import PROCESSED
 from alignment.losses import Mean
 from alignment.losses.ppo import ImportanceRatio, Normalization
+from alignment.models.optimizer_states import states_of
 from alignment.rl.experience import Experience, count_nonfinite, make_experience
 from alignment.rl.groups import not_all_alike, redraw_alike
 from alignment.rl.memory import estimate_memory
@@ -178,12 +179,14 @@ def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
     require_critic_reads(models, prompts.train, config)
     scorer = prompts.scorer(models.reward, gold)
     config = replace(config, batch=replace(config.batch, layout=models.layout(config.batch.layout)))
+    learners = [each for each in (models.policy, models.critic) if each is not None]
     memory = estimate_memory(
         [*models.modules(), *(each.model for each in scorer.models())],
         actor=list(models.policy.trained().values()),
         critic=[] if models.critic is None else list(models.critic.trained().values()),
         average=config.ppo.ema is not None,
         zero=config.distributed.zero,
+        states=sum(states_of(each, config.train) for each in learners),
     )
     say(memory.summary())
     rollouts = build_rollouts(config, prompts, scorer, models.policy, folder)

@@ -13,7 +13,8 @@ from alignment.distributed.device import total_memory
 from alignment.distributed.precision import compute_dtype
 from alignment.models.counted import Role
 from alignment.models.files import weights_in
-from alignment.models.held import held_of
+from alignment.models.held import Held, held_of
+from alignment.models.optimizer_states import least_state_bytes
 from alignment.tasks.max_tokens import roles_of
 
 GB = 1e9
@@ -31,7 +32,7 @@ def require_room(config: RunConfig) -> None:
     is_gpu = device.type == "cuda"
     here = 1 if is_gpu else min(processes, max(config.launch.processes, config.cluster.num_tasks_per_node()))
     needs = here * sum(
-        held_of(*_bytes(role, config), config.distributed, processes, is_gpu=is_gpu, averages=role.copies).on_device
+        _held(role, config, processes, is_gpu=is_gpu).on_device
         for role in roles_of(config)
         if not (isinstance(config, ReferencedConfig) and role.key == "reference.path")  # gone when the policy comes
     )
@@ -40,6 +41,12 @@ def require_room(config: RunConfig) -> None:
         where = "the GPU has" if is_gpu else "this machine has"
         what = f"weights, gradients and optimizer take at least {needs / GB:.1f} GB, and {where} {has / GB:.1f} GB"
         raise ConfigError(f"{what}; {WAY}")
+
+
+def _held(role: Role, config: TrainingConfig | RejectionConfig, processes: int, *, is_gpu: bool) -> Held:
+    trained, frozen = _bytes(role, config)
+    states = 0.0 if role.train is None else least_state_bytes(role.train) * trained / FLOAT
+    return held_of(trained, frozen, config.distributed, processes, is_gpu=is_gpu, averages=role.copies, states=states)
 
 
 def _bytes(role: Role, config: TrainingConfig | RejectionConfig) -> tuple[float, float]:

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from torch.nn import Parameter
 
 from alignment.config.errors import require
-from alignment.config.optimizer import OptimizerName
 from alignment.config.run import TrainingConfig
 from alignment.config.train import TrainConfig
 from alignment.distributed.engine import shape_of
 from alignment.models.heads import Trunk
 from alignment.models.init import config_of
-from alignment.models.weight_kinds import WeightKind, head_of, weight_kinds
+from alignment.models.weight_kinds import WeightKind, head_of, is_for, weight_kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +21,7 @@ class Treatment:
     lr_ratio: float
     """Their learning rate, as a multiple of the run's."""
     is_special: bool
-    """Whether they are what the optimizer is for: matrices within the model under muon, weights whose states are in 8
-    bits under adamw_8bit. True of all weights under the others."""
+    """Whether the optimizer is for them (`is_for`)."""
 
 
 @dataclass(slots=True)
@@ -54,11 +52,7 @@ def _treatment(config: TrainConfig, lora_plus: float, kind: WeightKind, num_dime
         WeightKind.head: config.head_lr_ratio,
         WeightKind.adapter_b: lora_plus,
     }
-    is_special = True
-    if config.optimizer is OptimizerName.muon:
-        is_special = num_dimensions == 2 and kind in (WeightKind.hidden, WeightKind.adapter_b)
-    elif config.optimizer is OptimizerName.adamw_8bit:
-        is_special = kind is not WeightKind.embedding
+    is_special = is_for(config.optimizer, kind, num_dimensions)
     return Treatment(num_dimensions >= 2, ratios.get(kind, 1.0), is_special)
 
 

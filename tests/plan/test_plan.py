@@ -124,3 +124,17 @@ def test_the_host_has_a_weight_for_each_process_that_reads(
     said = planned(monkeypatch, capsys, "dpo", *words, "--for", "8x80GB")
     found = re.search(r"([0-9.]+) GB while 8 processes read their models", said)
     assert found is not None and float(found[1]) * 1e9 == pytest.approx(wanted, rel=0.05)
+
+
+@pytest.mark.parametrize(("name", "share"), [("adamw", 2), ("lion", 1), ("sgd", 0)])
+def test_the_optimizer_s_states_are_its_own(
+    name: str, share: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the actor and of the critic; on disk beside the weights."""
+    said = planned(monkeypatch, capsys, "tiny_ppo", f"train.optimizer={name}", "batch.max_tokens=1024")
+    rows = [line.split() for line in said.splitlines() if " trained  " in line]
+    weights = [int(row[row.index("trained") - 1].replace(",", "")) * 4 / 1e9 for row in rows]
+    moments = [0.0 if row[-2] == "-" else float(row[-2]) for row in rows]
+    assert len(rows) == 2 and moments == pytest.approx([share * each for each in weights], rel=0.05)
+    checkpoint = re.search(r"^disk: (\S+) GB a checkpoint", said, re.MULTILINE)
+    assert checkpoint is not None and float(checkpoint[1]) == pytest.approx((1 + share) * sum(weights), rel=0.05)
