@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 from alignment.check.verdict import Grade, Verdict
 from alignment.config.online import OnlineDPOConfig, PPOConfig
+from alignment.config.optimizer import RATES
 from alignment.config.run import TrainingConfig
 from alignment.config.supervised import (
     CPOConfig,
@@ -103,6 +104,9 @@ def learning_rate(config: TrainingConfig, num_weights: int) -> Verdict:
     name, rate = "learning rate", config.train.learning_rate
     if config.model.path is None:
         return Verdict(name, Grade.ok, f"{rate:g} of a random model, for which there is no usual one")
+    if (own := RATES.get(config.train.optimizer)) is not None:
+        what = f"{rate:g} of {config.train.optimizer.value}; the published ones are of AdamW, and it takes {own}"
+        return Verdict(name, Grade.ok, what)
     is_lora = config.model.lora.rank > 0
     table = LORA if is_lora else SMALL_FULL if num_weights < SMALL else FULL
     kind = RewardConfig if isinstance(config, ScalarConfig) else type(config)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from alignment.config.data import Format
 from alignment.config.hub import located
+from alignment.config.optimizer import RATES
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import EvaluateConfig, RejectionConfig
 
@@ -45,10 +46,14 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
         other = recipe.removeprefix(TOY)
         rate = f"train.learning_rate={config.train.learning_rate:g}, " if isinstance(config, TrainingConfig) else ""
         return f"WARNING: {recipe}'s values ({rate}its lengths) are for toy models; for yours take the recipe {other}"
-    if recipe in LORA_RATES and isinstance(config, TrainingConfig) and config.model.lora.rank and not own_rate:
-        whole = f"WARNING: {recipe}'s learning rate {config.train.learning_rate:g} is for all weights"
-        key = f"stages.{Path(config.output_dir).name}.set." if within is not None else ""
-        return f"{whole}; adapters take about {key}train.learning_rate={LORA_RATES[recipe]:g}"
+    if recipe not in LORA_RATES or not isinstance(config, TrainingConfig) or own_rate:
+        return None
+    said = f"WARNING: {recipe}'s learning rate {config.train.learning_rate:g} is for"
+    key = f"stages.{Path(config.output_dir).name}.set." if within is not None else ""
+    if (own := RATES.get(config.train.optimizer)) is not None:
+        return f"{said} AdamW; {config.train.optimizer.value} takes {own}: {key}train.learning_rate=RATE"
+    if config.model.lora.rank:
+        return f"{said} all weights; adapters take about {key}train.learning_rate={LORA_RATES[recipe]:g}"
     return None
 
 

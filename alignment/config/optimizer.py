@@ -45,3 +45,8 @@ OF_MATRICES = (OptimizerName.adafactor, OptimizerName.muon)
 """Which read a matrix whole, where ZeRO has parts of it laid end to end from stage 1 on."""
 MIN_8BIT = 4096
 """Numbers of a weight from which on bitsandbytes holds its states in 8 bits."""
+RATES = {
+    OptimizerName.lion: "a third to a tenth of it",  # arXiv:2302.06675, section 5
+    OptimizerName.sgd: "one of its own, as it has no measure of a gradient's size",
+}
+"""Which learning rate an optimizer takes, where AdamW's is not for it."""

@@ -13,6 +13,7 @@ from alignment.cli.advice import LORA_RATES
 from alignment.config.data import DataConfig, Format, TrainSource
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.online import PPOConfig
+from alignment.config.optimizer import OptimizerName
 from alignment.config.run import TrainingConfig
 from alignment.config.supervised import DPOConfig, KTOConfig, ORPOConfig, RewardConfig, SFTConfig
 from alignment.config.train import TrainConfig
@@ -84,3 +85,15 @@ def test_what_lies_far_beyond_the_published_ones_is_warned_of(
 def test_the_usual_ones_are_told_by_whose_they_are() -> None:
     usual = rates.Usual({"A": (3e-6,), "B": (2e-5, 1e-6)})
     assert str(usual) == "1e-06 to 2e-05 (A 3e-06, B 2e-05 and 1e-06)"
+
+
+@pytest.mark.parametrize(
+    ("name", "grade"), [("adamw", Grade.fail), ("muon", Grade.fail), ("lion", Grade.ok), ("sgd", Grade.ok)]
+)
+def test_the_rates_are_of_adamw_and_of_what_takes_its_rates(name: str, grade: Grade) -> None:
+    config = DPOConfig(
+        model=ModelConfig(path="model"),
+        data=DataConfig(format=Format.toy, train=TrainSource(limit=1)),
+        train=TrainConfig(max_steps=1, learning_rate=0.1, optimizer=OptimizerName(name)),
+    )
+    assert rates.learning_rate(config, int(7e9)).grade is grade

@@ -55,6 +55,12 @@ def test_a_toys_values_and_a_rate_for_all_weights_are_told(
     lora = ["sft", "model=pretrained_lora", *DATA]
     assert "adapters take about train.learning_rate=0.0002\n" in ran(*lora)
     assert "WARNING" not in ran(*lora, *calm, "train.learning_rate=2e-4")
+    lion = ["sft", "model=pretrained", *DATA, *calm, "train.optimizer=lion"]
+    line = (
+        "WARNING: sft's learning rate 2e-05 is for AdamW; lion takes a third to a tenth of it: train.learning_rate=RATE"
+    )
+    assert f"{line}\n" in ran(*lion)
+    assert "WARNING" not in ran(*lion, "train.learning_rate=5e-6")
 
 
 PIPELINE = """# Two stages with adapters
