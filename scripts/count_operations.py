@@ -3,18 +3,21 @@
 python scripts/count_operations.py
 
 What is counted here is the same on a GPU. The kernels of attention in one call a layer are stood in for by ones that
-give zeros; all that is around them runs. tests/training/test_operations.py holds bounds on these numbers.
+give zeros; all that is around them runs. tests/training/test_operations.py holds bounds on these numbers. What several
+processes send each other is in a table behind this one, which scripts/count_collectives.py makes.
 """
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from counted_steps import METHODS, SCALAR, SIZES, objective_of, unit_of
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -24,22 +27,20 @@ from torch.utils._pytree import tree_leaves
 from alignment.config.batch import Layout
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.model import Attention, ModelConfig
-from alignment.data.pack import Batch, pack
-from alignment.data.records import Source
-from alignment.data.tokenize import Example
+from alignment.data.pack import Batch
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
-from alignment.losses import CrossEntropyLoss, DPOLoss, LossOutput, MarginRankingLoss, ORPOLoss
+from alignment.losses import (
+    LossOutput,
+)
 from alignment.models import varlen
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.tokenizer import load_tokenizer
-from alignment.training.objectives import DPO, ORPO, SFT, RewardRanking
+from alignment.training.objectives import StepWide
 from alignment.training.step import train_step
 
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique_dim", "_unique", "_unique2"}
 """Operations whose result, or its size, the host has to have."""
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
-METHODS = ("sft", "reward", "dpo", "orpo")
 GROUPS = (1, 64)
 
 
@@ -107,6 +108,28 @@ class Counted:
         return found
 
 
+@dataclass
+class CountedStepWide(Counted):
+    """The same of one that reads something of the whole step first, whose rows are packed on the host."""
+
+    def prepare(self, engine: Any, batches: Any) -> None:
+        with self.seen.pausing():
+            packed = {
+                tuple(batch.rows.tolist()): self.objective.mismatched.of(batch.rows.tolist()) for batch, _ in batches
+            }
+        mismatched, self.objective.mismatched = self.objective.mismatched, _Packed(packed)
+        self.objective.prepare(engine, batches)
+        self.objective.mismatched = mismatched
+
+
+@dataclass(frozen=True)
+class _Packed:
+    batches: dict[tuple[int, ...], Batch]
+
+    def of(self, rows: list[int]) -> Batch:
+        return self.batches[tuple(rows)]
+
+
 @contextmanager
 def with_kernels() -> Iterator[None]:
     """Inside, a CPU has the kernels of attention in one call a layer, which give zeros."""
@@ -132,37 +155,14 @@ def _backward(_: Tensor, *parts: Any, **settings: Any) -> tuple[Tensor, ...]:
     return torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
 
 
-def batch_of(groups: int, replies: int, layout: Layout) -> Batch:
-    rng = np.random.default_rng(0)
-
-    def ids() -> np.ndarray:
-        return rng.integers(3, 96, rng.integers(3, 20)).astype(np.int32)
-
-    rows = [
-        Example(ids(), tuple(ids() for _ in range(replies)), None, Source("rows.jsonl", 1), (True,) * replies)
-        for _ in range(groups)
-    ]
-    return pack(rows, range(groups), layout=layout, pad_id=0)
-
-
 def engine_of(method: str, layers: int, attention: Attention) -> TorchEngine:
-    load: Any = load_scalar_model if method == "reward" else load_language_model
+    load: Any = load_scalar_model if method in SCALAR else load_language_model
     init = {"model_type": "llama", "num_hidden_layers": layers, **SIZES}
     tokenizer = load_tokenizer(ModelConfig(init=init))
     model = load(ModelConfig(init=init, attention=attention), tokenizer, WHOLE)
     optimizer = AdamW(model.parameters(), fused=True)
     config = DistributedConfig(device=Device.cpu)
     return TorchEngine(model, optimizer, LambdaLR(optimizer, lambda _: 1.0), config=config, max_grad_norm=1.0)
-
-
-def objective_of(method: str, groups: int) -> Any:
-    made: dict[str, partial[Any]] = {
-        "sft": partial(SFT, CrossEntropyLoss()),
-        "reward": partial(RewardRanking, MarginRankingLoss()),
-        "dpo": partial(DPO, DPOLoss(), torch.zeros(groups, 2)),
-        "orpo": partial(ORPO, ORPOLoss()),
-    }
-    return made[method]()
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,11 @@ class Count:
 def step(method: str, layout: Layout, attention: Attention, groups: int, layers: int, micro_batches: int = 1) -> Count:
     """A step on so many micro-batches of so many prompts each, the optimizer's part included."""
     engine = engine_of(method, layers, attention)
-    batch = batch_of(groups, 1 if method == "sft" else 2, layout)
-    train_step(engine, objective_of(method, groups), [batch])  # what is made once
+    batch = unit_of(method, groups, layout)
+    objective = objective_of(method, groups, layout)
+    train_step(engine, objective, [batch])  # what is made once
     seen = Operations()
-    counted = Counted(objective_of(method, groups), seen)
+    counted: Any = (CountedStepWide if isinstance(objective, StepWide) else Counted)(objective, seen)
     with seen:
         train_step(engine, counted, [batch] * micro_batches)
     return Count(seen.total, counted.forward[0], dict(seen.waits), seen.made)
@@ -210,6 +211,8 @@ def main() -> None:
                     whole = step(method, layout, attention, groups, 2)
                     cells = (method, name, groups, forward, backward, whole.operations, sum(whole.waits.values()))
                     print("|", " | ".join(map(str, cells)), f"| {whole.made / 1e6:.1f} |", flush=True)
+    print(flush=True)
+    subprocess.run([sys.executable, str(Path(__file__).with_name("count_collectives.py"))], check=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from alignment.distributed.layers import running_by_layer, without_hooks
 from alignment.distributed.precision import autocast
 from alignment.distributed.reshard import Groups, recut
 from alignment.distributed.settings import deepspeed_settings
-from alignment.distributed.trained_groups import offsets_and_shapes, trained_groups
+from alignment.distributed.trained_groups import filled, offsets_and_shapes, trained_groups
+from alignment.distributed.wire import as_stored, send_narrow
 from alignment.process import uncompiled
 
 
@@ -48,8 +49,8 @@ class DeepSpeedEngine:
         """Raises:
         UserError: ZeRO 3 is asked for, of a model that is whole.
         """
-        settings = deepspeed_settings(config, max_grad_norm=max_grad_norm)
-        self.num_weights, self.num_trained = counts(model)
+        numbers = self.num_weights, self.num_trained = counts(model)
+        settings = deepspeed_settings(config, max_grad_norm=max_grad_norm, numbers=numbers)
         deepspeed, self.device = ready(config)
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -64,6 +65,7 @@ class DeepSpeedEngine:
         self._update = True
         if config.zero == 0:  # DeepSpeed clips here without telling the norm; this runs when gradients are summed
             optimizer.register_step_pre_hook(self._clip)
+        send_narrow(model, settings, config.zero)
         self.model, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
         self._zero = self.model.optimizer
 
@@ -154,7 +156,7 @@ class DeepSpeedEngine:
         if self._stage == 0:
             return {"weights": [p.detach() for p in self._trained()], "optimizer": optimizer_state(self.optimizer)}
         if self._stage == 3:
-            with _filled(self._zero):
+            with filled(self._zero):
                 optimizer = optimizer_state(self.optimizer)
             return {
                 "weights": [flat.detach() for flat in self._zero.fp32_partitioned_groups_flat],
@@ -170,7 +172,7 @@ class DeepSpeedEngine:
             load_optimizer(self.optimizer, state["optimizer"])
         elif self._stage == 3:
             self._zero._partition_all_parameters()
-            with _filled(self._zero):
+            with filled(self._zero):
                 load_optimizer(self.optimizer, state["optimizer"])
             _copy(state["weights"], self._zero.fp32_partitioned_groups_flat)
             for index in range(len(self._zero.fp16_groups)):
@@ -190,7 +192,8 @@ def whole(module: nn.Module, offload: Any) -> Iterator[None]:
     """`gathered`, for a module that ZeRO 3 shards through `offload`."""
     import deepspeed
 
-    with without_hooks(module, offload), deepspeed.zero.GatheredParameters(list(module.parameters())):
+    weights = list(module.parameters())
+    with without_hooks(module, offload), as_stored(weights), deepspeed.zero.GatheredParameters(weights):
         yield
 
 
@@ -227,16 +230,6 @@ def _dropped(zero: Any) -> Iterator[None]:
         yield
     finally:
         del zero.scaled_global_norm, zero._get_norm_groups
-
-
-@contextmanager
-def _filled(zero: Any) -> Iterator[None]:
-    """Inside, the optimizer's groups name their weights, which ZeRO 3 fills in only while it steps."""
-    zero._set_fp32_optimizer_param_groups()
-    try:
-        yield
-    finally:
-        zero._clear_fp32_optimizer_param_groups()
 
 
 def _copy(saved: list[Tensor], own: list[Tensor]) -> None:

@@ -10,7 +10,7 @@ from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import UserError
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import layer_by_layer, ready, whole
-from alignment.distributed.engine import require_sharded
+from alignment.distributed.engine import counts, require_sharded
 from alignment.distributed.precision import autocast
 from alignment.distributed.settings import deepspeed_settings
 
@@ -38,7 +38,7 @@ class FrozenEngine:
             self.model = model.to(self.device)
             return
         require_sharded(model)
-        settings = deepspeed_settings(config, max_grad_norm=None)
+        settings = deepspeed_settings(config, max_grad_norm=None, numbers=counts(model))
         settings["zero_optimization"].pop("offload_optimizer", None)
         deepspeed, self.device = ready(config)
         self.model, *_ = deepspeed.initialize(model=model, config=settings)

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from alignment.config.distributed import DistributedConfig, Offload, Precision
+from alignment.config.distributed import Device, DistributedConfig, Offload, Precision
 from alignment.config.errors import ConfigError
 from alignment.config.optimizer import OptimizerName
 from alignment.config.train import TrainConfig
+from alignment.distributed.collectives import pick_device
 from alignment.distributed.precision import precision_of
 from alignment.terminal import say
 
@@ -34,17 +35,26 @@ OURS = {  # what is decided elsewhere -> the key that decides it
 }
 TYPES = {OptimizerName.adamw: ("adam", "adamw")}  # with "adam_w_mode", which is on where nothing is said
 """DeepSpeed's names of an optimizer, where they are others than ours."""
+LEAST, MOST = 2**24, 200_000_000  # elements that are sent at once, of a model that has as many
 SCHEDULERS = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}  # -> train.schedule
 
 
-def deepspeed_settings(config: DistributedConfig, *, max_grad_norm: float | None) -> dict[str, Any]:
-    """DeepSpeed's settings for an engine; `max_grad_norm` is None where nothing trains.
+def deepspeed_settings(
+    config: DistributedConfig, *, max_grad_norm: float | None, numbers: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """DeepSpeed's settings for an engine.
+
+    Args:
+        max_grad_norm: None where nothing trains.
+        numbers: how many weights the model has, and how many of them train; None where no engine is made.
 
     Raises:
         ConfigError: `distributed.deepspeed_config` is no JSON, or says otherwise than a key of ours; names both keys.
     """
     assert config.zero is not None
     ours = _ours(config, max_grad_norm)
+    if numbers is not None:
+        ours["zero_optimization"] |= _buckets(config, *numbers)
     if config.deepspeed_config is None:
         return ours
     raw = _read(config.deepspeed_config)
@@ -127,9 +137,32 @@ def _ours(config: DistributedConfig, max_grad_norm: float | None) -> dict[str, A
         "gradient_clipping": 0.0 if max_grad_norm in (None, float("inf")) or config.zero == 0 else max_grad_norm,
     }
     if precision_of(config) is Precision.bfloat16:
-        # No module's gradients cross the ranks in bfloat16: precision means the same on any number of processes.
+        # No module's weights are named here: the engine says it of each weight (`send_narrow`).
         settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+        settings["communication_data_type"] = "bf16"
     return settings
+
+
+def _buckets(config: DistributedConfig, num_weights: int, num_trained: int) -> dict[str, Any]:
+    """How much is sent at once, by the size of the model where DeepSpeed has constants: gradients while those of the
+    layers below are computed, and weights while those of the layer before are computed with."""
+    sizes: dict[str, Any] = {}
+    if num_trained:
+        sizes["reduce_bucket_size"] = _share(num_trained, 32)  # about a layer
+    if config.zero == 3:
+        sizes["stage3_prefetch_bucket_size"] = _share(num_weights, 128)  # about a matrix
+    if config.zero == 2 and config.offload_optimizer is Offload.none and _is_on_gpu(config):
+        sizes["overlap_comm"] = True  # what DeepSpeed does by itself under ZeRO 3 alone, and cannot under 1
+    return sizes
+
+
+def _share(number: int, parts: int) -> int:
+    """Of so many weights; what is smaller than `LEAST` waits longer for the network than it takes to cross it."""
+    return min(number, max(number // parts, LEAST), MOST)
+
+
+def _is_on_gpu(config: DistributedConfig) -> bool:
+    return config.device is Device.cuda or pick_device(config.device).type == "cuda"
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from alignment.distributed.layers import running_by_layer
 from alignment.distributed.placement import Placement, StorageDtype, Whole, dtypes, is_finite
 from alignment.distributed.precision import compute_dtype
 from alignment.distributed.settings import deepspeed_settings
+from alignment.distributed.wire import as_stored
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -71,12 +72,12 @@ class Sharded:
         deepspeed, device = ready(self._config)
         deepspeed.zero.Init(module=module.to(device), config_dict_or_path=self._settings())
 
-    def whole(self, weights: Iterable[Tensor], *, write: bool = False) -> AbstractContextManager[None]:
+    @contextmanager
+    def whole(self, weights: Iterable[Tensor], *, write: bool = False) -> Iterator[None]:
         deepspeed, _ = ready(self._config)
-        gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
-            list(weights), modifier_rank=0 if write else None
-        )
-        return gathered
+        weights = list(weights)
+        with as_stored(weights), deepspeed.zero.GatheredParameters(weights, modifier_rank=0 if write else None):
+            yield
 
     def by_layer(self, module: nn.Module) -> AbstractContextManager[None]:
         return running_by_layer(module, self.whole)

@@ -1,5 +1,7 @@
 """Which weights a ZeRO engine trains, and where it keeps them, as DeepSpeed's optimizer tells."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Size, nn
@@ -31,3 +33,13 @@ def offsets_and_shapes(stage: int, zero: Any, groups: Groups) -> dict[str, Any]:
             start_of = {id(p): start for p, start in zip(in_place, starts, strict=True)}
             offsets.append([start_of[id(p)] for p in group])
     return {"shapes": [[list(shape) for shape in group.values()] for group in groups], "offsets": offsets}
+
+
+@contextmanager
+def filled(zero: Any) -> Iterator[None]:
+    """Inside, the optimizer's groups name their weights, which ZeRO 3 fills in only while it steps."""
+    zero._set_fp32_optimizer_param_groups()
+    try:
+        yield
+    finally:
+        zero._clear_fp32_optimizer_param_groups()

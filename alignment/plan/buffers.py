@@ -1,6 +1,7 @@
 """What DeepSpeed keeps beside a model's weights, gradients and optimizer."""
 
-from alignment.config.distributed import DistributedConfig, Offload
+from alignment.config.distributed import DistributedConfig, Offload, Precision
+from alignment.distributed.precision import precision_of
 from alignment.distributed.settings import deepspeed_settings
 from alignment.models.counted import Counted
 
@@ -12,14 +13,14 @@ DEFAULTS = {  # of 0.19.8, in numbers of elements
 }
 
 
-def buckets(distributed: DistributedConfig) -> float:
-    """Bytes of the buckets in which the gradients of one engine are laid together before they are summed: a buffer of
-    its full size, however small the model."""
-    settings = _settings(distributed)
+def buckets(distributed: DistributedConfig, counted: Counted) -> float:
+    """Bytes of the buckets in which the gradients of one engine are laid together before they are summed."""
+    settings = _settings(distributed, counted)
     if not distributed.zero or settings.get("contiguous_gradients", True) is False:
         return 0.0
     number = 2 if settings.get("overlap_comm") and distributed.zero == 2 else 1
-    return FLOAT * number * float(settings["reduce_bucket_size"])
+    narrow = 2 if precision_of(distributed) is Precision.bfloat16 else 0  # of what crosses in bfloat16, beside
+    return (FLOAT * number + narrow) * float(settings["reduce_bucket_size"])
 
 
 def last_gradients(trained: float, distributed: DistributedConfig) -> float:
@@ -33,7 +34,7 @@ def gathered(counted: Counted, distributed: DistributedConfig, processes: int) -
     next ones, and what it expects to need again soon."""
     if distributed.zero != 3:
         return 0.0
-    settings = _settings(distributed)
+    settings = _settings(distributed, counted)
     number = counted.num_trained + counted.num_frozen
     size = (counted.trained + counted.frozen) / max(1, number)
     live = float(settings["stage3_max_live_parameters"]) + float(settings["stage3_prefetch_bucket_size"])
@@ -52,7 +53,8 @@ def share_elsewhere(distributed: DistributedConfig, processes: int) -> float:
     return 1.0 if distributed.offload_param is not Offload.none else 1 - 1 / processes
 
 
-def _settings(distributed: DistributedConfig) -> dict[str, float]:
+def _settings(distributed: DistributedConfig, counted: Counted) -> dict[str, float]:
     if distributed.zero is None:
         return {}
-    return DEFAULTS | deepspeed_settings(distributed, max_grad_norm=None)["zero_optimization"]
+    numbers = (counted.num_trained + counted.num_frozen, counted.num_trained)
+    return DEFAULTS | deepspeed_settings(distributed, max_grad_norm=None, numbers=numbers)["zero_optimization"]

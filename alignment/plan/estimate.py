@@ -117,7 +117,9 @@ def phases_of(
         sizes = each.counted.during(tokens)
         sizes[Part.copies] = casts(float(sizes[Part.copies]), each.counted.layer, config.distributed)
         parts = {NAMES[part]: float(sizes[part]) for part in Part if sizes[part] > 0}
-        parts["buckets of gradients"] = buckets(config.distributed) * sum(each.role.is_trained for each in together)
+        parts["buckets of gradients"] = sum(
+            buckets(config.distributed, other.counted) for other in together if other.role.is_trained
+        )
         parts["gathered weights"] = gathered(each.counted, config.distributed, processes)
         own = each.held.on_device if each.is_alone else held - (moved if each.role.is_trained else 0)
         if each.role.is_trained and (last := last_gradients(each.counted.trained, config.distributed)):

@@ -40,7 +40,7 @@ def test_a_process_holds_what_is_planned(stage: int, found: dict[str, Any], rank
     assert own["weights"] == pytest.approx(held.weights, rel=0.01)  # all but what makes shares even
     assert own["moments"] == pytest.approx(held.moments, rel=0.01)
     assert own["masters"] == pytest.approx(held.masters, rel=0.01) or stage == 0
-    planned = held.on_device + last_gradients(counted.trained, config) + buckets(config)
+    planned = held.on_device + last_gradients(counted.trained, config) + buckets(config, counted)
     assert own["all"] == pytest.approx(planned, rel=0.03)
 
 

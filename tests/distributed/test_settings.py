@@ -1,12 +1,13 @@
 """What DeepSpeed is told, and a JSON of the user's merged into it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from alignment.config.distributed import DistributedConfig, Offload, Precision
+from alignment.config.distributed import Device, DistributedConfig, Offload, Precision
 from alignment.config.errors import ConfigError
 from alignment.config.train import TrainConfig
 from alignment.distributed.settings import check_trainer, deepspeed_settings
@@ -143,3 +144,43 @@ def test_what_the_trainer_does_not_say_is_refused_by_both_keys(
     with pytest.raises(ConfigError) as error:
         trainer(tmp_path, raw)
     assert f" {theirs} " in str(error.value) and f" {ours}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("weights", "bucket", "ahead"),
+    [
+        (1_000_000, 1_000_000, 1_000_000),  # all of it
+        (100_000_000, 2**24, 2**24),
+        (8_000_000_000, 200_000_000, 62_500_000),
+        (1_600_000_000, 50_000_000, 2**24),
+    ],
+)
+def test_what_is_sent_at_once_is_a_share_of_the_model(weights: int, bucket: int, ahead: int) -> None:
+    config = DistributedConfig(zero=3, precision=Precision.float32)
+    told = deepspeed_settings(config, max_grad_norm=1.0, numbers=(weights, weights))["zero_optimization"]
+    assert (told["reduce_bucket_size"], told["stage3_prefetch_bucket_size"]) == (bucket, ahead)
+    frozen = deepspeed_settings(config, max_grad_norm=None, numbers=(weights, 0))["zero_optimization"]
+    assert "reduce_bucket_size" not in frozen and frozen["stage3_prefetch_bucket_size"] == ahead
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("device", [Device.cpu, Device.cuda])
+def test_gradients_are_reduced_beside_the_backward_pass_on_a_gpu(zero: int, device: Device) -> None:
+    """Under ZeRO 3 DeepSpeed does so by itself, under 0 and 1 it waits for the step."""
+    config = DistributedConfig(zero=zero, device=device, precision=Precision.float32)
+    told = deepspeed_settings(config, max_grad_norm=1.0, numbers=(10, 10))["zero_optimization"]
+    assert told.get("overlap_comm", False) == (zero == 2 and device is Device.cuda)
+    if zero == 2:
+        beside = replace(config, offload_optimizer=Offload.cpu)
+        told = deepspeed_settings(beside, max_grad_norm=1.0, numbers=(10, 10))["zero_optimization"]
+        assert "overlap_comm" not in told
+
+
+def test_gradients_cross_in_what_products_compute_in_unless_the_user_says_otherwise(tmp_path: Path) -> None:
+    for precision, wanted in ((Precision.float32, None), (Precision.bfloat16, "bf16")):
+        for zero in (0, 1, 2, 3):
+            config = DistributedConfig(zero=zero, precision=precision)
+            assert deepspeed_settings(config, max_grad_norm=1.0).get("communication_data_type") == wanted
+    raw = {"communication_data_type": "fp32", "zero_optimization": {"reduce_bucket_size": 7, "overlap_comm": "auto"}}
+    told = settings(tmp_path, raw, precision=Precision.bfloat16)
+    assert told["communication_data_type"] == "fp32" and told["zero_optimization"]["reduce_bucket_size"] == 7

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from count_operations import Operations, a_layer, step, with_kernels
+from counted_steps import METHODS, SIZES, batch_of
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -14,7 +16,6 @@ from alignment.losses.advantages import advantages_and_returns
 from alignment.models import heads
 from alignment.models.load import load_language_model
 from alignment.models.readout import token_logprobs_and_entropy
-from scripts.count_operations import METHODS, SIZES, Operations, a_layer, batch_of, step, with_kernels
 
 
 @pytest.fixture(autouse=True)

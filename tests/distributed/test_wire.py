@@ -1,0 +1,56 @@
+"""What processes send each other in a step: bounds on collectives and bytes, counted in two of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import count_collectives
+import pytest
+from count_collectives import STAGES
+
+WIDE = 0.47  # of this model's weights its embeddings and norms, which no product casts
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("wire")
+    run_ranks(Path(count_collectives.__file__), [f"--in={folder}", "sft", "kto"], processes=2)
+    return json.loads((folder / "found.json").read_text())
+
+
+def sent(counted: dict[str, Any], *dtypes: str) -> float:
+    """Of the bytes of the weights that train, in float32."""
+    return sum(counted["sent"].get(dtype, 0) for dtype in dtypes) / counted["weights"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_gradients_cross_once_a_step_or_once_a_micro_batch(stage: int, found: dict[str, Any]) -> None:
+    """And weights once a step under ZeRO 1 and 2, and once a pass under 3, where all of them fit between two passes."""
+    one, two = (found[f"sft/{stage}/float32/shared"][number] for number in ("one", "two"))
+    wanted = {0: (1, 1), 1: (2, 2), 2: (2, 3), 3: (2, 4)}[stage]
+    assert (sent(one, "float32"), sent(two, "float32")) == pytest.approx(wanted, rel=0.03)
+    assert one["collectives"] <= 6 and two["collectives"] - one["collectives"] <= (0, 0, 1, 2)[stage]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_in_bfloat16_gradients_cross_in_it_and_what_zero_3_gathers_for_its_products(
+    stage: int, found: dict[str, Any]
+) -> None:
+    wide, narrow = (found[f"sft/{stage}/{precision}/shared"]["two"] for precision in ("float32", "bfloat16"))
+    kept = {0: 0.0, 1: 1.0, 2: 1.0, 3: 4 * WIDE}[stage]  # the weights, after a step
+    assert sent(narrow, "float32") == pytest.approx(kept, rel=0.05, abs=0.01)
+    assert sent(narrow, "bfloat16") == pytest.approx((sent(wide, "float32") - kept) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_baseline_of_replies_to_others_costs_two_gathers_under_zero_3(stage: int, found: dict[str, Any]) -> None:
+    """One for its own forward, and one because DeepSpeed, which meets another order of modules, keeps none whole."""
+    own, plain = (sent(found[f"{name}/{stage}/float32/shared"]["one"], "float32") for name in ("kto", "sft"))
+    assert own - plain == pytest.approx(2.0 if stage == 3 else 0.0, abs=0.01)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("method", ["sft", "kto"])
+def test_the_layout_sends_nothing(method: str, stage: int, found: dict[str, Any]) -> None:
+    assert found[f"{method}/{stage}/float32/shared"] == found[f"{method}/{stage}/float32/separate"]
