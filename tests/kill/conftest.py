@@ -41,6 +41,8 @@ RUNS = {
     "rloo": ["run", "tiny_rloo", *REPLIES, *GROUPS],
     "reinforce_pp": ["run", "tiny_reinforce_pp", *REPLIES, "num_samples=2"],
     "online_dpo": ["run", "tiny_online_dpo", *REPLIES],
+    "muon": ["run", "tiny_ppo", *REPLIES, "train.optimizer=muon"],
+    "adamw_8bit": ["run", "tiny_dpo", *STEPS, "reference.cache=false", "train.optimizer=adamw_8bit"],
     "best": ["run", "tiny_sft", *STEPS, "train.max_steps=8", "train.best.metric=eval/loss", "train.eval_every=1"],
 }
 

@@ -25,6 +25,9 @@ MANY = [
     for name in RUNS
     for number in range(3, 23)
 ]
+OPTIMIZERS = [
+    pytest.param(name, number, WAITED, marks=pytest.mark.slow) for name in ("muon", "adamw_8bit") for number in range(6)
+]
 DAMAGE: dict[str, Callable[[Path], Any]] = {
     "rank-00000.pt is cut short": lambda folder: cut(folder / "rank-00000.pt"),
     "rank-00000.pt has changed": lambda folder: flip(folder / "rank-00000.pt"),
@@ -54,7 +57,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize(("name", "number", "how"), [*KILLS, *BESIDE, *MANY])
+@pytest.mark.parametrize(("name", "number", "how"), [*KILLS, *BESIDE, *MANY, *OPTIMIZERS])
 def test_killed_twice_and_run_again(
     name: str, number: int, how: list[str], runner: Any, whole: Any, command: Any, assert_same: Any, tmp_path: Path
 ) -> None:
