@@ -21,11 +21,11 @@ from alignment.distributed import collectives
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.engine import counts, load_optimizer, load_schedule, optimizer_state, require_sharded
 from alignment.distributed.layers import running_by_layer, without_hooks
-from alignment.distributed.precision import autocast
+from alignment.distributed.precision import autocast, compute_dtype
 from alignment.distributed.reshard import Groups, recut
 from alignment.distributed.settings import deepspeed_settings
 from alignment.distributed.trained_groups import filled, offsets_and_shapes, trained_groups
-from alignment.distributed.wire import as_stored, send_narrow
+from alignment.distributed.wire import as_stored, dtypes_kept, hold_narrow, send_narrow
 from alignment.process import uncompiled
 
 
@@ -102,7 +102,13 @@ class DeepSpeedEngine:
 
     def gathered(self) -> AbstractContextManager[None]:
         """As the engine's protocol says."""
-        return whole(self._module, self._zero.parameter_offload) if self._stage == 3 else nullcontext()
+        return self._whole() if self._stage == 3 else nullcontext()
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        with dtypes_kept(self._module), whole(self._module, self._zero.parameter_offload):
+            hold_narrow(self._module, compute_dtype(self._config))
+            yield
 
     def by_layer(self) -> AbstractContextManager[None]:
         """As the engine's protocol says."""

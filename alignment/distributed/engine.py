@@ -49,8 +49,8 @@ class Engine(Protocol):
 
     def gathered(self) -> AbstractContextManager[None]:
         """A context in which the module's weights are whole on every process, to be read and not to be changed, for
-        generation. All processes enter and leave it; inside, each runs as many forwards without gradients as it likes,
-        on its own."""
+        generation in `precision`: under ZeRO 3 those of products are held in what these compute in. All processes enter
+        and leave it; inside, each runs as many forwards without gradients as it likes, on its own."""
         ...
 
     def by_layer(self) -> AbstractContextManager[None]:

@@ -25,11 +25,33 @@ def send_narrow(model: nn.Module, settings: dict[str, Any], stage: int) -> None:
     dtype = DTYPES[str(settings.get("communication_data_type", "fp32")).lower()]
     if stage == 0 or dtype == torch.float32 or collectives.size() == 1:
         return
-    found = dtypes(model, lambda module, name: dtype if _is_cast(module, name) else None)
-    narrow = {id(weight) for weight, own in found if own == dtype}
+    narrow = {id(weight) for weight in _cast(model, dtype)}
     for weight in model.parameters():
         if weight.requires_grad and (stage != 3 or id(weight) in narrow):
             vars(weight)[MARK] = dtype
+
+
+def hold_narrow(model: nn.Module, dtype: torch.dtype) -> None:
+    """Convert whole weights that autocast would cast to `dtype`: under ZeRO 3 it would do so at each call."""
+    for weight in _cast(model, dtype):
+        weight.data = weight.data.to(dtype)
+
+
+@contextmanager
+def dtypes_kept(model: nn.Module) -> Iterator[None]:
+    """On leaving, what is left of the weights has the dtypes that they had."""
+    before = [(weight, weight.dtype) for weight in model.parameters()]
+    try:
+        yield
+    finally:
+        for weight, dtype in before:
+            weight.data = weight.data.to(dtype)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> list[nn.Parameter]:
+    """The float32 weights that are read by nothing but products which autocast computes in `dtype`."""
+    found = dtypes(model, lambda module, name: dtype if _is_cast(module, name) else None)
+    return [weight for weight, own in found if own == dtype != weight.dtype == torch.float32]
 
 
 def _is_cast(module: nn.Module, name: str) -> bool:

@@ -214,9 +214,10 @@ def saved(name: str, folder: Path, config: DistributedConfig) -> list[list[float
     tokenizer = tokenizer_of(name)
     save_trained(engine, model, tokenizer, folder / "sharded" / name)
     plain = load(name, folder, PLAIN)
-    with engine.gathered():
+    with engine.partitioned():  # gathered for replies, weights are in what these compute in
         for own, other in zip(model.parameters(), plain.parameters(), strict=True):
-            other.data.copy_(own)
+            with model.placement.whole([own]):
+                other.data.copy_(own)
     if collectives.is_main():
         save_model(plain, tokenizer, folder / "plain" / name)
     return steps
