@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from functools import partial
 from typing import Any
 
@@ -14,56 +13,44 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from alignment.data.pack import Batch
+from alignment.models.counted import Part, Phase, of_pass
 from alignment.models.heads import LanguageModel, ScalarModel
-from alignment.models.readout import sequence_scores, token_logprobs
+from alignment.models.readout import sequence_scores, token_logprobs, token_logprobs_and_entropy, token_values
 
 ATTENTION = ("attn", "attention")  # how the names of such modules end
-
-
-class Phase(IntEnum):
-    """Of a pass. What one takes rises evenly with tokens and layers, what the highest of them takes need not."""
-
-    forward = 0
-    read_out = 1
-    backward_of_read_out = 2
-    backward = 3
-
-
-class Part(IntEnum):
-    """What a tensor of a pass is for."""
-
-    copies = 0
-    """Of the weights, in the lower precision that autocast has products compute in."""
-    attention = 1
-    layers = 2
-    """All else between the layers' inputs and outputs, these included."""
-    logits = 3
-    """And what is made of them, forward and backward."""
 
 
 def peak_of(model: LanguageModel | ScalarModel, batch: Batch, compute: torch.dtype, *, is_trained: bool) -> int:
     """Bytes: the most that is alive at one time beside weights and gradients, while `batch` is read, and learned from
     where the model is trained. Of a model and a batch with numbers or without."""
-    return int(peaks_of(model, batch, compute, is_trained=is_trained).sum(1).max())
+    return int(of_pass(peaks_of(model, batch, compute, is_trained=is_trained)).max())
 
 
-def peaks_of(model: LanguageModel | ScalarModel, batch: Batch, compute: torch.dtype, *, is_trained: bool) -> np.ndarray:
-    """[Phase, Part] bytes: of each phase of the pass what is alive when it has most, by what it is for."""
+def peaks_of(
+    model: LanguageModel | ScalarModel, batch: Batch, compute: torch.dtype, *, is_trained: bool, is_in_ppo: bool = False
+) -> np.ndarray:
+    """[Phase, Part] bytes: of each phase of the pass what is alive when it has most, by what it is for.
+
+    Args:
+        is_in_ppo: whether it is read as PPO's update does: with the entropy of each token, or with a value for each.
+    """
     model.train(is_trained)
-    known: list[Tensor] = [*model.parameters(), *model.buffers()]
-    for weight in model.parameters():
-        if is_trained and weight.requires_grad:
-            weight.grad = torch.zeros_like(weight)  # as it is from a step's second micro-batch on
-            known.append(weight.grad)
-    read = sequence_scores if isinstance(model, ScalarModel) else token_logprobs
+    model.zero_grad()
     is_lower = compute == torch.bfloat16
+    known = [*model.parameters(), *model.buffers()]
     with torch.set_grad_enabled(is_trained), Allocations(known) as allocations, _told(model, allocations):
         with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=is_lower):
-            total = read(model, batch).sum()
+            total = _read(model, batch, is_in_ppo=is_in_ppo).sum()
         if is_trained:
             allocations.begin(Phase.backward_of_read_out)
             total.backward()
     return allocations.highest_of
+
+
+def _read(model: LanguageModel | ScalarModel, batch: Batch, *, is_in_ppo: bool) -> Tensor:
+    if isinstance(model, ScalarModel):
+        return token_values(model, batch) if is_in_ppo else sequence_scores(model, batch)
+    return token_logprobs_and_entropy(model, batch)[0] if is_in_ppo else token_logprobs(model, batch)
 
 
 @contextmanager
@@ -80,6 +67,7 @@ def _told(model: LanguageModel | ScalarModel, allocations: "Allocations") -> Ite
         if name.endswith(ATTENTION):
             hooks.append(module.register_forward_pre_hook(partial(allocations.set_part, Part.attention)))
             hooks.append(module.register_forward_hook(partial(allocations.set_part, Part.layers)))
+    hooks += [p.register_post_accumulate_grad_hook(allocations.keep) for p in model.parameters() if p.requires_grad]
     try:
         yield
     finally:
@@ -98,11 +86,12 @@ class Allocations(TorchDispatchMode):
         self._alive = np.zeros(len(Part))
         self._seen: dict[int, Any] = {id(each): each for each in (tensor.untyped_storage() for tensor in known)}
         self._known = set(self._seen)
+        self._part_of_place: dict[int, Part] = {}
 
     @property
     def highest(self) -> int:
-        """Bytes, of all parts in all phases."""
-        return int(self.highest_of.sum(1).max())
+        """Bytes, of all parts in all phases but the gradients that were to be kept."""
+        return int(of_pass(self.highest_of).max())
 
     @property
     def alive(self) -> int:
@@ -117,6 +106,15 @@ class Allocations(TorchDispatchMode):
         """What is made from here on in the layers is for that; also by a module's hook."""
         self._part = part
 
+    def keep(self, weight: Tensor) -> None:
+        """The weight's gradient is whole, and is kept from here on; by a hook of the weight."""
+        assert weight.grad is not None
+        place, size = id(weight.grad.untyped_storage()), weight.grad.untyped_storage().nbytes()
+        if place in self._part_of_place:
+            self._alive[self._part_of_place[place]] -= size
+            self._alive[Part.gradients] += size
+            self._part_of_place[place] = Part.gradients
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._grouped_mm.default:  # without numbers it is known in bfloat16 alone
             first, second, *more = args
@@ -125,7 +123,7 @@ class Allocations(TorchDispatchMode):
             output = func(*args, **(kwargs or {}))
         part = self._part_of(func, args)
         for made in tree_leaves(output):
-            if isinstance(made, Tensor):
+            if isinstance(made, Tensor) and not made.is_meta:  # which has a size, and no memory
                 self._count(made.untyped_storage(), part)
         return output
 
@@ -141,15 +139,16 @@ class Allocations(TorchDispatchMode):
             return
 
         def gone(_: Any) -> None:
-            self._alive[part] -= size
+            self._alive[self._part_of_place.pop(place)] -= size
             del self._seen[place]
 
         self._seen[place] = weakref.ref(storage, gone)
+        self._part_of_place[place] = part
         self._alive[part] += size
         self._note()
 
     def _note(self) -> None:
-        if self._alive.sum() > self.highest_of[self._phase].sum():
+        if of_pass(self._alive) > of_pass(self.highest_of[self._phase]):
             self.highest_of[self._phase] = self._alive
 
 

@@ -1,6 +1,7 @@
 """A model before it is there: what it is of a run, the rows it reads, and what was counted of it."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from transformers import PreTrainedConfig
@@ -40,8 +41,40 @@ class Role:
     is_trained: bool = False
     train: TrainConfig | None = None
     """Whose optimizer trains it. None: AdamW."""
+    is_in_ppo: bool = False
+    """Whether PPO's update reads it: the entropy of each token beside its log-prob, or a value for each token."""
     copies: int = 0
     """Further float32 copies of the weights that train, such as their moving average."""
+
+
+class Phase(IntEnum):
+    """Of a pass. What one takes rises evenly with tokens and layers, what the highest of them takes need not."""
+
+    forward = 0
+    read_out = 1
+    backward_of_read_out = 2
+    backward = 3
+
+
+class Part(IntEnum):
+    """What a tensor of a pass is for."""
+
+    copies = 0
+    """Of the weights, in the lower precision that autocast has products compute in."""
+    attention = 1
+    layers = 2
+    """All else between the layers' inputs and outputs, these included."""
+    logits = 3
+    """And what is made of them, forward and backward."""
+    gradients = 4
+    """Of the weights, whole and kept for the step: in a step's first pass there are as many as its backward pass has
+    come to, in each further one all of them. They are beside what a phase is the highest of."""
+
+
+def of_pass(parts: np.ndarray) -> np.ndarray:
+    """[..., Part] to [...]: their sum, without the gradients that are kept."""
+    total: np.ndarray = parts[..., : Part.gradients].sum(-1)
+    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +95,23 @@ class Counted:
     """Numbers that are kept of each token of a text that is drawn: keys and values."""
     num_pieces: int
     """Of the vocabulary."""
+    row: int
+    """Tokens of the longest row as it is laid out, which go into one pass together."""
     passes: np.ndarray
     """[2, Phase, Part] bytes of a pass in each of its phases: whatever its tokens, and for each of its tokens."""
 
-    def during(self, tokens: int) -> np.ndarray:
-        """[Part] bytes in the phase of a pass of so many tokens that has most."""
-        phases = self.passes[0] + self.passes[1] * tokens
+    def during(self, tokens: int, *, is_only: bool = False) -> np.ndarray:
+        """[Part] bytes in the phase of a pass of so many tokens that has most.
+
+        Args:
+            is_only: whether it is all of a step, so that no gradients are there as it begins, and those that it has
+                made when it has most are counted; otherwise they are beside it, all of them.
+        """
+        phases = (self.passes[0] + self.passes[1] * tokens).clip(min=0)
+        if not is_only:
+            phases[:, Part.gradients] = 0
         highest: np.ndarray = phases[phases.sum(1).argmax()]
-        return highest.clip(min=0)
+        return highest
 
 
 def num_cached(config: PreTrainedConfig) -> int:

@@ -7,7 +7,7 @@ token takes and what a pass takes beside its tokens.
 """
 
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from logging import getLogger
 from typing import Any
@@ -29,8 +29,8 @@ from alignment.data.tokenize import Example
 from alignment.distributed.collectives import pick_device
 from alignment.distributed.placement import Whole
 from alignment.distributed.precision import compute_dtype
-from alignment.models.allocations import Part, Phase, leave_meta, peaks_of
-from alignment.models.counted import Counted, Role, Rows, num_cached
+from alignment.models.allocations import leave_meta, peaks_of
+from alignment.models.counted import Counted, Part, Phase, Role, Rows, num_cached, of_pass
 from alignment.models.folder import architecture_of, attention_of, read_shape
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import held_of
@@ -89,7 +89,7 @@ def footprint_of(
         averages=role.copies,
         states=counted.states,
     ).on_device
-    fixed, per_token = max(counted.passes.sum(2).T.tolist(), key=lambda phase: phase[0] + phase[1] * MANY)
+    fixed, per_token = max(of_pass(counted.passes).T.tolist(), key=lambda phase: phase[0] + phase[1] * MANY)
     return Footprint(held, MARGIN * fixed, MARGIN * per_token)
 
 
@@ -108,18 +108,19 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
         shallow, deep = (build(_cut(config, depth)) for depth in DEPTHS)
         more = (deep - shallow) / (DEPTHS[1] - DEPTHS[0])
         count = shallow + more * (num_layers - DEPTHS[0])
-    trained, frozen, num_trained, num_frozen, states, *passes = count.tolist()
+    trained, frozen, num_trained, num_frozen, states, row, *passes = count.tolist()
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     by_phase = np.array(passes).reshape(2, len(Phase), len(Part))
     cached, pieces = num_cached(config), config.get_text_config().vocab_size
-    return Counted(trained, frozen, round(num_trained), round(num_frozen), states, layer, cached, pieces, by_phase)
+    numbers = round(num_trained), round(num_frozen)
+    return Counted(trained, frozen, *numbers, states, layer, cached, pieces, round(row), by_phase)
 
 
 def _counted(
     role: Role, rows: Rows, compute: torch.dtype, layout: Layout, is_trusted: bool, config: PreTrainedConfig
 ) -> np.ndarray:
-    """The bytes of the weights that train and of the others, their numbers, the bytes of the optimizer's states, and
-    `Counted.passes` laid out flat."""
+    """The bytes of the weights that train and of the others, their numbers, the bytes of the optimizer's states, the
+    tokens of a row, and `Counted.passes` laid out flat."""
     hf, bits = _without_weights(role, config, compute, is_trusted=is_trusted)
     weights = [(p, _bytes_of(name, p, bits)) for name, p in hf.named_parameters()]
     numbers = [
@@ -136,10 +137,11 @@ def _counted(
         model = (ScalarModel if role.is_scalar else LanguageModel)(hf, Whole(compute), reads_apart=False)
         groups = -(-TOKENS // rows.together)
         batches = [_batch(rows, count, layout, fake) for count in (groups, 2 * groups)]
-        few, many = (peaks_of(model, batch, compute, is_trained=role.is_trained) for batch in batches)
+        peaks = partial(peaks_of, model, compute=compute, is_trained=role.is_trained, is_in_ppo=role.is_in_ppo)
+        few, many = map(peaks, batches)
     sizes = [batch.input_ids.numel() for batch in batches]
     per_token = (many - few) / (sizes[1] - sizes[0])
-    return np.concatenate([numbers, (few - per_token * sizes[0]).ravel(), per_token.ravel()])
+    return np.concatenate([numbers, [sizes[0] / groups], (few - per_token * sizes[0]).ravel(), per_token.ravel()])
 
 
 def config_and_trust(role: Role) -> tuple[PreTrainedConfig, bool]:
@@ -202,9 +204,12 @@ def _layout_of(hf: PreTrainedModel) -> Layout:
 
 
 def _batch(rows: Rows, groups: int, layout: Layout, fake: FakeTensorMode) -> Batch:
+    """Every token is read out: prompts may be shorter than their limit, and a pass is filled with more completions."""
     prompt, completion = (np.zeros(length, dtype=np.int32) for length in (rows.prompt, rows.completion))
     example = Example(prompt, (completion,) * rows.count, None, Source("footprint", 1), (True,) * rows.count)
     batch = pack([example] * groups, range(groups), layout=layout, pad_id=0)
+    targets = batch.input_ids.flatten()
+    batch = replace(batch, positions=torch.arange(len(targets)), targets=targets)
     parts = (getattr(batch, field.name) for field in fields(batch))
     made: list[Any] = [fake.from_tensor(part) if isinstance(part, Tensor) else part for part in parts]
     return Batch(*made)

@@ -1,5 +1,6 @@
 """What a model's weights, gradients and optimizer take in one process, as ZeRO and offload have them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from alignment.config.distributed import DistributedConfig, Offload
@@ -22,11 +23,19 @@ class Held:
     weights_in: Offload
     gradients_in: Offload
     optimizer_in: Offload
+    keeps_gradients: bool
+    """Whether the gradients' memory is there between steps too, as it is under ZeRO 3 alone."""
 
     @property
     def on_device(self) -> float:
+        """While it learns."""
         weights = self.weights + self.averages if self.weights_in is Offload.none else self.averages
         return weights + self.gradients_at(Offload.none) + self.optimizer_at(Offload.none)
+
+    @property
+    def between_steps(self) -> float:
+        """On the device, when it does not learn."""
+        return self.on_device - (0.0 if self.keeps_gradients else self.gradients_at(Offload.none))
 
     @property
     def in_cpu_memory(self) -> float:
@@ -41,6 +50,12 @@ class Held:
     def optimizer_at(self, place: Offload) -> float:
         """Of masters and moments, what is there."""
         return self.masters + self.moments if self.optimizer_in is place else 0
+
+
+def together(models: Iterable[Held]) -> float:
+    """Bytes on the device of models that are there at one time and learn one after the other, at the most."""
+    found = list(models)
+    return sum(each.between_steps for each in found) + max(each.on_device - each.between_steps for each in found)
 
 
 def held_of(
@@ -83,4 +98,5 @@ def held_of(
         if is_beside
         else Offload.none,  # DeepSpeed adds them up where the optimizer reads them
         optimizer_in=placed(distributed.offload_optimizer),
+        keeps_gradients=distributed.zero == 3,
     )

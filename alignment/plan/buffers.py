@@ -14,19 +14,14 @@ DEFAULTS = {  # of 0.19.8, in numbers of elements
 
 
 def buckets(distributed: DistributedConfig, counted: Counted) -> float:
-    """Bytes of the buckets in which the gradients of one engine are laid together before they are summed."""
+    """Bytes of the buckets in which the gradients of one engine are laid together before they are summed: while a step
+    lasts, and under ZeRO 3 from then on."""
     settings = _settings(distributed, counted)
     if not distributed.zero or settings.get("contiguous_gradients", True) is False:
         return 0.0
     number = 2 if settings.get("overlap_comm") and distributed.zero == 2 else 1
     narrow = 2 if precision_of(distributed) is Precision.bfloat16 else 0  # of what crosses in bfloat16, beside
     return (FLOAT * number + narrow) * float(settings["reduce_bucket_size"])
-
-
-def last_gradients(trained: float, distributed: DistributedConfig) -> float:
-    """Bytes of the gradients of a pass when its backward pass ends, for `trained` bytes of weights. Stages 1 and 2 have
-    them whole in each process until the next pass begins, beside those that were added up before."""
-    return trained if distributed.zero in (1, 2) else 0.0
 
 
 def gathered(counted: Counted, distributed: DistributedConfig, processes: int) -> float:

@@ -6,10 +6,10 @@ from alignment.config.errors import ConfigError
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig, task_name
 from alignment.distributed.precision import compute_dtype
-from alignment.models.allocations import Part
-from alignment.models.counted import Role
-from alignment.plan.buffers import buckets, casts, gathered, last_gradients
+from alignment.models.counted import Part, Role
+from alignment.plan.buffers import buckets, casts, gathered
 from alignment.plan.hardware import Hardware, placed_on
+from alignment.plan.passes import is_one_pass
 from alignment.plan.replies import while_drawing
 from alignment.plan.roles import Counts, Planned, PlannedRole, planned_roles, widest_rows
 from alignment.tasks.max_tokens import LEAST, MOST_CPU, MOST_GPU, SHARE
@@ -19,6 +19,7 @@ NAMES = {
     Part.attention: "attention",
     Part.layers: "layers",
     Part.logits: "logits",
+    Part.gradients: "gradients",
 }
 
 
@@ -106,31 +107,48 @@ def phases_of(
     config: Planned, roles: list[PlannedRole], processes: int, max_tokens: int, counts: Counts
 ) -> list[PlannedPhase]:
     """Of passes over so many tokens, or over the longest rows, where these are longer."""
-    tokens = max(max_tokens, widest_rows(config).together)
     together = [each for each in roles if not each.is_alone]
-    held = sum(each.held.on_device for each in together)
-    moved = sum(each.held.on_device for each in together if each.is_moved)
+    held = sum(each.held.between_steps for each in together)
+    moved = sum(each.held.between_steps for each in together if each.is_moved)
+    in_buckets = (buckets(config.distributed, each.counted) for each in together if each.role.is_trained)
+    kept = sum(in_buckets) if config.distributed.zero == 3 else 0.0
     found = []
     for each in roles:
         if not each.counted.passes.any():
             continue
-        sizes = each.counted.during(tokens)
-        sizes[Part.copies] = casts(float(sizes[Part.copies]), each.counted.layer, config.distributed)
-        parts = {NAMES[part]: float(sizes[part]) for part in Part if sizes[part] > 0}
-        parts["buckets of gradients"] = sum(
-            buckets(config.distributed, other.counted) for other in together if other.role.is_trained
-        )
-        parts["gathered weights"] = gathered(each.counted, config.distributed, processes)
-        own = each.held.on_device if each.is_alone else held - (moved if each.role.is_trained else 0)
-        if each.role.is_trained and (last := last_gradients(each.counted.trained, config.distributed)):
-            ends = {"gradients of the pass": last, "buckets of gradients": parts["buckets of gradients"]}
-            found.append(PlannedPhase(f"the end of a backward pass, {each.role.key}", ends, own))
-        verb = "learning" if each.role.is_trained else "reading"
-        found.append(PlannedPhase(f"{verb}, {each.role.key}", {k: v for k, v in parts.items() if v}, own))
-    actor = roles[0]
-    if drawing := _drawing(config, actor, processes, counts):
-        drawing["buckets of gradients"] = found[0].parts.get("buckets of gradients", 0.0)
+        own = each.held.on_device if each.is_alone else held
+        if each.role.is_trained:
+            own += each.held.on_device - each.held.between_steps - moved
+        found += _passes(config, each, own, processes, max_tokens, kept)
+    if drawing := _drawing(config, roles[0], processes, counts):
+        drawing["buckets of gradients"] = kept
         found.append(PlannedPhase("drawing replies", {k: v for k, v in drawing.items() if v}, held))
+    return found
+
+
+def _passes(
+    config: Planned, each: PlannedRole, held: float, processes: int, max_tokens: int, kept: float
+) -> list[PlannedPhase]:
+    """A role's pass when it has most, and where it is all of a step its end, when all gradients are there.
+
+    Args:
+        held: with the role's gradients.
+        kept: of the buckets of all engines, what is there between steps.
+    """
+    is_only = each.role.is_trained and is_one_pass(config, each, processes, max_tokens)
+    sizes = each.counted.during(max(max_tokens, each.counted.row), is_only=is_only)
+    sizes[Part.copies] = casts(float(sizes[Part.copies]), each.counted.layer, config.distributed)
+    parts = {NAMES[part]: float(sizes[part]) for part in Part if sizes[part] > 0}
+    parts["buckets of gradients"] = kept or buckets(config.distributed, each.counted) * each.role.is_trained
+    parts["gathered weights"] = gathered(each.counted, config.distributed, processes)
+    parts = {name: size for name, size in parts.items() if size}
+    if not each.role.is_trained:
+        return [PlannedPhase(f"reading, {each.role.key}", parts, held)]
+    found = [PlannedPhase(f"learning, {each.role.key}", parts, held)]
+    if is_only:
+        ends = {name: size for name, size in parts.items() if name == "buckets of gradients"}
+        found = [replace(found[0], held=held - each.held.on_device + each.held.between_steps)]
+        found.append(PlannedPhase(f"the end of a step's pass, {each.role.key}", ends, held))
     return found
 
 

@@ -4,8 +4,7 @@ from alignment.config.generation import Gather, Generation, GenerationConfig
 from alignment.config.online import OnlineConfig
 from alignment.config.tasks import RejectionConfig
 from alignment.distributed.precision import compute_dtype
-from alignment.models.allocations import Part, Phase
-from alignment.models.counted import Counted
+from alignment.models.counted import Counted, Part, Phase
 from alignment.plan.buffers import casts, share_elsewhere
 from alignment.plan.roles import Planned, PlannedRole
 

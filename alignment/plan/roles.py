@@ -30,7 +30,8 @@ class Counts:
         settings = replace(role.settings, tokenizer=None, chat_template=None, resize_embeddings=False)
         role = replace(role, settings=settings if role.settings.path is not None else role.settings)
         states = None if role.train is None else (role.train.optimizer, has_momentum(role.train))
-        key = repr((role.settings, role.is_scalar, role.is_trained, states, rows, compute, layout))
+        passes = role.settings, role.is_scalar, role.is_trained, role.is_in_ppo, rows, compute, layout
+        key = repr((passes, states))
         if key not in self._found:
             self._found[key] = counted_of(role, rows, compute, layout)
         return self._found[key]

@@ -170,10 +170,10 @@ def roles_of(config: TrainingConfig | RejectionConfig | EvaluateConfig) -> Itera
         yield Role(_key_of(config.model), config.model)
         yield from _scorers(config.reward, config.model)
         return
+    is_in_ppo, is_scalar = isinstance(config, PPOConfig), isinstance(config, ScalarConfig)
     averages = isinstance(config, PPOConfig) and config.ppo.ema is not None
-    is_scalar = isinstance(config, ScalarConfig)
     key, copies = _key_of(config.model), int(averages)
-    yield Role(key, config.model, is_scalar, is_trained=True, train=config.train, copies=copies)
+    yield Role(key, config.model, is_scalar, True, config.train, is_in_ppo, copies)
     if isinstance(config, ReferencedConfig | OnlineDPOConfig) and config.reference.path is not None:
         yield Role("reference.path", replace(_frozen(config.model), path=config.reference.path))
     elif isinstance(config, OnlineDPOConfig | PPOConfig) and not config.model.lora.rank:
@@ -188,7 +188,7 @@ def _judges(config: OnlineConfig) -> Iterator[Role]:
         if config.roles.share is Share.lora:
             return
         if config.advantage.has_critic:
-            yield Role("critic", _critic(config), is_scalar=True, is_trained=True, train=config.train)
+            yield Role("critic", _critic(config), is_scalar=True, is_trained=True, train=config.train, is_in_ppo=True)
     yield from _scorers(config.reward, config.model)
     if config.gold_model is not None:
         settings = ModelConfig(path=config.gold_model, trust_remote_code=config.model.trust_remote_code)

@@ -13,7 +13,7 @@ from alignment.distributed.device import total_memory
 from alignment.distributed.precision import compute_dtype
 from alignment.models.counted import Role
 from alignment.models.files import weights_in
-from alignment.models.held import Held, held_of
+from alignment.models.held import Held, held_of, together
 from alignment.models.optimizer_states import least_state_bytes
 from alignment.tasks.max_tokens import roles_of
 
@@ -31,8 +31,8 @@ def require_room(config: RunConfig) -> None:
     device, processes = collectives.pick_device(config.distributed.device), collectives.size()
     is_gpu = device.type == "cuda"
     here = 1 if is_gpu else min(processes, max(config.launch.processes, config.cluster.num_tasks_per_node()))
-    needs = here * sum(
-        _held(role, config, processes, is_gpu=is_gpu).on_device
+    needs = here * together(
+        _held(role, config, processes, is_gpu=is_gpu)
         for role in roles_of(config)
         if not (isinstance(config, ReferencedConfig) and role.key == "reference.path")  # gone when the policy comes
     )

@@ -1,6 +1,6 @@
 """What one of several processes holds of a model that trains, counted on the tensors of its engine.
 
-python plan_ranks.py OUT STAGE ... as ranks.py is run; writes {stage: {weights, moments, gradients, all: bytes}}.
+python plan_ranks.py OUT STAGE ... as ranks.py is run; writes {stage: {weights, moments, masters, backward, step}}.
 """
 
 import gc
@@ -53,15 +53,23 @@ def of(tensors: Any) -> int:
 
 
 class Probed(DeepSpeedEngine):
-    """Told what is alive, it notes that before each step, when gradients are there and no pass is."""
+    """Told what is alive, it notes that when no pass is: as the last backward pass ends, and when its step is over."""
 
     counted: Allocations
-    alive = 0
+    alive: dict[str, int]
+
+    def backward(self, loss: Tensor) -> None:
+        super().backward(loss)
+        self.note("backward")
 
     def step(self, *, update: Tensor | None = None) -> tuple[Tensor, bool]:
+        taken = super().step(update=update)
+        self.note("step")
+        return taken
+
+    def note(self, when: str) -> None:
         gc.collect()
-        self.alive = self.counted.alive
-        return super().step(update=update)
+        self.alive[when] = self.counted.alive
 
 
 def held(stage: int, folder: Path) -> dict[str, int]:
@@ -73,7 +81,7 @@ def held(stage: int, folder: Path) -> dict[str, int]:
         model = load_language_model(MODEL, load_tokenizer(MODEL), placement_of(config))
         optimizer, scheduler = build_optimizer(model, TRAIN, num_steps=4, learning_rate=1e-3)
         engine = Probed(model, optimizer, scheduler, config=config, max_grad_norm=1.0)
-        engine.counted = counted
+        engine.counted, engine.alive = counted, {}
         for _ in range(2):
             train_step(engine, SFT(CrossEntropyLoss()), batches)
     weights = [each.ds_tensor if stage == 3 else each for each in list[Any](model.parameters())]
@@ -82,7 +90,7 @@ def held(stage: int, folder: Path) -> dict[str, int]:
         "weights": of(weights),
         "moments": of(each for each in states if each.numel() > 1),
         "masters": of(engine.state()["weights"]) if stage else 0,
-        "all": engine.alive,
+        **engine.alive,
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 from alignment.models.counted import Role, Rows
 from alignment.models.footprint import counted_of
 from alignment.models.held import held_of
-from alignment.plan.buffers import buckets, last_gradients
+from alignment.plan.buffers import buckets
 
 STAGES = (0, 1, 2, 3)
 
@@ -40,14 +40,16 @@ def test_a_process_holds_what_is_planned(stage: int, found: dict[str, Any], rank
     assert own["weights"] == pytest.approx(held.weights, rel=0.01)  # all but what makes shares even
     assert own["moments"] == pytest.approx(held.moments, rel=0.01)
     assert own["masters"] == pytest.approx(held.masters, rel=0.01) or stage == 0
-    planned = held.on_device + last_gradients(counted.trained, config) + buckets(config, counted)
-    assert own["all"] == pytest.approx(planned, rel=0.03)
+    bucket = buckets(config, counted)
+    assert own["backward"] == pytest.approx(held.on_device + bucket, rel=0.03)
+    assert own["step"] == pytest.approx(held.between_steps + (bucket if stage == 3 else 0), rel=0.01)
 
 
 def test_what_is_planned_differs_by_the_stage(ranks: ModuleType, tmp_path: Path) -> None:
-    """Of weights of P bytes in two processes, at the end of a backward pass."""
+    """Of weights of P bytes in two processes, at the end of a backward pass, and between steps."""
     sums = []
     for stage in STAGES:
         config = ranks.distributed(stage, tmp_path)
-        sums.append(held_of(1.0, 0.0, config, 2, is_gpu=False).on_device + last_gradients(1.0, config))
-    assert sums == [4, 1 + 2 + 1.5, 1 + 1.5 + 1.5, 2.5]
+        held = held_of(1.0, 0.0, config, 2, is_gpu=False)
+        sums.append((held.on_device, held.between_steps))
+    assert sums == [(4, 3), (2 + 1.5, 1 + 1.5), (1 + 0.5 + 1.5, 1 + 1.5), (2.5, 2.5)]
