@@ -58,9 +58,12 @@ def tell_use(rows: Sequence[Mapping[str, Any]], format: Format, kind: ExampleKin
     if kind is ExampleKind.prompts:
         say(f"columns that are kept for functions which ask for them, and else not read: {', '.join(unread)}")
         return
-    rated = kind is ExampleKind.pairs and any(name in RATINGS for name in unread)
-    way = "data.margin.scale makes margins of ratings and scores, " if rated else ""
-    say(f"columns that training does not read: {', '.join(unread)} ({way}data.columns.FIELD=COLUMN reads one as FIELD)")
+    fields = {column: field for field, column in data.columns.items()}
+    rated = kind is ExampleKind.pairs and any(fields.get(name, name) in RATINGS for name in unread)
+    ways = ["data.margin.scale makes margins of ratings and scores"] if rated else []
+    ways += [] if all(name in fields for name in unread) else ["data.columns.FIELD=COLUMN reads one as FIELD"]
+    ways += [] if rated or ways else ["this task takes nothing of them"]
+    say(f"columns that training does not read: {', '.join(unread)} ({', '.join(ways)})")
 
 
 def unread_of(rows: Sequence[Mapping[str, Any]], format: Format, kind: ExampleKind, data: DataConfig) -> list[str]:
@@ -113,11 +116,11 @@ def _kind(value: Any) -> str:
 def distribution(values: Sequence[Any]) -> str:
     """Each value by its number; of many numbers their spread."""
     flat = [each for value in values for each in (value if isinstance(value, list) else [value])]
-    counts = Counter(str(value) for value in flat)
+    counts = Counter(f"{value:g}" if isinstance(value, float) else str(value) for value in flat)
     numbers = [value for value in flat if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(counts) > FEW and len(numbers) == len(flat):
         return f"{spread(numbers)}, least {min(numbers):g}"
-    named = ", ".join(f"{value[:SHOWN]} {count}" for value, count in counts.most_common(FEW))
+    named = ", ".join(f"{value[:SHOWN]} ({count}x)" for value, count in counts.most_common(FEW))
     return named + (f" and {len(counts) - FEW} more values" if len(counts) > FEW else "")
 
 

@@ -49,7 +49,9 @@ class MarginConfig(Config):
     def __post_init__(self) -> None:
         self.custom = {spelled(rating): margin for rating, margin in self.custom.items()}
         is_custom = self.scale is MarginScale.custom
-        require(is_custom == bool(self.custom), "data.margin.custom goes with data.margin.scale=custom", self.custom)
+        require(is_custom or not self.custom, "data.margin.custom goes with data.margin.scale=custom", self.custom)
+        rule = "data.margin.scale=custom needs a margin for each rating, as 'data.margin.custom={good: 1, fair: 0.5}'"
+        require(bool(self.custom) or not is_custom, rule, self.custom)
         rule = f"data.margin.custom must map to margins in [0, {MAX_MARGIN:g}]"
         require(all(0 <= margin <= MAX_MARGIN for margin in self.custom.values()), rule, self.custom)
         is_score, names_one = self.scale is MarginScale.score, self.scale not in (MarginScale.none, MarginScale.score)

@@ -83,7 +83,8 @@ def _from_rating(row: Mapping[str, Any], key: str, source: Source, scale: Mappin
     named = {margins.get(level) for level in _levels(rating)}
     margin = named.pop()
     if named or margin is None:
-        raise GradeError(source, f"{key} must be one of {', '.join(scale)}, got {rating!r}")
+        ways = "data.margin.scale=custom has ratings of your own, given takes numbers as margins"
+        raise GradeError(source, f"{key} must be one of {', '.join(scale)}, got {rating!r}; {ways}")
     return float(margin)
 
 

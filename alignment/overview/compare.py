@@ -13,7 +13,7 @@ from alignment.overview.paired import differences, evaluated
 from alignment.overview.status import Status, read_status
 from alignment.overview.steered import lengthened, steered
 from alignment.runs.folder import RunFolder
-from alignment.runs.settings import differing, runs_in, task_of
+from alignment.runs.settings import differing, empty_in_some, runs_in, task_of
 from alignment.user_error import fail
 
 
@@ -78,14 +78,17 @@ def _names(folders: list[Path]) -> list[str]:
 
 
 def _settings_rows(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """The keys that differ; of runs of several tasks those that all have, or in which runs of one task differ."""
+    """The keys that differ; of runs of several tasks those that all have, entries of mappings among them, or in which
+    runs of one task differ."""
     tasks = [task_of(each) or "-" for each in settings]
     keys = differing(settings)
     if len(set(tasks)) == 1:
         return keys
     kin = [[own for own, task in zip(settings, tasks, strict=True) if task == each] for each in dict.fromkeys(tasks)]
     within = {key for each in kin for key in differing(each)}
-    return {"task": tasks, **{key: values for key, values in keys.items() if "-" not in values or key in within}}
+    mappings = empty_in_some(settings)
+    shown = {key for key, values in keys.items() if "-" not in values or key.rpartition(".")[0] in mappings}
+    return {"task": tasks, **{key: values for key, values in keys.items() if key in shown | within}}
 
 
 def _steered_rows(found: list[Status]) -> dict[str, list[str]]:

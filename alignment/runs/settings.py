@@ -41,11 +41,25 @@ def task_of(settings: dict[str, Any]) -> str:
 
 def differing(found: list[dict[str, Any]]) -> dict[str, list[str]]:
     """dotted key -> its value in each of these settings, of the keys whose values are not all the same; `-` where one
-    lacks it."""
+    lacks it, and of an entry of a mapping that is empty in one."""
     flat = [dict(_flat(settings, "")) for settings in found]
+    groups = {key.rpartition(".")[0] for each in flat for key in each}
     keys = dict.fromkeys(key for each in flat for key in each if key.partition(".")[0] not in APART)
-    columns = {key: [each.get(key, "-") for each in flat] for key in keys}
+    columns = {key: [each.get(key, "-") for each in flat] for key in keys if key not in groups}
     return {key: values for key, values in columns.items() if len(set(values)) > 1}
+
+
+def empty_in_some(found: list[dict[str, Any]]) -> set[str]:
+    """The mappings of dotted keys that have entries in some of these settings and none in all others, each of which has
+    the mapping."""
+    flat = [dict(_flat(settings, "")) for settings in found]
+    groups = {key.rpartition(".")[0] for each in flat for key in each}
+    return {
+        group
+        for group in groups
+        if all(group in each or any(key.startswith(f"{group}.") for key in each) for each in flat)
+        and any(group in each for each in flat)
+    }
 
 
 def _flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

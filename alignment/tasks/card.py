@@ -84,7 +84,8 @@ def _card(config: TrainingConfig, rows: list[dict[str, Any]], *, is_adapter: boo
     if measured:
         lines += ["## Measured", "", "| metric | value |", "|---|---|"]
         lines += [f"| {name} | {words} |" for name, words in measured.items()]
-        lines += ["", f"After step {row['step']}; `eval/` is of held-out rows, in brackets is a 95% interval.", ""]
+        step = row["step"]
+        lines += ["", f"After step {step}; `eval/` is of the rows of data.eval, in brackets is a 95% interval.", ""]
     settings = dict(_settings(config, ""))
     if settings:
         lines += ["## Settings", "", "Those that differ from the defaults:", "", "```yaml"]

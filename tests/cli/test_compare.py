@@ -95,6 +95,22 @@ def test_of_runs_of_several_tasks_the_settings_in_which_those_of_one_task_differ
     assert lines[-1] == ["not paired by prompt, without a scores.jsonl as evaluations have it: a, b"]
 
 
+def test_entries_of_a_mapping_that_others_leave_empty_are_settings_too(
+    alignment: Callable[..., Any], tmp_path: Path
+) -> None:
+    for task, columns in (("sft", "{}"), ("dpo", "{prompt: question, chosen: better}")):
+        (tmp_path / task).mkdir()
+        text = f"defaults: [{{task: {task}}}, _self_]\ndata: {{columns: {columns}}}\nloss: {{}}\n"
+        (tmp_path / task / "config.yaml").write_text(text)
+    lines = said(alignment("compare", "sft", "dpo"))
+    assert lines[1:4] == [
+        ["task", "sft", "dpo"],
+        ["data.columns.prompt", "-", "question"],
+        ["data.columns.chosen", "-", "better"],
+    ]
+    assert not any(line[0] == "data.columns" for line in lines)
+
+
 def test_what_cannot_be_paired_is_told_with_its_reason(alignment: Callable[..., Any], tmp_path: Path) -> None:
     evaluation(tmp_path / "a", {"x": {"p": 0.1, "q": 0.2}, "y": {"p": 0.1, "q": 0.3}})
     evaluation(tmp_path / "b", {"x": {"p": 0.3, "q": 0.3}, "y": {"r": 0.1, "s": 0.3}})

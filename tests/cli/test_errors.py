@@ -272,7 +272,7 @@ RULES = {  # dataclass: a command that breaks a rule of it
         "tiny_dpo data.eval.fraction=1 data.eval.limit=null",
         r"data.eval.fraction must be in \(0, 1\), a share of the training prompts, got 1.0",
     ),
-    "MarginConfig": ("tiny_reward data.margin.scale=custom", "data.margin.custom goes with .*, got {}"),
+    "MarginConfig": ("tiny_reward data.margin.scale=custom", "data.margin.scale=custom needs a margin for each rating, as .*, got {}"),
     "BatchConfig": ("tiny_dpo batch.size=0", "batch.size must be > 0, got 0"),
     "TrainConfig": (
         "tiny_dpo train.max_steps=null",

@@ -26,7 +26,7 @@ def test_a_file_of_pairs(alignment: Command, families: Path, tmp_path: Path) -> 
     for line in (
         "train: 8 rows, 1 of them no rows that can be read: pairs, for reward, dpo and their kin",
         '  rating    text  "better"',
-        "rating: better 6, unsure 1",
+        "rating: better (6x), unsure (1x)",
         "duplicate rows: 1 (14.3%)",
         "duplicate prompts: 2 of 4 (50.0%)",
         "characters of prompts: median 5, 95% up to 12, most 12",
@@ -84,6 +84,14 @@ def test_columns_stand_once_and_those_that_are_not_read_are_named(alignment: Com
     assert [line.split()[0] for line in lines[begins : begins + 4]] == ["question", "better", "worse", "note"]
     assert lines[begins + 4] == "read under our names: question as prompt, better as chosen, worse as rejected"
     assert lines[begins + 5].startswith("columns that training does not read: note (data.columns.FIELD=COLUMN")
+
+
+def test_a_rating_under_our_name_is_made_a_margin_by_the_scale(alignment: Command, tmp_path: Path) -> None:
+    write(tmp_path / "pairs.jsonl", PAIRS)
+    lines = alignment("data", "inspect", "pairs.jsonl", *OURS, "data.columns.rating=note").out.splitlines()
+    assert (
+        "columns that training does not read: note (data.margin.scale makes margins of ratings and scores)" in lines
+    )
 
 
 def test_columns_of_no_known_layout_are_shown_and_what_each_kind_takes(alignment: Command, tmp_path: Path) -> None:

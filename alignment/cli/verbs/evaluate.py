@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
         words["reward"] = "MODEL"
 
     if models and given.data is None and not any(word.lstrip("+").startswith("data") for word in own):
-        fail("evaluate needs prompts for its models: --data FILE, held-out rows")
+        fail("evaluate needs prompts for its models: --data FILE, held-out rows; of a reward model pairs: --pairs FILE")
 
     from alignment.cli.evaluation import RECIPE, as_typed, set_to
     from alignment.cli.run import run_recipe

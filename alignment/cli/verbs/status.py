@@ -7,7 +7,8 @@ PAGE = """usage: alignment status RUN [--all]
 
 How far a run is: its state, its step and the time left, its main metrics and those of its newest evaluation. RUN is its
 output_dir. FOLDER holds several, as a sweep, a pipeline or runs/ do: each has a line, with the settings in which they
-differ and their evaluations. Runs are looked for three folders deep (runs/RECIPE/SWEEP/JOB); what lies deeper is told.
+differ (of several tasks, their tasks: `alignment compare` has more) and their evaluations. Runs are looked for
+three folders deep (runs/RECIPE/SWEEP/JOB); what lies deeper is told.
 
   --all                every metric of the run, with its meaning and unit
   --metric NAME        show this metric of each run in place of the usual ones; may be given several times
