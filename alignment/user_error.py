@@ -16,7 +16,11 @@ def fail(message: str) -> NoReturn:
     end(USER_ERROR)
 
 
-def nearest(name: str, names: Iterable[str], within: str = "") -> str:
-    """` (did you mean 'loss.beta'?)`, or nothing where no name is near; `within` stands before what is found."""
-    near = get_close_matches(name, list(names), n=1)
+def nearest(name: str, names: Iterable[str], within: str = "", least: float = 0.6) -> str:
+    """` (did you mean 'loss.beta'?)`, or nothing where no name is near; `within` stands before what is found.
+
+    Args:
+        least: how alike they are, between 0 and 1 (difflib).
+    """
+    near = get_close_matches(name, list(names), n=1, cutoff=least)
     return f" (did you mean {within + near[0]!r}?)" if near else ""

@@ -29,6 +29,7 @@ SEVERAL = {  # what a list is meant for, and how it is spelled
     "data.eval": "several sets are data.eval.sets={a: {path: ...}, b: {path: ...}}",
 }
 OF_PRESETS = {"model": "model.path", "data": "data.train.path"}  # what a preset's group is taken for, and its key
+ALIKE = 0.8  # of a value and what it may stand for: kto_pair is not exo_pair
 KEY = re.compile(r"[+~\w][\w.@:/-]*=", re.ASCII)
 MERGED = re.compile(r"^Error merging override \+{0,2}(?P<key>[\w.]+)=(?P<value>.*)")  # as Hydra says it
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
@@ -131,7 +132,7 @@ def _missing_file(error: MissingConfigException) -> str:
 def _value_hint(value: str, options: list[str]) -> str:
     if (now := value_now(value, options)) is not None:
         return f" (it is {now} now)"
-    return nearest(VALUES[value] if VALUES.get(value) in options else value, options)
+    return nearest(VALUES[value] if VALUES.get(value) in options else value, options, least=ALIKE)
 
 
 def _merged(error: BaseException) -> tuple[str, str | None]:

@@ -111,11 +111,11 @@ class TrainingConfig(RunConfig):
         require(name is not OptimizerName.adamw_8bit or offload is Offload.none, rule, offload)
         rule = "distributed.offload_optimizer=nvme takes train.optimizer=adamw alone"
         require(name is OptimizerName.adamw or offload is not Offload.nvme, rule, name)
-        for key, ratio, trains in (
-            ("embedding_lr_ratio", self.train.embedding_lr_ratio, False),
-            ("head_lr_ratio", self.train.head_lr_ratio, self.has_scalar_head),
+        for key, what, ratio, trains in (
+            ("embedding_lr_ratio", "embeddings are", self.train.embedding_lr_ratio, False),
+            ("head_lr_ratio", "the head is", self.train.head_lr_ratio, self.has_scalar_head),
         ):
-            rule = f"train.{key} must be 1 with model.lora.rank > 0, under which that is not trained but for adapters"
+            rule = f"train.{key} must be 1 with model.lora.rank > 0, under which {what} not trained"
             require(ratio == 1 or trains or self.model.lora.rank == 0, rule, ratio)
 
     def optimizer_steps(self, num_steps: int) -> int:

@@ -124,7 +124,10 @@ def way_out(row: Mapping[str, Any], format: Format, part: str, need: ExampleKind
     unread = [name for name, value in row.items() if value is not None and name not in taken_by(need)]
     if not missing or not unread:
         return ""
-    return f"; {found} says which column is meant, of {', '.join(unread[:SHOWN])}"
+    pairs = (
+        f" (of pairs: {part}.columns.chosen=COLUMN {part}.columns.rejected=COLUMN)" if "completion" in missing else ""
+    )
+    return f"; {found} says which column is meant{pairs}, of {', '.join(unread[:SHOWN])}"
 
 
 def _settings(columns: Mapping[str, str], part: str) -> list[str]:

@@ -79,10 +79,10 @@ def _sharding(config: Planned, hardware: Hardware) -> list[Change]:
     """Stages above the present one, and what may wait in the memory of the CPU under each."""
     now, several = config.distributed.zero or 0, hardware.processes > 1
     found = [NOTHING]
-    stages = {  # in bytes that cross the network for a step, P being those of the float32 weights
-        1: (0.05, "2P over the network for each step"),
-        2: (0.1, "P over the network for each step, and P for each pass"),
-        3: (0.2, "3P over the network for each pass"),
+    stages = {
+        1: (0.05, "the weights twice over the network for each step"),
+        2: (0.1, "the weights over the network for each step, and once more for each pass"),
+        3: (0.2, "the weights three times over the network for each pass"),
     }
     for stage, (weight, cost) in stages.items():
         more = {"distributed.zero": stage} if stage != now or config.distributed.zero is None else {}
@@ -123,7 +123,7 @@ def _replies(config: Planned) -> list[Change]:
             cost = f"replies are drawn {number // share} at a time: up to {share} times as long"
             found.append(Change({"generation.batch_size": number // share}, cost, 0.02 * share))
     if config.generation.gather is Gather.model:  # which ZeRO 3 alone takes
-        cost = "P over the network for every token that is drawn"
+        cost = "the weights over the network for every token that is drawn"
         found.append(Change({"generation.gather": Gather.layer}, cost, 3.0))
         whole = {"generation.gather": Gather.layer, "generation.batch_size": max(1, number // 4)}
         found.append(Change(whole, f"{cost}, {max(1, number // 4)} replies at a time", 6.0))

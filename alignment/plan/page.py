@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from alignment.config.distributed import Offload
+from alignment.config.supervised import DPOConfig, KTOConfig
 from alignment.plan.changes import words
 from alignment.plan.estimate import Plan
-from alignment.plan.hardware import GB
+from alignment.plan.hardware import GB, Hardware
 from alignment.plan.host import host_of
 from alignment.plan.roles import PlannedRole
 from alignment.plan.search import Way
@@ -18,6 +19,8 @@ def lines_of(recipe: str, plan: Plan, mfu: float) -> Iterator[str]:
     yield heading(recipe, plan)
     yield ""
     yield from _held(plan)
+    if isinstance(plan.config, DPOConfig | KTOConfig) and plan.config.reference.path is None:
+        yield "  reference: the policy before its first step, whose log-probs are kept as a table"
     yield ""
     yield from _phases(plan)
     yield ""
@@ -40,15 +43,26 @@ def fewest_of(way: Way | None, name: str) -> str:
     """On the fewest devices of that name."""
     if way is None:
         return f"it fits on no number of them ({name})"
-    number, more = way.plan.hardware.processes, " ".join(words(way.changes))
+    more = " ".join(words(way.changes))
     how = f"with {more}" if more else "as it is"
-    return f"the fewest that it fits on: {number} x {name}, {how} ({_taken(way)})"
+    return f"the fewest that it fits on, {how}: {_taken(way)}"
 
 
 def _taken(way: Way) -> str:
     asked = way.plan.config.batch.max_tokens
     chosen = f", batch.max_tokens={way.plan.max_tokens}" if asked is None else ""
-    return f"{gb(way.plan.total)} of {gb(way.plan.hardware.memory)} GB{chosen}"
+    return f"{gb(way.plan.total)} of {gb(way.plan.hardware.memory)} GB on {_number(way.plan.hardware)}{chosen}"
+
+
+def _number(hardware: Hardware) -> str:
+    return f"1 {hardware.name}" if hardware.processes == 1 else f"each of {hardware.processes} x {hardware.name}"
+
+
+def unused_of(plan: Plan, asked: Hardware) -> Iterator[str]:
+    """Of devices that are named and not taken by the run as it is."""
+    if plan.hardware.processes < asked.processes:
+        way = f"distributed.zero=2 launch.processes={asked.local} takes all of a machine's"
+        yield f"of {asked.processes} x {asked.name} the run as it is takes {plan.hardware.processes}: {way}"
 
 
 def heading(recipe: str, plan: Plan) -> str:

@@ -119,6 +119,7 @@ COMMANDS = {
         "run tiny_reward_regression data.scores=helpfulness",
         r"data\.scores must hold keys and values, \{name: value\}, got 'helpfulness' \(str\)",
     ),
+    "another method's name": ("run tiny_dpo loss.variant=kto_pair", r"got 'kto_pair'$"),
     "model preset": ("run tiny_dpo model=tinyy", r"model must be one of .*, got 'tinyy' \(did you mean 'tiny'\?\)"),
     "data preset": ("run tiny_dpo data=hh_rlfh", r"data must be one of .*, got 'hh_rlfh' \(did you mean 'hh_rlhf'\?\)"),
     "null preset": ("run tiny_dpo model=null", "a group must be given the name of a preset"),
@@ -272,7 +273,10 @@ RULES = {  # dataclass: a command that breaks a rule of it
         "tiny_dpo data.eval.fraction=1 data.eval.limit=null",
         r"data.eval.fraction must be in \(0, 1\), a share of the training prompts, got 1.0",
     ),
-    "MarginConfig": ("tiny_reward data.margin.scale=custom", "data.margin.scale=custom needs a margin for each rating, as .*, got {}"),
+    "MarginConfig": (
+        "tiny_reward data.margin.scale=custom",
+        "data.margin.scale=custom needs a margin for each rating, as .*, got {}",
+    ),
     "BatchConfig": ("tiny_dpo batch.size=0", "batch.size must be > 0, got 0"),
     "TrainConfig": (
         "tiny_dpo train.max_steps=null",

@@ -89,9 +89,7 @@ def test_columns_stand_once_and_those_that_are_not_read_are_named(alignment: Com
 def test_a_rating_under_our_name_is_made_a_margin_by_the_scale(alignment: Command, tmp_path: Path) -> None:
     write(tmp_path / "pairs.jsonl", PAIRS)
     lines = alignment("data", "inspect", "pairs.jsonl", *OURS, "data.columns.rating=note").out.splitlines()
-    assert (
-        "columns that training does not read: note (data.margin.scale makes margins of ratings and scores)" in lines
-    )
+    assert "columns that training does not read: note (data.margin.scale makes margins of ratings and scores)" in lines
 
 
 def test_columns_of_no_known_layout_are_shown_and_what_each_kind_takes(alignment: Command, tmp_path: Path) -> None:

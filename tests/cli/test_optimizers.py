@@ -85,7 +85,7 @@ def test_a_run_does_not_go_on_under_another_optimizer(alignment: Callable[..., A
         ),
         (
             "model.lora.rank=2 train.head_lr_ratio=2",
-            "train.head_lr_ratio must be 1 with model.lora.rank > 0, under which that is not trained but for adapters",
+            "train.head_lr_ratio must be 1 with model.lora.rank > 0, under which the head is not trained",
         ),
         ("model.lora.rank=2 train.embedding_lr_ratio=2", "train.embedding_lr_ratio must be 1 with model.lora.rank > 0"),
         ("model.lora.plus=16", "model.lora.plus goes with model.lora.rank > 0, got 16.0"),

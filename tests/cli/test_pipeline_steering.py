@@ -78,7 +78,7 @@ def test_stages_are_left_out_where_what_they_made_is_there(
             "a stage must be left on, of first, second (stages.NAME.enabled, only), got null",
         ),
         (["stages.second.recipe=tiny_dop"], "stage second: no recipe 'tiny_dop' (did you mean 'tiny_dpo'?)"),
-        (["stages.second.set.loss.betta=1"], "stage second: no such key 'loss.betta' (did you mean 'beta'?)"),
+        (["stages.second.set.loss.betta=1"], "stage second: no such key 'loss.betta' (did you mean 'loss.beta'?)"),
     ],
 )
 @pytest.mark.parametrize("how", [[], ["--cfg", "job"]])
