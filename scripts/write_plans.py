@@ -13,7 +13,7 @@ from alignment.plan.search import ways_to_fit
 
 PAGE = Path(__file__).parents[1] / "recipes" / "memory.md"
 DEVICES = ("1x24GB", "1x80GB", "8x80GB", "64x80GB")
-SHAPES = {"dpo": ("llama-2-7b", "llama-3-8b"), "ppo": ("llama-3-8b",)}
+SHAPES = dict.fromkeys(("dpo", "ppo"), ("llama-2-7b", "llama-3-8b", "llama-2-13b", "llama-3-70b"))
 
 
 def cell(config: Planned, devices: str, counts: Counts) -> str:

@@ -26,7 +26,7 @@ COMMON = [
 ]
 LONG = " ".join(["the cow says moo"] * 200)
 ROWS = ["data=native", "data.eval.path=null", "data.max_length=128", "data.max_prompt_length=64", "train.max_steps=2"]
-IN_ONE, IN_TWO = "batch.max_tokens=1024", "batch.max_tokens=512"  # passes of a step of eight rows
+IN_ONE, IN_TWO = "batch.max_tokens=1024", "batch.max_tokens=512"  # passes of a step of eight rows as they are
 PAIRS = [*ROWS, "batch.size=4", "data.train.path=pairs.jsonl"]
 DRAWN = ["data.train.limit=32", "data.eval.limit=4", "data.max_prompt_length=16", "gold=null", "log.samples=0"]
 DRAWN += ["generation.max_new_tokens=32", "train.max_steps=1", "ppo.epochs=2", "batch.size=16", IN_TWO]
@@ -82,8 +82,8 @@ def _rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("tiny_ppo", [*DRAWN, *LORA, KEPT], marks=pytest.mark.slow),
         pytest.param("tiny_ppo", [*DRAWN, *LORA, MADE_AGAIN], marks=pytest.mark.slow),
         pytest.param("tiny_ppo", [*DRAWN, *LORA, "roles.share=lora", KEPT], marks=pytest.mark.slow),
-        pytest.param("tiny_grpo", [*DRAWN, "num_samples=4", "batch.size=8", KEPT], marks=pytest.mark.slow),
-        pytest.param("tiny_grpo", [*DRAWN, "num_samples=4", "batch.size=8", MADE_AGAIN], marks=pytest.mark.slow),
+        pytest.param("tiny_grpo", [*DRAWN, "num_samples=4", IN_ONE, KEPT], marks=pytest.mark.slow),
+        pytest.param("tiny_grpo", [*DRAWN, "num_samples=4", IN_ONE, MADE_AGAIN], marks=pytest.mark.slow),
     ],
 )
 def test_a_plan_is_what_is_alive(recipe: str, words: list[str], tmp_path: Path) -> None:
