@@ -189,7 +189,7 @@ def meant(key: str, root: type, beside: list[str]) -> str:
         return f" (did you mean {found!r}?)"
     if last in WAYS:
         return f" ({WAYS[last]})"
-    near = nearest(last, beside, f"{group}." if group else "")
+    near = nearest(last, beside, f"{group}." if group and "[" not in group else "")
     elsewhere = next((each for each in known if each.rpartition(".")[2] == last), None)
     return near if elsewhere is None or (group and near) else f" (did you mean {elsewhere!r}?)"
 
