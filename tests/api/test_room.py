@@ -48,8 +48,8 @@ def test_adapters_need_room_for_their_base_alone(model: Path, monkeypatch: pytes
 
 
 def test_all_roles_are_in_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of PPO the actor and the critic train, and the reference does not."""
-    needs = (2 * 16 + 4) * number_of(model)
+    """Of PPO the actor and the critic train, one after the other with its gradients, and the reference does not."""
+    needs = (2 * 12 + 4 + 4) * number_of(model)
     monkeypatch.setattr(room, "total_memory", lambda _: needs - 1)
     settings = {**SMALL, "model": {"path": str(model)}, "generation": {"max_new_tokens": 4}}
     with pytest.raises(ConfigError, match="`alignment plan` in place of `alignment run` says"):
