@@ -14,6 +14,7 @@ from alignment.plan.hardware import Hardware
 from alignment.plan.roles import Planned
 from alignment.tasks.max_tokens import LEAST
 
+ANOTHER_METHOD = 100.0
 RANK = 16  # of an adapter that is proposed, as conf/model/pretrained_lora.yaml has it
 
 
@@ -24,7 +25,8 @@ class Change:
     keys: dict[str, Any]
     cost: str
     weight: float
-    """By which changes are ordered: about the share of a step's time that it adds; ten for another method."""
+    """By which changes are ordered: about the share of a step's time that it adds; of another method more than all
+    that do not change it come to together."""
 
 
 NOTHING = Change({}, "", 0.0)
@@ -125,8 +127,9 @@ def _replies(config: Planned) -> list[Change]:
     if config.generation.gather is Gather.model:  # which ZeRO 3 alone takes
         cost = "the weights over the network for every token that is drawn"
         found.append(Change({"generation.gather": Gather.layer}, cost, 3.0))
-        whole = {"generation.gather": Gather.layer, "generation.batch_size": max(1, number // 4)}
-        found.append(Change(whole, f"{cost}, {max(1, number // 4)} replies at a time", 6.0))
+        for share, weight in ((4, 6.0), (16, 9.0)):
+            together = {"generation.gather": Gather.layer, "generation.batch_size": max(1, number // share)}
+            found.append(Change(together, f"{cost}, {max(1, number // share)} replies at a time", weight))
     return found
 
 
@@ -143,10 +146,10 @@ def _adapters(config: Planned) -> list[Change]:
     if config.model.lora.rank or isinstance(config, RejectionConfig):
         return [NOTHING]
     cost = "adapters learn in place of all weights: another method, with a rate about ten times as high"
-    found = [NOTHING, Change({"model.lora.rank": RANK}, cost, 10.0)]
+    found = [NOTHING, Change({"model.lora.rank": RANK}, cost, ANOTHER_METHOD)]
     if isinstance(config, PPOConfig) and not config.reward.models and not config.reward.normalize:
         keys = {"model.lora.rank": RANK, "roles.share": Share.lora}
-        found.append(Change(keys, f"{cost}, and all roles are adapters on one backbone", 11.0))
+        found.append(Change(keys, f"{cost}, and all roles are adapters on one backbone", ANOTHER_METHOD + 1.0))
     return found
 
 

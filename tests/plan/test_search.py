@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from alignment.cli.compose import composing, resolve, single
-from alignment.plan.changes import changed, words
+from alignment.plan.changes import changed, combinations, words
 from alignment.plan.estimate import Plan, plan_of, planned
 from alignment.plan.hardware import Hardware
 from alignment.plan.page import fewest_of, ways_of
@@ -49,6 +49,14 @@ def test_the_cheapest_change_comes_first(config: Any) -> None:
     ways = ways_to_fit(config, gpus(1, (kept + 0.1 * (least - kept)) / SHARE), COUNTS)
     assert "model.gradient_checkpointing=true" in words(ways[0].changes)
     assert all(way.plan.fits for way in ways)
+
+
+@pytest.mark.parametrize("recipe", ["tiny_dpo", "tiny_ppo"])
+def test_another_method_comes_behind_all_that_do_not_change_it(recipe: str) -> None:
+    with composing([], recipe):
+        found = combinations(planned(resolve(single(recipe, WORDS))), gpus(8, 8e10))
+    trains_adapters = ["model.lora.rank=16" in words(changes) for changes in found]
+    assert trains_adapters == sorted(trains_adapters) and True in trains_adapters and False in trains_adapters
 
 
 def test_no_change_is_idle(config: Any) -> None:
