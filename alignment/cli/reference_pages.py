@@ -57,12 +57,12 @@ def keys_page() -> str:
     lines = [HEAD, "## Every run\n", *_rows(trained, "", _plain_keys(RunConfig, trained))]
     for part in SHARED:
         if part in trained:
-            lines += [f"\n## {part}\n", *_rows(trained, "", [part])]
+            lines += [f"\n## {part}\n", f"{_whose(part, trees)}\n", *_rows(trained, "", [part])]
     shared = {*SHARED, *get_type_hints(TrainingConfig)}
     for name, tree in trees.items():
         own = [key for key in map(str, tree) if key not in shared]
         if own:
-            rows = [*_rows(tree, "", own)] or ["None beside those of every run and of training."]
+            rows = [*_rows(tree, "", own)] or ["No keys of its own: those above are all."]
             lines += [f"\n## {ABOUT[name]} (`task: {name}`)\n", *rows]
     return "\n".join(lines) + "\n"
 
@@ -79,12 +79,21 @@ def _plain_keys(root: type[RunConfig], tree: DictConfig) -> list[str]:
     return [name for name in get_type_hints(root) if name in tree and name not in SHARED]
 
 
+def _whose(part: str, trees: dict[str, DictConfig]) -> str:
+    """Which tasks have these keys, or the fewer that have not."""
+    lacking = [name for name, tree in trees.items() if part not in tree]
+    but = f" but {', '.join(f'`{name}`' for name in lacking)}" if lacking else ""
+    return f"Keys of every task{but}."
+
+
 def _rows(tree: DictConfig, prefix: str, names: list[str]) -> Iterator[str]:
     owner: Any = OmegaConf.get_type(tree)
     docs, hints = field_docs(owner), get_type_hints(owner)
     for name in names:
         node = None if OmegaConf.is_missing(tree, name) else tree._get_node(name)
         if isinstance(node, DictConfig) and not node._is_none() and is_dataclass(OmegaConf.get_type(node)):
+            if docs.get(name):
+                yield f"- `{prefix}{name}`, the keys below{_below(docs[name])}"
             yield from _rows(node, f"{prefix}{name}.", list(map(str, node)))
             continue
         value = "required" if OmegaConf.is_missing(tree, name) else f"`{shown_value(tree, name)}`"

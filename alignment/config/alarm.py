@@ -28,10 +28,12 @@ class AlarmConfig(Config):
     window: int = 20
     """Iterations that an alarm looks back on."""
     sigmas: float = 4.0
-    """Standard errors that a slope must be away from 0 to count as one."""
+    """Over-optimisation alone: standard errors that a slope must be away from 0 to count as one."""
     patience: int = 5
-    """Windows overlap, so noise that passes once may pass twice. Beside a reward that surely rises, a gold score of
-    white noise raises the alarm in about 1 of 100 simulated runs of 1000 iterations; with patience 1, in 1 of 4."""
+    """Over-optimisation alone: at how many iterations in a row both slopes must be beyond noise before it is raised (a
+    limit's alarm is raised at the first). Windows overlap, so noise that passes once may pass twice. Beside a reward
+    that surely rises, a gold score of white noise raises the alarm in about 1 of 100 simulated runs of 1000 iterations;
+    with patience 1, in 1 of 4."""
     max_kl: float | None = None
     """nats a reply."""
     min_entropy: float | None = None

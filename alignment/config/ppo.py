@@ -80,7 +80,9 @@ class KLConfig(Config):
     horizon: int = KL_HORIZON
     """adaptive: replies in which beta changes by up to about a fifth."""
     limit: float | None = None
-    """KL per reply, nats: an iteration above it ends the run, with the best model before it."""
+    """KL per reply, nats: an iteration above it ends the run, with the best model before it, which is that of the
+    highest held-out reward, or, without evaluations, of the highest reward of an iteration. It is kept in `best/`,
+    whatever checkpoint.keep says."""
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, "kl.weight must be >= 0", self.weight)
@@ -202,7 +204,8 @@ class PtxConfig(Config):
     size: int = PTX_SIZE
     """Texts or demonstrations a step."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Where they are: `ptx.data.train`; texts as in pre-training with `ptx.data.format=text`."""
+    """Where they are: `ptx.data.train`; texts as in pre-training with `ptx.data.format=text`. `ptx.data.eval` is
+    refused."""
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, "ptx.weight must be >= 0", self.weight)

@@ -18,7 +18,9 @@ class ReferenceModelConfig(Config):
 class ReferenceConfig(ReferenceModelConfig):
     cache: bool = True
     """Keep the reference's log-probs beside the data, in parts of 4096 rows as they are computed, and read them when
-    weights, rows and tokenizer are the same: a run that was stopped in the middle of them computes the rest."""
+    weights, rows and tokenizer are the same: a run that was stopped in the middle of them computes the rest. false:
+    they are computed before the first step of every run, and kept nowhere; no second model stays in memory either
+    way."""
     folder: str | None = field(default=None, metadata=PLACE)
     """Where. Null: `.reference` beside the data; where that cannot be written, the user's cache folder."""
 

@@ -17,7 +17,8 @@ class Combine(str, Enum):
     sum = "sum"
     """The sum of weight * score."""
     llama2 = "llama2"
-    """The safety model where the prompt is tagged safety or its score is low, else the helpfulness model."""
+    """The score of reward.models.safety where the prompt has the tag `safety` or the sigmoid of that score is below
+    reward.safety_threshold, else that of reward.models.helpfulness; `models` has these two names and no other."""
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class ScorerConfig(Config):
     combine: Combine = Combine.sum
     """How the scores of several `models` become one."""
     safety_threshold: float = SAFETY_THRESHOLD
-    """combine=llama2: the safety model decides below this probability, and for prompts with the tag `safety`."""
+    """combine=llama2: the safety model decides where its probability, the sigmoid of its score, is below this."""
 
     def __post_init__(self) -> None:
         _exactly_one(

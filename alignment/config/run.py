@@ -31,7 +31,9 @@ class RunConfig(Config):
     is_policy: ClassVar[bool] = False
     """Whether `model.path` must be a language model; False: also where only who loads the model knows."""
     output_dir: str = field(default="runs/${hydra:job.config_name}/${now:%Y-%m-%d_%H-%M-%S}${asked:}", metadata=PLACE)
-    """The run's folder. A run that was interrupted goes on where it names the same folder again."""
+    """The run's folder. A run that was interrupted goes on where it names the same folder again. `${asked:}` is
+    `_MODEL`, the name of the model that it begins with; `_sweep` for a sweep, and `_A-B` for an evaluation of runs A
+    and B."""
     seed: int = 0
     """Of the order of rows, of drawn replies, of new weights and dropout."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)

@@ -108,8 +108,8 @@ class EvaluateConfig(RunConfig):
     """A reward model, of any family: the learned score of each reply, its accuracy on `pairs`, and the judge of
     best-of-n."""
     pairs: DataConfig = field(default_factory=DataConfig)
-    """Held-out pairs (`pairs.eval`) for the reward model's accuracy: overall, by rating, difference in length, and by
-    the rows' `source`, `subset` and `tags`."""
+    """Held-out pairs for the reward model's accuracy: overall, by rating, difference in length, and by the rows'
+    `source`, `subset` and `tags`. Their rows are `pairs.eval`; `pairs.train` is refused, for nothing is trained."""
     gold: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function that scores replies exactly."""
     num_samples: int = 1

@@ -17,18 +17,43 @@ class DPOVariant(str, Enum):
     """The function of the log-ratios (see DPOLoss) that is minimised."""
 
     sigmoid = "sigmoid"
+    """-(1 - e) log s(beta h - m) - e log s(-beta h) (Rafailov et al. 2305.18290, eq. 7; with e > 0 Mitchell 2023, cDPO,
+    ericmitchell.ai/cdpo.pdf, eq. 3; with a margin, and e = 0, Amini, Vieira, Cotterell 2402.10571, whose offset it
+    is)."""
     sigmoid_norm = "sigmoid_norm"
+    """As sigmoid, with MEAN log-probs per token in the place of sums (Lambert et al. 2411.15124, Tulu 3's
+    length-normalized DPO, where beta is 5)."""
     robust = "robust"
+    """(-(1 - e) log s(beta h) + e log s(-beta h)) / (1 - 2e) (Chowdhury, Kini, Natarajan 2403.00409, rDPO): unbiased if
+    a share e of the pairs is flipped."""
     ipo = "ipo"
+    """(h - 1 / (2 beta))^2, of sums (Azar et al. 2310.12036, eq. 17, where beta is called tau). TRL divides each
+    log-ratio by its completion's length first, and this does not."""
     hinge = "hinge"
+    """max(0, 1 - beta h) (Liu et al. 2309.06657, RSO, where beta is called gamma)."""
     exo_pair = "exo_pair"
+    """s(beta h) (log s(beta h) - log(1 - e)) + s(-beta h) (log s(-beta h) - log e) (Ji et al. 2402.00856, EXO, eq. 16):
+    the KL to the preferences, smoothed by e > 0."""
     nca_pair = "nca_pair"
+    """-log s(beta c) - 0.5 log s(-beta c) - 0.5 log s(-beta r) (Chen et al. 2402.05369, NCA, for two replies, where
+    beta is called alpha)."""
     bco_pair = "bco_pair"
+    """-log s(beta c) - log s(-beta r) (Jung et al. 2404.04656, BCO, without its shift of the rewards)."""
     sppo_hard = "sppo_hard"
+    """(c - 1 / (2 beta))^2 + (r + 1 / (2 beta))^2 (Wu et al. 2405.00675, SPPO, eq. 4.7, where the chosen reply wins for
+    certain and 1 / beta is called eta)."""
     apo_zero = "apo_zero"
+    """s(-beta c) + s(beta r) (D'Oosterlinck et al. 2408.06266, APO, eq. 7): for chosen replies better than the model's
+    own."""
     apo_down = "apo_down"
+    """s(beta c) + s(-beta h) (the same, eq. 8): for chosen replies that are worse than the model's own."""
     discopop = "discopop"
+    """s(-z / tau) (-log s(z)) + s(z / tau) exp(-z), z = beta h, tau = loss.discopop_tau (Lu et al. 2406.08414, eq.
+    5)."""
     aot = "aot"
+    """-(1 - e) log s(beta (h - d)) - e log s(-beta (h - d)), h - d = g - g_ref of the pair that has the rank in the
+    reference's order that this one has in the policy's, g = log pi(y_c) - log pi(y_r) (Melnyk et al. 2406.05882, AOT,
+    paired): the distribution of g over the step's pairs, not each g, is to exceed the reference's."""
 
 
 WITH_MARGIN = (DPOVariant.sigmoid, DPOVariant.sigmoid_norm)
@@ -41,35 +66,7 @@ class DPOLoss:
     """c = log pi(y_c) - log pi_ref(y_c),  r = log pi(y_r) - log pi_ref(y_r),  h = c - r,  e = label_smoothing,
     s the logistic sigmoid,  m = margin_scale * margin, where the pairs carry margins, else 0
 
-    sigmoid       -(1 - e) log s(beta h - m) - e log s(-beta h)
-                  Rafailov et al. 2305.18290, eq. 7; with e > 0 Mitchell 2023 (cDPO, ericmitchell.ai/cdpo.pdf), eq. 3;
-                  with a margin (e = 0) Amini, Vieira, Cotterell 2402.10571 (ODPO), whose offset it is
-    sigmoid_norm  the same with MEAN log-probs per token in the place of sums
-                  Lambert et al. 2411.15124 (Tulu 3, length-normalized DPO), where beta is 5
-    robust        (-(1 - e) log s(beta h) + e log s(-beta h)) / (1 - 2e)
-                  Chowdhury, Kini, Natarajan 2403.00409 (rDPO): unbiased if a share e of the pairs is flipped
-    ipo           (h - 1 / (2 beta))^2
-                  Azar et al. 2310.12036, eq. 17, where beta is called tau
-    hinge         max(0, 1 - beta h)
-                  Liu et al. 2309.06657 (RSO), where beta is called gamma
-    exo_pair      s(beta h) (log s(beta h) - log(1 - e)) + s(-beta h) (log s(-beta h) - log e)
-                  Ji et al. 2402.00856 (EXO), eq. 16: the KL to the preferences, smoothed by e > 0
-    nca_pair      -log s(beta c) - 0.5 log s(-beta c) - 0.5 log s(-beta r)
-                  Chen et al. 2402.05369 (NCA), for two replies; beta is called alpha
-    bco_pair      -log s(beta c) - log s(-beta r)
-                  Jung et al. 2404.04656 (BCO), without its shift of the rewards
-    sppo_hard     (c - 1 / (2 beta))^2 + (r + 1 / (2 beta))^2
-                  Wu et al. 2405.00675 (SPPO), eq. 4.7, where the chosen reply wins for certain; 1 / beta is called eta
-    apo_zero      s(-beta c) + s(beta r)
-                  D'Oosterlinck et al. 2408.06266 (APO), eq. 7: for chosen replies better than the model's own
-    apo_down      s(beta c) + s(-beta h)
-                  the same, eq. 8: for chosen replies that are worse than the model's own
-    discopop      s(-z / tau) (-log s(z)) + s(z / tau) exp(-z),  z = beta h,  tau = discopop_tau
-                  Lu et al. 2406.08414 (DiscoPOP), eq. 5
-    aot           -(1 - e) log s(beta (h - d)) - e log s(-beta (h - d)),  h - d = g - g_ref of the pair that has the
-                  rank in the reference's order that this one has in the policy's,  g = log pi(y_c) - log pi(y_r)
-                  Melnyk et al. 2406.05882 (AOT, paired): the distribution of g over the step's pairs, not each g,
-                  is to exceed the reference's
+    What is minimised of each pair is under its name in DPOVariant.
 
     Each plus rpo_alpha * nll(y_c), where that is above 0 (Pang et al. 2404.19733, iterative RPO, eq. 1).
     Reduction: mean over pairs, weighted where they carry weights. TRL's aot_unpaired is left out.
@@ -80,7 +77,9 @@ class DPOLoss:
     label_smoothing: float = 0.0
     """Share of the pairs whose preference is taken to be the wrong way round."""
     variant: DPOVariant = DPOVariant.sigmoid
-    """The function of the log-ratios that is minimised, by TRL's names."""
+    """The function of the log-ratios that is minimised, by TRL's names: c = log pi - log pi_ref of the chosen reply, r
+    of the rejected, each SUMMED over its tokens (in sigmoid_norm alone their MEAN), h = c - r, e =
+    loss.label_smoothing, m = loss.margin_scale * the pair's margin, s the logistic sigmoid."""
     margin_scale: float = 1.0
     """Factor on the pairs' margins, which `data.margin` brings (ODPO's alpha)."""
     rpo_alpha: float = 0.0

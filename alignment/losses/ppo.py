@@ -13,20 +13,27 @@ from alignment.losses.types import LossOutput, Mean
 
 
 class ImportanceRatio(str, Enum):
-    """What is clipped: the ratio of each token's probabilities, or one for a whole reply, by its geometric mean
-    (sequence) or as it is (product)."""
+    """What is clipped: the ratio of each token's probabilities, or one for a whole reply."""
 
     token = "token"
+    """r_t = pi(a_t) / pi_old(a_t), of each token by itself."""
     sequence = "sequence"
+    """One for all tokens of a reply, exp(mean_t log pi(a_t) / pi_old(a_t)), the geometric mean of theirs: of the MEAN
+    log-probs (GSPO, 2507.18071, eqs. 5 and 7). With normalization=sequence."""
     product = "product"
+    """One for all tokens of a reply, pi(y) / pi_old(y), the product of theirs: of the SUMMED log-probs, a reply as one
+    action (RLOO, 2402.14740, eq. 8, whose gradient it has at 1; clipped as in TRL). With normalization=sequence."""
 
 
 class Normalization(str, Enum):
     """What the policy's loss is a mean over."""
 
     token = "token"
+    """sum_t l_t / number of tokens, over all replies together: long ones count more (DAPO, 2503.14476, eq. 8)."""
     sequence = "sequence"
+    """Mean over replies of sum_t l_t / the reply's own tokens: all count alike (GRPO, 2402.03300, eq. 3; GSPO)."""
     constant = "constant"
+    """Mean over replies of sum_t l_t / loss.policy.length, one number for all (Dr. GRPO, 2503.20783, section 3.2)."""
 
 
 @dataclass(slots=True)
@@ -35,14 +42,7 @@ class PolicyLoss:
 
     (Schulman et al. 1707.06347, eq. 7; clip_high above clip: DAPO, 2503.14476, eq. 10; null: clip.)
 
-    ratio=sequence: every r_t of a reply is exp(mean_t log pi(a_t) / pi_old(a_t)) (GSPO, 2507.18071, eqs. 5 and 7).
-    ratio=product: it is pi(y) / pi_old(y), whose gradient at 1 is REINFORCE's of the whole reply (RLOO, 2402.14740,
-    eq. 8; clipped as in TRL).
-
-    normalization, the reduction:
-        token       sum_t l_t / number of tokens, over all replies together (DAPO, eq. 8)
-        sequence    mean over replies of (sum_t l_t / the reply's tokens) (GRPO, 2402.03300, eq. 3; GSPO)
-        constant    mean over replies of (sum_t l_t / length), of one length for all (Dr. GRPO, 2503.20783, section 3.2)
+    Other ratios are in ImportanceRatio, the reductions in Normalization.
     """
 
     clip: float = 0.2
@@ -50,9 +50,10 @@ class PolicyLoss:
     clip_high: float | None = None
     """The upper bound's own distance, above `clip` in DAPO. Null: clip."""
     ratio: ImportanceRatio = ImportanceRatio.token
-    """What is clipped: each token's ratio, or one for the whole reply."""
+    """What is clipped, and multiplies the advantage: each token's ratio, or one for the whole reply."""
     normalization: Normalization = Normalization.token
-    """What the loss is a mean over."""
+    """What the loss is a mean over, of a mini-batch's replies on all processes together (ppo.mini_batches=1: of the
+    iteration's), however they are cut into batches of batch.max_tokens; l_t is a token's clipped loss."""
     length: int | None = None
     """normalization=constant: the tokens that each reply's sum is divided by. Null, in a recipe:
     generation.max_new_tokens."""
