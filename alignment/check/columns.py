@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignment.check.rows import RATINGS
+from alignment.check.rows import MARGINS, RATINGS
 from alignment.config.columns import ALPACA, taken_by
 from alignment.config.data import DataConfig, ExampleKind
 from alignment.config.margin import MarginConfig, MarginScale
@@ -60,7 +60,7 @@ def tell_use(rows: Sequence[Mapping[str, Any]], format: Format, kind: ExampleKin
         return
     fields = {column: field for field, column in data.columns.items()}
     rated = kind is ExampleKind.pairs and any(fields.get(name, name) in RATINGS for name in unread)
-    ways = ["data.margin.scale makes margins of ratings and scores"] if rated else []
+    ways = [MARGINS] if rated else []
     ways += [] if all(name in fields for name in unread) else ["data.columns.FIELD=COLUMN reads one as FIELD"]
     ways += [] if rated or ways else ["this task takes nothing of them"]
     say(f"columns that training does not read: {', '.join(unread)} ({', '.join(ways)})")

@@ -40,7 +40,7 @@ SHOWN = 40  # rules that are named
 KINDS = {
     ExampleKind.prompts: "prompts, for ppo, grpo, rejection and the replies of evaluate",
     ExampleKind.demonstrations: "demonstrations, for sft",
-    ExampleKind.pairs: "pairs, for reward, dpo and their kin",
+    ExampleKind.pairs: "pairs, for reward, dpo and their kin; sft learns from chosen alone",
     ExampleKind.labeled: "replies that are desirable or not, for kto",
     ExampleKind.scored: "replies with a score, for reward_regression",
     ExampleKind.steps: "replies in steps, for reward_process",

@@ -19,6 +19,7 @@ from alignment.models.positions import max_positions
 
 MANY = 0.5  # of rows, prompts or completions: what is left is no longer the data that the user means
 SOME = 0.01  # of them: a row in a hundred is what real data lose
+MARGINS = "data.margin.scale=small or large makes margins of ratings, score of two scores"
 RATINGS = ("rating", "margin", "chosen_score", "rejected_score", "score_chosen", "score_rejected")
 SCORES = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
 """The names under which data sets have the scores of a pair's replies, the chosen one's first."""
@@ -84,7 +85,7 @@ def margins(data: DataConfig, loaded: Loaded, unread: Grade = Grade.warn) -> Ver
     if not columns:
         return Verdict("margins", Grade.ok, "none is asked for, and the rows have no rating and no scores")
     seen = ", ".join(f"{column} in {count} rows" for column, count in columns.items())
-    way = "data.margin.scale and its columns make margins of them, which reward models and DPO learn with"
+    way = f"{MARGINS}, which reward models and DPO learn with"
     return Verdict("margins", unread, f"{seen}, and data.margin.scale=none: they are not read; {way}")
 
 

@@ -66,7 +66,7 @@ def comparison(found: list[Status]) -> Iterator[str]:
         yield from differences(evaluations[0], other)
     without = [name for name, each in zip(names, scored, strict=True) if each is None]
     if without == names:
-        yield "no differences paired by prompt, which need evaluations: alignment evaluate RUN RUN --data FILE"
+        yield "no differences paired by prompt, which need evaluations: alignment evaluate RUN RUN --data FILE has them"
     elif without:
         yield f"not paired by prompt, without a scores.jsonl as evaluations have it: {', '.join(without)}"
 

@@ -9,6 +9,8 @@ import pytest
 
 Command = Callable[..., Any]
 
+KIND = "pairs, for reward, dpo and their kin; sft learns from chosen alone"
+
 
 def write(path: Path, rows: list[Any]) -> None:
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
@@ -24,7 +26,7 @@ def test_a_file_of_pairs(alignment: Command, families: Path, tmp_path: Path) -> 
     assert (ended.code, ended.err) == (0, [])
     lines = ended.out.splitlines()
     for line in (
-        "train: 8 rows, 1 of them no rows that can be read: pairs, for reward, dpo and their kin",
+        f"train: 8 rows, 1 of them no rows that can be read: {KIND}",
         '  rating    text  "better"',
         "rating: better (6x), unsure (1x)",
         "duplicate rows: 1 (14.3%)",
@@ -80,7 +82,7 @@ OURS = ("data.columns.prompt=question", "data.columns.chosen=better", "data.colu
 def test_columns_stand_once_and_those_that_are_not_read_are_named(alignment: Command, tmp_path: Path) -> None:
     write(tmp_path / "pairs.jsonl", PAIRS)
     lines = alignment("data", "inspect", "pairs.jsonl", *OURS).out.splitlines()
-    begins = lines.index("train: 8 rows: pairs, for reward, dpo and their kin") + 1
+    begins = lines.index(f"train: 8 rows: {KIND}") + 1
     assert [line.split()[0] for line in lines[begins : begins + 4]] == ["question", "better", "worse", "note"]
     assert lines[begins + 4] == "read under our names: question as prompt, better as chosen, worse as rejected"
     assert lines[begins + 5].startswith("columns that training does not read: note (data.columns.FIELD=COLUMN")
@@ -89,7 +91,8 @@ def test_columns_stand_once_and_those_that_are_not_read_are_named(alignment: Com
 def test_a_rating_under_our_name_is_made_a_margin_by_the_scale(alignment: Command, tmp_path: Path) -> None:
     write(tmp_path / "pairs.jsonl", PAIRS)
     lines = alignment("data", "inspect", "pairs.jsonl", *OURS, "data.columns.rating=note").out.splitlines()
-    assert "columns that training does not read: note (data.margin.scale makes margins of ratings and scores)" in lines
+    scales = "data.margin.scale=small or large makes margins of ratings, score of two scores"
+    assert f"columns that training does not read: note ({scales})" in lines
 
 
 def test_columns_of_no_known_layout_are_shown_and_what_each_kind_takes(alignment: Command, tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_what_is_held_out_and_each_named_set_are_told(alignment: Command, tmp_pa
     write(tmp_path / "other.jsonl", [{"prompt": "other", "chosen": "fine", "rejected": "no"}])
     sets = "data.eval.sets={a: {path: pairs.jsonl, columns: {prompt: question, chosen: better, rejected: worse}}"
     lines = alignment("data", "inspect", "other.jsonl", f"{sets}, b: {{path: other.jsonl}}}}").out.splitlines()
-    assert "eval.sets.a: 8 rows: pairs, for reward, dpo and their kin" in lines
+    assert f"eval.sets.a: 8 rows: {KIND}" in lines
     assert "prompts of eval.sets.a that train has too: 0 of 8 (0.0%)" in lines
     assert "prompts of eval.sets.b that train has too: 1 of 1 (100.0%), the first other.jsonl:1" in lines
 
