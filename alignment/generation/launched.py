@@ -95,8 +95,10 @@ def words(config: VLLMConfig, asked: Asked, port: int) -> list[str]:
         flags.append("--enable-sleep-mode")
     if asked.trusted:
         flags.append("--trust-remote-code")
-    if not asked.gpus:  # where a tied head would stay as it was, and compiling takes minutes
-        flags += ["--hf-overrides", UNTIED, "--enforce-eager"]
+    if not asked.gpus:
+        # There a tied head would stay as it was, compiling takes minutes, and a prompt that is read in two parts has
+        # vLLM turn back its seed's generator, which a CPU's cannot: the engine dies of it.
+        flags += ["--hf-overrides", UNTIED, "--enforce-eager", "--no-enable-chunked-prefill"]
     return [python, "-m", "vllm.entrypoints.openai.api_server", *flags, "--disable-uvicorn-access-log", *config.flags]
 
 

@@ -202,6 +202,9 @@ def test_on_gpus_it_is_one_server_of_all_that_it_is_given(tmp_path: Path) -> Non
     assert given[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     assert given[given.index("--tensor-parallel-size") + 1] == "2" and given[-1] == "--gpu-memory-utilization=0.8"
     assert "--trust-remote-code" in given and "--enforce-eager" not in given and "--hf-overrides" not in given
+    on_a_cpu = words(config, replace(asked, gpus=()), 8001)
+    assert {"--enforce-eager", "--hf-overrides", "--no-enable-chunked-prefill"} <= set(on_a_cpu)
+    assert "--no-enable-chunked-prefill" not in given
     assert "--enable-sleep-mode" not in given
     assert "--enable-sleep-mode" in words(replace(config, sleep=True), asked, 8001)
     own = {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "PYTORCH_ALLOC_CONF": "x", "PATH": "p", "PYTHONPATH": "here"}
