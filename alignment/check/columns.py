@@ -61,9 +61,10 @@ def tell_use(rows: Sequence[Mapping[str, Any]], format: Format, kind: ExampleKin
     fields = {column: field for field, column in data.columns.items()}
     rated = kind is ExampleKind.pairs and any(fields.get(name, name) in RATINGS for name in unread)
     ways = [MARGINS] if rated else []
-    ways += [] if all(name in fields for name in unread) else ["data.columns.FIELD=COLUMN reads one as FIELD"]
-    ways += [] if rated or ways else ["this task takes nothing of them"]
-    say(f"columns that training does not read: {', '.join(unread)} ({', '.join(ways)})")
+    if not all(name in fields for name in unread):
+        ways.append("data.columns.FIELD=COLUMN reads one as FIELD")
+    told = ", ".join(ways) or "this task takes nothing of them"
+    say(f"columns that training does not read: {', '.join(unread)} ({told})")
 
 
 def unread_of(rows: Sequence[Mapping[str, Any]], format: Format, kind: ExampleKind, data: DataConfig) -> list[str]:

@@ -35,6 +35,7 @@ OURS = {  # what is decided elsewhere -> the key that decides it
 }
 TYPES = {OptimizerName.adamw: ("adam", "adamw")}  # with "adam_w_mode", which is on where nothing is said
 """DeepSpeed's names of an optimizer, where they are others than ours."""
+SENT = ("fp32", "fp16", "bf16")  # what gradients may cross the processes in, as DeepSpeed names it
 LEAST, MOST = 2**24, 200_000_000  # elements that are sent at once, of a model that has as many
 SCHEDULERS = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}  # -> train.schedule
 
@@ -62,7 +63,11 @@ def deepspeed_settings(
     raw.pop("scheduler", None)
     if max_grad_norm is None:  # what is said there is for the models that train
         raw.pop("gradient_clipping", None)
-    return _merged(ours, raw, "")
+    merged = _merged(ours, raw, "")
+    sent = merged.get("communication_data_type")
+    if sent is not None and str(sent).lower() not in SENT:
+        raise ConfigError(f"{KEY}: its communication_data_type must be one of {', '.join(SENT)}, or null, got {sent!r}")
+    return merged
 
 
 def check_trainer(path: str, train: TrainConfig) -> None:

@@ -22,7 +22,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 def send_narrow(model: nn.Module, settings: dict[str, Any], stage: int) -> None:
     """Tell DeepSpeed, before it has the model; of ZeRO 0 its settings tell it."""
-    dtype = DTYPES[str(settings.get("communication_data_type", "fp32")).lower()]
+    dtype = DTYPES[str(settings.get("communication_data_type") or "fp32").lower()]
     if stage == 0 or dtype == torch.float32 or collectives.size() == 1:
         return
     narrow = {id(weight) for weight in _cast(model, dtype)}

@@ -184,3 +184,6 @@ def test_gradients_cross_in_what_products_compute_in_unless_the_user_says_otherw
     raw = {"communication_data_type": "fp32", "zero_optimization": {"reduce_bucket_size": 7, "overlap_comm": "auto"}}
     told = settings(tmp_path, raw, precision=Precision.bfloat16)
     assert told["communication_data_type"] == "fp32" and told["zero_optimization"]["reduce_bucket_size"] == 7
+    assert settings(tmp_path, {"communication_data_type": None})["communication_data_type"] is None
+    with pytest.raises(ConfigError, match=r"its communication_data_type must be one of fp32, fp16, bf16.*got 'fp8'"):
+        settings(tmp_path, {"communication_data_type": "fp8"})
