@@ -87,7 +87,7 @@ def packed(reader: Reader, batches: Batches, plain: PreTrainedModel) -> Verdict:
     difference = (ours - theirs).abs()
     layout = batches.packer.config.layout.value
     figure = (
-        f"{len(rows)} rows in the {layout} layout, each against transformers alone in float32: "
+        f"{len(rows)} rows together, as batch.layout={layout} packs them, each against transformers alone in float32: "
         f"mean difference {difference.mean():.1e}, largest {difference.max():.1e} {reader.unit} "
         f"(at most {reader.tolerance:g})"
     )

@@ -27,7 +27,8 @@ from alignment.data.held_out import hold_out, num_prompts
 from alignment.data.layout import Laid, laid_out
 from alignment.data.load import load_source
 from alignment.data.loaded import Loaded, joined
-from alignment.data.margins import margin_from
+from alignment.data.margins import margin_from, margin_words
+from alignment.data.numbers import numbers
 from alignment.data.read import read_each
 from alignment.data.records import DataError, Record
 from alignment.models.tokenizer import prepare_tokenizer
@@ -168,9 +169,9 @@ def _of_the_rows(loaded: Loaded, data: DataConfig, uncut: Loaded | None) -> None
     prompts = Counter(text_id(record.prompt) for record in loaded.records)
     again = len(loaded.records) - len(prompts)
     say(f"duplicate prompts: {again} of {len(loaded.records)} ({percent(again, len(loaded.records))})")
-    margins = [example.margin for example in loaded.examples if example.margin is not None]
-    if margins:
-        say(f"margins by data.margin.scale={data.margin.scale.value}: {distribution(margins)}")
+    if data.margin.scale is not MarginScale.none:
+        words = margin_words(numbers(loaded.examples, "margin"))
+        say(f"margins by data.margin.scale={data.margin.scale.value}: {words}")
     for what, sizes in _sizes(loaded).items():
         say(f"characters of {what}: {spread(sizes)}")
     if uncut is not None:

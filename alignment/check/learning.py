@@ -34,7 +34,8 @@ def overfit(subject: Subject) -> Verdict:
 
     figure, has_learned = at_rates(subject.config.train.learning_rate, losses, has_fallen)
     rows = len(subject.batches.examples)
-    return Verdict("overfits a few rows", graded(has_learned), f"loss {figure} on {rows} rows")
+    goal = f"enough where it falls below {100 * FALL:g}% of the first within {STEPS} steps"
+    return Verdict("overfits a few rows", graded(has_learned), f"loss {figure} on {rows} rows; {goal}")
 
 
 def has_fallen(first: float, last: float) -> bool:

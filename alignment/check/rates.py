@@ -37,6 +37,7 @@ from alignment.config.supervised import (
     SFTConfig,
     SimPOConfig,
 )
+from alignment.config.tasks import TASKS
 
 SMALL = 1_000_000_000  # weights; below this, rates are higher
 ABOVE, BELOW = 1.5, 0.3  # times the highest and the lowest of the usual ones: what lies beyond is said
@@ -115,8 +116,10 @@ def learning_rate(config: TrainingConfig, num_weights: int) -> Verdict:
     usual = table.get(kind)
     if usual is None:
         return Verdict(name, Grade.ok, f"{rate:g}; none that was published for this method is known here")
-    of = f"{'adapters on ' if is_lora else ''}{num_weights / 1e6:,.1f} million weights"
-    figure = f"{rate:g}; usual for this method and {of} are {usual}"
+    method = next(name for name, root in TASKS.items() if root is kind)
+    of = "under a billion" if num_weights < SMALL else "a billion or more"
+    what = "with adapters" if is_lora else f"of {of} weights, all trained"
+    figure = f"{rate:g}; published for {method} {what} (here the model has {num_weights:,}): {usual}"
     if BELOW * usual.low <= rate <= ABOVE * usual.high:
         return Verdict(name, Grade.ok, figure)
     grade = Grade.fail if rate >= FAR_ABOVE * usual.high and num_weights >= TOY else Grade.warn
@@ -124,4 +127,7 @@ def learning_rate(config: TrainingConfig, num_weights: int) -> Verdict:
         times, nearest = f"{rate / usual.high:.3g} times the highest", usual.high
     else:
         times, nearest = f"{rate / usual.low:.1g} times the lowest", usual.low
-    return Verdict(name, grade, f"{figure}; it is {times} of them: take train.learning_rate={nearest:g}")
+    figure += f"; it is {times} of them"
+    if num_weights < TOY and rate > usual.high:
+        return Verdict(name, grade, f"{figure}, which are for far larger models: so small a one may need it")
+    return Verdict(name, grade, f"{figure}: take train.learning_rate={nearest:g}")

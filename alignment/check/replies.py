@@ -38,7 +38,7 @@ def stops(samples: Samples, tokenizer: PreTrainedTokenizerBase, asked: int, *, o
         asked: the run's own `generation.max_new_tokens`.
         otherwise: the grade where none ends within all the tokens that the run gives.
     """
-    show(samples.examples, tokenizer, "a reply that was drawn")
+    show(samples.examples, tokenizer, "the reply that the model drew", "prompt")
     replies = [reply for row in samples.replies for reply in row]
     ended = sum(reply.finished for reply in replies)
     longest, given = max(len(reply.ids) for reply in replies), min(asked, MOST_TOKENS)
@@ -58,7 +58,7 @@ def begins_to_stop(samples: Samples, tokenizer: PreTrainedTokenizerBase, known: 
         known: what `end_probability` gives.
         is_taught: whether it is this run that teaches a model to end.
     """
-    show(samples.examples, tokenizer, "a reply that was drawn")
+    show(samples.examples, tokenizer, "the reply that the model drew", "prompt")
     replies = [reply for row in samples.replies for reply in row]
     ended = sum(reply.finished for reply in replies)
     figure = f"{ended} of {len(replies)} drawn replies ended within {max(len(reply.ids) for reply in replies)} tokens; "

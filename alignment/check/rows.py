@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
+import numpy as np
 from transformers import PreTrainedConfig
 
 from alignment.check.subject import ROWS
@@ -14,6 +15,8 @@ from alignment.data.json_rows import Row
 from alignment.data.labels import SINGLE_REPLIES
 from alignment.data.layout import laid_out
 from alignment.data.loaded import Loaded
+from alignment.data.margins import margin_words
+from alignment.data.numbers import numbers
 from alignment.data.records import DataError
 from alignment.models.positions import max_positions
 
@@ -32,7 +35,8 @@ def read(name: str, loaded: Loaded, data: DataConfig) -> Verdict:
     end."""
     rows, completions = len(loaded.examples), sum(len(example.completion_ids) for example in loaded.examples)
     cut, skipped = loaded.truncation, len(loaded.skipped)
-    figure = f"{rows} of the first {rows + skipped} are used, {skipped} skipped ({_percent(skipped, rows + skipped)})"
+    share = _percent(skipped, rows + skipped)
+    figure = f"{rows} of the first {rows + skipped} rows are used, {skipped} skipped ({share})"
     ways = []
     if skipped:
         figure += f", the first of them {loaded.skipped[0]}"
@@ -73,14 +77,11 @@ def lengths(loaded: Loaded, config: PreTrainedConfig, new_tokens: int = 0) -> Ve
 def margins(data: DataConfig, loaded: Loaded, unread: Grade = Grade.warn) -> Verdict:
     """That ratings of pairs are used where the rows have some: each pair's margin, or the columns that are not read,
     which are graded `unread`."""
-    values = Counter(example.margin for example in loaded.examples)
+    margins = numbers(loaded.examples, "margin")
     if data.margin.scale is not MarginScale.none:
-        known = sum(count for margin, count in values.items() if margin is not None)
-        most = ", ".join(f"{margin:g}: {count}" for margin, count in values.most_common(SHOWN) if margin is not None)
-        figure = (
-            f"{known} of {len(loaded.examples)} pairs have one ({most}), data.margin.scale={data.margin.scale.value}"
-        )
-        return Verdict("margins", graded(known == len(loaded.examples)), figure)
+        known = int((~np.isnan(margins)).sum())
+        figure = f"{known} of {len(margins)} pairs have one (data.margin.scale={data.margin.scale.value})"
+        return Verdict("margins", graded(known == len(margins)), f"{figure}: {margin_words(margins)}")
     columns = Counter(column for row in raw_rows(data.train, data) for column in RATINGS if row.get(column) is not None)
     if not columns:
         return Verdict("margins", Grade.ok, "none is asked for, and the rows have no rating and no scores")

@@ -89,7 +89,9 @@ def layout(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, plain:
     if written:
         return Verdict(name, Grade.ok, f"{written[0]}, for which the tokenizer has the control tokens")
     if not known:
-        return Verdict(name, Grade.ok, "the tokenizer has no control tokens of a layout that is known here")
+        others = ", ".join(turns.name for turns in TURNS)
+        figure = f"rows are laid out as shown above; the tokenizer has no control tokens of another layout ({others})"
+        return Verdict(name, Grade.ok, figure)
     other = known[0]
     figure = f"turns are written without {other.opening()!r}, for which the tokenizer has the control tokens"
     way = "the model's own chat template is in the folder that it was published in: model.tokenizer=FOLDER"

@@ -5,12 +5,12 @@ OmegaConf makes no new entry of a mapping to dataclasses by its key, but merges 
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from alignment.cli.overrides import is_sweep_of_values
+from alignment.config.mappings import mappings
 from alignment.config.tasks import TASKS
 
 OVERRIDE = re.compile(r"(?P<plus>\+{0,2})(?P<key>[\w.]+)=(?P<value>.*)", re.DOTALL)
@@ -39,13 +39,4 @@ def fields_of_entry(key: str) -> list[str]:
 
 @cache
 def _mappings() -> dict[str, type[Any]]:
-    return {key: kind for root in TASKS.values() for key, kind in _of(root)}
-
-
-def _of(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, type[Any]]]:
-    """The keys of a dataclass that hold names and dataclasses, and what these are."""
-    for name, hint in get_type_hints(kind).items():
-        if isinstance(hint, type) and is_dataclass(hint) and name in {field.name for field in fields(kind)}:
-            yield from _of(hint, f"{prefix}{name}.")
-        elif get_origin(hint) is dict and is_dataclass(get_args(hint)[1]):
-            yield f"{prefix}{name}", get_args(hint)[1]
+    return {key: kind for root in TASKS.values() for key, kind in mappings(root) if is_dataclass(kind)}

@@ -5,17 +5,31 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from alignment.config.margin import MAX_MARGIN, MarginScale, spelled
 from alignment.data.records import Cell, GradeError, Source
 
 LEVELS = ("significantly_better", "better", "slightly_better", "negligibly_better", "unsure")
 COLUMN = "data.margin.column"  # of a rating or a margin
+FEW_MARGINS = 6  # that differ
 SHOWN = 12  # names of a row's fields
 # Llama 2 (Touvron et al. 2307.09288), table 27; its fourth level is "negligibly better / unsure".
 SCALES: dict[MarginScale, dict[str, float]] = {
     MarginScale.large: dict(zip(LEVELS, (3.0, 2.0, 1.0, 0.0, 0.0), strict=True)),
     MarginScale.small: dict(zip(LEVELS, (1.0, 2 / 3, 1 / 3, 0.0, 0.0), strict=True)),
 }
+
+
+def margin_words(margins: np.ndarray) -> str:
+    """How many pairs have which margin, of few that differ; else their range. NaN: a pair without one."""
+    values, counts = np.unique(margins[~np.isnan(margins)], return_counts=True)
+    if not len(values):
+        return "none"
+    if len(values) > FEW_MARGINS:
+        low, middle, high = np.quantile(np.repeat(values, counts), [0, 0.5, 1])
+        return f"{low:.3g} to {high:.3g}, median {middle:.3g}"
+    return ", ".join(f"{value:.3g} ({count}x)" for value, count in zip(values, counts, strict=True))
 
 
 def margin_from(

@@ -32,6 +32,7 @@ def _packed(layout: Layout) -> Callable[[Example], int]:
 
 
 NUMBERS: dict[str, tuple[Callable[[Example], float], type[np.generic]]] = {
+    "margin": (lambda example: np.nan if example.margin is None else example.margin, np.float64),
     "weight": (lambda example: example.weight, np.float64),
     "prompt_length": (lambda example: len(example.prompt_ids), np.int64),
     "row_length": (row_length, np.int64),

@@ -21,6 +21,8 @@ class Column:
     cells: list[Interval | float | None]
     scale: float = 1.0
     is_difference: bool = False
+    words: str = ""
+    """What a terminal says of it behind the table."""
     is_score: bool = False
     """What methods are judged by: shown with its interval even where there is little room."""
 
@@ -72,11 +74,38 @@ def columns(evaluation: Evaluation, rows: list[MethodRow]) -> list[Column]:
             is_difference=True,
             is_score=True,
         ),
-        Column("Win rate", f"% against {base}", "win\n%", [row.win_rate for row in rows], scale=100),
-        Column(f"KL to {base}", "nats per reply", "KL\nnats", [row.kl if len(rows) > 1 else None for row in rows]),
+        Column(
+            "Win rate",
+            f"% against {base}",
+            "win\n%",
+            [row.win_rate for row in rows],
+            scale=100,
+            words=f"win: replies whose {score} is above {base}'s to the same prompt, ties half",
+        ),
+        Column(
+            f"KL to {base}",
+            "nats per reply",
+            "KL\nnats",
+            [row.kl if len(rows) > 1 else None for row in rows],
+            words=f"KL: how far from {base}, log-probability of a reply less {base}'s of it",
+        ),
         Column("Reply length", "tokens", "length\ntokens", [row.length for row in rows]),
-        Column("Finished", "% of replies", "ended\n%", [row.finished for row in rows], scale=100),
-        Column("Distinct bigrams", "% of all", "distinct\n2-grams %", [row.distinct_2 for row in rows], scale=100),
+        Column(
+            "Finished",
+            "% of replies",
+            "ended\n%",
+            [row.finished for row in rows],
+            scale=100,
+            words="ended: replies that the model ended itself, before generation.max_new_tokens",
+        ),
+        Column(
+            "Distinct bigrams",
+            "% of all",
+            "distinct\n2-grams %",
+            [row.distinct_2 for row in rows],
+            scale=100,
+            words="distinct: of all pairs of neighbouring words, those that differ",
+        ),
     ]
     return _shown(every)
 

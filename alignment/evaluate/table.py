@@ -96,6 +96,8 @@ def _accuracy(accuracy: Interval) -> tuple[Text, Text, Text]:
 
 def notes(evaluation: Evaluation) -> Iterator[str]:
     """What must be said of the figures, a line each."""
+    if evaluation.prompts and evaluation.methods:
+        yield from (column.words for column in columns(evaluation, compare(evaluation)) if column.words)
     result = evaluation.reward_model
     if result is None or not rewardbench(result):
         return

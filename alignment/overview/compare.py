@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config.errors import UserError
+from alignment.config.mappings import mappings
 from alignment.config.metrics import EVAL, headlines
+from alignment.config.tasks import TASKS
 from alignment.evaluate.rows import value_words
 from alignment.overview.found import found as found_by
 from alignment.overview.grid import Column, lines
@@ -81,20 +83,29 @@ def _settings_rows(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
     """The keys that differ; of runs of several tasks those that all have, entries of mappings among them, or in which
     runs of one task differ."""
     tasks = [task_of(each) or "-" for each in settings]
+    settings = list(map(_acting, settings))
     keys = differing(settings)
     if len(set(tasks)) == 1:
         return keys
     kin = [[own for own, task in zip(settings, tasks, strict=True) if task == each] for each in dict.fromkeys(tasks)]
     within = {key for each in kin for key in differing(each)}
-    mappings = empty_in_some(settings)
-    shown = {key for key, values in keys.items() if "-" not in values or key.rpartition(".")[0] in mappings}
+    named = {key for root in TASKS.values() for key, _ in mappings(root)} & empty_in_some(settings)
+    shown = {key for key, values in keys.items() if "-" not in values or key.rpartition(".")[0] in named}
     return {"task": tasks, **{key: values for key, values in keys.items() if key in shown | within}}
+
+
+def _acting(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without the shape of adapters where there are none."""
+    match settings:
+        case {"model": {"lora": {"rank": 0}, **others}}:
+            return {**settings, "model": {**others, "lora": {"rank": 0}}}
+    return settings
 
 
 def _steered_rows(found: list[Status]) -> dict[str, list[str]]:
     """The keys that were changed on the way, and those by which a run was made longer."""
     rows: dict[str, list[str]] = {}
-    for title, changes in (("steered", steered), ("longer", lengthened)):
+    for title, changes in (("steered", steered), ("extended", lengthened)):
         changed = [changes(status.history) for status in found]
         keys = dict.fromkeys(key for each in changed for key in each)
         rows |= {f"{title} {key}": [each.get(key, "-") for each in changed] for key in keys}

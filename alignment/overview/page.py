@@ -27,7 +27,7 @@ def page(status: Status, *, every: bool) -> Iterator[str]:
         left = status.seconds_left(time.time())
         yield f"  step      {status.steps()}{'' if left is None else f', about {duration(left)} left'}"
     yield from (f"  steered   {key} {words}" for key, words in steered(status.history).items())
-    yield from (f"  longer    {key} {words}" for key, words in lengthened(status.history).items())
+    yield from (f"  extended  {key} {words}" for key, words in lengthened(status.history).items())
     if status.rows:
         yield from _metrics(status)
     yield from _evaluation(status)

@@ -66,8 +66,11 @@ def _is_worth(status: Status) -> bool:
 
 
 def _changed(found: Sequence[Status]) -> list[Column]:
-    """Which runs did not go all their way with the settings that they began with; `longer`, by which key."""
-    columns = [("steered", [steered(s.history) for s in found]), ("longer", [lengthened(s.history) for s in found])]
+    """Which runs did not go all their way with the settings that they began with; `extended by`: by which key."""
+    columns = [
+        ("steered", [steered(s.history) for s in found]),
+        ("extended by", [lengthened(s.history) for s in found]),
+    ]
     cells = [(title, [", ".join(keys) or "-" for keys in each]) for title, each in columns if any(each)]
     return [Column(title, each, JOB) for title, each in cells]
 

@@ -23,6 +23,7 @@ from alignment.runs.rows import read_rows
 from alignment.runs.settings import settings_of, task_of
 from alignment.terminal import say
 
+RECIPES = {"max_length": 2048, "max_prompt_length": 1024}  # of dpo and ppo
 SCORERS = (RewardConfig, RewardRegressionConfig, RewardProcessConfig)
 
 
@@ -153,8 +154,15 @@ def _data_words(data: DataConfig) -> str | None:
         "data.train.path": data.train.path,
         "data.eval.path": data.eval.path,
         "data.eval.fraction": data.eval.fraction,
+        **{f"data.{key}": value for key, value in _limits(data).items()},
     }
     return " ".join(shlex.quote(f"{key}={value}") for key, value in words.items() if value not in (None, "{}"))
+
+
+def _limits(data: DataConfig) -> dict[str, int]:
+    """The lengths that were asked for in place of those of the recipes."""
+    own = {"max_length": data.max_length, "max_prompt_length": data.max_prompt_length}
+    return {key: value for key, value in own.items() if value != RECIPES[key]}
 
 
 def _learn_selected(config: RejectionConfig, files: RunFolder) -> str:

@@ -25,6 +25,7 @@ from alignment.runs.scores import text_id, write_scores
 from alignment.runs.settings import settings_of
 from alignment.runs.written import whole_file
 from alignment.tasks.compared import ComparedPolicy, ComparedRun, compared_runs, load_policy
+from alignment.tasks.known_rows import warn_of_known_rows
 from alignment.tasks.perplexity import completion_rows, completions, perplexity_of
 from alignment.tasks.reward_pairs import held_out_pairs, judged, pair_rows, scorer_of
 from alignment.terminal import console, say
@@ -32,6 +33,7 @@ from alignment.training.samples_log import SamplesLog
 
 
 def run(config: EvaluateConfig, folder: Path) -> None:
+    warn_of_known_rows(config)
     runs = compared_runs(config) if config.runs else {}
     replying = runs.get(config.baseline) if config.num_samples else None
     scorer = scorer_of(config, replying)

@@ -105,9 +105,10 @@ def _choose(config: TrainingConfig | RejectionConfig | EvaluateConfig, room: Roo
     busiest = max(footprints, key=lambda key: footprints[key].fixed + footprints[key].per_token * MOST_CPU)
     one = replace(footprints[busiest], held=held)
     number = max(fitting(one, room), longest)
-    line = f"{KEY}: {number}, chosen from {_gib(room.free)} free {room.where}: about {_gib(held)} for weights"
+    why = "the most that a run chooses itself" if number >= most(room) else "as many as there is room for"
+    line = f"{KEY}: {number}, {why}; {_gib(room.free)} are free {room.where}, of which weights"
     line += " and what training keeps of them" if isinstance(config, TrainingConfig) else ""
-    line += f", {one.per_token / 2**20:.2g} MiB a token through {busiest}"
+    line += f" take about {_gib(held)}, and each token {_mib(one.per_token)} in {busiest}"
     say(f"{line}; {WAY}")
     needs = one.of(max(number, widest.together))
     if needs > SHARE * room.free:
@@ -120,10 +121,14 @@ def _choose(config: TrainingConfig | RejectionConfig | EvaluateConfig, room: Roo
 def fitting(footprint: Footprint, room: Room) -> int:
     """The highest power of two that fits, from `LEAST` to what the device still gains by: memory that differs by little
     from run to run leaves the number as it is."""
-    number = MOST_GPU if room.is_gpu else MOST_CPU
+    number = most(room)
     while number > LEAST and footprint.of(number) > SHARE * room.free:
         number //= 2
     return number
+
+
+def most(room: Room) -> int:
+    return MOST_GPU if room.is_gpu else MOST_CPU
 
 
 def _held(config: RunConfig, footprints: dict[str, Footprint]) -> float:
@@ -218,4 +223,8 @@ def _key_of(model: ModelConfig) -> str:
 
 
 def _gib(size: float) -> str:
-    return f"{size / 2**30:.3g} GiB"
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 / 10 else _mib(size)
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:.2g} MiB"

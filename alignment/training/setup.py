@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from alignment.config.batch import BatchConfig
 from alignment.config.data import DataConfig, ExampleKind, TrainSource, required
 from alignment.config.errors import ConfigError
+from alignment.config.margin import MarginScale
 from alignment.config.model import ModelConfig
 from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches, Packer
@@ -17,6 +18,7 @@ from alignment.data.carried import NOTHING, Carried
 from alignment.data.held_out import hold_out, num_prompts, num_shared_prompts
 from alignment.data.load import load_split
 from alignment.data.loaded import Loaded
+from alignment.data.margins import margin_words
 from alignment.data.mixture import portions, weights_of
 from alignment.data.numbers import numbers
 from alignment.distributed import collectives
@@ -75,6 +77,7 @@ def prepare(config: TrainingConfig) -> Prepared:
     tokenizer = prepare_tokenizer(config.model)
     train, held_out = load_splits(config, tokenizer, need)
     say_weights([train, held_out])
+    say_margins(train, config.data)
     require_positions(config.model, [train, held_out], config.data)
     return Prepared(tokenizer, train, held_out, config)
 
@@ -130,6 +133,13 @@ def say_weights(splits: Sequence[Loaded | None]) -> None:
     weights = np.concatenate([numbers(each.examples, "weight") for each in splits if each is not None])
     if (weights != 1.0).any():
         say(f"rows count {weights.min():g} to {weights.max():g} in the loss, each by its `weight`")
+
+
+def say_margins(train: Loaded, data: DataConfig) -> None:
+    """Which margins the rows have, where they are asked for."""
+    if data.margin.scale is not MarginScale.none and train.examples:
+        of = f"{len(train.examples)} pairs (data.margin.scale={data.margin.scale.value})"
+        say(f"margins of {of}: {margin_words(numbers(train.examples, 'margin'))}")
 
 
 def require_positions(

@@ -22,6 +22,7 @@ from alignment.distributed.precision import precision_of
 from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.load import load_language_model
+from alignment.terminal import say
 from alignment.training.another_reference import load_reference, require_reference_reads
 from alignment.training.checkpoint import Stateful
 from alignment.training.kept import Write
@@ -92,6 +93,8 @@ def supervised(
         given = iter(tables)
         learned, evaluated = _built(config, objective, train, held_out, lambda batches, rows, data: next(given))
     else:
+        if isinstance(config, ReferencedConfig):
+            say("reference: the model before its first step, so that rewards begin at 0 (a tie counts as wrong)")
         with engine.partitioned() if isinstance(config, ReferencedConfig) else nullcontext():
             weights = _digest(model, config)
         read = partial(_table, engine, config, weights)

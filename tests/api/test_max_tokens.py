@@ -69,8 +69,8 @@ def test_a_run_that_goes_on_under_another_free_memory_has_the_same_bits(
     set_free(monkeypatch, 0.03 * GIB)
     whole = alignment.run("tiny_dpo", output_dir="whole", **SMALL)
     said = capsys.readouterr().out
-    assert "batch.max_tokens: 1024, chosen from 0.03 GiB free on this machine: about 0.00" in said
-    assert "MiB a token through model.init; batch.max_tokens=N sets another" in said
+    assert "batch.max_tokens: 1024, as many as there is room for; 31 MiB are free on this machine, of which" in said
+    assert "MiB in model.init; batch.max_tokens=N sets another" in said
     interrupted("tiny_dpo", output_dir="parts", **SMALL)
     assert kept_in("parts") == kept_in("whole") == 1024
     set_free(monkeypatch, 64 * GIB)
@@ -156,7 +156,7 @@ def test_the_processes_of_a_run_share_what_is_free(
     config.distributed.zero, config.launch.processes = 2, 4
     with_max_tokens_of(config, config.processes())
     assert asked == [4]
-    assert "2 GiB free for each of the processes here" in capsys.readouterr().out
+    assert "2 GiB are free for each of the processes here" in capsys.readouterr().out
 
 
 MODEL = ModelConfig(init={"model_type": "llama"})

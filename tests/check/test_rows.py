@@ -49,7 +49,7 @@ def test_rows_that_are_nearly_all_skipped_are_found(files: dict[str, str], verdi
     pairs = lines(files["pairs"])
     same = [{**row, "rejected": row["chosen"]} for row in pairs[1:]]
     found = verdict(ROWS, DPOConfig, "pairs", data=DataConfig(train=written([pairs[0], *same]), on_bad_row=BadRow.skip))
-    assert found.grade is Grade.fail and "1 of the first 10 are used, 9 skipped (90.0%)" in found.figure
+    assert found.grade is Grade.fail and "1 of the first 10 rows are used, 9 skipped (90.0%)" in found.figure
     few = [*pairs[1:], same[0]]
     found = verdict(ROWS, DPOConfig, "pairs", data=DataConfig(train=written(few), on_bad_row=BadRow.skip))
     assert found.grade is Grade.warn and "1 skipped (10.0%)" in found.figure

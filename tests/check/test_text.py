@@ -183,7 +183,7 @@ def test_rows_skipped_and_cut_are_counted(
     path.write_text("\n".join([*lines, json.dumps({"prompt": "Hello"})]) + "\n")
     data = DataConfig(train=TrainSource(str(path)), on_bad_row=BadRow.skip)
     found = verdict("rows, train", SFTConfig, "demonstrations", data=data)
-    assert found.grade is Grade.warn and "10 of the first 11 are used, 1 skipped" in found.figure
+    assert found.grade is Grade.warn and "10 of the first 11 rows are used, 1 skipped" in found.figure
     short = DataConfig(train=TrainSource(files["demonstrations"]), max_prompt_length=16, max_length=17)
     found = verdict("rows, train", SFTConfig, "demonstrations", data=short)
     assert found.grade is Grade.fail and "10 of 10 completions their end (100.0%)" in found.figure
@@ -208,4 +208,4 @@ def test_ratings_that_nobody_reads_are_warned_of(
     assert found.grade is Grade.warn and "rating in 10 rows" in found.figure
     read = replace(data, margin=MarginConfig(scale=MarginScale.large))
     found = verdict("margins", RewardConfig, "pairs", data=read)
-    assert found.grade is Grade.ok and "10 of 10 pairs have one (2: 10)" in found.figure
+    assert found.grade is Grade.ok and "10 of 10 pairs have one (data.margin.scale=large): 2 (10x)" in found.figure

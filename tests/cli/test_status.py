@@ -503,8 +503,8 @@ def test_the_table_marks_what_was_steered_and_what_was_made_longer(
     (tmp_path / "runs" / "a" / "history.jsonl").write_text(json.dumps(change) + "\n" + json.dumps(longer) + "\n")
     (tmp_path / "runs" / "b" / "history.jsonl").write_text(json.dumps({**longer, "step": 3}) + "\n")
     rows = [line.split("\t") for line in alignment("status", "runs").out.splitlines()]
-    assert rows[0][3:5] == ["steered", "longer"]
+    assert rows[0][3:5] == ["steered", "extended by"]
     marks = [["loss.beta", "train.max_steps"], ["-", "train.max_steps"], ["-", "-"]]
     assert [row[3:5] for row in rows[1:4]] == marks
-    assert "  longer    train.max_steps at step 3: 3 -> 5" in alignment("status", "runs/b").out.splitlines()
-    assert "longer train.max_steps\t3 -> 5\tat step 3: 3 -> 5" in alignment("compare", "runs/a", "runs/b").out
+    assert "  extended  train.max_steps at step 3: 3 -> 5" in alignment("status", "runs/b").out.splitlines()
+    assert "extended train.max_steps\t3 -> 5\tat step 3: 3 -> 5" in alignment("compare", "runs/a", "runs/b").out

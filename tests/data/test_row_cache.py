@@ -377,10 +377,11 @@ def test_what_passes_over_all_rows_ask_is_in_columns(
     some = np.array([20, 3, 3, 0, 25])
     for name in NUMBERS:
         found = numbers(mapped.examples, name)
-        assert (found.dtype, found.tolist()) == (NUMBERS[name][1], numbers(whole.examples, name).tolist())
-        assert numbers(chosen(mapped.examples, some), name).tolist() == found[some].tolist()
+        assert found.dtype == NUMBERS[name][1]
+        np.testing.assert_array_equal(found, numbers(whole.examples, name))  # and NaN is NaN
+        np.testing.assert_array_equal(numbers(chosen(mapped.examples, some), name), found[some])
         twice = chosen(chosen(mapped.examples, some), np.array([4, 1]))
-        assert numbers(twice, name).tolist() == found[some][[4, 1]].tolist()
+        np.testing.assert_array_equal(numbers(twice, name), found[some][[4, 1]])
     assert {seed: prompt_hashes(mapped.records, seed).tolist() for seed in (0, 3)} == hashes
     assert num_prompts(mapped) == 11 and kto.num_prompts(mapped.examples) == 11
     assert len(Packer(BatchConfig(size=4, max_tokens=30), 0).eval_batches(mapped.examples)) > 1

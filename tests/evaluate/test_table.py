@@ -11,7 +11,7 @@ from alignment.evaluate.columns import Column, columns, mark
 from alignment.evaluate.comparison import compare
 from alignment.evaluate.metrics import Interval, confidence_interval, distinct_n, paired_difference, win_rate
 from alignment.evaluate.results import Evaluation, MethodResult
-from alignment.evaluate.table import summary, terminal_table
+from alignment.evaluate.table import notes, summary, terminal_table
 
 
 def printed(evaluation: Evaluation) -> str:
@@ -117,6 +117,8 @@ def test_brackets_are_explained_where_there_are_any(study):
         return str(terminal_table(evaluation).caption or "")
 
     assert caption(study) == "[ ] 95% confidence interval over prompts"
+    assert [line.partition(":")[0] for line in notes(study)] == ["win", "KL", "distinct"]
+    assert next(notes(study)).startswith("win: replies whose gold score is above sft's to the same prompt")
     assert terminal_table(study).columns[0].header == "Model"
     study.reward_model, study.runs = None, []
     for method in study.methods:

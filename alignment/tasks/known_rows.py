@@ -1,0 +1,59 @@
+"""Whether models are asked about rows that they have learned from, as far as the runs that made them say."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from alignment.config.hub import OF_RUNS, located
+from alignment.config.sources import SourceConfig
+from alignment.config.tasks import EvaluateConfig
+from alignment.runs.folder import RunFolder
+from alignment.runs.settings import settings_of
+from alignment.terminal import say
+
+
+def warn_of_known_rows(config: EvaluateConfig) -> None:
+    """A line for each file of rows that a model of the evaluation was trained on. A run that held a part of them out
+    says so too, for which rows these were is not asked here."""
+    models = [(f"runs.{name}", path, config.data.eval) for name, path in config.runs.items()]
+    if config.reward is not None:
+        models.append(("reward", config.reward, config.pairs.eval))
+    known: dict[str, list[str]] = {}
+    for key, path, source in models:
+        for each in _both(source, path):
+            known.setdefault(each, []).append(key)
+    for path, keys in known.items():
+        what = f"WARNING: {' and '.join(keys)} learned from {path} (data.train.path, but for what was held out of it)"
+        say(f"{what}, and are asked about its rows here: a model looks better on rows that it knows")
+
+
+def _both(source: SourceConfig, model: str) -> Iterator[str]:
+    """What the evaluation reads and the model has learned from."""
+    folder = located(model)
+    folder = folder.parent if folder.name in OF_RUNS else folder
+    if not RunFolder(folder).config.is_file():
+        return
+    data = settings_of(folder).get("data")
+    train = data.get("train") if isinstance(data, dict) else None
+    learned = {_place(each) for each in _paths(train)}
+    yield from (path for path in source.paths() if _place(path) in learned)
+
+
+def _paths(train: Any) -> Iterator[str]:
+    """Of a source as config.yaml has it, its parts and what was joined to it."""
+    match train:
+        case str():
+            yield train
+        case list():
+            for each in train:
+                yield from _paths(each)
+        case {"path": path}:
+            yield from _paths(path)
+            for key in ("join", "mix"):
+                for each in (train.get(key) or {}).values():
+                    yield from _paths(each)
+
+
+def _place(path: str) -> str:
+    """Of a file here, by whatever name; a set on the hub by its own, whose commit counts."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
