@@ -1,6 +1,7 @@
 """The tokenizer of a model: from its folder, or the small one in the package."""
 
 from copy import deepcopy
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -120,6 +121,7 @@ def prepare_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     if model.path is None:
         init_config(model)  # whose mistakes are found before any rows are read
     tokenizer = load_tokenizer(model)
+    _warn_of_other_ids(model, tokenizer)
     if model.chat_template is not None:
         sentence: str | None = replace_template(tokenizer, model.chat_template)
     else:
@@ -127,6 +129,23 @@ def prepare_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     if sentence is not None:
         say(sentence)
     return tokenizer
+
+
+def _warn_of_other_ids(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Where `model.tokenizer` gives other ids to pieces than the tokenizer that came with the model."""
+    if model.tokenizer is None or model.path is None:
+        return
+    folder = tokenizer_folder(replace(model, tokenizer=None))
+    if folder == str(located(model.tokenizer, Kind.tokenizer)) or not any(Path(folder).glob("tokenizer*")):
+        return
+    try:
+        came_with, here = _read(folder, trusted=model.trust_remote_code).get_vocab(), tokenizer.get_vocab()
+    except ConfigError:  # which may be why another is named
+        return
+    others = sum(here.get(piece) != number for piece, number in came_with.items())
+    if others:
+        of = f"{others:,} of the {len(came_with):,} pieces that {model.path!r} came with have another id or none"
+        say(f"WARNING: model.tokenizer={model.tokenizer!r}: {of}: the model reads these as other text than it learned")
 
 
 def knows_tokens_of(other: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> bool:
