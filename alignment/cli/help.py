@@ -8,7 +8,7 @@ from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
 from textwrap import dedent, wrap
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
@@ -43,7 +43,7 @@ def page(recipe: str, composed: DictConfig, folders: list[Path], groups: list[st
     if STAGES in composed:
         lines += [*_stages(composed), ""]
     lines += ["Presets, chosen by group=name (* in use):", *_presets(composed, folders), ""]
-    lines += ["Keys, set by key=value, as they are in this recipe (--help model.lora: of one group):"]
+    lines += ["Keys, set by key=value, as they are in this recipe (--help model.lora: one group and its values):"]
     lines += [line for name in _in_order(composed) for line in _section(composed, name)]
     return "\n".join(_without_blanks(lines))
 
@@ -77,9 +77,9 @@ def _of_group(composed: DictConfig, group: str) -> list[str]:
             raise ConfigError(f"{rule}{nearest(name, known, within)}; {', '.join(known)}")
         node = tree._get_node(name)
         if not (isinstance(node, DictConfig) and _is_part(node)):
-            return list(_keys(tree, "".join(f"{each}." for each in names[:place]), [name]))
+            return list(_keys(tree, "".join(f"{each}." for each in names[:place]), [name], with_values=True))
         tree = node
-    return list(_keys(tree, f"{group}.", [str(name) for name in tree]))
+    return list(_keys(tree, f"{group}.", [str(name) for name in tree], with_values=True))
 
 
 def _stages(composed: DictConfig, only: str | None = None) -> Iterator[str]:
@@ -127,17 +127,19 @@ def _about_preset(group: str, name: str, folders: list[Path]) -> str:
     return first_comment(files[0]) if files else ""
 
 
-def _keys(tree: DictConfig, prefix: str, names: list[str]) -> Iterator[str]:
+def _keys(tree: DictConfig, prefix: str, names: list[str], *, with_values: bool = False) -> Iterator[str]:
+    """`with_values`: each value of a choice has a line with what it does, and not its name alone."""
     owner = OmegaConf.get_type(tree)
     assert owner is not None
     docs, hints = field_docs(owner), get_type_hints(owner)
     for name in names:
         node = tree._get_node(name)
         if isinstance(node, DictConfig) and _is_part(node):
-            yield from _keys(node, f"{prefix}{name}.", list(map(str, node)))
+            yield from _keys(node, f"{prefix}{name}.", list(map(str, node)), with_values=with_values)
         else:
-            words = [docs.get(name, ""), _choices(hints.get(name))]
+            words = [docs.get(name, ""), "" if with_values else _choices(hints.get(name))]
             yield from _key(f"{prefix}{name}=", shown_value(tree, name), " ".join(" ".join(words).split()))
+            yield from _values(hints.get(name)) if with_values else ()
 
 
 def _key(key: str, value: str, about: str) -> Iterator[str]:
@@ -165,9 +167,25 @@ def shown_value(tree: DictConfig, name: str) -> str:
     return value if value and value.isprintable() else json.dumps(value)
 
 
+def choices_of(hint: Any) -> type[Enum] | None:
+    """What a key chooses among, itself, in a list or beside null; None: it takes no such values."""
+    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and issubclass(kind, Enum)]
+    return kinds[0] if kinds else None
+
+
 def _choices(hint: Any) -> str:
-    is_enum = isinstance(hint, type) and issubclass(hint, Enum)
-    return f"One of {', '.join(member.value for member in hint)}." if is_enum else ""
+    kind = choices_of(hint)
+    return "" if kind is None else f"One of {', '.join(member.value for member in kind)}."
+
+
+def _values(hint: Any) -> Iterator[str]:
+    """Each value of a choice, with its words where it has them, beneath those of its key."""
+    kind = choices_of(hint)
+    said = {} if kind is None else field_docs(kind)
+    begin = f"{'':{KEY_WIDTH + 2}}  #   "
+    for each in kind or ():
+        text = f"{each.value}: {' '.join(said[each.name].split())}" if each.name in said else str(each.value)
+        yield from wrap(text, PAGE_WIDTH, initial_indent=begin, subsequent_indent=f"{begin}  ", break_on_hyphens=False)
 
 
 def field_docs(owner: type) -> dict[str, str]:

@@ -3,12 +3,11 @@
 import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
-from enum import Enum
 from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from alignment.cli.help import field_docs, shown_value
+from alignment.cli.help import choices_of, field_docs, shown_value
 from alignment.cli.sources import schema
 from alignment.config.metrics import FAMILIES, METRICS
 from alignment.config.outside import is_outside
@@ -19,8 +18,8 @@ HEAD = """# Keys
 
 Every key of every task: its name, its default, and below them its meaning and the values that it may have. A recipe
 says what differs from these defaults: `alignment run RECIPE --help` shows the values that a recipe has,
-`--help model.lora` those of one group. Keys are set on the command line by `key=value`, in YAML by nesting. This page
-is made from the code: `python scripts/write_reference.py`.
+`--help model.lora` those of one group, with all that is said of them here. Keys are set on the command line by
+`key=value`, in YAML by nesting. This page is made from the code: `python scripts/write_reference.py`.
 """
 METRICS_HEAD = """# Metrics
 
@@ -108,16 +107,10 @@ def _below(text: str) -> str:
 
 
 def _members(hint: Any) -> Iterator[str]:
-    """The values of a choice, each with its words where it has them; those without stand on one line."""
-    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and issubclass(kind, Enum)]
-    for kind in kinds:
-        said = field_docs(kind)
-        bare = [f"`{each.value}`" for each in kind if each.name not in said]
-        if bare:
-            yield f"  - {', '.join(bare)}"
-        yield from (
-            f"  - `{each.value}`: {_marked(_first_down(said[each.name]))}" for each in kind if each.name in said
-        )
+    """The values of a choice, each with its words."""
+    kind = choices_of(hint)
+    said = {} if kind is None else field_docs(kind)
+    yield from (f"  - `{each.value}`: {_marked(_first_down(said[each.name]))}" for each in kind or ())
 
 
 def _entries(hint: Any) -> Iterator[str]:
@@ -132,7 +125,7 @@ def _entries(hint: Any) -> Iterator[str]:
 def _first_down(text: str) -> str:
     """Within a sentence."""
     text = " ".join(text.split()).rstrip(".")
-    return text if text[:2].isupper() else text[:1].lower() + text[1:]
+    return text if any(sign.isupper() for sign in text.split()[0][1:]) else text[:1].lower() + text[1:]
 
 
 def _cell(text: str) -> str:

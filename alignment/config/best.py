@@ -11,7 +11,9 @@ class Mode(str, Enum):
     """Which values of a metric are the better ones."""
 
     min = "min"
+    """The smaller ones, as of a loss."""
     max = "max"
+    """The larger ones, as of an accuracy or a reward."""
 
 
 @dataclass(slots=True)

@@ -21,13 +21,15 @@ SET = ("array", "chdir", "output", "error", "open-mode", "ntasks", "wrap", "pars
 
 class Scheduler(str, Enum):
     local = "local"
+    """`alignment run` starts it here."""
     slurm = "slurm"
+    """`alignment submit` writes a script and hands it to sbatch."""
 
 
 @dataclass(slots=True)
 class ClusterConfig(Config):
     scheduler: Scheduler = Scheduler.local
-    """local: `alignment run` starts it here. slurm: `alignment submit` writes a script and hands it to sbatch."""
+    """Who starts the run."""
     nodes: int = 1
     """Machines that the job gets."""
     tasks_per_node: int | None = None

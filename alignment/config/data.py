@@ -26,14 +26,18 @@ class Learn(str, Enum):
     """Which of the assistant's turns of a demonstration carry loss."""
 
     all = "all"
+    """Every one, but those whose own `weight` is 0."""
     last = "last"
+    """The last of these alone."""
 
 
 class BadRow(str, Enum):
     """What to do with a row that breaks a rule."""
 
     error = "error"
+    """It ends the run before it begins."""
     skip = "skip"
+    """It is left out, counted and said."""
 
 
 @dataclass(slots=True)
@@ -56,9 +60,9 @@ class DataConfig(Config):
     max_prompt_length: int = 512
     """Tokens of a prompt; of a longer one the beginning is cut off, counted and said."""
     on_bad_row: BadRow = BadRow.error
-    """error: a row that breaks a rule ends the run before it begins. skip: it is left out, counted and said."""
+    """What becomes of a row that breaks a rule."""
     template: Template = Template.chat
-    """chat: the tokenizer's chat template lays turns out. none: prompt and reply are texts and taken as they are."""
+    """How turns become one text."""
     system: str | None = None
     """The system turn of dialogues that have none of their own. Null: they stay without."""
     learn: Learn = Learn.all

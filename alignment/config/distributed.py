@@ -11,8 +11,11 @@ from alignment.config.model import Attention, ModelConfig
 
 class Device(str, Enum):
     auto = "auto"
+    """On a GPU where there is one, else on the CPU."""
     cpu = "cpu"
+    """On the CPU."""
     cuda = "cuda"
+    """On a GPU; where there is none, the run is refused."""
 
 
 class Precision(str, Enum):
@@ -28,14 +31,17 @@ class Precision(str, Enum):
 
 class Offload(str, Enum):
     none = "none"
+    """Where the run computes."""
     cpu = "cpu"
+    """In the machine's memory."""
     nvme = "nvme"
+    """On a disk, under distributed.nvme_path."""
 
 
 @dataclass(slots=True)
 class DistributedConfig(Config):
     device: Device = Device.auto
-    """Where the run computes. auto: on a GPU where there is one."""
+    """Where the run computes."""
     precision: Precision = Precision.auto
     """What forward and backward compute in; auto: bfloat16 on a GPU that has it, else float32. Weights that train and
     their optimizer are float32."""

@@ -20,8 +20,12 @@ GIVEN = (  # options of the server that a run which starts it gives itself
 
 
 class Gather(str, Enum):
+    """What ZeRO 3 makes whole on each process while it replies."""
+
     model = "model"
+    """All of the model, once for all replies."""
     layer = "layer"
+    """One layer after the other, and again for every token: in the room of a layer, and far slower."""
 
 
 class Generation(str, Enum):
@@ -110,8 +114,7 @@ class GenerationConfig(Config):
     engine: Generation = Generation.transformers
     """Who replies."""
     gather: Gather = Gather.model
-    """What ZeRO 3 makes whole on each process: `model`, once for all replies; `layer`, one after the other and again
-    for every token, which takes far longer and the room of a layer."""
+    """What ZeRO 3 makes whole on each process while it replies."""
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
 
     def __post_init__(self) -> None:

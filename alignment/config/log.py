@@ -11,14 +11,23 @@ class Tracker(str, Enum):
     """What accelerate.tracking can write to; each needs its own package."""
 
     aim = "aim"
+    """Aim's files, in the run's folder."""
     clearml = "clearml"
+    """A server of ClearML."""
     comet_ml = "comet_ml"
+    """The service Comet."""
     dvclive = "dvclive"
+    """DVCLive's files, in `dvclive/` of the run's folder."""
     mlflow = "mlflow"
+    """A server or folder of MLflow."""
     swanlab = "swanlab"
+    """The service SwanLab."""
     tensorboard = "tensorboard"
+    """Files for TensorBoard, in the run's folder."""
     trackio = "trackio"
+    """Trackio's database, on this machine."""
     wandb = "wandb"
+    """The service Weights & Biases."""
 
 
 @dataclass(slots=True)

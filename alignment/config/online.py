@@ -33,7 +33,9 @@ class PairSelection(str, Enum):
     """Which of a prompt's replies make pairs."""
 
     best_and_worst = "best_and_worst"
+    """The best against the worst: one pair of each prompt."""
     all = "all"
+    """Each against all that score less."""
 
 
 @dataclass(slots=True)
@@ -81,7 +83,7 @@ class OnlineDPOConfig(OnlineConfig):
     num_samples: int = 2
     """Replies sampled for each prompt."""
     pairs: PairSelection = PairSelection.best_and_worst
-    """Of a prompt's replies: the best against the worst, or each against all that score less."""
+    """Which of a prompt's replies make pairs."""
 
     def __post_init__(self) -> None:
         OnlineConfig.__post_init__(self)

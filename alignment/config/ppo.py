@@ -16,15 +16,23 @@ class AdvantageEstimator(str, Enum):
     """How much better than expected a reply or its token was. gae expects what a critic says; the others have none."""
 
     gae = "gae"
+    """delta_t + gamma lam A_(t+1), delta_t = r_t + gamma V_(t+1) - V_t, V the critic's (1506.02438, eq. 16)."""
     grpo = "grpo"
+    """(r - mean) / standard deviation, both of the replies to a prompt (2402.03300, section 4.1.2)."""
     dr_grpo = "dr_grpo"
+    """r - mean of the replies to a prompt (2503.20783, section 3.2)."""
     rloo = "rloo"
+    """r - mean of the other replies to the prompt (2402.14740, eq. 8)."""
     reinforce_pp = "reinforce_pp"
+    """r_t + gamma A_(t+1), from each token to the reply's end (2501.03262, section 3.1)."""
 
 
 class KLControl(str, Enum):
     fixed = "fixed"
+    """beta stays at kl.weight."""
     adaptive = "adaptive"
+    """beta grows while the KL is above kl.target and shrinks while it is below, by about a fifth at most in
+    kl.horizon replies (arXiv:1909.08593, section 2.2)."""
 
 
 class KLPlace(str, Enum):
@@ -65,7 +73,8 @@ class KLConfig(Config):
     """beta of the penalty in each token's reward, -beta * KL_t, or of the loss's term; adaptive: the first one. A
     run that goes on with another (resume.accept) has that one at once, and adapts from there."""
     estimator: KLEstimator = KLEstimator.k1
-    """Of the KL of a token, from one sample: k1, k2, k3 (joschu.net/blog/kl-approx.html)."""
+    """Of the KL at a token, from the one that was drawn; d = log pi_ref - log pi of it
+    (joschu.net/blog/kl-approx.html)."""
     place: KLPlace = KLPlace.reward
     """In each token's reward or in the loss (verl's use_kl_in_reward and use_kl_loss). In the loss, on average, k2 has
     the gradient of KL(pi || pi_ref), k3 that of KL(pi_ref || pi), k1 none. In the reward of estimators that compare
@@ -74,11 +83,11 @@ class KLConfig(Config):
     """In the loss, times pi / pi_old of the token: then k1 and k3 have the gradient of KL(pi || pi_ref), also for the
     replies of an older policy (DeepSeek-V3.2 2512.02556; TRL's GRPO does so by default)."""
     controller: KLControl = KLControl.fixed
-    """adaptive: beta grows and shrinks by up to a fifth a horizon towards `target` (arXiv:1909.08593, section 2.2)."""
+    """What becomes of beta as the run goes."""
     target: float | None = None
     """adaptive: KL per reply, nats."""
     horizon: int = KL_HORIZON
-    """adaptive: replies in which beta changes by up to about a fifth."""
+    """adaptive: replies in which beta changes by about a fifth at most."""
     limit: float | None = None
     """KL per reply, nats: an iteration above it ends the run, with the best model before it, which is that of the
     highest held-out reward, or, without evaluations, of the highest reward of an iteration. It is kept in `best/`,
@@ -117,8 +126,8 @@ LAM = 0.95
 @dataclass(slots=True)
 class AdvantageConfig(Config):
     estimator: AdvantageEstimator = AdvantageEstimator.gae
-    """gae: with a critic (arXiv:1506.02438). Without one: grpo (2402.03300), dr_grpo (2503.20783) and rloo (2402.14740)
-    compare the replies to one prompt, reinforce_pp (2501.03262) the tokens of all."""
+    """A, how much better than expected a reply or its token was. gae has a critic; grpo, dr_grpo and rloo compare the
+    replies to one prompt, of reward r; reinforce_pp, with r_t of a token, compares those of all by `whiten`."""
     gamma: float = 1.0
     """Discount of later rewards."""
     lam: float = LAM

@@ -48,8 +48,12 @@ STAGE = "@"  # "@sft/model" is the folder `model` of the pipeline's stage `sft`
 
 
 class Selection(str, Enum):
+    """Which of a prompt's replies are written."""
+
     best = "best"
+    """The best, as its completion: a row for `sft`."""
     best_and_worst = "best_and_worst"
+    """Both, as chosen and rejected, where they differ in score: a row for `dpo`."""
 
 
 @dataclass(slots=True)
@@ -66,7 +70,8 @@ class RejectionConfig(RunConfig):
     temperatures: list[float] = field(default_factory=list)
     """As many of the K at each of these, in place of generation.temperature."""
     select: Selection = Selection.best
-    """best: the best reply to each prompt, for SFT. best_and_worst: both, as a pair."""
+    """Which of a prompt's replies `selected.jsonl`, in the run's folder, has; blank ones and those cut before their end
+    do not count."""
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)

@@ -31,7 +31,9 @@ class OnNonFinite(str, Enum):
     """What to do about a step whose loss or gradient is nan or infinite; the weights never see it."""
 
     stop = "stop"
+    """The run ends."""
     skip = "skip"
+    """The step is left out, and counted."""
 
 
 @dataclass(slots=True)

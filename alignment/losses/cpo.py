@@ -16,19 +16,18 @@ class CPOVariant(str, Enum):
     """The function of h (see CPOLoss) that is minimised."""
 
     sigmoid = "sigmoid"
+    """-(1 - e) log s(beta h) - e log s(-beta h) (Xu et al. 2401.08417, CPO, eq. 3, where e = 0)."""
     hinge = "hinge"
+    """max(0, 1 - beta h) (Zhao et al. 2305.10425, SLiC-HF, times beta: 1 / beta is its margin delta, cpo_alpha / beta
+    its lambda)."""
 
 
 @dataclass(slots=True)
 class CPOLoss:
     """L = f(h) + cpo_alpha nll(y_c),  h = log pi(y_c) - log pi(y_r),  e = label_smoothing,  s the logistic sigmoid
 
-    sigmoid  f = -(1 - e) log s(beta h) - e log s(-beta h)
-             Xu et al. 2401.08417, eq. 3 and the likelihood beside it, where e = 0 and cpo_alpha = 1
-    hinge    f = max(0, 1 - beta h)
-             Zhao et al. 2305.10425 (SLiC-HF), times beta: 1 / beta is its margin delta, cpo_alpha / beta its lambda
-
-    nll is the mean over the chosen completion's tokens, as in the paper's code and in TRL, the log-probs are sums.
+    f is under its name in CPOVariant; in Xu et al. 2401.08417, eq. 3 and the likelihood beside it, cpo_alpha = 1. nll
+    is the mean over the chosen completion's tokens, as in the paper's code and in TRL, the log-probs are sums.
     Reduction: mean over pairs, weighted where they carry weights.
     """
 
@@ -39,7 +38,8 @@ class CPOLoss:
     label_smoothing: float = 0.0
     """Share of the pairs whose preference is taken to be the wrong way round."""
     variant: CPOVariant = CPOVariant.sigmoid
-    """The function of that difference that is minimised: CPO's sigmoid or SLiC's hinge."""
+    """The function of that difference, h = log pi(y_c) - log pi(y_r), that is minimised; e = loss.label_smoothing, s
+    the logistic sigmoid."""
 
     def __post_init__(self) -> None:
         self.variant = member(CPOVariant, "loss.variant", self.variant)

@@ -14,20 +14,19 @@ MAX_KL_ERROR = 0.2  # of the adaptive controller, either way (Ziegler et al.)
 
 
 class KLEstimator(str, Enum):
-    """Which function of the log-ratio estimates the divergence (see kl_estimate)."""
+    """Which function of the log-ratio estimates the divergence; d = log pi_ref - log pi of the token drawn."""
 
     k1 = "k1"
+    """-d: unbiased, of high variance, of either sign."""
     k2 = "k2"
+    """d^2 / 2: biased, of low variance, never below 0."""
     k3 = "k3"
+    """e^d - 1 - d: unbiased, of low variance, never below 0."""
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator | str) -> Tensor:
-    """KL(pi || pi_ref) per token from tokens drawn from pi; with d = log pi_ref - log pi (Schulman, "Approximating KL
-    divergence", joschu.net/blog/kl-approx.html, where d = log r):
-
-    k1  -d               unbiased, high variance, of either sign
-    k2  d^2 / 2          biased, low variance, >= 0
-    k3  (e^d - 1) - d    unbiased, low variance, >= 0
+    """KL(pi || pi_ref) per token from tokens drawn from pi, as KLEstimator has the formulas (Schulman, "Approximating
+    KL divergence", joschu.net/blog/kl-approx.html, where d = log r).
 
     logprobs, ref_logprobs: one shape, per token, nats. Returns that shape, nats. Raises ValueError for another shape
     and an unknown estimator.

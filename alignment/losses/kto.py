@@ -16,7 +16,10 @@ class KTOVariant(str, Enum):
     """What a reply's reward is compared with (see KTOLoss)."""
 
     kto = "kto"
+    """With z, the mean log-ratio of the step's prompts with replies to other ones, which estimates the KL; 0 at least
+    (Ethayarajh et al. 2402.01306, eq. 8)."""
     apo_zero_unpaired = "apo_zero_unpaired"
+    """With 0 (D'Oosterlinck et al. 2408.06266, APO-zero, for single replies)."""
 
 
 @dataclass(slots=True)
@@ -37,7 +40,7 @@ class KTOLoss:
     undesirable_weight: float = 1.0
     """What an undesirable one counts."""
     variant: KTOVariant = KTOVariant.kto
-    """What a reply's reward is compared with: an estimate of the KL (kto), or 0."""
+    """What a reply's log-ratio is compared with."""
 
     def __post_init__(self) -> None:
         self.variant = member(KTOVariant, "variant", self.variant)

@@ -16,8 +16,10 @@ from alignment.losses.types import LossOutput, Mean
 class ORPONll(str, Enum):
     """Which tokens of the chosen sequence the likelihood term counts."""
 
-    completion = "completion"  # the paper
-    sequence = "sequence"  # TRL: the prompt's too
+    completion = "completion"
+    """The chosen completion's (the paper)."""
+    sequence = "sequence"
+    """The prompt's too (TRL)."""
 
 
 @dataclass(slots=True)
@@ -31,7 +33,7 @@ class ORPOLoss:
     weight: float = 0.1
     """Of the odds ratio beside the likelihood, the paper's lambda (TRL calls it beta)."""
     nll: ORPONll = ORPONll.completion
-    """Which tokens the likelihood counts: of the chosen completion (the paper), or the prompt's too (TRL)."""
+    """Which tokens the likelihood counts."""
 
     def __post_init__(self) -> None:
         self.nll = member(ORPONll, "loss.nll", self.nll)

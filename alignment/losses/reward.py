@@ -16,20 +16,20 @@ class RankingVariant(str, Enum):
     """What the margin of a pair does in its loss."""
 
     margin = "margin"
+    """The rewards are to differ by it: -log s(r_c - r_r - m), m = loss.margin_scale * the pair's margin, 0 where pairs
+    carry none (Llama 2, 2307.09288, eq. 2; without m InstructGPT's, 2203.02155, eq. 1)."""
     scaled = "scaled"
+    """It is the pair's weight: -m log s(r_c - r_r), scaled Bradley-Terry, for pairs with margins
+    (HelpSteer2-Preference, 2410.01257)."""
 
 
 @dataclass(slots=True)
 class MarginRankingLoss:
     """L = f(r_c - r_r, m) + center (r_c + r_r)^2   (r_c chosen, r_r rejected, m the margin)
 
-    margin  f = -log sigmoid(r_c - r_r - margin_scale m)
-            Llama 2 (Touvron et al. 2307.09288, eq. 2); without m InstructGPT's loss (Ouyang et al. 2203.02155, eq. 1)
-    scaled  f = -m log sigmoid(r_c - r_r)
-            HelpSteer2-Preference (Wang et al. 2410.01257), scaled Bradley-Terry: m is the strength of the preference
-
-    Only r_c - r_r is learnt from pairs; `center` ties the rewards' free constant to zero (Eisenstein et al. 2312.09244;
-    TRL's center_rewards_coefficient). Reduction: mean over pairs, weighted where they carry weights.
+    f is under its name in RankingVariant. Only r_c - r_r is learnt from pairs; `center` ties the rewards' free constant
+    to zero (Eisenstein et al. 2312.09244; TRL's center_rewards_coefficient). Reduction: mean over pairs, weighted where
+    they carry weights.
     """
 
     margin_scale: float = 1.0
@@ -37,7 +37,8 @@ class MarginRankingLoss:
     center: float = 0.0
     """Weight of (r_c + r_r)^2, which holds the rewards' mean near 0."""
     variant: RankingVariant = RankingVariant.margin
-    """What a pair's margin does: it is what the rewards shall differ by (margin), or the pair's weight (scaled)."""
+    """What a pair's margin does; r_c and r_r are the rewards of the chosen and the rejected reply, s the logistic
+    sigmoid."""
 
     def __post_init__(self) -> None:
         self.variant = member(RankingVariant, "loss.variant", self.variant)

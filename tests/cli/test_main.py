@@ -124,6 +124,9 @@ def test_help_of_one_group_of_keys(alignment: Callable[..., Any]) -> None:
     names = ("rank", "alpha", "rslora", "dora", "init", "dropout", "plus", "targets")
     assert keys == [f"model.lora.{name}" for name in names]
     assert any(line.strip().startswith("model.lora.rank=4") for line in shown)
+    init = next(place for place, line in enumerate(shown) if line.strip().startswith("model.lora.init="))
+    values = [line.split("#")[-1].strip() for line in shown[init + 1 : init + 3]]
+    assert values == ["default: As a linear layer: uniform.", "gaussian: Normal, of standard deviation 1 / rank."]
     assert "loss.beta=0.3" in alignment("run", "tiny_dpo", "loss.beta", "--help").out.replace(" ", "")
     wrong = alignment("run", "tiny_dpo", "--help", "model.lra")
     assert wrong.code == 2
