@@ -47,22 +47,26 @@ ABOUT = {
     "evaluate": "Evaluation",
     "pipeline": "Pipelines",
 }
+Above = dict[str, str]
+"""The keys of a group, as a page shows them but for what stands before each -> where it has shown them."""
 
 
 def keys_page() -> str:
     """The whole page, in Markdown."""
     trees = {name: schema(root) for name, root in TASKS.items() if not is_outside(name)}
     trained = trees["sft"]
-    lines = [HEAD, "## Every run\n", *_rows(trained, "", _plain_keys(RunConfig, trained))]
+    above: Above = {}
+    lines = [HEAD, "## Every run\n", *_rows(trained, "", _plain_keys(RunConfig, trained), "Every run", above)]
     for part in SHARED:
         if part in trained:
-            lines += [f"\n## {part}\n", f"{_whose(part, trees)}\n", *_rows(trained, "", [part])]
+            lines += [f"\n## {part}\n", f"{_whose(part, trees)}\n", *_rows(trained, "", [part], part, above)]
     shared = {*SHARED, *get_type_hints(TrainingConfig)}
     for name, tree in trees.items():
         own = [key for key in map(str, tree) if key not in shared]
         if own:
-            rows = [*_rows(tree, "", own)] or ["No keys of its own: those above are all."]
-            lines += [f"\n## {ABOUT[name]} (`task: {name}`)\n", *rows]
+            heading = f"{ABOUT[name]} (`task: {name}`)"
+            rows = [*_rows(tree, "", own, heading, above)] or ["No keys of its own: those above are all."]
+            lines += [f"\n## {heading}\n", *rows]
     return "\n".join(lines) + "\n"
 
 
@@ -85,20 +89,34 @@ def _whose(part: str, trees: dict[str, DictConfig]) -> str:
     return f"Keys of every task{but}."
 
 
-def _rows(tree: DictConfig, prefix: str, names: list[str]) -> Iterator[str]:
+def _rows(tree: DictConfig, prefix: str, names: list[str], heading: str, above: Above) -> Iterator[str]:
+    """The keys `names` of a group, in the section `heading`. `above` takes up the groups that it shows."""
     owner: Any = OmegaConf.get_type(tree)
     docs, hints = field_docs(owner), get_type_hints(owner)
     for name in names:
         node = None if OmegaConf.is_missing(tree, name) else tree._get_node(name)
         if isinstance(node, DictConfig) and not node._is_none() and is_dataclass(OmegaConf.get_type(node)):
+            keys, group = list(map(str, node)), f"{prefix}{name}"
+            alike = "\n".join(_rows(node, "", keys, heading, {}))
+            if alike in above:
+                there = above[alike].removeprefix(f"`{group}.*` ")
+                yield f"- `{group}.*`, as {there}{_below(docs.get(name, ''))}"
+                continue
+            if len(keys) > 1:
+                above[alike] = f"`{group}.*` in [{heading.partition(' (')[0]}](#{_anchor(heading)})"
             if docs.get(name):
-                yield f"- `{prefix}{name}`, the keys below{_below(docs[name])}"
-            yield from _rows(node, f"{prefix}{name}.", list(map(str, node)))
+                yield f"- `{group}`, the keys below{_below(docs[name])}"
+            yield from _rows(node, f"{group}.", keys, heading, above)
             continue
         value = "required" if OmegaConf.is_missing(tree, name) else f"`{shown_value(tree, name)}`"
         yield f"- `{prefix}{name}`, {value}{_below(docs.get(name, ''))}"
         yield from _members(hints[name])
         yield from _entries(hints[name])
+
+
+def _anchor(heading: str) -> str:
+    """As GitHub makes it of a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def _below(text: str) -> str:

@@ -213,8 +213,8 @@ class PtxConfig(Config):
     size: int = PTX_SIZE
     """Texts or demonstrations a step."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Where they are: `ptx.data.train`; texts as in pre-training with `ptx.data.format=text`. `ptx.data.eval` is
-    refused."""
+    """Where they are: `ptx.data.train`; texts as in pre-training with `ptx.data.format=text`. Refused are
+    `ptx.data.eval`, and `margin`, `scores` and `step_separator`, which are of rows of other kinds."""
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, "ptx.weight must be >= 0", self.weight)

@@ -114,7 +114,8 @@ class EvaluateConfig(RunConfig):
     best-of-n."""
     pairs: DataConfig = field(default_factory=DataConfig)
     """Held-out pairs for the reward model's accuracy: overall, by rating, difference in length, and by the rows'
-    `source`, `subset` and `tags`. Their rows are `pairs.eval`; `pairs.train` is refused, for nothing is trained."""
+    `source`, `subset` and `tags`. Their rows are `pairs.eval`; `pairs.train` is refused, for nothing is trained,
+    and so are `scores`, `step_separator` and `learn`, which are of rows of other kinds."""
     gold: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function that scores replies exactly."""
     num_samples: int = 1

@@ -54,6 +54,18 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in links(page) if not (page.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_anchors_are_those_of_headings(page: Path) -> None:
+    """As GitHub makes them: in lower case, without signs, with a dash for a blank."""
+    named = re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text())
+    lost = []
+    for target, anchor in named:
+        headings = re.findall(r"^#+ (.*)$", ((page.parent / target) if target else page).read_text(), re.MULTILINE)
+        if anchor not in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]:
+            lost.append(f"{target}#{anchor}")
+    assert lost == []
+
+
 def test_every_page_is_within_two_links_of_the_readme() -> None:
     near = {README}
     for _ in range(2):
