@@ -35,16 +35,17 @@ class AlarmConfig(Config):
     that surely rises, a gold score of white noise raises the alarm in about 1 of 100 simulated runs of 1000 iterations;
     with patience 1, in 1 of 4."""
     max_kl: float | None = None
-    """nats a reply."""
+    """An alarm where `kl`, nats a reply, is above this. Null: none."""
     min_entropy: float | None = None
-    """nats a token."""
+    """An alarm where `entropy`, nats a token, is below this. Null: none."""
     max_unfinished: float | None = None
-    """Share of replies without an end."""
+    """An alarm where a larger share of the replies is cut at generation.max_new_tokens. Null: none."""
     min_distinct_2: float | None = None
-    """Share of bigrams; it falls with the number of replies (alignment/generation/diagnostics.py)."""
+    """An alarm where `distinct_2`, the share of distinct bigrams, is below this; it falls with the number of replies
+    too. Null: none."""
     max_mismatch: float | None = 0.5
-    """nats a token, the mean distance of log-probs (generation/mismatch) where another engine draws. Other kernels in
-    bfloat16 make some hundredths; weights that did not arrive make more than this."""
+    """generation.engine=vllm: an alarm where `generation/mismatch`, the mean distance of its log-probs, nats a token,
+    is above this. Other kernels in bfloat16 make some hundredths; weights that did not arrive make more than this."""
 
     def __post_init__(self) -> None:
         require(self.window >= 5, "alarm.window must be >= 5", self.window)

@@ -35,7 +35,7 @@ class CheckpointConfig(Config):
     """Whether training goes on while a checkpoint is written, from a copy that takes its size of the machine's memory
     until then. null: on a GPU, where the weights are in its own."""
     resume: Resume = Resume.auto
-    """auto: the same command goes on from the newest checkpoint in output_dir. never: it starts over."""
+    """Where the same command begins when output_dir has checkpoints."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "checkpoint.every must be >= 0", self.every)

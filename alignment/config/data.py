@@ -45,8 +45,8 @@ class DataConfig(Config):
     format: Format = Format.auto
     """How a row is laid out."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Our field -> the file's column: {prompt: question, chosen: better}; "answer.text" is within an object. In every
-    format; what is not named here has the name that the format gives it."""
+    """Our field -> the file's column: {prompt: question, chosen: better}; {completion: answer.text} is the `text` of
+    {"answer": {"text": ...}}. In every format; what is not named here has the name that the format gives it."""
     train: TrainSource = field(default_factory=TrainSource)
     eval: EvalSource = field(default_factory=EvalSource)
     margin: MarginConfig = field(default_factory=MarginConfig)

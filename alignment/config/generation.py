@@ -102,7 +102,7 @@ class GenerationConfig(Config):
     temperature: float = 1.0
     """What the logits are divided by before a token is drawn."""
     top_k: int = 0
-    """Draw among the k likeliest tokens; 0: among all."""
+    """Draw among the k likeliest tokens; 1: always the likeliest (greedy); 0: among all."""
     top_p: float = 1.0
     """Draw among the likeliest tokens that have this probability together; 1: among all."""
     min_new_tokens: int = 0

@@ -41,7 +41,8 @@ class LogConfig(Config):
     progress: bool = True
     """A bar on a terminal. False: a line now and then in its place, as where the output goes to a file."""
     samples: int = 0
-    """How many prompts of each iteration and evaluation to write, with their replies, to samples.jsonl."""
+    """Tasks that draw replies: how many prompts of each iteration and evaluation to write, with their replies, to
+    samples.jsonl."""
 
     def __post_init__(self) -> None:
         require(self.every > 0, "log.every must be > 0", self.every)

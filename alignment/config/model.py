@@ -91,8 +91,8 @@ TEMPLATE = {"input": True, "names": NAMES}  # a file that is read, or one of the
 @dataclass(slots=True)
 class ModelConfig(Config):
     path: str | None = field(default=None, metadata=MODEL)
-    """A folder in Hugging Face form, or a name on the hub: org/name, org/name@revision. Null: a random model built from
-    `init`."""
+    """A folder in Hugging Face form, a run's folder, which stands for its model, or a name on the hub: org/name,
+    org/name@revision. Null: a random model built from `init`."""
     init: dict[str, Any] = field(default_factory=dict)
     """`model_type` and the fields of its transformers config; read only where `path` is null, beside which a preset may
     have it, and a command may not."""
@@ -106,7 +106,7 @@ class ModelConfig(Config):
     """Run the code that comes with the model or its tokenizer, for architectures that transformers has not. It may do
     whatever you may: only from whom you trust."""
     resize_embeddings: bool = False
-    """Where the tokenizer has more pieces than the model embeds, add rows for them, drawn about the others' mean."""
+    """Where the tokenizer has more tokens than the model embeds, add rows for them, drawn about the others' mean."""
     attention: Attention = Attention.auto
     """How attention is computed."""
     gradient_checkpointing: bool = False

@@ -52,7 +52,7 @@ class OnlineConfig(TrainingConfig):
     gold: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function that is logged beside the learned reward and never learned from."""
     gold_model: str | None = field(default=None, metadata=REWARD_MODEL)
-    """A reward model in its place, where there is no such function; of other data or another seed than the reward's."""
+    """A reward model in the place of `gold`'s function; of other data or another seed than the reward's."""
     alarm: AlarmConfig = field(default_factory=AlarmConfig)
 
     def __post_init__(self) -> None:

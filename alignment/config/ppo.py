@@ -56,7 +56,8 @@ class Share(str, Enum):
 @dataclass(slots=True)
 class CriticConfig(Config):
     path: str | None = field(default=None, metadata=REWARD_MODEL)
-    """With a scalar head. Null: the (first) reward model; where functions score, the actor's body and a new head."""
+    """What the critic begins as: a model with a scalar head and the policy's vocabulary. Null: the (first) reward
+    model, if it is one; else the actor's body and a new head."""
     learning_rate: float = 1e-5
     """The critic's own; its schedule is the actor's."""
     warmup: int = 0
@@ -209,7 +210,8 @@ class PtxConfig(Config):
     """PPO-ptx: each actor step also raises the likelihood of other texts (Ouyang et al. 2203.02155, eq. 2)."""
 
     weight: float = 0.0
-    """gamma, of the mean log-likelihood per token; 0: none. (The paper's 27.8 is of a sum over a text.)"""
+    """Weight of their mean log-likelihood per token (gamma in the paper, whose 27.8 is of a sum over a text).
+    0: none."""
     size: int = PTX_SIZE
     """Texts or demonstrations a step."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -10,7 +10,7 @@ from alignment.config.marks import LANGUAGE_MODEL, PLACE
 @dataclass(slots=True)
 class ReferenceModelConfig(Config):
     path: str | None = field(default=None, metadata=LANGUAGE_MODEL)
-    """Another model as the reference, a folder or a name on the hub; its tokenizer must have the policy's pieces. Null:
+    """Another model as the reference, a folder or a name on the hub; its tokenizer must have the policy's tokens. Null:
     the policy as it is before the first step."""
 
 
@@ -22,7 +22,8 @@ class ReferenceConfig(ReferenceModelConfig):
     they are computed before the first step of every run, and kept nowhere; no second model stays in memory either
     way."""
     folder: str | None = field(default=None, metadata=PLACE)
-    """Where. Null: `.reference` beside the data; where that cannot be written, the user's cache folder."""
+    """Where they are kept. Null: in `.reference` beside the data; where that cannot be written, in the user's cache
+    folder."""
 
     def __post_init__(self) -> None:
         require(self.cache or self.folder is None, "reference.folder needs reference.cache=true", self.folder)

@@ -26,7 +26,7 @@ class ScorerEntry(Config):
     """One of several scorers: a reward model, or a Python function of (prompts, replies)."""
 
     path: str | None = field(default=None, metadata=REWARD_MODEL)
-    """A reward model's folder, or its name on the hub."""
+    """A reward model's folder, its run's, or its name on the hub."""
     function: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function (prompts, replies) -> scores."""
     weight: float = 1.0
@@ -40,14 +40,15 @@ class ScorerConfig(Config):
     """What scores a reply: a reward model, a Python function of (prompts, replies), or several of them."""
 
     path: str | None = field(default=None, metadata=REWARD_MODEL)
-    """A reward model's folder, or its name on the hub."""
+    """A reward model's folder, its run's, or its name on the hub; with roles.share=lora an adapter's folder."""
     function: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function (list of prompts as messages, list of replies as text) -> list of floats. Further
     parameters are columns of the data by their names: `def correct(prompts, replies, answer)`; `**columns`: all."""
     normalize: bool = False
     """(score - mean) / std, both as the reward model's training left them in its reward_statistics.json."""
     models: dict[str, ScorerEntry] = field(default_factory=dict)
-    """name -> path or function, weight and normalize of one of several; needs path and function to be null."""
+    """name -> path or function, weight and normalize of one of several; needs path and function to be null:
+    {helpfulness: {path: A}, brevity: {function: my_rewards.brevity, weight: 0.1}}."""
     combine: Combine = Combine.sum
     """How the scores of several `models` become one."""
     safety_threshold: float = SAFETY_THRESHOLD

@@ -23,8 +23,9 @@ class Format(str, Enum):
     auto = "auto"
     """Told from the first rows, by their fields and what those hold, and said."""
     native = "native"
-    """prompt with completion, or with chosen and rejected, or alone; the replies are text or messages. Beside a prompt
-    may stand its tags, in every format: {"prompt": ..., "tags": ["safety"]}."""
+    """prompt with completion, or with chosen and rejected, or alone; the replies are text or messages. Beside a
+    completion label (kto) or score (reward_regression); completions and labels are a reply's steps (reward_process).
+    Beside a prompt may stand its tags, in every format: {"prompt": ..., "tags": ["safety"]}."""
     hh = "hh"
     r"""chosen and rejected are whole dialogues in the "\n\nHuman: ...\n\nAssistant: ..." form of HH-RLHF."""
     alpaca = "alpaca"

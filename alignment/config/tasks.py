@@ -68,7 +68,7 @@ class RejectionConfig(RunConfig):
     num_samples: int = 8
     """Replies sampled for each prompt (K of Llama 2, section 3.2.3)."""
     temperatures: list[float] = field(default_factory=list)
-    """As many of the K at each of these, in place of generation.temperature."""
+    """As many of the K at each of these, in place of generation.temperature; K must be a multiple of their number."""
     select: Selection = Selection.best
     """Which of a prompt's replies `selected.jsonl`, in the run's folder, has; blank ones and those cut before their end
     do not count."""
@@ -122,8 +122,8 @@ class EvaluateConfig(RunConfig):
     """n > 1 adds a method, best of n: the reward model's pick among n replies of the baseline to each prompt. 0: no
     replies are drawn, and perplexity is measured alone."""
     perplexity: bool | None = None
-    """What each model gives the completions of `data.eval`, in nats per token and bits per byte. Null: where its rows
-    have completions."""
+    """Whether each model's perplexity of the completions of `data.eval` is measured, and its bits per byte, by which
+    models of other tokens can be compared. Null: where its rows have completions."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     def __post_init__(self) -> None:

@@ -39,8 +39,9 @@ class OnNonFinite(str, Enum):
 @dataclass(slots=True)
 class TrainConfig(Config):
     max_steps: int | None = None
-    """Optimizer steps (PPO: iterations). Exactly one of `max_steps` and `epochs` is set. 0: none; the model as it comes
-    is evaluated on the held-out rows, and no model is left."""
+    """Optimizer steps (PPO: iterations). Exactly one of `max_steps` and `epochs` is set; on the command line one takes
+    the place of the recipe's other. 0: none; the model as it comes is evaluated on the held-out rows, and no model is
+    left."""
     epochs: float | None = None
     """Passes over the rows of data.train; 0.5 is half a pass."""
     optimizer: OptimizerName = OptimizerName.adamw
@@ -71,7 +72,7 @@ class TrainConfig(Config):
     """The learning rate of the head, as a multiple of the other weights': of a policy's output embeddings where they
     are not tied to the others, of a reward model's or critic's head."""
     embedding_lr_ratio: float = 1.0
-    """Likewise of the embeddings."""
+    """The learning rate of the embeddings, likewise."""
     max_grad_norm: float = 1.0
     """A step's gradient that is longer is scaled down to this norm."""
     eval_every: int = 0

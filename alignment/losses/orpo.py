@@ -31,7 +31,7 @@ class ORPOLoss:
     """
 
     weight: float = 0.1
-    """Of the odds ratio beside the likelihood, the paper's lambda (TRL calls it beta)."""
+    """Weight of the odds-ratio term beside the likelihood, the paper's lambda (TRL calls it beta)."""
     nll: ORPONll = ORPONll.completion
     """Which tokens the likelihood counts."""
 
