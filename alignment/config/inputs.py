@@ -13,6 +13,7 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
+from alignment.config.adapter import adapter_of, require_lora
 from alignment.config.errors import ConfigError, error_prefix
 from alignment.config.files import is_pattern, matched
 from alignment.config.folders import MODEL_FILE, holds_model, model_of
@@ -64,8 +65,9 @@ def expand_home(config: Any) -> None:
 
 
 def take_models(config: Any) -> None:
-    """Where a model is asked for, a run's folder stands for its final one."""
+    """Where a model is asked for, a run's folder stands for its final one, and where an adapter is, for its adapter."""
     _change(config, ("of_run",), lambda path, _: model_of(path))
+    _change(config, ("adapter",), lambda path, _: adapter_of(path))
 
 
 def set_names(config: Any, names: dict[tuple[Kind, str], str]) -> None:
@@ -155,8 +157,8 @@ def check_inputs(config: Any, prefix: str = "", *, but_within: str | None = None
 
 
 def _check_kinds(config: Any, prefix: str, but_within: str | None) -> None:
-    """That a reward model is given where one scores, and a language model where one replies."""
-    asked = {"language_model": require_language_model, "reward_model": require_reward_model}
+    """That a reward model is given where one scores, a language model where one replies, an adapter to train on."""
+    asked = {"language_model": require_language_model, "reward_model": require_reward_model, "adapter": require_lora}
     found = [(mark, key, path) for mark in asked for key, path, _ in _marked(config, mark, prefix)]
     if isinstance(config, RunConfig) and config.is_policy:
         found += [("language_model", key, path) for key, path in input_paths(config) if key == "model.path"]

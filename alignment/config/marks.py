@@ -6,6 +6,7 @@ MODEL = {
     "hub": "model",
     "of_run": True,
 }  # the same, or a run's folder for its model, or a name on the hub
+ADAPTER = {**MODEL, "adapter": True}  # one of LoRA, or the run or model that it was left beside
 LANGUAGE_MODEL = {**MODEL, "language_model": True}  # one that writes replies
 COMPARED = {"input": True, "hub": "model", "language_model": True}  # the same, or a run's folder, whose log is read too
 REWARD_MODEL = {**MODEL, "reward_model": True}  # one that scores them

@@ -1,13 +1,13 @@
 """A model: where its weights come from, and what of it is trained."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
 from alignment.config.base import Config
 from alignment.config.errors import ConfigError, require
-from alignment.config.marks import MODEL, TOKENIZER
+from alignment.config.marks import ADAPTER, MODEL, TOKENIZER
 from alignment.user_error import nearest
 
 
@@ -61,16 +61,12 @@ class LoraConfig(Config):
         require(0 <= self.dropout < 1, "model.lora.dropout must be in [0, 1)", self.dropout)
         require(0 < self.plus < math.inf, "model.lora.plus must be > 0 and finite", self.plus)
         require(bool(self.targets), "model.lora.targets must name at least one module", self.targets)
-        for key, value, unset in (
-            ("alpha", self.alpha, ALPHA),
-            ("rslora", self.rslora, False),
-            ("dora", self.dora, False),
-            ("init", self.init, LoraInit.default),
-            ("dropout", self.dropout, 0.0),
-            ("plus", self.plus, 1.0),
-            ("targets", self.targets, TARGETS),
-        ):
-            require(self.rank > 0 or value == unset, f"model.lora.{key} goes with model.lora.rank > 0", value)
+
+    def given(self) -> dict[str, Any]:
+        """The keys beside `rank` that are not as they are by default, with their values."""
+        unset, names = LoraConfig(), [each.name for each in fields(self) if each.name != "rank"]
+        values = ((name, getattr(self, name), getattr(unset, name)) for name in names)
+        return {name: value for name, value, default in values if value != default}
 
 
 class ChatTemplate(str, Enum):
@@ -93,6 +89,10 @@ class ModelConfig(Config):
     path: str | None = field(default=None, metadata=MODEL)
     """A folder in Hugging Face form, a run's folder, which stands for its model, or a name on the hub: org/name,
     org/name@revision. Null: a random model built from `init`."""
+    adapter: str | None = field(default=None, metadata=ADAPTER)
+    """A LoRA adapter that is trained on, on `path`, or where that is null on the base that it names: the folder of one,
+    or of a run that left one, or a name on the hub. Its rank, scale and modules are its own; where a method has a
+    reference, that is the model with the adapter as it was when the run began."""
     init: dict[str, Any] = field(default_factory=dict)
     """`model_type` and the fields of its transformers config; read only where `path` is null, beside which a preset may
     have it, and a command may not."""
@@ -119,9 +119,17 @@ class ModelConfig(Config):
 
     def __post_init__(self) -> None:
         rule = "model.path must name a folder, or a model on the hub, or model.init a model_type to build"
-        require(self.path is not None or "model_type" in self.init, rule, self.path)
+        require(self.path is not None or self.adapter is not None or "model_type" in self.init, rule, self.path)
+        self._check_lora()
         given, names = self.chat_template, NAMES
         if given is not None and given not in names and not {".", "/"} & set(given):
             rule = f"model.chat_template must be a file or one of {', '.join(names)}"
             raise ConfigError(f"{rule}, got {given!r}{nearest(given, names)}")
         require(self.router_loss is None or self.router_loss >= 0, "model.router_loss must be >= 0", self.router_loss)
+
+    def _check_lora(self) -> None:
+        for key, value in self.lora.given().items():
+            rule = f"model.lora.{key} goes with model.lora.rank > 0"
+            require(self.lora.rank > 0 or self.adapter is not None, rule, value)
+        rule = "model.lora.init must be left out beside model.adapter, which has begun already"
+        require(self.adapter is None or self.lora.init is LoraInit.default, rule, self.lora.init)

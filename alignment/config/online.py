@@ -119,7 +119,8 @@ class PPOConfig(OnlineConfig):
         rule = "generation.top_k and top_p must be 0 and 1 for PPO, whose log-probs are of the whole distribution"
         require(full, rule, (self.generation.top_k, self.generation.top_p))
         if self.roles.share is Share.lora:
-            require(self.model.lora.rank > 0, "roles.share=lora needs model.lora.rank > 0", self.model.lora.rank)
+            is_adapted = self.model.lora.rank > 0 or self.model.adapter is not None
+            require(is_adapted, "roles.share=lora needs model.lora.rank > 0", self.model.lora.rank)
             rule = "roles.share=lora takes one reward model as it is: no reward.models, no reward.normalize"
             require(not self.reward.models and not self.reward.normalize, rule, self.reward)
             require(not self.roles.offload, "roles.share=lora leaves nothing to offload", "roles.offload=true")

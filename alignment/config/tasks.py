@@ -84,6 +84,8 @@ class RejectionConfig(RunConfig):
             "model.lora.rank must be 0 for rejection, which trains nothing",
             self.model.lora.rank,
         )
+        rule = "model.adapter must be null for rejection, which trains nothing; model.path takes an adapter too"
+        require(self.model.adapter is None, rule, self.model.adapter)
         require_unread(self.batch, "rejection")
         require_device(self.model, self.distributed)
         require_generator(self.generation, self.distributed)

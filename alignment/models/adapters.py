@@ -50,6 +50,20 @@ def adapter_off(hf: PreTrainedModel) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
+@contextmanager
+def adapter_instead(hf: PreTrainedModel, name: str) -> Iterator[None]:
+    """Inside, this adapter is the active one, frozen; then what was active before, which trains."""
+    layers = lora_layers(hf)
+    before = [layer.active_adapters for layer in layers]
+    for layer in layers:
+        layer.set_adapter(name, inference_mode=True)
+    try:
+        yield
+    finally:
+        for layer, active in zip(layers, before, strict=True):
+            layer.set_adapter(active)
+
+
 @torch.no_grad()
 def merged_state(
     hf: PreTrainedModel, placement: Placement, *, dtype: torch.dtype | None = None, keep: bool = True

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE, ModelFolder
+from alignment.config.hub import located
 from alignment.config.model import Attention, ModelConfig
 from alignment.distributed.placement import Placement, Whole
 from alignment.models.attention import choose_attention
@@ -151,14 +152,25 @@ def from_folder(
     if apart := check_unread(hf, left, where):
         what = f"what a {type(hf).__name__} has no part for is left out, also where it is saved ({len(apart)})"
         say_once(f"{where}: {what}: {listed(apart)}")
+    for name in _merged(hf, config, folder, placement, where):
+        lacking.pop(name, None)
+    return hf, lacking
+
+
+def _merged(
+    hf: PreTrainedModel, config: ModelConfig, folder: ModelFolder, placement: Placement, where: str
+) -> set[str]:
+    """The adapters of the folder added into the weights; the names of what they hold whole."""
+    whole = set[str]()
     for adapter in folder.adapters:
         from alignment.models.merge import merge_adapter  # only where there is one: it imports peft, which is slow
 
-        for name in merge_adapter(hf, adapter, folder.key, placement):
-            lacking.pop(name, None)
+        whole |= merge_adapter(hf, adapter, folder.key, placement)
         beside = " beside whole weights" if adapter == folder.path else ""
-        say_once(f"{where}: the adapter in {adapter}{beside} is merged into its base, {folder.path}")
-    return hf, lacking
+        is_asked = adapter == located(str(config.path)) and config.lora.rank and config.adapter is None
+        way = f" (model.adapter={adapter} trains it on)" if is_asked else ""
+        say_once(f"{where}: the adapter in {adapter}{beside} is merged into its base, {folder.path}{way}")
+    return whole
 
 
 def dtype_of(folder: ModelFolder) -> torch.dtype:

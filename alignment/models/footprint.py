@@ -36,8 +36,8 @@ from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import held_of
 from alignment.models.init import init_config
 from alignment.models.layer_kinds import check_branches
-from alignment.models.load import prepared
 from alignment.models.optimizer_states import state_bytes
+from alignment.models.prepare import prepared
 from alignment.models.quantized import HEADS, quantization_of
 from alignment.models.tokenizer import load_tokenizer
 from alignment.models.weight_dtype import made_in

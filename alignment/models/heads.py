@@ -5,7 +5,8 @@ A [tokens, vocabulary] tensor larger than a chunk never exists: logits are made 
 backward pass.
 """
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from alignment.data.pack import PADDING, Batch
 from alignment.distributed.placement import Placement
-from alignment.models.adapters import use_adapter
+from alignment.models.adapters import adapter_instead, use_adapter
 from alignment.models.attention import (
     attention_inputs,
     in_fixed_lengths,
@@ -62,11 +63,22 @@ class Trunk(nn.Module):
                 reads_apart = is_read_apart(hf)
         self.reads_apart = reads_apart
         self.adapter: str | None = None  # which one is this role's, where roles share a backbone
+        self.begins_adapted = False  # by an adapter that was trained before: without it, it is not the model as it was
 
     def activate(self) -> None:
         """Make this role's adapter the active one of a shared backbone; otherwise there is nothing to do."""
         if self.adapter is not None:
             use_adapter(self.hf, self.adapter)
+
+    @contextmanager
+    def reading(self, adapter: str) -> Iterator[None]:
+        """Inside, it computes with another of its adapters, of which none is trained meanwhile."""
+        own, self.adapter = self.adapter, None
+        try:
+            with adapter_instead(self.hf, adapter):
+                yield
+        finally:
+            self.adapter = own
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that this role trains, by name."""

@@ -22,6 +22,7 @@ from alignment.models.checks import check_logits, check_scores
 from alignment.models.folder import dtype_of, from_folder, is_scalar_folder, read_config
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.init import from_init
+from alignment.models.prepare import placed
 from alignment.models.quantized import require_adapter
 from alignment.models.routers import has_routers, router_weight
 from alignment.models.save import write_weights
@@ -67,7 +68,9 @@ def _language_model(
     with forwards_in_float32(hf, placement):
         check_logits(tried, _where(config, "model.path"))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
-    return LanguageModel(prepared(hf, config, placement), placement, weight, saved_in)
+    model = LanguageModel(placed(hf, config, placement), placement, weight, saved_in)
+    model.begins_adapted = config.adapter is not None
+    return model
 
 
 def _where(config: ModelConfig, key: str) -> str:
@@ -159,7 +162,7 @@ def _scalar_model(
     with forwards_in_float32(hf, placement):
         check_scores(tried, _where(config, key))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
-    return ScalarModel(prepared(hf, config, placement), placement, weight, saved_in)
+    return ScalarModel(placed(hf, config, placement), placement, weight, saved_in)
 
 
 def _require_weights(lacking: dict[str, str], hf: PreTrainedModel, placement: Placement, path: str, key: str) -> None:
@@ -184,7 +187,7 @@ def load_critic(
     """The critic: from the folder of a reward model, which `key` names, else the policy's own body with a new scalar
     head. Its weights are where the policy's are."""
     if path is not None:
-        config = replace(config, path=path)
+        config = replace(config, path=path, adapter=None)
         folder = find_model(path, key, trusted=config.trust_remote_code)
         if not has_routers(read_config(folder)):  # model.router_loss is the policy's
             config = replace(config, router_loss=None)
@@ -230,21 +233,3 @@ def save_model(
 def freeze(model: nn.Module) -> None:
     model.requires_grad_(False)
     model.eval()
-
-
-def prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:
-    """Noise off (a policy whose log-probs change between two forwards has no ratio), checkpointing, adapter."""
-    for module in hf.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():  # the rates that attention, experts and layers keep as numbers
-            if isinstance(value, float) and ("drop" in name or "jitter" in name):
-                setattr(module, name, 0.0)
-    if config.gradient_checkpointing:
-        hf.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    if config.lora.rank:
-        from alignment.models.lora import add_adapter  # not above: see there
-
-        add_adapter(hf, config.lora)
-    placement.shard(hf)
-    return hf

@@ -5,7 +5,6 @@ start, and most runs train without.
 """
 
 from dataclasses import dataclass
-from math import isclose, sqrt
 from pathlib import Path
 
 import torch
@@ -39,7 +38,6 @@ MERGED = {"Linear", "Linear4bit", "Linear8bitLt"}
 
 def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
     """Freeze the weights and put LoRA layers into them (arXiv:2106.09685); a scalar head stays trained in full."""
-    hf.requires_grad_(False)
     head = head_name(hf)
     everything = config.targets == ["all-linear"]
     targets = _linear_layers(hf) if everything and _has_fused_experts(hf) else config.targets
@@ -55,12 +53,25 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
         exclude_modules=kept or None,
     )
     try:
-        inject_adapter_in_model(peft_config, hf)
-        cast_adapter_dtype(hf, DEFAULT)  # float32, whatever the weights beneath are held in
+        put_adapter(hf, peft_config, "model.lora.targets")
     except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}, got {config.targets}") from error
-    _check_layers(hf)
-    if head is not None:
+
+
+def put_adapter(hf: PreTrainedModel, config: PeftLoraConfig, key: str) -> None:
+    """The same by peft's own config, which `key` is about.
+
+    Raises:
+        ConfigError: it is on what cannot be merged.
+        ValueError: peft finds no such modules.
+    """
+    hf.requires_grad_(False)
+    inject_adapter_in_model(config, hf)
+    cast_adapter_dtype(hf, DEFAULT)  # float32, whatever the weights beneath are held in
+    _check_layers(hf, key)
+    if head_name(hf) is not None:
         scalar_head(hf).requires_grad_(True)
     if hf.is_activation_checkpointing:
         hf.enable_input_require_grads()
@@ -91,7 +102,7 @@ def _linear_layers(hf: PreTrainedModel) -> list[str]:
     return targets
 
 
-def _check_layers(hf: PreTrainedModel) -> None:
+def _check_layers(hf: PreTrainedModel, key: str) -> None:
     """Only what can be merged for export: linear layers, and none whose weight is another module's too."""
     head = hf.get_output_embeddings()
     tied = hf.config.get_text_config().tie_word_embeddings and head is not None and is_adapted(head)
@@ -101,7 +112,7 @@ def _check_layers(hf: PreTrainedModel) -> None:
         kind = strange[0] if strange else "the head, tied to the embeddings"
         if "ParamWrapper" in strange or routes:
             kind = "the experts or routers of a mixture, which are no such layers"
-        raise ConfigError(f"model.lora.targets must be linear layers with a weight of their own, got {kind}")
+        raise ConfigError(f"{key} must be linear layers with a weight of their own, got {kind}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +126,25 @@ class AdapterShape:
 
 def shape_of_adapter(hf: PreTrainedModel) -> AdapterShape:
     """Of the one that the model was loaded with."""
-    layer = lora_layers(hf)[0]
-    rank, alpha, scaling = layer.r[DEFAULT], layer.lora_alpha[DEFAULT], layer.scaling[DEFAULT]
-    return AdapterShape(rank, alpha, rslora=rank > 1 and isclose(scaling, alpha / sqrt(rank)))
+    config = config_of_adapter(hf)
+    return AdapterShape(config.r, config.lora_alpha, config.use_rslora)
+
+
+def config_of_adapter(hf: PreTrainedModel) -> PeftLoraConfig:
+    """peft's, of the same."""
+    config: PeftLoraConfig = vars(hf)["peft_config"][DEFAULT]
+    return config
 
 
 def add_another(hf: PreTrainedModel, name: str, shape: AdapterShape) -> None:
     """A second adapter, which is nothing until it is trained or loaded, beside the first and on the same layers."""
-    layers = [key for key, module in hf.named_modules() if is_adapted(module)]
+    inject_beside(hf, name, PeftLoraConfig(r=shape.rank, lora_alpha=shape.alpha, use_rslora=shape.rslora))
+
+
+def inject_beside(hf: PreTrainedModel, name: str, config: PeftLoraConfig) -> None:
+    """The same by peft's own config, but for its modules."""
+    config.target_modules = [key for key, module in hf.named_modules() if is_adapted(module)]
     before = vars(hf).pop("peft_config")  # found there, it has peft warn of several adapters, which are what is wanted
-    config = PeftLoraConfig(r=shape.rank, lora_alpha=shape.alpha, use_rslora=shape.rslora, target_modules=layers)
     inject_adapter_in_model(config, hf, adapter_name=name)
     cast_adapter_dtype(hf, name)
     vars(hf)["peft_config"] = before | vars(hf)["peft_config"]
@@ -141,7 +161,7 @@ def save_adapter(
             with placement.whole([tensor]):
                 if write:
                     saved = as_saved(hf, name, placement.kept(tensor), dtype)
-                    kept[PREFIX + _name_in_file(name)] = saved.contiguous()
+                    kept[PREFIX + name_in_file(name)] = saved.contiguous()
     if not write:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,13 +169,15 @@ def save_adapter(
     on_hub = None if base is None else pinned_name(base)
     if on_hub is None and base is not None:
         base = str(Path(base).resolve())
-    targets = sorted({key.rpartition(".")[2] for key, module in hf.named_modules() if is_adapted(module)})
+    own = config_of_adapter(hf)
     PeftLoraConfig(
         r=shape.rank,
         lora_alpha=shape.alpha,
+        rank_pattern=own.rank_pattern,
+        alpha_pattern=own.alpha_pattern,
         use_rslora=shape.rslora,
         use_dora=has_lengths(lora_layers(hf)[0], DEFAULT),
-        target_modules=targets,
+        target_modules=_targets(hf),
         base_model_name_or_path=base if on_hub is None else on_hub.repo,
         revision=None if on_hub is None else on_hub.revision,
         task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
@@ -165,7 +187,15 @@ def save_adapter(
     share([folder / WEIGHTS_FILE], folder / ADAPTER_FILE)
 
 
-def _name_in_file(name: str) -> str:
+def _targets(hf: PreTrainedModel) -> list[str]:
+    """The last parts of the adapted layers' names, or their names where others have the same last parts."""
+    adapted = [name for name, module in hf.named_modules() if is_adapted(module)]
+    last = {name.rpartition(".")[2] for name in adapted}
+    found = [name for name, module in hf.named_modules() if name.rpartition(".")[2] in last]
+    return sorted(last if found == adapted else adapted)
+
+
+def name_in_file(name: str) -> str:
     """peft's: without the adapter's own name, and of DoRA's lengths, which were once no module, without `weight`."""
     name = name.replace(f".{DEFAULT}.", ".")
     return name.removesuffix(".weight") if name.endswith(".lora_magnitude_vector.weight") else name

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from alignment.config.adapter import settled
 from alignment.config.errors import ConfigError
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig, task_name
@@ -72,13 +73,13 @@ class Plan:
 
 def planned(config: RunConfig) -> Planned:
     """Raises:
-    ConfigError: the run is of a task that has no plan.
+    ConfigError: the run is of a task that has no plan; and as `settled`.
     """
     if not isinstance(config, TrainingConfig | RejectionConfig):
         what = "a run that trains a model or draws replies of one, as a stage of a pipeline does by its own recipe"
         way = "alignment plan dpo model.path=MODEL data.train.path=ROWS, say"
         raise ConfigError(f"plan takes {what} ({way}), got the task {task_name(config)}")
-    return config
+    return settled(config)
 
 
 def plan_of(config: Planned, hardware: Hardware, counts: Counts) -> Plan:

@@ -1,4 +1,4 @@
-"""The frozen reference: a copy of the policy as it was, or the policy's own base with its adapter off."""
+"""The frozen reference: a copy of the policy as it was, or the policy's own base, with its adapter off or as it was."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +19,8 @@ from alignment.models.load import freeze
 from alignment.models.readout import token_logprobs
 from alignment.models.weight_dtype import as_its_original
 from alignment.training.another_reference import load_reference, require_reference_reads
+
+REFERENCE = "reference"  # the name of its adapter
 
 
 @dataclass(slots=True)
@@ -48,11 +50,29 @@ class AdapterOff:
             return token_logprobs(self.policy, batch, temperature=temperature)
 
 
-Reference = FrozenCopy | AdapterOff
+@dataclass(slots=True)
+class FrozenAdapter:
+    """The policy itself with its adapter as it was, of which there is a frozen copy on the same layers."""
+
+    policy: LanguageModel
+
+    @torch.no_grad()
+    def logprobs(self, batch: Batch, temperature: float) -> Tensor:
+        """[T] nats."""
+        with self.policy.reading(REFERENCE):
+            return token_logprobs(self.policy, batch, temperature=temperature)
+
+
+Reference = FrozenCopy | AdapterOff | FrozenAdapter
 
 
 def build_reference(policy: LanguageModel) -> Reference:
     """The reference of a policy that has not been trained yet."""
+    if policy.begins_adapted:
+        from alignment.models.saved_adapter import add_copy  # not above, for it imports peft
+
+        add_copy(policy.hf, REFERENCE, policy.placement)
+        return FrozenAdapter(policy)
     if lora_layers(policy.hf):
         return AdapterOff(policy)
     copy = policy.placement.copy_of(policy, as_its_original(policy.placement.compute))

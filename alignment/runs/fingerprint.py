@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from alignment.config.adapter import KEY as ADAPTER
 from alignment.config.errors import ConfigError
 from alignment.config.folders import base_of
 from alignment.config.hub import reading_at
@@ -142,9 +143,10 @@ def inputs(config: RunConfig) -> Iterator[tuple[str, Path]]:
     Raises:
         ConfigError: what should name an adapter's base is cut or damaged.
     """
-    for key, _, place in input_places(config):
+    places = [(key, place) for key, _, place in input_places(config)]
+    for key, place in places:
         with reading_at(config.commits):
-            bases = list(_bases(key, place))
+            bases = [] if key == ADAPTER and "model.path" in dict(places) else list(_bases(key, place))
         yield from [(key, place), *bases]
 
 

@@ -177,11 +177,15 @@ def roles_of(config: TrainingConfig | RejectionConfig | EvaluateConfig) -> Itera
         return
     is_in_ppo, is_scalar = isinstance(config, PPOConfig), isinstance(config, ScalarConfig)
     averages = isinstance(config, PPOConfig) and config.ppo.ema is not None
-    key, copies = _key_of(config.model), int(averages)
-    yield Role(key, config.model, is_scalar, True, config.train, is_in_ppo, copies)
+    has_other = isinstance(config, ReferencedConfig | OnlineDPOConfig) and config.reference.path is not None
+    is_beside = isinstance(config, OnlineDPOConfig | PPOConfig) and not has_other  # the reference, all the time
+    keeps_adapter = is_beside and config.model.adapter is not None  # as it was
+    yield Role(
+        _key_of(config.model), config.model, is_scalar, True, config.train, is_in_ppo, int(averages) + keeps_adapter
+    )
     if isinstance(config, ReferencedConfig | OnlineDPOConfig) and config.reference.path is not None:
         yield Role("reference.path", replace(_frozen(config.model), path=config.reference.path))
-    elif isinstance(config, OnlineDPOConfig | PPOConfig) and not config.model.lora.rank:
+    elif is_beside and not config.model.lora.rank:
         yield Role("reference", _frozen(config.model))
     if isinstance(config, OnlineConfig):
         yield from _judges(config)
@@ -204,7 +208,9 @@ def _critic(config: PPOConfig) -> ModelConfig:
     """As it begins: as the folder that is named, a reward model, or the policy's body."""
     models = [one.path for one in config.reward.by_key().values() if one.path is not None]
     path = config.critic.path or next(iter(models), None) or config.model.path
-    return replace(config.model, lora=LoraConfig()) if path is None else replace(config.model, path=path)
+    if path is None:
+        return replace(config.model, lora=LoraConfig())
+    return config.model if path == config.model.path else replace(config.model, path=path, adapter=None)
 
 
 def _scorers(reward: ScorerConfig, model: ModelConfig) -> Iterator[Role]:
@@ -215,7 +221,7 @@ def _scorers(reward: ScorerConfig, model: ModelConfig) -> Iterator[Role]:
 
 
 def _frozen(model: ModelConfig) -> ModelConfig:
-    return replace(model, lora=LoraConfig(), gradient_checkpointing=False)
+    return replace(model, lora=LoraConfig(), adapter=None, gradient_checkpointing=False)
 
 
 def _key_of(model: ModelConfig) -> str:

@@ -53,4 +53,4 @@ def require_reference_reads(
 
 def _settings(path: str, model: ModelConfig) -> ModelConfig:
     frozen = replace(model, lora=LoraConfig(), router_loss=None, gradient_checkpointing=False)
-    return replace(frozen, path=path, resize_embeddings=False)
+    return replace(frozen, path=path, adapter=None, resize_embeddings=False)

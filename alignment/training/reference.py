@@ -128,7 +128,7 @@ def weights_digest(model: LanguageModel, precision: str) -> xxhash.xxh3_128:
     digest = xxhash.xxh3_128(precision.encode())
     digest.update(model.hf.config.to_json_string(use_diff=False).encode())  # heads, RoPE and the library's version
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
-        if ".lora_" in name:  # a fresh adapter is random and adds nothing
+        if ".lora_" in name and not model.begins_adapted:  # a fresh adapter is random and adds nothing
             continue
         digest.update(name.encode())
         with model.placement.whole([tensor]):

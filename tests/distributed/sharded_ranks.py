@@ -39,6 +39,7 @@ from alignment.models.load import (
     load_scalar_model,
     save_model,
 )
+from alignment.models.lora import save_adapter
 from alignment.models.tokenizer import load_tokenizer
 from alignment.models.weight_dtype import as_its_original
 from alignment.training.optim import build_optimizer
@@ -55,6 +56,7 @@ MODELS: dict[str, tuple[str, Callable[..., Any], str, LoraConfig]] = {  # folder
     "scalar": ("reward", load_scalar_model, "reward", LoraConfig()),
     "foreign head": ("foreign", load_scalar_model, "reward", LoraConfig()),
     "lora": ("policy", load_language_model, "lora", LoraConfig(rank=4)),
+    "saved adapter": ("policy", load_language_model, "lora", LoraConfig()),
     "lora, new head": ("policy", load_scalar_model, "reward", LoraConfig(rank=4)),
     "experts": ("mixture", load_language_model, "sft", LoraConfig()),
     "bfloat16 lora": ("policy", load_language_model, "lora", LoraConfig(rank=4)),
@@ -82,6 +84,10 @@ def write_folders(folder: Path) -> None:
     policy = load_language_model(ModelConfig(path=str(folder / "policy")), tokenizer, WHOLE)
     (folder / "policy" / "model.safetensors").unlink()
     policy.hf.bfloat16().save_pretrained(folder / "policy", max_shard_size="150KB")
+    adapted = load_language_model(ModelConfig(path=str(folder / "policy"), lora=LoraConfig(rank=4)), tokenizer, WHOLE)
+    for weight in adapted.trained().values():
+        nn.init.normal_(weight, std=0.1)
+    save_adapter(adapted.hf, folder / "adapter", WHOLE, torch.float32)
     shutil.copytree(folder / "reward", folder / "foreign")
     weights = load_file(folder / "foreign" / "model.safetensors")
     head = {"v_head.summary.weight": weights.pop("score.weight"), "v_head.summary.bias": torch.tensor([50.0])}
@@ -109,7 +115,8 @@ def precise(name: str, config: DistributedConfig) -> DistributedConfig:
 def load(name: str, folder: Path, config: DistributedConfig) -> Any:
     torch.manual_seed(0)
     where, loader, _, lora = MODELS[name]
-    settings = ModelConfig(path=str(folder / where), lora=lora, resize_embeddings="grown" in name)
+    adapter = str(folder / "adapter") if name == "saved adapter" else None
+    settings = ModelConfig(path=str(folder / where), adapter=adapter, lora=lora, resize_embeddings="grown" in name)
     return loader(settings, tokenizer_of(name), placement_of(precise(name, config)))
 
 

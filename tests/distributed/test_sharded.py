@@ -15,6 +15,7 @@ MODELS = (
     "scalar",
     "foreign head",
     "lora",
+    "saved adapter",
     "lora, new head",
     "experts",
     "grown",

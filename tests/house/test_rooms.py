@@ -63,6 +63,7 @@ DOORS = {  # library: the only rooms or modules that may import it
         "alignment.models.lora",
         "alignment.models.merge",
         "alignment.models.quantized",
+        "alignment.models.saved_adapter",
     ],
     "datasets": ["alignment.data.tables"],
     "huggingface_hub": ["alignment.hub", "alignment.models.files", "alignment.models.init"],

@@ -62,6 +62,27 @@ def test_a_run_that_goes_on_reads_the_base_that_it_began_with(
     assert "finished already" in alignment("run", "out/config.yaml").out  # though the newer base was read here
 
 
+@pytest.mark.parametrize("where", ["a folder", "the hub"])
+def test_an_adapter_that_is_trained_on_stays_on_the_base_that_it_named(
+    where: str, hub: StandIn, alignment: Callable[..., Ended], model_folder: Path, pairs_repo: str, tmp_path: Path
+) -> None:
+    """Which is `model.path` where that is null."""
+    base = hub.commit("org/tiny", model_folder)
+    adapter = make_adapter(model_folder, tmp_path / "adapter")
+    path = str(adapter) if where == "a folder" else f"org/lora@{hub.commit('org/lora', adapter)}"
+    words = (*DPO, "train.schedule=constant", "train.warmup_steps=0", f"model.adapter={path}")
+    assert alignment(*words, "train.max_steps=1").code == 0
+    written = OmegaConf.load("out/config.yaml")
+    assert written.commits == {"org/tiny": base}
+    assert (written.model.path, written.model.adapter, written.model.lora.rank) == (f"org/tiny@{base}", path, 2)
+    hub.commit("org/tiny", other_weights(model_folder, tmp_path / "other"))
+    goes_on = alignment(*words)
+    assert (goes_on.code, goes_on.err) == (0, []) and "going on from" in goes_on.out
+    assert alignment("export", "out").code == 0
+    own = alignment(*words, f"model.path={model_folder}", "output_dir=own")  # the hub's base is not read
+    assert own.code == 0 and OmegaConf.load("own/config.yaml").commits == {}
+
+
 def test_another_base_is_asked_for_by_its_commit(
     hub: StandIn, alignment: Callable[..., Ended], model_folder: Path, pairs_repo: str, tmp_path: Path
 ) -> None:

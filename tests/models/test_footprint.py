@@ -20,7 +20,7 @@ from alignment.models import footprint
 from alignment.models.allocations import peak_of
 from alignment.models.footprint import Role, Rows, footprint_of
 from alignment.models.heads import LanguageModel
-from alignment.models.load import prepared
+from alignment.models.prepare import prepared
 from alignment.models.readout import token_logprobs
 
 SIZES = {"hidden_size": 32, "intermediate_size": 88, "num_hidden_layers": 5, "num_attention_heads": 4}

@@ -1,0 +1,88 @@
+"""A saved adapter that is trained on: where it lies, and what of `model` it settles. Asked of its files alone."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alignment.config.errors import ConfigError, require
+from alignment.config.folders import ADAPTER_FILE, MODEL_FILE, base_of, read_json
+from alignment.config.hub import located
+from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.run import RunConfig, TrainingConfig
+
+KEY = "model.adapter"
+BESIDE = "adapter"  # the weights of a run's model into which it is merged
+
+Run = TypeVar("Run", bound=RunConfig)
+
+
+def adapter_of(path: str) -> str:
+    """A model's folder, as a run leaves it, stands for the adapter beside it; any other path for itself."""
+    folder = Path(path).expanduser()
+    is_beside = (folder / BESIDE / ADAPTER_FILE).is_file() and not (folder / ADAPTER_FILE).is_file()
+    return str(folder / BESIDE) if is_beside else path
+
+
+def require_lora(key: str, folder: Path) -> None:
+    """Raises:
+    ConfigError: the folder holds no adapter, or one that is not LoRA's.
+    """
+    if not (folder / ADAPTER_FILE).is_file():
+        is_whole = (folder / MODEL_FILE).is_file()
+        way = f", got a whole model; model.path={folder} trains it" if is_whole else f", got {str(folder)!r}"
+        raise ConfigError(f"{key} must be the folder of an adapter ({ADAPTER_FILE}){way}")
+    kind = read_json(folder / ADAPTER_FILE, key).get("peft_type")
+    if kind != "LORA":
+        way = f"model.path={folder} merges others into their base, and trains on from there"
+        raise ConfigError(f"{key} must be an adapter of LoRA, got {kind!r} in {str(folder / ADAPTER_FILE)!r}; {way}")
+
+
+def settled(config: Run) -> Run:
+    """The run with the base of its adapter, where `model.path` is null, and the adapter's own shape as `model.lora`. As
+    it is where it trains no saved adapter, or one that is not here yet.
+
+    Raises:
+        ConfigError: the adapter names no base that is here, or a key of `model.lora` says otherwise than it.
+    """
+    if not isinstance(config, TrainingConfig) or config.model.adapter is None:
+        return config
+    folder = located(config.model.adapter)
+    if not (folder / ADAPTER_FILE).is_file():
+        return config
+    model: ModelConfig = replace(config.model, path=config.model.path or _base(folder), lora=_shape(config, folder))
+    settled_config: Run = replace(config, model=model)
+    return settled_config
+
+
+def _base(folder: Path) -> str:
+    base = base_of(folder, KEY)
+    if base is None:
+        named = read_json(folder / ADAPTER_FILE, KEY).get("base_model_name_or_path")
+        rule = f"model.path must name the base of the adapter in {str(folder)!r}, whose base_model_name_or_path is not"
+        raise ConfigError(f"{rule} a folder here or a name on the hub: {named!r}, got null")
+    return str(base)
+
+
+def _shape(config: TrainingConfig, folder: Path) -> LoraConfig:
+    """That of the adapter; dropout and LoRA+ are the run's."""
+    asked, own = config.model.lora, _own(folder)
+    given = asked.given() | ({"rank": asked.rank} if asked.rank else {})
+    for name, value in own.items():
+        is_other = name in given and (set(value) != set(given[name]) if name == "targets" else value != given[name])
+        rule = f"model.lora.{name} must be left out beside model.adapter, whose own is {value} ({folder})"
+        require(not is_other, rule, given.get(name))
+    return replace(asked, **own)
+
+
+def _own(folder: Path) -> dict[str, Any]:
+    settings = read_json(folder / ADAPTER_FILE, KEY)
+    rank, alpha, targets = settings.get("r"), settings.get("lora_alpha"), settings.get("target_modules")
+    for name, value in (("r", rank), ("lora_alpha", alpha)):
+        if not isinstance(value, int) or value < 1:
+            rule = f"{KEY}: {name} in {str(folder / ADAPTER_FILE)!r} must be a number >= 1"
+            raise ConfigError(f"{rule}, got {value!r}")
+    own = {"rank": rank, "alpha": alpha}
+    own |= {"rslora": bool(settings.get("use_rslora")), "dora": bool(settings.get("use_dora"))}
+    if targets is None:
+        return own
+    return own | {"targets": sorted(targets) if isinstance(targets, list) else [str(targets)]}

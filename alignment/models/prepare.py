@@ -1,0 +1,43 @@
+"""A model made ready to be trained or read, once its weights are there: without noise, with its adapter."""
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from alignment.config.model import ModelConfig
+from alignment.distributed.placement import Placement
+
+
+def placed(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:
+    """`prepared`, with the weights of a saved adapter.
+
+    Raises:
+        ConfigError: the adapter cannot be read, or was trained on another model.
+    """
+    prepared(hf, config, placement)
+    if config.adapter is not None:
+        from alignment.models.saved_adapter import fill_saved
+
+        fill_saved(hf, config, placement)
+    return hf
+
+
+def prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:
+    """Noise off (a policy whose log-probs change between two forwards has no ratio), checkpointing, adapter."""
+    for module in hf.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():  # the rates that attention, experts and layers keep as numbers
+            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+                setattr(module, name, 0.0)
+    if config.gradient_checkpointing:
+        hf.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    if config.adapter is not None:
+        from alignment.models.saved_adapter import add_saved  # not above: see lora
+
+        add_saved(hf, config)
+    elif config.lora.rank:
+        from alignment.models.lora import add_adapter
+
+        add_adapter(hf, config.lora)
+    placement.shard(hf)
+    return hf

@@ -1,0 +1,86 @@
+"""The command with `model.adapter`: a run that goes on from an adapter, and what is refused."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from tests.cli.conftest import Ended
+
+SHORT = ("train.schedule=constant", "train.warmup_steps=0", "train.learning_rate=1e-2", "train.eval_every=0")
+FEW = ("batch.size=4", "log.progress=false", "data.eval.limit=8", "data.train.limit=32", "checkpoint.every=1", *SHORT)
+SCORE = "def count(prompts, replies):\n    return [float(sum(map(reply.count, 'aeiou'))) for reply in replies]\n"
+REPLIES = ("generation.max_new_tokens=4", "reward.function=vowels_of_reply.count")
+RECIPES = {
+    "tiny_dpo": {"loss": math.log(2), "rewards/margin": 0.0},
+    "tiny_grpo": {"kl": 0.0},
+}
+
+
+@pytest.fixture
+def adapter(families: Path, tmp_path: Path) -> Path:
+    """Of a model that it names as its base, and changes."""
+    hf = AutoModelForCausalLM.from_pretrained(families / "small")
+    model = peft.get_peft_model(hf, peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"]))
+    torch.manual_seed(0)
+    for name, weight in model.named_parameters():
+        if ".lora_" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def weights(run: str) -> dict[str, torch.Tensor]:
+    return load_file(f"{run}/model/adapter/adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_run_begins_at_its_reference_and_goes_on_to_the_same_bits(
+    recipe: str, alignment: Callable[..., Ended], adapter: Path
+) -> None:
+    Path("vowels_of_reply.py").write_text(SCORE)
+    replies = REPLIES if recipe == "tiny_grpo" else ()
+    words = ("run", recipe, f"model.adapter={adapter}", *FEW, *replies)
+    for more in (("train.max_steps=1", "output_dir=out"), ("train.max_steps=2", "output_dir=out")):
+        ended = alignment(*words, *more)
+        assert ended.code == 0, ended.err
+    assert "going on from" in ended.out
+    assert alignment(*words, "train.max_steps=2", "output_dir=whole").code == 0
+    first, second = map(json.loads, Path("out/metrics.jsonl").read_text().splitlines())
+    assert {key: first[key] for key in RECIPES[recipe]} == pytest.approx(RECIPES[recipe], abs=1e-6)
+    assert second["grad_norm"] == json.loads(Path("whole/metrics.jsonl").read_text().splitlines()[1])["grad_norm"]
+    out, whole, was = weights("out"), weights("whole"), load_file(adapter / "adapter_model.safetensors")
+    assert out.keys() == was.keys() and not any(torch.equal(out[name], was[name]) for name in out)
+    assert all(torch.equal(out[name], whole[name]) for name in out)
+    assert alignment("export", "out", "--out", "exported").code == 0
+    assert Path("exported/model.safetensors").read_bytes() == Path("out/model/model.safetensors").read_bytes()
+
+
+def test_what_is_no_adapter_to_train_on_is_refused(
+    alignment: Callable[..., Ended], adapter: Path, families: Path
+) -> None:
+    def said(*words: str, recipe: str = "tiny_dpo") -> str:
+        ended = alignment("run", recipe, *words, "output_dir=out")
+        assert ended.code == 2 and len(ended.err) == 1 and not Path("out").exists(), ended
+        return ended.err[0]
+
+    whole = families / "small"
+    assert f"adapter (adapter_config.json), got a whole model; model.path={whole} trains it" in said(
+        f"model.adapter={whole}"
+    )
+    assert "model.adapter: no such file or folder, got 'nowhere'" in said("model.adapter=nowhere")
+    assert "model.lora.rank must be left out beside model.adapter, whose own is 4" in said(
+        f"model.adapter={adapter}", "model.lora.rank=8"
+    )
+    assert "model.adapter must be null for rejection" in said(f"model.adapter={adapter}", recipe="tiny_rejection")
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "gone/base/x"}))
+    assert "model.path must name the base of the adapter" in said(f"model.adapter={adapter}")
+    (adapter / "adapter_config.json").write_text(json.dumps(settings | {"peft_type": "IA3"}))
+    assert "model.adapter must be an adapter of LoRA, got 'IA3'" in said(f"model.adapter={adapter}")
