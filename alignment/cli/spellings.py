@@ -155,7 +155,7 @@ FLAGS = {  # what is given with dashes, as other commands take it -> key
     "epochs": "train.epochs",
     "max_steps": "train.max_steps",
 }
-QUANTIZED = "model.path may name a model that bitsandbytes has quantized already"
+QUANTIZED = "model.quantization=nf4 packs the base of adapters in 4 bits as it is read, model.quantization=int8 in 8"
 ROWS_OF_A_STEP = "batch.size=N is of a whole step, over all processes; batch.max_tokens=N is what one pass takes of it"
 WAYS = {  # what has no key of its own here
     "per_device_train_batch_size": ROWS_OF_A_STEP,
@@ -166,7 +166,6 @@ WAYS = {  # what has no key of its own here
     "load_in_4bit": QUANTIZED,
     "load_in_8bit": QUANTIZED,
     "quantize": QUANTIZED,
-    "quantization": QUANTIZED,
     "quantization_config": QUANTIZED,
     "assistant_only_loss": "turns of the assistant alone carry loss; data.learn=last: the last alone",
     "completion_only_loss": "prompts carry no loss, as it is",

@@ -69,6 +69,17 @@ class LoraConfig(Config):
         return {name: value for name, value, default in values if value != default}
 
 
+class Quantization(str, Enum):
+    """How the weights of linear layers are packed, all but heads."""
+
+    none = "none"
+    """Not at all: they are held in what they compute in."""
+    nf4 = "nf4"
+    """QLoRA's (arXiv:2305.14314): 4 bits, NormalFloat by blocks of 64, whose scales take 8; 4.13 bits a weight."""
+    int8 = "int8"
+    """LLM.int8() (arXiv:2208.07339): 8 bits, scaled by row, and products of 8 bits, but where inputs reach 6."""
+
+
 class ChatTemplate(str, Enum):
     """The chat templates that have a name (alignment/data/templates.py has them)."""
 
@@ -109,6 +120,9 @@ class ModelConfig(Config):
     """Where the tokenizer has more tokens than the model embeds, add rows for them, drawn about the others' mean."""
     attention: Attention = Attention.auto
     """How attention is computed."""
+    quantization: Quantization = Quantization.none
+    """Pack the linear layers of a base in whole weights, as each is read; adapters (`lora.rank`) train on it. A critic,
+    and another reference, are packed likewise; a reward model is read as its folder has it."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, in place of keeping them: much less memory, about a third more
     time."""
@@ -126,6 +140,8 @@ class ModelConfig(Config):
             rule = f"model.chat_template must be a file or one of {', '.join(names)}"
             raise ConfigError(f"{rule}, got {given!r}{nearest(given, names)}")
         require(self.router_loss is None or self.router_loss >= 0, "model.router_loss must be >= 0", self.router_loss)
+        rule = "model.quantization goes with model.path: a model of model.init is drawn, not read"
+        require(not self.is_packed or (self.path or self.adapter) is not None, rule, self.quantization.value)
 
     def _check_lora(self) -> None:
         for key, value in self.lora.given().items():
@@ -133,3 +149,19 @@ class ModelConfig(Config):
             require(self.lora.rank > 0 or self.adapter is not None, rule, value)
         rule = "model.lora.init must be left out beside model.adapter, which has begun already"
         require(self.adapter is None or self.lora.init is LoraInit.default, rule, self.lora.init)
+
+    @property
+    def is_packed(self) -> bool:
+        return self.quantization is not Quantization.none
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter trains in place of all weights."""
+        return self.lora.rank > 0 or self.adapter is not None
+
+
+def require_packable(model: ModelConfig, zero: int | None) -> None:
+    """Raise `ConfigError` where the stage of ZeRO would share out packed weights."""
+    rule = f"distributed.zero must be null, 0, 1 or 2 with model.quantization={model.quantization.value}, whose packed "
+    rule += "weights are no tensors that ZeRO 3 can share out"
+    require(not model.is_packed or zero != 3, rule, zero)

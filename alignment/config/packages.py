@@ -44,6 +44,8 @@ def require_packages(config: RunConfig) -> None:
             raise ConfigError(
                 f"train.optimizer={name.value} needs the package {QUANTIZER}, which is not installed: {way}"
             )
+        if isinstance(config, TrainingConfig | RejectionConfig) and config.model.is_packed:
+            raise ConfigError(quantizer_lacks(f"model.quantization={config.model.quantization.value}", "needs"))
         for key, path, place in input_places(config):
             if quantized_by(key, place) == QUANTIZER:
                 raise ConfigError(quantizer_lacks(f"{key} {path!r}"))
@@ -76,5 +78,5 @@ def how_to_install(package: str) -> str:
     return f"pip install {package if extra is None else repr(f'preference-alignment[{extra}]')}"
 
 
-def quantizer_lacks(where: str) -> str:
-    return f"{where} is quantized by {QUANTIZER}, which is not installed: {how_to_install(QUANTIZER)}"
+def quantizer_lacks(where: str, how: str = "is quantized by") -> str:
+    return f"{where} {how} {QUANTIZER}, which is not installed: {how_to_install(QUANTIZER)}"

@@ -16,7 +16,7 @@ from alignment.config.hub import require_commits
 from alignment.config.launch import LaunchConfig
 from alignment.config.log import LogConfig
 from alignment.config.marks import PLACE
-from alignment.config.model import ModelConfig
+from alignment.config.model import ModelConfig, require_packable
 from alignment.config.optimizer import OF_MATRICES, OptimizerName
 from alignment.config.resume import ResumeConfig
 from alignment.config.train import TrainConfig
@@ -88,6 +88,12 @@ class TrainingConfig(RunConfig):
         require_device(self.model, self.distributed)
         rule = "model.lora.dora must be false with distributed.zero=3, which shards the weights whose rows it measures"
         require(not self.model.lora.dora or self.distributed.zero != 3, rule, self.model.lora.dora)
+        rule = (
+            f"model.lora.rank must be > 0 with model.quantization={self.model.quantization.value}: packed weights do "
+        )
+        rule += "not train, adapters on them do"
+        require(not self.model.is_packed or self.model.has_adapter, rule, self.model.lora.rank)
+        require_packable(self.model, self.distributed.zero)
         self._check_optimizer()
         rule = "checkpoint.every and checkpoint.every_minutes must be 0 with distributed.offload_optimizer=nvme, which "
         rule += "cannot be saved"

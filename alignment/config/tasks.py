@@ -27,7 +27,7 @@ from alignment.config.generation import (
     require_temperatures,
 )
 from alignment.config.marks import ANY, COMPARED, FUNCTION, INPUT, PLACE, REWARD_MODEL
-from alignment.config.model import ModelConfig
+from alignment.config.model import ModelConfig, require_packable
 from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.reward import ScorerConfig
 from alignment.config.run import RunConfig
@@ -88,6 +88,7 @@ class RejectionConfig(RunConfig):
         require(self.model.adapter is None, rule, self.model.adapter)
         require_unread(self.batch, "rejection")
         require_device(self.model, self.distributed)
+        require_packable(self.model, self.distributed.zero)
         require_generator(self.generation, self.distributed)
         require_launch(self.generation, self.launch, num_nodes=self.cluster.nodes)
         require_served(self.generation, self.model)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # On a CPU with AVX512-BF16 bitsandbytes asks for a kernel that is not used here (see `quantized.keep_packing`).
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# That 8-bit products read their inputs in float16, which it says anew in each of them.
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 __all__, __getattr__ = exports(
     __name__,

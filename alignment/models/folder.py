@@ -20,7 +20,7 @@ from alignment.config.model import Attention, ModelConfig
 from alignment.distributed.placement import Placement, Whole
 from alignment.models.attention import choose_attention
 from alignment.models.files import Reading, check_config, check_folder, code_files, holds_packed_weights, names_in
-from alignment.models.quantized import check_quantized, keep_packing, quantization_of
+from alignment.models.quantized import ask_packing, check_quantized, quantization_of, settle_packed
 from alignment.models.unread import check_tied, check_unread, listed, unread_of
 from alignment.models.weight_dtype import made_in
 from alignment.terminal import say_once
@@ -113,6 +113,7 @@ def from_folder(
     """
     where = f"{folder.key} {config.path!r}"
     hf_config = read_config(folder)
+    ask_packing(hf_config, config, placement.compute, where, folder)
     check_quantized(hf_config, placement, where)
     architecture = architecture_of(auto, hf_config, where, folder)
     attention = attention_of(architecture, hf_config, config.attention, where)
@@ -120,10 +121,10 @@ def from_folder(
         for name, value in settings.items():
             setattr(hf_config, name, value)
         settings = {"config": hf_config}  # which now says what is not to be quantised
-        held = torch.float32  # of what is not
         if not holds_packed_weights(folder.path, folder.key):  # transformers would take them for packed ones
             settings["quantization_config"] = BitsAndBytesConfig(**quantization_of(hf_config) or {})
             del hf_config.quantization_config
+        settings["device_map"] = "cpu"  # where transformers would take a GPU by itself
     if placement.reads_to is not None:
         settings["device_map"] = placement.reads_to
     unread = f"{where} with model.attention={attention}: no model"
@@ -137,12 +138,12 @@ def from_folder(
             trust_remote_code=folder.trusted,
             **settings,
         )
-    keep_packing(hf)
     if config.attention is Attention.auto:
         choose_attention(hf)
     hf.name_or_path = hf.config._name_or_path = config.path
     hf.config.return_dict = True  # what a model gives is read by name here
     lacking = {name: f"no {name}" for name in sorted(found["missing_keys"])}
+    lacking |= settle_packed(hf, config, placement.compute)
     for name, theirs, own in sorted(found["mismatched_keys"]):
         lacking[name] = f"{name} of shape {list(theirs)}, not {list(own)},"
     left = found["unexpected_keys"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
@@ -37,8 +37,9 @@ from alignment.models.held import held_of
 from alignment.models.init import init_config
 from alignment.models.layer_kinds import check_branches
 from alignment.models.optimizer_states import state_bytes
+from alignment.models.packed import Packed, pack_layers
 from alignment.models.prepare import prepared
-from alignment.models.quantized import HEADS, quantization_of
+from alignment.models.quantized import ask_packing, quantization_of, require_adapter
 from alignment.models.tokenizer import load_tokenizer
 from alignment.models.weight_dtype import made_in
 from alignment.models.weight_kinds import head_of, weight_kinds
@@ -50,7 +51,6 @@ getLogger(fake_tensor.__name__).disabled = True  # what cannot be counted is tol
 MANY = 8192  # tokens of a pass, at which the phase that counts is the one that has most
 DEPTHS = (2, 4)  # layers that are tried where a model has more
 MARGIN = 1.05  # of what a pass takes: it does not rise evenly, where its last chunk of logits is a short one
-BLOCK_BITS = 0.5  # a weight, of the scales that bitsandbytes keeps of each block
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +121,14 @@ def _counted(
 ) -> np.ndarray:
     """The bytes of the weights that train and of the others, their numbers, the bytes of the optimizer's states, the
     tokens of a row, and `Counted.passes` laid out flat."""
-    hf, bits = _without_weights(role, config, compute, is_trusted=is_trusted)
-    weights = [(p, _bytes_of(name, p, bits)) for name, p in hf.named_parameters()]
+    hf = _without_weights(role, config, compute, is_trusted=is_trusted)
+    packed = {f"{name}.weight": module.number for name, module in hf.named_modules() if isinstance(module, Packed)}
+    weights = [(name, p, p.requires_grad and role.is_trained) for name, p in hf.named_parameters()]
+    sizes = [float(p.numel() * p.element_size()) for _, p, _ in weights]
+    counts = [float(packed.get(name, p.numel())) for name, p, _ in weights]
     numbers = [
-        sum(size for p, size in sized if (p.requires_grad and role.is_trained) is trains)
-        for sized in (weights, [(p, p.numel()) for p, _ in weights])
+        sum(each for each, (_, _, is_trained) in zip(of, weights, strict=True) if is_trained is trains)
+        for of in (sizes, counts)
         for trains in (True, False)
     ]
     kinds = weight_kinds(hf, head_of(hf))
@@ -167,31 +170,33 @@ def _cut(config: PreTrainedConfig, depth: int) -> PreTrainedConfig:
 
 def _without_weights(
     role: Role, config: PreTrainedConfig, compute: torch.dtype, *, is_trusted: bool
-) -> tuple[PreTrainedModel, float | None]:
-    """The model, and the bits of a packed weight where it is quantised."""
+) -> PreTrainedModel:
+    """The model.
+
+    Raises:
+        ConfigError: its weights, which are to train, are packed; or are so already, and are to be packed.
+    """
     config, settings = deepcopy(config), role.settings
+    folder = None if settings.path is None else find_model(settings.path, role.key, trusted=is_trusted)
+    if folder is not None:
+        where = f"{role.key} {settings.path!r}"
+        ask_packing(config, settings, compute, where, folder)
+        if role.is_trained:
+            require_adapter(config, settings, where)
     quantization = quantization_of(config)
     if quantization is not None:
         del config.quantization_config
     if role.is_scalar:
         config.num_labels = 1
     auto: Any = AutoModelForSequenceClassification if role.is_scalar else AutoModelForCausalLM
-    folder = None if settings.path is None else find_model(settings.path, role.key, trusted=is_trusted)
     attention = attention_of(architecture_of(auto, config, role.key, folder), config, settings.attention, role.key)
     held = compute if settings.lora.rank or not role.is_trained else torch.float32
     with torch.device("meta"), made_in(held):
         hf = auto.from_config(config, attn_implementation=attention, dtype=torch.float32, trust_remote_code=is_trusted)
-    bits = None if quantization is None else (4 if quantization.get("load_in_4bit") else 8) + BLOCK_BITS
+    if quantization is not None:
+        pack_layers(hf, quantization)
     with torch.device("meta"):
-        return prepared(hf, settings, Whole(compute)), bits
-
-
-def _bytes_of(name: str, weight: nn.Parameter, bits: float | None) -> float:
-    is_packed = bits is not None and not weight.requires_grad and weight.ndim == 2 and ".layers." in f".{name}"
-    if is_packed and not any(head in name for head in HEADS):
-        assert bits is not None
-        return weight.numel() * bits / 8
-    return weight.numel() * weight.element_size()
+        return prepared(hf, settings, Whole(compute))
 
 
 def _layout_of(hf: PreTrainedModel) -> Layout:

@@ -23,7 +23,7 @@ from alignment.models.folder import dtype_of, from_folder, is_scalar_folder, rea
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.init import from_init
 from alignment.models.prepare import placed
-from alignment.models.quantized import require_adapter
+from alignment.models.quantized import not_finite_packed, require_adapter
 from alignment.models.routers import has_routers, router_weight
 from alignment.models.save import write_weights
 from alignment.models.scalar_head import draw_head, fill_head, head_name
@@ -172,7 +172,7 @@ def _require_weights(lacking: dict[str, str], hf: PreTrainedModel, placement: Pl
     if lacking:
         what = next(iter(lacking.values()))
         raise ConfigError(f"{key} must hold all weights of a {type(hf).__name__}, got {what} in {path!r}")
-    if broken := placement.not_finite(hf):
+    if broken := placement.not_finite(hf) or not_finite_packed(hf):
         raise ConfigError(f"{key} must hold weights that are numbers, got nan or inf in {broken[0]} in {path!r}")
 
 

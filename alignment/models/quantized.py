@@ -1,17 +1,53 @@
-"""Weights that bitsandbytes has quantised (4 or 8 bits): read as they are, trained by an adapter alone, saved whole."""
+"""Weights that bitsandbytes has quantised (4 or 8 bits), or quantises as they are read: trained by an adapter alone,
+saved whole."""
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from alignment.config.errors import ConfigError
-from alignment.config.model import ModelConfig
+from alignment.config.folders import ModelFolder
+from alignment.config.model import ModelConfig, Quantization
 from alignment.config.packages import QUANTIZER, is_installed, quantizer_lacks
 from alignment.distributed.placement import Placement, Whole
 
 HEADS = ["lm_head", "score"]
 """Kept as they are: an output layer has few weights for what hangs on each, and a scalar head is trained in full."""
+ASKED: dict[Quantization, dict[str, Any]] = {
+    Quantization.nf4: {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    Quantization.int8: {"load_in_8bit": True},
+}
+"""In transformers' words, for BitsAndBytesConfig."""
+LEAST_BITS = {Quantization.nf4: 4, Quantization.int8: 8}
+"""Of a packed weight, without the scales beside it."""
+
+
+def ask_packing(
+    config: PreTrainedConfig, asked: ModelConfig, compute: torch.dtype, where: str, folder: ModelFolder
+) -> None:
+    """Have a model's config say what `model.quantization` asks for: transformers then packs each weight as it is read.
+
+    Args:
+        compute: what products are computed in, to which packed weights are unpacked for them.
+
+    Raises:
+        ConfigError: they are packed already, or an adapter would have to be rounded into them.
+    """
+    if not asked.is_packed:
+        return
+    name = asked.quantization.value
+    if (settings := quantization_of(config)) is not None:
+        what = f"whose weights are quantized already, by {settings.get('quant_method')}"
+        raise ConfigError(f"model.quantization must be none for {where}, {what}, got {name!r}")
+    if folder.adapters:
+        rule = f"model.quantization={name} needs whole weights in {where}, got an adapter that would be rounded into "
+        way = "model.adapter trains it on, and peft's merge_and_unload makes whole weights"
+        raise ConfigError(f"{rule}packed ones, {folder.adapters[0]}: {way}")
+    vars(config)["quantization_config"] = {"quant_method": QUANTIZER, **ASKED[asked.quantization]}
+    if asked.quantization is Quantization.nf4:
+        vars(config)["quantization_config"]["bnb_4bit_compute_dtype"] = str(compute).removeprefix("torch.")
 
 
 def check_quantized(config: PreTrainedConfig, placement: Placement, where: str) -> None:
@@ -51,6 +87,53 @@ def is_quantized(module: nn.Module) -> bool:
     return type(module._parameters.get("weight")).__name__ in ("Params4bit", "Int8Params")
 
 
+def settle_packed(hf: nn.Module, asked: ModelConfig, compute: torch.dtype) -> dict[str, str]:
+    """Have products with packed weights compute as those with others do: within autocast in its dtype, outputs too.
+
+    Returns:
+        The names of weights that have another shape in the file than in the model, which transformers does not see of
+        weights that it packs, each with what is wrong.
+    """
+    keep_packing(hf)
+    wrong = {}
+    layer: Any
+    for name, layer in packed_layers(hf):
+        layer.register_forward_pre_hook(_as_autocast_reads)
+        state, own = vars(layer.weight).get("quant_state"), [layer.out_features, layer.in_features]
+        if asked.is_packed and state is not None:
+            state.dtype = compute  # that of what it is unpacked to; read in float32, it was packed from that
+        shape = list(layer.weight.shape if state is None else state.shape)
+        if shape != own:
+            wrong[f"{name}.weight"] = f"{name}.weight of shape {shape}, not {own},"
+    return wrong
+
+
+def _as_autocast_reads(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """bitsandbytes computes in a dtype of its own, and gives what it gets: float32, where residuals are."""
+    kind = inputs[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return inputs
+    return inputs[0].to(torch.get_autocast_dtype(kind)), *inputs[1:]
+
+
+def packed_layers(hf: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in hf.named_modules() if is_quantized(module)]
+
+
+def not_finite_packed(hf: nn.Module) -> list[str]:
+    """The names of weights in which some number was none, or infinite, before they were packed: so are their scales."""
+    found = []
+    layer: Any
+    for name, layer in packed_layers(hf):
+        kept = vars(layer.weight)
+        state, scales = kept.get("quant_state"), kept.get("SCB")
+        if state is not None:
+            scales = state.offset if state.nested else state.absmax
+        if scales is not None and not scales.isfinite().all():
+            found.append(f"{name}.weight")
+    return found
+
+
 def keep_packing(hf: nn.Module) -> None:
     """Have packed weights stay as they were read.
 
@@ -63,11 +146,14 @@ def keep_packing(hf: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def whole_weight(module: Any) -> Tensor:
+def whole_weight(layer: Any) -> Tensor:
     """The weight of a layer in the precision that it computes in."""
-    weight: Tensor = module.weight
-    if is_quantized(module):
-        from peft.utils.integrations import dequantize_module_weight  # not above: it is slow, and most models are whole
+    weight: Tensor = layer.weight
+    if not is_quantized(layer):
+        return weight.detach()
+    import bitsandbytes.functional as quantizer  # not above: most models are whole, and it need not be there
 
-        weight = dequantize_module_weight(module)
-    return weight.detach()
+    if (state := vars(weight).get("quant_state")) is not None:
+        return quantizer.dequantize_4bit(weight.data, state)
+    scales = vars(weight)["SCB"] if layer.state.SCB is None else layer.state.SCB  # which the first forward moves
+    return quantizer.int8_vectorwise_dequant(weight.data, scales)

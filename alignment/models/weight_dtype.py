@@ -25,10 +25,12 @@ def made_in(dtype: torch.dtype) -> Iterator[None]:
     decided: dict[int, nn.Parameter] = {}  # a head that is tied to the embeddings has what they have
 
     def narrowed(module: nn.Module, name: str, weight: nn.Parameter | None) -> nn.Parameter | None:
-        if weight is None or id(weight) in decided:
-            return None  # as it is
+        if weight is None or id(weight) in decided or type(weight) is not nn.Parameter:
+            return None  # as it is: one that is packed, or to be
         if weight.dtype == torch.float32 and (is_cast(module, name) or are_experts(weight)):
+            noted = vars(weight)  # of one that is read, that it is: transformers draws the others anew
             weight = nn.Parameter(weight.detach().to(dtype), requires_grad=weight.requires_grad)
+            vars(weight).update(noted)
         decided[id(weight)] = weight
         return weight
 

@@ -15,6 +15,7 @@ from alignment.models.counted import Role
 from alignment.models.files import weights_in
 from alignment.models.held import Held, held_of, together
 from alignment.models.optimizer_states import least_state_bytes
+from alignment.models.quantized import LEAST_BITS
 from alignment.tasks.max_tokens import roles_of
 
 GB = 1e9
@@ -58,4 +59,6 @@ def _bytes(role: Role, config: TrainingConfig | RejectionConfig) -> tuple[float,
     number = weights_in(folder.path, role.key)
     if role.is_trained and not settings.lora.rank:
         return FLOAT * number, 0.0
+    if settings.is_packed:  # all of them, where embeddings and heads are not
+        return 0.0, LEAST_BITS[settings.quantization] / 8 * number
     return 0.0, compute_dtype(config.distributed).itemsize * number
