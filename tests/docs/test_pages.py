@@ -169,8 +169,8 @@ ROWS = {  # of the files that a preset reads
 def world(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerBase, tiny_init: dict[str, object]
 ) -> Path:
-    """A pretrained model in `FOLDER`, prompts in `PROMPTS.jsonl`, pairs in `PAIRS.csv`, replies with labels in
-    `LABELED.jsonl`, with scores in `SCORED.jsonl`, in steps in `STEPS.jsonl`."""
+    """A pretrained model in `FOLDER`, prompts in `PROMPTS.jsonl` and `HELD_OUT.jsonl`, pairs in `PAIRS.csv`, replies
+    with labels in `LABELED.jsonl`, with scores in `SCORED.jsonl`, in steps in `STEPS.jsonl`."""
     folder = tmp_path_factory.mktemp("pages")
     torch.manual_seed(0)
     init = {**tiny_init, "vocab_size": len(tokenizer), "max_position_embeddings": 4096}
@@ -180,6 +180,7 @@ def world(
     tokenizer.save_pretrained(folder / "FOLDER")
     files = {
         "PROMPTS": [{"prompt": q} for q in QUESTIONS],
+        "HELD_OUT": [{"prompt": q.replace("What", "Say what")} for q in QUESTIONS],
         "LABELED": [{"prompt": q, "completion": f"Well, {n}.", "label": n % 2 == 0} for n, q in enumerate(QUESTIONS)],
         "SCORED": [{"prompt": q, "completion": f"Well, {n}.", "score": n / 2} for n, q in enumerate(QUESTIONS)],
         "STEPS": [
