@@ -9,6 +9,9 @@ from transformers import PreTrainedConfig
 from alignment.config.model import ModelConfig
 from alignment.config.train import TrainConfig
 
+SMALL = 100_000
+"""Numbers of a weight that DeepSpeed's ZeRO 3, where it is not told otherwise, leaves whole in each process."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -91,6 +94,8 @@ class Counted:
     """Bytes of what the optimizer keeps of those that train."""
     layer: float
     """Bytes of the weights of one layer."""
+    small: float
+    """Bytes of the weights of up to `SMALL` numbers."""
     num_cached: int
     """Numbers that are kept of each token of a text that is drawn: keys and values."""
     num_pieces: int

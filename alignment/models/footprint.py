@@ -30,7 +30,7 @@ from alignment.distributed.collectives import pick_device
 from alignment.distributed.placement import Whole
 from alignment.distributed.precision import compute_dtype
 from alignment.models.allocations import leave_meta, peaks_of
-from alignment.models.counted import Counted, Part, Phase, Role, Rows, num_cached, of_pass
+from alignment.models.counted import SMALL, Counted, Part, Phase, Role, Rows, num_cached, of_pass
 from alignment.models.folder import architecture_of, attention_of, read_shape
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import held_of
@@ -108,19 +108,19 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
         shallow, deep = (build(_cut(config, depth)) for depth in DEPTHS)
         more = (deep - shallow) / (DEPTHS[1] - DEPTHS[0])
         count = shallow + more * (num_layers - DEPTHS[0])
-    trained, frozen, num_trained, num_frozen, states, row, *passes = count.tolist()
+    trained, frozen, num_trained, num_frozen, states, small, row, *passes = count.tolist()
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     by_phase = np.array(passes).reshape(2, len(Phase), len(Part))
     cached, pieces = num_cached(config), config.get_text_config().vocab_size
     numbers = round(num_trained), round(num_frozen)
-    return Counted(trained, frozen, *numbers, states, layer, cached, pieces, round(row), by_phase)
+    return Counted(trained, frozen, *numbers, states, layer, small, cached, pieces, round(row), by_phase)
 
 
 def _counted(
     role: Role, rows: Rows, compute: torch.dtype, layout: Layout, is_trusted: bool, config: PreTrainedConfig
 ) -> np.ndarray:
-    """The bytes of the weights that train and of the others, their numbers, the bytes of the optimizer's states, the
-    tokens of a row, and `Counted.passes` laid out flat."""
+    """The bytes of the weights that train and of the others, their numbers, the bytes of the optimizer's states and of
+    small weights, the tokens of a row, and `Counted.passes` laid out flat."""
     hf = _without_weights(role, config, compute, is_trusted=is_trusted)
     packed = {f"{name}.weight": module.number for name, module in hf.named_modules() if isinstance(module, Packed)}
     weights = [(name, p, p.requires_grad and role.is_trained) for name, p in hf.named_parameters()]
@@ -134,6 +134,7 @@ def _counted(
     kinds = weight_kinds(hf, head_of(hf))
     trained = [(kinds[name], p.shape) for name, p in hf.named_parameters() if p.requires_grad and role.is_trained]
     numbers.append(sum(state_bytes(role.train, kind, shape) for kind, shape in trained))
+    numbers.append(sum(size for size, (_, p, _) in zip(sizes, weights, strict=True) if p.numel() <= SMALL))
     layout = Layout.separate if layout is Layout.separate else _layout_of(hf)
     with FakeTensorMode() as fake:
         leave_meta(hf)

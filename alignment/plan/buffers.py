@@ -3,12 +3,13 @@
 from alignment.config.distributed import DistributedConfig, Offload, Precision
 from alignment.distributed.precision import precision_of
 from alignment.distributed.settings import deepspeed_settings
-from alignment.models.counted import Counted
+from alignment.models.counted import SMALL, Counted
 
-FLOAT = 4  # bytes of a float32 number
+FLOAT, NARROW = 4, 2  # bytes of a number, of float32 and of bfloat16
 DEFAULTS = {  # of 0.19.8, in numbers of elements
     "reduce_bucket_size": 500_000_000,
     "stage3_max_live_parameters": 1_000_000_000,
+    "stage3_param_persistence_threshold": SMALL,
     "stage3_prefetch_bucket_size": 50_000_000,
 }
 
@@ -20,20 +21,31 @@ def buckets(distributed: DistributedConfig, counted: Counted) -> float:
     if not distributed.zero or settings.get("contiguous_gradients", True) is False:
         return 0.0
     number = 2 if settings.get("overlap_comm") and distributed.zero == 2 else 1
-    narrow = 2 if precision_of(distributed) is Precision.bfloat16 else 0  # of what crosses in bfloat16, beside
+    narrow = NARROW if precision_of(distributed) is Precision.bfloat16 else 0  # of what crosses in bfloat16, beside
     return (FLOAT * number + narrow) * float(settings["reduce_bucket_size"])
 
 
 def gathered(counted: Counted, distributed: DistributedConfig, processes: int) -> float:
-    """Bytes, at most, of the weights that ZeRO 3 has whole while a pass runs: those of the layers at work and of the
-    next ones, and what it expects to need again soon."""
-    if distributed.zero != 3:
+    """Bytes, at most, of the weights that ZeRO 3 makes whole while a pass runs, beside the shards and `left_whole`:
+    those of the layers at work and of the next ones, what it expects to need again soon, and the message in which one
+    bucket of them came, which is there until the last of them is read."""
+    if not _is_gathered(distributed, processes):
         return 0.0
     settings = _settings(distributed, counted)
-    number = counted.num_trained + counted.num_frozen
-    size = (counted.trained + counted.frozen) / max(1, number)
-    live = float(settings["stage3_max_live_parameters"]) + float(settings["stage3_prefetch_bucket_size"])
-    return size * min(number, live) * share_elsewhere(distributed, processes)
+    weights = counted.trained + counted.frozen
+    size = weights / max(1, counted.num_trained + counted.num_frozen)
+    number = (weights - left_whole(counted, distributed, processes)) / max(1, size)
+    bucket = float(settings["stage3_prefetch_bucket_size"])
+    sent = min(size, NARROW) if precision_of(distributed) is Precision.bfloat16 else size
+    message = sent * min(number, bucket) if processes > 1 else 0.0
+    return size * min(number, float(settings["stage3_max_live_parameters"]) + bucket) + message
+
+
+def left_whole(counted: Counted, distributed: DistributedConfig, processes: int) -> float:
+    """Bytes of the small weights that ZeRO 3 leaves whole beside their shards, between passes and between steps too."""
+    if not _is_gathered(distributed, processes):
+        return 0.0
+    return counted.small if _settings(distributed, counted)["stage3_param_persistence_threshold"] else 0.0
 
 
 def casts(copies: float, layer: float, distributed: DistributedConfig) -> float:
@@ -43,9 +55,14 @@ def casts(copies: float, layer: float, distributed: DistributedConfig) -> float:
     return copies if distributed.zero != 3 else min(copies, layer / 2)
 
 
-def share_elsewhere(distributed: DistributedConfig, processes: int) -> float:
-    """Of the weights that ZeRO 3 makes whole, what is not on the device already."""
-    return 1.0 if distributed.offload_param is not Offload.none else 1 - 1 / processes
+def made_whole(weights: float, distributed: DistributedConfig, processes: int) -> float:
+    """Of so many bytes of weights, what comes to the device where they are made whole beside their shards."""
+    return weights if _is_gathered(distributed, processes) else 0.0
+
+
+def _is_gathered(distributed: DistributedConfig, processes: int) -> bool:
+    """Whether whole weights are other tensors than their shards: of one process a shard on its device is the whole."""
+    return distributed.zero == 3 and (processes > 1 or distributed.offload_param is not Offload.none)
 
 
 def _settings(distributed: DistributedConfig, counted: Counted) -> dict[str, float]:

@@ -8,10 +8,10 @@ from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig, task_name
 from alignment.distributed.precision import compute_dtype
 from alignment.models.counted import Part, Role
-from alignment.plan.buffers import buckets, casts, gathered
+from alignment.plan.buffers import buckets, casts, gathered, left_whole
 from alignment.plan.hardware import Hardware, placed_on
 from alignment.plan.passes import is_one_pass
-from alignment.plan.replies import while_drawing
+from alignment.plan.replies import while_drawing, while_gathering
 from alignment.plan.roles import Counts, Planned, PlannedRole, planned_roles, widest_rows
 from alignment.tasks.max_tokens import LEAST, MOST_CPU, MOST_GPU, SHARE
 
@@ -22,6 +22,7 @@ NAMES = {
     Part.logits: "logits",
     Part.gradients: "gradients",
 }
+BUCKETS, SMALL_WEIGHTS = "buckets of gradients", "small weights, whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,6 @@ def phases_of(
     together = [each for each in roles if not each.is_alone]
     held = sum(each.held.between_steps for each in together)
     moved = sum(each.held.between_steps for each in together if each.is_moved)
-    in_buckets = (buckets(config.distributed, each.counted) for each in together if each.role.is_trained)
-    kept = sum(in_buckets) if config.distributed.zero == 3 else 0.0
     found = []
     for each in roles:
         if not each.counted.passes.any():
@@ -120,34 +119,51 @@ def phases_of(
         own = each.held.on_device if each.is_alone else held
         if each.role.is_trained:
             own += each.held.on_device - each.held.between_steps - moved
-        found += _passes(config, each, own, processes, max_tokens, kept)
-    if drawing := _drawing(config, roles[0], processes, counts):
-        drawing["buckets of gradients"] = kept
-        found.append(PlannedPhase("drawing replies", {k: v for k, v in drawing.items() if v}, held))
+        stays = _staying(config, [each] if each.is_alone else together, processes)
+        found += _passes(config, each, own, processes, max_tokens, stays)
+    stays = _staying(config, together[1:], processes) | _buckets(config, together)
+    for name, parts in (
+        ("gathering the weights that draw", while_gathering(config, roles[0], processes)),
+        ("drawing replies", _drawing(config, roles[0], processes, counts)),
+    ):
+        if parts:
+            found.append(PlannedPhase(name, parts | stays, held))
     return found
 
 
+def _staying(config: Planned, roles: list[PlannedRole], processes: int) -> dict[str, float]:
+    """What DeepSpeed has of these roles at all times beside what is held."""
+    small = sum(left_whole(each.counted, config.distributed, processes) for each in roles)
+    return ({SMALL_WEIGHTS: small} if small else {}) | _buckets(config, roles)
+
+
+def _buckets(config: Planned, roles: list[PlannedRole]) -> dict[str, float]:
+    kept = sum(buckets(config.distributed, each.counted) for each in roles if each.role.is_trained)
+    return {BUCKETS: kept} if kept and config.distributed.zero == 3 else {}
+
+
 def _passes(
-    config: Planned, each: PlannedRole, held: float, processes: int, max_tokens: int, kept: float
+    config: Planned, each: PlannedRole, held: float, processes: int, max_tokens: int, stays: dict[str, float]
 ) -> list[PlannedPhase]:
     """A role's pass when it has most, and where it is all of a step its end, when all gradients are there.
 
     Args:
         held: with the role's gradients.
-        kept: of the buckets of all engines, what is there between steps.
+        stays: bytes of what DeepSpeed has at all times.
     """
     is_only = each.role.is_trained and is_one_pass(config, each, processes, max_tokens)
     sizes = each.counted.during(max(max_tokens, each.counted.row), is_only=is_only)
     sizes[Part.copies] = casts(float(sizes[Part.copies]), each.counted.layer, config.distributed)
     parts = {NAMES[part]: float(sizes[part]) for part in Part if sizes[part] > 0}
-    parts["buckets of gradients"] = kept or buckets(config.distributed, each.counted) * each.role.is_trained
+    parts[BUCKETS] = buckets(config.distributed, each.counted) * each.role.is_trained
+    parts |= stays
     parts["gathered weights"] = gathered(each.counted, config.distributed, processes)
     parts = {name: size for name, size in parts.items() if size}
     if not each.role.is_trained:
         return [PlannedPhase(f"reading, {each.role.key}", parts, held)]
     found = [PlannedPhase(f"learning, {each.role.key}", parts, held)]
     if is_only:
-        ends = {name: size for name, size in parts.items() if name == "buckets of gradients"}
+        ends = {name: size for name, size in parts.items() if name in (BUCKETS, SMALL_WEIGHTS)}
         found = [replace(found[0], held=held - each.held.on_device + each.held.between_steps)]
         found.append(PlannedPhase(f"the end of a step's pass, {each.role.key}", ends, held))
     return found

@@ -5,7 +5,7 @@ from alignment.config.online import OnlineConfig
 from alignment.config.tasks import RejectionConfig
 from alignment.distributed.precision import compute_dtype
 from alignment.models.counted import Counted, Part, Phase
-from alignment.plan.buffers import casts, share_elsewhere
+from alignment.plan.buffers import casts, made_whole
 from alignment.plan.roles import Planned, PlannedRole
 
 DRAW = 28  # bytes of a row's token that may be drawn: logits, probabilities, their sums in float64, what is left
@@ -24,18 +24,38 @@ def while_drawing(config: Planned, actor: PlannedRole, reading: Counted, process
     prompts = -(-rows // config.num_samples)
     length = config.data.max_prompt_length + generation.max_new_tokens
     passes = reading.passes[1, Phase.forward]
-    copies = float(actor.counted.passes[0, Phase.forward, Part.copies])
     found = {
         "keys and values": float(rows * length * actor.counted.num_cached * compute_dtype(config.distributed).itemsize),
         "the prompts' pass": float(passes.sum()) * prompts * config.data.max_prompt_length,
         "draws": float(rows * DRAW * actor.counted.num_pieces),
-        "weights in bfloat16": casts(copies, actor.counted.layer, config.distributed),
+        **_weights(config, generation.gather, actor.counted, processes),
     }
-    if config.distributed.zero == 3:
-        is_whole = generation.gather is Gather.model
-        weights = actor.counted.trained + actor.counted.frozen if is_whole else actor.counted.layer
-        found["gathered weights"] = weights * share_elsewhere(config.distributed, processes)
     return {name: size for name, size in found.items() if size}
+
+
+def while_gathering(config: Planned, actor: PlannedRole, processes: int) -> dict[str, float]:
+    """The same of the moment before, when ZeRO 3 has made the policy whole to the bit; what products read in bfloat16
+    is converted then, weight by weight, and nothing is drawn before."""
+    if not isinstance(config, OnlineConfig | RejectionConfig) or config.distributed.zero != 3:
+        return {}
+    if config.generation.engine is Generation.vllm or config.generation.gather is not Gather.model:
+        return {}
+    weights = made_whole(actor.counted.trained + actor.counted.frozen, config.distributed, processes)
+    return {"gathered weights": weights} if weights else {}
+
+
+def _weights(config: Planned, gather: Gather, counted: Counted, processes: int) -> dict[str, float]:
+    """Beside the policy's own, while replies are drawn."""
+    copies = float(counted.passes[0, Phase.forward, Part.copies])
+    if config.distributed.zero != 3:
+        return {"weights in bfloat16": casts(copies, counted.layer, config.distributed)}
+    if gather is Gather.layer:
+        layer = made_whole(counted.layer, config.distributed, processes)
+        return {"weights in bfloat16": casts(copies, counted.layer, config.distributed), "gathered weights": layer}
+    whole = made_whole(counted.trained + counted.frozen, config.distributed, processes)
+    if whole:  # of which those are converted that autocast would copy, to half their size
+        return {"gathered weights": whole - copies}
+    return {"weights in bfloat16": copies}
 
 
 def rows_at_once(config: OnlineConfig | RejectionConfig, processes: int) -> int:

@@ -1,10 +1,13 @@
-"""What one of several processes holds of a model that trains, counted on the tensors of its engine.
+"""What one of several processes holds of a model that trains, counted on the tensors of its engine, and whole runs
+under ZeRO 3 beside their plans.
 
-python plan_ranks.py OUT STAGE ... as ranks.py is run; writes {stage: {weights, moments, masters, backward, step}}.
+python plan_ranks.py OUT RUN ... STAGE ... as ranks.py is run, runs first: once DeepSpeed is there, linear layers are
+its own. Writes {stage: {weights, moments, masters, backward, step}, run: {ratio, highest}}.
 """
 
 import gc
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignment.cli.compose import composing, resolve, single
 from alignment.config.batch import Layout
 from alignment.config.distributed import Device, DistributedConfig, Precision
 from alignment.config.model import ModelConfig
@@ -27,6 +31,8 @@ from alignment.losses import CrossEntropyLoss
 from alignment.models.allocations import Allocations
 from alignment.models.load import load_language_model
 from alignment.models.tokenizer import load_tokenizer
+from alignment.plan.measured import measure
+from alignment.plan.roles import Counts
 from alignment.training.objectives import SFT
 from alignment.training.optim import build_optimizer
 from alignment.training.step import train_step
@@ -38,6 +44,22 @@ MODEL = ModelConfig(
 TRAIN = TrainConfig(max_steps=4, learning_rate=1e-3)
 DTYPE, LAYOUT = torch.float32, Layout.shared
 BUCKET = 2**17  # elements: small beside the weights
+SHAPE = "model.init={hidden_size: 256, intermediate_size: 768, num_hidden_layers: 4, tie_word_embeddings: true}"
+COMMON = ["train.eval_every=0", "train.warmup_steps=0", "train.max_steps=2", "checkpoint.every=0", "log.progress=false"]
+COMMON += [
+    "distributed.device=cpu",
+    "distributed.zero=3",
+    "distributed.precision=bfloat16",
+    "launch.processes=2",
+    SHAPE,
+]
+DRAWN = ["gold=null", "log.samples=0", "data.max_prompt_length=12", "generation.max_new_tokens=24", "num_samples=8"]
+DRAWN += ["generation.batch_size=256"]
+READ = ["data=native", "data.train.path=rows.jsonl", "data.eval.path=null", "data.max_length=64"]
+RUNS = {
+    "sft": [*READ, "data.max_prompt_length=16", "batch.size=8", "batch.max_tokens=128"],
+    "grpo": [*DRAWN, "batch.size=32", "batch.max_tokens=512", "model.gradient_checkpointing=true"],
+}
 
 
 def distributed(stage: int, folder: Path) -> DistributedConfig:
@@ -94,9 +116,16 @@ def held(stage: int, folder: Path) -> dict[str, int]:
     }
 
 
+def beside_its_plan(name: str) -> dict[str, Any]:
+    with composing([], f"tiny_{name}"):
+        measured = measure(resolve(single(f"tiny_{name}", [*COMMON, *RUNS[name], f"output_dir={name}"])), Counts())
+    return {"ratio": measured.ratio, "highest": measured.plan.highest.name}
+
+
 def main() -> None:
-    out, *stages = sys.argv[1:]
-    found = {stage: held(int(stage), Path(out).parent) for stage in stages}
+    out, *wanted = sys.argv[1:]
+    os.chdir(Path(out).parent)
+    found = {each: beside_its_plan(each) if each in RUNS else held(int(each), Path(out).parent) for each in wanted}
     if collectives.is_main():
         Path(out).write_text(json.dumps(found))
     collectives.leave()

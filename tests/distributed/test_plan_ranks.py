@@ -26,9 +26,14 @@ def ranks() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> dict[str, Any]:
-    out = tmp_path_factory.mktemp("plan") / "found.json"
-    run_ranks(Path(__file__).with_name("plan_ranks.py"), [str(out), *map(str, STAGES)], processes=2)
-    return json.loads(out.read_text())
+    return counted(tmp_path_factory.mktemp("plan"), run_ranks, "sft", *map(str, STAGES))
+
+
+def counted(folder: Path, run_ranks: Callable[..., None], *wanted: str) -> dict[str, Any]:
+    row = json.dumps({"prompt": "a", "completion": " ".join(["the cow says moo"] * 200)})
+    (folder / "rows.jsonl").write_text(f"{row}\n" * 16)
+    run_ranks(Path(__file__).with_name("plan_ranks.py"), [str(folder / "found.json"), *wanted], processes=2)
+    return json.loads((folder / "found.json").read_text())
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -53,3 +58,14 @@ def test_what_is_planned_differs_by_the_stage(ranks: ModuleType, tmp_path: Path)
         held = held_of(1.0, 0.0, config, 2, is_gpu=False)
         sums.append((held.on_device, held.between_steps))
     assert sums == [(4, 3), (2 + 1.5, 1 + 1.5), (1 + 0.5 + 1.5, 1 + 1.5), (2.5, 2.5)]
+
+
+def test_what_zero_3_gathers_is_planned(found: dict[str, Any]) -> None:
+    """Small weights stay whole, and what comes in one message is there twice for a while."""
+    assert 0.97 < found["sft"]["ratio"] < 1.1
+
+
+@pytest.mark.slow
+def test_a_policy_that_draws_is_whole_in_bfloat16(run_ranks: Callable[..., None], tmp_path: Path) -> None:
+    found = counted(tmp_path, run_ranks, "grpo")["grpo"]
+    assert found["highest"] == "drawing replies" and 0.97 < found["ratio"] < 1.1

@@ -109,6 +109,21 @@ def test_autocast_s_copies_are_there_together_but_under_zero_3() -> None:
     assert casts(0.0, 1e9, DistributedConfig(zero=3)) == 0.0  # in float32
 
 
+def test_replies_are_drawn_once_the_policy_is_narrow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ZeRO 3 makes 4 bytes of each weight whole; keys and values come when those of the layers' products have 2."""
+    said = planned(monkeypatch, capsys, "grpo", "--shape", "llama-3-8b", "--for", "8x80GB", "distributed=zero3")
+    parts = {line.split(": ")[0].strip(): line for line in said.splitlines() if " gathered weights" in line}
+    sizes = [
+        float(parts[name].split(" gathered weights")[0].split()[-1]) * 1e9
+        for name in ("gathering the weights that draw", "drawing replies")
+    ]
+    layers, ends = 32 * (4096 * (2 * 4096 + 2 * 1024) + 3 * 4096 * 14_336), 2 * 128_256 * 4096
+    assert sizes == pytest.approx([4 * (layers + ends), 2 * layers + 4 * ends], rel=0.05)
+    assert "keys and values" not in parts["gathering the weights that draw"]
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
