@@ -40,7 +40,8 @@ class ScorerConfig(Config):
     """What scores a reply: a reward model, a Python function of (prompts, replies), or several of them."""
 
     path: str | None = field(default=None, metadata=REWARD_MODEL)
-    """A reward model's folder, its run's, or its name on the hub; with roles.share=lora an adapter's folder."""
+    """A reward model's folder, its run's, or its name on the hub; with roles.share=lora an adapter's folder, or that of
+    the model or the run that has it."""
     function: str | None = field(default=None, metadata=FUNCTION)
     """Dotted path of a function (list of prompts as messages, list of replies as text) -> list of floats. Further
     parameters are columns of the data by their names: `def correct(prompts, replies, answer)`; `**columns`: all."""

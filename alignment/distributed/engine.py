@@ -189,8 +189,10 @@ def counts(model: nn.Module) -> tuple[int, int]:
 
 
 def shape_of(weight: Tensor) -> torch.Size:
-    """Of the whole weight: what is left in its place where it is sharded is empty, and ZeRO 3 notes its shape."""
-    shape: torch.Size = vars(weight).get("ds_shape", weight.shape)
+    """Of the whole weight: what is left in its place where it is sharded is empty, and ZeRO 3 notes its shape; of one
+    in 4 bits, two numbers to a byte, bitsandbytes does."""
+    packed: Any = vars(weight).get("quant_state")
+    shape: torch.Size = vars(weight).get("ds_shape", weight.shape) if packed is None else packed.shape
     return shape
 
 

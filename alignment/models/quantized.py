@@ -120,6 +120,16 @@ def packed_layers(hf: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in hf.named_modules() if is_quantized(module)]
 
 
+def packed_size(weight: Tensor) -> int | None:
+    """Bytes of a weight in 4 bits with all that unpacks it; None of any other."""
+    state: Any = vars(weight).get("quant_state")
+    if state is None:
+        return None
+    parts = [weight, state.absmax, state.code]
+    parts += [state.state2.absmax, state.state2.code, state.offset] if state.nested else []
+    return sum(each.numel() * each.element_size() for each in parts)
+
+
 def not_finite_packed(hf: nn.Module) -> list[str]:
     """The names of weights in which some number was none, or infinite, before they were packed: so are their scales."""
     found = []

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from alignment.distributed.collectives import size
 from alignment.distributed.engine import shape_of
+from alignment.models.quantized import packed_size
 
 MOMENTS = 2  # that AdamW keeps of each trained weight
 MB = 1e6
@@ -75,4 +76,4 @@ def _once(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(shape_of(tensor).numel() * tensor.element_size() for tensor in tensors)
+    return sum(packed_size(each) or shape_of(each).numel() * each.element_size() for each in tensors)

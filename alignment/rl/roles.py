@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from alignment.config.adapter import adapter_of
 from alignment.config.batch import Layout
 from alignment.config.errors import error_prefix, require
 from alignment.config.hub import located
@@ -115,7 +116,7 @@ def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> P
     if path is None:
         reward = reward_of(config)
     else:
-        model = scalar_on(policy, "reward", pad_id, located(path))
+        model = scalar_on(policy, "reward", pad_id, _adapter_in(path))
         freeze(scalar_head(model.hf))
         batch = replace(config.batch, layout=settle_layout(model, config.batch.layout))
         reader = Reader(tokenizer, max_positions(model.hf.config).limit, "reward.path")
@@ -124,8 +125,13 @@ def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> P
     critic = None
     if config.advantage.has_critic:
         start = config.critic.path or path
-        critic = scalar_on(policy, "critic", pad_id, None if start is None else located(start))
+        critic = scalar_on(policy, "critic", pad_id, None if start is None else _adapter_in(start))
     return PPOModels(policy, critic, build_reference(policy), reward)
+
+
+def _adapter_in(path: str) -> Path:
+    """A model's folder, as a run with LoRA leaves it, stands for the adapter beside it."""
+    return Path(adapter_of(str(located(path))))
 
 
 def scalar_on(policy: LanguageModel, name: str, pad_id: int, folder: Path | None) -> ScalarModel:

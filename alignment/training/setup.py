@@ -187,14 +187,10 @@ def build_engine(
 
 def say_size(engine: Engine) -> None:
     """How large the model is, and how much of it trains: a line for the start of a run."""
-    trained = f"{engine.num_trained:,} trained"
-    if any(is_quantized(module) for module in engine.model.modules()):  # whose packed weights are not to be counted
-        say(f"model: quantized, {trained} weights")
-        return
-    share = (
-        "all" if engine.num_trained == engine.num_weights else f"{100 * engine.num_trained / engine.num_weights:.2g}%"
-    )
-    say(f"model: {engine.num_weights:,} weights, {trained} ({share})")
+    trained, number = engine.num_trained, engine.num_weights
+    share = "all" if trained == number else f"{100 * trained / number:.2g}%"
+    how = ", quantized" if any(is_quantized(module) for module in engine.model.modules()) else ""
+    say(f"model: {number:,} weights{how}, {trained:,} trained ({share})")
 
 
 def save_trained(

@@ -11,9 +11,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from alignment.cli.compose import composing, resolve, single
 from alignment.config.errors import ConfigError
-from alignment.config.model import ModelConfig
+from alignment.config.model import LoraConfig, ModelConfig, Quantization
+from alignment.distributed.engine import shape_of
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, save_model
+from alignment.models.tokenizer import load_tokenizer
 from alignment.tasks.run import execute
 
 SHORT = ["data.train.limit=8", "data.eval.limit=8", "batch.size=8", "batch.max_tokens=1024", "log.progress=false"]
@@ -66,3 +68,40 @@ def test_a_run_learns_goes_on_and_leaves_whole_weights(
     assert {each.dtype for each in model.parameters()} == {torch.float32}
     assert "quantization_config" not in (tmp_path / "once" / "model" / "config.json").read_text()
     assert (tmp_path / "once" / "model" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("ppo", []),
+        pytest.param("grpo", ["num_samples=2"], marks=pytest.mark.slow),
+        pytest.param("ppo", ["distributed=zero2", "launch.processes=2"], marks=pytest.mark.slow),
+    ],
+)
+def test_four_roles_on_one_packed_base(
+    task: str, words: list[str], base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Actor, critic and reward are adapters on it, and the reference is the base; a run's folder names its adapter."""
+    packed = ["model.quantization=nf4", "train.max_steps=2"]
+    run("reward", base, tmp_path / "reward", *packed)
+    model = load_language_model(
+        ModelConfig(path=str(base), quantization=Quantization.nf4, lora=LoraConfig(rank=4)),
+        load_tokenizer(ModelConfig(path=str(base))),
+        WHOLE,
+    )
+    weights = sum(shape_of(each).numel() for each in model.parameters())
+    adapter, head = sum(each.numel() for each in model.trained().values()), model.hf.config.hidden_size
+    roles = [f"reward.path={tmp_path / 'reward'}", "roles.share=lora", "reward.function=null", "gold=null"]
+    short = ["generation.max_new_tokens=8", "ppo.epochs=1", "checkpoint.every=0", *words]
+    capfd.readouterr()
+    first, second = run(task, base, tmp_path / "run", *packed, *roles, *short)
+    assert first["kl"] == 0 < second["kl"] and first["reward"] != 0 and first["grad_norm"] > 0
+    others = 2 if task == "ppo" else 1
+    held = (weights + others * (adapter + head)) / 1e6
+    assert f"roles: {held:.2f} million weights" in capfd.readouterr().out
+    if task == "ppo":
+        assert first["value/loss"] != second["value/loss"]
+    left = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    before = AutoModelForCausalLM.from_pretrained(base)
+    assert not torch.equal(left.model.layers[0].mlp.up_proj.weight, before.model.layers[0].mlp.up_proj.weight)
+    assert torch.equal(left.model.embed_tokens.weight, before.model.embed_tokens.weight)
