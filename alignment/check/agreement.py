@@ -87,9 +87,9 @@ def packed(reader: Reader, batches: Batches, plain: PreTrainedModel) -> Verdict:
     difference = (ours - theirs).abs()
     layout = batches.packer.config.layout.value
     figure = (
-        f"{len(rows)} rows together, as batch.layout={layout} packs them, each against transformers alone in float32: "
-        f"mean difference {difference.mean():.1e}, largest {difference.max():.1e} {reader.unit} "
-        f"(at most {reader.tolerance:g})"
+        f"{len(rows)} rows together, as batch.layout={layout} packs them, each against itself alone in plain "
+        f"transformers (float32): mean difference {difference.mean():.1e}, largest {difference.max():.1e} "
+        f"{reader.unit} (at most {reader.tolerance:g})"
     )
     return Verdict("packed == one by one", graded(bool(difference.mean() < reader.tolerance)), figure)
 

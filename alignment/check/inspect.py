@@ -27,13 +27,13 @@ from alignment.data.held_out import hold_out, num_prompts
 from alignment.data.layout import Laid, laid_out
 from alignment.data.load import load_source
 from alignment.data.loaded import Loaded, joined
-from alignment.data.margins import margin_from, margin_words
-from alignment.data.numbers import numbers
+from alignment.data.margins import margin_from
 from alignment.data.read import read_each
 from alignment.data.records import DataError, Record
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.runs.scores import text_id
 from alignment.terminal import quiet, say
+from alignment.training.setup import say_margins
 
 VALUES = (*RATINGS, "label", "score", "subset", "source", "tags", "weight")
 ENDLESS: dict[str, Any] = {"max_length": 2**31 - 1, "max_prompt_length": 2**31 - 2}
@@ -41,7 +41,7 @@ SHOWN = 40  # rules that are named
 KINDS = {
     ExampleKind.prompts: "prompts, for ppo, grpo, rejection and the replies of evaluate",
     ExampleKind.demonstrations: "demonstrations, for sft",
-    ExampleKind.pairs: "pairs, for reward, dpo and their kin; sft learns from chosen alone",
+    ExampleKind.pairs: "pairs, for reward, dpo and other methods of pairs; sft learns from chosen alone",
     ExampleKind.labeled: "replies that are desirable or not, for kto",
     ExampleKind.scored: "replies with a score, for reward_regression",
     ExampleKind.steps: "replies in steps, for reward_process",
@@ -169,9 +169,7 @@ def _of_the_rows(loaded: Loaded, data: DataConfig, uncut: Loaded | None) -> None
     prompts = Counter(text_id(record.prompt) for record in loaded.records)
     again = len(loaded.records) - len(prompts)
     say(f"duplicate prompts: {again} of {len(loaded.records)} ({percent(again, len(loaded.records))})")
-    if data.margin.scale is not MarginScale.none:
-        words = margin_words(numbers(loaded.examples, "margin"))
-        say(f"margins by data.margin.scale={data.margin.scale.value}: {words}")
+    say_margins(loaded, data)
     for what, sizes in _sizes(loaded).items():
         say(f"characters of {what}: {spread(sizes)}")
     if uncut is not None:
@@ -183,7 +181,8 @@ def _of_the_rows(loaded: Loaded, data: DataConfig, uncut: Loaded | None) -> None
     rules: dict[str, list[DataError]] = {}
     for error in loaded.skipped:
         rules.setdefault(re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "...", error.what), []).append(error)
-    say(f"rows that break a rule: {len(loaded.skipped)}" + (" (data.on_bad_row=skip leaves them out)" if rules else ""))
+    way = " (data.on_bad_row=skip leaves them out)" if rules else ""
+    say(f"rows that cannot be learned from: {len(loaded.skipped)}{way}")
     for errors in sorted(rules.values(), key=lambda errors: -len(errors))[:SHOWN]:
         say(f"  {len(errors)}, the first {errors[0]}")
     rows = len(loaded.skipped) + len(loaded.records)

@@ -129,5 +129,5 @@ def learning_rate(config: TrainingConfig, num_weights: int) -> Verdict:
         times, nearest = f"{rate / usual.low:.1g} times the lowest", usual.low
     figure += f"; it is {times} of them"
     if num_weights < TOY and rate > usual.high:
-        return Verdict(name, grade, f"{figure}, which are for far larger models: so small a one may need it")
+        return Verdict(name, grade, f"{figure}: far larger models have those, and so small a one may do with more")
     return Verdict(name, grade, f"{figure}: take train.learning_rate={nearest:g}")

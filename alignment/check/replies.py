@@ -38,7 +38,7 @@ def stops(samples: Samples, tokenizer: PreTrainedTokenizerBase, asked: int, *, o
         asked: the run's own `generation.max_new_tokens`.
         otherwise: the grade where none ends within all the tokens that the run gives.
     """
-    show(samples.examples, tokenizer, "the reply that the model drew", "prompt")
+    show(samples.examples, tokenizer, "the reply that the model drew", "prompt", FEW // 2)
     replies = [reply for row in samples.replies for reply in row]
     ended = sum(reply.finished for reply in replies)
     longest, given = max(len(reply.ids) for reply in replies), min(asked, MOST_TOKENS)
@@ -58,7 +58,7 @@ def begins_to_stop(samples: Samples, tokenizer: PreTrainedTokenizerBase, known: 
         known: what `end_probability` gives.
         is_taught: whether it is this run that teaches a model to end.
     """
-    show(samples.examples, tokenizer, "the reply that the model drew", "prompt")
+    show(samples.examples, tokenizer, "the reply that the model drew", "prompt", FEW // 2)
     replies = [reply for row in samples.replies for reply in row]
     ended = sum(reply.finished for reply in replies)
     figure = f"{ended} of {len(replies)} drawn replies ended within {max(len(reply.ids) for reply in replies)} tokens; "
@@ -67,7 +67,7 @@ def begins_to_stop(samples: Samples, tokenizer: PreTrainedTokenizerBase, known: 
         return Verdict("a reply stops", Grade.ok, f"{figure}, above {100 * KNOWN:g}%: it knows the end")
     if ended:
         return Verdict("a reply stops", Grade.ok, f"{figure}; one that ends is enough")
-    figure += f", below the {100 * KNOWN:g}% of one that knows it"
+    figure += f", below {100 * KNOWN:g}%, so that it does not know it"
     if is_taught:
         return Verdict("a reply stops", Grade.ok, f"{figure}; this run is to teach it")
     way = "it was not trained in this layout, or not trained to end: SFT comes before this"

@@ -22,7 +22,9 @@ from alignment.models.positions import max_positions
 
 MANY = 0.5  # of rows, prompts or completions: what is left is no longer the data that the user means
 SOME = 0.01  # of them: a row in a hundred is what real data lose
-MARGINS = "data.margin.scale=small or large makes margins of ratings, score of two scores"
+MARGINS = (
+    "data.margin.scale=small (0 to 1) or large (0 to 3) makes margins of ratings, data.margin.scale=score of scores"
+)
 RATINGS = ("rating", "margin", "chosen_score", "rejected_score", "score_chosen", "score_rejected")
 SCORES = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
 """The names under which data sets have the scores of a pair's replies, the chosen one's first."""
@@ -81,7 +83,9 @@ def margins(data: DataConfig, loaded: Loaded, unread: Grade = Grade.warn) -> Ver
     if data.margin.scale is not MarginScale.none:
         known = int((~np.isnan(margins)).sum())
         figure = f"{known} of {len(margins)} pairs have one (data.margin.scale={data.margin.scale.value})"
-        return Verdict("margins", graded(known == len(margins)), f"{figure}: {margin_words(margins)}")
+        return Verdict(
+            "margins", graded(known == len(margins)), f"{figure}: {margin_words(margins, data.margin.scale)}"
+        )
     columns = Counter(column for row in raw_rows(data.train, data) for column in RATINGS if row.get(column) is not None)
     if not columns:
         return Verdict("margins", Grade.ok, "none is asked for, and the rows have no rating and no scores")

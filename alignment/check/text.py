@@ -23,10 +23,12 @@ END_CHARACTERS = 24  # at most, of what a template writes behind a reply
 NO_THOUGHT = "<think></think>"  # what templates of reasoning models write before a reply that has none
 
 
-def show(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, marked: str, what: str = "row") -> None:
-    """Three rows as the model reads them, the tokens that carry loss marked; `marked` says what these are, and `what`
+def show(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, marked: str, what: str = "row", most: int = SHOWN
+) -> None:
+    """Some rows as the model reads them, the tokens that carry loss marked; `marked` says what these are, and `what`
     each row is."""
-    for number, example in enumerate(examples[:SHOWN], start=1):
+    for number, example in enumerate(examples[:most], start=1):
         place = f"{what} {number} of {len(examples)} ({example.source})"
         say(f"\n{place}" + (f", marked: {marked}" if example.completion_ids else ""))
         prompt = str(tokenizer.decode(example.prompt_ids))

@@ -1,5 +1,6 @@
 """The verb `check`: the verdicts on one run, line by line; the exit code says whether one of them failed."""
 
+import shlex
 import sys
 import time
 from collections import Counter
@@ -49,6 +50,8 @@ def check_recipe(recipe: str, overrides: list[str], own: list[Path]) -> None:
             fail(f"{recipe}: {error}")
     counts = ", ".join(f"{grades[grade]} {grade.value}" for grade in Grade)
     say(f"\n{counts}; {time.monotonic() - begun:.0f} s, nothing was written")
+    if not grades[Grade.fail] and not own:
+        say(f"the run can start: {shlex.join(['alignment', 'run', recipe, *overrides])}")
     sys.exit(UNSOUND if grades[Grade.fail] else 0)
 
 

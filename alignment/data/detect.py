@@ -10,7 +10,7 @@ from alignment.data.records import DataError, Source
 from alignment.data.row_parsers import HH_TURN
 
 BY = {  # by what a layout is known
-    Format.native: "a prompt, or turns in completion or in chosen and rejected",
+    Format.native: "prompt, completion, chosen, rejected: texts, or lists of messages",
     Format.hh: "chosen and rejected are dialogues of Human: and Assistant:",
     Format.alpaca: "instruction with output, or with chosen and rejected",
     Format.sharegpt: "conversations of turns",
@@ -51,7 +51,7 @@ CALLED = {  # our fields by what others call them
 WORDS = {
     ExampleKind.labeled: "replies with a label",
     ExampleKind.scored: "replies with a score",
-    ExampleKind.steps: "replies in steps",
+    ExampleKind.steps: "replies in steps, each with a label,",
 }
 RATED = (("response_1", "response_2"), ("response1", "response2"), ("response", "helpfulness"))
 NATIVE = ("prompt", "completion", "chosen", "rejected", "completions", "label", "labels", "score")
@@ -84,7 +84,7 @@ def detect(
         raise UnknownLayout(f"the rows are of several layouts, {places}: {part}.format says which is to be read")
     if rows and not found:
         source, row = rows[0]
-        raise UnknownLayout(f"{source}: the layout of the row is not known: {ways(row, part, need)}")
+        raise UnknownLayout(f"{source}: {ways(row, part, need)}")
     return next(iter(found), Format.native)
 
 
@@ -101,14 +101,15 @@ def ways(row: Mapping[str, Any], part: str, need: ExampleKind | None) -> str:
     """A row's fields, what the task takes, and how to say which is which; what each layout has."""
     names = [name for name, value in row.items() if value is not None]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    has = f"it has {', '.join(names[:SHOWN])}{more}" if names else "it has no fields"
+    has = f"of {', '.join(names[:SHOWN])}{more}" if names else "without fields"
     kinds = list(NEEDED) if need is None else [need]
     takes = ", ".join(f"{WORDS.get(kind, kind.value)} take {' + '.join(NEEDED[kind])}" for kind in kinds)
     likely = _likely(row, need)
     found = {"FIELD": "COLUMN"} if need is None and not likely else {**_missing(row, need), **likely}
     columns = " ".join(_settings(found, part))
     known = "; ".join(f"{kind.value} ({by})" for kind, by in BY.items())
-    return f"{has}; {takes}: {columns} says which columns these are, {part}.format which layout the rows have: {known}"
+    way = f"{columns} says which columns are meant ({takes}), or {part}.format=NAME which layout the rows have"
+    return f"the layout of a row {has} is not known: {way}: {known}"
 
 
 def way_out(row: Mapping[str, Any], format: Format, part: str, need: ExampleKind) -> str:

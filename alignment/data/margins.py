@@ -21,15 +21,23 @@ SCALES: dict[MarginScale, dict[str, float]] = {
 }
 
 
-def margin_words(margins: np.ndarray) -> str:
+def margin_words(margins: np.ndarray, scale: MarginScale) -> str:
     """How many pairs have which margin, of few that differ; else their range. NaN: a pair without one."""
+    names: dict[float, str] = {}
+    for level, margin in SCALES.get(scale, {}).items():
+        names[margin] = f"{names[margin]} or {level}" if margin in names else level
     values, counts = np.unique(margins[~np.isnan(margins)], return_counts=True)
     if not len(values):
         return "none"
     if len(values) > FEW_MARGINS:
         low, middle, high = np.quantile(np.repeat(values, counts), [0, 0.5, 1])
         return f"{low:.3g} to {high:.3g}, median {middle:.3g}"
-    return ", ".join(f"{value:.3g} ({count}x)" for value, count in zip(values, counts, strict=True))
+    counted = zip(values.tolist(), counts.tolist(), strict=True)
+    return ", ".join(f"{value:.3g} ({_of(names.get(value))}{count}x)" for value, count in counted)
+
+
+def _of(level: str | None) -> str:
+    return "" if level is None else f"{level.replace('_', ' ')}, "
 
 
 def margin_from(

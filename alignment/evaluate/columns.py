@@ -65,7 +65,14 @@ def columns(evaluation: Evaluation, rows: list[MethodRow]) -> list[Column]:
     by_gold = score == "gold score"
     every = [
         Column("Gold score", "mean", "gold\nscore", [row.gold for row in rows], is_score=True),
-        Column("Learned reward", "mean", "learned\nreward", [row.reward for row in rows], is_score=True),
+        Column(
+            "Learned reward",
+            "mean",
+            "learned\nreward",
+            [row.reward for row in rows],
+            words="learned reward: mean score of the replies by the model of `reward`",
+            is_score=True,
+        ),
         Column(
             f"Difference in {score}",
             f"from {base}",
@@ -80,14 +87,14 @@ def columns(evaluation: Evaluation, rows: list[MethodRow]) -> list[Column]:
             "win\n%",
             [row.win_rate for row in rows],
             scale=100,
-            words=f"win: replies whose {score} is above {base}'s to the same prompt, ties half",
+            words=f"win: replies whose {score} is above {base}'s to the same prompt, ties half (intervals: the report)",
         ),
         Column(
             f"KL to {base}",
             "nats per reply",
             "KL\nnats",
             [row.kl if len(rows) > 1 else None for row in rows],
-            words=f"KL: how far from {base}, log-probability of a reply less {base}'s of it",
+            words=f"KL: from {base}, nats a reply: mean of log p(reply) less {base}'s, over the model's own replies",
         ),
         Column("Reply length", "tokens", "length\ntokens", [row.length for row in rows]),
         Column(
@@ -104,7 +111,7 @@ def columns(evaluation: Evaluation, rows: list[MethodRow]) -> list[Column]:
             "distinct\n2-grams %",
             [row.distinct_2 for row in rows],
             scale=100,
-            words="distinct: of all pairs of neighbouring words, those that differ",
+            words="distinct: different 2-grams of words, as a share of all 2-grams in the replies of a model together",
         ),
     ]
     return _shown(every)

@@ -15,6 +15,7 @@ from alignment.evaluate.pairs import groupings, overall_accuracy, rewardbench, r
 from alignment.evaluate.results import Evaluation, RewardModelResult
 from alignment.evaluate.rewardbench import SOURCE
 
+MOSTLY = 0.5  # of a model's replies
 NUM_LACKING = 3  # subsets of RewardBench that are named
 
 
@@ -97,7 +98,11 @@ def _accuracy(accuracy: Interval) -> tuple[Text, Text, Text]:
 def notes(evaluation: Evaluation) -> Iterator[str]:
     """What must be said of the figures, a line each."""
     if evaluation.prompts and evaluation.methods:
-        yield from (column.words for column in columns(evaluation, compare(evaluation)) if column.words)
+        shown = columns(evaluation, compare(evaluation))
+        yield from (column.words for column in shown if column.words)
+        if any(column.is_difference for column in shown):
+            yield "▲ and ▼: the interval of a difference excludes 0; ○: it includes 0, no clear difference"
+        yield from _cut(evaluation)
     result = evaluation.reward_model
     if result is None or not rewardbench(result):
         return
@@ -105,6 +110,15 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
     more = f" and {len(lacking) - NUM_LACKING} more" if lacking[NUM_LACKING:] else ""
     without = f"; without {', '.join(lacking[:NUM_LACKING])}{more}, so that there is no overall score"
     yield f"RewardBench: sections as in {SOURCE}{without if lacking else ''}"
+
+
+def _cut(evaluation: Evaluation) -> Iterator[str]:
+    """Models most of whose replies did not end: what is measured of them is of beginnings."""
+    for method in evaluation.methods:
+        if method.finished and sum(method.finished) < MOSTLY * len(method.finished):
+            what = f"{sum(method.finished)} of {len(method.finished)} replies of {method.name} ended within"
+            way = "the others are cut there, and length and scores are those of cut replies"
+            yield f"WARNING: {what} generation.max_new_tokens: {way}"
 
 
 def _counted(count: int, what: str) -> str:

@@ -12,7 +12,7 @@ from alignment.hub.ask import site
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
-def push(folder: Path, repo: str, *, private: bool, branch: str | None, message: str) -> str:
+def push(folder: Path, repo: str, *, private: bool, branch: str | None, message: str) -> tuple[str, str]:
     """Upload what lies in the folder, and make the repository and the branch where there are none.
 
     Args:
@@ -21,7 +21,7 @@ def push(folder: Path, repo: str, *, private: bool, branch: str | None, message:
         branch: None: main.
 
     Returns:
-        The address of the commit.
+        The repository's whole name, and the address of the commit.
 
     Raises:
         UserError: the folder is no model, or the hub refuses or does not answer.
@@ -42,7 +42,7 @@ def push(folder: Path, repo: str, *, private: bool, branch: str | None, message:
         if branch is not None:
             api.create_branch(name, branch=branch, exist_ok=True)
         files = [CommitOperationAdd(path, content) for path, content in _files(folder)]
-        return str(api.create_commit(name, files, commit_message=message, revision=branch).commit_url)
+        return name, str(api.create_commit(name, files, commit_message=message, revision=branch).commit_url)
 
 
 def require_model(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The verb `compare`: runs side by side, a column each."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from alignment.overview.steered import lengthened, steered
 from alignment.runs.folder import RunFolder
 from alignment.runs.settings import differing, empty_in_some, runs_in, task_of
 from alignment.user_error import fail
+
+SHOWN = 3  # runs that a command names
 
 
 def print_comparison(folders: list[Path]) -> None:
@@ -68,9 +71,14 @@ def comparison(found: list[Status]) -> Iterator[str]:
         yield from differences(evaluations[0], other)
     without = [name for name, each in zip(names, scored, strict=True) if each is None]
     if without == names:
-        yield "no differences paired by prompt, which need evaluations: alignment evaluate RUN RUN --data FILE has them"
+        what = "their replies are not compared here; prompt by prompt that is done by"
+        yield f"{what} alignment evaluate {_shown(found)} --data FILE"
     elif without:
         yield f"not paired by prompt, without a scores.jsonl as evaluations have it: {', '.join(without)}"
+
+
+def _shown(found: list[Status]) -> str:
+    return " ".join(shlex.quote(str(status.folder)) for status in found) if len(found) <= SHOWN else "RUN RUN"
 
 
 def _names(folders: list[Path]) -> list[str]:

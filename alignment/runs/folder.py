@@ -84,7 +84,7 @@ class RunFolder:
         """Where what a run has made lies, in words."""
         made = [
             ("model", [self.model] if self.model.is_dir() else []),
-            ("adapter, merged into it", [adapter] if (adapter := self.model / "adapter").is_dir() else []),
+            ("its adapter, not merged", [adapter] if (adapter := self.model / "adapter").is_dir() else []),
             ("moving average of its weights", [self.model_ema] if self.model_ema.is_dir() else []),
             *(
                 (name, [path] if path.exists() else [])

@@ -13,7 +13,13 @@ from alignment.config.metrics import headlines
 from alignment.config.model_kinds import is_reward_model
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.sources import Format
-from alignment.config.supervised import RewardConfig, RewardProcessConfig, RewardRegressionConfig, SFTConfig
+from alignment.config.supervised import (
+    ReferencedConfig,
+    RewardConfig,
+    RewardProcessConfig,
+    RewardRegressionConfig,
+    SFTConfig,
+)
 from alignment.config.tasks import PipelineConfig, RejectionConfig, Selection
 from alignment.data.read import read_each
 from alignment.data.records import DataError
@@ -73,6 +79,8 @@ def _learned(files: RunFolder, stopped: str | None) -> Iterator[str]:
             f"{name} {first[name]:.4g} -> {last[name]:.4g} (step {first['step']} -> {last['step']})" for name in names
         ]
     yield from (f"  {line}" for line in lines)
+    if any("[" in line for line in lines):
+        yield "  [ ] 95% interval over the held-out rows"
 
 
 def commands(config: RunConfig, files: RunFolder) -> list[str]:
@@ -106,6 +114,8 @@ def _of_scorer(config: TrainingConfig, folder: str, rows: str | None) -> Iterato
         yield f"alignment evaluate --reward {folder} pairs.format=toy pairs.eval.limit=500"
     elif isinstance(config, RewardConfig) and rows is not None:
         yield f"alignment evaluate --reward {folder} --pairs {rows.replace('data.', 'pairs.')}"
+    elif isinstance(config, RewardConfig):
+        yield f"alignment evaluate --reward {folder} --pairs FILE"
 
 
 def _with_reward(config: TrainingConfig, files: RunFolder) -> Iterator[str]:
@@ -183,6 +193,8 @@ def _beside_its_start(config: TrainingConfig, folder: str, rows: str | None) -> 
         yield f"alignment run tiny_evaluate {runs} baseline=before"
     elif rows is not None:
         yield f"alignment evaluate {'' if start is None else f'{shlex.quote(start)} '}{folder} --data {rows}"
+    elif isinstance(config, ReferencedConfig) and start is not None:
+        yield f"alignment evaluate {shlex.quote(start)} {folder} --data FILE"
 
 
 def _rows(data: DataConfig) -> str | None:

@@ -15,16 +15,16 @@ from alignment.terminal import say
 def warn_of_known_rows(config: EvaluateConfig) -> None:
     """A line for each file of rows that a model of the evaluation was trained on. A run that held a part of them out
     says so too, for which rows these were is not asked here."""
-    models = [(f"runs.{name}", path, config.data.eval) for name, path in config.runs.items()]
+    models = [(path, config.data.eval) for path in config.runs.values()]
     if config.reward is not None:
-        models.append(("reward", config.reward, config.pairs.eval))
+        models += [(config.reward, config.pairs.eval), (config.reward, config.data.eval)]
     known: dict[str, list[str]] = {}
-    for key, path, source in models:
-        for each in _both(source, path):
-            known.setdefault(each, []).append(key)
-    for path, keys in known.items():
-        what = f"WARNING: {' and '.join(keys)} learned from {path} (data.train.path, but for what was held out of it)"
-        say(f"{what}, and are asked about its rows here: a model looks better on rows that it knows")
+    for model, source in models:
+        for path in _both(source, model):
+            known.setdefault(path, []).append(model)
+    for path, names in known.items():
+        what = f"{', '.join(dict.fromkeys(names))} learned from {path} (all but what was held out of it)"
+        say(f"WARNING: {what}: models look better on rows that they know; take a file of rows that they do not")
 
 
 def _both(source: SourceConfig, model: str) -> Iterator[str]:

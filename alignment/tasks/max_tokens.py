@@ -106,9 +106,10 @@ def _choose(config: TrainingConfig | RejectionConfig | EvaluateConfig, room: Roo
     one = replace(footprints[busiest], held=held)
     number = max(fitting(one, room), longest)
     why = "the most that a run chooses itself" if number >= most(room) else "as many as there is room for"
-    line = f"{KEY}: {number}, {why}; {_gib(room.free)} are free {room.where}, of which weights"
-    line += " and what training keeps of them" if isinstance(config, TrainingConfig) else ""
-    line += f" take about {_gib(held)}, and each token {_mib(one.per_token)} in {busiest}"
+    line = f"{KEY}: {number} tokens in one pass, {why}; {_gib(room.free)} are free {room.where}, of which weights"
+    line += ", gradients and optimizer" if isinstance(config, TrainingConfig) else ""
+    whose = f" ({_whose(config, busiest)})" if len(footprints) > 1 else ""
+    line += f" take about {_gib(held)} and each token {_mib(one.per_token)}{whose}"
     say(f"{line}; {WAY}")
     needs = one.of(max(number, widest.together))
     if needs > SHARE * room.free:
@@ -116,6 +117,11 @@ def _choose(config: TrainingConfig | RejectionConfig | EvaluateConfig, room: Roo
         ways = "shorter rows (max_length, max_new_tokens) or model.gradient_checkpointing=true take less"
         say(f"WARNING: {KEY}: {what} may not fit, for about {_gib(needs)}; {ways}")
     return number
+
+
+def _whose(config: RunConfig, key: str) -> str:
+    """A model by its key, and one of an evaluation by what the user has called it."""
+    return config.runs[key.removeprefix("runs.")] if isinstance(config, EvaluateConfig) and "." in key else key
 
 
 def fitting(footprint: Footprint, room: Room) -> int:

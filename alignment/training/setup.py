@@ -139,7 +139,7 @@ def say_margins(train: Loaded, data: DataConfig) -> None:
     """Which margins the rows have, where they are asked for."""
     if data.margin.scale is not MarginScale.none and train.examples:
         of = f"{len(train.examples)} pairs (data.margin.scale={data.margin.scale.value})"
-        say(f"margins of {of}: {margin_words(numbers(train.examples, 'margin'))}")
+        say(f"margins of {of}: {margin_words(numbers(train.examples, 'margin'), data.margin.scale)}")
 
 
 def require_positions(

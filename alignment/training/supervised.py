@@ -94,7 +94,8 @@ def supervised(
         learned, evaluated = _built(config, objective, train, held_out, lambda batches, rows, data: next(given))
     else:
         if isinstance(config, ReferencedConfig):
-            say("reference: the model before its first step, so that rewards begin at 0 (a tie counts as wrong)")
+            whose = "model.init" if config.model.path is None else config.model.path
+            say(f"reference: {whose} as the run began; all rewards are 0 before step 1, and a tie counts as wrong")
         with engine.partitioned() if isinstance(config, ReferencedConfig) else nullcontext():
             weights = _digest(model, config)
         read = partial(_table, engine, config, weights)

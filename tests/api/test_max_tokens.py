@@ -69,8 +69,8 @@ def test_a_run_that_goes_on_under_another_free_memory_has_the_same_bits(
     set_free(monkeypatch, 0.03 * GIB)
     whole = alignment.run("tiny_dpo", output_dir="whole", **SMALL)
     said = capsys.readouterr().out
-    assert "batch.max_tokens: 1024, as many as there is room for; 31 MiB are free on this machine, of which" in said
-    assert "MiB in model.init; batch.max_tokens=N sets another" in said
+    assert "batch.max_tokens: 1024 tokens in one pass, as many as there is room for; 31 MiB are free on this" in said
+    assert "MiB; batch.max_tokens=N sets another" in said
     interrupted("tiny_dpo", output_dir="parts", **SMALL)
     assert kept_in("parts") == kept_in("whole") == 1024
     set_free(monkeypatch, 64 * GIB)

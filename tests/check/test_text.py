@@ -208,4 +208,6 @@ def test_ratings_that_nobody_reads_are_warned_of(
     assert found.grade is Grade.warn and "rating in 10 rows" in found.figure
     read = replace(data, margin=MarginConfig(scale=MarginScale.large))
     found = verdict("margins", RewardConfig, "pairs", data=read)
-    assert found.grade is Grade.ok and "10 of 10 pairs have one (data.margin.scale=large): 2 (10x)" in found.figure
+    assert (
+        found.grade is Grade.ok and "10 of 10 pairs have one (data.margin.scale=large): 2 (better, 10x)" in found.figure
+    )

@@ -52,7 +52,7 @@ def test_runs_side_by_side(alignment: Callable[..., Any], tmp_path: Path) -> Non
         ["loss", "0.5", "0.5"],
     ]
     assert lines[5][0] == "eval/rewards/accuracy" and lines[5][2] == f"0.75 [{low:.3g}, {high:.3g}]"
-    assert lines[6][0].startswith("no differences paired by prompt, which need evaluations: alignment evaluate")
+    assert lines[6][0].endswith("prompt by prompt that is done by alignment evaluate a b --data FILE")
     assert len(lines) == 7  # what both share is not shown
 
 

@@ -9,7 +9,7 @@ import pytest
 
 Command = Callable[..., Any]
 
-KIND = "pairs, for reward, dpo and their kin; sft learns from chosen alone"
+KIND = "pairs, for reward, dpo and other methods of pairs; sft learns from chosen alone"
 
 
 def write(path: Path, rows: list[Any]) -> None:
@@ -33,7 +33,7 @@ def test_a_file_of_pairs(alignment: Command, families: Path, tmp_path: Path) -> 
         "duplicate prompts: 2 of 4 (50.0%)",
         "characters of prompts: median 5, 95% up to 12, most 12",
         "characters of rejected: median 2, 95% up to 2, most 2",
-        "rows that break a rule: 4 (data.on_bad_row=skip leaves them out)",
+        "rows that cannot be learned from: 4 (data.on_bad_row=skip leaves them out)",
         "  2, the first pairs.jsonl:6: chosen: the reply is empty",
         "  1, the first pairs.jsonl:5: chosen and rejected are the same reply",
         "prompts of eval that train has too: 1 of 2 (50.0%), the first held.jsonl:1",
@@ -91,7 +91,8 @@ def test_columns_stand_once_and_those_that_are_not_read_are_named(alignment: Com
 def test_a_rating_under_our_name_is_made_a_margin_by_the_scale(alignment: Command, tmp_path: Path) -> None:
     write(tmp_path / "pairs.jsonl", PAIRS)
     lines = alignment("data", "inspect", "pairs.jsonl", *OURS, "data.columns.rating=note").out.splitlines()
-    scales = "data.margin.scale=small or large makes margins of ratings, score of two scores"
+    scales = "data.margin.scale=small (0 to 1) or large (0 to 3) makes margins of ratings, "
+    scales += "data.margin.scale=score of scores"
     assert f"columns that training does not read: note ({scales})" in lines
 
 
@@ -99,8 +100,8 @@ def test_columns_of_no_known_layout_are_shown_and_what_each_kind_takes(alignment
     write(tmp_path / "odd.jsonl", [{"foo": "a", "bar": 1}])
     ended = alignment("data", "inspect", "odd.jsonl")
     assert ended.code == 2 and '  foo  text  "a"' in ended.out.splitlines()
-    assert "it has foo, bar; prompts take prompt, demonstrations take prompt + completion, pairs take " in ended.err[-1]
-    assert "data.columns.FIELD=COLUMN says which columns these are" in ended.err[-1]
+    assert "(prompts take prompt, demonstrations take prompt + completion, pairs take " in ended.err[-1]
+    assert "data.columns.FIELD=COLUMN says which columns are meant" in ended.err[-1]
 
 
 def test_what_is_mostly_cut_is_a_warning_with_limits_that_keep_it(

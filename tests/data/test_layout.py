@@ -159,9 +159,9 @@ def test_each_file_has_a_layout_of_its_own(tmp_path: Path, tokenizer: PreTrained
 
 
 def test_rows_of_no_known_layout_name_their_fields_and_the_ways_out(load: Load, tmp_path: Path) -> None:
-    what = f"{tmp_path}/rows.jsonl:1: the layout of the row is not known: it has question, answer; "
-    what += "demonstrations take prompt + completion: data.columns.prompt=question data.columns.completion=answer "
-    what += "says which columns these are, data.format which layout the rows have: native (a prompt, or "
+    what = f"{tmp_path}/rows.jsonl:1: the layout of a row of question, answer is not known: "
+    what += "data.columns.prompt=question data.columns.completion=answer says which columns are meant (demonstrations "
+    what += "take prompt + completion), or data.format=NAME which layout the rows have: native (prompt, completion, "
     with pytest.raises(UserError, match=f"^{re.escape(what)}"):
         load([{"question": "q", "answer": "a"}], "demonstrations")
     with pytest.raises(
@@ -325,16 +325,18 @@ def test_dialogues_without_a_system_turn_are_given_one(load: Load) -> None:
 def test_what_lacks_is_asked_for_in_the_task_s_own_words(load: Load) -> None:
     """Of a row with a prompt and one reply a task of pairs wants the two replies, and no completion."""
     row = {"query": "q", "response": "a", "bad": "b", "id": 1}
-    pairs = "it has query, response, bad, id; pairs take prompt + chosen + rejected: data.columns.prompt=query "
-    pairs += "data.columns.chosen=COLUMN data.columns.rejected=bad says"
+    pairs = "of query, response, bad, id is not known: data.columns.prompt=query data.columns.chosen=COLUMN "
+    pairs += "data.columns.rejected=bad says which columns are meant (pairs take prompt + chosen + rejected)"
     with pytest.raises(UserError, match=re.escape(pairs)):
         load([row], "pairs")
-    labels = "replies with a label take prompt + completion + label: data.columns.prompt=query "
+    labels = "data.columns.prompt=query "
     with pytest.raises(
         UserError, match=re.escape(labels + "data.columns.completion=response data.columns.label=COLUM")
     ):
         load([row], "labeled")
-    with pytest.raises(UserError, match=re.escape("prompts take prompt: data.columns.prompt=COLUMN says")):
+    with pytest.raises(
+        UserError, match=re.escape("data.columns.prompt=COLUMN says which columns are meant (prompts take prompt)")
+    ):
         load([{"foo": "q"}], "prompts")
     half = {"prompt": "q", "chosen": "a", "response": "b", "rating": 3}
     with pytest.raises(DataError, match=r"; data\.columns\.rejected=COLUMN says which column is meant, of response$"):
@@ -379,7 +381,7 @@ def test_columns_of_a_source_are_named_by_its_own_key(tmp_path: Path, tokenizer:
         load_split("train", config, tokenizer, ExampleKind.demonstrations)
     (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "q", "answer": "a"}))
     config = DataConfig(train=TrainSource(mix={"a": MixedSource(str(tmp_path / "rows.jsonl"))}))
-    with pytest.raises(UserError, match=r"data\.train\.mix\.a\.columns\.prompt=question .*mix\.a\.format which"):
+    with pytest.raises(UserError, match=r"data\.train\.mix\.a\.columns\.prompt=question .*mix\.a\.format=NAME which"):
         load_split("train", config, tokenizer, ExampleKind.demonstrations)
 
 

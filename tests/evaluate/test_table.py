@@ -112,13 +112,16 @@ def test_no_end_of_an_interval_reads_as_zero_that_is_none():
     assert texts(Interval(-5.0, -10.0, -0.0, 9)) == [("-5.0", "[-10.0, +0.0]")]
 
 
+WORDS = ["learned reward", "win", "KL", "distinct", "▲ and ▼"]
+
+
 def test_brackets_are_explained_where_there_are_any(study):
     def caption(evaluation: Evaluation) -> str:
         return str(terminal_table(evaluation).caption or "")
 
     assert caption(study) == "[ ] 95% confidence interval over prompts"
-    assert [line.partition(":")[0] for line in notes(study)] == ["win", "KL", "distinct"]
-    assert next(notes(study)).startswith("win: replies whose gold score is above sft's to the same prompt")
+    assert [line.partition(":")[0] for line in notes(study)] == WORDS
+    assert list(notes(study))[1].startswith("win: replies whose gold score is above sft's to the same prompt")
     assert terminal_table(study).columns[0].header == "Model"
     study.reward_model, study.runs = None, []
     for method in study.methods:

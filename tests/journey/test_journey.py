@@ -67,11 +67,14 @@ def test_from_an_empty_folder_to_a_model_on_the_hub(
     margins = ["data.margin.scale=small", "data.eval.fraction=0.25"]
     said = done("run", "reward", "model.path=runs/sft/model", *rows, *FEW, *margins, "output_dir=runs/reward")
     assert "rewards/accuracy" in said and "model: runs/reward/model" in said
-    assert re.search(r"margins of 12 pairs \(data.margin.scale=small\): 0.333 \(\dx\), 0.667 \(\dx\)", said)
+    assert re.search(r"margins of 12 pairs \(data.margin.scale=small\): 0.333 \(slightly better, \dx\), 0.667 \(", said)
 
     adapters = ["model=pretrained_lora", "model.path=runs/sft/model", "model.lora.rank=2", "data.eval.fraction=0.25"]
     said = done("run", "dpo", *adapters, *rows, *FEW, "output_dir=runs/dpo")
-    assert "reference: the model before its first step" in said and "merged into it: runs/dpo/model/adapter" in said
+    assert (
+        "reference: runs/sft/model as the run began" in said
+        and "its adapter, not merged: runs/dpo/model/adapter" in said
+    )
     assert (tmp_path / "runs" / "dpo" / "model" / "adapter" / "adapter_config.json").is_file()
     longer = [*adapters, *rows, *FEW, "train.max_steps=8", "output_dir=runs/dpo"]
     assert "goes on to train.max_steps=8" in done("run", "dpo", *longer)
@@ -79,7 +82,7 @@ def test_from_an_empty_folder_to_a_model_on_the_hub(
     drawn = ["generation.max_new_tokens=8", columns[0], *LENGTHS]
     said = done("evaluate", "runs/sft", "runs/dpo", "--data", "pairs.csv", "--reward", "runs/reward", *drawn)
     assert "dpo" in said and "report.html" in said
-    assert "WARNING: runs.sft and runs.dpo learned from pairs.csv" in said.replace("\n", " ")
+    assert "WARNING: runs/sft, runs/dpo, runs/reward/model learned from pairs.csv" in said.replace("\n", " ")
     (evaluated,) = (tmp_path / "runs" / "evaluate").iterdir()
     scores = [json.loads(line) for line in (evaluated / "scores.jsonl").read_text().splitlines()]
     assert len(scores) == 2 * 2 * len(ANIMALS)  # of two models, a row for each prompt
@@ -95,7 +98,7 @@ def test_from_an_empty_folder_to_a_model_on_the_hub(
     assert talked.err == ["(cut after 4 tokens)"] * 2
 
     said = done("push", "runs/dpo", "first-steps")
-    assert f"pushed runs/dpo/model: {me.url}/me/first-steps" in said
+    assert f"pushed runs/dpo/model to me/first-steps: {me.url}/me/first-steps" in said
     repo = me.repos["models", "me/first-steps"]
     assert b"Direct preference optimisation" in repo.commits[repo.refs["main"]]["README.md"]
     assert "first-steps" in done("evaluate", "me/first-steps", "--data", "pairs.csv", *drawn, "output_dir=runs/hub")

@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> None:
 
     message = given.message or "Upload a model"
     try:
-        print(f"pushed {folder}: {push(folder, repo, private=given.private, branch=given.branch, message=message)}")
+        name, url = push(folder, repo, private=given.private, branch=given.branch, message=message)
+        print(f"pushed {folder} to {name}: {url}")
     except UserError as error:
         fail(f"push: {error}")
 
