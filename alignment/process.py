@@ -81,6 +81,20 @@ def uncompiled() -> Iterator[None]:
 
 
 @contextmanager
+def unseen(package: str) -> Iterator[None]:
+    """A package that is not loaded is as if it were not installed within, so that who only asks what it could do with
+    it loads it neither."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  # of which the language says: it cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+@contextmanager
 def environment(name: str, value: str) -> Iterator[None]:
     """A variable of the environment within, and what it was, if anything, behind."""
     former = os.environ.get(name)

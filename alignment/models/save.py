@@ -14,6 +14,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
 from alignment.config.errors import UserError
 from alignment.models.quantized import quantization_of
 from alignment.models.scalar_head import head_name
+from alignment.process import unseen
 
 FILE_SIZE = "50GB"  # as in transformers: what is larger is saved in several files, with an index
 
@@ -35,7 +36,8 @@ def write_weights(hf: PreTrainedModel, state: dict[str, Tensor], folder: Path, d
     if quantization_of(hf.config) is not None:
         hf = _in_whole_weights(hf)
     total = sum(weight.numel() for weight in {id(weight): weight for weight in state.values()}.values())
-    hf.save_pretrained(folder, state_dict=state, max_shard_size=FILE_SIZE)
+    with unseen("deepspeed"):  # accelerate would load it to ask whether this is one of its engines
+        hf.save_pretrained(folder, state_dict=state, max_shard_size=FILE_SIZE)
     hf.config.dtype = dtype  # transformers has written what its first weight is held in
     hf.config.save_pretrained(folder)
     share(folder.glob("*.safetensors"), folder / CONFIG_NAME)

@@ -225,7 +225,7 @@ def test_python_m_alignment_is_the_command(tmp_path: Path) -> None:
         (["run", "tiny_dpo", "--help"], ["transformers", "trl"]),
         (["submit", "tiny_dpo", "cluster=slurm", "--dry-run"], ["transformers", "trl"]),
         (["status", "gone"], ["torch", "hydra"]),
-        (["run", "tiny_sft", "train.max_steps=1"], ["peft", "bitsandbytes", "trl", "datasets"]),
+        (["run", "tiny_sft", "train.max_steps=1"], ["peft", "bitsandbytes", "trl", "datasets", "deepspeed"]),
         (
             ["run", "tiny_sft", "train.max_steps=1", "distributed=zero2", "distributed.device=cpu"],
             ["torch._inductor.lowering"],
