@@ -63,6 +63,8 @@ class Footprint:
     """Of a pass, whatever its tokens: autocast's weights, a chunk of logits, gradients before they are added."""
     per_token: float
     """Of a pass, for each of its tokens."""
+    gradients: float = 0.0
+    """Of what is held, what is there while the model itself learns and gone while others do."""
 
     def of(self, tokens: int) -> float:
         """While a pass of so many tokens runs."""
@@ -88,9 +90,10 @@ def footprint_of(
         is_gpu=is_gpu,
         averages=role.copies,
         states=counted.states,
-    ).on_device
+    )
     fixed, per_token = max(of_pass(counted.passes).T.tolist(), key=lambda phase: phase[0] + phase[1] * MANY)
-    return Footprint(held, MARGIN * fixed, MARGIN * per_token)
+    own = held.on_device
+    return Footprint(own, MARGIN * fixed, MARGIN * per_token, own - held.between_steps)
 
 
 def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> Counted:
@@ -138,7 +141,8 @@ def _counted(
     layout = Layout.separate if layout is Layout.separate else _layout_of(hf)
     with FakeTensorMode() as fake:
         leave_meta(hf)
-        model = (ScalarModel if role.is_scalar else LanguageModel)(hf, Whole(compute), reads_apart=False)
+        reads_apart = role.is_scalar and not role.is_in_ppo  # scores at the ends; else every token is read
+        model = (ScalarModel if role.is_scalar else LanguageModel)(hf, Whole(compute), reads_apart=reads_apart)
         groups = -(-TOKENS // rows.together)
         batches = [_batch(rows, count, layout, fake) for count in (groups, 2 * groups)]
         peaks = partial(peaks_of, model, compute=compute, is_trained=role.is_trained, is_in_ppo=role.is_in_ppo)

@@ -101,15 +101,15 @@ def _choose(config: TrainingConfig | RejectionConfig | EvaluateConfig, room: Roo
             why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
             say(f"{KEY}: {number}, without a look at the memory: that of {role.key} cannot be counted ({why}); {WAY}")
             return number
-    held = _held(config, footprints)
-    busiest = max(footprints, key=lambda key: footprints[key].fixed + footprints[key].per_token * MOST_CPU)
-    one = replace(footprints[busiest], held=held)
+    at_work = {key: replace(each, held=_held(config, footprints, key)) for key, each in footprints.items()}
+    busiest = max(at_work, key=lambda key: at_work[key].of(MOST_CPU))
+    one = at_work[busiest]
     number = max(fitting(one, room), longest)
     why = "the most that a run chooses itself" if number >= most(room) else "as many as there is room for"
     line = f"{KEY}: {number} tokens in one pass, {why}; {_gib(room.free)} are free {room.where}, of which weights"
     line += ", gradients and optimizer" if isinstance(config, TrainingConfig) else ""
     whose = f" ({_whose(config, busiest)})" if len(footprints) > 1 else ""
-    line += f" take about {_gib(held)} and each token {_mib(one.per_token)}{whose}"
+    line += f" take about {_gib(one.held)} and each token {_mib(one.per_token)}{whose}"
     say(f"{line}; {WAY}")
     needs = one.of(max(number, widest.together))
     if needs > SHARE * room.free:
@@ -137,9 +137,12 @@ def most(room: Room) -> int:
     return MOST_GPU if room.is_gpu else MOST_CPU
 
 
-def _held(config: RunConfig, footprints: dict[str, Footprint]) -> float:
-    """What is there at one time: of the models of an evaluation the baseline and one other."""
-    sizes = {key: each.held for key, each in footprints.items()}
+def _held(config: RunConfig, footprints: dict[str, Footprint], busy: str) -> float:
+    """What is there while that model is at work: the gradients of no other, for models learn one after the other; of an
+    evaluation's models the baseline and one other; and a reference whose log-probs are kept before the policy is."""
+    sizes = {key: each.held - each.gradients * (key != busy) for key, each in footprints.items()}
+    if isinstance(config, ReferencedConfig):
+        return sizes[busy]
     if not isinstance(config, EvaluateConfig):
         return sum(sizes.values())
     runs = sorted((size for key, size in sizes.items() if key.startswith("runs.")), reverse=True)

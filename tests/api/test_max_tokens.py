@@ -140,6 +140,20 @@ def test_the_highest_power_of_two_that_fits(free: float, *, is_gpu: bool, number
     assert fitting(footprint, Room(int(free * GIB), 1, "", is_gpu=is_gpu)) == number
 
 
+@pytest.mark.parametrize(("room", "number"), [(6.1, 1024), (6.3, 2048)])
+def test_models_learn_one_after_the_other(room: float, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A critic of 2 GiB with its gradients beside an actor of 1.2 GiB without and a reference of 1 GiB."""
+
+    def sized(role: Role, *_: Any, **__: Any) -> Footprint:
+        gradients = 0.8 * GIB * role.is_trained
+        return Footprint((1 + role.is_trained) * GIB, 0.0, GIB / 1024 * (role.key == "critic"), gradients)
+
+    set_free(monkeypatch, room / max_tokens.SHARE * GIB)
+    monkeypatch.setattr(max_tokens, "footprint_of", sized)
+    reward = RewardShapingConfig(function="judges.mine")
+    assert with_max_tokens_of(ppo(reward=reward), 1).batch.max_tokens == number
+
+
 def test_the_processes_of_a_run_share_what_is_free(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,6 +129,16 @@ def test_other_architectures_are_counted_by_what_they_do(kind: str) -> None:
         assert footprint_of(Role("m", config, is_scalar, is_trained=True), ROWS, CPU, 1).per_token > 1000
 
 
+def test_of_a_reward_model_the_last_feed_forward_is_at_the_ends() -> None:
+    """A critic's is at every token: gate, up, the activation and their product of 88 numbers, the norm's of 32."""
+    reward, critic = (
+        footprint_of(Role("m", settings("llama"), True, is_trained=True, is_in_ppo=is_in_ppo), ROWS, CPU, 1)
+        for is_in_ppo in (False, True)
+    )
+    saved = (critic.per_token - reward.per_token) / footprint.MARGIN / 4
+    assert 4 * 88 <= saved <= 4 * 88 + 3 * 32
+
+
 def test_there_is_no_footprint_of_no_model() -> None:
     with pytest.raises(ConfigError, match="model_type must be one that transformers knows"):
         footprint_of(Role("m", ModelConfig(init={"model_type": "none"})), ROWS, CPU, 1)
