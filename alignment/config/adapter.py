@@ -68,7 +68,9 @@ def _shape(config: TrainingConfig, folder: Path) -> LoraConfig:
     asked, own = config.model.lora, _own(folder)
     given = asked.given() | ({"rank": asked.rank} if asked.rank else {})
     for name, value in own.items():
-        is_other = name in given and (set(value) != set(given[name]) if name == "targets" else value != given[name])
+        is_other = name in given and (
+            set(value) != set(given[name]) if isinstance(value, list) else value != given[name]
+        )
         rule = f"model.lora.{name} must be left out beside model.adapter, whose own is {value} ({folder})"
         require(not is_other, rule, given.get(name))
     return replace(asked, **own)
@@ -81,7 +83,8 @@ def _own(folder: Path) -> dict[str, Any]:
         if not isinstance(value, int) or value < 1:
             rule = f"{KEY}: {name} in {str(folder / ADAPTER_FILE)!r} must be a number >= 1"
             raise ConfigError(f"{rule}, got {value!r}")
-    own = {"rank": rank, "alpha": alpha}
+    whole = settings.get("modules_to_save") or []
+    own: dict[str, Any] = {"rank": rank, "alpha": alpha, "modules_to_save": list(whole)}
     own |= {"rslora": bool(settings.get("use_rslora")), "dora": bool(settings.get("use_dora"))}
     if targets is None:
         return own

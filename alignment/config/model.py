@@ -54,6 +54,9 @@ class LoraConfig(Config):
     """LoRA+ (arXiv:2402.12354): the learning rate of the adapters' B, as a multiple of A's; theirs is 16."""
     targets: list[str] = field(default_factory=lambda: list(TARGETS))
     """Names of the modules that get an adapter, as peft has them; all-linear: every linear layer but the head."""
+    modules_to_save: list[str] = field(default_factory=list)
+    """Names, or their ends, of modules that are trained whole beside the adapters, such as embed_tokens and lm_head; a
+    head that is tied to the embeddings trains with them. They are saved with the adapter."""
 
     def __post_init__(self) -> None:
         require(self.rank >= 0, "model.lora.rank must be >= 0", self.rank)

@@ -124,6 +124,9 @@ class TrainingConfig(RunConfig):
             ("head_lr_ratio", "the head is", self.train.head_lr_ratio, self.has_scalar_head),
         ):
             rule = f"train.{key} must be 1 with model.lora.rank > 0, under which {what} not trained"
+            rule += (
+                " but by model.lora.modules_to_save, at the run's own rate" if self.model.lora.modules_to_save else ""
+            )
             require(ratio == 1 or trains or self.model.lora.rank == 0, rule, ratio)
 
     def optimizer_steps(self, num_steps: int) -> int:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from alignment.data.pack import PADDING, Batch
 from alignment.distributed.placement import Placement
-from alignment.models.adapters import adapter_instead, use_adapter
+from alignment.models.adapters import adapter_instead, adapter_off, use_adapter
 from alignment.models.attention import (
     attention_inputs,
     in_fixed_lengths,
@@ -31,6 +31,7 @@ from alignment.models.one_run import in_one_run
 from alignment.models.routers import router_loss
 from alignment.models.scalar_head import scalar_head
 from alignment.models.weight_dtype import forwards_in_float32
+from alignment.models.whole_modules import Originals
 
 CHUNK = 2**25  # logits that exist at the same time: 128 MiB of float32
 
@@ -63,6 +64,7 @@ class Trunk(nn.Module):
                 reads_apart = is_read_apart(hf)
         self.reads_apart = reads_apart
         self.adapter: str | None = None  # which one is this role's, where roles share a backbone
+        self.originals: Originals | None = None  # of modules that train beside an adapter, where they are asked for
         self.begins_adapted = False  # by an adapter that was trained before: without it, it is not the model as it was
 
     def activate(self) -> None:
@@ -71,11 +73,13 @@ class Trunk(nn.Module):
             use_adapter(self.hf, self.adapter)
 
     @contextmanager
-    def reading(self, adapter: str) -> Iterator[None]:
-        """Inside, it computes with another of its adapters, of which none is trained meanwhile."""
+    def as_it_was(self, adapter: str | None) -> Iterator[None]:
+        """Inside, it computes with this one of its adapters, or without any, and with the modules in `originals`;
+        nothing is to be trained meanwhile."""
         own, self.adapter = self.adapter, None
+        other = adapter_off(self.hf) if adapter is None else adapter_instead(self.hf, adapter)
         try:
-            with adapter_instead(self.hf, adapter):
+            with other, nullcontext() if self.originals is None else self.originals.in_place(self.hf):
                 yield
         finally:
             self.adapter = own

@@ -186,6 +186,7 @@ def load_critic(
 ) -> ScalarModel:
     """The critic: from the folder of a reward model, which `key` names, else the policy's own body with a new scalar
     head. Its weights are where the policy's are."""
+    config = replace(config, lora=replace(config.lora, modules_to_save=[]))  # the policy's
     if path is not None:
         config = replace(config, path=path, adapter=None)
         folder = find_model(path, key, trusted=config.trust_remote_code)

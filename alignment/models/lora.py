@@ -25,6 +25,7 @@ from alignment.models.adapters import DEFAULT, PREFIX, has_lengths, is_adapted, 
 from alignment.models.routers import has_routers
 from alignment.models.save import as_saved, share
 from alignment.models.scalar_head import head_name, scalar_head
+from alignment.models.whole_modules import is_tied, whole_modules
 from alignment.terminal import say
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -153,15 +154,18 @@ def inject_beside(hf: PreTrainedModel, name: str, config: PeftLoraConfig) -> Non
 def save_adapter(
     hf: PreTrainedModel, folder: Path, placement: Placement, dtype: torch.dtype, *, write: bool = True
 ) -> None:
-    """The adapter, and the scalar head if there is one, in peft's form; `dtype` as in `write_weights`, `write` as in
+    """The adapter, and what is trained whole beside it, in peft's form; `dtype` as in `write_weights`, `write` as in
     `save_model`."""
     kept, head = {}, head_name(hf)
+    whole = whole_modules(hf) if head is None else sorted({head, *whole_modules(hf)})
+    embeddings = hf.get_input_embeddings().weight
+    ties = is_tied(hf) and embeddings.requires_grad is True  # peft reads both names of the one weight
     for name, tensor in hf.state_dict(keep_vars=True).items():
-        if f".{DEFAULT}." in name or (head is not None and name.startswith(f"{head}.")):
+        if f".{DEFAULT}." in name or name.rpartition(".")[0] in whole or (ties and tensor is embeddings):
             with placement.whole([tensor]):
                 if write:
                     saved = as_saved(hf, name, placement.kept(tensor), dtype)
-                    kept[PREFIX + name_in_file(name)] = saved.contiguous()
+                    kept[PREFIX + name_in_file(name)] = saved.clone(memory_format=torch.contiguous_format)
     if not write:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +185,8 @@ def save_adapter(
         base_model_name_or_path=base if on_hub is None else on_hub.repo,
         revision=None if on_hub is None else on_hub.revision,
         task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
-        modules_to_save=None if head is None else [head],
+        modules_to_save=whole or None,
+        ensure_weight_tying=ties,
     ).save_pretrained(str(folder))
     save_file(kept, folder / WEIGHTS_FILE)
     share([folder / WEIGHTS_FILE], folder / ADAPTER_FILE)

@@ -70,13 +70,16 @@ def _config(folder: Path, key: str) -> PeftConfig:
 
 def _write_whole(hf: PreTrainedModel, weights: dict[str, Tensor], where: str, placement: Placement) -> set[str]:
     """Take those out of an adapter's weights that are the model's own, and write them in their places."""
-    own, written = dict(hf.named_parameters()), set()
+    own, written = dict(hf.named_parameters(remove_duplicate=False)), set()
+    done: dict[int, Tensor] = {}
     for name in [name for name in weights if name.removeprefix(PREFIX) in own]:
         weight, name = weights.pop(name), name.removeprefix(PREFIX)
         with placement.whole([own[name]], write=True):
             if own[name].shape != weight.shape:
                 shapes = f"{list(weight.shape)} for {list(own[name].shape)}"
                 raise ConfigError(f"{where} has a {name} of another shape than its base's, {shapes}")
+            if not torch.equal(done.setdefault(id(own[name]), weight), weight):
+                raise ConfigError(f"{where} has another {name} than the weight which its base ties it to")
             own[name].copy_(weight)
         written.add(name)
     return written

@@ -5,6 +5,7 @@ from transformers import PreTrainedModel
 
 from alignment.config.model import ModelConfig
 from alignment.distributed.placement import Placement
+from alignment.models.whole_modules import train_whole
 
 
 def placed(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:
@@ -39,5 +40,7 @@ def prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> 
         from alignment.models.lora import add_adapter
 
         add_adapter(hf, config.lora)
+    if config.lora.modules_to_save:
+        train_whole(hf, config.lora.modules_to_save, placement, are_all_here=config.adapter is None)
     placement.shard(hf)
     return hf

@@ -26,6 +26,7 @@ from alignment.models.files import Reading, check_adapter
 from alignment.models.lora import config_of_adapter, inject_beside, name_in_file, put_adapter
 from alignment.models.scalar_head import head_name
 from alignment.models.unread import listed
+from alignment.models.whole_modules import is_tied, whole_modules
 from alignment.terminal import say_once
 
 SHAPE = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"}
@@ -33,7 +34,15 @@ TAKEN = {*SHAPE, "target_modules", "exclude_modules", "layers_to_transform", "la
 """Of peft's settings what the adapter is: these come from its folder."""
 UNREAD = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"}
 UNREAD |= {"inference_mode", "lora_dropout", "fan_in_fan_out", "init_lora_weights", "modules_to_save", "eva_config"}
-UNREAD |= {"runtime_config", "megatron_core", "qalora_group_size", "corda_config", "loftq_config", "lora_ga_config"}
+UNREAD |= {
+    "ensure_weight_tying",
+    "runtime_config",
+    "megatron_core",
+    "qalora_group_size",
+    "corda_config",
+    "loftq_config",
+    "lora_ga_config",
+}
 """What tells of how it came to be, or is asked for below."""
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Beginnings that change the weights beneath the adapter, as peft names them."""
@@ -100,16 +109,31 @@ def fill_saved(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -
     with Reading(f"{KEY}: the adapter in {str(folder)!r} cannot be read"):
         given = load_peft_weights(str(folder), device="cpu")
     given = {name.removeprefix(PREFIX): weight for name, weight in given.items()}
-    head = f"{head_name(hf)}."
+    head, whole = f"{head_name(hf)}.", whole_modules(hf)
     own = {
         name_in_file(name): weight
         for name, weight in hf.named_parameters()
-        if f".{DEFAULT}." in name or (name.startswith(head) and name in given)
+        if f".{DEFAULT}." in name or (name.rpartition(".")[0] in whole and (name in given or not name.startswith(head)))
     }
+    if is_tied(hf):
+        _check_tied(hf, given, folder)
     _check_fit(own, given, f"{KEY}: the adapter in {str(folder)!r}", config.path)
     for name, weight in own.items():
         with placement.whole([weight], write=True):
             weight.copy_(given[name])
+
+
+def _check_tied(hf: PreTrainedModel, given: dict[str, Tensor], folder: Path) -> None:
+    """Of a weight that is head and embeddings, one of the two is enough."""
+    modules = dict(hf.named_modules())
+    head, embeddings = (
+        next(f"{path}.weight" for path, module in modules.items() if module is tied)
+        for tied in (hf.get_output_embeddings(), hf.get_input_embeddings())
+    )
+    own = given.pop(head, None)
+    if own is not None and not torch.equal(own, given.get(embeddings, own[:0])):
+        rule = f"{KEY}: the head and the embeddings of the adapter in {str(folder)!r} must be one weight, as its base's"
+        raise ConfigError(f"{rule} are, got two (peft's ensure_weight_tying=True keeps them so)")
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ def fit_vocabulary(
         raise ConfigError(
             f"model.resize_embeddings: {type(hf).__name__} has no way to it ({one_line(error)})"
         ) from error
-    frozen = "; model.lora.rank > 0 trains none of them" if config.lora.rank else ""
+    frozen = "; model.lora.rank > 0 trains none of them" if config.lora.rank and not config.lora.modules_to_save else ""
     added = f"{pieces - embedded} rows are added, about the mean of the others{frozen}"
     say_once(f"model.resize_embeddings: {found} in {config.path or 'model.init'}: {added}")
 

@@ -12,12 +12,13 @@ from alignment.config.online import OnlineDPOConfig
 from alignment.data.loaded import Loaded
 from alignment.data.pack import Batch
 from alignment.distributed.frozen import shard_frozen
-from alignment.models.adapters import adapter_off, lora_layers
+from alignment.models.adapters import lora_layers
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import freeze
 from alignment.models.readout import token_logprobs
 from alignment.models.weight_dtype import as_its_original
+from alignment.models.whole_modules import Originals, whole_modules
 from alignment.training.another_reference import load_reference, require_reference_reads
 
 REFERENCE = "reference"  # the name of its adapter
@@ -39,14 +40,14 @@ class FrozenCopy:
 
 @dataclass(slots=True)
 class AdapterOff:
-    """The policy itself without its adapter: no second set of weights."""
+    """The policy itself without its adapter: no second set of weights, but of modules that train whole beside it."""
 
     policy: LanguageModel
 
     @torch.no_grad()
     def logprobs(self, batch: Batch, temperature: float) -> Tensor:
         """[T] nats."""
-        with adapter_off(self.policy.hf):
+        with self.policy.as_it_was(None):
             return token_logprobs(self.policy, batch, temperature=temperature)
 
 
@@ -59,7 +60,7 @@ class FrozenAdapter:
     @torch.no_grad()
     def logprobs(self, batch: Batch, temperature: float) -> Tensor:
         """[T] nats."""
-        with self.policy.reading(REFERENCE):
+        with self.policy.as_it_was(REFERENCE):
             return token_logprobs(self.policy, batch, temperature=temperature)
 
 
@@ -68,6 +69,8 @@ Reference = FrozenCopy | AdapterOff | FrozenAdapter
 
 def build_reference(policy: LanguageModel) -> Reference:
     """The reference of a policy that has not been trained yet."""
+    if lora_layers(policy.hf) and whole_modules(policy.hf):
+        policy.originals = Originals(policy.hf, policy.placement)
     if policy.begins_adapted:
         from alignment.models.saved_adapter import add_copy  # not above, for it imports peft
 

@@ -188,9 +188,10 @@ def roles_of(config: TrainingConfig | RejectionConfig | EvaluateConfig) -> Itera
     averages = isinstance(config, PPOConfig) and config.ppo.ema is not None
     has_other = isinstance(config, ReferencedConfig | OnlineDPOConfig) and config.reference.path is not None
     is_beside = isinstance(config, OnlineDPOConfig | PPOConfig) and not has_other  # the reference, all the time
-    keeps_adapter = is_beside and config.model.adapter is not None  # as it was
+    trained = config.model.adapter is not None or bool(config.model.lora.modules_to_save)
+    keeps_copy = is_beside and trained  # of what it trains, as it was
     yield Role(
-        _key_of(config.model), config.model, is_scalar, True, config.train, is_in_ppo, int(averages) + keeps_adapter
+        _key_of(config.model), config.model, is_scalar, True, config.train, is_in_ppo, int(averages) + keeps_copy
     )
     if isinstance(config, ReferencedConfig | OnlineDPOConfig) and config.reference.path is not None:
         yield Role("reference.path", replace(_frozen(config.model), path=config.reference.path))
@@ -217,9 +218,10 @@ def _critic(config: PPOConfig) -> ModelConfig:
     """As it begins: as the folder that is named, a reward model, or the policy's body."""
     models = [one.path for one in config.reward.by_key().values() if one.path is not None]
     path = config.critic.path or next(iter(models), None) or config.model.path
+    model: ModelConfig = replace(config.model, lora=replace(config.model.lora, modules_to_save=[]))
     if path is None:
-        return replace(config.model, lora=LoraConfig())
-    return config.model if path == config.model.path else replace(config.model, path=path, adapter=None)
+        return replace(model, lora=LoraConfig())
+    return model if path == model.path else replace(model, path=path, adapter=None)
 
 
 def _scorers(reward: ScorerConfig, model: ModelConfig) -> Iterator[Role]:

@@ -50,6 +50,7 @@ from alignment.training.step import train_step
 STEPS = 3
 PLAIN = DistributedConfig(device=Device.cpu)
 MIXTURE = {**INIT, "model_type": "mixtral", "num_local_experts": 4, "tie_word_embeddings": True}
+WHOLE_MODULES = LoraConfig(rank=4, modules_to_save=["embed_tokens", "lm_head", "norm"])
 MODELS: dict[str, tuple[str, Callable[..., Any], str, LoraConfig]] = {  # folder, loader, method if any, adapter
     "policy": ("policy", load_language_model, "sft", LoraConfig()),
     "new head": ("policy", load_scalar_model, "reward", LoraConfig()),
@@ -57,6 +58,8 @@ MODELS: dict[str, tuple[str, Callable[..., Any], str, LoraConfig]] = {  # folder
     "foreign head": ("foreign", load_scalar_model, "reward", LoraConfig()),
     "lora": ("policy", load_language_model, "lora", LoraConfig(rank=4)),
     "saved adapter": ("policy", load_language_model, "lora", LoraConfig()),
+    "whole modules": ("policy", load_language_model, "lora", WHOLE_MODULES),
+    "bfloat16 whole modules": ("mixture", load_language_model, "lora", WHOLE_MODULES),
     "lora, new head": ("policy", load_scalar_model, "reward", LoraConfig(rank=4)),
     "experts": ("mixture", load_language_model, "sft", LoraConfig()),
     "bfloat16 lora": ("policy", load_language_model, "lora", LoraConfig(rank=4)),

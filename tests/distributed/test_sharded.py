@@ -16,6 +16,8 @@ MODELS = (
     "foreign head",
     "lora",
     "saved adapter",
+    "whole modules",
+    "bfloat16 whole modules",
     "lora, new head",
     "experts",
     "grown",

@@ -188,7 +188,7 @@ def test_its_shape_and_its_base_are_its_own(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_plan_counts_it_as_a_new_one_and_a_copy_for_the_reference(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made(base, tmp_path / "adapter", **KINDS["plain"])
     new = config_of(path=str(base), lora=LoraConfig(rank=4, alpha=8, targets=["q_proj", "down_proj"]))
@@ -200,6 +200,11 @@ def test_a_plan_counts_it_as_a_new_one_and_a_copy_for_the_reference(
     online = {"data": saved.data, "train": saved.train, "reward": RewardShapingConfig(function="toy.gold")}
     found = [list(roles_of(OnlineDPOConfig(model=each.model, **online))) for each in (new, saved)]
     assert [[role.copies for role in roles] for roles in found] == [[0], [1]]
+    embeddings = replace(new.model, lora=replace(new.model.lora, modules_to_save=["embed_tokens"]))
+    counted = counted_of(replace(first, settings=embeddings), Rows(4, 4), torch.float32, Layout.separate)
+    size = 4.0 * TINY["hidden_size"] * len(tokenizer)
+    assert (counted.trained - counts[0].trained, counts[0].frozen - counted.frozen) == (size, size)
+    assert next(iter(roles_of(OnlineDPOConfig(model=embeddings, **online)))).copies == 1
     shutil.copytree(base, tmp_path / "elsewhere")
     moved = replace(second, settings=replace(second.settings, path=str(tmp_path / "elsewhere")))
     assert counted_of(moved, Rows(4, 4), torch.float32, Layout.separate).trained == counts[0].trained
