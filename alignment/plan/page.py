@@ -8,6 +8,7 @@ from alignment.plan.changes import words
 from alignment.plan.estimate import Plan
 from alignment.plan.hardware import GB, Hardware
 from alignment.plan.host import host_of
+from alignment.plan.rate import rate_line
 from alignment.plan.roles import PlannedRole
 from alignment.plan.search import Way
 from alignment.plan.work import work_of
@@ -27,6 +28,7 @@ def lines_of(recipe: str, plan: Plan, mfu: float) -> Iterator[str]:
     yield verdict(plan)
     yield from _host(plan)
     yield from _work(plan, mfu)
+    yield from rate_line(plan)
 
 
 def ways_of(ways: list[Way]) -> Iterator[str]:

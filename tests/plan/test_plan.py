@@ -11,12 +11,17 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from alignment.cli.main import main
-from alignment.cli.plan import SHAPES
+from alignment.cli.plan import SHAPES, composed
 from alignment.config.distributed import DistributedConfig, Offload
 from alignment.config.errors import ConfigError
+from alignment.config.model import LoraConfig
 from alignment.models.held import held_of
 from alignment.plan.buffers import casts
+from alignment.plan.estimate import plan_of
+from alignment.plan.estimate import planned as config_to_plan
 from alignment.plan.hardware import named
+from alignment.plan.rate import rate_line, suggested_rate
+from alignment.plan.roles import Counts
 
 
 def planned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -153,3 +158,29 @@ def test_the_optimizer_s_states_are_its_own(
     assert len(rows) == 2 and moments == pytest.approx([share * each for each in weights], rel=0.05)
     checkpoint = re.search(r"^disk: (\S+) GB a checkpoint", said, re.MULTILINE)
     assert checkpoint is not None and float(checkpoint[1]) == pytest.approx((1 + share) * sum(weights), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "weights", "family", "rate"),
+    [
+        (4e6, 7e9, "llama", 3e-4),
+        (1e6, 7e9, "llama", 1.5e-4),
+        (1e6, 70e9, "llama", 0.75e-4),
+        (1e6, 7e9, "mistral", 0.25e-4),
+        (250_000, 7e9, "gemma2", 0.125e-4),
+    ],
+)
+def test_a_rate_rises_with_the_root_of_a_step(tokens: float, weights: float, family: str, rate: float) -> None:
+    assert suggested_rate(tokens, weights, family) == pytest.approx(rate)
+
+
+def test_a_rate_is_suggested_to_fine_tuning_alone() -> None:
+    """504 rows of 2,000 tokens are about a quarter of four million."""
+    words = ["batch.size=504", "batch.max_tokens=4096", "data.max_length=2001", "distributed=zero3"]
+    config = config_to_plan(composed("sft", words, [], "llama-3-8b"))
+    plan = plan_of(config, named("8x80GB"), Counts())
+    (line,) = rate_line(plan)
+    assert line.startswith("learning rate: train.learning_rate=0.00015 by LLaMA-Factory's")
+    adapters = replace(config.model, lora=LoraConfig(rank=4))
+    for other in (replace(config, model=adapters), composed("dpo", [], [], "llama-3-8b")):
+        assert list(rate_line(replace(plan, config=config_to_plan(other)))) == []
