@@ -35,7 +35,7 @@ METRICS = {
     "skipped_steps": Metric("steps left out so far, for their loss or gradient was no finite number"),
     # Pairs and single replies
     ACCURACY: Metric(
-        "how often the chosen reply has the higher reward, in no tie (reward_process: a step is told right or wrong)",
+        "how often the chosen reply has the higher reward; a tie is a miss (reward_process: a step's label is told)",
         SHARE,
     ),
     "rewards/margin": Metric("reward of the chosen reply less that of the rejected one"),
@@ -121,7 +121,7 @@ FAMILIES = {  # by what the name begins with
     "reward/temperature_": Metric("reward of the replies drawn at this temperature"),
     "best/temperature_": Metric("prompts whose best reply was drawn at this temperature", SHARE),
     "reward/": Metric("reward by this one of reward.models"),
-    "value/": Metric("the critic's part of the metric of this name"),
+    "value/": Metric("the metric of this name, of the critic in the place of the actor"),
     "ptx/": Metric("the same, of the texts of ptx.data"),
     STDERR: Metric("standard error of the mean of the metric of this name"),
 }

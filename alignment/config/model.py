@@ -108,8 +108,8 @@ class ModelConfig(Config):
     or of a run that left one, or a name on the hub. Its rank, scale and modules are its own; where a method has a
     reference, that is the model with the adapter as it was when the run began."""
     init: dict[str, Any] = field(default_factory=dict)
-    """`model_type` and the fields of its transformers config; read only where `path` is null, beside which a preset may
-    have it, and a command may not."""
+    """`model_type` and the fields of its transformers config, of a model that is built anew. Beside a `path` that of a
+    preset is left unread, and one that is typed is refused."""
     tokenizer: str | None = field(default=None, metadata=TOKENIZER)
     """A tokenizer's folder, or a name on the hub. Null: the one in `path`; where that is null too, the small one in the
     package."""

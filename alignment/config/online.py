@@ -50,7 +50,8 @@ class OnlineConfig(TrainingConfig):
     """Replies sampled for each prompt."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     gold: str | None = field(default=None, metadata=FUNCTION)
-    """Dotted path of a function that is logged beside the learned reward and never learned from."""
+    """Dotted path of a function that scores replies, as reward.function does; its score is logged beside the reward and
+    never learned from."""
     gold_model: str | None = field(default=None, metadata=REWARD_MODEL)
     """A reward model in the place of `gold`'s function; of other data or another seed than the reward's."""
     alarm: AlarmConfig = field(default_factory=AlarmConfig)

@@ -120,7 +120,7 @@ class EvaluateConfig(RunConfig):
     `source`, `subset` and `tags`. Their rows are `pairs.eval`; `pairs.train` is refused, for nothing is trained,
     and so are `scores`, `step_separator` and `learn`, which are of rows of other kinds."""
     gold: str | None = field(default=None, metadata=FUNCTION)
-    """Dotted path of a function that scores replies exactly."""
+    """Dotted path of a function that scores replies, such as an exact one."""
     num_samples: int = 1
     """n > 1 adds a method, best of n: the reward model's pick among n replies of the baseline to each prompt. 0: no
     replies are drawn, and perplexity is measured alone."""
