@@ -85,10 +85,11 @@ def packed(reader: Reader, batches: Batches, plain: PreTrainedModel) -> Verdict:
     else:
         theirs = plain_scores(plain, rows).double().flatten()
     difference = (ours - theirs).abs()
-    layout = batches.packer.config.layout.value
+    layout = batches.packer.config.layout
+    how = f"batch.layout={layout.value}{'' if layout is Layout.separate else ': a prompt once, its replies behind it'}"
     figure = (
-        f"{len(rows)} rows together, as batch.layout={layout} packs them, each against itself alone in plain "
-        f"transformers (float32): mean difference {difference.mean():.1e}, largest {difference.max():.1e} "
+        f"{len(rows)} rows packed as in the run ({how}), each against itself alone in plain transformers "
+        f"(float32): mean difference {difference.mean():.1e}, largest {difference.max():.1e} "
         f"{reader.unit} (at most {reader.tolerance:g})"
     )
     return Verdict("packed == one by one", graded(bool(difference.mean() < reader.tolerance)), figure)

@@ -23,7 +23,8 @@ from alignment.models.positions import max_positions
 MANY = 0.5  # of rows, prompts or completions: what is left is no longer the data that the user means
 SOME = 0.01  # of them: a row in a hundred is what real data lose
 MARGINS = (
-    "data.margin.scale=small (0 to 1) or large (0 to 3) makes margins of ratings, data.margin.scale=score of scores"
+    "ratings become margins by data.margin.scale=small (better: 0.667) or large (better: 2), the columns "
+    "chosen_score and rejected_score by data.margin.scale=score"
 )
 RATINGS = ("rating", "margin", "chosen_score", "rejected_score", "score_chosen", "score_rejected")
 SCORES = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))

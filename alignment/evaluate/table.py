@@ -117,7 +117,7 @@ def _cut(evaluation: Evaluation) -> Iterator[str]:
     for method in evaluation.methods:
         if method.finished and sum(method.finished) < MOSTLY * len(method.finished):
             what = f"{sum(method.finished)} of {len(method.finished)} replies of {method.name} ended within"
-            way = "the others are cut there, and length and scores are those of cut replies"
+            way = "the others are cut there, and what is measured is of cut replies"
             yield f"WARNING: {what} generation.max_new_tokens: {way}"
 
 

@@ -53,7 +53,8 @@ class Commits:
             if found.is_online:
                 self.said[name.entry] = f" ({name.revision})" if name.revision else ""
         if name.entry in self.said:
-            say_once(f"{key}: {name.repo} is at {self.known[name.entry][:SHOWN]}{self.said[name.entry]}")
+            whose = "" if key.startswith("runs.") else f"{key}: "  # of an evaluation, whose names for them are its own
+            say_once(f"{whose}{name.repo} is at {self.known[name.entry][:SHOWN]}{self.said[name.entry]}")
         return replace(name, revision=self.known[name.entry])
 
 

@@ -82,9 +82,10 @@ class RunFolder:
 
     def left(self) -> list[str]:
         """Where what a run has made lies, in words."""
+        adapter = [path for path in [self.model / "adapter"] if path.is_dir()]
         made = [
-            ("model", [self.model] if self.model.is_dir() else []),
-            ("its adapter, not merged", [adapter] if (adapter := self.model / "adapter").is_dir() else []),
+            ("model, its adapter merged" if adapter else "model", [self.model] if self.model.is_dir() else []),
+            ("adapter alone", adapter),
             ("moving average of its weights", [self.model_ema] if self.model_ema.is_dir() else []),
             *(
                 (name, [path] if path.exists() else [])

@@ -19,6 +19,10 @@ def warn_of_known_rows(config: EvaluateConfig) -> None:
     if config.reward is not None:
         models += [(config.reward, config.pairs.eval), (config.reward, config.data.eval)]
     known: dict[str, list[str]] = {}
+    unknown = [model for model, source in models if source.paths() and not _run_of(model).config.is_file()]
+    if unknown:
+        what = f"what {', '.join(dict.fromkeys(unknown))} learned from is not known here"
+        say(f"{what}: if these rows were among it, it looks better than it is")
     for model, source in models:
         for path in _both(source, model):
             known.setdefault(path, []).append(model)
@@ -29,14 +33,17 @@ def warn_of_known_rows(config: EvaluateConfig) -> None:
 
 def _both(source: SourceConfig, model: str) -> Iterator[str]:
     """What the evaluation reads and the model has learned from."""
-    folder = located(model)
-    folder = folder.parent if folder.name in OF_RUNS else folder
-    if not RunFolder(folder).config.is_file():
-        return
-    data = settings_of(folder).get("data")
+    run = _run_of(model)
+    data = settings_of(run.path).get("data") if run.config.is_file() else None
     train = data.get("train") if isinstance(data, dict) else None
     learned = {_place(each) for each in _paths(train)}
     yield from (path for path in source.paths() if _place(path) in learned)
+
+
+def _run_of(model: str) -> RunFolder:
+    """The folder of the run that has made it, if one has."""
+    folder = located(model)
+    return RunFolder(folder.parent if folder.name in OF_RUNS else folder)
 
 
 def _paths(train: Any) -> Iterator[str]:

@@ -105,11 +105,12 @@ def _choose(config: TrainingConfig | RejectionConfig | EvaluateConfig, room: Roo
     busiest = max(at_work, key=lambda key: at_work[key].of(MOST_CPU))
     one = at_work[busiest]
     number = max(fitting(one, room), longest)
+    models = "weights" if len(footprints) == 1 else f"the weights of {len(footprints)} models"
     why = "the most that a run chooses itself" if number >= most(room) else "as many as there is room for"
-    line = f"{KEY}: {number} tokens in one pass, {why}; {_gib(room.free)} are free {room.where}, of which weights"
+    line = f"{KEY}: {number} tokens in one pass, {why}; {_gib(room.free)} are free {room.where}, of which {models}"
     line += ", gradients and optimizer" if isinstance(config, TrainingConfig) else ""
-    whose = f" ({_whose(config, busiest)})" if len(footprints) > 1 else ""
-    line += f" take about {_gib(one.held)} and each token {_mib(one.per_token)}{whose}"
+    line += f" take about {_gib(one.held)} and each token {_mib(one.per_token)}"
+    line += f" (in {_whose(config, busiest)}, the most)" if len(footprints) > 1 else ""
     say(f"{line}; {WAY}")
     needs = one.of(max(number, widest.together))
     if needs > SHARE * room.free:

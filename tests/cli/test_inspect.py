@@ -91,8 +91,8 @@ def test_columns_stand_once_and_those_that_are_not_read_are_named(alignment: Com
 def test_a_rating_under_our_name_is_made_a_margin_by_the_scale(alignment: Command, tmp_path: Path) -> None:
     write(tmp_path / "pairs.jsonl", PAIRS)
     lines = alignment("data", "inspect", "pairs.jsonl", *OURS, "data.columns.rating=note").out.splitlines()
-    scales = "data.margin.scale=small (0 to 1) or large (0 to 3) makes margins of ratings, "
-    scales += "data.margin.scale=score of scores"
+    scales = "ratings become margins by data.margin.scale=small (better: 0.667) or large (better: 2), the columns "
+    scales += "chosen_score and rejected_score by data.margin.scale=score"
     assert f"columns that training does not read: note ({scales})" in lines
 
 

@@ -34,7 +34,10 @@ def test_a_run_s_model_is_pushed_with_its_card(me: StandIn, alignment: Callable[
     dpo = [*SMALL, "model.path=sft/model", "model.lora.rank=2", "checkpoint.every=1", "output_dir=dpo"]
     assert alignment("run", "tiny_dpo", *dpo).code == 0
     ended = alignment("push", "dpo", "mine", "--private", "--message", "The first one")
-    assert (ended.code, ended.err) == (0, []) and f"pushed dpo/model to me/mine: {me.url}/me/mine/commit/" in ended.out
+    assert (ended.code, ended.err) == (
+        0,
+        [],
+    ) and f"pushed dpo/model, whole and as an adapter, to me/mine: {me.url}/me/mine/commit/" in ended.out
     there = pushed(me, "me/mine")
     model = tmp_path / "dpo" / "model"
     for name in ("README.md", "config.json", "model.safetensors", "tokenizer.json", "adapter/README.md"):

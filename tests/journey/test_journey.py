@@ -71,10 +71,7 @@ def test_from_an_empty_folder_to_a_model_on_the_hub(
 
     adapters = ["model=pretrained_lora", "model.path=runs/sft/model", "model.lora.rank=2", "data.eval.fraction=0.25"]
     said = done("run", "dpo", *adapters, *rows, *FEW, "output_dir=runs/dpo")
-    assert (
-        "reference: runs/sft/model as the run began" in said
-        and "its adapter, not merged: runs/dpo/model/adapter" in said
-    )
+    assert "reference: runs/sft/model as the run began" in said and "adapter alone: runs/dpo/model/adapter" in said
     assert (tmp_path / "runs" / "dpo" / "model" / "adapter" / "adapter_config.json").is_file()
     longer = [*adapters, *rows, *FEW, "train.max_steps=8", "output_dir=runs/dpo"]
     assert "goes on to train.max_steps=8" in done("run", "dpo", *longer)
@@ -98,7 +95,7 @@ def test_from_an_empty_folder_to_a_model_on_the_hub(
     assert talked.err == ["(cut after 4 tokens)"] * 2
 
     said = done("push", "runs/dpo", "first-steps")
-    assert f"pushed runs/dpo/model to me/first-steps: {me.url}/me/first-steps" in said
+    assert f"pushed runs/dpo/model, whole and as an adapter, to me/first-steps: {me.url}/me/first-steps" in said
     repo = me.repos["models", "me/first-steps"]
     assert b"Direct preference optimisation" in repo.commits[repo.refs["main"]]["README.md"]
     assert "first-steps" in done("evaluate", "me/first-steps", "--data", "pairs.csv", *drawn, "output_dir=runs/hub")

@@ -43,7 +43,8 @@ def main(arguments: list[str]) -> None:
     message = given.message or "Upload a model"
     try:
         name, url = push(folder, repo, private=given.private, branch=given.branch, message=message)
-        print(f"pushed {folder} to {name}: {url}")
+        what = ", whole and as an adapter," if (folder / "adapter").is_dir() else ""
+        print(f"pushed {folder}{what} to {name}: {url}")
     except UserError as error:
         fail(f"push: {error}")
 
