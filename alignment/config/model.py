@@ -24,12 +24,21 @@ class Attention(str, Enum):
 
 
 class LoraInit(str, Enum):
-    """How A begins; B is 0 in either, so that a new adapter changes nothing."""
+    """How a new adapter begins. It changes nothing: B is 0, or what it adds is taken out of the weights beneath."""
 
     default = "default"
     """As a linear layer: uniform."""
     gaussian = "gaussian"
     """Normal, of standard deviation 1 / rank."""
+    pissa = "pissa"
+    """PiSSA (arXiv:2404.02948): the largest singular values of each weight, and their vectors."""
+    olora = "olora"
+    """OLoRA (arXiv:2406.01775): the first columns and rows of each weight's QR decomposition."""
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether the weights beneath are no longer the model's. The adapter is saved for them as they were."""
+        return self in (LoraInit.pissa, LoraInit.olora)
 
 
 ALPHA, TARGETS = 16, ["all-linear"]
@@ -63,6 +72,9 @@ class LoraConfig(Config):
         require(self.alpha > 0, "model.lora.alpha must be > 0", self.alpha)
         require(0 <= self.dropout < 1, "model.lora.dropout must be in [0, 1)", self.dropout)
         require(0 < self.plus < math.inf, "model.lora.plus must be > 0 and finite", self.plus)
+        rule = f"model.lora.{{}} must be false with model.lora.init={self.init.value}, saved as two adapters in one"
+        require(not (self.rslora and self.init.changes_base), rule.format("rslora"), self.rslora)
+        require(not (self.dora and self.init.changes_base), rule.format("dora"), self.dora)
         require(bool(self.targets), "model.lora.targets must name at least one module", self.targets)
 
     def given(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
 DEFAULT = "default"
+FIRST = "reference"  # a frozen copy of it as it was when the run began
 PREFIX = "base_model.model."  # of names in peft's files
 
 

@@ -65,7 +65,7 @@ class Trunk(nn.Module):
         self.reads_apart = reads_apart
         self.adapter: str | None = None  # which one is this role's, where roles share a backbone
         self.originals: Originals | None = None  # of modules that train beside an adapter, where they are asked for
-        self.begins_adapted = False  # by an adapter that was trained before: without it, it is not the model as it was
+        self.begins_adapted = False  # so that without its adapter it is not the model as it was when the run began
 
     def activate(self) -> None:
         """Make this role's adapter the active one of a shared backbone; otherwise there is nothing to do."""

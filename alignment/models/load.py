@@ -69,7 +69,7 @@ def _language_model(
         check_logits(tried, _where(config, "model.path"))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     model = LanguageModel(placed(hf, config, placement), placement, weight, saved_in)
-    model.begins_adapted = config.adapter is not None
+    model.begins_adapted = config.adapter is not None or config.lora.init.changes_base
     return model
 
 
@@ -224,7 +224,7 @@ def save_model(
     if write:
         write_weights(model.hf, state, folder, model.saved_in)
     if has_adapter:
-        from alignment.models.lora import save_adapter
+        from alignment.models.adapter_files import save_adapter
 
         save_adapter(model.hf, folder / "adapter", model.placement, model.saved_in, write=write)
     if write:

@@ -7,25 +7,20 @@ start, and most runs train without.
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import inject_adapter_in_model
 from peft.tuners.tuners_utils import cast_adapter_dtype
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE
-from alignment.config.hub import pinned_name
 from alignment.config.model import LoraConfig, LoraInit
 from alignment.distributed.engine import shape_of
-from alignment.distributed.placement import Placement
-from alignment.models.adapters import DEFAULT, PREFIX, has_lengths, is_adapted, lora_layers
+from alignment.models.adapters import DEFAULT, PREFIX, is_adapted, lora_layers
 from alignment.models.routers import has_routers
-from alignment.models.save import as_saved, share
 from alignment.models.scalar_head import head_name, scalar_head
-from alignment.models.whole_modules import is_tied, whole_modules
 from alignment.terminal import say
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -149,61 +144,6 @@ def inject_beside(hf: PreTrainedModel, name: str, config: PeftLoraConfig) -> Non
     inject_adapter_in_model(config, hf, adapter_name=name)
     cast_adapter_dtype(hf, name)
     vars(hf)["peft_config"] = before | vars(hf)["peft_config"]
-
-
-def save_adapter(
-    hf: PreTrainedModel, folder: Path, placement: Placement, dtype: torch.dtype, *, write: bool = True
-) -> None:
-    """The adapter, and what is trained whole beside it, in peft's form; `dtype` as in `write_weights`, `write` as in
-    `save_model`."""
-    kept, head = {}, head_name(hf)
-    whole = whole_modules(hf) if head is None else sorted({head, *whole_modules(hf)})
-    embeddings = hf.get_input_embeddings().weight
-    ties = is_tied(hf) and embeddings.requires_grad is True  # peft reads both names of the one weight
-    for name, tensor in hf.state_dict(keep_vars=True).items():
-        if f".{DEFAULT}." in name or name.rpartition(".")[0] in whole or (ties and tensor is embeddings):
-            with placement.whole([tensor]):
-                if write:
-                    saved = as_saved(hf, name, placement.kept(tensor), dtype)
-                    kept[PREFIX + name_in_file(name)] = saved.clone(memory_format=torch.contiguous_format)
-    if not write:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    shape, base = shape_of_adapter(hf), hf.name_or_path or None
-    on_hub = None if base is None else pinned_name(base)
-    if on_hub is None and base is not None:
-        base = str(Path(base).resolve())
-    own = config_of_adapter(hf)
-    PeftLoraConfig(
-        r=shape.rank,
-        lora_alpha=shape.alpha,
-        rank_pattern=own.rank_pattern,
-        alpha_pattern=own.alpha_pattern,
-        use_rslora=shape.rslora,
-        use_dora=has_lengths(lora_layers(hf)[0], DEFAULT),
-        target_modules=_targets(hf),
-        base_model_name_or_path=base if on_hub is None else on_hub.repo,
-        revision=None if on_hub is None else on_hub.revision,
-        task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
-        modules_to_save=whole or None,
-        ensure_weight_tying=ties,
-    ).save_pretrained(str(folder))
-    save_file(kept, folder / WEIGHTS_FILE)
-    share([folder / WEIGHTS_FILE], folder / ADAPTER_FILE)
-
-
-def _targets(hf: PreTrainedModel) -> list[str]:
-    """The last parts of the adapted layers' names, or their names where others have the same last parts."""
-    adapted = [name for name, module in hf.named_modules() if is_adapted(module)]
-    last = {name.rpartition(".")[2] for name in adapted}
-    found = [name for name, module in hf.named_modules() if name.rpartition(".")[2] in last]
-    return sorted(last if found == adapted else adapted)
-
-
-def name_in_file(name: str) -> str:
-    """peft's: without the adapter's own name, and of DoRA's lengths, which were once no module, without `weight`."""
-    name = name.replace(f".{DEFAULT}.", ".")
-    return name.removesuffix(".weight") if name.endswith(".lora_magnitude_vector.weight") else name
 
 
 @dataclass(frozen=True, slots=True)

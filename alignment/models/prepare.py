@@ -40,6 +40,12 @@ def prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> 
         from alignment.models.lora import add_adapter
 
         add_adapter(hf, config.lora)
+        if config.lora.init.changes_base:
+            from alignment.models.decomposed import decompose
+            from alignment.models.saved_adapter import add_copy
+
+            decompose(hf, config.lora.init, placement)
+            add_copy(hf, placement)
     if config.lora.modules_to_save:
         train_whole(hf, config.lora.modules_to_save, placement, are_all_here=config.adapter is None)
     placement.shard(hf)

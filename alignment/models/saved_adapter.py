@@ -21,9 +21,10 @@ from alignment.config.hub import located, pinned_name
 from alignment.config.model import ModelConfig
 from alignment.distributed.engine import shape_of
 from alignment.distributed.placement import Placement
-from alignment.models.adapters import DEFAULT, PREFIX, use_adapter
+from alignment.models.adapter_files import name_in_file
+from alignment.models.adapters import DEFAULT, FIRST, PREFIX, use_adapter
 from alignment.models.files import Reading, check_adapter
-from alignment.models.lora import config_of_adapter, inject_beside, name_in_file, put_adapter
+from alignment.models.lora import config_of_adapter, inject_beside, put_adapter
 from alignment.models.scalar_head import head_name
 from alignment.models.unread import listed
 from alignment.models.whole_modules import is_tied, whole_modules
@@ -137,20 +138,24 @@ def _check_tied(hf: PreTrainedModel, given: dict[str, Tensor], folder: Path) -> 
 
 
 @torch.no_grad()
-def add_copy(hf: PreTrainedModel, name: str, placement: Placement) -> None:
-    """A frozen copy of the adapter as it is now, beside it and on the same layers."""
+def add_copy(hf: PreTrainedModel, placement: Placement) -> None:
+    """A frozen copy of the adapter as it is now, `FIRST`, beside it and on the same layers."""
     own = config_of_adapter(hf)
     kept = {key: value for key, value in vars(own).items() if key in SHAPE}
-    inject_beside(hf, name, PeftLoraConfig(**kept))
+    inject_beside(hf, FIRST, PeftLoraConfig(**kept))
     use_adapter(hf, DEFAULT)
     placement.shard(hf)
     weights = dict(hf.named_parameters())
     for key, weight in weights.items():
-        if f".{name}." in key:
+        if f".{FIRST}." in key:
             weight.requires_grad_(False)
-            original = weights[key.replace(f".{name}.", f".{DEFAULT}.")]
+            original = weights[key.replace(f".{FIRST}.", f".{DEFAULT}.")]
             with placement.whole([original, weight], write=True):
                 weight.copy_(original)
+
+
+def has_copy(hf: PreTrainedModel) -> bool:
+    return FIRST in vars(hf)["peft_config"]
 
 
 def _check_fit(own: dict[str, Any], given: dict[str, Tensor], where: str, base: str | None) -> None:

@@ -12,7 +12,7 @@ from alignment.config.online import OnlineDPOConfig
 from alignment.data.loaded import Loaded
 from alignment.data.pack import Batch
 from alignment.distributed.frozen import shard_frozen
-from alignment.models.adapters import lora_layers
+from alignment.models.adapters import FIRST, lora_layers
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import freeze
@@ -20,8 +20,6 @@ from alignment.models.readout import token_logprobs
 from alignment.models.weight_dtype import as_its_original
 from alignment.models.whole_modules import Originals, whole_modules
 from alignment.training.another_reference import load_reference, require_reference_reads
-
-REFERENCE = "reference"  # the name of its adapter
 
 
 @dataclass(slots=True)
@@ -60,7 +58,7 @@ class FrozenAdapter:
     @torch.no_grad()
     def logprobs(self, batch: Batch, temperature: float) -> Tensor:
         """[T] nats."""
-        with self.policy.as_it_was(REFERENCE):
+        with self.policy.as_it_was(FIRST):
             return token_logprobs(self.policy, batch, temperature=temperature)
 
 
@@ -72,9 +70,10 @@ def build_reference(policy: LanguageModel) -> Reference:
     if lora_layers(policy.hf) and whole_modules(policy.hf):
         policy.originals = Originals(policy.hf, policy.placement)
     if policy.begins_adapted:
-        from alignment.models.saved_adapter import add_copy  # not above, for it imports peft
+        from alignment.models.saved_adapter import add_copy, has_copy  # not above, for it imports peft
 
-        add_copy(policy.hf, REFERENCE, policy.placement)
+        if not has_copy(policy.hf):
+            add_copy(policy.hf, policy.placement)
         return FrozenAdapter(policy)
     if lora_layers(policy.hf):
         return AdapterOff(policy)

@@ -8,13 +8,13 @@ import torch
 from alignment.config.errors import ConfigError
 from alignment.config.folders import find_model
 from alignment.config.inputs import check_inputs
-from alignment.config.model import ModelConfig
 from alignment.config.model_kinds import run_without_model
 from alignment.config.online import PPOConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.supervised import ScalarConfig
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.placement import WHOLE, Placement, Whole
+from alignment.distributed.precision import compute_dtype
 from alignment.distributed.reshard import whole_weights
 from alignment.hub.pin import fetch_model
 from alignment.models.files import dtype_in
@@ -55,7 +55,7 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
         raise ConfigError(f"--out must be a folder that is not there yet, got {str(out)!r}")
     tokenizer = prepare_tokenizer(config.model)
     load: Any = load_scalar_model if isinstance(config, ScalarConfig) else load_language_model
-    model = load(config.model, tokenizer, _placement(config.model))
+    model = load(config.model, tokenizer, _placement(config))
     trained = model.trained()
     found = parameter_groups(model, config.train, lora_plus=config.model.lora.plus)
     groups = [{name: p.shape for name, p in group.weights.items()} for group in found]
@@ -78,9 +78,13 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     return out
 
 
-def _placement(model: ModelConfig) -> Placement:
+def _placement(config: TrainingConfig) -> Placement:
     """A base under an adapter is held in what its folder has it in: the same numbers as in float32, in half the memory.
-    What is put together from several folders, or made, is held as it is made."""
+    What is put together from several folders, or made, is held as it is made; a base of which the adapter began as a
+    part, as the run held it, for the rest was rounded to that."""
+    model = config.model
+    if model.lora.init.changes_base:
+        return Whole(compute_dtype(config.distributed))
     if not model.lora.rank or model.path is None or model.resize_embeddings:
         return WHOLE
     folder = find_model(model.path, "model.path", trusted=model.trust_remote_code)

@@ -9,6 +9,7 @@ import pytest
 REJECTION = "tiny_rejection model.path=."
 EVALUATE = "tiny_evaluate runs={a:.} baseline=a"
 ONLINE = "tiny_online_dpo model.path=."
+SHARED = "tiny_ppo model.path=. model.lora.rank=4 roles.share=lora"
 NATIVE = "data=native data.train.path=rows.jsonl"
 UNREAD = {  # words of `alignment run`: what is said
     "tiny_reward data.learn=last": "data.learn must be 'all' for a task that learns of no demonstrations, got 'last'",
@@ -33,6 +34,15 @@ UNREAD = {  # words of `alignment run`: what is said
     "tiny_dpo model.lora.alpha=8": "model.lora.alpha goes with model.lora.rank > 0, got 8",
     "tiny_dpo model.lora.dropout=0.1": "model.lora.dropout goes with model.lora.rank > 0, got 0.1",
     "tiny_dpo model.lora.targets=[q_proj]": "model.lora.targets goes with model.lora.rank > 0, got ['q_proj']",
+    "tiny_dpo model.adapter=. model.lora.init=gaussian": (
+        "model.lora.init must be left out beside model.adapter, which has begun already, got 'gaussian'"
+    ),
+    f"{SHARED} model.lora.init=pissa": (
+        "model.lora.init must be default or gaussian with roles.share=lora, whose adapters are on one base, got 'pissa'"
+    ),
+    f"{SHARED} model.lora.modules_to_save=[norm]": (
+        "model.lora.modules_to_save must be [] with roles.share=lora, whose roles share all but adapters, got ['norm']"
+    ),
     "tiny_ppo model.path=. ptx.size=8": "ptx.size goes with a ptx.weight above 0, got 8",
     "tiny_ppo model.path=. ptx.data.eval.path=rows.jsonl": (
         "ptx.data.eval.path must be null for ptx, which reads no such rows, got 'rows.jsonl'"

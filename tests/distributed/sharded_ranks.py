@@ -24,13 +24,14 @@ from transformers import PreTrainedTokenizerBase
 from alignment.config.batch import Layout
 from alignment.config.distributed import Device, DistributedConfig, Precision
 from alignment.config.errors import ConfigError
-from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.model import LoraConfig, LoraInit, ModelConfig
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import DeepSpeedEngine, ready
 from alignment.distributed.engine import Engine, TorchEngine, counts, shape_of
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.sharded import placement_of
 from alignment.models import save
+from alignment.models.adapter_files import save_adapter
 from alignment.models.layout import settle_layout
 from alignment.models.load import (
     load_frozen_language_model,
@@ -39,7 +40,6 @@ from alignment.models.load import (
     load_scalar_model,
     save_model,
 )
-from alignment.models.lora import save_adapter
 from alignment.models.tokenizer import load_tokenizer
 from alignment.models.weight_dtype import as_its_original
 from alignment.training.optim import build_optimizer
@@ -60,6 +60,7 @@ MODELS: dict[str, tuple[str, Callable[..., Any], str, LoraConfig]] = {  # folder
     "saved adapter": ("policy", load_language_model, "lora", LoraConfig()),
     "whole modules": ("policy", load_language_model, "lora", WHOLE_MODULES),
     "bfloat16 whole modules": ("mixture", load_language_model, "lora", WHOLE_MODULES),
+    "pissa": ("policy", load_language_model, "lora", LoraConfig(rank=4, init=LoraInit.pissa)),
     "lora, new head": ("policy", load_scalar_model, "reward", LoraConfig(rank=4)),
     "experts": ("mixture", load_language_model, "sft", LoraConfig()),
     "bfloat16 lora": ("policy", load_language_model, "lora", LoraConfig(rank=4)),

@@ -16,6 +16,7 @@ MODELS = (
     "foreign head",
     "lora",
     "saved adapter",
+    "pissa",
     "whole modules",
     "bfloat16 whole modules",
     "lora, new head",

@@ -59,6 +59,7 @@ DOORS = {  # library: the only rooms or modules that may import it
     "trl": ["alignment.data.chat", "alignment.generation.transfer"],
     "accelerate": ["alignment.training.trackers"],
     "peft": [
+        "alignment.models.adapter_files",
         "alignment.models.adapters",
         "alignment.models.lora",
         "alignment.models.merge",
