@@ -22,11 +22,11 @@ from alignment.distributed.frozen import FrozenEngine
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.training.objectives import Objective
-from alignment.training.step import train_step
+from alignment.training.step import taken_step
 
-TOLERANCE = {Precision.float32: 2e-3, Precision.bfloat16: 0.1}
+TOLERANCE = {Precision.float32: 2e-3, Precision.bfloat16: 0.1, Precision.float16: 0.1}
 """Mean difference of log-probs (nats) or scores that is rounding: a wrong mask, end or type of weights makes more."""
-GRADIENT_TOLERANCE = {Precision.float32: 1e-3, Precision.bfloat16: 0.1}
+GRADIENT_TOLERANCE = {Precision.float32: 1e-3, Precision.bfloat16: 0.1, Precision.float16: 0.1}
 """Difference of two gradients over the size of one."""
 SEEN = 4096  # about as many elements of each weight's gradient are compared
 EVERYTHING, ONE_ROW = 10**9, 1  # batch.max_tokens: all rows at once, each row by itself
@@ -138,7 +138,7 @@ def of_tokens(batches: Batches, budget: int) -> Batches:
 def measured_step(engine: Any, objective: Objective, batches: list[Any]) -> MeasuredStep:
     """A training step that leaves the weights as they are."""
     with gradients(engine.optimizer) as found:
-        return MeasuredStep(train_step(engine, objective, batches).means(), found)
+        return MeasuredStep(taken_step(engine, objective, batches).means(), found)
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from alignment.rl.update import objectives
 from alignment.tasks.ppo import PPOTrainer
 from alignment.training.setup import build_engine
 
-RATIO_TOLERANCE = {Precision.float32: 1e-5, Precision.bfloat16: 1e-2}
-KL_TOLERANCE = {Precision.float32: 1e-3, Precision.bfloat16: 0.5}  # nats a reply
+RATIO_TOLERANCE = {Precision.float32: 1e-5, Precision.bfloat16: 1e-2, Precision.float16: 1e-2}
+KL_TOLERANCE = {Precision.float32: 1e-3, Precision.bfloat16: 0.5, Precision.float16: 0.5}  # nats a reply
 GAIN = 0.01  # of the policy's loss, whose advantages have the size of one
 NOTHING = "not measured: the replies to each prompt score alike, so that they teach nothing, as those of a random model"
 VALUE_FALL = 0.99  # of the value's loss is left at most: its clipping holds a step down

@@ -10,7 +10,7 @@ from alignment.config.train import Schedule, TrainConfig
 from alignment.distributed.engine import Engine
 from alignment.terminal import progress
 from alignment.training.objectives import Objective
-from alignment.training.step import train_step
+from alignment.training.step import taken_step
 
 STEPS = 10
 FALL = 0.9  # of the first loss, at most, is left after them
@@ -73,9 +73,9 @@ def repeated(
     engine: Engine, objective: Objective, micro_batches: Sequence[Any], has_learned: HasLearned
 ) -> list[float]:
     """The losses of steps on the same rows, until they have learned or `STEPS` are behind the first."""
-    losses = [train_step(engine, objective, micro_batches).means()["loss"]]
+    losses = [taken_step(engine, objective, micro_batches).means()["loss"]]
     for _ in progress(range(STEPS), "steps on the same rows"):
-        losses.append(train_step(engine, objective, micro_batches).means()["loss"])
+        losses.append(taken_step(engine, objective, micro_batches).means()["loss"])
         if has_learned(losses[0], losses[-1]):
             break
     return losses

@@ -35,7 +35,7 @@ from alignment.tasks.ppo import PPOTrainer
 from alignment.tasks.run import task_module
 from alignment.terminal import quiet, say
 from alignment.training.generators import seed_everything
-from alignment.training.step import train_step
+from alignment.training.step import taken_step
 
 MEASURED, REPLIES = "measured.json", "replies.json"
 LEAST = 1e-6  # a gradient that is smaller is compared with this size
@@ -127,7 +127,7 @@ def first_step(config: TrainingConfig, given: Replies | None) -> FirstStep:
         return _ppo_step(config, given)
     subject = subject_of(config)
     engine = subject.engine()
-    measured = train_step(engine, subject.objective(engine), subject.batches.step(0)).means()
+    measured = taken_step(engine, subject.objective(engine), subject.batches.step(0)).means()
     return FirstStep({key: measured[key] for key in ("loss", "grad_norm")}, [])
 
 
@@ -142,9 +142,9 @@ def _ppo_step(config: PPOConfig, given: Replies | None) -> FirstStep:
         samples = drawn if given is None else _with_replies(drawn, given)
         micro_batches, _ = experienced(trainer, samples, trainer.config.batch.budget)
         policy, critic = objectives_of(trainer)
-        measured = {"policy": train_step(trainer.roles.actor, policy, micro_batches).means()}
+        measured = {"policy": taken_step(trainer.roles.actor, policy, micro_batches).means()}
         if trainer.roles.critic is not None:
-            measured["critic"] = train_step(trainer.roles.critic, critic, micro_batches).means()
+            measured["critic"] = taken_step(trainer.roles.critic, critic, micro_batches).means()
     numbers = {f"{role}'s {key}": each[key] for role, each in measured.items() for key in ("loss", "grad_norm")}
     replies = [[{**asdict(reply), "ids": reply.ids.tolist()} for reply in row] for row in drawn.replies]
     return FirstStep(numbers, replies)

@@ -10,7 +10,7 @@ from alignment.distributed.precision import precision_of
 from alignment.losses import DPOLoss
 from alignment.losses.dpo import DPOVariant
 
-TOLERANCE = {Precision.float32: 1e-4, Precision.bfloat16: 2e-2}
+TOLERANCE = {Precision.float32: 1e-4, Precision.bfloat16: 2e-2, Precision.float16: 2e-2}
 
 
 def first_loss(loss: DPOLoss) -> float:

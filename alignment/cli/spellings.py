@@ -137,6 +137,7 @@ VALUES = {  # likewise, of keys that are one of several
     "gpu": "cuda",
     "bf16": "bfloat16",
     "fp32": "float32",
+    "fp16": "float16",
     "constant_with_warmup": "constant",
     "warmup_stable_decay": "wsd",
     "hinge_loss": "hinge",

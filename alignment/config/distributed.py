@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from math import isfinite
 
 from alignment.config.base import Config
 from alignment.config.errors import require
@@ -27,6 +28,8 @@ class Precision(str, Enum):
     """On a GPU with TF32 products."""
     bfloat16 = "bfloat16"
     """Under autocast."""
+    float16 = "float16"
+    """Under autocast, with dynamic loss scaling; for GPUs without bfloat16."""
 
 
 class Offload(str, Enum):
@@ -45,6 +48,11 @@ class DistributedConfig(Config):
     precision: Precision = Precision.auto
     """What forward and backward compute in; auto: bfloat16 on a GPU that has it, else float32. Weights that train and
     their optimizer are float32."""
+    initial_loss_scale: float | None = None
+    """Of float16: what the loss is multiplied by at first, so that small gradients are no zeros. Halved by a step whose
+    gradient overflows, which is left out; null: 65536."""
+    loss_scale_window: int | None = None
+    """Of float16: the loss scale is doubled after so many steps in a row without an overflow; null: 2000."""
     deterministic: bool = False
     """Ask for kernels that give the same bits at every run, which a CPU's do without being asked; slower on a GPU."""
     zero: int | None = None
@@ -62,6 +70,14 @@ class DistributedConfig(Config):
 
     def __post_init__(self) -> None:
         require(self.zero in (None, 0, 1, 2, 3), "distributed.zero must be null, 0, 1, 2 or 3", self.zero)
+        is_scaled = self.precision is Precision.float16
+        scale, window = self.initial_loss_scale, self.loss_scale_window
+        for name, value in (("initial_loss_scale", scale), ("loss_scale_window", window)):
+            rule = f"distributed.{name} must be null unless distributed.precision=float16"
+            require(value is None or is_scaled, rule, value)
+        rule = "distributed.initial_loss_scale must be a finite number >= 1"
+        require(scale is None or (scale >= 1 and isfinite(scale)), rule, scale)
+        require(window is None or window > 0, "distributed.loss_scale_window must be > 0", window)
         rule = "distributed.deepspeed_config needs distributed.zero"
         require(self.deepspeed_config is None or self.zero is not None, rule, self.deepspeed_config)
         least = {Offload.none: 0, Offload.cpu: 1, Offload.nvme: 3}[self.offload_optimizer]

@@ -32,6 +32,8 @@ METRICS = {
     "perplexity": Metric("exp of the row's mean negative log-probability of a token"),
     "grad_norm": Metric("norm of the gradient, before it is clipped"),
     "router_loss": Metric("load-balancing loss of a mixture of experts, as it is added"),
+    "precision/loss_scale": Metric("what the loss is multiplied by in float16, so that small gradients are no zeros"),
+    "precision/skipped": Metric("optimizer steps left out for an overflow in float16, which halved the scale", SHARE),
     "skipped_steps": Metric("steps left out so far, for their loss or gradient was no finite number"),
     # Pairs and single replies
     ACCURACY: Metric(

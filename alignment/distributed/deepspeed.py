@@ -5,7 +5,7 @@ Stage 0 shards nothing but the data, 1 the optimizer's states, 2 the gradients t
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
@@ -21,18 +21,20 @@ from alignment.distributed import collectives
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.engine import counts, load_optimizer, load_schedule, optimizer_state, require_sharded
 from alignment.distributed.layers import running_by_layer, without_hooks
+from alignment.distributed.loss_scale import go_on, loss_scale_of, state_of
 from alignment.distributed.precision import autocast, compute_dtype
 from alignment.distributed.reshard import Groups, recut
 from alignment.distributed.settings import deepspeed_settings
-from alignment.distributed.trained_groups import filled, offsets_and_shapes, trained_groups
+from alignment.distributed.trained_groups import copy_into, filled, held, offsets_and_shapes, trained_groups
 from alignment.distributed.wire import as_stored, dtypes_kept, hold_narrow, send_narrow
+from alignment.distributed.zero_step import decided, scale_here
 from alignment.process import uncompiled
 
 
 class DeepSpeedEngine:
     """One model, its optimizer and its schedule, on all processes; there may be several engines at once.
 
-    Weights, master weights and optimizer are float32, forward and backward in float32 or under bfloat16 autocast, as in
+    Weights, master weights and optimizer are float32, forward and backward in float32 or under autocast, as in
     the engine of one process. `model` is DeepSpeed's wrapping of the module; a forward without gradients may as well go
     through the module itself. Under ZeRO 3 every forward is a collective: all processes run equally many.
     """
@@ -61,34 +63,54 @@ class DeepSpeedEngine:
         self._stage = config.zero
         self._config = config
         self._module = model
+        self.scaling = loss_scale_of(config)
         self._norm = torch.zeros((), device=self.device)
-        self._update = True
+        self._take: Callable[[bool], bool] = bool
         if config.zero == 0:  # DeepSpeed clips here without telling the norm; this runs when gradients are summed
             optimizer.register_step_pre_hook(self._clip)
         send_narrow(model, settings, config.zero)
         self.model, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
         self._zero = self.model.optimizer
+        scale_here(self.model, config.zero)
 
     def backward(self, loss: Tensor) -> None:
         """DeepSpeed takes the mean over processes, and a step's loss is their sum."""
-        self.model.backward(loss * collectives.size())
+        loss = loss * collectives.size()
+        if self.scaling is not None and self._stage == 0:
+            loss = loss * self.scaling.scale
+        elif self.scaling is not None:
+            self._zero.override_loss_scale(self.scaling.scale)  # by which it multiplies here, and divides in its step
+        self.model.backward(loss)
 
-    def step(self, *, update: Tensor | None = None) -> tuple[Tensor, bool]:
-        """The norm is infinite where ZeRO dropped the gradients before it was known. `update` is asked for first."""
-        self._update = update is None or bool(update)
-        with nullcontext() if self._update or self._stage == 0 else _dropped(self._zero):
+    def step(self, *, update: Tensor | None = None, agree: Callable[[bool], bool] | None = None) -> tuple[Tensor, bool]:
+        """The norm is infinite where ZeRO was told to leave the step out. `update` is asked for first."""
+        may, is_taken = update is None or bool(update), True
+
+        def take(is_finite: bool) -> bool:
+            nonlocal is_taken
+            is_taken = may and is_finite if agree is None else agree(may and is_finite)
+            return is_taken
+
+        self._take = take
+        is_plain = self._stage == 0 or (may and agree is None)
+        with nullcontext() if is_plain else decided(self._zero, self._stage, take):
             self.model.step()
         norm = self._norm
         if self._stage != 0:
             norm = torch.as_tensor(self.model.get_global_grad_norm(), device=self.device).detach()
-        if is_taken := self._update and bool(norm.isfinite()):
+            is_taken = is_taken and bool(norm.isfinite())
+        if is_taken:
             self.scheduler.step()
+        if self.scaling is not None:
+            self.scaling.update(is_taken=is_taken)
         return norm, is_taken
 
     def _clip(self, optimizer: Optimizer, *_: Any) -> None:
         trained = [p for group in optimizer.param_groups for p in group["params"]]
+        if self.scaling is not None:
+            self.scaling.unscale(trained)
         self._norm = nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
-        if not (self._update and self._norm.isfinite()):
+        if not self._take(bool(self._norm.isfinite())):
             for p in trained:
                 p.grad = None  # the optimizer passes over a weight without one
 
@@ -129,7 +151,8 @@ class DeepSpeedEngine:
         """
         if self._config.offload_optimizer is Offload.nvme:
             raise UserError("nothing can be saved with distributed.offload_optimizer=nvme: run again, it starts over")
-        return {**self._place(), **self._layout(), **self._shard(), "scheduler": self.scheduler.state_dict()}
+        state = {**self._place(), **self._layout(), **self._shard(), **state_of(self.scaling)}
+        return {**state, "scheduler": self.scheduler.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Raises:
@@ -144,6 +167,7 @@ class DeepSpeedEngine:
             raise UserError(f"the checkpoint's weights {why}")
         self._load_shard(state)
         load_schedule(self.scheduler, state["scheduler"])
+        go_on(self.scaling, state)
 
     def load_resharded(self, saved: Sequence[dict[str, Any]]) -> None:
         """As the engine's protocol says."""
@@ -159,38 +183,30 @@ class DeepSpeedEngine:
         return trained_groups(self._stage, self._zero, self.optimizer, self._module)
 
     def _shard(self) -> dict[str, Any]:
-        if self._stage == 0:
-            return {"weights": [p.detach() for p in self._trained()], "optimizer": optimizer_state(self.optimizer)}
-        if self._stage == 3:
-            with filled(self._zero):
-                optimizer = optimizer_state(self.optimizer)
-            return {
-                "weights": [flat.detach() for flat in self._zero.fp32_partitioned_groups_flat],
-                "optimizer": optimizer,
-            }
-        weights = [flat.detach() for flat in self._zero.single_partition_of_fp32_groups]
-        return {"weights": weights, "optimizer": optimizer_state(self.optimizer)}
+        with filled(self._zero) if self._stage == 3 else nullcontext():
+            optimizer = optimizer_state(self.optimizer)
+        return {"weights": [flat.detach() for flat in self._held()], "optimizer": optimizer}
 
     @torch.no_grad()
     def _load_shard(self, state: dict[str, Any]) -> None:
         if self._stage == 0:
-            _copy(state["weights"], self._trained())
+            copy_into(self._held(), state["weights"])
             load_optimizer(self.optimizer, state["optimizer"])
         elif self._stage == 3:
             self._zero._partition_all_parameters()
             with filled(self._zero):
                 load_optimizer(self.optimizer, state["optimizer"])
-            _copy(state["weights"], self._zero.fp32_partitioned_groups_flat)
+            copy_into(self._held(), state["weights"])
             for index in range(len(self._zero.fp16_groups)):
                 self._zero._reassign_or_swap_out_partitioned_parameters(index)
             self._zero._post_step(set())  # small weights stay whole everywhere: they are gathered again
         else:
-            _copy(state["weights"], self._zero.single_partition_of_fp32_groups)
+            copy_into(self._held(), state["weights"])
             load_optimizer(self.optimizer, state["optimizer"])
             self._zero.update_lp_params()
 
-    def _trained(self) -> list[Tensor]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+    def _held(self) -> list[Tensor]:
+        return held(self._stage, self._zero, self.optimizer)
 
 
 @contextmanager
@@ -224,25 +240,6 @@ def ready(config: DistributedConfig) -> tuple[ModuleType, torch.device]:
     collectives.init(config)
     os.environ.setdefault("LOCAL_RANK", "0")  # it insists, also where there is no launcher to set it
     return deepspeed, device
-
-
-@contextmanager
-def _dropped(zero: Any) -> Iterator[None]:
-    """Inside, ZeRO finds the norm of the gradients infinite, and leaves the step out as after an overflow."""
-    infinite = torch.tensor(float("inf"))
-    zero.scaled_global_norm = lambda: infinite  # stages 1 and 2
-    zero._get_norm_groups = lambda: [infinite]  # stage 3
-    try:
-        yield
-    finally:
-        del zero.scaled_global_norm, zero._get_norm_groups
-
-
-def _copy(saved: list[Tensor], own: list[Tensor]) -> None:
-    if [tensor.shape for tensor in saved] != [tensor.shape for tensor in own]:
-        raise UserError("the checkpoint's weights are not this model's: their shapes differ")
-    for source, target in zip(saved, own, strict=True):
-        target.data.copy_(source)
 
 
 def _describe(place: dict[str, int]) -> str:

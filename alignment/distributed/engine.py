@@ -3,7 +3,7 @@
 The one here is plain torch in one process, on a CPU or a GPU; distributed/deepspeed.py has the one of many.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import UserError
 from alignment.distributed.collectives import pick_device
+from alignment.distributed.loss_scale import LossScale, go_on, loss_scale_of, state_of
 from alignment.distributed.precision import autocast
 from alignment.distributed.reshard import recut
 
@@ -29,15 +30,18 @@ class Engine(Protocol):
     num_weights: int
     """Of the whole model, wherever they are."""
     num_trained: int
+    scaling: LossScale | None
+    """Of float16: `backward` multiplies the loss by it, `step` divides by it and changes it."""
 
     def backward(self, loss: Tensor) -> None: ...
 
-    def step(self, *, update: Tensor | None = None) -> tuple[Tensor, bool]:
+    def step(self, *, update: Tensor | None = None, agree: Callable[[bool], bool] | None = None) -> tuple[Tensor, bool]:
         """Clip, update, zero the gradients; returns the gradient's norm before clipping, a scalar on the device, and
         whether the step was taken.
 
         Weights, optimizer and schedule stay as they are where that norm is not finite, and where `update`, a bool on
-        the device, is False. A GPU is waited for once.
+        the device, is False. `agree` is asked once, with whether the step could be taken, and says whether it is: where
+        another engine's is left out, this one's may be too. A GPU is waited for once.
         """
         ...
 
@@ -76,7 +80,7 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """One process: float32 weights, forward and backward in float32 or under bfloat16 autocast."""
+    """One process: float32 weights, forward and backward in float32 or under autocast."""
 
     def __init__(
         self,
@@ -93,19 +97,26 @@ class TorchEngine:
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.max_grad_norm = max_grad_norm
+        self.scaling = loss_scale_of(config)
         self._config = config
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()
+        (loss if self.scaling is None else loss * self.scaling.scale).backward()
 
-    def step(self, *, update: Tensor | None = None) -> tuple[Tensor, bool]:
+    def step(self, *, update: Tensor | None = None, agree: Callable[[bool], bool] | None = None) -> tuple[Tensor, bool]:
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self.scaling is not None:
+            self.scaling.unscale(trained)
         norm = nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
         is_taken = bool(norm.isfinite() if update is None else norm.isfinite() & update)
+        if agree is not None:
+            is_taken = agree(is_taken)
         if is_taken:
             self.optimizer.step()
             self.scheduler.step()
+        if self.scaling is not None:
+            self.scaling.update(is_taken=is_taken)
         self.optimizer.zero_grad(set_to_none=True)
         return norm, is_taken
 
@@ -132,6 +143,7 @@ class TorchEngine:
             "model": {name: p.detach() for name, p in self._trained.items()},
             "optimizer": optimizer_state(self.optimizer),
             "scheduler": self.scheduler.state_dict(),
+            **state_of(self.scaling),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -144,6 +156,7 @@ class TorchEngine:
                 parameter.copy_(state["model"][name])
         load_optimizer(self.optimizer, state["optimizer"])
         load_schedule(self.scheduler, state["scheduler"])
+        go_on(self.scaling, state)
 
     def load_resharded(self, saved: Sequence[dict[str, Any]]) -> None:
         """As the protocol says."""

@@ -5,6 +5,8 @@ import torch
 from alignment.config.distributed import DistributedConfig, Precision
 from alignment.distributed.collectives import pick_device
 
+HALVES = {Precision.bfloat16: torch.bfloat16, Precision.float16: torch.float16}
+
 
 def precision_of(config: DistributedConfig) -> Precision:
     """`distributed.precision`, where it is auto: bfloat16 on a GPU whose own kernels have it, else float32.
@@ -20,13 +22,18 @@ def precision_of(config: DistributedConfig) -> Precision:
 
 def compute_dtype(config: DistributedConfig) -> torch.dtype:
     """Of the matrix products of a forward."""
-    return torch.bfloat16 if precision_of(config) is Precision.bfloat16 else torch.float32
+    return HALVES.get(precision_of(config), torch.float32)
+
+
+def is_half(config: DistributedConfig) -> bool:
+    """Whether products compute in numbers of two bytes, which gradients then cross in too."""
+    return precision_of(config) in HALVES
 
 
 def autocast(config: DistributedConfig) -> torch.autocast:
     """A context in which forwards compute in the config's precision."""
-    is_lower = precision_of(config) is Precision.bfloat16
-    return torch.autocast(pick_device(config.device).type, dtype=torch.bfloat16, enabled=is_lower)
+    half = HALVES.get(precision_of(config))
+    return torch.autocast(pick_device(config.device).type, dtype=half or torch.bfloat16, enabled=half is not None)
 
 
 def precision_note(config: DistributedConfig) -> str | None:

@@ -74,7 +74,8 @@ def recut(saved: Sequence[State], own: State, groups: Groups) -> dict[str, Any]:
         "param_groups": [{**mine, **theirs, "params": mine["params"]} for mine, theirs in pairs],
     }
     held = {"weights": weights} if "weights" in own else {"model": dict(zip(names(groups), weights, strict=True))}
-    return {**own, **held, "optimizer": optimizer, "scheduler": saved[0]["scheduler"]}
+    alike = {name: saved[0][name] for name in ("scheduler", "loss_scale") if name in saved[0]}  # in all processes
+    return {**own, **held, "optimizer": optimizer, **alike}
 
 
 def whole_weights(saved: Sequence[State], groups: Groups) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """What DeepSpeed is told: our config in its words, and the user's own JSON merged into it."""
 
 import json
+from math import log2
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -9,7 +10,8 @@ from alignment.config.errors import ConfigError
 from alignment.config.optimizer import OptimizerName
 from alignment.config.train import TrainConfig
 from alignment.distributed.collectives import pick_device
-from alignment.distributed.precision import precision_of
+from alignment.distributed.loss_scale import LossScale, loss_scale_of
+from alignment.distributed.precision import HALVES, precision_of
 from alignment.terminal import say
 
 KEY = "distributed.deepspeed_config"
@@ -61,6 +63,8 @@ def deepspeed_settings(
     raw = _read(config.deepspeed_config)
     raw.pop("optimizer", None)  # these two are the trainer's, and checked by `check_trainer`
     raw.pop("scheduler", None)
+    if isinstance(raw.get("fp16"), dict) and (scaling := loss_scale_of(config)) is not None:
+        _check_scaling(raw.pop("fp16"), scaling)
     if max_grad_norm is None:  # what is said there is for the models that train
         raw.pop("gradient_clipping", None)
     merged = _merged(ours, raw, "")
@@ -114,6 +118,22 @@ def check_trainer(path: str, train: TrainConfig) -> None:
                 _refuse(f"{block}.params.{name}", key, known, value)
 
 
+def _check_scaling(raw: dict[str, Any], scaling: LossScale) -> None:
+    """DeepSpeed's "fp16" does not act, for the engine scales the loss: it may say what that does."""
+    ours = {
+        "enabled": (True, "distributed.precision"),
+        "loss_scale": (0, "distributed.precision"),  # its word for a dynamic one
+        "initial_scale_power": (log2(scaling.scale), "distributed.initial_loss_scale"),
+        "loss_scale_window": (scaling.window, "distributed.loss_scale_window"),
+        "hysteresis": (1, "distributed.precision"),
+        "min_loss_scale": (1, "distributed.precision"),
+    }
+    for name, value in raw.items():
+        known, key = ours.get(name, (None, "distributed.precision"))
+        if value not in (AUTO, known):
+            _refuse(f"fp16.{name}", key, known, value)
+
+
 def _check_type(block: str, kind: Any, train: TrainConfig) -> None:
     name = train.optimizer
     if block == "optimizer" and str(kind).lower() not in (AUTO, *TYPES.get(name, (name.value,))):
@@ -141,10 +161,10 @@ def _ours(config: DistributedConfig, max_grad_norm: float | None) -> dict[str, A
         # Under ZeRO 0 the engine clips on its own, for the norm's sake.
         "gradient_clipping": 0.0 if max_grad_norm in (None, float("inf")) or config.zero == 0 else max_grad_norm,
     }
-    if precision_of(config) is Precision.bfloat16:
+    if (precision := precision_of(config)) in HALVES:
         # No module's weights are named here: the engine says it of each weight (`send_narrow`).
-        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
-        settings["communication_data_type"] = "bf16"
+        settings["torch_autocast"] = {"enabled": True, "dtype": precision.value, "lower_precision_safe_modules": []}
+        settings["communication_data_type"] = {Precision.bfloat16: "bf16", Precision.float16: "fp16"}[precision]
     return settings
 
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Size, nn
+from torch import Size, Tensor, nn
 from torch.optim import Optimizer
 
+from alignment.config.errors import UserError
 from alignment.distributed.reshard import Groups
 
 
@@ -43,3 +44,20 @@ def filled(zero: Any) -> Iterator[None]:
         yield
     finally:
         zero._clear_fp32_optimizer_param_groups()
+
+
+def held(stage: int, zero: Any, optimizer: Optimizer) -> list[Tensor]:
+    """What this process has of the float32 weights, numbered as the optimizer numbers its states."""
+    if stage == 0:
+        return [p for group in optimizer.param_groups for p in group["params"]]
+    return list(zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups)
+
+
+def copy_into(own: list[Tensor], saved: list[Tensor]) -> None:
+    """Raises:
+    UserError: they are of another model.
+    """
+    if [tensor.shape for tensor in saved] != [tensor.shape for tensor in own]:
+        raise UserError("the checkpoint's weights are not this model's: their shapes differ")
+    for source, target in zip(saved, own, strict=True):
+        target.data.copy_(source)

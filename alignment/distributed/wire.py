@@ -1,6 +1,6 @@
 """In which dtype gradients cross the processes, and weights that ZeRO 3 gathers for a pass.
 
-Where products compute in bfloat16, it is bfloat16: half of what float32 sends. Gradients are added up in float32 on
+Where products compute in half precision, it is that: half of what float32 sends. Gradients are added up in float32 on
 either side, over micro-batches as in the optimizer, and of the weights only those are gathered so that autocast would
 cast anyway. A single process sends nothing, and rounds nothing. DeepSpeed's own "communication_data_type", in the
 user's JSON, says another.

@@ -36,10 +36,10 @@ def peaks_of(
     """
     model.train(is_trained)
     model.zero_grad()
-    is_lower = compute == torch.bfloat16
+    is_lower, half = compute != torch.float32, torch.bfloat16 if compute == torch.float32 else compute
     known = [*model.parameters(), *model.buffers()]
     with torch.set_grad_enabled(is_trained), Allocations(known) as allocations, _told(model, allocations):
-        with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=is_lower):
+        with torch.autocast(batch.input_ids.device.type, half, enabled=is_lower):
             total = _read(model, batch, is_in_ppo=is_in_ppo).sum()
         if is_trained:
             allocations.begin(Phase.backward_of_read_out)

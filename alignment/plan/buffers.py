@@ -1,11 +1,11 @@
 """What DeepSpeed keeps beside a model's weights, gradients and optimizer."""
 
-from alignment.config.distributed import DistributedConfig, Offload, Precision
-from alignment.distributed.precision import precision_of
+from alignment.config.distributed import DistributedConfig, Offload
+from alignment.distributed.precision import is_half
 from alignment.distributed.settings import deepspeed_settings
 from alignment.models.counted import SMALL, Counted
 
-FLOAT, NARROW = 4, 2  # bytes of a number, of float32 and of bfloat16
+FLOAT, NARROW = 4, 2  # bytes of a number, of float32 and of half precision
 DEFAULTS = {  # of 0.19.8, in numbers of elements
     "reduce_bucket_size": 500_000_000,
     "stage3_max_live_parameters": 1_000_000_000,
@@ -21,7 +21,7 @@ def buckets(distributed: DistributedConfig, counted: Counted) -> float:
     if not distributed.zero or settings.get("contiguous_gradients", True) is False:
         return 0.0
     number = 2 if settings.get("overlap_comm") and distributed.zero == 2 else 1
-    narrow = NARROW if precision_of(distributed) is Precision.bfloat16 else 0  # of what crosses in bfloat16, beside
+    narrow = NARROW if is_half(distributed) else 0  # of what crosses in half precision, beside
     return (FLOAT * number + narrow) * float(settings["reduce_bucket_size"])
 
 
@@ -36,7 +36,7 @@ def gathered(counted: Counted, distributed: DistributedConfig, processes: int) -
     size = weights / max(1, counted.num_trained + counted.num_frozen)
     number = (weights - left_whole(counted, distributed, processes)) / max(1, size)
     bucket = float(settings["stage3_prefetch_bucket_size"])
-    sent = min(size, NARROW) if precision_of(distributed) is Precision.bfloat16 else size
+    sent = min(size, NARROW) if is_half(distributed) else size
     message = sent * min(number, bucket) if processes > 1 else 0.0
     return size * min(number, float(settings["stage3_max_live_parameters"]) + bucket) + message
 

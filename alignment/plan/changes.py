@@ -73,7 +73,8 @@ def _precision(config: Planned, hardware: Hardware) -> list[Change]:
     if config.distributed.precision is Precision.float32:
         cost = "products in bfloat16: other last bits, and several times as fast"
         return [NOTHING, Change({"distributed.precision": Precision.bfloat16}, cost, 0.01)]
-    cost = "products in TF32, without copies of all weights in bfloat16 while a pass runs: several times as slow"
+    copies = f"copies of all weights in {config.distributed.precision.value}"
+    cost = f"products in TF32, without {copies} while a pass runs: several times as slow"
     return [NOTHING, Change({"distributed.precision": Precision.float32}, cost, 2.0)]
 
 

@@ -16,7 +16,7 @@ from alignment.plan.roles import Counts, Planned, PlannedRole, planned_roles, wi
 from alignment.tasks.max_tokens import LEAST, MOST_CPU, MOST_GPU, SHARE
 
 NAMES = {
-    Part.copies: "weights in bfloat16",
+    Part.copies: "weights in half precision",
     Part.attention: "attention",
     Part.layers: "layers",
     Part.logits: "logits",

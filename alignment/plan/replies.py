@@ -34,8 +34,8 @@ def while_drawing(config: Planned, actor: PlannedRole, reading: Counted, process
 
 
 def while_gathering(config: Planned, actor: PlannedRole, processes: int) -> dict[str, float]:
-    """The same of the moment before, when ZeRO 3 has made the policy whole to the bit; what products read in bfloat16
-    is converted then, weight by weight, and nothing is drawn before."""
+    """The same of the moment before, when ZeRO 3 has made the policy whole to the bit; what products read in half
+    precision is converted then, weight by weight, and nothing is drawn before."""
     if not isinstance(config, OnlineConfig | RejectionConfig) or config.distributed.zero != 3:
         return {}
     if config.generation.engine is Generation.vllm or config.generation.gather is not Gather.model:
@@ -48,14 +48,17 @@ def _weights(config: Planned, gather: Gather, counted: Counted, processes: int) 
     """Beside the policy's own, while replies are drawn."""
     copies = float(counted.passes[0, Phase.forward, Part.copies])
     if config.distributed.zero != 3:
-        return {"weights in bfloat16": casts(copies, counted.layer, config.distributed)}
+        return {"weights in half precision": casts(copies, counted.layer, config.distributed)}
     if gather is Gather.layer:
         layer = made_whole(counted.layer, config.distributed, processes)
-        return {"weights in bfloat16": casts(copies, counted.layer, config.distributed), "gathered weights": layer}
+        return {
+            "weights in half precision": casts(copies, counted.layer, config.distributed),
+            "gathered weights": layer,
+        }
     whole = made_whole(counted.trained + counted.frozen, config.distributed, processes)
     if whole:  # of which those are converted that autocast would copy, to half their size
         return {"gathered weights": whole - copies}
-    return {"weights in bfloat16": copies}
+    return {"weights in half precision": copies}
 
 
 def rows_at_once(config: OnlineConfig | RejectionConfig, processes: int) -> int:

@@ -17,6 +17,7 @@ What an iteration logs, beside what TRL calls the same thing (PPO: 1.12, the las
     loss, value/loss                loss/policy_avg, loss/value_avg (with kl.place=loss, `loss` has the KL term in it)
     kl/loss                         none: the mean over tokens of what kl.place=loss adds, before its weight
     grad_norm, value/grad_norm      grad_norm: before clipping; none
+    precision/..., value/...        none: of float16, its loss scale and the steps that an overflow left out
     policy/approx_kl                policy/approxkl_avg, which is k2; ours is k3
     policy/clip_fraction            policy/clipfrac_avg
     policy/ratio                    val/ratio
@@ -48,9 +49,9 @@ from alignment.rl.experience import Experience
 from alignment.rl.objectives import Actor, Critic
 from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteStep, stop
-from alignment.training.step import Term, train_step
+from alignment.training.step import Learner, Term, train_step, train_together
 
-CRITIC_NAMES = {"loss": "value/loss", "grad_norm": "value/grad_norm", "router_loss": "value/router_loss"}
+OF_CRITIC = ("loss", "grad_norm", "router_loss", "precision/loss_scale", "precision/skipped")  # value/NAME
 
 
 def actor_objective(config: PPOConfig, kl_weight: float) -> Actor:
@@ -83,7 +84,8 @@ def update_actor_and_critic(
 
     The actor stops for this iteration once its KL from the policy that made the experience passes `ppo.max_kl`; the
     critic goes on. `kl_weight`: beta of this iteration, which the policy's loss has in it where kl.place=loss. `ptx`
-    gives the term beside the actor's loss, by inner step from 0. While the critic warms up `actor_learns` is False.
+    gives the term beside the actor's loss, by inner step from 0. While the critic warms up `actor_learns` is False. In
+    float16 an overflow of either leaves out the step of both.
 
     Returns:
         the metrics of all inner steps; `loss` is the policy's, the critic's is `value/loss`. `policy/steps` counts the
@@ -94,20 +96,26 @@ def update_actor_and_critic(
     steps = 0
     for epoch in range(config.ppo.epochs):
         for index in np.random.default_rng([seed, epoch]).permutation(len(mini_batches)):
+            units, valued = mini_batches[index], Metrics()
+            of_both = critic if actor_learns and actor.scaling is not None else None
             if actor_learns:
                 beside = None if ptx is None else ptx(steps)
-                learned = train_step(actor, of_actor, mini_batches[index], on_nonfinite, beside=beside)
+                if of_both is None:
+                    learned = train_step(actor, of_actor, units, on_nonfinite, beside=beside)
+                else:
+                    both = Learner(actor, of_actor, units, beside), Learner(of_both, of_critic, units)
+                    learned, valued = train_together(*both, on_nonfinite)
                 metrics = metrics + learned
                 actor_learns = not _is_too_far(learned, config.ppo.max_kl)
                 steps += 1
             if critic is not None:
-                learned = train_step(critic, of_critic, mini_batches[index], on_nonfinite)
-                metrics = metrics + {CRITIC_NAMES.get(name, name): m for name, m in learned.items()}
+                valued = valued if of_both is not None else train_step(critic, of_critic, units, on_nonfinite)
+                metrics = metrics + {f"value/{name}" if name in OF_CRITIC else name: m for name, m in valued.items()}
     return metrics | Metrics({"policy/steps": Mean(torch.tensor(float(steps)), torch.tensor(1))}).counted_by_main()
 
 
 def _is_too_far(learned: Metrics, max_kl: float | None) -> bool:
     """A step that was skipped, for a loss or a gradient that is not finite, has no KL and stops nothing."""
-    if max_kl is None or not learned:
+    if max_kl is None or "policy/approx_kl" not in learned:
         return False
     return Metrics(kl=learned["policy/approx_kl"]).means()["kl"] > max_kl

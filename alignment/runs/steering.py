@@ -49,7 +49,8 @@ ACCEPTED = (
     # What is measured and never learned from: rows go on to be compared, but with others than before.
     *("data.eval", "gold", "gold_model"),
     # What changes the last bits of each number: devices, kernels, layout, another version of the package.
-    *("distributed.device", "distributed.precision", "distributed.deterministic", "batch.layout", "version"),
+    *("distributed.device", "distributed.precision", "distributed.initial_loss_scale"),
+    *("distributed.loss_scale_window", "distributed.deterministic", "batch.layout", "version"),
 )
 FIXED = (
     # What is trained, from where on, and on what: a checkpoint's weights are of this model, its steps count these rows.

@@ -117,9 +117,15 @@ class NonFiniteGuard:
                 f"any of their rows, which are in {self.path} (the first: {self.met[0]['objective']}, loss "
                 f"{self.met[0]['loss']}); its weights are numbers, perhaps too large ones"
             )
+        why = (
+            "had anything to learn from, the weights are as they came: the replies to each prompt all score alike, or "
+        )
+        why += "are the same"
+        if any(name.endswith("precision/skipped") for name in learned):
+            way = "a lower distributed.initial_loss_scale spares a run that"
+            why = f"was taken, for each gradient overflows float16 at a loss scale that is halved every time; {way}"
         if is_main():
-            why = "the replies to each prompt all score alike, or are the same"
-            say(f"step {step}: no step so far had anything to learn from, the weights are as they came: {why}")
+            say(f"step {step}: no step so far {why}")
 
     def _note(self, step: int, what: dict[str, Any]) -> None:
         rows = [{"row": row, "source": str(self.data.examples[row].source)} for row in self.data.step_rows(step - 1)]

@@ -28,6 +28,17 @@ class Term:
     weight: float
 
 
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """What a step is made of: who learns what from which micro-batches. `beside` adds its own weighted mean to the
+    loss."""
+
+    engine: Engine
+    objective: Objective[Any]
+    micro_batches: Sequence[Any]
+    beside: Term | None = None
+
+
 def train_step(
     engine: Engine,
     objective: Objective[Unit],
@@ -40,23 +51,78 @@ def train_step(
 
     Each micro-batch's sum is divided by the global count, so neither the cut nor the sharding changes the gradient.
     Where the loss or the gradient's norm is not finite on any rank, all ranks leave the weights as they are and call
-    `on_nonfinite`, which raises or has the step left out. `beside` adds its own weighted mean to the loss.
+    `on_nonfinite`, which raises or has the step left out. In float16 that is an overflow, which is left out untold and
+    halves the loss scale, as long as this can be halved. `beside` adds its own weighted mean to the loss.
 
     Returns:
         the metrics as sums and counts of this rank, `loss` among them, and `grad_norm` (before clipping); none of a
-        step that was left out.
+        step that was left out. In float16 `precision/loss_scale` and `precision/skipped` of either.
     """
-    engine.model.train()
-    metrics, loss = _accumulate(engine, objective, micro_batches, weight=1.0)
-    if beside is not None:
-        more, other = _accumulate(engine, beside.objective, beside.micro_batches, weight=beside.weight)
-        metrics = metrics | {f"{beside.name}/{name}": value for name, value in more.items()}
-        loss = loss + beside.weight * other
-    norm, is_taken = engine.step(update=loss.isfinite())
-    if not is_taken:
-        on_nonfinite(NonFiniteStep(type(objective).__name__, loss.item(), norm.item()))
-        return Metrics()
-    return metrics | Metrics(grad_norm=Mean(norm.detach(), torch.ones_like(norm, dtype=torch.long))).counted_by_main()
+    started = _Started(Learner(engine, objective, micro_batches, beside))
+    is_taken = started.step()
+    if not is_taken and not started.is_overflow:
+        started.tell(on_nonfinite)
+    return started.measured(is_taken=is_taken)
+
+
+def train_together(
+    first: Learner, second: Learner, on_nonfinite: Callable[[NonFiniteStep], None] = stop
+) -> tuple[Metrics, Metrics]:
+    """`train_step` of two models, of which both are taken or none; their gradients are in memory together."""
+    one, other = _Started(first), _Started(second)
+    culprit = one
+
+    def agree(could: bool) -> bool:
+        nonlocal culprit
+        culprit = other if could else one
+        return other.step(may=could)
+
+    is_taken = one.step(agree)
+    if not is_taken and not (one.is_overflow or other.is_overflow):
+        culprit.tell(on_nonfinite)
+    return one.measured(is_taken=is_taken), other.measured(is_taken=is_taken)
+
+
+def taken_step(engine: Engine, objective: Objective[Unit], micro_batches: Sequence[Unit]) -> Metrics:
+    """`train_step`, until it is taken: in float16 the first ones may overflow, which changes the loss scale alone."""
+    while "loss" not in (metrics := train_step(engine, objective, micro_batches)):
+        pass
+    return metrics
+
+
+class _Started:
+    """A step whose gradient is there, and that is not taken yet."""
+
+    def __init__(self, learner: Learner) -> None:
+        engine, beside = learner.engine, learner.beside
+        engine.model.train()
+        self.learner = learner
+        self.metrics, self.loss = _accumulate(engine, learner.objective, learner.micro_batches, weight=1.0)
+        if beside is not None:
+            more, other = _accumulate(engine, beside.objective, beside.micro_batches, weight=beside.weight)
+            self.metrics = self.metrics | {f"{beside.name}/{name}": value for name, value in more.items()}
+            self.loss = self.loss + beside.weight * other
+        self.scale = None if engine.scaling is None else engine.scaling.scale
+        self.is_overflow = engine.scaling is not None and engine.scaling.can_halve()  # if it is not taken
+        self.norm = torch.full_like(self.loss, float("nan"))
+
+    def step(self, agree: Callable[[bool], bool] | None = None, *, may: bool = True) -> bool:
+        self.norm, is_taken = self.learner.engine.step(update=self.loss.isfinite() & may, agree=agree)
+        return is_taken
+
+    def tell(self, on_nonfinite: Callable[[NonFiniteStep], None]) -> None:
+        name = type(self.learner.objective).__name__
+        on_nonfinite(NonFiniteStep(name, self.loss.item(), self.norm.item()))
+
+    def measured(self, *, is_taken: bool) -> Metrics:
+        norm, metrics = self.norm.detach(), self.metrics if is_taken else Metrics()
+        own = {"grad_norm": Mean(norm, torch.ones_like(norm, dtype=torch.long))} if is_taken else {}
+        if self.scale is not None:
+            told = {"precision/loss_scale": self.scale, "precision/skipped": float(not is_taken)}
+            own |= {
+                name: Mean(torch.tensor(value, dtype=torch.float64), torch.tensor(1)) for name, value in told.items()
+            }
+        return metrics | Metrics(own).counted_by_main()
 
 
 def _accumulate(

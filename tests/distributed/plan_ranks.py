@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ class Probed(DeepSpeedEngine):
         super().backward(loss)
         self.note("backward")
 
-    def step(self, *, update: Tensor | None = None) -> tuple[Tensor, bool]:
-        taken = super().step(update=update)
+    def step(self, *, update: Tensor | None = None, agree: Callable[[bool], bool] | None = None) -> tuple[Tensor, bool]:
+        taken = super().step(update=update, agree=agree)
         self.note("step")
         return taken
 

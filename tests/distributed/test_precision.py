@@ -32,6 +32,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None
         (True, Device.auto, Precision.float32, Precision.float32),
         (False, Device.auto, Precision.bfloat16, Precision.bfloat16),
         (None, Device.auto, Precision.bfloat16, Precision.bfloat16),
+        (True, Device.auto, Precision.float16, Precision.float16),
     ],
     indirect=["gpu"],
 )
@@ -40,7 +41,7 @@ def test_the_device_decides_where_nothing_was_asked_for(
 ) -> None:
     config = DistributedConfig(device=device, precision=asked)
     assert precision_of(config) is found
-    assert compute_dtype(config) is {Precision.bfloat16: torch.bfloat16, Precision.float32: torch.float32}[found]
+    assert str(compute_dtype(config)) == f"torch.{found.value}"
     assert (precision_note(config) is None) == (asked is not Precision.auto)
 
 
@@ -76,4 +77,9 @@ def test_products_of_a_forward_are_in_it() -> None:
     for precision in Precision:
         with autocast(DistributedConfig(device=Device.cpu, precision=precision)):
             product[precision.value] = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
-    assert product == {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    assert product == {
+        "auto": torch.float32,
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }

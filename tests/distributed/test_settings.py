@@ -53,6 +53,30 @@ def test_conflict_names_both_keys(tmp_path: Path, raw: dict[str, Any], theirs: s
     assert f" {theirs} " in str(error.value) and f" {ours} " in str(error.value)
 
 
+def test_a_block_for_float16_may_say_what_the_engine_does(tmp_path: Path) -> None:
+    """The loss is scaled there, and not by DeepSpeed, which would clip what is scaled."""
+    half = {"precision": Precision.float16, "initial_loss_scale": 2.0**12}
+    same = {
+        "enabled": True,
+        "loss_scale": 0,
+        "initial_scale_power": 12,
+        "loss_scale_window": 2000,
+        "hysteresis": "auto",
+    }
+    told = settings(tmp_path, {"fp16": same}, **half)
+    assert (told["torch_autocast"]["dtype"], told["communication_data_type"]) == ("float16", "fp16")
+    assert "fp16" not in told
+    for name, value, key in (
+        ("enabled", False, "distributed.precision"),
+        ("loss_scale", 128, "distributed.precision"),
+        ("initial_scale_power", 16, "distributed.initial_loss_scale"),
+        ("loss_scale_window", 1000, "distributed.loss_scale_window"),
+        ("hysteresis", 2, "distributed.precision"),
+    ):
+        with pytest.raises(ConfigError, match=f"its fp16.{name} is for {key} to say, which makes it .*, got {value}"):
+            settings(tmp_path, {"fp16": same | {name: value}}, **half)
+
+
 def test_clipping_of_models_that_train_is_nothing_to_those_that_do_not(tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
     path.write_text(json.dumps({"gradient_clipping": 1.0, "steps_per_print": 3}))

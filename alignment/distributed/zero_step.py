@@ -1,0 +1,40 @@
+"""Whether a step of DeepSpeed's is taken is for its engine here to say: when the norm of the gradients is known."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def decided(zero: Any, stage: int, take: Callable[[bool], bool]) -> Iterator[None]:
+    """Inside, ZeRO asks `take` once in a step, with whether the norm of the gradients is finite; where that says no, it
+    finds the norm infinite, and leaves the step out as after an overflow."""
+    name = "_get_norm_groups" if stage == 3 else "scaled_global_norm"
+    own, infinite, asked = getattr(zero, name), torch.tensor(float("inf")), False
+
+    def norm() -> Tensor | list[Tensor]:
+        nonlocal asked
+        found, asked = own(), True
+        norms = found if isinstance(found, list) else [found]  # in place of what is no number ZeRO has -1
+        if take(all(bool(torch.as_tensor(each).isfinite()) and each >= 0 for each in norms)):
+            return found
+        return [infinite] if stage == 3 else infinite
+
+    setattr(zero, name, norm)
+    try:
+        yield
+        if not asked:  # it had found an overflow before
+            take(False)
+    finally:
+        delattr(zero, name)
+
+
+def scale_here(model: Any, stage: int) -> None:
+    """Take from a DeepSpeed engine the scaler that it makes itself once any engine of its process is of float16."""
+    if stage == 0:
+        model.torch_autocast_z0_gradscaler = None
+    else:
+        model.optimizer.torch_autocast_gradscaler = None
