@@ -38,11 +38,8 @@ from alignment.runs.place import running_recipe
 VERSION_BASE = "1.3"
 NO_TASK = f"a recipe's defaults must name its task, one of {', '.join(TASKS)}, got none"
 SETTINGS = (  # the run's folder is written by our own code (runs/lifecycle.py) alone
-    "hydra.run.dir=.",
-    "hydra.sweep.dir=${output_dir}",
-    "hydra.sweep.subdir=.",
-    "hydra.output_subdir=null",
-    "hydra/job_logging=none",
+    *("hydra.run.dir=.", "hydra.sweep.dir=${output_dir}", "hydra.sweep.subdir=."),
+    *("hydra.output_subdir=null", "hydra/job_logging=none"),
 )
 
 
@@ -129,6 +126,8 @@ def swept(recipe: str, overrides: list[str]) -> list[DictConfig]:
         whole = hydra.compose_config(recipe, [*SETTINGS, *chosen(recipe, overrides)], run_mode=RunMode.MULTIRUN)
     if whole.hydra.runtime.choices["hydra/sweeper"] != "basic":
         return []
+    HydraConfig.instance().set_config(whole)
+    OmegaConf.select(whole, "output_dir")  # which asks for the time, once: jobs have what is cached here
     params = [f"{key}={values}" for key, values in (whole.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create(hydra.config_loader).parse_overrides([*params, *whole.hydra.overrides.task])
     split = BasicSweeper.split_arguments(parsed, None)

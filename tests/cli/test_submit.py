@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
-from alignment.cli.compose import composing, resolve, single
+from alignment.cli.compose import composing, resolve, single, swept
 from alignment.config.cluster import ClusterConfig
 from alignment.runs.fingerprint import fingerprint
 from alignment.training import supervised
@@ -301,3 +302,12 @@ def test_dependencies_of_the_users_own_are_for_single_jobs(
     assert "#SBATCH --dependency=afterok:7\n" in alignment(*SUBMIT, extra, "--dry-run").out
     ended = alignment("submit", own("three", PIPELINE), "cluster=slurm", extra, "--dry-run")
     assert ended.code == 2 and "must not set the dependencies of a pipeline's stages" in ended.err[0]
+
+
+def test_the_jobs_of_a_sweep_have_one_folder_however_long_they_take_to_compose() -> None:
+    seconds = iter(range(100))
+    with composing([]):
+        OmegaConf.register_new_resolver("now", lambda _: f"at_{next(seconds)}", use_cache=True, replace=True)
+        jobs = swept("tiny_dpo", ["loss.beta=0.1,0.2,0.3"])
+        folders = [resolve(job).output_dir for job in jobs]
+    assert len(folders) == 3 and len(set(folders)) == 1
