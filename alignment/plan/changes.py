@@ -7,6 +7,7 @@ from typing import Any
 
 from alignment.config.distributed import Offload, Precision
 from alignment.config.generation import Gather, Generation
+from alignment.config.model import Quantization
 from alignment.config.online import OnlineConfig, PPOConfig
 from alignment.config.ppo import Share
 from alignment.config.tasks import RejectionConfig
@@ -144,14 +145,20 @@ def _roles(config: Planned, hardware: Hardware) -> list[Change]:
 
 
 def _adapters(config: Planned) -> list[Change]:
-    if config.model.lora.rank or isinstance(config, RejectionConfig):
+    if isinstance(config, RejectionConfig):
         return [NOTHING]
+    four_bits = {"model.quantization": Quantization.nf4}
+    rounded = "the base rounded to 4 bits beneath the adapters, and unpacked for each product"
+    packed = [] if config.model.path is None or config.model.is_packed else [four_bits]
+    if config.model.has_adapter:
+        return [NOTHING, *(Change(keys, rounded, ANOTHER_METHOD) for keys in packed)]
     cost = "adapters learn in place of all weights: another method, with a rate about ten times as high"
-    found = [NOTHING, Change({"model.lora.rank": RANK}, cost, ANOTHER_METHOD)]
+    ways: list[tuple[dict[str, Any], str, float]] = [({"model.lora.rank": RANK}, cost, ANOTHER_METHOD)]
     if isinstance(config, PPOConfig) and not config.reward.models and not config.reward.normalize:
         keys = {"model.lora.rank": RANK, "roles.share": Share.lora}
-        found.append(Change(keys, f"{cost}, and all roles are adapters on one backbone", ANOTHER_METHOD + 1.0))
-    return found
+        ways.append((keys, f"{cost}, and all roles are adapters on one backbone", ANOTHER_METHOD + 1.0))
+    ways += [(keys | more, f"{cost}; {rounded}", weight + 10.0) for keys, cost, weight in ways for more in packed]
+    return [NOTHING, *(Change(*way) for way in ways)]
 
 
 def words(changes: tuple[Change, ...]) -> Iterator[str]:
@@ -164,4 +171,4 @@ def words(changes: tuple[Change, ...]) -> Iterator[str]:
 def _typed(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value.value if isinstance(value, Offload | Precision | Gather | Share) else value)
+    return str(value.value if isinstance(value, Offload | Precision | Gather | Share | Quantization) else value)

@@ -8,9 +8,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
 
 from alignment.cli.compose import composing, resolve, single
+from alignment.config.model import ModelConfig
 from alignment.config.run import RunConfig
+from alignment.distributed.placement import WHOLE
+from alignment.models.load import load_language_model, save_model
 from alignment.plan.measured import Measured, measure
 from alignment.plan.roles import Counts
 from alignment.tasks.run import execute
@@ -34,7 +39,8 @@ COUNTS = Counts()  # of all tests: what two of them plan is counted once
 
 
 def composed(recipe: str, words: list[str], folder: Path) -> RunConfig:
-    return resolve(single(recipe, [*COMMON, *words, f"output_dir={folder}"]))
+    drawn = not any(word.startswith("model.path=") for word in words)
+    return resolve(single(recipe, [*COMMON[not drawn :], *words, f"output_dir={folder}"]))
 
 
 def both(recipe: str, words: list[str], folder: Path) -> Measured:
@@ -81,6 +87,24 @@ def _rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_plan_is_what_is_alive(recipe: str, words: list[str], tmp_path: Path) -> None:
     require_alike(both(recipe, words, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("tiny_dpo", [*PAIRS, IN_ONE, KEPT, "model.quantization=nf4"]),
+        pytest.param("tiny_dpo", [*PAIRS, IN_TWO, MADE_AGAIN, "model.quantization=nf4"], marks=pytest.mark.slow),
+        pytest.param("tiny_dpo", [*PAIRS, IN_ONE, KEPT, "model.quantization=int8"], marks=pytest.mark.slow),
+        pytest.param("tiny_ppo", [*DRAWN, KEPT, "roles.share=lora", "model.quantization=nf4"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_base_that_is_packed(
+    recipe: str, words: list[str], tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    torch.manual_seed(0)
+    wide = {**INIT, "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4}
+    save_model(load_language_model(ModelConfig(init=wide), tokenizer, WHOLE), tokenizer, tmp_path / "base")
+    require_alike(both(recipe, [*words, *LORA, f"model.path={tmp_path / 'base'}"], tmp_path / "run"))
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from alignment.cli.compose import composing, resolve, single
+from alignment.config.model import Quantization
 from alignment.plan.changes import changed, combinations, words
 from alignment.plan.estimate import Plan, plan_of, planned
 from alignment.plan.hardware import Hardware
@@ -85,3 +86,19 @@ def test_what_is_shown_can_be_typed(config: Any, tmp_path: Path) -> None:
         with composing([], "tiny_dpo"):
             resolve(single("tiny_dpo", [*WORDS, *words(way.changes)]))
     assert not lines or lines[0] == "with these it fits, the cheapest first:"
+
+
+def test_a_base_in_4_bits_is_a_way_to_fit(tmp_path: Path) -> None:
+    """Behind all that leave the method as it is, and no way for a base that is packed, or a random model."""
+    asked = [f"model.path={tmp_path}", "model.lora.rank=4", "batch.max_tokens=1024"]
+    with composing([], "tiny_dpo"):
+        whole, drawn = (planned(resolve(single("tiny_dpo", each))) for each in (asked, [INIT, *asked[1:]]))
+    ways = [list(words(changes)) for changes in combinations(whole, gpus(1, 1e12))]
+    packs = ["model.quantization=nf4" in way for way in ways]
+    assert packs == sorted(packs) and True in packs and False in packs
+    with composing([], "tiny_dpo"):
+        packed = planned(resolve(single("tiny_dpo", [*asked, *ways[packs.index(True)]])))
+    assert packed.model.quantization is Quantization.nf4
+    for other in (packed, drawn):
+        found = [word for changes in combinations(other, gpus(1, 1e12)) for word in words(changes)]
+        assert "model.quantization=nf4" not in found
