@@ -6,6 +6,7 @@ alive for a moment only, is seen as it is made and as it goes. Two such passes, 
 token takes and what a pass takes beside its tokens.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -105,18 +106,44 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     config, is_trusted = config_and_trust(role)
     build = partial(_counted, role, rows, compute, layout, is_trusted)
     num_layers = config.get_text_config().num_hidden_layers
-    if num_layers <= DEPTHS[1]:
-        count, more = build(config), None
-    else:  # what each further layer adds is the same
-        shallow, deep = (build(_cut(config, depth)) for depth in DEPTHS)
-        more = (deep - shallow) / (DEPTHS[1] - DEPTHS[0])
-        count = shallow + more * (num_layers - DEPTHS[0])
+    count, more = _drawn_out(config, build)
     trained, frozen, num_trained, num_frozen, states, small, row, *passes = count.tolist()
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     by_phase = np.array(passes).reshape(2, len(Phase), len(Part))
     cached, pieces = num_cached(config), config.get_text_config().vocab_size
     numbers = round(num_trained), round(num_frozen)
     return Counted(trained, frozen, *numbers, states, layer, small, cached, pieces, round(row), by_phase)
+
+
+def states_of_role(role: Role, compute: torch.dtype) -> float:
+    """`Counted.states` alone, of a role that has been counted under another optimizer.
+
+    Raises:
+        as `footprint_of`.
+    """
+    config, is_trusted = config_and_trust(role)
+
+    def build(cut: PreTrainedConfig) -> np.ndarray:
+        return np.array(_states(role, _without_weights(role, cut, compute, is_trusted=is_trusted)))
+
+    return float(_drawn_out(config, build)[0])
+
+
+def _drawn_out(
+    config: PreTrainedConfig, build: Callable[[PreTrainedConfig], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What is counted of all layers, and of one, None of so few that all are counted."""
+    num_layers = config.get_text_config().num_hidden_layers
+    if num_layers <= DEPTHS[1]:
+        return build(config), None
+    shallow, deep = (build(_cut(config, depth)) for depth in DEPTHS)  # what each further layer adds is the same
+    more = (deep - shallow) / (DEPTHS[1] - DEPTHS[0])
+    return shallow + more * (num_layers - DEPTHS[0]), more
+
+
+def _states(role: Role, hf: PreTrainedModel) -> float:
+    kinds, weights = weight_kinds(hf, head_of(hf)), hf.named_parameters() if role.is_trained else ()
+    return sum(state_bytes(role.train, kinds[name], p.shape) for name, p in weights if p.requires_grad)
 
 
 def _counted(
@@ -134,9 +161,7 @@ def _counted(
         for of in (sizes, counts)
         for trains in (True, False)
     ]
-    kinds = weight_kinds(hf, head_of(hf))
-    trained = [(kinds[name], p.shape) for name, p in hf.named_parameters() if p.requires_grad and role.is_trained]
-    numbers.append(sum(state_bytes(role.train, kind, shape) for kind, shape in trained))
+    numbers.append(_states(role, hf))
     numbers.append(sum(size for size, (_, p, _) in zip(sizes, weights, strict=True) if p.numel() <= SMALL))
     layout = Layout.separate if layout is Layout.separate else _layout_of(hf)
     with FakeTensorMode() as fake:

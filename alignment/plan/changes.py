@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from enum import Enum
 from itertools import product
 from typing import Any
 
@@ -9,12 +10,16 @@ from alignment.config.distributed import Offload, Precision
 from alignment.config.generation import Gather, Generation
 from alignment.config.model import Quantization
 from alignment.config.online import OnlineConfig, PPOConfig
+from alignment.config.optimizer import OptimizerName
 from alignment.config.ppo import Share
+from alignment.config.run import TrainingConfig
 from alignment.config.tasks import RejectionConfig
 from alignment.plan.hardware import Hardware
 from alignment.plan.roles import Planned
 from alignment.tasks.max_tokens import LEAST
 
+OF_PASSES = ("batch.max_tokens", "model.gradient_checkpointing", "generation.batch_size", "generation.gather")
+"""Keys by which what is held is the same, whatever they say."""
 ANOTHER_METHOD = 100.0
 RANK = 16  # of an adapter that is proposed, as conf/model/pretrained_lora.yaml has it
 
@@ -42,6 +47,7 @@ def combinations(config: Planned, hardware: Hardware) -> list[tuple[Change, ...]
         _max_tokens(config),
         _replies(config),
         _roles(config, hardware),
+        _optimizer(config),
         _adapters(config),
     ]
     found = [tuple(change for change in each if change.keys) for each in product(*axes)]
@@ -144,6 +150,20 @@ def _roles(config: Planned, hardware: Hardware) -> list[Change]:
     return [NOTHING, Change({"roles.offload": True}, cost, 0.1)]
 
 
+def _optimizer(config: Planned) -> list[Change]:
+    """Others that take AdamW's rates."""
+    if not isinstance(config, TrainingConfig) or config.train.optimizer is not OptimizerName.adamw:
+        return [NOTHING]
+    key = "train.optimizer"
+    blocks = "AdamW's states in 8 bits, which rounds its updates (extra: quantization)"
+    rows = "no mean of the gradients, and their squares by row and column: noisier steps"
+    return [
+        NOTHING,
+        Change({key: OptimizerName.adamw_8bit}, blocks, 0.5),
+        Change({key: OptimizerName.adafactor}, rows, 5.0),
+    ]
+
+
 def _adapters(config: Planned) -> list[Change]:
     if isinstance(config, RejectionConfig):
         return [NOTHING]
@@ -171,4 +191,4 @@ def words(changes: tuple[Change, ...]) -> Iterator[str]:
 def _typed(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value.value if isinstance(value, Offload | Precision | Gather | Share | Quantization) else value)
+    return str(value.value if isinstance(value, Enum) else value)

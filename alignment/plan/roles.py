@@ -11,7 +11,7 @@ from alignment.config.run import TrainingConfig
 from alignment.config.tasks import RejectionConfig
 from alignment.distributed.precision import compute_dtype
 from alignment.models.counted import Counted, Role, Rows
-from alignment.models.footprint import counted_of
+from alignment.models.footprint import counted_of, states_of_role
 from alignment.models.held import Held, held_of
 from alignment.models.optimizer_states import has_momentum
 from alignment.tasks.max_tokens import roles_of, rows_of
@@ -24,6 +24,7 @@ class Counts:
 
     def __init__(self) -> None:
         self._found: dict[str, Counted] = {}
+        self._of_passes: dict[str, Counted] = {}  # under whichever optimizer
 
     def of(self, role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> Counted:
         """As `counted_of`."""
@@ -31,9 +32,14 @@ class Counts:
         role = replace(role, settings=settings if role.settings.path is not None else role.settings)
         states = None if role.train is None else (role.train.optimizer, has_momentum(role.train))
         passes = role.settings, role.is_scalar, role.is_trained, role.is_in_ppo, rows, compute, layout
-        key = repr((passes, states))
+        key, of_passes = repr((passes, states)), repr(passes)
         if key not in self._found:
-            self._found[key] = counted_of(role, rows, compute, layout)
+            known = self._of_passes.get(of_passes)
+            if known is None:
+                self._found[key] = counted_of(role, rows, compute, layout)
+            else:
+                self._found[key] = replace(known, states=states_of_role(role, compute))
+            self._of_passes[of_passes] = self._found[key]
         return self._found[key]
 
 

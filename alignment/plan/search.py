@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 
 from alignment.config.errors import ConfigError
-from alignment.plan.changes import Change, changed, combinations
+from alignment.plan.changes import OF_PASSES, Change, changed, combinations
 from alignment.plan.estimate import Plan, plan_of
 from alignment.plan.hardware import Hardware
 from alignment.plan.roles import Counts, Planned
+from alignment.tasks.max_tokens import SHARE
 
 WAYS = 3  # that are shown
 MOST = 1024  # devices that are asked about
@@ -23,13 +24,19 @@ class Way:
 def ways_to_fit(config: Planned, hardware: Hardware, counts: Counts, *, most: int = WAYS) -> list[Way]:
     """Up to so many, the cheapest first."""
     found: list[Way] = []
+    hopeless: list[tuple[Change, ...]] = []
     for changes in combinations(config, hardware):
         if any(all(change in changes for change in way.changes) for way in found):
             continue
-        if (plan := _fitting(config, hardware, changes, counts)) is not None:
+        holding = tuple(change for change in changes if not set(OF_PASSES).issuperset(change.keys))
+        if holding in hopeless or (plan := _planned(config, hardware, changes, counts)) is None:
+            continue
+        if plan.fits:
             found.append(Way(changes, plan))
             if len(found) == most:
                 break
+        elif plan.least > SHARE * hardware.memory:
+            hopeless.append(holding)
     return found
 
 
@@ -45,10 +52,9 @@ def fewest(config: Planned, hardware: Hardware, counts: Counts) -> Way | None:
     return None
 
 
-def _fitting(config: Planned, hardware: Hardware, changes: tuple[Change, ...], counts: Counts) -> Plan | None:
+def _planned(config: Planned, hardware: Hardware, changes: tuple[Change, ...], counts: Counts) -> Plan | None:
     keys = {key: value for change in changes for key, value in change.keys.items()}
     try:
-        plan = plan_of(changed(config, keys), hardware, counts)
+        return plan_of(changed(config, keys), hardware, counts)
     except ConfigError:  # of settings that do not go together
         return None
-    return plan if plan.fits else None

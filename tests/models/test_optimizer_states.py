@@ -14,7 +14,7 @@ from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.optimizer import OptimizerName
 from alignment.config.train import TrainConfig
 from alignment.distributed.placement import WHOLE
-from alignment.models.footprint import Role, Rows, counted_of
+from alignment.models.footprint import Role, Rows, counted_of, states_of_role
 from alignment.models.held import held_of
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.optimizer_states import least_state_bytes, states_of
@@ -53,7 +53,7 @@ def test_states_are_counted_as_they_are_kept(
     assert states_of(model, train) == found
     role = Role("model.init", settings, is_scalar=kind == "reward model", is_trained=True, train=train)
     counted = counted_of(role, Rows(4, 4), torch.float32, Layout.auto)
-    assert counted.states == found
+    assert counted.states == found == states_of_role(role, torch.float32)
     assert least_state_bytes(train) * counted.num_trained <= found <= 8 * counted.num_trained
 
 

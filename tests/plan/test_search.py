@@ -1,12 +1,14 @@
 """Changes with which a run fits: the cheapest come first, none is idle, and they are typed as they stand."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from alignment.cli.compose import composing, resolve, single
 from alignment.config.model import Quantization
+from alignment.plan import search
 from alignment.plan.changes import changed, combinations, words
 from alignment.plan.estimate import Plan, plan_of, planned
 from alignment.plan.hardware import Hardware
@@ -58,6 +60,22 @@ def test_another_method_comes_behind_all_that_do_not_change_it(recipe: str) -> N
         found = combinations(planned(resolve(single(recipe, WORDS))), gpus(8, 8e10))
     trains_adapters = ["model.lora.rank=16" in words(changes) for changes in found]
     assert trains_adapters == sorted(trains_adapters) and True in trains_adapters and False in trains_adapters
+
+
+def test_what_has_no_room_for_its_weights_is_planned_once(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its passes are: two precisions, three optimizers, with and without adapters, sharded or not."""
+    asked = []
+
+    def no_room(config: Any, hardware: Hardware, counts: Counts) -> Any:
+        asked.append(config)
+        return SimpleNamespace(fits=False, least=2 * hardware.memory)
+
+    monkeypatch.setattr(search, "plan_of", no_room)
+    assert ways_to_fit(config, gpus(1, 1e9), COUNTS) == []
+    optimizers = {(each.train.optimizer.value, each.model.lora.rank) for each in asked}
+    assert optimizers == {(name, rank) for name in ("adamw", "adamw_8bit", "adafactor") for rank in (0, 16)}
+    assert len(asked) < len(combinations(config, gpus(1, 1e9))) / 6  # three numbers of tokens, checkpointing or not
+    assert {each.batch.max_tokens for each in asked} == {4096}
 
 
 def test_no_change_is_idle(config: Any) -> None:
