@@ -1,8 +1,9 @@
-"""What one process of PPO's invariance test does: ten iterations of the whole task, of its kin without a critic and of
-online DPO, four of PPO with one backbone for all roles, rejection sampling, and an evaluation of the models that one
-process has made; under each ZeRO stage asked for.
+"""What one process of PPO's invariance test does: ten iterations of the whole task, of GRPO and of online DPO, four of
+their kin and of PPO with one backbone for all roles, rejection sampling, and an evaluation of the models that one
+process has made; each under the ZeRO stages asked for.
 
-python ppo_ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain engine.
+python ppo_ranks.py OUT TASK/STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain
+engine.
 """
 
 import gc
@@ -69,6 +70,7 @@ NO_CRITIC = [
     ),
     *("num_samples=3", "model.path=FOLDER/first", "checkpoint.every=0"),
 ]
+FOUR = [*NO_CRITIC, "train.max_steps=4"]  # what GRPO is, but for an advantage and a loss
 GRPO = [
     *NO_CRITIC,
     "reward.function=coarse.parity",
@@ -92,11 +94,6 @@ EVALUATE = [
     *("log.samples=100", "generation.temperature=0.9"),
 ]
 BY_LAYER = "3, by layer"  # a stage in which replies are drawn from a model that is never whole
-LEFT_OUT = {  # the stages that a task is not run under: two engines cannot shard one backbone; or it adds nothing
-    "shared": ("3", BY_LAYER),
-    **dict.fromkeys(("rloo", "reinforce_pp"), (BY_LAYER,)),
-    **dict.fromkeys(("grpo_white", "dr_grpo", "gspo", "online_aot"), ("0", "1", "2", BY_LAYER)),
-}
 TASKS = {
     "ppo": ("tiny_ppo", PPO, ppo.run),
     "shared": ("tiny_ppo", SHARED, ppo.run),
@@ -104,8 +101,8 @@ TASKS = {
     "grpo_white": ("tiny_grpo", GRPO_WHITE, ppo.run),
     "dr_grpo": ("tiny_grpo", DR_GRPO, ppo.run),
     "gspo": ("tiny_grpo", GSPO, ppo.run),
-    "rloo": ("tiny_rloo", NO_CRITIC, ppo.run),
-    "reinforce_pp": ("tiny_reinforce_pp", NO_CRITIC, ppo.run),
+    "rloo": ("tiny_rloo", FOUR, ppo.run),
+    "reinforce_pp": ("tiny_reinforce_pp", FOUR, ppo.run),
     "online_dpo": ("tiny_online_dpo", ONLINE_DPO, online_dpo.run),
     "online_aot": ("tiny_online_dpo", ONLINE_AOT, online_dpo.run),
     "rejection": ("tiny_rejection", REJECTION, rejection.run),
@@ -147,26 +144,24 @@ def seen(where: Path) -> dict[str, Any]:
 def main(make: Callable[[Path], None] = make_models) -> None:
     gc.freeze()  # as a run does; DeepSpeed collects often
     torch.set_num_threads(1)
-    out, stages = Path(sys.argv[1]), sys.argv[2:]
+    out, cases = Path(sys.argv[1]), [case.split("/") for case in sys.argv[2:]]
     folder = out.parent
-    collectives.init(config_of(stages[0], folder))
+    collectives.init(config_of(cases[0][1], folder))
     if collectives.is_main():
         make(folder)
     collectives.barrier()
     results: dict[str, Any] = {}
-    for stage in stages:
-        for name, (recipe, overrides, run) in TASKS.items():
-            if stage in LEFT_OUT.get(name, ()):
-                continue
-            more, zero = (["distributed=zero3", "generation.gather=layer"], "3") if stage == BY_LAYER else ([], stage)
-            config = replace(composed(recipe, [*overrides, *more], folder), distributed=config_of(zero, folder))
-            where = folder / f"{name}-{stage}-{collectives.size()}"
-            where.mkdir(exist_ok=True)
-            collectives.barrier()
-            seed_everything(config.seed)
-            run(config, where)  # type: ignore[operator]
-            collectives.barrier()
-            results[f"{name}/{stage}"] = seen(where)
+    for name, stage in cases:
+        recipe, overrides, run = TASKS[name]
+        more, zero = (["distributed=zero3", "generation.gather=layer"], "3") if stage == BY_LAYER else ([], stage)
+        config = replace(composed(recipe, [*overrides, *more], folder), distributed=config_of(zero, folder))
+        where = folder / f"{name}-{stage}-{collectives.size()}"
+        where.mkdir(exist_ok=True)
+        collectives.barrier()
+        seed_everything(config.seed)
+        run(config, where)  # type: ignore[operator]
+        collectives.barrier()
+        results[f"{name}/{stage}"] = seen(where)
     if collectives.is_main():
         out.write_text(json.dumps(results))
 

@@ -1,5 +1,5 @@
-"""Ten iterations of PPO, its kin and online DPO, rejection sampling and an evaluation are the same in one process, in
-two, and under each ZeRO stage.
+"""Iterations of PPO, its kin and online DPO, rejection sampling and an evaluation are the same in one process, in two,
+and under each ZeRO stage.
 
 Four roles: actor and critic in engines of their own, reference and reward frozen, whole or (ZeRO 3) sharded, and
 replies from a model that is whole for them or never.
@@ -15,26 +15,79 @@ import torch
 from safetensors.torch import load_file
 
 STAGES = ("0", "1", "2", "3", "3, by layer")
-TEN = dict.fromkeys(("ppo", "grpo", "rloo", "reinforce_pp", "online_dpo"), 10)
-ROWS = {**TEN, "shared": 4, "grpo_white": 4, "dr_grpo": 4, "gspo": 4, "online_aot": 4, "rejection": 1}
-LEFT_OUT = {  # as ppo_ranks.py has them
+TEN = dict.fromkeys(("ppo", "grpo", "online_dpo"), 10)
+FOUR = dict.fromkeys(("shared", "grpo_white", "dr_grpo", "gspo", "rloo", "reinforce_pp", "online_aot"), 4)
+ROWS = {**TEN, **FOUR, "rejection": 1}
+TASKS = (*ROWS, "evaluate")
+LEFT_OUT = {  # the stages that a task is not run under: two engines cannot shard one backbone; or it adds nothing
     "shared": ("3", "3, by layer"),
     **dict.fromkeys(("rloo", "reinforce_pp"), ("3, by layer",)),
     **dict.fromkeys(("grpo_white", "dr_grpo", "gspo", "online_aot"), ("0", "1", "2", "3, by layer")),
+}
+SLOW = {  # those under which an engine does for it what it does for PPO and GRPO
+    **dict.fromkeys(("rloo", "reinforce_pp"), ("1", "2")),
+    **dict.fromkeys(("shared", "online_dpo"), ("1",)),
+}
+CASES = [(task, stage) for stage in STAGES for task in TASKS if stage not in LEFT_OUT.get(task, ())]
+FIRST = [(task, stage) for task, stage in CASES if stage not in SLOW.get(task, ())]
+TRAINED = [
+    pytest.param(*case, marks=[] if case in FIRST else pytest.mark.slow) for case in CASES if case[0] in (*TEN, *FOUR)
+]
+SAVED = {
+    "ppo": ("model/model", "best/model", "model_ema/model"),
+    "shared": ("model/adapter/adapter_model",),
 }
 TOLERANCE = 1e-5
 LIVE = "generation/live_fraction"
 
 
+Run = Callable[[str, list[tuple[str, str]], int], dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> tuple[Path, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ppo")
-    script, found = Path(__file__).with_name("ppo_ranks.py"), {}
-    for processes, stages in ((1, ("none",)), (2, STAGES)):
-        out = folder / f"{processes}.json"
-        run_ranks(script, [str(out), *stages], processes=processes)
-        found |= json.loads(out.read_text())
-    return folder, found
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ppo")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, run_ranks: Callable[..., None]) -> Run:
+    """What is found of cases, task and stage, in so many processes."""
+
+    def call(name: str, cases: list[tuple[str, str]], processes: int) -> dict[str, Any]:
+        out, words = folder / f"{name}.json", ["/".join(case) for case in cases]
+        run_ranks(Path(__file__).with_name("ppo_ranks.py"), [str(out), *words], processes=processes)
+        return json.loads(out.read_text())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def one(run: Run) -> dict[str, Any]:
+    return run("one", [(task, "none") for task in TASKS], 1)
+
+
+@pytest.fixture(scope="module")
+def two(one: dict[str, Any], run: Run) -> dict[str, Any]:  # evaluates what one has made
+    return run("two", FIRST, 2)
+
+
+@pytest.fixture(scope="module")
+def rest(run: Run) -> dict[str, Any]:
+    return run("rest", [case for case in CASES if case not in FIRST], 2)
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path, one: dict[str, Any], two: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    return folder, one | two
+
+
+@pytest.fixture
+def pair(
+    task: str, stage: str, one: dict[str, Any], request: pytest.FixtureRequest
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What one process finds of the task, and two under the stage."""
+    found = request.getfixturevalue("two" if (task, stage) in FIRST else "rest")
+    return one[f"{task}/none"], found[f"{task}/{stage}"]
 
 
 def comparable(row: dict[str, float]) -> dict[str, float]:
@@ -42,11 +95,9 @@ def comparable(row: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in row.items() if not name.startswith("time/") and name != LIVE}
 
 
-@pytest.mark.parametrize(
-    ("task", "stage"), [(task, stage) for task in ROWS for stage in STAGES if stage not in LEFT_OUT.get(task, ())]
-)
-def test_two_processes_are_one(task: str, stage: str, results: tuple[Path, dict[str, Any]]) -> None:
-    plain, shared = results[1][f"{task}/none"], results[1][f"{task}/{stage}"]
+@pytest.mark.parametrize(("task", "stage"), [*TRAINED, *(("rejection", stage) for stage in STAGES)])
+def test_two_processes_are_one(task: str, stage: str, pair: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    plain, shared = pair
     assert shared["shown"] == plain["shown"] != []
     assert len(shared["rows"]) == len(plain["rows"]) == ROWS[task]
     for mine, theirs in zip(shared["rows"], plain["rows"], strict=True):
@@ -54,20 +105,16 @@ def test_two_processes_are_one(task: str, stage: str, results: tuple[Path, dict[
 
 
 def test_each_task_was_run_under_its_stages(results: tuple[Path, dict[str, Any]]) -> None:
-    stages = {task: {"none", *STAGES} - {*LEFT_OUT.get(task, ())} for task in (*ROWS, "evaluate")}
+    stages = {task: {"none", *STAGES} - {*LEFT_OUT.get(task, ()), *SLOW.get(task, ())} for task in TASKS}
     assert set(results[1]) == {f"{task}/{stage}" for task, names in stages.items() for stage in names}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_they_save_the_same_model(stage: str, results: tuple[Path, dict[str, Any]]) -> None:
-    saved = [("ppo", f"{name}/model") for name in ("model", "best", "model_ema")]
-    without = ("grpo", "grpo_white", "dr_grpo", "gspo", "rloo", "reinforce_pp", "online_dpo", "online_aot")
-    saved += [(task, "model/model") for task in without]
-    saved.append(("shared", "model/adapter/adapter_model"))
-    saved = [(task, name) for task, name in saved if stage not in LEFT_OUT.get(task, ())]
-    for task, name in saved:
+@pytest.mark.parametrize(("task", "stage"), TRAINED)
+@pytest.mark.usefixtures("pair")
+def test_they_save_the_same_model(task: str, stage: str, folder: Path) -> None:
+    for name in SAVED.get(task, ("model/model",)):
         plain, shared = (
-            load_file(results[0] / f"{task}-{which}" / f"{name}.safetensors") for which in ("none-1", f"{stage}-2")
+            load_file(folder / f"{task}-{which}" / f"{name}.safetensors") for which in ("none-1", f"{stage}-2")
         )
         assert plain.keys() == shared.keys()
         assert all(torch.allclose(plain[key], shared[key], atol=1e-4) for key in plain)

@@ -30,7 +30,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]
     def of(task: str, stage: str, processes: int) -> dict[str, Any]:
         if (task, stage) not in found:
             out = tmp_path_factory.mktemp(task) / f"{stage}.json"
-            run_ranks(script, [str(out), task, stage], processes=processes)
+            run_ranks(script, [str(out), f"{task}/{stage}"], processes=processes)
             found[task, stage] = json.loads(out.read_text())[f"{task}/{stage}"]
         return found[task, stage]
 

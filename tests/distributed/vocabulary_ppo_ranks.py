@@ -1,7 +1,7 @@
 """What one process of the test of a real vocabulary does for a task that replies, as in ppo_ranks.py, with 131,072
 pieces, the logits of which take several chunks.
 
-python vocabulary_ppo_ranks.py OUT TASK STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+python vocabulary_ppo_ranks.py OUT TASK/STAGE with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
 """
 
 import json
@@ -75,5 +75,5 @@ def make_large(task: str) -> None:
 
 
 if __name__ == "__main__":
-    make_large(sys.argv.pop(2))
+    make_large(sys.argv[2].split("/")[0])
     ppo_ranks.main(make_models)
