@@ -1,7 +1,9 @@
-"""What one process of the invariance test does: ten steps of every method under the ZeRO stages asked for.
+"""What one process of the invariance test does: ten steps of each method under the ZeRO stages asked for, and what is
+held of a stage whatever the method.
 
-python ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain engine. Two
-processes also go on from where the one before them, whose OUT was in the same folder, was after `LEFT` steps.
+python ranks.py OUT METHOD/STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain engine,
+and `held`, behind a stage's methods, the rest. Two processes also go on there from where the one before them, whose OUT
+was in the same folder, was after `LEFT` steps.
 """
 
 import gc
@@ -86,18 +88,13 @@ INIT = {
 TRAIN = TrainConfig(max_steps=STEPS, learning_rate=3e-3, warmup_steps=2, weight_decay=0.1, max_grad_norm=0.5)
 BATCH = BatchConfig(size=6, max_tokens=48, layout=Layout.shared)
 ADAPTERS = {
-    "lora": LoraConfig(rank=4),
+    "lora": LoraConfig(rank=4),  # of DPO
     "lora on the head": LoraConfig(rank=4, targets=["q_proj", "lm_head"]),
     "bfloat16 lora": LoraConfig(rank=4),
 }
 REWARDS = ("reward", "reward_regression", "reward_process")
 KTOS = {"kto": KTOVariant.kto, "apo_zero_unpaired": KTOVariant.apo_zero_unpaired}
-SINGLE = ("sft", *KTOS, "bfloat16", "reward_regression", "reward_process")  # one reply to each prompt
-# lora: DPO of adapters; bfloat16: SFT
-METHODS = (
-    *("sft", "reward", "dpo", "orpo", "simpo", "cpo", "cpo_hinge", "kto", "apo_zero_unpaired", "aot", "lora"),
-    *("bfloat16", "bfloat16 lora"),
-)
+SINGLE = ("sft", *KTOS, "bfloat16", "reward_regression", "reward_process")  # one reply to each prompt; bfloat16: SFT
 
 
 def examples(num_completions: int) -> list[Example]:
@@ -378,31 +375,37 @@ def refused(config: DistributedConfig) -> list[str]:
     return said
 
 
+def held(stage: str, before: list[str], config: DistributedConfig) -> dict[str, Any]:
+    """Of a stage: under two processes they go on also from the one of those `before` that was run last."""
+    found: dict[str, Any] = {f"steered/{stage}": steered(stage, config)}
+    if stage != "none":
+        found[f"left out/{stage}"] = all(collectives.gathered(left_out(config)))
+        found[f"exported/{stage}"] = all(collectives.gathered([exported(name, config) for name in ("sft", "lora")])[0])
+        found[f"resumed/{stage}"] = all(collectives.gathered(resumed("sft", config)))
+    if config.zero == 3:
+        found[f"copied/{stage}"] = copied(config)
+    if collectives.size() > 1:
+        for other, processes in (("none", 1), [("3", 1), *((name, 2) for name in before)][-1]):
+            found[f"on/{other}/{processes}/{stage}"] = goes_on(other, processes, config)
+    return found
+
+
 def main() -> None:
     gc.freeze()  # as a run does; DeepSpeed collects often
     torch.set_num_threads(1)
-    out, stages = Path(sys.argv[1]), sys.argv[2:]
+    out, cases = Path(sys.argv[1]), [case.split("/") for case in sys.argv[2:]]
     results: dict[str, Any] = {}
-    for stage in stages:
+    done: list[str] = []
+    for method, stage in cases:
         config = config_of(stage, out.parent)
         collectives.init(config)
-        for method in METHODS:
+        if method == "held":
+            results |= held(stage, done, config)
+            done.append(stage)
+        else:
             kind = config_of(stage, out.parent, Precision.bfloat16) if method.startswith("bfloat16") else config
             results[f"{method}/{stage}"] = run(method, stage, kind)
-        results[f"steered/{stage}"] = steered(stage, config)
-        if stage != "none":
-            results[f"left out/{stage}"] = all(collectives.gathered(left_out(config)))
-            results[f"exported/{stage}"] = all(
-                collectives.gathered([exported(name, config) for name in ("sft", "lora")])[0]
-            )
-            results[f"resumed/{stage}"] = all(collectives.gathered(resumed("sft", config)))
-        if config.zero == 3:
-            results[f"copied/{stage}"] = copied(config)
-        if collectives.size() > 1:
-            before = [(other, 2) for other in stages[: stages.index(stage)]]
-            for other, processes in (("none", 1), [("3", 1), *before][-1]):
-                results[f"on/{other}/{processes}/{stage}"] = goes_on(other, processes, config)
-    if collectives.size() > 1:
+    if collectives.size() > 1 and done:
         results["refused"] = collectives.gathered(refused(config_of("3", out.parent)))
         results["roles"] = collectives.gathered(roles(config_of("3", out.parent)))
     if collectives.is_main():
