@@ -27,12 +27,11 @@ def told_of_memory(config: RunConfig) -> Iterator[None]:
 
 
 def line_on(config: RunConfig) -> str:
-    from alignment.plan.command import planned_total  # not above: they import torch
+    from alignment.plan.command import planned_most  # not above: they import torch
     from alignment.plan.hardware import measured
 
     folder = RunFolder(config.output_dir)
-    total, plan = None, f"alignment plan {folder.config if folder.config.exists() else 'RECIPE'}"
+    expected, plan = "", f"alignment plan {folder.config if folder.config.exists() else 'RECIPE'}"
     with suppress(ConfigError):
-        total = planned_total(as_begun(folder, config))
-    expected = "" if total is None else f"{total / 1e9:.1f} GB were planned, "
+        expected = planned_most(as_begun(folder, config))
     return f"out of memory: {expected}{measured(config) / 1e9:.1f} GB in use; `{plan}` says which settings take less"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from alignment.config.distributed import Offload
 from alignment.config.supervised import DPOConfig, KTOConfig
 from alignment.plan.changes import words
-from alignment.plan.estimate import Plan
+from alignment.plan.estimate import Plan, PlannedPhase
 from alignment.plan.hardware import GB, Hardware
 from alignment.plan.host import host_of
 from alignment.plan.rate import rate_line
@@ -107,8 +107,12 @@ def _name(each: PlannedRole) -> str:
 
 def _phases(plan: Plan) -> Iterator[str]:
     for phase in plan.phases:
-        parts = " + ".join(f"{gb(size)} {name}" for name, size in [("held", phase.held), *phase.parts.items()])
-        yield f"  {phase.name}: {parts} = {gb(phase.total)}"
+        yield f"  {phase.name}: {sum_of(phase)} = {gb(phase.total)}"
+
+
+def sum_of(phase: PlannedPhase) -> str:
+    """What it is planned to take, in GB, by what it is for."""
+    return " + ".join(f"{gb(size)} {name}" for name, size in [("held", phase.held), *phase.parts.items()])
 
 
 def _host(plan: Plan) -> Iterator[str]:
