@@ -3,10 +3,12 @@
 from dataclasses import dataclass, replace
 
 from alignment.config.adapter import settled
+from alignment.config.distributed import Precision
 from alignment.config.errors import ConfigError
+from alignment.config.online import PPOConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig, task_name
-from alignment.distributed.precision import compute_dtype
+from alignment.distributed.precision import compute_dtype, precision_of
 from alignment.models.counted import Part, Role
 from alignment.plan.buffers import buckets, casts, gathered, left_whole
 from alignment.plan.hardware import Hardware, placed_on
@@ -119,6 +121,7 @@ def phases_of(
         own = each.held.on_device if each.is_alone else held
         if each.role.is_trained:
             own += each.held.on_device - each.held.between_steps - moved
+            own += _waiting(config, together, each)
         stays = _staying(config, [each] if each.is_alone else together, processes)
         found += _passes(config, each, own, processes, max_tokens, stays)
     stays = _staying(config, together[1:], processes) | _buckets(config, together)
@@ -129,6 +132,15 @@ def phases_of(
         if parts:
             found.append(PlannedPhase(name, parts | stays, held))
     return found
+
+
+def _waiting(config: Planned, together: list[PlannedRole], learner: PlannedRole) -> float:
+    """Bytes of the gradients of the actor while the critic learns: in float16 neither steps before both have theirs."""
+    if not isinstance(config, PPOConfig) or precision_of(config.distributed) is not Precision.float16:
+        return 0.0
+    trained = [each for each in together if each.role.is_trained]
+    before = trained[: trained.index(learner)] if learner in trained else []
+    return sum(each.held.on_device - each.held.between_steps for each in before)
 
 
 def _staying(config: Planned, roles: list[PlannedRole], processes: int) -> dict[str, float]:

@@ -12,12 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from alignment.cli.main import main
 from alignment.cli.plan import SHAPES, composed
-from alignment.config.distributed import DistributedConfig, Offload
+from alignment.config.distributed import DistributedConfig, Offload, Precision
 from alignment.config.errors import ConfigError
 from alignment.config.model import LoraConfig
 from alignment.models.held import held_of
 from alignment.plan.buffers import casts
-from alignment.plan.estimate import plan_of
+from alignment.plan.estimate import phases_of, plan_of
 from alignment.plan.estimate import planned as config_to_plan
 from alignment.plan.hardware import named
 from alignment.plan.rate import rate_line, suggested_rate
@@ -112,6 +112,19 @@ def test_what_is_offloaded_is_beside_the_gpu() -> None:
 def test_autocast_s_copies_are_there_together_but_under_zero_3() -> None:
     assert [casts(16e9, 1e9, DistributedConfig(zero=zero)) for zero in (None, 0, 1, 2, 3)] == [16e9] * 4 + [0.5e9]
     assert casts(0.0, 1e9, DistributedConfig(zero=3)) == 0.0  # in float32
+
+
+def test_in_float16_the_actor_s_gradients_wait_for_the_critic_s() -> None:
+    """A byte for a byte: neither of PPO's two models steps before it is known whether the other can."""
+    words, counts = ["distributed.precision=float16", "model.init.num_hidden_layers=1", "batch.max_tokens=64"], Counts()
+    plan = plan_of(config_to_plan(composed("tiny_ppo", words, [], None)), named("1x80GB"), counts)
+    other = replace(plan.config, distributed=replace(plan.config.distributed, precision=Precision.bfloat16))
+    phases = plan.phases, phases_of(other, plan.roles, 1, 64, counts)
+    (of_actor, of_critic), (actor, critic) = (
+        [phase.held for phase in each if phase.name.startswith("learning")] for each in phases
+    )
+    gradients = [each.held.gradients_at(Offload.none) for each in plan.roles if each.role.is_trained]
+    assert (of_actor, of_critic) == (actor, critic + gradients[0]) and gradients[0] > 0
 
 
 def test_replies_are_drawn_once_the_policy_is_narrow(
