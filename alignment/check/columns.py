@@ -62,8 +62,8 @@ def tell_use(rows: Sequence[Mapping[str, Any]], format: Format, kind: ExampleKin
     rated = kind is ExampleKind.pairs and any(fields.get(name, name) in RATINGS for name in unread)
     ways = [MARGINS] if rated else []
     if not all(name in fields for name in unread):
-        ways.append("data.columns.FIELD=COLUMN reads one as FIELD")
-    told = ", ".join(ways) or "this task takes nothing of them"
+        ways.append("data.columns.FIELD=COLUMN reads a column as our FIELD")
+    told = "; ".join(ways) or "this task takes nothing of them"
     say(f"columns that training does not read: {', '.join(unread)} ({told})")
 
 

@@ -129,5 +129,6 @@ def learning_rate(config: TrainingConfig, num_weights: int) -> Verdict:
         times, nearest = f"{rate / usual.low:.1g} times the lowest", usual.low
     figure += f"; it is {times} of them"
     if num_weights < TOY and rate > usual.high:
-        return Verdict(name, grade, f"{figure}: far larger models have those, and so small a one may do with more")
+        way = f"keep it if the loss falls, else take train.learning_rate={nearest:g}"
+        return Verdict(name, grade, f"{figure}; those models are far larger, and a small one often needs more: {way}")
     return Verdict(name, grade, f"{figure}: take train.learning_rate={nearest:g}")

@@ -23,8 +23,8 @@ from alignment.models.positions import max_positions
 MANY = 0.5  # of rows, prompts or completions: what is left is no longer the data that the user means
 SOME = 0.01  # of them: a row in a hundred is what real data lose
 MARGINS = (
-    "ratings become margins by data.margin.scale=small (better: 0.667) or large (better: 2), the columns "
-    "chosen_score and rejected_score by data.margin.scale=score"
+    "reward models and DPO learn with ratings as margins by data.margin.scale=small ('better' is 0.667, 'slightly "
+    "better' 0.333) or large (2 and 1), and with scores in chosen_score and rejected_score by data.margin.scale=score"
 )
 RATINGS = ("rating", "margin", "chosen_score", "rejected_score", "score_chosen", "score_rejected")
 SCORES = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
@@ -91,8 +91,8 @@ def margins(data: DataConfig, loaded: Loaded, unread: Grade = Grade.warn) -> Ver
     if not columns:
         return Verdict("margins", Grade.ok, "none is asked for, and the rows have no rating and no scores")
     seen = ", ".join(f"{column} in {count} rows" for column, count in columns.items())
-    way = f"{MARGINS}, which reward models and DPO learn with"
-    return Verdict("margins", unread, f"{seen}, and data.margin.scale=none: they are not read; {way}")
+    figure = f"{seen}, and data.margin.scale=none: they are not read; {MARGINS}"
+    return Verdict("margins", unread, figure)
 
 
 def labels(data: DataConfig, need: ExampleKind | None, train: Loaded) -> Verdict | None:

@@ -51,7 +51,7 @@ def check_recipe(recipe: str, overrides: list[str], own: list[Path]) -> None:
     counts = ", ".join(f"{grades[grade]} {grade.value}" for grade in Grade)
     say(f"\n{counts}; {time.monotonic() - begun:.0f} s, nothing was written")
     if not grades[Grade.fail] and not own:
-        how = "the WARN lines first; as it is the run starts by" if grades[Grade.warn] else "the run can start:"
+        how = "to run it as it is, with its WARN lines:" if grades[Grade.warn] else "the run can start:"
         say(f"{how} {shlex.join(['alignment', 'run', recipe, *overrides])}")
     sys.exit(UNSOUND if grades[Grade.fail] else 0)
 

@@ -116,9 +116,10 @@ def _cut(evaluation: Evaluation) -> Iterator[str]:
     """Models most of whose replies did not end: what is measured of them is of beginnings."""
     for method in evaluation.methods:
         if method.finished and sum(method.finished) < MOSTLY * len(method.finished):
-            what = f"{sum(method.finished)} of {len(method.finished)} replies of {method.name} ended within"
-            way = "the others are cut there, and what is measured is of cut replies"
-            yield f"WARNING: {what} generation.max_new_tokens: {way}"
+            cut = len(method.finished) - sum(method.finished)
+            what = f"{cut} of {len(method.finished)} replies of {method.name} are cut at generation.max_new_tokens"
+            way = "raise it, or, where replies never end, teach the end by SFT (alignment check says how likely it is)"
+            yield f"WARNING: {what}, and so is what is measured of them: {way}"
 
 
 def _counted(count: int, what: str) -> str:

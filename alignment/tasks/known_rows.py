@@ -22,7 +22,7 @@ def warn_of_known_rows(config: EvaluateConfig) -> None:
     unknown = [model for model, source in models if source.paths() and not _run_of(model).config.is_file()]
     if unknown:
         what = f"what {', '.join(dict.fromkeys(unknown))} learned from is not known here"
-        say(f"{what}: if these rows were among it, it looks better than it is")
+        say(f"{what}: if these rows were among it, its figures are too good")
     for model, source in models:
         for path in _both(source, model):
             known.setdefault(path, []).append(model)

@@ -106,7 +106,7 @@ def _choose(config: TrainingConfig | RejectionConfig | EvaluateConfig, room: Roo
     one = at_work[busiest]
     number = max(fitting(one, room), longest)
     models = "weights" if len(footprints) == 1 else f"the weights of {len(footprints)} models"
-    why = "the most that a run chooses itself" if number >= most(room) else "as many as there is room for"
+    why = "the upper limit of the automatic choice" if number >= most(room) else "as many as there is room for"
     line = f"{KEY}: {number} tokens in one pass, {why}; {_gib(room.free)} are free {room.where}, of which {models}"
     line += ", gradients and optimizer" if isinstance(config, TrainingConfig) else ""
     line += f" take about {_gib(one.held)} and each token {_mib(one.per_token)}"
