@@ -11,23 +11,53 @@ STAGES = ("0", "1", "2", "3")
 REWARDS = ("reward", "reward_regression", "reward_process")
 METHODS = ("sft", *REWARDS, "dpo", "orpo", "simpo", "cpo", "kto", "lora")
 ON_HEAD = "lora on the head"  # under stage 3 alone, where an adapter's weights are sharded too
+SLOW = dict.fromkeys(("reward_regression", "reward_process", "orpo", "simpo", "cpo"), ("1", "2"))  # another loss
+CASES = [(method, stage) for stage in STAGES for method in METHODS] + [(ON_HEAD, "3")]
+FIRST = [(method, stage) for method, stage in CASES if stage not in SLOW.get(method, ())]
 TOLERANCE = 1e-5
+Found = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> list[dict[str, Any]]:
-    """Of one process without ZeRO, and of two under each stage."""
-    script, folder = Path(__file__).with_name("vocabulary_ranks.py"), tmp_path_factory.mktemp("vocabulary")
-    run_ranks(script, [str(folder / "1.json"), "none"], processes=1)
-    run_ranks(script, [str(folder / "2.json"), *STAGES], processes=2, timeout_s=1200)
-    return [json.loads((folder / f"{processes}.json").read_text()) for processes in (1, 2)]
+def run(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> Callable[..., Found]:
+    """What is found of cases, method and stage, in so many processes."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+
+    def call(name: str, cases: list[tuple[str, str]], processes: int) -> Found:
+        out, words = folder / f"{name}.json", ["/".join(case) for case in cases]
+        script = Path(__file__).with_name("vocabulary_ranks.py")
+        run_ranks(script, [str(out), *words], processes=processes, timeout_s=1200)
+        return json.loads(out.read_text())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def one(run: Callable[..., Found]) -> Found:
+    return run("one", [(method, "none") for method in (*METHODS, ON_HEAD)], 1)
+
+
+@pytest.fixture(scope="module")
+def two(run: Callable[..., Found]) -> Found:
+    return run("two", FIRST, 2)
+
+
+@pytest.fixture(scope="module")
+def rest(run: Callable[..., Found]) -> Found:
+    return run("rest", [case for case in CASES if case not in FIRST], 2)
+
+
+@pytest.fixture
+def shared(method: str, stage: str, request: pytest.FixtureRequest) -> Found:
+    """Of a method under a stage, in two processes."""
+    return request.getfixturevalue("two" if (method, stage) in FIRST else "rest")[f"{method}/{stage}"]
 
 
 @pytest.mark.parametrize(
-    ("method", "stage"), [(method, stage) for method in METHODS for stage in STAGES] + [(ON_HEAD, "3")]
+    ("method", "stage"), [pytest.param(*case, marks=[] if case in FIRST else pytest.mark.slow) for case in CASES]
 )
-def test_two_processes_are_one(method: str, stage: str, found: list[dict[str, Any]]) -> None:
-    plain, shared = found[0][f"{method}/none"], found[1][f"{method}/{stage}"]
+def test_two_processes_are_one(method: str, stage: str, one: Found, shared: Found) -> None:
+    plain = one[f"{method}/none"]
     assert len(plain["loss"]) == 10 and plain["loss"][-1] != plain["loss"][0]
     assert shared["loss"] == pytest.approx(plain["loss"], rel=TOLERANCE, abs=TOLERANCE)
     assert shared["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-4, abs=TOLERANCE)
@@ -35,11 +65,9 @@ def test_two_processes_are_one(method: str, stage: str, found: list[dict[str, An
 
 
 @pytest.mark.parametrize(("method", "parts"), [("sft", 1), (ON_HEAD, 3)])
-def test_all_ranks_gather_the_same_weights_and_the_head_once_a_pass(
-    method: str, parts: int, found: list[dict[str, Any]]
-) -> None:
+def test_all_ranks_gather_the_same_weights_and_the_head_once_a_pass(method: str, parts: int, two: Found) -> None:
     """Under ZeRO 3, of modules that run forward and backward in one step."""
-    first, second = found[1][f"gathers/{method}"]
+    first, second = two[f"gathers/{method}"]
     assert first["chunks"] != second["chunks"] and first["micro-batches"] == second["micro-batches"]
     assert max(first["chunks"], second["chunks"]) > 2 * first["micro-batches"]
     assert first["gathers"] == second["gathers"]

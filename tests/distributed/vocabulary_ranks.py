@@ -1,7 +1,7 @@
-"""What one process of the test of a real vocabulary does: ten steps of every method with 131,072 pieces, the logits of
+"""What one process of the test of a real vocabulary does: ten steps of each method with 131,072 pieces, the logits of
 which take another number of chunks on one process than on the other.
 
-python vocabulary_ranks.py OUT STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, as ranks.py.
+python vocabulary_ranks.py OUT METHOD/STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, as ranks.py.
 """
 
 import gc
@@ -27,7 +27,6 @@ from alignment.training.step import train_step
 PIECES = 131_072
 CHUNK = 8  # tokens: as many logits at a time as there are of many thousand tokens in a run
 ON_HEAD = "lora on the head"
-METHODS = ("sft", *ranks.REWARDS, "dpo", "orpo", "simpo", "cpo", "kto", "lora", ON_HEAD)
 
 
 def make_small() -> None:
@@ -83,18 +82,15 @@ def main() -> None:
     gc.freeze()  # as a run does; DeepSpeed collects often
     torch.set_num_threads(1)
     make_small()
-    out, stages = Path(sys.argv[1]), sys.argv[2:]
+    out, cases = Path(sys.argv[1]), [case.split("/") for case in sys.argv[2:]]
     results: dict[str, Any] = {}
-    for stage in stages:
+    for method, stage in cases:
         config = ranks.config_of(stage, out.parent)
         collectives.init(config)
-        for method in METHODS:
-            if method == ON_HEAD and stage not in ("none", "3"):  # the others have every weight whole
-                continue
-            results[f"{method}/{stage}"] = ranks.run(method, stage, config)
-    if "3" in stages:
+        results[f"{method}/{stage}"] = ranks.run(method, stage, config)
+    if [ON_HEAD, "3"] in cases:
         for method in ("sft", ON_HEAD):
-            results[f"gathers/{method}"] = collectives.gathered(gathers(method, config))
+            results[f"gathers/{method}"] = collectives.gathered(gathers(method, ranks.config_of("3", out.parent)))
     if collectives.is_main():
         out.write_text(json.dumps(results))
 
