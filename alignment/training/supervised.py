@@ -94,7 +94,7 @@ def supervised(
         learned, evaluated = _built(config, objective, train, held_out, lambda batches, rows, data: next(given))
     else:
         if isinstance(config, ReferencedConfig):
-            whose = "model.init" if config.model.path is None else config.model.path
+            whose = config.model.adapter or config.model.path or "model.init"
             say(f"reference: {whose} as the run began; all rewards are 0 before step 1, and a tie counts as wrong")
         with engine.partitioned() if isinstance(config, ReferencedConfig) else nullcontext():
             weights = _digest(model, config)
