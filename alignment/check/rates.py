@@ -2,20 +2,21 @@
 
 Each rate is one that was published. What the names stand for, beside TRL's defaults and examples:
 
+    CPO's paper       arXiv:2401.08417, Xu et al.'s code
+    DPO's paper       arXiv:2305.18290, app. B
+    KTO's paper       arXiv:2402.01306
+    ORPO's paper      arXiv:2403.07691, app. C, and its code, of ORPO and of the methods beside it; its OPT models have
+                      125M to 1.3B weights
+    SimPO's paper     arXiv:2405.14734: what it tunes SimPO, and CPO beside it, over
     Alpaca-LoRA, LLaMA-Factory, StackLLaMA  their code (tloen, hiyouga, huggingface/trl)
-    Ethayarajh et al. KTO, arXiv:2402.01306
-    Hong et al.       ORPO, arXiv:2403.07691, app. C, and their code; its OPT models have 125M to 1.3B weights
     Huang et al.      arXiv:2403.17031: 1B to 6.9B
     InstructGPT       arXiv:2203.02155, app. C; it has no rate for PPO but those that were tried, of which 8.05e-6 is
                       the highest that did not diverge (app. E.9)
     Llama 2           arXiv:2307.09288, section 3; 5e-6 is its reward model of 70B
-    Meng et al.       SimPO, arXiv:2405.14734: what they tune SimPO, and CPO beside it, over
     QLoRA             arXiv:2305.14314; 1e-4 is for 33B and 65B
-    Rafailov et al.   DPO, arXiv:2305.18290, app. B
     Schmid            philschmid.de/dpo-align-llms-in-2024-with-trl
     SmolLM2, Zephyr   Hugging Face's alignment-handbook; Zephyr also arXiv:2310.16944, section 4
     Tulu 3            arXiv:2411.15124; the lower of two is for 70B
-    Xu et al.         CPO, arXiv:2401.08417, their code
     Ziegler et al.    arXiv:1909.08593, section 2.2: 774M
 
 Llama 3's DPO at 1e-5 (arXiv:2407.21783, section 4.1.4) is left out: it is ten times the others, beside a second loss.
@@ -67,11 +68,11 @@ class Usual:
 FULL: dict[type[TrainingConfig], Usual] = {
     SFTConfig: Usual({"Llama 2": (2e-5,), "Zephyr": (2e-5,), "InstructGPT": (9.65e-6,), "Tulu 3": (5e-6, 2e-6)}),
     RewardConfig: Usual({"Llama 2": (1e-5, 5e-6), "InstructGPT": (9e-6,), "Huang et al.": (3e-6,), "Tulu 3": (3e-6,)}),
-    DPOConfig: Usual({"Rafailov et al.": (1e-6,), "Zephyr": (5e-7,), "Tulu 3": (5e-7, 2e-7)}),
-    ORPOConfig: Usual({"Hong et al.": (8e-6, 5e-6), "TRL": (1e-6,)}),
-    SimPOConfig: Usual({"Meng et al.": (1e-6, 6e-7, 5e-7, 3e-7)}),
-    CPOConfig: Usual({"TRL": (8e-6, 1e-6), "Meng et al.": (1e-6, 6e-7, 5e-7, 3e-7)}),
-    KTOConfig: Usual({"TRL": (1e-6,), "Ethayarajh et al.": (5e-7,)}),
+    DPOConfig: Usual({"DPO's paper": (1e-6,), "Zephyr": (5e-7,), "Tulu 3": (5e-7, 2e-7)}),
+    ORPOConfig: Usual({"ORPO's paper": (8e-6, 5e-6), "TRL": (1e-6,)}),
+    SimPOConfig: Usual({"SimPO's paper": (1e-6, 6e-7, 5e-7, 3e-7)}),
+    CPOConfig: Usual({"TRL": (8e-6, 1e-6), "SimPO's paper": (1e-6, 6e-7, 5e-7, 3e-7)}),
+    KTOConfig: Usual({"TRL": (1e-6,), "KTO's paper": (5e-7,)}),
     PPOConfig: Usual(
         {
             "InstructGPT": (8.05e-6, 2.55e-6),
@@ -83,10 +84,10 @@ FULL: dict[type[TrainingConfig], Usual] = {
 }
 SMALL_FULL: dict[type[TrainingConfig], Usual] = {
     **FULL,
-    SFTConfig: Usual({"SmolLM2 135M and 360M": (1e-3,), "Hong et al.": (1e-5,)}),
+    SFTConfig: Usual({"SmolLM2 135M and 360M": (1e-3,), "ORPO's paper": (1e-5,)}),
     RewardConfig: Usual({"TRL": (1e-4, 1e-5)}),
-    DPOConfig: Usual({"Hong et al.": (5e-6,), "SmolLM2 135M and 360M": (1e-6,), "TRL": (1e-6, 5e-7)}),
-    PPOConfig: Usual({"Ziegler et al.": (1.41e-5, 7.07e-6), "Hong et al.": (1e-5,), "Huang et al.": (3e-6,)}),
+    DPOConfig: Usual({"ORPO's paper": (5e-6,), "SmolLM2 135M and 360M": (1e-6,), "TRL": (1e-6, 5e-7)}),
+    PPOConfig: Usual({"Ziegler et al.": (1.41e-5, 7.07e-6), "ORPO's paper": (1e-5,), "Huang et al.": (3e-6,)}),
 }
 LORA: dict[type[TrainingConfig], Usual] = {
     SFTConfig: Usual({"Alpaca-LoRA": (3e-4,), "QLoRA": (2e-4, 1e-4), "Zephyr": (2e-4,)}),
@@ -94,7 +95,7 @@ LORA: dict[type[TrainingConfig], Usual] = {
     DPOConfig: Usual({"Schmid": (5e-5,), "Zephyr": (5e-6,), "TRL": (5e-6,)}),
     ORPOConfig: Usual({"TRL": (8e-5,), "LLaMA-Factory": (5e-6,)}),
     SimPOConfig: Usual({"LLaMA-Factory": (5e-6,)}),
-    CPOConfig: Usual({"Xu et al.": (1e-4,), "TRL": (8e-5,)}),
+    CPOConfig: Usual({"CPO's paper": (1e-4,), "TRL": (8e-5,)}),
     KTOConfig: Usual({"LLaMA-Factory": (5e-6,)}),
     PPOConfig: Usual({"StackLLaMA": (1.4e-5,), "LLaMA-Factory": (1e-5,)}),
 }
@@ -129,6 +130,6 @@ def learning_rate(config: TrainingConfig, num_weights: int) -> Verdict:
         times, nearest = f"{rate / usual.low:.1g} times the lowest", usual.low
     figure += f"; it is {times} of them"
     if num_weights < TOY and rate > usual.high:
-        way = f"keep it if the loss falls, else take train.learning_rate={nearest:g}"
+        way = f"see that replies stay sound (alignment evaluate), or take train.learning_rate={nearest:g}"
         return Verdict(name, grade, f"{figure}; those models are far larger, and a small one often needs more: {way}")
     return Verdict(name, grade, f"{figure}: take train.learning_rate={nearest:g}")

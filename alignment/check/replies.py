@@ -52,7 +52,7 @@ def stops(samples: Samples, tokenizer: PreTrainedTokenizerBase, asked: int, *, o
 
 
 def begins_to_stop(samples: Samples, tokenizer: PreTrainedTokenizerBase, known: float, *, is_taught: bool) -> Verdict:
-    """The same of a task that draws no replies: that one ends, or that the end is likely where the rows have one.
+    """The same of a task that draws no replies: that half of them end, or that the end is likely where rows have one.
 
     Args:
         known: what `end_probability` gives.
@@ -65,8 +65,8 @@ def begins_to_stop(samples: Samples, tokenizer: PreTrainedTokenizerBase, known: 
     figure += f"the model gives the end of the rows' replies a probability of {100 * known:.2g}% (median)"
     if known > KNOWN:
         return Verdict("a reply stops", Grade.ok, f"{figure}, above {100 * KNOWN:g}%: it knows the end")
-    if ended:
-        return Verdict("a reply stops", Grade.ok, f"{figure}; one that ends is enough")
+    if 2 * ended >= len(replies):
+        return Verdict("a reply stops", Grade.ok, f"{figure}; half of them end")
     figure += f", below {100 * KNOWN:g}%, so that it does not know it"
     if is_taught:
         return Verdict("a reply stops", Grade.ok, f"{figure}; this run is to teach it")

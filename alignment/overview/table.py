@@ -57,7 +57,7 @@ def _evaluations(found: Sequence[Status], names: Sequence[str]) -> Iterator[str]
     having = [n for n, status in enumerate(found) if not status.damage and RunFolder(status.folder).summary.exists()]
     if having:
         which = ", ".join(names[n] for n in having)
-        yield f"what was found of each model by {which}: alignment status {shlex.quote(str(found[having[0]].folder))}"
+        yield f"results of {which}, model by model: alignment status {shlex.quote(str(found[having[0]].folder))}"
 
 
 def _is_worth(status: Status) -> bool:

@@ -115,7 +115,7 @@ def _of_scorer(config: TrainingConfig, folder: str, rows: str | None) -> Iterato
     elif isinstance(config, RewardConfig) and rows is not None:
         yield f"alignment evaluate --reward {folder} --pairs {rows.replace('data.', 'pairs.')}"
     elif isinstance(config, RewardConfig):
-        yield f"alignment evaluate --reward {folder} --pairs FILE"
+        yield f"alignment evaluate --reward {folder} --pairs FILE{_columns(config.data, 'pairs')}"
 
 
 def _with_reward(config: TrainingConfig, files: RunFolder) -> Iterator[str]:
@@ -169,6 +169,12 @@ def _data_words(data: DataConfig) -> str | None:
     return " ".join(shlex.quote(f"{key}={value}") for key, value in words.items() if value not in (None, "{}"))
 
 
+def _columns(data: DataConfig, part: str) -> str:
+    """Of a file that has the same."""
+    named = ", ".join(f"{key}: {name}" for key, name in data.columns.items())
+    return f" {shlex.quote(f'{part}.columns={{{named}}}')}" if named else ""
+
+
 def _limits(data: DataConfig) -> dict[str, int]:
     """The lengths that were asked for in place of those of the recipes."""
     own = {"max_length": data.max_length, "max_prompt_length": data.max_prompt_length}
@@ -194,7 +200,7 @@ def _beside_its_start(config: TrainingConfig, folder: str, rows: str | None) -> 
     elif rows is not None:
         yield f"alignment evaluate {'' if start is None else f'{shlex.quote(start)} '}{folder} --data {rows}"
     elif isinstance(config, ReferencedConfig) and start is not None:
-        yield f"alignment evaluate {shlex.quote(start)} {folder} --data FILE"
+        yield f"alignment evaluate {shlex.quote(start)} {folder} --data FILE{_columns(config.data, 'data')}"
 
 
 def _rows(data: DataConfig) -> str | None:

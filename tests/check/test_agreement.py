@@ -135,9 +135,9 @@ def test_a_model_that_does_not_learn_is_found(verdict: Callable[..., Any], monke
     def frozen(engine: Any, objective: Any, batches: Any) -> Any:
         for group in engine.optimizer.param_groups:
             group["lr"] = 0.0
-        return step.train_step(engine, objective, batches)
+        return step.taken_step(engine, objective, batches)
 
-    monkeypatch.setattr(learning, "train_step", frozen)
+    monkeypatch.setattr(learning, "taken_step", frozen)
     assert verdict(LEARNS, SFTConfig, "demonstrations").grade is Grade.fail
 
 

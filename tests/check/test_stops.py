@@ -13,7 +13,8 @@ from alignment.check.verdict import Grade
     ("ended", "known", "is_taught", "grade", "end"),
     [
         (0, 0.079, False, Grade.ok, "a probability of 7.9% (median), above 5%: it knows the end"),
-        (1, 0.001, False, Grade.ok, "a probability of 0.1% (median); one that ends is enough"),
+        (2, 0.001, False, Grade.ok, "a probability of 0.1% (median); half of them end"),
+        (1, 0.001, False, Grade.warn, "SFT comes before this"),
         (0, 0.001, True, Grade.ok, "below 5%, so that it does not know it; this run is to teach it"),
         (0, 0.001, False, Grade.warn, "SFT comes before this"),
     ],

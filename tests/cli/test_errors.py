@@ -87,7 +87,7 @@ COMMANDS = {
     "group": ("run tiny_dpo loss=1", "loss holds keys of its own, got 1"),
     "null": ("run tiny_dpo seed=null", "seed must have a value, got null"),
     "enum": ("run tiny_dpo loss.variant=sigmod", r"one of sigmoid, sigmoid_norm, .*, got 'sigmod' \(did you mean 's"),
-    "nested enum": ("run tiny_dpo distributed.precision=fp8", "one of auto, float32, bfloat16, got 'fp8'"),
+    "nested enum": ("run tiny_dpo distributed.precision=fp8", "one of auto, float32, bfloat16, float16, got 'fp8'"),
     "tracker": (
         "run tiny_dpo log.trackers=[tensorbord]",
         r"log.trackers\[0\] must be .* \(did you mean 'tensorboard'\?\)",

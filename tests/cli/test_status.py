@@ -490,7 +490,7 @@ def test_an_evaluation_has_a_page_of_its_own(alignment: Callable[..., Any], tmp_
         "  report    out/report.html",
     ]
     table = alignment("status", ".").out.splitlines()
-    assert table[2:] == ["what was found of each model by out: alignment status out", "1 of 1 finished"]
+    assert table[2:] == ["results of out, model by model: alignment status out", "1 of 1 finished"]
 
 
 def test_the_table_marks_what_was_steered_and_what_was_made_longer(
