@@ -49,9 +49,21 @@ def settled(config: Run) -> Run:
     folder = located(config.model.adapter)
     if not (folder / ADAPTER_FILE).is_file():
         return config
+    _require_apart(config.model.path, folder)
     model: ModelConfig = replace(config.model, path=config.model.path or _base(folder), lora=_shape(config, folder))
     settled_config: Run = replace(config, model=model)
     return settled_config
+
+
+def _require_apart(path: str | None, folder: Path) -> None:
+    """Raise `ConfigError` where `model.path` is what the adapter is merged into already."""
+    if path is None:
+        return
+    base = located(path).resolve()
+    is_own = folder.resolve() in (base, base / BESIDE, base / "model" / BESIDE)
+    rule = f"{KEY} must be apart from model.path={path}, into whose weights it is merged"
+    way = "leave model.path out, and it is trained on its own base, or model.adapter"
+    require(not is_own, f"{rule} ({way})", str(folder))
 
 
 def _base(folder: Path) -> str:
@@ -68,12 +80,23 @@ def _shape(config: TrainingConfig, folder: Path) -> LoraConfig:
     asked, own = config.model.lora, _own(folder)
     given = asked.given() | ({"rank": asked.rank} if asked.rank else {})
     for name, value in own.items():
-        is_other = name in given and (
-            set(value) != set(given[name]) if isinstance(value, list) else value != given[name]
-        )
+        is_other = name in given and not _is_same(value, given[name])
         rule = f"model.lora.{name} must be left out beside model.adapter, whose own is {value} ({folder})"
         require(not is_other, rule, given.get(name))
     return replace(asked, **own)
+
+
+def _is_same(own: Any, asked: Any) -> bool:
+    """Modules may be named by the end of their names."""
+    if not isinstance(own, list):
+        return bool(own == asked)
+    return all(any(_ends(each, name) for name in asked) for each in own) and all(
+        any(_ends(each, name) for each in own) for name in asked
+    )
+
+
+def _ends(module: str, name: str) -> bool:
+    return f".{module}".endswith(f".{name}")
 
 
 def _own(folder: Path) -> dict[str, Any]:
@@ -84,6 +107,10 @@ def _own(folder: Path) -> dict[str, Any]:
             rule = f"{KEY}: {name} in {str(folder / ADAPTER_FILE)!r} must be a number >= 1"
             raise ConfigError(f"{rule}, got {value!r}")
     whole = settings.get("modules_to_save") or []
+    for name, value in (("modules_to_save", whole), ("target_modules", [] if targets is None else targets)):
+        are_names = isinstance(value, list) and all(isinstance(each, str) for each in value)
+        if not are_names and not (name == "target_modules" and isinstance(value, str)):
+            raise ConfigError(f"{KEY}: {name} in {str(folder / ADAPTER_FILE)!r} must be a list of names, got {value!r}")
     own: dict[str, Any] = {"rank": rank, "alpha": alpha, "modules_to_save": list(whole)}
     own |= {"rslora": bool(settings.get("use_rslora")), "dora": bool(settings.get("use_dora"))}
     if targets is None:

@@ -159,6 +159,8 @@ class ModelConfig(Config):
         require(not self.is_packed or (self.path or self.adapter) is not None, rule, self.quantization.value)
 
     def _check_lora(self) -> None:
+        rule = f"model.quantization must be none with model.lora.init={self.lora.init.value}, which changes the weights"
+        require(not (self.is_packed and self.lora.init.changes_base), rule, self.quantization.value)
         for key, value in self.lora.given().items():
             rule = f"model.lora.{key} goes with model.lora.rank > 0"
             require(self.lora.rank > 0 or self.adapter is not None, rule, value)

@@ -186,6 +186,7 @@ def load_critic(
 ) -> ScalarModel:
     """The critic: from the folder of a reward model, which `key` names, else the policy's own body with a new scalar
     head. Its weights are where the policy's are."""
+    whole = config.lora.modules_to_save
     config = replace(config, lora=replace(config.lora, modules_to_save=[]))  # the policy's
     if path is not None:
         config = replace(config, path=path, adapter=None)
@@ -193,6 +194,11 @@ def load_critic(
         if not has_routers(read_config(folder)):  # model.router_loss is the policy's
             config = replace(config, router_loss=None)
         return load_reward_model(config, tokenizer, policy.placement, key=key)
+    if config.adapter is not None and whole:
+        rule = (
+            f"{key} must name a reward model with model.adapter={config.adapter}, which trains {', '.join(whole)} whole"
+        )
+        raise ConfigError(f"{rule} and is no beginning of a critic; model.path={config.adapter} merges it, got null")
     if config.path is not None:
         return load_scalar_model(config, tokenizer, policy.placement)
     critic = load_scalar_model(replace(config, lora=LoraConfig()), tokenizer, policy.placement)

@@ -36,6 +36,8 @@ def train_whole(hf: PreTrainedModel, names: Sequence[str], placement: Placement,
         found = [path for path in modules if path == name or path.endswith(f".{name}")]
         if not found and are_all_here:
             raise ConfigError(f"{KEY} must be modules of a {type(hf).__name__}, got {name!r}")
+        if found and not any(True for path in found for _ in modules[path].parameters()):
+            raise ConfigError(f"{KEY} must be modules that have weights, got {name!r}")
         for inner in (inner for path in found for inner in modules[path].modules()):
             if is_adapted(inner) or is_quantized(inner):
                 why = "have an adapter (model.lora.targets)" if is_adapted(inner) else "be quantized"

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alignment.config.hub import OF_RUNS, located
+from alignment.config.errors import UserError
+from alignment.config.hub import OF_RUNS, Kind, located, pinned_name
 from alignment.config.sources import SourceConfig
 from alignment.config.tasks import EvaluateConfig
+from alignment.data.read import files_of
 from alignment.runs.folder import RunFolder
 from alignment.runs.settings import settings_of
 from alignment.terminal import say
@@ -33,17 +35,36 @@ def warn_of_known_rows(config: EvaluateConfig) -> None:
 
 def _both(source: SourceConfig, model: str) -> Iterator[str]:
     """What the evaluation reads and the model has learned from."""
-    run = _run_of(model)
-    data = settings_of(run.path).get("data") if run.config.is_file() else None
-    train = data.get("train") if isinstance(data, dict) else None
-    learned = {_place(each) for each in _paths(train)}
-    yield from (path for path in source.paths() if _place(path) in learned)
+    learned = _learned(model)
+    yield from (path for path in source.paths() if _files(path) & learned)
+
+
+def _learned(model: str) -> set[str]:
+    """The files that its run has read, and those of the runs that it went on from."""
+    files, seen = set[str](), set[Path]()
+    begun: str | None = model
+    while begun is not None and (run := _run_of(begun)).path not in seen and run.config.is_file():
+        seen.add(run.path)
+        try:
+            settings = settings_of(run.path)
+        except UserError:  # whoever reads it for more will tell
+            return files
+        for part in (settings, settings.get("ptx")):
+            data = part.get("data") if isinstance(part, dict) else None
+            for path in _paths(data.get("train") if isinstance(data, dict) else None):
+                files |= _files(path)
+        own = settings.get("model")
+        before = [own.get(key) for key in ("adapter", "path")] if isinstance(own, dict) else []
+        begun = next((each for each in before if isinstance(each, str)), None)
+    return files
 
 
 def _run_of(model: str) -> RunFolder:
     """The folder of the run that has made it, if one has."""
     folder = located(model)
-    return RunFolder(folder.parent if folder.name in OF_RUNS else folder)
+    while folder.name in OF_RUNS and not RunFolder(folder).config.is_file():
+        folder = folder.parent
+    return RunFolder(folder)
 
 
 def _paths(train: Any) -> Iterator[str]:
@@ -56,11 +77,16 @@ def _paths(train: Any) -> Iterator[str]:
                 yield from _paths(each)
         case {"path": path}:
             yield from _paths(path)
-            for key in ("join", "mix"):
-                for each in (train.get(key) or {}).values():
+            for inner in (train.get("join"), train.get("mix")):
+                for each in inner.values() if isinstance(inner, dict) else ():
                     yield from _paths(each)
 
 
-def _place(path: str) -> str:
-    """Of a file here, by whatever name; a set on the hub by its own, whose commit counts."""
-    return str(Path(path).resolve()) if Path(path).exists() else path
+def _files(path: str) -> set[str]:
+    """Those that a path, a folder or a pattern stands for; a set on the hub by its name, whose commit counts."""
+    if pinned_name(path, Kind.data) is not None:
+        return {path}
+    try:
+        return {str(file.resolve()) for file in files_of(path)}
+    except UserError:  # gone since
+        return set()

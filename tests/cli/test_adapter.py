@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +84,25 @@ def test_what_is_no_adapter_to_train_on_is_refused(
     )
     assert "model.adapter must be null for rejection" in said(f"model.adapter={adapter}", recipe="tiny_rejection")
     settings = json.loads((adapter / "adapter_config.json").read_text())
+    for odd in ({"modules_to_save": 5}, {"modules_to_save": "lm_head"}, {"target_modules": 5}):
+        (adapter / "adapter_config.json").write_text(json.dumps(settings | odd))
+        told = said(f"model.adapter={adapter}")
+        assert f"model.adapter: {next(iter(odd))} in" in told and "must be a list of names, got" in told
+    (adapter / "adapter_config.json").write_text(json.dumps(settings | {"modules_to_save": ["model.embed_tokens"]}))
+    named = "model.lora.modules_to_save="
+    assert "whose own is ['model.embed_tokens']" in said(f"model.adapter={adapter}", f"{named}[lm_head]")
+    assert "it has no model.embed_tokens.weight" in said(f"model.adapter={adapter}", f"{named}[embed_tokens]")
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    shutil.copytree(families / "small", "merged")
+    shutil.copytree(adapter, "merged/adapter")
+    assert "model.adapter must be apart from model.path=" in said("model.adapter=merged", "model.path=merged")
+    packed = (
+        "model.lora.rank=4",
+        "model.lora.init=pissa",
+        "model.quantization=nf4",
+        f"model.path={families / 'small'}",
+    )
+    assert "model.quantization must be none with model.lora.init=pissa" in said(*packed)
     (adapter / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "gone/base/x"}))
     assert "model.path must name the base of the adapter" in said(f"model.adapter={adapter}")
     (adapter / "adapter_config.json").write_text(json.dumps(settings | {"peft_type": "IA3"}))

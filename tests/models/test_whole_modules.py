@@ -132,6 +132,7 @@ def test_what_cannot_be_trained_so_is_refused(
 
     assert said(tiny_init, "head") == "model.lora.modules_to_save must be modules of a LlamaForCausalLM, got 'head'"
     assert "modules that do not have an adapter (model.lora.targets), got 'mlp'" in said(tiny_init, "mlp")
+    assert said(tiny_init, "act_fn").endswith("must be modules that have weights, got 'act_fn'")
     gpt2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 4}
     assert "must leave out 'transformer.wte' of this model, whose head is the same weight" in said(gpt2, "lm_head")
     with pytest.raises(ConfigError, match=r"^model\.lora\.modules_to_save goes with model\.lora\.rank > 0"):
@@ -143,3 +144,6 @@ def test_a_critic_trains_none_of_the_policy_s(
 ) -> None:
     critic = load_critic(None, ModelConfig(path=str(base), lora=LORA), model, tokenizer)
     assert {name for name in critic.trained() if ".lora_" not in name} == {"hf.score.weight"}
+    adapted = ModelConfig(path=str(base), adapter="runs/a", lora=LORA)
+    with pytest.raises(ConfigError, match=r"^critic\.path must name a reward model with model\.adapter=runs/a, which"):
+        load_critic(None, adapted, model, tokenizer)
