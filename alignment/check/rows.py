@@ -15,16 +15,19 @@ from alignment.data.json_rows import Row
 from alignment.data.labels import SINGLE_REPLIES
 from alignment.data.layout import laid_out
 from alignment.data.loaded import Loaded
-from alignment.data.margins import margin_words
+from alignment.data.margins import SCALES, margin_words
 from alignment.data.numbers import numbers
 from alignment.data.records import DataError
 from alignment.models.positions import max_positions
 
 MANY = 0.5  # of rows, prompts or completions: what is left is no longer the data that the user means
 SOME = 0.01  # of them: a row in a hundred is what real data lose
+_SMALL, _LARGE = SCALES[MarginScale.small], SCALES[MarginScale.large]
 MARGINS = (
-    "reward models and DPO learn with ratings as margins by data.margin.scale=small ('better' is 0.667, 'slightly "
-    "better' 0.333) or large (2 and 1), and with scores in chosen_score and rejected_score by data.margin.scale=score"
+    "reward models and DPO learn with ratings as margins by data.margin.scale=small "
+    f"('better' is {_SMALL['better']:.3g}, 'slightly better' {_SMALL['slightly_better']:.3g}) or large "
+    f"({_LARGE['better']:.3g} and {_LARGE['slightly_better']:.3g}), and with scores in chosen_score and rejected_score "
+    "by data.margin.scale=score"
 )
 RATINGS = ("rating", "margin", "chosen_score", "rejected_score", "score_chosen", "score_rejected")
 SCORES = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))

@@ -70,11 +70,16 @@ def comparison(found: list[Status]) -> Iterator[str]:
     for other in evaluations[1:]:
         yield from differences(evaluations[0], other)
     without = [name for name, each in zip(names, scored, strict=True) if each is None]
-    if without == names:
+    if without == names and all(_replies(task_of(each)) for each in settings):
         what = "their replies are not compared here; prompt by prompt that is done by"
         yield f"{what} alignment evaluate {_shown(found)} --data FILE"
-    elif without:
+    elif without and evaluations:
         yield f"not paired by prompt, without a scores.jsonl as evaluations have it: {', '.join(without)}"
+
+
+def _replies(task: str) -> bool:
+    """Whether the runs of a task leave a model that replies."""
+    return task in TASKS and TASKS[task].is_policy
 
 
 def _shown(found: list[Status]) -> str:

@@ -29,7 +29,6 @@ from alignment.runs.rows import read_rows
 from alignment.runs.settings import settings_of, task_of
 from alignment.terminal import say
 
-RECIPES = {"max_length": 2048, "max_prompt_length": 1024}  # of dpo and ppo
 SCORERS = (RewardConfig, RewardRegressionConfig, RewardProcessConfig)
 
 
@@ -115,7 +114,7 @@ def _of_scorer(config: TrainingConfig, folder: str, rows: str | None) -> Iterato
     elif isinstance(config, RewardConfig) and rows is not None:
         yield f"alignment evaluate --reward {folder} --pairs {rows.replace('data.', 'pairs.')}"
     elif isinstance(config, RewardConfig):
-        yield f"alignment evaluate --reward {folder} --pairs FILE{_columns(config.data, 'pairs')}"
+        yield f"alignment evaluate --reward {folder} --pairs {_of_a_file(config.data, 'pairs')}"
 
 
 def _with_reward(config: TrainingConfig, files: RunFolder) -> Iterator[str]:
@@ -160,25 +159,24 @@ def _data_words(data: DataConfig) -> str | None:
         return None
     words = {
         "data.format": None if data.format in (Format.auto, Format.native) else data.format.value,
-        "data.columns": "{" + ", ".join(f"{key}: {name}" for key, name in data.columns.items()) + "}",
+        "data.columns": _named_columns(data),
         "data.train.path": data.train.path,
         "data.eval.path": data.eval.path,
         "data.eval.fraction": data.eval.fraction,
-        **{f"data.{key}": value for key, value in _limits(data).items()},
+        "data.max_length": data.max_length,
+        "data.max_prompt_length": data.max_prompt_length,
     }
-    return " ".join(shlex.quote(f"{key}={value}") for key, value in words.items() if value not in (None, "{}"))
+    return " ".join(shlex.quote(f"{key}={value}") for key, value in words.items() if value is not None)
 
 
-def _columns(data: DataConfig, part: str) -> str:
-    """Of a file that has the same."""
-    named = ", ".join(f"{key}: {name}" for key, name in data.columns.items())
-    return f" {shlex.quote(f'{part}.columns={{{named}}}')}" if named else ""
+def _named_columns(data: DataConfig) -> str | None:
+    return "{" + ", ".join(f"{key}: {name}" for key, name in data.columns.items()) + "}" if data.columns else None
 
 
-def _limits(data: DataConfig) -> dict[str, int]:
-    """The lengths that were asked for in place of those of the recipes."""
-    own = {"max_length": data.max_length, "max_prompt_length": data.max_prompt_length}
-    return {key: value for key, value in own.items() if value != RECIPES[key]}
+def _of_a_file(data: DataConfig, part: str) -> str:
+    """FILE, for one that is to come, with the columns that this run's has."""
+    named = _named_columns(data)
+    return "FILE" if named is None else f"FILE {shlex.quote(f'{part}.columns={named}')}"
 
 
 def _learn_selected(config: RejectionConfig, files: RunFolder) -> str:
@@ -193,14 +191,14 @@ def _learn_selected(config: RejectionConfig, files: RunFolder) -> str:
 
 def _beside_its_start(config: TrainingConfig, folder: str, rows: str | None) -> Iterator[str]:
     """Its model against the one that it began as, on the prompts of its held-out rows."""
-    start = config.model.path
+    start = config.model.adapter or config.model.path
     if config.data.format is Format.toy and start is not None and has_rows(config.data, "eval"):
         runs = shlex.quote(f"runs={{before: {start}, after: {folder}}}")
         yield f"alignment run tiny_evaluate {runs} baseline=before"
     elif rows is not None:
         yield f"alignment evaluate {'' if start is None else f'{shlex.quote(start)} '}{folder} --data {rows}"
     elif isinstance(config, ReferencedConfig) and start is not None:
-        yield f"alignment evaluate {shlex.quote(start)} {folder} --data FILE{_columns(config.data, 'data')}"
+        yield f"alignment evaluate {shlex.quote(start)} {folder} --data {_of_a_file(config.data, 'data')}"
 
 
 def _rows(data: DataConfig) -> str | None:

@@ -109,7 +109,7 @@ def _choose(config: TrainingConfig | RejectionConfig | EvaluateConfig, room: Roo
     why = "the upper limit of the automatic choice" if number >= most(room) else "as many as there is room for"
     line = f"{KEY}: {number} tokens in one pass, {why}; {_gib(room.free)} are free {room.where}, of which {models}"
     line += ", gradients and optimizer" if isinstance(config, TrainingConfig) else ""
-    line += " (no reference: its log-probs come first)" if isinstance(config, ReferencedConfig) else ""
+    line += " (the reference's log-probs come first, it is not held)" if isinstance(config, ReferencedConfig) else ""
     line += f" take about {_gib(one.held)} and each token {_mib(one.per_token)}"
     line += f" (in {_whose(config, busiest)}, the most)" if len(footprints) > 1 else ""
     say(f"{line}; {WAY}")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,13 @@ def test_a_run_begins_at_its_reference_and_goes_on_to_the_same_bits(
         ended = alignment(*words, *more)
         assert ended.code == 0, ended.err
     assert "going on from" in ended.out
+    if case == "dpo":  # beside what it began as, which is no bare base
+        words_next = next(line for line in ended.out.splitlines() if line.startswith("next: alignment run"))
+        assert "before: adapter, after: out" in words_next
+        shown = alignment(
+            *shlex.split(words_next)[2:], "data.eval.limit=2", "generation.max_new_tokens=2", "output_dir=e"
+        )
+        assert (shown.code, shown.err) == (0, [])
     assert alignment(*words, "train.max_steps=2", "output_dir=whole").code == 0
     first, second = map(json.loads, Path("out/metrics.jsonl").read_text().splitlines())
     assert {key: first[key] for key in expected} == pytest.approx(expected, abs=1e-6)

@@ -11,9 +11,9 @@ from alignment.evaluate.metrics import paired_difference, proportion
 from alignment.runs.scores import write_scores
 
 
-def trained(folder: Path, beta: float, accuracy: float) -> None:
+def trained(folder: Path, beta: float, accuracy: float, task: str = "dpo") -> None:
     folder.mkdir(parents=True)
-    settings = f"defaults: [{{task: dpo}}, _self_]\noutput_dir: {folder.name}\nseed: 0\nloss: {{beta: {beta}}}\n"
+    settings = f"defaults: [{{task: {task}}}, _self_]\noutput_dir: {folder.name}\nseed: 0\nloss: {{beta: {beta}}}\n"
     (folder / "config.yaml").write_text(settings)
     (folder / "started.json").write_text("{}")
     row = {"step": 4, "loss": 0.5, "eval/rewards/accuracy": accuracy, "eval/rewards/pairs": 40}
@@ -54,6 +54,8 @@ def test_runs_side_by_side(alignment: Callable[..., Any], tmp_path: Path) -> Non
     assert lines[5][0] == "eval/rewards/accuracy" and lines[5][2] == f"0.75 [{low:.3g}, {high:.3g}]"
     assert lines[6][0].endswith("prompt by prompt that is done by alignment evaluate a b --data FILE")
     assert len(lines) == 7  # what both share is not shown
+    trained(tmp_path / "c", 0.1, 0.5, task="reward")  # which replies to nothing
+    assert said(alignment("compare", "a", "c"))[-1][0] == "eval/rewards/accuracy"
 
 
 def test_a_folder_stands_for_its_runs(alignment: Callable[..., Any], tmp_path: Path) -> None:

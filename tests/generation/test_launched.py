@@ -49,6 +49,9 @@ class Runs:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.default_int_handler
+            ),  # a background shell ignores it
         )
 
     def end(self, *words: str, **more: str) -> tuple[int, str, str]:
