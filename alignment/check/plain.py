@@ -18,7 +18,9 @@ from alignment.config.model import ModelConfig
 from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import merged_state
+from alignment.models.folder import read_config
 from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
+from alignment.models.rope import scale_rope
 from alignment.models.vocabulary import resize
 
 HEAD = "score.weight"
@@ -42,7 +44,12 @@ def plain_model(model: LanguageModel | ScalarModel, settings: ModelConfig) -> Pr
         apart = [each for each in folder.adapters if each != folder.path]
         on_hub = apart if any(base_on_hub(each, "model.path") for each in apart) else []  # not read by its name anew
         where = folder.path if on_hub else located(settings.path)
-        hf, found = auto.from_pretrained(where, output_loading_info=True, trust_remote_code=trusted, **labels, **PLAIN)
+        given: dict[str, Any] = labels
+        if settings.rope.rope_type is not None:
+            config = scale_rope(read_config(folder), settings.rope, f"model.path {settings.path!r}")
+            config.num_labels = 1
+            given = {"config": config}
+        hf, found = auto.from_pretrained(where, output_loading_info=True, trust_remote_code=trusted, **given, **PLAIN)
         for number, adapter in enumerate(on_hub):
             hf.load_adapter(str(adapter), adapter_name=f"adapter_{number}")
         if HEAD in found["missing_keys"]:

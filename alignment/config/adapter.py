@@ -1,6 +1,6 @@
 """A saved adapter that is trained on: where it lies, and what of `model` it settles. Asked of its files alone."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,6 +8,7 @@ from alignment.config.errors import ConfigError, require
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE, base_of, read_json
 from alignment.config.hub import located
 from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.rope import RopeConfig
 from alignment.config.run import RunConfig, TrainingConfig
 
 KEY = "model.adapter"
@@ -50,6 +51,7 @@ def settled(config: Run) -> Run:
     if not (folder / ADAPTER_FILE).is_file():
         return config
     _require_apart(config.model.path, folder)
+    _require_scaling(config.model, folder)
     model: ModelConfig = replace(config.model, path=config.model.path or _base(folder), lora=_shape(config, folder))
     settled_config: Run = replace(config, model=model)
     return settled_config
@@ -64,6 +66,29 @@ def _require_apart(path: str | None, folder: Path) -> None:
     rule = f"{KEY} must be apart from model.path={path}, into whose weights it is merged"
     way = "leave model.path out, and it is trained on its own base, or model.adapter"
     require(not is_own, f"{rule} ({way})", str(folder))
+
+
+def _require_scaling(model: ModelConfig, folder: Path) -> None:
+    """Raise `ConfigError` where the model that a run has left beside the adapter has RoPE scaling, which an adapter's
+    own files have no place for, and the run that trains it on does not say how its base is to be read."""
+    if model.rope.rope_type is not None or folder.name != BESIDE or not (folder.parent / MODEL_FILE).is_file():
+        return
+    beside, base = folder.parent, base_of(folder, KEY) if model.path is None else located(model.path)
+    own = _rope(beside)
+    if base is None or own in ({}, _rope(base)):
+        return
+    given = ", ".join(f"{name}: {value}" for name, value in own.items())
+    rule = f"model.rope must be given beside {KEY}={model.adapter}, which was trained with a scaling that its base has"
+    raise ConfigError(f"{rule} not: 'model.rope={{{given}}}', got null")
+
+
+def _rope(folder: Path) -> dict[str, Any]:
+    """The RoPE scaling that a model's config names; nothing where it has none."""
+    settings = read_json(folder / MODEL_FILE, KEY) if (folder / MODEL_FILE).is_file() else {}
+    found = settings.get("rope_parameters") or {}
+    found = found.get("full_attention", found)
+    names = {each.name for each in fields(RopeConfig)}
+    return {name: value for name, value in found.items() if name in names} if "factor" in found else {}
 
 
 def _base(folder: Path) -> str:

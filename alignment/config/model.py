@@ -8,6 +8,7 @@ from typing import Any
 from alignment.config.base import Config
 from alignment.config.errors import ConfigError, require
 from alignment.config.marks import ADAPTER, MODEL, TOKENIZER
+from alignment.config.rope import RopeConfig
 from alignment.user_error import nearest
 
 
@@ -144,6 +145,7 @@ class ModelConfig(Config):
     router_loss: float | None = None
     """Weight of a mixture of experts' load-balancing loss (arXiv:2101.03961, eq. 4). Null: the model's own
     `router_aux_loss_coef`, where its config sets `output_router_logits`."""
+    rope: RopeConfig = field(default_factory=RopeConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """A vLLM server that the run starts, and that ends with it, however it ends."""
 
+import json
 import os
 import re
 import socket
@@ -7,8 +8,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -19,7 +21,7 @@ from alignment.generation import keeper
 from alignment.process import LAUNCHED_BY
 
 HOST = "127.0.0.1"
-UNTIED = '{"tie_word_embeddings": false}'
+UNTIED: dict[str, Any] = {"tie_word_embeddings": False}
 OF_LAUNCHERS = ("TORCHELASTIC_", "SLURM_", "SRUN_", "PMI_", "PMIX_")  # how their variables begin
 OF_RANKS = (  # who a process of the run is among the others, which a server's own processes would take for theirs
     *(*RANKS, "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE"),
@@ -46,6 +48,8 @@ class Asked:
     """Tokens of a prompt and its reply."""
     gpus: Sequence[str]
     """As CUDA_VISIBLE_DEVICES names them; none: it is on a CPU."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """What the run has in place of the model's own config."""
 
 
 @dataclass(slots=True)
@@ -95,10 +99,14 @@ def words(config: VLLMConfig, asked: Asked, port: int) -> list[str]:
         flags.append("--enable-sleep-mode")
     if asked.trusted:
         flags.append("--trust-remote-code")
+    overrides = dict(asked.config)
     if not asked.gpus:
         # There a tied head would stay as it was, compiling takes minutes, and a prompt that is read in two parts has
         # vLLM turn back its seed's generator, which a CPU's cannot: the engine dies of it.
-        flags += ["--hf-overrides", UNTIED, "--enforce-eager", "--no-enable-chunked-prefill"]
+        overrides |= UNTIED
+        flags += ["--enforce-eager", "--no-enable-chunked-prefill"]
+    if overrides:
+        flags += ["--hf-overrides", json.dumps(overrides)]
     return [python, "-m", "vllm.entrypoints.openai.api_server", *flags, "--disable-uvicorn-access-log", *config.flags]
 
 

@@ -1,5 +1,6 @@
 """How the policy's weights come to a vLLM server."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 SHARED_MEMORY = Path("/dev/shm")
 HEAD = "lm_head.weight"
-UNTIE = f"--hf-overrides '{UNTIED}'"
+UNTIE = f"--hf-overrides '{json.dumps(UNTIED)}'"
 
 
 class Transfer(Protocol):

@@ -21,6 +21,7 @@ from alignment.distributed.placement import Placement, Whole
 from alignment.models.attention import choose_attention
 from alignment.models.files import Reading, check_config, check_folder, code_files, holds_packed_weights, names_in
 from alignment.models.quantized import ask_packing, check_quantized, quantization_of, settle_packed
+from alignment.models.rope import scale_rope
 from alignment.models.unread import check_tied, check_unread, listed, unread_of
 from alignment.models.weight_dtype import made_in
 from alignment.terminal import say_once
@@ -112,15 +113,17 @@ def from_folder(
             place for.
     """
     where = f"{folder.key} {config.path!r}"
-    hf_config = read_config(folder)
+    hf_config = scale_rope(read_config(folder), config.rope, where)
     ask_packing(hf_config, config, placement.compute, where, folder)
     check_quantized(hf_config, placement, where)
     architecture = architecture_of(auto, hf_config, where, folder)
     attention = attention_of(architecture, hf_config, config.attention, where)
-    if quantization_of(hf_config) is not None:
+    is_packed = quantization_of(hf_config) is not None
+    if is_packed or config.rope.rope_type is not None:
         for name, value in settings.items():
             setattr(hf_config, name, value)
-        settings = {"config": hf_config}  # which now says what is not to be quantised
+        settings = {"config": hf_config}  # which now says what is not to be quantised, and how positions turn
+    if is_packed:
         if not holds_packed_weights(folder.path, folder.key):  # transformers would take them for packed ones
             settings["quantization_config"] = BitsAndBytesConfig(**quantization_of(hf_config) or {})
             del hf_config.quantization_config

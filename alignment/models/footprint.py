@@ -41,6 +41,7 @@ from alignment.models.optimizer_states import state_bytes
 from alignment.models.packed import Packed, pack_layers
 from alignment.models.prepare import prepared
 from alignment.models.quantized import ask_packing, quantization_of, require_adapter
+from alignment.models.rope import scale_rope
 from alignment.models.tokenizer import load_tokenizer
 from alignment.models.weight_dtype import made_in
 from alignment.models.weight_kinds import head_of, weight_kinds
@@ -93,8 +94,7 @@ def footprint_of(
         states=counted.states,
     )
     fixed, per_token = max(of_pass(counted.passes).T.tolist(), key=lambda phase: phase[0] + phase[1] * MANY)
-    own = held.on_device
-    return Footprint(own, MARGIN * fixed, MARGIN * per_token, own - held.between_steps)
+    return Footprint(held.on_device, MARGIN * fixed, MARGIN * per_token, held.on_device - held.between_steps)
 
 
 def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> Counted:
@@ -183,7 +183,7 @@ def config_and_trust(role: Role) -> tuple[PreTrainedConfig, bool]:
     if config.path is None:
         return init_config(config, {"vocab_size": len(load_tokenizer(config))}), False
     folder = find_model(config.path, role.key, trusted=config.trust_remote_code)
-    return read_shape(folder), folder.trusted
+    return scale_rope(read_shape(folder), config.rope, f"{role.key} {config.path!r}"), folder.trusted
 
 
 def _cut(config: PreTrainedConfig, depth: int) -> PreTrainedConfig:

@@ -12,6 +12,7 @@ from alignment.config.model import Attention, ModelConfig
 from alignment.models.attention import choose_attention
 from alignment.models.files import one_line
 from alignment.models.folder import architecture_of, attention_of, read_config
+from alignment.models.rope import scale_rope
 from alignment.models.weight_dtype import hold_in
 
 
@@ -32,16 +33,15 @@ def init_config(config: ModelConfig, ids: dict[str, Any] | None = None, **settin
         raise ConfigError(
             f"model.init.{unknown[0]} is not a field of {type(hf_config).__name__}, got {config.init[unknown[0]]!r}"
         )
-    return hf_config
+    return scale_rope(hf_config, config.rope, "model.init")
 
 
 def config_of(config: ModelConfig) -> PreTrainedConfig:
     """The config of the model that a run will load, before any weight is."""
-    return (
-        init_config(config)
-        if config.path is None
-        else read_config(find_model(config.path, "model.path", trusted=config.trust_remote_code))
-    )
+    if config.path is None:
+        return init_config(config)
+    hf_config = read_config(find_model(config.path, "model.path", trusted=config.trust_remote_code))
+    return scale_rope(hf_config, config.rope, f"model.path {config.path!r}")
 
 
 def from_init(

@@ -221,6 +221,6 @@ def require_critic_reads(models: PPOModels, train: Loaded, config: PPOConfig) ->
     if start not in ("", config.model.path):
         with error_prefix(f"the critic, which begins as {start} (critic.path names another)"):
             asked = config.generation.max_new_tokens
-            require_positions(
-                ModelConfig(path=start, trust_remote_code=config.model.trust_remote_code), [train], config.data, asked
-            )
+            trusted, rope = config.model.trust_remote_code, config.model.rope
+            critic = ModelConfig(path=start, trust_remote_code=trusted, rope=rope)
+            require_positions(critic, [train], config.data, asked)

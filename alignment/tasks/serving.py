@@ -1,5 +1,6 @@
 """The vLLM server of a run that starts one (launch.vllm): up while the run is, and no longer."""
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,7 +10,7 @@ from typing import TypeVar
 
 from alignment.config.errors import ConfigError, UserError, require
 from alignment.config.folders import find_model
-from alignment.config.generation import VLLMConfig
+from alignment.config.generation import Generation, VLLMConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig
@@ -21,6 +22,7 @@ from alignment.generation.launched import Asked, at, launched
 from alignment.generation.server import ServerError
 from alignment.models.init import config_of
 from alignment.models.positions import max_positions
+from alignment.models.rope import overrides
 from alignment.models.tokenizer import tokenizer_folder
 from alignment.runs.folder import RunFolder
 from alignment.tasks.compared import model_config
@@ -39,6 +41,7 @@ def serving(config: Run, folder: RunFolder) -> Iterator[Run]:
         ConfigError: the server cannot be had beside the run's processes here.
     """
     if not config.launch.vllm or not isinstance(config, Replying):
+        _say_scaling(config)
         yield config
         return
     asked, own = asked_of(config), config.generation.vllm
@@ -87,7 +90,8 @@ def asked_of(config: Replying) -> Asked:
     model = policy_of(config)
     if model.path is None:
         raise ConfigError("launch.vllm needs model.path, whose config the server is built by, got null")
-    limit = max_positions(config_of(model)).limit
+    hf_config = config_of(model)
+    limit = max_positions(hf_config).limit
     longest = config.data.max_prompt_length + config.generation.max_new_tokens
     apart = 0 if config.generation.vllm.sleep else max(len(hosts), config.launch.processes)
     return Asked(
@@ -97,7 +101,17 @@ def asked_of(config: Replying) -> Asked:
         dtype=precision_of(config.distributed).value,
         longest=longest if limit is None else min(longest, limit),
         gpus=[] if is_cpu else gpus_apart(config.launch.vllm, apart),
+        config=overrides(hf_config, model.rope),
     )
+
+
+def _say_scaling(config: RunConfig) -> None:
+    """What a server that was started apart must know of the policy's positions, of which it says nothing itself."""
+    if not isinstance(config, OnlineConfig | RejectionConfig) or config.generation.engine is not Generation.vllm:
+        return
+    if config.model.rope.rope_type is not None:
+        way = f"--hf-overrides '{json.dumps(overrides(config_of(config.model), config.model.rope))}'"
+        say(f"WARNING: model.rope: the server of generation.vllm must turn positions as the policy, so with {way}")
 
 
 def policy_of(config: Replying) -> ModelConfig:

@@ -208,6 +208,11 @@ def test_on_gpus_it_is_one_server_of_all_that_it_is_given(tmp_path: Path) -> Non
     on_a_cpu = words(config, replace(asked, gpus=()), 8001)
     assert {"--enforce-eager", "--hf-overrides", "--no-enable-chunked-prefill"} <= set(on_a_cpu)
     assert "--no-enable-chunked-prefill" not in given
+    scaled = replace(asked, config={"rope_parameters": {"rope_type": "yarn", "factor": 4.0}})
+    for gpus, more in ((["6"], {}), ([], {"tie_word_embeddings": False})):
+        flags = words(config, replace(scaled, gpus=gpus), 8001)
+        assert flags.count("--hf-overrides") == 1
+        assert json.loads(flags[flags.index("--hf-overrides") + 1]) == {**scaled.config, **more}
     assert "--enable-sleep-mode" not in given
     assert "--enable-sleep-mode" in words(replace(config, sleep=True), asked, 8001)
     own = {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "PYTORCH_ALLOC_CONF": "x", "PATH": "p", "PYTHONPATH": "here"}
