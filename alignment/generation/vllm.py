@@ -10,6 +10,7 @@ same in batches of other sizes, and on most devices they do not: a run that repl
 from exact weights, optimizer and data, to replies that may be others.
 """
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -21,7 +22,8 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import UserError
-from alignment.config.generation import GenerationConfig, VLLMTransfer
+from alignment.config.generation import Generation, GenerationConfig, VLLMTransfer
+from alignment.config.model import ModelConfig
 from alignment.distributed.collectives import barrier, is_main, pick_device
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
@@ -30,6 +32,8 @@ from alignment.generation.launched import LaunchedVLLM
 from alignment.generation.server import PROCESSED, Completion, Server
 from alignment.generation.transfer import Transfer, file_transfer, nccl_transfer
 from alignment.models.heads import LanguageModel
+from alignment.models.init import config_of
+from alignment.models.rope import overrides
 from alignment.terminal import progress, say
 
 
@@ -124,6 +128,14 @@ class VLLMGenerator:
         return reply_of(
             ids, self.tokenizer, before=before, by_token=by_token, by_string=by_string, drawn_logprobs=logprobs
         )
+
+
+def say_scaling(model: ModelConfig, config: GenerationConfig) -> None:
+    """How a server that the run has not started is to turn positions, which it says nothing of itself."""
+    is_apart = config.engine is Generation.vllm and not isinstance(config.vllm, LaunchedVLLM)
+    if is_apart and model.rope.rope_type is not None:
+        way = f"--hf-overrides '{json.dumps(overrides(config_of(model), model.rope))}'"
+        say(f"WARNING: model.rope: the server of generation.vllm must turn positions as the policy does, by {way}")
 
 
 def build_vllm(

@@ -18,6 +18,7 @@ from alignment.generation.function import asked_by
 from alignment.generation.generate import Generator
 from alignment.generation.samples import Samples, build_generator, sample
 from alignment.generation.score import Scorer
+from alignment.generation.vllm import say_scaling
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
 from alignment.rl.rewards import Reward, RewardScorer, shape_scores
@@ -60,6 +61,7 @@ def load_prompts(config: OnlineConfig) -> Prompts:
     carried = asked_by({**config.reward.functions(), "gold": config.gold})
     train, held_out = load_splits(config, tokenizer, ExampleKind.prompts, carried)
     require_positions(config.model, [train, held_out], config.data, config.generation.max_new_tokens)
+    say_scaling(config.model, config.generation)
     return Prompts(tokenizer, train, held_out)
 
 

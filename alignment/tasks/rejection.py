@@ -19,7 +19,7 @@ from alignment.generation.function import asked_by
 from alignment.generation.generate import TransformersGenerator
 from alignment.generation.samples import Samples, build_generator, sample, side_by_side
 from alignment.generation.select import is_plain_reply, select
-from alignment.generation.vllm import VLLMGenerator
+from alignment.generation.vllm import VLLMGenerator, say_scaling
 from alignment.models.load import load_frozen_language_model
 from alignment.rl.rewards import Reward, RewardScorer, build_reward
 from alignment.runs.folder import RunFolder
@@ -81,6 +81,7 @@ def set_up(config: RejectionConfig) -> tuple[PreTrainedTokenizerBase, Loaded, Re
     carried = asked_by(config.reward.functions())
     prompts = required_split("train", config.data, tokenizer, ExampleKind.prompts, carried=carried)
     require_positions(config.model, [prompts], config.data, config.generation.max_new_tokens)
+    say_scaling(config.model, config.generation)
     reward = build_reward(config.reward, config.batch, config.distributed, trusted=config.model.trust_remote_code)
     RewardScorer(reward, None).check(prompts.records, tokenizer)
     return tokenizer, prompts, reward

@@ -1,6 +1,5 @@
 """The vLLM server of a run that starts one (launch.vllm): up while the run is, and no longer."""
 
-import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +9,7 @@ from typing import TypeVar
 
 from alignment.config.errors import ConfigError, UserError, require
 from alignment.config.folders import find_model
-from alignment.config.generation import Generation, VLLMConfig
+from alignment.config.generation import VLLMConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig
@@ -41,7 +40,6 @@ def serving(config: Run, folder: RunFolder) -> Iterator[Run]:
         ConfigError: the server cannot be had beside the run's processes here.
     """
     if not config.launch.vllm or not isinstance(config, Replying):
-        _say_scaling(config)
         yield config
         return
     asked, own = asked_of(config), config.generation.vllm
@@ -103,15 +101,6 @@ def asked_of(config: Replying) -> Asked:
         gpus=[] if is_cpu else gpus_apart(config.launch.vllm, apart),
         config=overrides(hf_config, model.rope),
     )
-
-
-def _say_scaling(config: RunConfig) -> None:
-    """What a server that was started apart must know of the policy's positions, of which it says nothing itself."""
-    if not isinstance(config, OnlineConfig | RejectionConfig) or config.generation.engine is not Generation.vllm:
-        return
-    if config.model.rope.rope_type is not None:
-        way = f"--hf-overrides '{json.dumps(overrides(config_of(config.model), config.model.rope))}'"
-        say(f"WARNING: model.rope: the server of generation.vllm must turn positions as the policy, so with {way}")
 
 
 def policy_of(config: Replying) -> ModelConfig:

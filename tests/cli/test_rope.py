@@ -97,5 +97,5 @@ def test_a_server_that_is_started_apart_is_told_by_its_user(alignment: Callable[
     ended = alignment("run", "tiny_grpo", *SHORT, *YARN, *FEW, *vllm, "reward.function=alignment.toy.gold")
     assert ended.code == 2  # for there is none
     told = ended.out.replace("\n", " ")
-    assert "WARNING: model.rope: the server of generation.vllm must turn positions as the policy" in told
+    assert "WARNING: model.rope: the server of generation.vllm must turn positions as the policy does, by" in told
     assert '"rope_type": "yarn"' in told and '"max_position_embeddings": 256' in told
