@@ -18,10 +18,11 @@ from alignment.check.verdict import Grade, Verdict
 from alignment.config.batch import BatchConfig
 from alignment.config.data import DataConfig
 from alignment.config.distributed import DistributedConfig
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineConfig
-from alignment.config.tasks import EvaluateConfig, RejectionConfig
+from alignment.config.tasks import RejectionConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.loaded import Loaded
 from alignment.distributed.engine import Engine

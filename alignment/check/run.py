@@ -25,14 +25,16 @@ from alignment.check.start import reference_start
 from alignment.check.subject import FEW, Subject, describe_rows, every_other, few, in_one_process, settle, subject_of
 from alignment.check.verdict import Grade, Verdict
 from alignment.config.errors import ConfigError
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.inputs import check_inputs
 from alignment.config.margin import MarginScale
 from alignment.config.online import OnlineConfig
 from alignment.config.packages import require_packages
+from alignment.config.quantizable import require_quantizable
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.supervised import CPOConfig, DPOConfig, ORPOConfig, RewardConfig, SFTConfig
-from alignment.config.tasks import EvaluateConfig, RejectionConfig, task_name
+from alignment.config.tasks import RejectionConfig, task_name
 from alignment.distributed.precision import precision_of
 from alignment.generation.samples import build_generator, sample
 from alignment.models.heads import LanguageModel
@@ -57,6 +59,7 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
     require_known(config)
     check_inputs(config)
     require_packages(config)
+    require_quantizable(config)
     if is_launched():
         raise ConfigError("check starts the processes of launch.processes itself, got a launcher around it")
     settle(config)

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from alignment.config.data import Format
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.hub import located
 from alignment.config.optimizer import RATES
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import EvaluateConfig, RejectionConfig
+from alignment.config.tasks import RejectionConfig
 
 TOY = "tiny_"
 TOY_BYTES = 40_000_000  # ten million weights

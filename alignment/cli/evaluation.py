@@ -6,8 +6,8 @@ from alignment.cli.compose import composing, resolve, single
 from alignment.cli.config_errors import COMPOSE_ERRORS, error_line, told_by
 from alignment.cli.overrides import readable, written
 from alignment.config.errors import require
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.run import RunConfig
-from alignment.config.tasks import EvaluateConfig
 from alignment.hub.pin import pinned
 from alignment.user_error import fail
 

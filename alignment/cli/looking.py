@@ -12,8 +12,8 @@ from alignment.cli.evaluation import in_words_of, looked_at
 from alignment.cli.parser import ending_with_reader
 from alignment.config.data import ExampleKind
 from alignment.config.errors import UserError
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.run import TrainingConfig
-from alignment.config.tasks import EvaluateConfig
 from alignment.process import importing
 from alignment.terminal import on_stderr, say
 from alignment.user_error import fail

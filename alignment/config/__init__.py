@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from alignment.config.data import DataConfig, ExampleKind
     from alignment.config.distributed import DistributedConfig
     from alignment.config.errors import ConfigError, UserError
+    from alignment.config.evaluate import EvaluateConfig
     from alignment.config.generation import GenerationConfig
     from alignment.config.launch import LaunchConfig
     from alignment.config.log import LogConfig
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         SFTConfig,
         SimPOConfig,
     )
-    from alignment.config.tasks import EvaluateConfig, PipelineConfig, RejectionConfig, StageConfig
+    from alignment.config.tasks import PipelineConfig, RejectionConfig, StageConfig
     from alignment.config.train import TrainConfig
 
 __all__, __getattr__ = exports(
@@ -49,7 +50,7 @@ __all__, __getattr__ = exports(
         "DataConfig": "alignment.config.data",
         "DistributedConfig": "alignment.config.distributed",
         "EvalSource": "alignment.config.sources",
-        "EvaluateConfig": "alignment.config.tasks",
+        "EvaluateConfig": "alignment.config.evaluate",
         "ExampleKind": "alignment.config.data",
         "GenerationConfig": "alignment.config.generation",
         "KLConfig": "alignment.config.ppo",

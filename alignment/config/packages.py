@@ -6,6 +6,7 @@ from os.path import expanduser
 from shutil import which
 
 from alignment.config.errors import ConfigError
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.generation import GenerationConfig, VLLMTransfer
 from alignment.config.inputs import input_places
 from alignment.config.log import Tracker
@@ -13,7 +14,7 @@ from alignment.config.model_kinds import quantized_by
 from alignment.config.online import OnlineConfig
 from alignment.config.optimizer import OF_BITSANDBYTES
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import EvaluateConfig, RejectionConfig
+from alignment.config.tasks import RejectionConfig
 
 QUANTIZER = "bitsandbytes"
 NAMES: dict[Tracker, tuple[str, ...]] = {Tracker.tensorboard: ("tensorboard", "tensorboardX")}
@@ -46,6 +47,11 @@ def require_packages(config: RunConfig) -> None:
             )
         if isinstance(config, TrainingConfig | RejectionConfig) and config.model.is_packed:
             raise ConfigError(quantizer_lacks(f"model.quantization={config.model.quantization.value}", "needs"))
+        packed = (
+            [each.value for each in config.quantized if each.is_packed] if isinstance(config, EvaluateConfig) else []
+        )
+        if packed:
+            raise ConfigError(quantizer_lacks(f"quantized=[{','.join(packed)}]", "needs"))
         for key, path, place in input_places(config):
             if quantized_by(key, place) == QUANTIZER:
                 raise ConfigError(quantizer_lacks(f"{key} {path!r}"))

@@ -114,7 +114,7 @@ def columns(evaluation: Evaluation, rows: list[MethodRow]) -> list[Column]:
             words="distinct: different 2-grams of words, as a share of all 2-grams in the replies of a model together",
         ),
     ]
-    return _shown(every)
+    return shown(every)
 
 
 def completion_columns(evaluation: Evaluation, rows: list[MethodRow]) -> list[Column]:
@@ -133,10 +133,11 @@ def completion_columns(evaluation: Evaluation, rows: list[MethodRow]) -> list[Co
             is_score=True,
         ),
     ]
-    return _shown(every)
+    return shown(every)
 
 
-def _shown(columns: list[Column]) -> list[Column]:
+def shown(columns: list[Column]) -> list[Column]:
+    """Those that have anything to show."""
     return [column for column in columns if any(cell is not None for cell in column.cells)]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alignment.evaluate import page
 from alignment.evaluate.alarms import alarm_box, raised
-from alignment.evaluate.columns import Column, columns, completion_columns, mark
+from alignment.evaluate.columns import Column, columns, completion_columns
 from alignment.evaluate.comparison import MethodRow, compare, deciding_score
 from alignment.evaluate.curves import (
     MAX_POINTS,
@@ -16,8 +16,8 @@ from alignment.evaluate.curves import (
     reward_against_kl,
     training_curves,
 )
-from alignment.evaluate.metrics import Interval
 from alignment.evaluate.plots import DotPanel, Style, comparison, styles
+from alignment.evaluate.quantized_section import mark_html, quantized_section
 from alignment.evaluate.results import Evaluation, MethodResult, TrainingRun
 from alignment.evaluate.reward_section import reward_section
 
@@ -44,6 +44,8 @@ def report(evaluation: Evaluation) -> str:
         *([_methods(evaluation, rows, looks)] if evaluation.prompts else []),
         *([_completions(evaluation, rows, looks)] if any(row.nll is not None for row in rows) else []),
     ]
+    if evaluation.quantized is not None:
+        parts.append(quantized_section(evaluation.quantized))
     if evaluation.reward_model is not None:
         parts.append(reward_section(evaluation.reward_model))
     if evaluation.runs:
@@ -133,16 +135,11 @@ def _compared(evaluation: Evaluation, rows: list[MethodRow], shown: list[Column]
         cells = [f"<td>{page.dot(looks[row.name].colour)}{escape(row.name)}{baseline}</td>"]
         for column, text in zip(shown, texts, strict=True):
             value = column.cells[index]
-            html = _mark(value) if column.is_difference and isinstance(value, Interval) else ""
+            html = mark_html(value) if column.is_difference else ""
             cells.append(page.cell(*text[index], html=html))
         body.append(cells)
     headings = [page.heading_cell("Model")] + [page.heading_cell(column.title, column.unit) for column in shown]
     return page.table(headings, body)
-
-
-def _mark(difference: Interval) -> str:
-    kind = "" if not difference.excludes_zero else " up" if difference.low > 0 else " down"
-    return f'<span class="mark{kind}">{escape(mark(difference))}</span>'
 
 
 def _dot_panels(rows: list[MethodRow]) -> list[DotPanel]:

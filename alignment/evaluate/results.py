@@ -74,6 +74,36 @@ class RewardModelResult:
 
 
 @dataclass(slots=True)
+class QuantizedResult:
+    """A model, or itself in fewer bits, where these cost something. Lists over completions and over pairs are in the
+    order of the data; None where there are none."""
+
+    name: str
+    """How it is held; `FULL` where it is as it was."""
+    num_bytes: int
+    """Of its weights."""
+    error: tuple[float, float, float] | None
+    """Of the linear layers' weights together: relative, mean squared, and the largest."""
+    completions: CompletionsResult | None
+    kl: list[float] | None
+    """Nats from the full model, summed over each completion's tokens."""
+    same: list[float] | None
+    """Tokens of each completion where both have the same likeliest token."""
+    preferences: list[tuple[float, float]] | None
+    """What it gives the chosen and the rejected reply of each pair: log-probs, or a reward model's scores."""
+
+
+@dataclass(slots=True)
+class QuantizedResults:
+    """A model beside its quantised selves."""
+
+    model: str
+    is_reward_model: bool
+    selves: list[QuantizedResult]
+    """The full model first."""
+
+
+@dataclass(slots=True)
 class Evaluation:
     """All of it. Raises ValueError where the parts do not fit together."""
 
@@ -87,6 +117,8 @@ class Evaluation:
     runs: list[TrainingRun]
     facts: dict[str, str]
     """Shown at the top: date, versions, seed, data."""
+    quantized: QuantizedResults | None = None
+    """The baseline, or the reward model where it is alone, beside itself in fewer bits."""
 
     def __post_init__(self) -> None:
         names = [method.name for method in self.methods]

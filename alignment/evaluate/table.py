@@ -1,6 +1,6 @@
 """What an evaluation found, as tables in the terminal and as plain JSON."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +12,15 @@ from alignment.evaluate.columns import Column, columns, completion_columns, mark
 from alignment.evaluate.comparison import MethodRow, compare, deciding_score
 from alignment.evaluate.metrics import Interval
 from alignment.evaluate.pairs import groupings, overall_accuracy, rewardbench, rewardbench_lacking, summary_of
+from alignment.evaluate.quantized import (
+    FULL,
+    QuantizedRow,
+    quantized_columns,
+    quantized_notes,
+    quantized_summary,
+    rows_of,
+    title_of,
+)
 from alignment.evaluate.results import Evaluation, RewardModelResult
 from alignment.evaluate.rewardbench import SOURCE
 
@@ -28,7 +37,11 @@ def terminal_tables(evaluation: Evaluation) -> Iterator[Table]:
     if completions is not None:
         title = f"{_counted(len(rows), 'model')} on {len(completions.nll)} completions"
         words = "lower is better; models of different tokens compare by bits per byte"
-        yield _compared(evaluation, rows, completion_columns(evaluation, rows), title, words, over="rows")
+        yield _compared(evaluation.baseline, rows, completion_columns(evaluation, rows), title, words, over="rows")
+    if (quantized := evaluation.quantized) is not None:
+        shown = quantized_columns(quantized)
+        over = "pairs" if quantized.is_reward_model else "completions"
+        yield _compared(FULL, rows_of(quantized), shown, title_of(quantized), over=over)
     if evaluation.reward_model is not None:
         yield reward_table(evaluation.reward_model)
 
@@ -37,11 +50,11 @@ def terminal_table(evaluation: Evaluation) -> Table:
     """The comparison in 80 columns: scores with their 95% interval beneath; the report has the others' too."""
     rows = compare(evaluation)
     title = f"{_counted(len(evaluation.methods), 'model')} on {len(evaluation.prompts)} prompts"
-    return _compared(evaluation, rows, columns(evaluation, rows), title, over="prompts")
+    return _compared(evaluation.baseline, rows, columns(evaluation, rows), title, over="prompts")
 
 
 def _compared(
-    evaluation: Evaluation, rows: list[MethodRow], shown: list[Column], title: str, *words: str, over: str
+    baseline: str, rows: Sequence[MethodRow | QuantizedRow], shown: list[Column], title: str, *words: str, over: str
 ) -> Table:
     """`words`: lines beneath the table, with what its brackets are where it has any."""
     has_intervals = any(column.is_score and isinstance(cell, Interval) for column in shown for cell in column.cells)
@@ -53,7 +66,7 @@ def _compared(
         table.add_column(Text(column.short), justify="right")
     texts = [column.texts() for column in shown]
     for index, row in enumerate(rows):
-        cells = [Text(row.name + ("\nbaseline" if row.name == evaluation.baseline and len(rows) > 1 else ""))]
+        cells = [Text(row.name + ("\nbaseline" if row.name == baseline and len(rows) > 1 else ""))]
         for column, text in zip(shown, texts, strict=True):
             cell, lines = column.cells[index], [part for part in text[index] if part][: 2 if column.is_score else 1]
             if column.is_difference and isinstance(cell, Interval):
@@ -103,6 +116,8 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
         if any(column.is_difference for column in shown):
             yield "▲ and ▼: the interval of a difference excludes 0; ○: it includes 0, no clear difference"
         yield from _cut(evaluation)
+    if evaluation.quantized is not None:
+        yield from quantized_notes(evaluation.quantized)
     result = evaluation.reward_model
     if result is None or not rewardbench(result):
         return
@@ -114,7 +129,11 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
 
 def _cut(evaluation: Evaluation) -> Iterator[str]:
     """Models most of whose replies did not end: what is measured of them is of beginnings."""
+    quantized = evaluation.quantized
+    selves = set() if quantized is None else {f"{quantized.model} {each.name}" for each in quantized.selves}
     for method in evaluation.methods:
+        if method.name in selves:  # whose replies end as seldom as the model's own
+            continue
         if method.finished and sum(method.finished) < MOSTLY * len(method.finished):
             cut = len(method.finished) - sum(method.finished)
             what = f"{cut} of {len(method.finished)} replies of {method.name} are cut at generation.max_new_tokens"
@@ -136,6 +155,8 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         found["methods"] = [{key: value for key, value in row.items() if value is not None} for row in rows]
     if evaluation.methods and (score := deciding_score(evaluation)) is not None:
         found["wins_by"] = score
+    if evaluation.quantized is not None:
+        found["quantized"] = quantized_summary(evaluation.quantized)
     if evaluation.reward_model is not None:
         found["reward_model"] = summary_of(evaluation.reward_model)
     return found

@@ -7,11 +7,12 @@ from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from alignment.config.batch import BatchConfig
 from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import UserError, error_prefix
-from alignment.config.model import ModelConfig
+from alignment.config.model import ModelConfig, Quantization
 from alignment.config.reward import ScorerConfig, ScorerEntry
 from alignment.data.batches import Packer
 from alignment.data.tokenize import Example
@@ -47,6 +48,12 @@ class RewardModelScorer:
     batch: BatchConfig
     distributed: DistributedConfig
     path: str  # the model's folder
+
+    @property
+    def hf(self) -> PreTrainedModel:
+        """The transformers model, of one that is whole."""
+        assert isinstance(self.model, ScalarModel)
+        return self.model.hf
 
     def shard(self) -> None:
         """Under ZeRO 3, layer by layer; otherwise every process keeps the whole model."""
@@ -121,13 +128,14 @@ def reward_model_scorer(
     *,
     key: str = "reward.path",
     trusted: bool = False,
+    quantization: Quantization = Quantization.none,
 ) -> RewardModelScorer:
-    """A frozen reward model, of any family.
+    """A frozen reward model, of any family. `quantization`: how whole weights are packed as they are read.
 
     Raises:
         ConfigError: the folder holds no reward model with its tokenizer; names `key`.
     """
-    settings = ModelConfig(path=path, trust_remote_code=trusted)
+    settings = ModelConfig(path=path, trust_remote_code=trusted, quantization=quantization)
     with error_prefix(key):
         tokenizer = prepare_tokenizer(settings)
         model = load_frozen_reward_model(settings, tokenizer, placement_of(distributed), key=key)

@@ -76,8 +76,15 @@ class _Product(torch.autograd.Function):
 
 def pack_layers(hf: PreTrainedModel, settings: dict[str, Any]) -> None:
     """Put such layers in place of those that transformers would have bitsandbytes pack."""
-    skipped = [*(settings.get("llm_int8_skip_modules") or HEADS), *(hf._keep_in_fp32_modules or ())]
-    for name, module in list(hf.named_modules()):
-        is_linear = type(module) is nn.Linear or isinstance(module, Conv1D)
-        if is_linear and should_convert_module(name, skipped):
-            hf.set_submodule(name, Packed(module, settings))
+    for name, module in packable_layers(hf, settings.get("llm_int8_skip_modules") or HEADS):
+        hf.set_submodule(name, Packed(module, settings))
+
+
+def packable_layers(hf: PreTrainedModel, skipped: list[str]) -> list[tuple[str, nn.Linear | Conv1D]]:
+    """Those that transformers would have bitsandbytes pack, by name."""
+    skipped = [*skipped, *(hf._keep_in_fp32_modules or ())]
+    return [
+        (name, module)
+        for name, module in hf.named_modules()
+        if (type(module) is nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, skipped)
+    ]

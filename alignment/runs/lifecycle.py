@@ -14,9 +14,10 @@ from omegaconf import OmegaConf
 
 from alignment.config.checkpoint import Resume
 from alignment.config.errors import ConfigError, UserError
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.resume import ResumeConfig
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import EvaluateConfig, RejectionConfig, task_name
+from alignment.config.tasks import RejectionConfig, task_name
 from alignment.config.train import Schedule
 from alignment.runs.accept import OTHER, accepted, require_nothing_accepted
 from alignment.runs.claim import make_folder

@@ -4,8 +4,10 @@ Each line has a `part`, a `method` (the run's name in that evaluation), an `id`,
 exist has no key. Two evaluations measured the same where part and id agree: an id is made of the text alone.
 
     replies     id of the prompt           gold, reward, kl (nats), length (tokens), finished (bool)
-    completions id of prompt and completion  nll (nats, summed over its tokens), tokens, bytes
-    pairs       id of prompt, chosen, rejected  chosen, rejected (the reward model's scores), correct (0 or 1)
+    completions id of prompt and completion  nll (nats, summed over its tokens), tokens, bytes; of a quantised self kl
+                (nats, summed, of each next token from the full model's) and same (tokens that both hold the likeliest)
+    pairs       id of prompt, chosen, rejected  chosen, rejected (the reward model's scores, or a language model's
+                log-probs), correct (0 or 1)
 """
 
 import hashlib

@@ -65,7 +65,7 @@ FIXED = (
     # What a checkpoint has parts for, and how many inner steps a step has, by which schedules count.
     *("roles", "critic", "ppo", "ptx"),
     # Of runs that do not train, and therefore do not go on.
-    *("runs", "baseline", "curves", "perplexity", "temperatures", "select", "stages", "only", "inputs"),
+    *("runs", "baseline", "curves", "perplexity", "quantized", "temperatures", "select", "stages", "only", "inputs"),
     "trust_remote_code",
 )
 LENGTH = ("train.max_steps", "train.epochs")

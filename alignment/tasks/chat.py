@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from alignment.config.errors import UserError
-from alignment.config.tasks import EvaluateConfig
+from alignment.config.evaluate import EvaluateConfig
 from alignment.data.chat import written
 from alignment.data.loaded import Loaded
 from alignment.data.records import Message, Record, Source

@@ -11,8 +11,8 @@ from alignment.config.batch import BatchConfig
 from alignment.config.data import ExampleKind
 from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import ConfigError, error_prefix
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.model import ModelConfig
-from alignment.config.tasks import EvaluateConfig
 from alignment.data.load import load_split
 from alignment.data.loaded import Loaded
 from alignment.data.records import DataError, Source

@@ -8,12 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from alignment.config.evaluate import EvaluateConfig, name_of_self
 from alignment.config.hub import located
-from alignment.config.tasks import EvaluateConfig
 from alignment.data.loaded import Loaded
 from alignment.distributed.collectives import is_main
 from alignment.evaluate.alarms import raised
-from alignment.evaluate.results import Evaluation, MethodResult, TrainingRun
+from alignment.evaluate.results import CompletionsResult, Evaluation, MethodResult, QuantizedResults, TrainingRun
 from alignment.evaluate.table import notes, summary, terminal_tables
 from alignment.generation.function import FunctionScorer, load_function
 from alignment.generation.samples import Samples
@@ -27,6 +27,14 @@ from alignment.runs.written import whole_file
 from alignment.tasks.compared import ComparedPolicy, ComparedRun, compared_runs, load_policy
 from alignment.tasks.known_rows import warn_of_known_rows
 from alignment.tasks.perplexity import completion_rows, completions, perplexity_of
+from alignment.tasks.quantized_selves import (
+    Beside,
+    add_divergence,
+    load_self,
+    pairs_of_rows,
+    preference_rows,
+    quantized_judges,
+)
 from alignment.tasks.reward_pairs import held_out_pairs, judged, pair_rows, scorer_of
 from alignment.terminal import console, say
 from alignment.training.samples_log import SamplesLog
@@ -43,6 +51,12 @@ def run(config: EvaluateConfig, folder: Path) -> None:
     comparison = Comparison(config, runs, scorer, SamplesLog(folder, done=0)) if runs else None
     methods = [] if comparison is None else comparison.methods()
     judgement = None if scorer is None or pairs is None else judged(config, scorer, pairs)
+    judged_rows = [] if judgement is None or pairs is None else list(pair_rows(pairs, judgement))
+    quantized = None if comparison is None else comparison.quantized
+    if config.quantized and not runs and scorer is not None and pairs is not None and judgement is not None:
+        quantized = quantized_judges(config, scorer, pairs, judgement)
+        own = quantized.selves[1:]
+        judged_rows += (row for each in own for row in preference_rows(f"reward model {each.name}", pairs, each))
     evaluation = Evaluation(
         prompts=[] if replying is None else [record.prompt[-1]["content"] for record in replying.prompts.records],
         methods=methods,
@@ -52,6 +66,7 @@ def run(config: EvaluateConfig, folder: Path) -> None:
             run for name, path in {**config.runs, **config.curves}.items() for run in _training_run(name, located(path))
         ],
         facts=_facts(config, runs, pairs),
+        quantized=quantized,
     )
     files = RunFolder(folder)
     for table in terminal_tables(evaluation):
@@ -62,9 +77,7 @@ def run(config: EvaluateConfig, folder: Path) -> None:
         from alignment.evaluate.report import write_report  # and matplotlib, which no other task needs
 
         rows = [] if comparison is None else comparison.rows
-        write_scores(
-            files.scores, [*rows, *(() if judgement is None or pairs is None else pair_rows(pairs, judgement))]
-        )
+        write_scores(files.scores, [*rows, *judged_rows])
         with whole_file(files.summary) as path:
             path.write_text(json.dumps(summary(evaluation), indent=2))
         with whole_file(files.report) as path:
@@ -86,6 +99,7 @@ class Comparison:
         self.shown = shown
         self.completions = completions(config, runs)
         self.rows: list[dict[str, Any]] = []  # of scores.jsonl
+        self.quantized: QuantizedResults | None = None
         gold = config.gold
         self.gold = None if gold is None else FunctionScorer(load_function(gold, "gold"), "gold", gold)
         self.baseline = load_policy(config, config.baseline, runs[config.baseline])
@@ -94,16 +108,12 @@ class Comparison:
         results, config = [], self.config
         for name, entry in self.runs.items():
             policy = self.baseline if name == config.baseline else load_policy(config, name, entry)
-            result = MethodResult(name, None, None, None, [], [])
-            if config.num_samples:
-                samples = policy.reply(config, name, replies=1)
-                result = self._result(name, samples, self._kl(policy, samples))
-            if name in self.completions:
-                result.completions = perplexity_of(policy, name, self.completions[name])
-                self.rows += completion_rows(name, self.completions[name], result.completions)
-            results.append(result)
+            results.append(self._measured(name, policy, self.completions.get(name)))
             if policy is not self.baseline:
                 policy.engine.release()
+        if config.quantized:
+            given = next(result.completions for result in results if result.name == config.baseline)
+            results += self._quantized(given)
         if config.num_samples > 1:
             assert self.scorer is not None
             name = f"best of {config.num_samples}"
@@ -111,6 +121,33 @@ class Comparison:
             picked = best_of(samples, self.scorer.score(samples))
             results.append(self._result(name, picked, None))
         return results
+
+    def _measured(self, name: str, policy: ComparedPolicy, completions: Loaded | None) -> MethodResult:
+        result = MethodResult(name, None, None, None, [], [])
+        if self.config.num_samples:
+            samples = policy.reply(self.config, name, replies=1)
+            result = self._result(name, samples, self._kl(policy, samples))
+        if completions is not None:
+            result.completions = perplexity_of(policy, name, completions)
+            self.rows += completion_rows(name, completions, result.completions)
+        return result
+
+    def _quantized(self, given: CompletionsResult | None) -> Iterator[MethodResult]:
+        """The baseline's selves in fewer bits, one at a time. `given`: what it gives the completions itself."""
+        config, base = self.config, self.config.baseline
+        completions, entry = self.completions.get(base), self.runs[base]
+        pairs = pairs_of_rows(config, entry)
+        beside = Beside(self.baseline, completions, given, pairs)
+        self.rows += preference_rows(base, pairs, beside.selves[0])
+        for kind in config.quantized:
+            name, policy = name_of_self(base, kind), load_self(config, entry, kind)
+            result = self._measured(name, policy, completions)
+            found = beside.add(kind, policy, result.completions)
+            add_divergence(self.rows, name, found)
+            self.rows += preference_rows(name, pairs, found)
+            policy.engine.release()
+            yield result
+        self.quantized = QuantizedResults(base, is_reward_model=False, selves=beside.selves)
 
     def _kl(self, policy: ComparedPolicy, samples: Samples) -> list[float] | None:
         """[G] nats, log p of each reply to the policy less that to the baseline, each behind the prompt as it is given

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config.errors import UserError
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.hub import OF_RUNS, Kind, located, pinned_name
 from alignment.config.sources import SourceConfig
-from alignment.config.tasks import EvaluateConfig
 from alignment.data.read import files_of
 from alignment.runs.folder import RunFolder
 from alignment.runs.settings import settings_of

@@ -8,13 +8,14 @@ from typing import TypeVar
 
 from alignment.config.data import DataConfig, ExampleKind, has_rows
 from alignment.config.errors import UserError
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.online import OnlineConfig, OnlineDPOConfig, PPOConfig
 from alignment.config.ppo import Share
 from alignment.config.reward import ScorerConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.supervised import ReferencedConfig, ScalarConfig
-from alignment.config.tasks import EvaluateConfig, RejectionConfig
+from alignment.config.tasks import RejectionConfig
 from alignment.distributed import collectives
 from alignment.distributed.device import free_memory
 from alignment.models.files import one_line

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.data import BadRow, DataConfig, ExampleKind
 from alignment.config.errors import ConfigError, UserError, error_prefix
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.sources import Format
-from alignment.config.tasks import EvaluateConfig
 from alignment.data.load import load_split
 from alignment.data.loaded import Loaded
 from alignment.evaluate.results import CompletionsResult

@@ -5,9 +5,9 @@ from typing import Any
 
 from alignment.config.data import ExampleKind
 from alignment.config.errors import error_prefix
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.model import ModelConfig
 from alignment.config.sources import Format
-from alignment.config.tasks import EvaluateConfig
 from alignment.data.layout import laid_out
 from alignment.data.load import load_split
 from alignment.data.loaded import Loaded

@@ -17,11 +17,13 @@ import torch
 from alignment import preempt
 from alignment.config.distributed import Precision
 from alignment.config.errors import UserError, require
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.generation import require_gpu
 from alignment.config.outside import is_outside
 from alignment.config.packages import generation_of, require_packages
+from alignment.config.quantizable import require_quantizable
 from alignment.config.run import RunConfig, TrainingConfig
-from alignment.config.tasks import EvaluateConfig, PipelineConfig, RejectionConfig, task_name
+from alignment.config.tasks import PipelineConfig, RejectionConfig, task_name
 from alignment.distributed import collectives
 from alignment.distributed.collectives import leave
 from alignment.distributed.device import choose_kernels, keep_freed_memory, tell_deepspeed
@@ -61,6 +63,7 @@ def _execute(config: RunConfig) -> None:
     assert not isinstance(config, PipelineConfig)
     config = pinned(config)
     require_packages(config)
+    require_quantizable(config)
     require_place(config)
     device = device_of(config)
     tell_deepspeed(device)

@@ -7,8 +7,8 @@ from typing import Any
 
 from alignment.config.data import ExampleKind, Learn
 from alignment.config.errors import ConfigError, error_prefix
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.model import ModelConfig
-from alignment.config.tasks import EvaluateConfig
 from alignment.data.columns import own_columns
 from alignment.data.layout import laid_out
 from alignment.data.load import load_split

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from alignment.config.errors import ConfigError, UserError, require
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.folders import find_model
 from alignment.config.generation import VLLMConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig
-from alignment.config.tasks import EvaluateConfig, RejectionConfig
+from alignment.config.tasks import RejectionConfig
 from alignment.distributed import collectives
 from alignment.distributed.device import gpus_apart
 from alignment.distributed.precision import precision_of

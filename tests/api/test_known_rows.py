@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from alignment.config.data import DataConfig
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.sources import EvalSource
-from alignment.config.tasks import EvaluateConfig
 from alignment.tasks.known_rows import warn_of_known_rows
 
 

@@ -13,6 +13,7 @@ import alignment
 from alignment.config.batch import BatchConfig
 from alignment.config.data import DataConfig
 from alignment.config.errors import ConfigError
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
@@ -20,7 +21,6 @@ from alignment.config.ppo import PPOUpdateConfig
 from alignment.config.reward import RewardShapingConfig, ScorerEntry
 from alignment.config.sources import EvalSource, TrainSource
 from alignment.config.supervised import DPOConfig
-from alignment.config.tasks import EvaluateConfig
 from alignment.config.train import TrainConfig
 from alignment.data.batches import Packer
 from alignment.models.footprint import Footprint, Role, Rows

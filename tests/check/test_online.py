@@ -19,12 +19,13 @@ from alignment.check.verdict import Grade, Verdict
 from alignment.config.batch import BatchConfig
 from alignment.config.data import DataConfig, EvalSource, ExampleKind, TrainSource
 from alignment.config.distributed import Device, DistributedConfig
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.ppo import AdvantageConfig, AdvantageEstimator, KLConfig
 from alignment.config.reward import RewardShapingConfig, ScorerConfig
-from alignment.config.tasks import EvaluateConfig, RejectionConfig
+from alignment.config.tasks import RejectionConfig
 from alignment.data.load import load_split
 from alignment.data.records import replied
 from alignment.distributed.placement import WHOLE

@@ -7,12 +7,13 @@ import pytest
 from alignment.config.data import DataConfig, EvalSource, Format, TrainSource
 from alignment.config.distributed import DistributedConfig, Offload
 from alignment.config.errors import ConfigError
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.inputs import input_paths
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
 from alignment.config.ppo import KLConfig, KLControl, KLPlace
 from alignment.config.reward import Combine, RewardShapingConfig, ScorerConfig, ScorerEntry
-from alignment.config.tasks import EvaluateConfig, RejectionConfig
+from alignment.config.tasks import RejectionConfig
 from alignment.config.train import TrainConfig
 from alignment.losses import KLEstimator
 

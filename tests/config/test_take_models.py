@@ -6,12 +6,13 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.inputs import check_inputs, take_models
 from alignment.config.model import ModelConfig
 from alignment.config.ppo import CriticConfig
 from alignment.config.reference import ReferenceModelConfig
 from alignment.config.reward import ScorerConfig, ScorerEntry
-from alignment.config.tasks import TASKS, EvaluateConfig
+from alignment.config.tasks import TASKS
 
 OF_MODELS = ("model", "tokenizer")
 

@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from alignment.cli.compose import compose, composing, resolve, single
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.online import PPOConfig
 from alignment.config.supervised import DPOConfig, SFTConfig
-from alignment.config.tasks import EvaluateConfig, PipelineConfig, RejectionConfig
+from alignment.config.tasks import PipelineConfig, RejectionConfig
 from alignment.tasks.pipeline import composed_stages
 
 SMALL = [

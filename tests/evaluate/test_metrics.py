@@ -13,6 +13,7 @@ from alignment.evaluate.metrics import (
     distinct_n,
     pair_accuracy,
     paired_difference,
+    perplexity_difference,
     proportion,
     win_rate,
 )
@@ -168,3 +169,16 @@ def test_distinct_n_by_hand():
     assert distinct_n(["one", ""]) is None
     with pytest.raises(ValueError, match="n must be >= 1"):
         distinct_n(["a"], n=0)
+
+
+def test_a_difference_in_perplexity_is_paired_by_row() -> None:
+    nll, base, tokens = [2.0, 6.0, 1.0], [1.0, 6.0, 3.0], [2, 3, 1]
+    found = perplexity_difference(nll, base, tokens)
+    assert found.mean == pytest.approx(math.exp(9 / 6) - math.exp(10 / 6)) and found.n == 3
+    assert found.low < found.mean < found.high
+    same = perplexity_difference(nll, nll, tokens)
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    alike = perplexity_difference([4.0, 6.0], [2.0, 3.0], [2, 3])  # of rows that agree there is no doubt
+    assert alike.low == pytest.approx(alike.high) == pytest.approx(math.exp(2) - math.exp(1))
+    with pytest.raises(ValueError, match="lengths must be equal"):
+        perplexity_difference(nll, base, [1, 2])

@@ -17,10 +17,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.errors import ConfigError
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.generation import Generation, GenerationConfig, VLLMConfig, VLLMTransfer, require_launch
 from alignment.config.launch import LaunchConfig
 from alignment.config.model import ModelConfig
-from alignment.config.tasks import EvaluateConfig
 from alignment.distributed.placement import WHOLE
 from alignment.generation.launched import Asked, LaunchedVLLM, environment, words
 from alignment.models.load import load_language_model

@@ -8,10 +8,11 @@ import pytest
 
 from alignment.config.data import DataConfig, EvalSource, TrainSource
 from alignment.config.errors import ConfigError
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.model import ModelConfig
 from alignment.config.run import RunConfig
 from alignment.config.supervised import SFTConfig
-from alignment.config.tasks import EvaluateConfig, PipelineConfig, StageConfig
+from alignment.config.tasks import PipelineConfig, StageConfig
 from alignment.config.train import TrainConfig
 from alignment.runs.folder import RunFolder, step_folder, steps_in
 from alignment.runs.lifecycle import as_recipe

@@ -10,9 +10,9 @@ from safetensors.numpy import save_file
 
 from alignment.config.data import DataConfig, EvalSource, Format
 from alignment.config.errors import ConfigError
+from alignment.config.evaluate import EvaluateConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import ModelConfig
-from alignment.config.tasks import EvaluateConfig
 from alignment.data.loaded import Loaded
 from alignment.data.records import Source
 from alignment.data.tokenize import Example, Truncation

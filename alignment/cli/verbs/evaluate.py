@@ -18,6 +18,7 @@ table is printed, and report.html, summary.json and scores.jsonl (a row for each
   alignment evaluate runs/sft runs/dpo --data prompts.jsonl                  replies: length, diversity, KL to the first
   alignment evaluate runs/sft runs/dpo --data prompts.jsonl --reward runs/reward     and what a reward model gives them
   alignment evaluate runs/sft --data rows.jsonl num_samples=0                perplexity of the rows' completions alone
+  alignment evaluate runs/sft --data rows.jsonl quantized=[int8,nf4]         itself in 8 and 4 bits: perplexity, KL
   alignment evaluate runs/reward --pairs pairs.jsonl                         a reward model's accuracy, and where
 
   --data FILE      rows with prompts; of completions that they have, the perplexity is measured too
