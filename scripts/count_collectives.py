@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from counted_steps import METHODS, SCALAR, SIZES, objective_of, unit_of
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -61,7 +62,8 @@ class Collectives(TorchDispatchMode):
 
 
 def step(method: str, layout: Layout, config: DistributedConfig, micro_batches: int) -> dict[str, Any]:
-    """Of a step after the first one: how many collectives, and the bytes that they send in each dtype."""
+    """Of a step after the first one: how many collectives, the bytes that they send in each dtype, and how many modules
+    are called. Each process has other rows, and the later ones more of them."""
     init = {"model_type": "llama", "num_hidden_layers": LAYERS, "tie_word_embeddings": False, **SIZES}
     load: Any = load_scalar_model if method in SCALAR else load_language_model
     settings = ModelConfig(init=init, attention=Attention.sdpa)
@@ -70,12 +72,17 @@ def step(method: str, layout: Layout, config: DistributedConfig, micro_batches: 
     optimizer = AdamW(model.parameters(), fused=True)
     scheduler = LambdaLR(optimizer, lambda _: 1.0)
     engine = DeepSpeedEngine(model, optimizer, scheduler, config=config, max_grad_norm=1.0)
-    units, objective = [unit_of(method, GROUPS, layout)] * micro_batches, objective_of(method, GROUPS, layout)
+    groups = GROUPS + collectives.rank()
+    units, objective = [unit_of(method, groups, layout)] * micro_batches, objective_of(method, groups, layout)
     for _ in range(2):  # ZeRO 3 notes the order of the modules, and gathers ahead from then on
         train_step(engine, objective, units)
+    called: Counter[str] = Counter()
+    noted = register_module_forward_pre_hook(lambda module, _: called.update([type(module).__name__]))
     with Collectives() as seen:
         train_step(engine, objective, units)
-    return {"collectives": seen.names.total(), "sent": dict(seen.sent), "weights": 4 * engine.num_trained}
+    noted.remove()
+    counts = {"collectives": seen.names.total(), "calls": called.total(), "sent": dict(seen.sent)}
+    return counts | {"weights": 4 * engine.num_trained}
 
 
 def count(methods: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -119,9 +126,10 @@ def main() -> None:
     folder = next((Path(word[5:]) for word in sys.argv[1:] if word.startswith("--in=")), None)
     methods = [word for word in sys.argv[1:] if not word.startswith("--")] or list(METHODS)
     if folder is not None:
-        found = count(methods, folder)
+        first, *others = collectives.gathered(count(methods, folder))
         if collectives.is_main():
-            (folder / "found.json").write_text(json.dumps(found))
+            (folder / "found.json").write_text(json.dumps(first))
+            (folder / "others.json").write_text(json.dumps(others))
         collectives.leave()
         return
     with TemporaryDirectory() as made:

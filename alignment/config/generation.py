@@ -115,6 +115,10 @@ class GenerationConfig(Config):
     """Who replies."""
     gather: Gather = Gather.model
     """What ZeRO 3 makes whole on each process while it replies."""
+    compile: bool = False
+    """Whether a GPU's step of a token is compiled (torch.compile, as CUDA graphs), with keys and values in one place:
+    prompts are padded to a power of two, and replies that have ended are computed until the last has. Never run so far:
+    it needs a GPU."""
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
 
     def __post_init__(self) -> None:
@@ -128,6 +132,8 @@ class GenerationConfig(Config):
         require(self.batch_size > 0, "generation.batch_size must be > 0", self.batch_size)
         is_vllm = self.engine is Generation.vllm
         require(is_vllm or self.vllm == VLLMConfig(), "generation.vllm needs generation.engine=vllm", self.vllm)
+        rule = "generation.compile needs generation.engine=transformers: a server compiles by itself"
+        require(not (is_vllm and self.compile), rule, self.compile)
         rule = (
             "generation.min_new_tokens must be 0 with generation.stop under vLLM, which would hold back the strings too"
         )
@@ -156,6 +162,8 @@ def require_generator(generation: GenerationConfig, distributed: DistributedConf
     require(is_files or distributed.zero is None, rule, distributed.zero)
     rule = "generation.gather=layer needs distributed.zero=3"
     require(generation.gather is Gather.model or distributed.zero == 3, rule, distributed.zero)
+    rule = "generation.compile must be false with distributed.zero=3, whose calls at each layer are in no graph"
+    require(not (generation.compile and distributed.zero == 3), rule, generation.compile)
 
 
 def require_gpu(generation: GenerationConfig, device: str) -> None:
@@ -163,6 +171,8 @@ def require_gpu(generation: GenerationConfig, device: str) -> None:
     rule = "generation.vllm.transfer=nccl needs distributed.device=cuda"
     way = "generation.vllm.transfer=files needs no GPU"
     require(generation.vllm.transfer is VLLMTransfer.files or device == "cuda", f"{rule} ({way})", device)
+    rule = "generation.compile needs distributed.device=cuda: on a CPU nothing is compiled, and it takes longer"
+    require(not generation.compile or device == "cuda", rule, generation.compile)
     rule = "generation.vllm.sleep needs distributed.device=cuda, whose memory it leaves to the run"
     require(not generation.vllm.sleep or device == "cuda", rule, device)
 

@@ -96,10 +96,15 @@ def gathered(
     if at is None:
         return np.concatenate([of_part(part, None) for part in range(len(lengths))])
     ends = np.cumsum(lengths)
-    of_each = np.searchsorted(ends, at, side="right")
-    found = [(of_each == part, part) for part in np.unique(of_each).tolist()]
-    values = [(mask, of_part(part, at[mask] - (ends[part] - lengths[part]))) for mask, part in found]
-    whole = np.empty(len(at), dtype=values[0][1].dtype if values else np.int64)
-    for mask, some in values:
-        whole[mask] = some
+    part_of = np.searchsorted(ends, at, side="right")
+    order = np.argsort(part_of, kind="stable")  # part by part, of which a million rows have a thousand
+    parts, begins = np.unique(part_of[order], return_index=True)
+    places = np.split(order, begins[1:]) if len(parts) else []
+    values = [
+        of_part(part, at[some] - (ends[part] - lengths[part]))
+        for part, some in zip(parts.tolist(), places, strict=True)
+    ]
+    whole = np.empty(len(at), dtype=values[0].dtype if values else np.int64)
+    for some, of_some in zip(places, values, strict=True):
+        whole[some] = of_some
     return whole

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
-    DynamicCache,
+    Cache,
     LogitsProcessor,
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
@@ -26,11 +26,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 from transformers import GenerationConfig as HFGenerationConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from alignment.config.errors import UserError
 from alignment.config.generation import GenerationConfig
 from alignment.distributed.device import any_kernel
+from alignment.generation.cache import FixedCaches, new_cache, splits, whole_cache
 
 COMPACT_BELOW = 0.75  # share of a call's rows still live below which the next call goes on with those alone
 NO_NUMBERS = "the logits of the policy are no finite numbers: look for such weights, or lower train.learning_rate"
@@ -118,73 +118,8 @@ class EndCriteria(StoppingCriteria):
         return ended | ((~ended).sum() < self.live)
 
 
-def attended_in(states: Tensor) -> torch.dtype:
-    """What attention computes in: positions make float32 of bfloat16 keys, which it would cast back at each token."""
-    kind = states.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
-
-
-class SlidingLayer(DynamicSlidingWindowLayer):
-    """Keys and values of a window, in the dtype that attention computes in."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        key_states, value_states = (states.to(attended_in(states)) for states in (key_states, value_states))
-        return super().update(key_states, value_states, *args, **kwargs)
-
-
-class PreallocatedLayer(DynamicLayer):
-    """Keys and values in blocks with room for the whole reply, in the dtype that attention computes in: a step writes
-    its own and copies no others."""
-
-    def __init__(self, length: int) -> None:
-        """`length`: of prompt and reply."""
-        super().__init__()
-        self.length = length
-        self.blocks: list[Tensor] | None = None  # [rows, heads, length, D], of which keys and values are the beginning
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        key_states, value_states = (states.to(attended_in(states)) for states in (key_states, value_states))
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        before = self.get_seq_length()
-        after = before + key_states.shape[2]
-        if self.blocks is None:
-            self.blocks = [
-                new.new_empty(*new.shape[:2], self.length, new.shape[3]) for new in (key_states, value_states)
-            ]
-            if before:
-                assert self.keys is not None and self.values is not None
-                self._write(slice(before), self.keys, self.values)
-        self._write(slice(before, after), key_states, value_states)
-        self.keys, self.values = (block[:, :, :after] for block in self.blocks)
-        return self.keys, self.values
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        super().batch_repeat_interleave(repeats)
-        self.blocks = None
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        super().batch_select_indices(indices)
-        self.blocks = None
-
-    def _write(self, places: slice, *states: Tensor) -> None:
-        assert self.blocks is not None
-        for block, state in zip(self.blocks, states, strict=True):
-            block[:, :, places] = state
-
-
-def new_cache(hf: Any, length: int) -> DynamicCache:
-    cache = DynamicCache(config=hf.config)
-    for place, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer:
-            cache.layers[place] = PreallocatedLayer(length)
-        elif type(layer) is DynamicSlidingWindowLayer:
-            cache.layers[place] = SlidingLayer(layer.sliding_window)
-    return cache
-
-
 def decode(
-    hf: Any, ids: Tensor, mask: Tensor, uniforms: Tensor, rules: Rules
+    hf: Any, ids: Tensor, mask: Tensor, uniforms: Tensor, rules: Rules, fixed: FixedCaches | None = None
 ) -> tuple[list[tuple[np.ndarray, bool]], int]:
     """n replies to each of P prompts: (ids, finished) in the order of the rows of `uniforms` [P * n, N], prompt by
     prompt; and the number of tokens that were computed for them, rows x steps.
@@ -192,27 +127,34 @@ def decode(
     `ids`, `mask` [P, W], padded on the left. The prompts are computed once, all but their last token, and the cache is
     repeated; rows that have ended leave the batch when enough have. A cache that is more than keys and values (a
     recurrent state) allows neither: there each reply has its own prompt, and all rows go on till the last has ended.
+    With `fixed` caches, which hold keys and values in one place, all rows go on as well, and the step is compiled.
 
     Raises:
         UserError: the model gives logits that are no numbers.
     """
-    width, splits = ids.shape[1], _splits(hf)
-    repeats = len(uniforms) // len(ids)
-    cache = new_cache(hf, width + uniforms.shape[1]) if splits else None
-    if cache is not None and repeats > 1 and width > 1:
+    width, length = ids.shape[1], ids.shape[1] + uniforms.shape[1]
+    repeats, drops_rows = len(uniforms) // len(ids), fixed is None and splits(hf)
+    cache: Cache | None = new_cache(hf, length) if drops_rows else None
+    if fixed is not None:
+        prompts = whole_cache(hf, width)
+        hf.generate(ids[:, :-1], attention_mask=mask[:, :-1], generation_config=rules.hf(1), past_key_values=prompts)
+        cache = fixed.filled(prompts, repeats, length)
+    elif cache is not None and repeats > 1 and width > 1:
         hf.generate(ids[:, :-1], attention_mask=mask[:, :-1], generation_config=rules.hf(1), past_key_values=cache)
         cache.batch_repeat_interleave(repeats)
     ids, mask = ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
     replies: list[tuple[np.ndarray, bool]] = [(np.empty(0), False)] * len(ids)
     rows, computed = torch.arange(len(ids), device=ids.device), 0
     while len(rows):
-        ends = EndCriteria(rules, width, len(rows), ids.device, live=int(COMPACT_BELOW * len(rows)) if splits else 1)
+        ends = EndCriteria(
+            rules, width, len(rows), ids.device, live=int(COMPACT_BELOW * len(rows)) if drops_rows else 1
+        )
         before = ids.shape[1]
         draw = InverseCDF(uniforms[rows], width)
         output = hf.generate(
             ids,
             attention_mask=mask,
-            generation_config=rules.hf(width + uniforms.shape[1] - before),
+            generation_config=rules.hf(length - before),
             logits_processor=rules.processors(draw, width),
             stopping_criteria=StoppingCriteriaList([ends]),
             **({} if cache is None else {"past_key_values": cache}),
@@ -221,7 +163,7 @@ def decode(
             raise UserError(NO_NUMBERS)
         ids = output.sequences
         computed += len(rows) * (ids.shape[1] - before)
-        is_last = ids.shape[1] - width == uniforms.shape[1]
+        is_last = ids.shape[1] == length
         for row, reply in _ended(rows, ids[:, width:], ends.lengths, is_last):
             replies[row] = reply
         goes_on = (ends.lengths == 0).nonzero()[:, 0] if not is_last else rows[:0]
@@ -242,9 +184,3 @@ def _ended(
     for row, ids, length in zip(rows.tolist(), table, lengths.tolist(), strict=True):
         if length or is_last:
             yield row, (ids[: length or None].astype(np.int32), length > 0)
-
-
-def _splits(hf: Any) -> bool:
-    """Whether the rows of the model's cache may be repeated and dropped: its layers are keys and values alone."""
-    plain = (DynamicLayer, DynamicSlidingWindowLayer)
-    return not hf._is_stateful and all(type(layer) in plain for layer in DynamicCache(config=hf.config).layers)

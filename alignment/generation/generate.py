@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from alignment.config.generation import Gather, GenerationConfig
 from alignment.data.ends import end_of_turn
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
+from alignment.generation.cache import FixedCaches
 from alignment.generation.decode import Rules, decode, uniforms
 from alignment.models.heads import LanguageModel
 from alignment.terminal import progress
@@ -108,26 +110,34 @@ class TransformersGenerator:
         assert len(keys) == len(prompts)
         device = next(model.parameters()).device
         together = min(replies, config.batch_size)  # of one prompt
-        at_once = config.batch_size // together
+        at_once = min(config.batch_size // together, max(len(prompts), 1))
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         jobs = [
-            (order[i : i + at_once], range(first, min(first + together, replies)))
+            Job(order[i : i + at_once], range(first, min(first + together, replies)))
             for i in range(0, len(order), at_once)
             for first in range(0, replies, together)
         ]
         sampled: list[list[Reply]] = [[] for _ in prompts]
         computed = 0
         rules = Rules(config, end_ids(model.hf, self.tokenizer), self.tokenizer.pad_token_id, self._stop(), self.watch)
+        fixed = FixedCaches(model.hf) if config.compile else None
         was_training = model.training
         model.eval()
         with _no_generation_config(model.hf):
-            for piece, numbers in jobs if describe is None else progress(jobs, describe):
-                ids, mask = _left_padded([prompts[i] for i in piece], self.tokenizer.pad_token_id)
-                drawn = np.stack([uniforms(seed, keys[i], number, steps) for i in piece for number in numbers])
+            for own in jobs if describe is None else progress(jobs, describe):
+                job = own if fixed is None else own.filled_up(at_once, together)
+                width = max(len(prompts[i]) for i in job.prompts)
+                width = width if fixed is None else fixed.width(width)
+                ids, mask = _left_padded([prompts[i] for i in job.prompts], width, self.tokenizer.pad_token_id)
+                drawn = np.stack([uniforms(seed, keys[i], number, steps) for i, number in job.replies()])
                 lots = torch.from_numpy(drawn).to(device)
-                rows, cost = decode(model.hf, ids.to(device), mask.to(device), lots, rules)
+                rows, cost = decode(model.hf, ids.to(device), mask.to(device), lots, rules, fixed)
                 computed += cost
-                for index, (row, finished) in zip(np.repeat(piece, len(numbers)), rows, strict=True):
+                places = product(range(len(job.prompts)), job.numbers)
+                for (place, number), (row, finished) in zip(places, rows, strict=True):
+                    if place >= len(own.prompts) or number not in own.numbers:
+                        continue
+                    index = own.prompts[place]
                     by_token = int(row[-1]) in rules.end_ids
                     by_string = config.stop if finished and not by_token else []
                     before = int(prompts[index][-1])
@@ -180,8 +190,23 @@ def reply_of(
     return Reply(ids, by_token or bool(by_string), text[: min(cuts, default=len(text))], drawn_logprobs)
 
 
-def _left_padded(prompts: Sequence[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(len(ids) for ids in prompts)
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is drawn at the same time: of each of these prompts the replies with these numbers."""
+
+    prompts: list[int]
+    numbers: range
+
+    def replies(self) -> list[tuple[int, int]]:
+        return [(prompt, number) for prompt in self.prompts for number in self.numbers]
+
+    def filled_up(self, prompts: int, replies: int) -> "Job":
+        """With the last prompt again, and with further replies, so that it has as many rows as the others."""
+        last = self.prompts[-1:] * (prompts - len(self.prompts))
+        return Job(self.prompts + last, range(self.numbers.start, self.numbers.start + replies))
+
+
+def _left_padded(prompts: Sequence[np.ndarray], width: int, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     table = np.full((len(prompts), width), pad_id, dtype=np.int64)
     mask = np.zeros((len(prompts), width), dtype=np.int64)
     for row, ids in enumerate(prompts):

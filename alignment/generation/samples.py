@@ -9,12 +9,14 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.data import Template
 from alignment.config.distributed import DistributedConfig
+from alignment.config.errors import require
 from alignment.config.generation import Generation, GenerationConfig
 from alignment.data.records import Message, Record
 from alignment.data.tokenize import Example
 from alignment.distributed.collectives import gathered, rank, size
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
+from alignment.generation.cache import splits
 from alignment.generation.generate import Generator, Reply, TransformersGenerator
 from alignment.generation.vllm import VLLMGenerator, build_vllm
 from alignment.losses import Mean
@@ -123,6 +125,9 @@ def build_generator(
     """
     if config.engine is Generation.vllm:
         return build_vllm(model, tokenizer, config, distributed)
+    if config.compile:
+        rule = "generation.compile must be false with a model whose cache is more than keys and values"
+        require(splits(model.hf), rule, model.hf.config.model_type)
     return TransformersGenerator(model, tokenizer, config)
 
 

@@ -25,7 +25,13 @@ FREE = (
     "commits",
     # How the same work is divided up; memory and speed.
     *("batch.max_tokens", "model.gradient_checkpointing", "generation.batch_size", "generation.gather"),
-    *("generation.vllm", "distributed.zero", "distributed.offload_optimizer", "distributed.offload_param"),
+    *(
+        "generation.compile",
+        "generation.vllm",
+        "distributed.zero",
+        "distributed.offload_optimizer",
+        "distributed.offload_param",
+    ),
     *("distributed.nvme_path", "distributed.deepspeed_config", "distributed.timeout_minutes"),
     # Where the log-probs of the reference are kept, not whose they are.
     *("reference.cache", "reference.folder"),

@@ -13,15 +13,37 @@ WIDE = 0.47  # of this model's weights its embeddings and norms, which no produc
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> dict[str, Any]:
+def folder(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> Path:
     folder = tmp_path_factory.mktemp("wire")
     run_ranks(Path(count_collectives.__file__), [f"--in={folder}", "sft", "kto"], processes=2)
-    return json.loads((folder / "found.json").read_text())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "found.json").read_text()))
 
 
 def sent(counted: dict[str, Any], *dtypes: str) -> float:
     """Of the bytes of the weights that train, in float32."""
     return sum(counted["sent"].get(dtype, 0) for dtype in dtypes) / counted["weights"]
+
+
+def same_on_both(folder: Path) -> None:
+    first, others = (json.loads((folder / name).read_text()) for name in ("found.json", "others.json"))
+    assert others == [first]
+    assert all(counted["calls"] > 0 for each in first.values() for counted in each.values())
+
+
+def test_processes_call_and_send_alike_whatever_rows_they_have(folder: Path) -> None:
+    """As many modules and collectives, in bytes too: one more or fewer, and they would wait for each other for ever."""
+    same_on_both(folder)
+
+
+@pytest.mark.slow
+def test_so_they_do_for_every_method(tmp_path: Path, run_ranks: Callable[..., None]) -> None:
+    run_ranks(Path(count_collectives.__file__), [f"--in={tmp_path}"], processes=2)
+    same_on_both(tmp_path)
 
 
 @pytest.mark.parametrize("stage", STAGES)

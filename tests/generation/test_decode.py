@@ -16,6 +16,7 @@ from alignment.config.model import Attention, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.precision import autocast, compute_dtype
 from alignment.generation import decode
+from alignment.generation.cache import PreallocatedLayer
 from alignment.generation.decode import uniforms
 from alignment.generation.generate import TransformersGenerator
 from alignment.models.heads import LanguageModel
@@ -183,7 +184,7 @@ def test_logits_that_are_no_numbers_draw_nothing(tokenizer: PreTrainedTokenizerB
 def test_a_roomy_layer_holds_what_transformers_own_does_and_moves_none_of_it() -> None:
     """Prompt, repeated for the replies, steps, rows dropped, steps; `data_ptr` is where a block begins in memory."""
     torch.manual_seed(0)
-    layers = decode.PreallocatedLayer(9), DynamicLayer()
+    layers = PreallocatedLayer(9), DynamicLayer()
 
     def update(rows: int, tokens: int) -> int:
         new = torch.randn(2, rows, 3, tokens, 4)

@@ -16,3 +16,13 @@ def test_a_few_steps(task, precision, run, tmp_path):
     assert [row["step"] for row in rows] == [1, 2, 3]
     if task == "ppo":
         assert abs(rows[0]["kl"]) < 1e-6
+
+
+def test_replies_by_a_compiled_step_are_those_of_one_that_is_not(run, tmp_path):
+    """Whose graph serves every iteration; float32, as other kernels round otherwise."""
+    small = (*SMALL, "distributed.precision=float32", "kl.weight=0.1")
+    plain, compiled = (
+        run(tmp_path / name, "tiny_ppo", *small, f"generation.compile={name}") for name in ("false", "true")
+    )
+    for name in ("length", "finished", "reward"):
+        assert [row[name] for row in compiled] == pytest.approx([row[name] for row in plain], rel=1e-3)
