@@ -17,6 +17,7 @@ from alignment.evaluate.curves import (
     training_curves,
 )
 from alignment.evaluate.plots import DotPanel, Style, comparison, styles
+from alignment.evaluate.positions import span_words, spans_of
 from alignment.evaluate.quantized_section import mark_html, quantized_section
 from alignment.evaluate.results import Evaluation, MethodResult, TrainingRun
 from alignment.evaluate.reward_section import reward_section
@@ -124,7 +125,22 @@ def _completions(evaluation: Evaluation, rows: list[MethodRow], looks: dict[str,
     )
     measured = [row for row in rows if row.nll is not None]
     table = _compared(evaluation, measured, completion_columns(evaluation, measured), looks)
-    return page.section("Completions", table, page.note(words))
+    return page.section("Completions", table, page.note(words), *_by_position(evaluation))
+
+
+def _by_position(evaluation: Evaluation) -> list[str]:
+    """Perplexity against length, where rows are long enough for more than one span."""
+    found = spans_of(evaluation)
+    if not found:
+        return []
+    headings = [page.heading_cell("Perplexity at position")] + [page.heading_cell(name) for name in found]
+    body = []
+    for after, to in sorted({(span.after, span.to) for each in found.values() for span in each}):
+        at = [next((span_words(span) for span in each if span.to == to), "") for each in found.values()]
+        figures = (text.partition("\n")[::2] for text in at)
+        body.append([page.cell(f"{after + 1} to {to}"), *(page.cell(one, more) for one, more in figures)])
+    note = "Positions count prompt and completion, in a model's own tokens."
+    return [page.table(headings, body), page.note(note)]
 
 
 def _compared(evaluation: Evaluation, rows: list[MethodRow], shown: list[Column], looks: dict[str, Style]) -> str:

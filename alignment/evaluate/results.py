@@ -46,6 +46,10 @@ class CompletionsResult:
     """Of its own vocabulary."""
     num_bytes: list[int]
     """Of their text in UTF-8, the same to all models but for where their limits cut."""
+    span_nll: list[list[float]]
+    """`nll` by where in its row a token stands: in the spans of `alignment/evaluate/positions.py`."""
+    span_tokens: list[list[int]]
+    """`tokens` likewise."""
 
 
 @dataclass(slots=True)

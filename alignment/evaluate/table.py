@@ -12,6 +12,7 @@ from alignment.evaluate.columns import Column, columns, completion_columns, mark
 from alignment.evaluate.comparison import MethodRow, compare, deciding_score
 from alignment.evaluate.metrics import Interval
 from alignment.evaluate.pairs import groupings, overall_accuracy, rewardbench, rewardbench_lacking, summary_of
+from alignment.evaluate.positions import Span, span_words, spans_of
 from alignment.evaluate.quantized import (
     FULL,
     QuantizedRow,
@@ -42,6 +43,8 @@ def terminal_tables(evaluation: Evaluation) -> Iterator[Table]:
         shown = quantized_columns(quantized)
         over = "pairs" if quantized.is_reward_model else "completions"
         yield _compared(FULL, rows_of(quantized), shown, title_of(quantized), over=over)
+    if by_position := spans_of(evaluation):
+        yield _position_table(by_position)
     if evaluation.reward_model is not None:
         yield reward_table(evaluation.reward_model)
 
@@ -73,6 +76,19 @@ def _compared(
                 lines.append(mark(cell))
             cells.append(Text("\n".join(lines)))
         table.add_row(*cells)
+    return table
+
+
+def _position_table(found: dict[str, list[Span]]) -> Table:
+    """A row for each span, a column for each model."""
+    caption = "of prompt and completion, in a model's own tokens; [ ] 95% confidence interval over rows"
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title="perplexity by position", caption=Text(caption))
+    table.add_column("Position")
+    for name in found:
+        table.add_column(Text(name), justify="right")
+    for after, to in sorted({(span.after, span.to) for each in found.values() for span in each}):
+        at = [next((span for span in each if span.to == to), None) for each in found.values()]
+        table.add_row(f"{after + 1} to {to}", *(Text("" if span is None else span_words(span)) for span in at))
     return table
 
 
@@ -153,6 +169,8 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         found["num_prompts"] = len(evaluation.prompts)
         found["baseline"] = evaluation.baseline
         found["methods"] = [{key: value for key, value in row.items() if value is not None} for row in rows]
+    if by_position := spans_of(evaluation):
+        found["perplexity_by_position"] = {name: list(map(asdict, each)) for name, each in by_position.items()}
     if evaluation.methods and (score := deciding_score(evaluation)) is not None:
         found["wins_by"] = score
     if evaluation.quantized is not None:

@@ -144,6 +144,20 @@ class ComparedPolicy:
                 table[batch.rows] = batch.sum_by_completion(logprobs.double())
         return sum_over_ranks(table).cpu()
 
+    def logprobs_by_span(self, examples: Sequence[Example], counts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """[G, K] float64 on the CPU, nats: the same by spans of each one's tokens, of which `counts` [G][K] says how
+        many are in each."""
+        engine = self.engine
+        table = torch.zeros(len(examples), len(counts[0]), device=engine.device, dtype=torch.float64)
+        batches = packer_of(self.batch, self.entry.tokenizer).eval_batches(examples)
+        read = partial(token_logprobs, engine.model)
+        for batch, logprobs, is_counted in forwards(batches, read, device=engine.device, precision=engine.precision):
+            if is_counted:
+                rows = batch.rows.tolist()
+                parts = logprobs.double().split([size for row in rows for size in counts[row]])
+                table[batch.rows] = torch.stack([part.sum() for part in parts]).view(len(rows), -1)
+        return sum_over_ranks(table).cpu()
+
 
 def load_policy(config: EvaluateConfig, name: str, entry: ComparedRun) -> ComparedPolicy:
     """Raises:

@@ -1,7 +1,7 @@
 """What models give the completions of held-out rows: each in its own tokens, all of the same rows."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,8 @@ from alignment.config.evaluate import EvaluateConfig
 from alignment.config.sources import Format
 from alignment.data.load import load_split
 from alignment.data.loaded import Loaded
+from alignment.data.tokenize import Example
+from alignment.evaluate.positions import bounds
 from alignment.evaluate.results import CompletionsResult
 from alignment.runs.scores import text_id
 from alignment.tasks.compared import ComparedPolicy, ComparedRun, only
@@ -72,7 +74,9 @@ def perplexity_of(policy: ComparedPolicy, name: str, loaded: Loaded) -> Completi
     Raises:
         UserError: the model gives what is no finite number; names the run and the first such row.
     """
-    logprobs = policy.summed_logprobs(loaded.examples)
+    counts = span_counts(loaded.examples)
+    by_span = policy.logprobs_by_span(loaded.examples, counts)
+    logprobs = by_span.sum(1)
     if not logprobs.isfinite().all():
         first = loaded.examples[int((~logprobs.isfinite()).nonzero()[0, 0])].source
         rule = f"runs.{name} must give finite log-probs: look for weights that are no finite numbers"
@@ -85,7 +89,21 @@ def perplexity_of(policy: ComparedPolicy, name: str, loaded: Loaded) -> Completi
         nll=(-logprobs).tolist(),
         tokens=[len(ids) for ids in learned],
         num_bytes=[bytes_of(policy.entry.tokenizer, ids) for ids in learned],
+        span_nll=(-by_span).tolist(),
+        span_tokens=counts,
     )
+
+
+def span_counts(examples: Sequence[Example]) -> list[list[int]]:
+    """[G][K] how many learned tokens of each one's completion are in each span of its row."""
+    ends = bounds(max(len(each.prompt_ids) + len(each.completion_ids[0]) for each in examples))
+    found = []
+    for each in examples:
+        size = len(each.completion_ids[0])
+        at = np.arange(size) if each.learned is None else np.flatnonzero(each.learned[0])
+        counts = np.bincount(np.searchsorted(ends, at + len(each.prompt_ids) + 1), minlength=len(ends))
+        found.append([int(count) for count in counts])
+    return found
 
 
 def completion_rows(name: str, loaded: Loaded, result: CompletionsResult) -> Iterator[dict[str, Any]]:

@@ -100,8 +100,8 @@ def test_one_model_without_gold_or_reward(alignment: Command, families: Path, fi
 
 
 @torch.no_grad()
-def plain_nll(folder: Path, prompt: str, completion: str) -> tuple[float, int]:
-    """By transformers alone."""
+def plain_nll(folder: Path, prompt: str, completion: str, *, after: int = 0) -> tuple[float, int]:
+    """By transformers alone; of the tokens that stand behind `after` others of the row."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
     turns = [{"role": "user", "content": prompt}]
@@ -109,7 +109,7 @@ def plain_nll(folder: Path, prompt: str, completion: str) -> tuple[float, int]:
     whole = tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": completion}], tokenize=False)
     end = whole.index(tokenizer.eos_token, len(before)) + len(tokenizer.eos_token)
     ids = tokenizer(whole[:end], add_special_tokens=False)["input_ids"]
-    begin = len(tokenizer(before, add_special_tokens=False)["input_ids"])
+    begin = max(after, len(tokenizer(before, add_special_tokens=False)["input_ids"]))
     logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     nll = -sum(logprobs[at - 1, ids[at]].item() for at in range(begin, len(ids)))
     return nll, len(ids) - begin
@@ -135,6 +135,28 @@ def test_perplexity_of_models_of_two_families(alignment: Command, families: Path
     gap = qwen["bits_per_byte"]["mean"] - small["bits_per_byte"]["mean"]
     assert qwen["bits_per_byte_difference"]["mean"] == pytest.approx(gap)
     assert "length" not in small and "2 models on 4 completions" in ended.out
+
+
+def test_perplexity_is_shown_against_length_where_rows_are_long(
+    alignment: Command, families: Path, files: Path
+) -> None:
+    rows = [(text, "fine. " * count) for text in TEXTS[:2] for count in (20, 90)]
+    found_rows = [{"prompt": text, "completion": reply} for text, reply in rows]
+    (files / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found_rows))
+    ended = alignment(*RUN, f"runs={{small: {families / 'small'}}}", "data.eval.path=long.jsonl", "num_samples=0")
+    assert (ended.code, ended.err) == (0, [])
+    assert "perplexity by position" in ended.out and "65 to 128" in ended.out
+    summary, scores = found(files)
+    spans = summary["perplexity_by_position"]["small"]
+    assert [(span["after"], span["to"]) for span in spans] == [(64 * (2**n // 2), 64 * 2**n) for n in range(len(spans))]
+    assert len(spans) > 1 and sum(span["tokens"] for span in spans) == sum(row["tokens"] for row in scores)
+    for number, span in enumerate(spans):
+        plain = [plain_nll(families / "small", *row, after=span["after"]) for row in rows]
+        later = spans[number:]
+        assert sum(each["tokens"] for each in later) == sum(max(0, tokens) for _, tokens in plain)
+        nll = sum(each["tokens"] * math.log(each["perplexity"]["mean"]) for each in later)
+        assert nll == pytest.approx(sum(nll for nll, _ in plain), rel=1e-5)
+    assert "Perplexity at position" in (files / "out" / "report.html").read_text()
 
 
 def test_completions_are_measured_beside_replies_where_rows_have_them(
