@@ -25,7 +25,8 @@ class Attention(str, Enum):
 
 
 class LoraInit(str, Enum):
-    """How a new adapter begins. It changes nothing: B is 0, or what it adds is taken out of the weights beneath."""
+    """How a new adapter begins. It changes nothing: B is 0, or what it adds is taken out of the weights beneath; only
+    loftq's gives back what packing took."""
 
     default = "default"
     """As a linear layer: uniform."""
@@ -35,11 +36,18 @@ class LoraInit(str, Enum):
     """PiSSA (arXiv:2404.02948): the largest singular values of each weight, and their vectors."""
     olora = "olora"
     """OLoRA (arXiv:2406.01775): the first columns and rows of each weight's QR decomposition."""
+    loftq = "loftq"
+    """LoftQ (arXiv:2310.08659): the nearest of its rank to what packing takes from each weight. With nf4."""
 
     @property
     def changes_base(self) -> bool:
         """Whether the weights beneath are no longer the model's. The adapter is saved for them as they were."""
         return self in (LoraInit.pissa, LoraInit.olora)
+
+    @property
+    def adds_at_first(self) -> bool:
+        """Whether B A is something before the first step, so that the reference needs a copy of it."""
+        return self.changes_base or self is LoraInit.loftq
 
 
 ALPHA, TARGETS = 16, ["all-linear"]
@@ -76,6 +84,8 @@ class LoraConfig(Config):
         rule = f"model.lora.{{}} must be false with model.lora.init={self.init.value}, saved as two adapters in one"
         require(not (self.rslora and self.init.changes_base), rule.format("rslora"), self.rslora)
         require(not (self.dora and self.init.changes_base), rule.format("dora"), self.dora)
+        rule = "model.lora.dora must be false with model.lora.init=loftq, which knows no lengths"
+        require(not (self.dora and self.init is LoraInit.loftq), rule, self.dora)
         require(bool(self.targets), "model.lora.targets must name at least one module", self.targets)
 
     def given(self) -> dict[str, Any]:
@@ -163,6 +173,10 @@ class ModelConfig(Config):
     def _check_lora(self) -> None:
         rule = f"model.quantization must be none with model.lora.init={self.lora.init.value}, which changes the weights"
         require(not (self.is_packed and self.lora.init.changes_base), rule, self.quantization.value)
+        rule = "model.quantization must be nf4 with model.lora.init=loftq, which gives back what packing takes"
+        is_packed_so = self.quantization is Quantization.nf4
+        way = " (model.lora.init=pissa is for whole weights)" if not self.is_packed else ""
+        require(is_packed_so or self.lora.init is not LoraInit.loftq, rule + way, self.quantization.value)
         for key, value in self.lora.given().items():
             rule = f"model.lora.{key} goes with model.lora.rank > 0"
             require(self.lora.rank > 0 or self.adapter is not None, rule, value)

@@ -123,7 +123,7 @@ class PPOConfig(OnlineConfig):
             is_adapted = self.model.lora.rank > 0 or self.model.adapter is not None
             require(is_adapted, "roles.share=lora needs model.lora.rank > 0", self.model.lora.rank)
             rule = "model.lora.init must be default or gaussian with roles.share=lora, whose adapters are on one base"
-            require(not self.model.lora.init.changes_base, rule, self.model.lora.init)
+            require(not self.model.lora.init.adds_at_first, rule, self.model.lora.init)
             rule = "model.lora.modules_to_save must be [] with roles.share=lora, whose roles share all but adapters"
             require(not self.model.lora.modules_to_save, rule, self.model.lora.modules_to_save)
             rule = "roles.share=lora takes one reward model as it is: no reward.models, no reward.normalize"

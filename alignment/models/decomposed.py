@@ -54,7 +54,12 @@ def _part(weight: Tensor, init: LoraInit, rank: int, scaling: float) -> tuple[Te
     if init is LoraInit.olora:  # arXiv:2406.01775, eq. 5
         q, r = torch.linalg.qr(weight)
         return q[:, :rank], r[:rank]
-    u, s, v = torch.linalg.svd(weight, full_matrices=False)  # arXiv:2404.02948, eq. 2 and 3
+    return largest_part(weight, rank, scaling)  # arXiv:2404.02948, eq. 2 and 3
+
+
+def largest_part(weight: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor]:
+    """B [out, rank] and A [rank, in]: scaling * B A is the nearest to the weight that there is of this rank."""
+    u, s, v = torch.linalg.svd(weight, full_matrices=False)
     root = (s[:rank] / scaling).sqrt()
     return u[:, :rank] * root, root[:, None] * v[:rank]
 

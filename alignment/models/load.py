@@ -69,7 +69,7 @@ def _language_model(
         check_logits(tried, _where(config, "model.path"))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     model = LanguageModel(placed(hf, config, placement), placement, weight, saved_in)
-    model.begins_adapted = config.adapter is not None or config.lora.init.changes_base
+    model.begins_adapted = config.adapter is not None or config.lora.init.adds_at_first
     return model
 
 

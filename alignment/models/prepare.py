@@ -3,7 +3,7 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from alignment.config.model import ModelConfig
+from alignment.config.model import LoraInit, ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.whole_modules import train_whole
 
@@ -19,6 +19,10 @@ def placed(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> Pr
         from alignment.models.saved_adapter import fill_saved
 
         fill_saved(hf, config, placement)
+    elif config.lora.init is LoraInit.loftq:
+        from alignment.models.loftq import fill_lost
+
+        fill_lost(hf, config, placement)
     return hf
 
 
@@ -42,9 +46,11 @@ def prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> 
         add_adapter(hf, config.lora)
         if config.lora.init.changes_base:
             from alignment.models.decomposed import decompose
-            from alignment.models.saved_adapter import add_copy
 
             decompose(hf, config.lora.init, placement)
+        if config.lora.init.adds_at_first:
+            from alignment.models.saved_adapter import add_copy
+
             add_copy(hf, placement)
     if config.lora.modules_to_save:
         train_whole(hf, config.lora.modules_to_save, placement, are_all_here=config.adapter is None)
