@@ -10,6 +10,7 @@ from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig
 
 TOY = "tiny_"
+ON_EIGHT = "_8x80gb"  # recipes of a method whose rate they leave as it is
 TOY_BYTES = 40_000_000  # ten million weights
 LORA_RATES = {  # of adapters, by the recipes whose own rates are for all weights; each recipe says where it is from
     "sft": 2e-4,
@@ -47,14 +48,15 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
         other = recipe.removeprefix(TOY)
         rate = f"train.learning_rate={config.train.learning_rate:g}, " if isinstance(config, TrainingConfig) else ""
         return f"WARNING: {recipe}'s values ({rate}its lengths) are for toy models; for yours take the recipe {other}"
-    if recipe not in LORA_RATES or not isinstance(config, TrainingConfig) or own_rate:
+    method = recipe.removesuffix(ON_EIGHT)
+    if method not in LORA_RATES or not isinstance(config, TrainingConfig) or own_rate:
         return None
     said = f"WARNING: {recipe}'s learning rate {config.train.learning_rate:g} is for"
     key = f"stages.{Path(config.output_dir).name}.set." if within is not None else ""
     if (own := RATES.get(config.train.optimizer)) is not None:
         return f"{said} AdamW; {config.train.optimizer.value} takes {own}: {key}train.learning_rate=RATE"
     if config.model.lora.rank:
-        return f"{said} all weights; adapters take about {key}train.learning_rate={LORA_RATES[recipe]:g}"
+        return f"{said} all weights; adapters take about {key}train.learning_rate={LORA_RATES[method]:g}"
     return None
 
 

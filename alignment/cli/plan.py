@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alignment.cli.compose import composing, resolve, single
 from alignment.cli.config_errors import COMPOSE_ERRORS, error_line
+from alignment.cli.recipes import shipped
 from alignment.config.data import Format
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.run import RunConfig
@@ -39,14 +40,19 @@ def plan_recipe(
 
 
 def composed(recipe: str, overrides: list[str], own: list[Path], shape: str | None) -> RunConfig:
-    """The config, with what it leaves open that a plan can do without, and the shape where it names no model.
+    """The config, with what it leaves open that a plan can do without, and the shape where it names no model or that of
+    a preset.
 
     Raises:
         ConfigError, and others: as composing does.
     """
-    folder = None if shape is None else shape_folder(shape)
     with composing(own, recipe):
-        return resolve(single(recipe, [*overrides, *_left_open(single(recipe, overrides), folder)]))
+        first = single(recipe, overrides)
+        if shape is not None and _is_set(first, "model.path"):
+            named = OmegaConf.select(first, "model.path")
+            raise ConfigError(f"--shape stands for a model: leave out one of the two, got model.path={named!r}")
+        folder = _shape_of_preset(first) if shape is None else shape_folder(shape)
+        return resolve(single(recipe, [*overrides, *_left_open(first, folder)]))
 
 
 def shape_folder(name: str) -> str:
@@ -62,16 +68,9 @@ def shape_folder(name: str) -> str:
 
 
 def _left_open(composed: DictConfig, shape: str | None) -> list[str]:
-    """Overrides for what the recipe leaves to its user and a plan can do without, or takes from the shape.
-
-    Raises:
-        ConfigError: the shape would take the place of a model that is named.
-    """
+    """Overrides for what the recipe leaves to its user and a plan can do without, or takes from the shape."""
     given: dict[str, Any] = {}
     if shape is not None:
-        if _is_set(composed, "model.path"):
-            named = OmegaConf.select(composed, "model.path")
-            raise ConfigError(f"--shape stands for a model: leave out one of the two, got model.path={named!r}")
         if "model" in composed:
             given["model.path"] = shape
         scorers = (f"reward.{key}" for key in ("path", "function", "models"))
@@ -81,6 +80,16 @@ def _left_open(composed: DictConfig, shape: str | None) -> list[str]:
     if "data" in composed and not _is_set(composed, "data.train.path") and not is_toy:
         given["data.train.path"] = ROWS
     return [f"{key}='{value}'" for key, value in given.items()]
+
+
+def _shape_of_preset(composed: DictConfig) -> str | None:
+    """That of the model which a preset of the package names (model=llama-3-8b), where the run has it: nothing is asked
+    of the hub, on which it may be gated."""
+    folder = SHAPES / str(composed.hydra.runtime.choices.get("model"))
+    preset = shipped("conf") / "model" / f"{folder.name}.yaml"
+    if not (folder.is_dir() and preset.is_file()):
+        return None
+    return str(folder) if composed.model.get("path") == OmegaConf.load(preset).path else None
 
 
 def _is_set(composed: DictConfig, key: str) -> bool:

@@ -43,7 +43,7 @@ def test_a_recipe_s_rate_and_the_one_advised_for_adapters_were_published(name: s
 
 def test_every_recipe_for_a_whole_model_has_a_rate_for_adapters() -> None:
     trained = {path.stem for path in RECIPES.glob("*.yaml") if "learning_rate" in path.read_text()}
-    assert set(LORA_RATES) == {name for name in trained if not name.startswith("tiny_")}
+    assert set(LORA_RATES) == {name for name in trained if not name.startswith("tiny_") and not name.endswith("_24gb")}
 
 
 @pytest.mark.parametrize("name", LORA_RATES)

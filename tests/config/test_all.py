@@ -27,6 +27,7 @@ from alignment.runs.lifecycle import write_config
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((REPOSITORY / "recipes").glob("*.yaml"))}
 PRESETS = {f"{path.parent.name}={path.stem}": path for path in sorted((REPOSITORY / "conf").glob("*/*.yaml"))}
+ON_CARDS = ("_24gb", "_8x80gb")  # recipes of a method for a machine
 GROUPS = {"model": ModelConfig, "data": DataConfig, "distributed": DistributedConfig, "cluster": ClusterConfig}
 OWN = ["model.path=somewhere", "data.train.path=somewhere"]
 REQUIRED = {  # what only the user knows
@@ -42,6 +43,7 @@ REQUIRED = {  # what only the user knows
         for name in ("ppo", "grpo", "rloo", "reinforce_pp", "online_dpo", "rejection")
     },
 }
+REQUIRED |= {f"{name}{card}": needs for name, needs in REQUIRED.items() for card in ON_CARDS}
 PRESET_NEEDS = {
     "model": ["model.path=somewhere"],
     "data": ["data.train.path=somewhere"],
@@ -51,7 +53,8 @@ PRESET_NEEDS = {
 PIPELINES = [
     name for name, path in RECIPES.items() if {"task": "pipeline"} in yaml.safe_load(path.read_text())["defaults"]
 ]
-NO_PATH = ("data=toy", "data=toy_graded", "model=tiny")
+NO_PATH = ["data=toy", "data=toy_graded", "model=tiny"]
+NO_PATH += [name for name in PRESETS if name.startswith("model=") and "\npath: ???" not in PRESETS[name].read_text()]
 
 
 def composed(recipe: str, *overrides: str, own: list[Path] | None = None) -> RunConfig:
@@ -72,10 +75,16 @@ def plain(config: object) -> dict[str, Any]:
     return dict(leaves(yaml.safe_load(OmegaConf.to_yaml(OmegaConf.structured(config)))))
 
 
+def task_of(recipe: str) -> str:
+    """What its defaults name, or those of the recipe that it builds on."""
+    defaults = yaml.safe_load(RECIPES[recipe].read_text())["defaults"]
+    named = [entry["task"] for entry in defaults if isinstance(entry, dict) and "task" in entry]
+    return named[0] if named else task_of(defaults[0])
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_composes(recipe: str) -> None:
-    task = next(entry["task"] for entry in yaml.safe_load(RECIPES[recipe].read_text())["defaults"] if "task" in entry)
-    assert type(composed(recipe)) is TASKS[task]
+    assert type(composed(recipe)) is TASKS[task_of(recipe)]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -90,7 +99,10 @@ def test_preset_composes(preset: str) -> None:
             assert values[f"{group}.{key}"] == value
 
 
-@pytest.mark.parametrize("path", [*RECIPES.values(), *PRESETS.values()], ids=[*RECIPES, *PRESETS])
+FILES = RECIPES | PRESETS | {path.name: path for path in sorted((REPOSITORY / "conf").glob("*.yaml"))}
+
+
+@pytest.mark.parametrize("path", FILES.values(), ids=FILES)
 def test_file_says_what_it_is_and_names_no_python(path: Path) -> None:
     text = path.read_text()
     assert text.startswith("# ") and len(text.splitlines()[0]) > 10

@@ -127,7 +127,8 @@ def test_blocks_of_recipes_are_the_recipes(page: Path) -> None:
 def test_the_full_size_recipes_are_shown_with_ones_own_model_and_data() -> None:
     shown = {shlex.split(line)[2] for line in commands(ROOT / "recipes" / "methods.md")}
     shipped = {file.stem for file in (ROOT / "recipes").glob("*.yaml")}
-    assert shown == {recipe for recipe in shipped if not recipe.startswith("tiny_")}
+    on_cards = {recipe for recipe in shipped if recipe.endswith(("_24gb", "_8x80gb"))}  # planned in tests/recipes
+    assert shown == {recipe for recipe in shipped - on_cards if not recipe.startswith("tiny_")}
 
 
 @pytest.mark.parametrize("block", blocks(README, "python"))

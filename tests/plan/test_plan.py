@@ -55,7 +55,11 @@ def test_a_folder_with_a_config_alone_is_a_model(
 
 @pytest.mark.parametrize(
     ("name", "billions"),
-    [("llama-2-7b", 6.74), ("llama-2-13b", 13.0), ("llama-2-70b", 69.0), ("llama-3-8b", 8.03), ("llama-3-70b", 70.6)],
+    [
+        *(("llama-2-7b", 6.74), ("llama-2-13b", 13.0), ("llama-2-70b", 69.0), ("llama-3-8b", 8.03)),
+        *(("llama-3-70b", 70.6), ("mistral-7b", 7.25), ("qwen2.5-7b", 7.62), ("qwen3-8b", 8.19)),
+        *(("gemma-2-9b", 9.24), ("gemma-3-1b", 1.0), ("smollm2-1.7b", 1.71)),
+    ],
 )  # of the models' cards
 def test_the_shapes_have_the_weights_of_their_models(name: str, billions: float) -> None:
     with torch.device("meta"):
@@ -79,7 +83,7 @@ def test_devices_have_names() -> None:
     ("words", "line"),
     [
         (["tiny_dpo", "--for", "many"], "alignment: tiny_dpo: --for must be a number of GPUs and their memory"),
-        (["dpo", "--shape", "llama-3-9b"], "--shape must be one of llama-2-13b, .*got 'llama-3-9b'.*did you mean"),
+        (["dpo", "--shape", "llama-3-9b"], "--shape must be one of gemma-2-9b, .*got 'llama-3-9b'.*did you mean"),
         (["dpo", "--shape", "llama-3-8b", "loss.bta=1"], "bta"),
         (["dpo", "--shape", "llama-3-8b", "model.path=here"], "leave out one of the two, got model.path='here'"),
         (["tiny_dpo", "--mfu", "40"], r"--mfu must be in \(0, 1\], got 40"),

@@ -12,8 +12,9 @@ read, and no weights.
 
   alignment plan tiny_dpo                                   on this machine, as its memory is now
   alignment plan dpo model.path=FOLDER --for 8xA100-80GB    on others; of any card by its memory: --for 1x24GB
+  alignment plan dpo_24gb model=llama-3-8b --for 1x24GB     of a preset's model, whose shape is shipped: without the hub
   alignment plan ppo --shape llama-3-8b --for 8x80GB        of a shape that is shipped, of llama-2-7b, -13b, -70b,
-                                                            llama-3-8b, -70b
+                                                            llama-3-8b, -70b, or of a preset
 
 {FLAGS}  --for NxCARD         N GPUs of A100-80GB, A100-40GB, H100-80GB, H200-141GB, A10-24GB, 4090-24GB, or of 24GB
   --shape NAME         the model, and the reward model where the recipe leaves it open
