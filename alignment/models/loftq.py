@@ -8,6 +8,7 @@ would pack another weight.
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from alignment.config.errors import ConfigError
@@ -45,10 +46,17 @@ def fill_lost(hf: PreTrainedModel, config: ModelConfig, placement: Placement) ->
             raise ConfigError(f"{rule} (model.lora.init=default begins without it)")
         packed = whole_weight(base).float()
         weight = read_weight(folder.path, in_file, folder.key).to(packed.device).float()
-        lost = (weight if weight.shape == packed.shape else weight.T) - packed
+        lost = _lost(weight, packed)
         b, a = largest_part(lost, rank, layer.scaling[DEFAULT])
         for adapter in (DEFAULT, FIRST):
             down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
             with placement.whole([down, up], write=True):
                 up.copy_(b)
                 down.copy_(a)
+
+
+def _lost(weight: Tensor, packed: Tensor) -> Tensor:
+    """W - Q. GPT-2's files have a weight the other way round, which a square one's shape does not tell: of W and its
+    transpose it is the one that was packed, to which Q is near."""
+    ways = [each - packed for each in (weight, weight.T) if each.shape == packed.shape]
+    return min(ways, key=lambda lost: float(lost.norm()))

@@ -61,6 +61,25 @@ def test_what_is_left_of_the_error_is_the_singular_values_beyond_the_rank(
         assert left < lost.norm()
 
 
+@torch.no_grad()
+def test_a_weight_that_its_file_has_the_other_way_round_is_told_though_it_is_square(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """GPT-2's: attention's output layer has as many rows as columns."""
+    torch.manual_seed(0)
+    init = {"model_type": "gpt2", "n_embd": 64, "n_layer": 1, "n_head": 4, "initializer_range": 0.2}
+    save_model(load_language_model(ModelConfig(init=init), tokenizer, WHOLE), tokenizer, tmp_path / "base")
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "base").state_dict()
+    model = load_language_model(config(tmp_path / "base"), tokenizer, PLACEMENT)
+    squares = 0
+    for name, layer in [(name, each) for name, each in model.hf.named_modules() if each in set(lora_layers(model.hf))]:
+        lost = whole[f"{name}.weight"].T - whole_weight(layer.get_base_layer())
+        left = (lost - layer.get_delta_weight("default")).norm()
+        torch.testing.assert_close(left, torch.linalg.svdvals(lost)[4:].norm(), rtol=1e-4, atol=1e-6)
+        squares += lost.shape[0] == lost.shape[1]
+    assert squares == 1
+
+
 def test_its_weights_are_those_that_peft_finds(
     base: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
