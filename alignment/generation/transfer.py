@@ -16,7 +16,7 @@ from alignment.config.generation import PORT, VLLMConfig
 from alignment.distributed.collectives import from_main, is_main
 from alignment.generation.launched import UNTIED
 from alignment.generation.server import ServedModel, Server, ServerError
-from alignment.models.adapters import merged_state
+from alignment.models.adapters import merged_state, merged_weights
 from alignment.models.heads import LanguageModel
 from alignment.models.save import share, write_weights
 
@@ -75,14 +75,19 @@ class NCCLTransfer:
 
     client: "VLLMClient"
 
+    @torch.no_grad()
     def push(self, model: LanguageModel) -> None:
-        """Under the names of Hugging Face form."""
+        """Under the names of Hugging Face form. One weight at a time, merged where it lies: once for its shape, which
+        the server is told before, and once to be sent."""
         device = next(model.parameters()).device
-        state = merged_state(model.hf, model.placement)
-        names = [name.replace(".base_layer.", ".") for name, _ in model.hf.named_parameters() if ".lora_" not in name]
+        names = {name.replace(".base_layer.", ".") for name, _ in model.hf.named_parameters() if ".lora_" not in name}
         dtype = model.saved_in  # as the server read them from their folder
-        metadata = [(name, str(dtype).removeprefix("torch."), list(state[name].shape)) for name in names]
-        self.client.update_named_params(metadata, ((name, state[name].to(device, dtype)) for name in names))
+        word = str(dtype).removeprefix("torch.")
+        weights = merged_weights(model.hf, model.placement)
+        metadata = [(name, word, list(weight.shape)) for name, weight in weights if name in names]
+        weights = merged_weights(model.hf, model.placement)
+        sent = ((name, weight.detach().to(device, dtype)) for name, weight in weights if name in names)
+        self.client.update_named_params(metadata, sent)
         self.client.reset_prefix_cache()  # keys and values of the old weights
 
 

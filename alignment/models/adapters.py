@@ -83,13 +83,14 @@ def merged_state(
         if keep and isinstance(tensor, nn.Parameter):  # one tensor for all its names
             state[name] = tied.setdefault(id(tensor), placement.kept(tensor))
         elif keep:
-            state[name] = tensor if dtype is None or name in buffers else as_saved(hf, name, tensor, dtype)
+            whole = tensor if name in buffers else tensor.cpu()  # a second copy of all may not fit on the GPU
+            state[name] = whole if dtype is None or name in buffers else as_saved(hf, name, whole, dtype)
     return state
 
 
 def merged_weights(hf: nn.Module, placement: Placement) -> Iterator[tuple[str, Tensor]]:
     """Each of the state dict with its adapter added, by name. One that is sharded is whole while it is the current
-    one: parameters are the model's own, what an adapter was added to is on the CPU."""
+    one: parameters are the model's own, what an adapter was added to is in float32 on its weight's device."""
     layers: dict[str, LoraLayer] = {}
     packed: dict[str, nn.Module] = {}
     for path, module in hf.named_modules():
@@ -124,10 +125,10 @@ def has_lengths(layer: Any, adapter: str) -> bool:
 
 def _merged(layer: Any) -> Tensor:
     weight = whole_weight(layer.get_base_layer())
-    for adapter in layer.active_adapters:  # on the CPU: a second copy of the weights may not fit on the GPU
-        weight = weight.cpu().float() + layer.get_delta_weight(adapter).detach().cpu().float()
+    for adapter in layer.active_adapters:
+        weight = weight.float() + layer.get_delta_weight(adapter).detach().float()
         if has_lengths(layer, adapter):  # arXiv:2402.09353, eq. 5
             along = 0 if layer.fan_in_fan_out else 1
-            lengths = layer.lora_magnitude_vector[adapter].weight.detach().cpu().float().unsqueeze(along)
+            lengths = layer.lora_magnitude_vector[adapter].weight.detach().float().unsqueeze(along)
             weight = weight * (lengths / weight.norm(dim=along, keepdim=True))
     return weight
