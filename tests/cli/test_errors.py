@@ -287,6 +287,10 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "LogConfig": ("tiny_dpo log.every=0", "log.every must be > 0, got 0"),
     "ClusterConfig": ("tiny_dpo cluster=slurm cluster.nodes=0", "cluster.nodes must be > 0, got 0"),
     "GenerationConfig": ("tiny_ppo generation.top_p=1.1", r"generation.top_p must be in \(0, 1\], got 1.1"),
+    "RopeConfig": (
+        "tiny_dpo model.rope.rope_type=yarn model.rope.factor=0.5",
+        r"model.rope.factor must be > 1 and finite, got 0.5",
+    ),
     "VLLMConfig": ("tiny_ppo generation.vllm.port=0", r"generation.vllm.port must be in \[1, 65535\], got 0"),
     "RewardConfig": ("tiny_reward data=toy loss.margin_scale=2", "loss.margin_scale .* which is none, got 2.0"),
     "DPOConfig": (
