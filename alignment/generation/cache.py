@@ -21,12 +21,15 @@ def attended_in(states: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
 
 
+def as_attended(*states: Tensor) -> list[Tensor]:
+    return [each.to(attended_in(each)) for each in states]
+
+
 class SlidingLayer(DynamicSlidingWindowLayer):
     """Keys and values of a window, in the dtype that attention computes in."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        key_states, value_states = (states.to(attended_in(states)) for states in (key_states, value_states))
-        return super().update(key_states, value_states, *args, **kwargs)
+        return super().update(*as_attended(key_states, value_states), *args, **kwargs)
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -40,7 +43,7 @@ class PreallocatedLayer(DynamicLayer):
         self.blocks: list[Tensor] | None = None  # [rows, heads, length, D], of which keys and values are the beginning
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        key_states, value_states = (states.to(attended_in(states)) for states in (key_states, value_states))
+        key_states, value_states = as_attended(key_states, value_states)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before = self.get_seq_length()
@@ -97,16 +100,14 @@ class FixedLayer(StaticLayer):
     """Keys and values whose place and shape never change, in the dtype that attention computes in."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        key_states, value_states = (states.to(attended_in(states)) for states in (key_states, value_states))
-        return super().update(key_states, value_states, *args, **kwargs)
+        return super().update(*as_attended(key_states, value_states), *args, **kwargs)
 
 
 class FixedSlidingLayer(StaticSlidingWindowLayer):
     """The same of a window."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        key_states, value_states = (states.to(attended_in(states)) for states in (key_states, value_states))
-        return super().update(key_states, value_states, *args, **kwargs)
+        return super().update(*as_attended(key_states, value_states), *args, **kwargs)
 
 
 class FixedCaches:
