@@ -12,10 +12,8 @@ import pytest
 NAMES = [
     "dpo",
     "ppo",
-    "grpo",
-    "online_dpo",
     "kto",
-    *(pytest.param(n, marks=pytest.mark.slow) for n in ("rloo", "simpo")),
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("grpo", "online_dpo", "rloo", "simpo")),
 ]
 HEARD = {
     signal.SIGINT: "alignment: heard SIGINT: finishing the step, then saving; Ctrl-C again stops at once",

@@ -25,8 +25,8 @@ LEFT_OUT = {  # the stages that a task is not run under: two engines cannot shar
     **dict.fromkeys(("grpo_white", "dr_grpo", "gspo", "online_aot"), ("0", "1", "2", "3, by layer")),
 }
 SLOW = {  # those under which an engine does for it what it does for PPO and GRPO
-    **dict.fromkeys(("rloo", "reinforce_pp"), ("1", "2")),
-    **dict.fromkeys(("shared", "online_dpo"), ("1",)),
+    **dict.fromkeys(("rloo", "reinforce_pp", "grpo", "online_dpo"), ("1", "2")),
+    "shared": ("1",),
 }
 CASES = [(task, stage) for stage in STAGES for task in TASKS if stage not in LEFT_OUT.get(task, ())]
 FIRST = [(task, stage) for task, stage in CASES if stage not in SLOW.get(task, ())]

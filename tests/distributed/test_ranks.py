@@ -10,8 +10,8 @@ import pytest
 FEW, MANY = ("none", "3"), ("0", "1", "2", "3", "offload")
 METHODS = ("sft", "reward", "dpo", "orpo", "simpo", "cpo", "cpo_hinge", "kto", "apo_zero_unpaired", "aot", "lora")
 ALL = (*METHODS, "bfloat16", "bfloat16 lora")
-SLOW = {  # another loss of the same pairs as ORPO, or of the same rows as KTO; an adapter on a base that is not sharded
-    **dict.fromkeys(("simpo", "cpo", "cpo_hinge", "apo_zero_unpaired"), ("1", "2", "offload")),
+SLOW = {  # another loss of the same pairs as DPO, or of the same rows as KTO; an adapter on a base that is not sharded
+    **dict.fromkeys(("orpo", "simpo", "cpo", "cpo_hinge", "apo_zero_unpaired", "aot"), ("1", "2", "offload")),
     "bfloat16 lora": ("1", "2"),
 }
 REST = [f"{method}/{stage}" for method, stages in SLOW.items() for stage in stages]
