@@ -204,7 +204,7 @@ class _Builder:
     ) -> Batch:
         num_rows, length = max(self.used) + 1, max(self.used.values())
         table = np.zeros((4, num_rows, length), dtype=np.int64)
-        table[0], table[2] = self.pad_id, PADDING
+        table[0], table[1], table[2] = self.pad_id, np.arange(length), PADDING  # padding goes on where its text ends
         for row, pieces in self.tokens.items():
             start = 0
             for ids, positions, group, branch in pieces:

@@ -82,10 +82,11 @@ def attention_inputs(batch: Batch, config: PreTrainedConfig) -> dict[str, Any]:
     group its `group_lengths` and `plain_rows`, where it takes all groups in one call its `sequences`. For a model whose
     layers differ, one mask for each kind of layer.
 
-    In the separate layout [R, L] bool, which every architecture takes.
+    In the separate layout none: padding stands behind a row's text, which never looks there, and what padding itself
+    sees is never read. A mask would keep sdpa from its fastest kernels, and a GPU waiting while it is looked through.
     """
     if not batch.shared:
-        return {"attention_mask": batch.groups != PADDING}
+        return {"attention_mask": None}
     if takes_whole_row(config, batch):
         return {"attention_mask": _by_kind(config, partial(_block_mask, batch))}
     if config._attn_implementation == AUTO["sdpa"] and serves(config, batch.input_ids.device):

@@ -55,7 +55,7 @@ def test_separate_layout_by_hand() -> None:
         [40, 41, 50, 9, 9],
         [40, 41, 60, 61, 9],
     ]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 0], [0, 1, 2, 0, 0], [0, 1, 2, 3, 0]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4]] * 4
     assert (batch.groups != PADDING).sum(1).tolist() == [5, 4, 3, 4]
     assert batch.positions.tolist() == [2, 3, 7, 11, 16, 17]
     assert batch.targets.tolist() == [20, 21, 30, 50, 60, 61]

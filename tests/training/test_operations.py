@@ -39,6 +39,14 @@ def test_a_step_waits_for_a_gpu_once_whatever_the_number_of_micro_batches(method
         assert step(method, Layout.shared, Attention.auto, 4, 2, micro_batches).waits == {"_local_scalar_dense": 1}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_separate_rows_wait_once_more_for_each_micro_batch(method: str) -> None:
+    """Whether their positions are those of one text or of several is looked up by transformers as it makes a mask."""
+    found = [step(method, Layout.separate, Attention.auto, 4, 2, micro_batches).waits for micro_batches in (1, 3)]
+    passes = 2 if method == "kto" else 1  # which reads replies to other prompts first
+    assert [sum(waits.values()) for waits in found] == [1 + passes, 1 + 3 * passes]
+
+
 def test_advantages_take_no_operations_for_each_token() -> None:
     found = []
     for length in (64, 1024):
