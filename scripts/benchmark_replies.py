@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from benchmark_setting import data_config
 from rich.console import Console
@@ -29,7 +30,7 @@ from alignment.config.model import ModelConfig
 from alignment.data.load import load_split
 from alignment.distributed.device import keep_freed_memory
 from alignment.distributed.placement import WHOLE
-from alignment.generation.generate import TransformersGenerator
+from alignment.generation.generate import Generator, TransformersGenerator
 from alignment.generation.launched import Asked, launched
 from alignment.generation.vllm import build_vllm
 from alignment.models.load import load_language_model
@@ -76,10 +77,7 @@ def main() -> None:
         push = median([timed(partial(theirs.transfer.push, model)) for _ in range(arguments.turns)])
         rows = []
         for count, replies in SHAPES:
-            asks = [
-                partial(each.generate, prompts[:count], keys=range(count), replies=replies, seed=0)
-                for each in (own, theirs)
-            ]
+            asks = [partial(rollout, each, prompts[:count], replies) for each in (own, theirs)]
             figures = compared(asks, arguments.turns, push)
             rows.append({"prompts": count, "replies": replies, **figures})
             print(rows[-1], flush=True)
@@ -89,6 +87,12 @@ def main() -> None:
         shown = [f"{row[name]:.2f}" for name in ("vllm_over_ours", "without_push")]
         table.add_row(str(row["prompts"]), str(row["replies"]), *shown, f"{row['noise']:.0%}")
     Console().print(table)
+
+
+def rollout(generator: Generator, prompts: Sequence[np.ndarray], replies: int) -> None:
+    """As after a step, which has changed the weights."""
+    generator.model.changed()
+    generator.generate(prompts, keys=range(len(prompts)), replies=replies, seed=0)
 
 
 def compared(asks: Sequence[Callable[[], object]], turns: int, push: float) -> dict[str, float]:

@@ -38,7 +38,7 @@ class Generation(str, Enum):
 
 
 class VLLMTransfer(str, Enum):
-    """How the weights come to the server before each rollout."""
+    """How the weights come to the server, before a rollout and when they have changed."""
 
     files = "files"
     """The main process writes them, the server reads them: from any number of processes, under any ZeRO stage."""

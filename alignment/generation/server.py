@@ -17,6 +17,7 @@ AT_ONCE = 256  # connections that are kept open
 PAUSE_S = 0.5
 DEV_MODE = "VLLM_SERVER_DEV_MODE=1 in its environment"
 PROCESSED = "processed_logprobs"
+INFO = "server_info?config_format=json"
 FROM_FILES = {"load_config": {"load_format": "auto"}}
 
 
@@ -44,6 +45,8 @@ class ServedModel:
     is_untied: bool
     """Its head was told to be another than its embeddings: `--hf-overrides '{"tie_word_embeddings": false}'`."""
     logprobs_mode: str
+    start: str
+    """Names this start of the server: its next one has another."""
 
 
 class Server:
@@ -68,19 +71,23 @@ class Server:
         """
         rule = "generation.vllm.host and port must be a vLLM server's"
         self._wait(rule)
-        info = self._session.get(f"{self._url}/server_info", params={"config_format": "json"})
-        if info.status_code != 200:
+        if self._session.get(f"{self._url}/{INFO}").status_code != 200:
             raise ConfigError(f"{rule} that was started with {DEV_MODE}, without which it takes no weights: {self.at}")
         if self._own is not None:  # it began without weights, and reads none in that format
             self._post("collective_rpc", {"method": "update_config", "kwargs": {"overrides": FROM_FILES}})
         self.name = self._session.get(f"{self._url}/v1/models").json()["data"][0]["id"]
-        settings = info.json()["vllm_config"]
+        return self.served()
+
+    def served(self) -> ServedModel:
+        """As it is now, for a server that is started apart may have been started again."""
+        settings = self._ask("GET", INFO, None)["vllm_config"]
         model = settings["model_config"]
         return ServedModel(
             longest=model["max_model_len"],
             on_cpu=settings["device_config"]["device"] == "cpu",
             is_untied=model["hf_overrides"].get("tie_word_embeddings") is False,
             logprobs_mode=model["logprobs_mode"],
+            start=settings["instance_id"],
         )
 
     def complete(self, prompt: list[int], sampling: dict[str, Any]) -> list[Completion]:
@@ -128,9 +135,12 @@ class Server:
             return False
 
     def _post(self, route: str, content: dict[str, Any] | None) -> Any:
+        return self._ask("POST", route, content)
+
+    def _ask(self, method: str, route: str, content: dict[str, Any] | None) -> Any:
         again = "the run goes on from its last checkpoint by the same command"
         try:
-            answer = self._session.post(f"{self._url}/{route}", json=content)
+            answer = self._session.request(method, f"{self._url}/{route}", json=content)
         except requests.RequestException as error:
             what = f"the vLLM server at {self.at} does not answer any more ({type(error).__name__})"
             if self._own is not None:

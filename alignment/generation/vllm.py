@@ -1,4 +1,4 @@
-"""Replies from a vLLM server, to which the weights are pushed before each rollout.
+"""Replies from a vLLM server, to which the weights are pushed before a rollout where they are others than it has.
 
 The run starts the server (`launched.py`), or somebody has, on the policy's folder:
 
@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import UserError
 from alignment.config.generation import Generation, GenerationConfig, VLLMTransfer
 from alignment.config.model import ModelConfig
-from alignment.distributed.collectives import barrier, is_main, pick_device
+from alignment.distributed.collectives import barrier, from_main, is_main, pick_device
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
 from alignment.generation.generate import Generated, Reply, end_ids, reply_of
@@ -35,6 +35,16 @@ from alignment.models.heads import LanguageModel
 from alignment.models.init import config_of
 from alignment.models.rope import overrides
 from alignment.terminal import progress, say
+
+
+@dataclass(slots=True)
+class Pushed:
+    """Which weights a server has of a generator's model."""
+
+    version: int | None = None
+    """As the model counts them. None: none so far."""
+    start: str = ""
+    """Of the server, which has none of them once it has been started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,8 @@ class VLLMGenerator:
     """Tokens of a prompt and its reply that the server takes."""
     keeps_logprobs: bool
     """Whether the server's log-probs are of the distribution that the trainer's are of."""
+    pushed: Pushed = field(default_factory=Pushed)
+    """With other settings (`replace`) it is the same server still, and has the same weights."""
 
     def reading(self, engine: Engine | FrozenEngine) -> AbstractContextManager[None]:
         """As they lie: they are read one after the other, and nothing is computed with them here but an adapter's
@@ -74,9 +86,9 @@ class VLLMGenerator:
         assert len(keys) == len(prompts)
         self._require_room(prompts)
         sleeps = self.config.vllm.sleep
-        if sleeps and is_main():  # for whose push the others wait
+        if sleeps and is_main():  # for whom the others wait in `push`
             self.server.wake_up()
-        self.transfer.push(self.model)
+        self.push()
         ends = end_ids(self.model.hf, self.tokenizer)
 
         def ask(place: int) -> list[Reply]:
@@ -90,6 +102,20 @@ class VLLMGenerator:
         if sleeps:
             _send_to_sleep(self.server)
         return Generated(sampled, sum(len(reply.ids) for row in sampled for reply in row))
+
+    def push(self) -> None:
+        """The weights, unless the server has them: another rollout of the same ones, as of an evaluation, sends none.
+
+        Raises:
+            ServerError: the server is gone or cannot take them; on all processes.
+        """
+        start = from_main(_asked(self.server) if is_main() else "")
+        if isinstance(start, UserError):
+            raise start
+        has = Pushed(self.model.version, start)
+        if has != self.pushed:
+            self.transfer.push(self.model)
+            self.pushed.version, self.pushed.start = has.version, has.start
 
     def _require_room(self, prompts: Sequence[np.ndarray]) -> None:
         needed = max((len(prompt) for prompt in prompts), default=0) + self.config.max_new_tokens
@@ -159,6 +185,13 @@ def build_vllm(
         way = f"a server started with --logprobs-mode {PROCESSED}, top_k=0 and top_p=1 have it measured"
         say(f"generation: the server's log-probs are not those of the draws, so generation/mismatch is left out; {way}")
     return VLLMGenerator(model, tokenizer, config, server, transfer, served.longest, keeps_logprobs=is_known)
+
+
+def _asked(server: Server) -> str | UserError:
+    try:
+        return server.served().start
+    except UserError as error:
+        return error
 
 
 def _send_to_sleep(server: Server) -> None:

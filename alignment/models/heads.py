@@ -65,7 +65,13 @@ class Trunk(nn.Module):
         self.reads_apart = reads_apart
         self.adapter: str | None = None  # which one is this role's, where roles share a backbone
         self.originals: Originals | None = None  # of modules that train beside an adapter, where they are asked for
+        self.version = 0
         self.begins_adapted = False  # so that without its adapter it is not the model as it was when the run began
+
+    def changed(self) -> None:
+        """Its weights are others now: `version` says it to who has a copy of them elsewhere, such as a server. The
+        training step calls it, and so must whatever else writes into the weights of a model that replies."""
+        self.version += 1
 
     def activate(self) -> None:
         """Make this role's adapter the active one of a shared backbone; otherwise there is nothing to do."""

@@ -42,6 +42,7 @@ class MovingAverage:
     def _write(self, weights: dict[str, Tensor]) -> None:
         for name, shard in self._shards():
             shard.copy_(weights[name])
+        self.model.changed()
 
     def _shards(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, self.model.placement.shard_of(p)) for name, p in self.model.trained().items())

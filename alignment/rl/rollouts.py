@@ -80,6 +80,7 @@ class Rollouts:
     shown: SamplesLog = field(init=False)
 
     def begin(self, done: int) -> None:
+        self.generator.model.changed()  # by the checkpoint that the run goes on from
         self.shown = SamplesLog(self.folder, done=done)
 
     def draw_and_score(self, step: int) -> tuple[Samples, Tensor, Metrics]:

@@ -107,7 +107,11 @@ class _Started:
         self.norm = torch.full_like(self.loss, float("nan"))
 
     def step(self, agree: Callable[[bool], bool] | None = None, *, may: bool = True) -> bool:
-        self.norm, is_taken = self.learner.engine.step(update=self.loss.isfinite() & may, agree=agree)
+        engine = self.learner.engine
+        self.norm, is_taken = engine.step(update=self.loss.isfinite() & may, agree=agree)
+        if is_taken:
+            model: Any = engine.model  # or what DeepSpeed has put around it, which passes the call on
+            model.changed()
         return is_taken
 
     def tell(self, on_nonfinite: Callable[[NonFiniteStep], None]) -> None:

@@ -47,12 +47,13 @@ def said(route: str, content: Any) -> Any:
         return {"data": [{"id": "policy"}]}
     if route == "server_info":
         model = {"max_model_len": 256, "hf_overrides": {"tie_word_embeddings": False}, "logprobs_mode": "raw_logprobs"}
-        return {"vllm_config": {"model_config": model, "device_config": {"device": "cpu"}}}
+        return {"vllm_config": {"model_config": model, "device_config": {"device": "cpu"}, "instance_id": "one"}}
     if route == "collective_rpc":
         ASKED.append(content["method"])
         if content["method"] == "reload_weights":
             files = sorted(path.name for path in Path(content["kwargs"]["weights_path"]).glob("*.safetensors"))
             NOTE.with_name("weights.json").write_text(json.dumps(files))
+            log("weights")
     if route == "v1/completions":
         mode = os.environ.get("FAKE_VLLM", "")
         if IS_BROKEN:
@@ -61,6 +62,7 @@ def said(route: str, content: Any) -> Any:
             log("RuntimeError: out of memory")
             os._exit(1)
         ASKED.append(route)
+        log("replies")
         ids = [6 + content["seed"] % 5, 6 + content["seed"] // 5 % 5, content["stop_token_ids"][0]]
         return {"choices": [{"token_ids": ids, "logprobs": {"token_logprobs": [-1.0] * 3}}] * content["n"]}
     return {}

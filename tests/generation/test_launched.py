@@ -27,8 +27,8 @@ from alignment.models.load import load_language_model
 from alignment.models.save import write_weights
 
 ROOT, FAKE = Path(__file__).parents[2], Path(__file__).with_name("fake_vllm.py")
-SMALL = ["batch.size=4", "data.train.limit=40", "data.eval.limit=4", "train.eval_every=0", "checkpoint.every=1"]
-SMALL += ["log.samples=0", "log.progress=false", "output_dir=run", "generation.engine=vllm", "launch.vllm=1"]
+SMALL = ["data.train.limit=40", "log.samples=0", "output_dir=run", "generation.engine=vllm", "launch.vllm=1"]
+STEPS = ["batch.size=4", "data.eval.limit=4", "train.eval_every=0", "checkpoint.every=1", "log.progress=false"]
 GONE_S = 30
 
 
@@ -38,11 +38,12 @@ class Runs:
 
     folder: Path
 
-    def start(self, *words: str, fake: str = "", **more: str) -> "subprocess.Popen[str]":
+    def start(self, *words: str, recipe: str = "tiny_ppo", fake: str = "", **more: str) -> "subprocess.Popen[str]":
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "FAKE_VLLM": fake, **more}
         own = ["model=pretrained", "model.path=policy", f"generation.vllm.python={self.folder / 'python'}", *SMALL]
+        own += [] if recipe == "tiny_rejection" else STEPS
         return subprocess.Popen(
-            [sys.executable, "-m", "alignment", "run", "tiny_ppo", *own, *words],
+            [sys.executable, "-m", "alignment", "run", recipe, *own, *words],
             cwd=self.folder,
             env={**environment, "FAKE_VLLM_NOTE": str(self.folder / "note.json")},
             stdout=subprocess.PIPE,
@@ -58,6 +59,11 @@ class Runs:
         process = self.start(*words, **more)
         out, err = process.communicate(timeout=300)
         return process.returncode, out, err
+
+    def log(self) -> list[str]:
+        """What the stand-in was asked for: `weights`, `replies`, a line each; each several times is told once."""
+        said = (self.folder / "run" / "logs" / "vllm.txt").read_text().splitlines()
+        return [line for line, before in zip(said, ["", *said], strict=False) if line != before]
 
     def note(self) -> dict[str, Any]:
         return dict(json.loads((self.folder / "note.json").read_text()))
@@ -114,6 +120,27 @@ def test_the_server_of_a_run_is_its_own_from_the_start_to_the_end(runs: Runs, di
     assert note["environment"]["VLLM_SERVER_DEV_MODE"] == "1"
     weights = json.loads((runs.folder / "weights.json").read_text())
     assert weights == ["head.safetensors", "model.safetensors"]  # of a tied model, whose head is a weight there
+
+
+@pytest.mark.parametrize("distributed", [[], ["distributed=zero3", "launch.processes=2"]], ids=["one", "zero3 of two"])
+def test_weights_are_pushed_once_they_have_changed_and_not_again(runs: Runs, distributed: list[str]) -> None:
+    """A step draws from what its evaluation before it has had pushed, however often replies are drawn anew; and so does
+    the run that goes on, whose server is another."""
+    groups = ["num_samples=2", "advantage.redraws=2", "train.eval_every=1", "train.eval_on_start=true", *distributed]
+    each = ["weights", "replies"]
+    for steps, pushes in ((2, 3), (3, 5)):
+        code, _, err = runs.end(f"train.max_steps={steps}", *groups, recipe="tiny_grpo")
+        assert code == 0, err
+        assert runs.log() == each * pushes
+    rows = [json.loads(line) for line in (runs.folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert sum(row["groups/redrawn"] for row in rows if "groups/redrawn" in row) > 0
+    assert len([row for row in rows if "eval/gold" in row]) == 4
+
+
+def test_replies_at_several_temperatures_are_of_weights_pushed_once(runs: Runs) -> None:
+    code, _, err = runs.end("num_samples=6", "temperatures=[0.5,1.0,1.5]", recipe="tiny_rejection")
+    assert code == 0, err
+    assert runs.log() == ["weights", "replies"]
 
 
 def test_a_mistake_in_the_data_leaves_neither_server_nor_folder(runs: Runs) -> None:

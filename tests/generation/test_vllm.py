@@ -45,7 +45,7 @@ class StandIn(ThreadingHTTPServer):
         self.weights: dict[str, Tensor] = {}
         self.overrides: dict[str, Any] = {}
         self.dev_mode, self.longest, self.logprobs_mode, self.refuses = True, 512, "raw_logprobs", ""
-        self.device = "cuda"
+        self.device, self.start = "cuda", "one"
 
     def said(self, route: str, content: Any) -> Any:
         """The answer, or None for one that the route has not."""
@@ -55,7 +55,8 @@ class StandIn(ThreadingHTTPServer):
             return {"data": [{"id": "policy"}]}
         if route == "server_info" and self.dev_mode:
             model = {"max_model_len": self.longest, "hf_overrides": self.overrides, "logprobs_mode": self.logprobs_mode}
-            return {"vllm_config": {"model_config": model, "device_config": {"device": self.device}}}
+            settings = {"model_config": model, "device_config": {"device": self.device}, "instance_id": self.start}
+            return {"vllm_config": settings}
         if route == "collective_rpc":
             assert content["method"] == "reload_weights"
             self.weights = {}
@@ -256,7 +257,7 @@ def require_same(
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-def test_the_weights_are_pushed_before_each_rollout(
+def test_the_weights_are_pushed_before_the_first_rollout(
     tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, served: StandIn, tmp_path: Path, rank: int
 ) -> None:
     """As files under the names of a model without an adapter, which are gone afterwards."""
@@ -396,14 +397,18 @@ def test_what_the_server_cannot_do_alike_is_refused() -> None:
 def test_a_server_that_sleeps_is_awake_for_a_rollout_alone(
     model: LanguageModel, tokenizer: PreTrainedTokenizerBase, served: StandIn
 ) -> None:
-    """From the start on: awake before the weights come, and asleep again when the last reply is there."""
+    """From the start on: awake before the weights come, and asleep again when the last reply is there. It keeps the
+    weights while it sleeps."""
     vllm = VLLMConfig(host="127.0.0.1", port=served.server_port, timeout_s=0, sleep=True)
     config = GenerationConfig(max_new_tokens=3, engine=Generation.vllm, vllm=vllm, stop=['"#'])
     generator = build_vllm(model, tokenizer, config, DistributedConfig())
     for _ in range(2):
         generator.generate(PROMPTS, keys=[0, 1, 2], replies=2, seed=0)
-    awake = ["wake_up", "collective_rpc", "reset_prefix_cache", *["v1/completions"] * 3, "sleep"]
-    assert served.log == ["sleep", *awake, *awake]
+    model.changed()
+    generator.generate(PROMPTS, keys=[0, 1, 2], replies=2, seed=0)
+    replies = [*["v1/completions"] * 3, "sleep"]
+    awake = ["wake_up", "collective_rpc", "reset_prefix_cache", *replies]
+    assert served.log == ["sleep", *awake, "wake_up", *replies, *awake]
 
 
 def test_a_server_that_sleeps_is_for_a_gpu() -> None:

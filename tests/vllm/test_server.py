@@ -58,6 +58,7 @@ def test_greedy_replies_are_ours_after_each_push(server: Served) -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.3 * parameter.std() * torch.randn_like(parameter))
+        model.changed()
     assert seen[0] != seen[1] != seen[2]
 
 
