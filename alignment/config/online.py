@@ -93,8 +93,10 @@ class OnlineDPOConfig(OnlineConfig):
         require(self.loss.margin_scale == 1, rule, self.loss.margin_scale)
         for key, limit in (("max_kl", self.alarm.max_kl), ("min_entropy", self.alarm.min_entropy)):
             require(limit is None, f"alarm.{key} must be null for online_dpo, which logs no such metric", limit)
-        rule = "alarm.max_mismatch must be left as it is for online_dpo, which logs no such metric"
-        require(self.alarm.max_mismatch == AlarmConfig().max_mismatch, rule, self.alarm.max_mismatch)
+        asked, unset = self.generation, GenerationConfig()
+        is_whole = (asked.top_k, asked.top_p, asked.min_new_tokens) == (unset.top_k, unset.top_p, unset.min_new_tokens)
+        rule = "alarm.max_mismatch needs generation.top_k=0, top_p=1 and min_new_tokens=0: nothing is watched else"
+        require(is_whole or self.alarm.max_mismatch == AlarmConfig().max_mismatch, rule, self.alarm.max_mismatch)
         rule = "pairs=all needs num_samples > 2, of two replies there is one pair"
         require(self.pairs is PairSelection.best_and_worst or self.num_samples > 2, rule, self.num_samples)
 

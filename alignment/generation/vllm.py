@@ -179,10 +179,12 @@ def build_vllm(
         transfer = nccl_transfer(config.vllm, pick_device(distributed.device))
     else:
         transfer = file_transfer(server, config.vllm, served, model)
-    is_whole = config.top_k == 0 and config.top_p == 1
+    is_whole = config.top_k == 0 and config.top_p == 1 and config.min_new_tokens == 0
     is_known = is_whole and (config.temperature == 1 or served.logprobs_mode == PROCESSED)
     if not is_known:
-        way = f"a server started with --logprobs-mode {PROCESSED}, top_k=0 and top_p=1 have it measured"
+        way = (
+            f"a server started with --logprobs-mode {PROCESSED}, top_k=0, top_p=1 and min_new_tokens=0 have it measured"
+        )
         say(f"generation: the server's log-probs are not those of the draws, so generation/mismatch is left out; {way}")
     return VLLMGenerator(model, tokenizer, config, server, transfer, served.longest, keeps_logprobs=is_known)
 

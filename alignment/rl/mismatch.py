@@ -7,10 +7,13 @@ What it drew is then off the policy by a little, at every token, and by a lot wh
 import torch
 from torch import Tensor
 
+from alignment.data.batches import Packer
 from alignment.data.pack import Batch
 from alignment.distributed.collectives import gathered
+from alignment.distributed.engine import Engine
 from alignment.generation.samples import Samples
 from alignment.losses import KLEstimator, Mean, kl_estimate
+from alignment.models.readout import token_logprobs
 from alignment.training.metrics import Metrics
 
 
@@ -25,6 +28,21 @@ def drawn_logprobs(samples: Samples, batch: Batch) -> Tensor:
     known = [torch.from_numpy(reply.drawn_logprobs) for reply in replies if reply.drawn_logprobs is not None]
     assert len(known) == len(replies)
     return torch.cat(known).to(batch.rows.device)
+
+
+@torch.no_grad()
+def measured_mismatch(engine: Engine, samples: Samples, packer: Packer, *, temperature: float) -> Metrics:
+    """`mismatch` of all replies of an iteration, by a forward of its own: of a method that does not read them so while
+    it learns. Nothing where the model itself drew them. All processes call it together, each with all replies."""
+    if not is_drawn_elsewhere(samples):
+        return Metrics()
+    engine.model.eval()
+    old, drawn = [], []
+    for batch in (batch.to(engine.device) for batch in packer.train_batches(samples.examples)):
+        with engine.precision():
+            old.append(token_logprobs(engine.model, batch, temperature=temperature))
+        drawn.append(drawn_logprobs(samples, batch))
+    return mismatch(torch.cat(old), torch.cat(drawn))
 
 
 def mismatch(old_logprobs: Tensor, drawn: Tensor) -> Metrics:

@@ -52,6 +52,9 @@ UNREAD = {  # words of `alignment run`: what is said
     ),
     f"{ONLINE} loss.margin_scale=2": "loss.margin_scale must be 1 for online_dpo, whose pairs have no margins, got 2.0",
     f"{ONLINE} loss.margin_scale=0": "loss.margin_scale must be 1 for online_dpo, whose pairs have no margins, got 0.0",
+    f"{ONLINE} generation.engine=vllm generation.top_p=0.5 alarm.max_mismatch=0.1": (
+        "alarm.max_mismatch needs generation.top_k=0, top_p=1 and min_new_tokens=0: nothing is watched else, got 0.1"
+    ),
     f"{ONLINE} alarm.max_kl=9": "alarm.max_kl must be null for online_dpo, which logs no such metric, got 9.0",
     f"{ONLINE} alarm.min_entropy=1": (
         "alarm.min_entropy must be null for online_dpo, which logs no such metric, got 1.0"

@@ -137,6 +137,19 @@ def test_weights_are_pushed_once_they_have_changed_and_not_again(runs: Runs, dis
     assert len([row for row in rows if "eval/gold" in row]) == 4
 
 
+def test_online_dpo_watches_how_far_the_server_is_from_the_trainer(runs: Runs) -> None:
+    """The stand-in gives each token a log-prob of -1, where a model that has learned nothing has one of about -7."""
+    watched = ["alarm.max_mismatch=2", "alarm.window=5", "generation.temperature=1.0", "log.every=1"]
+    code, out, err = runs.end("train.max_steps=5", *watched, recipe="tiny_online_dpo")
+    assert code == 0, err
+    assert "ALARM mismatch at step 5: the engine's log-probs are further" in out
+    rows = [json.loads(line) for line in (runs.folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row.get("alarm/mismatch") for row in rows] == [None] * 4 + [1.0]
+    for row in rows:
+        off, most, kl = (row[f"generation/mismatch{end}"] for end in ("", "_max", "_kl"))
+        assert 5 < off < most and kl == pytest.approx(off - 1, abs=0.1)  # as k3 is of tokens that are so unlikely
+
+
 def test_replies_at_several_temperatures_are_of_weights_pushed_once(runs: Runs) -> None:
     code, _, err = runs.end("num_samples=6", "temperatures=[0.5,1.0,1.5]", recipe="tiny_rejection")
     assert code == 0, err

@@ -163,6 +163,7 @@ def test_answers_become_replies_in_the_order_of_the_prompts(
         ("processed_logprobs", {"temperature": 0.7}, True),
         ("processed_logprobs", {"top_k": 5}, False),
         ("processed_logprobs", {"top_p": 0.5}, False),
+        ("raw_logprobs", {"min_new_tokens": 2}, False),
     ],
 )
 def test_the_servers_log_probs_are_kept_where_they_are_of_the_trainers_distribution(
