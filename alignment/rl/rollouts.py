@@ -21,6 +21,7 @@ from alignment.generation.score import Scorer
 from alignment.generation.vllm import say_scaling
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
+from alignment.rl.mismatch import measured_mismatch
 from alignment.rl.rewards import Reward, RewardScorer, shape_scores
 from alignment.training.metrics import Metrics, of_sets
 from alignment.training.samples_log import SamplesLog
@@ -117,6 +118,12 @@ class Rollouts:
         """The policy's replies to the prompts at `rows`."""
         records, examples = [data.records[row] for row in rows], [data.examples[row] for row in rows]
         return sample(self.generator, self.engine, records, examples, replies=replies, seed=seed)
+
+    def mismatch(self, samples: Samples) -> Metrics:
+        """How far an engine that drew them is from the policy: `measured_mismatch`."""
+        with self.timer.part("experience"):
+            temperature = self.config.generation.temperature
+            return measured_mismatch(self.engine, samples, self.batches.packer, temperature=temperature)
 
     def seed(self, step: int, attempt: int = 0) -> int:
         """Of a step's draws, or of a further attempt at some of them: no two of a run are the same."""

@@ -15,7 +15,6 @@ from alignment.generation.gold import build_gold
 from alignment.generation.select import preferences
 from alignment.losses import Mean
 from alignment.models.load import load_language_model
-from alignment.rl.mismatch import measured_mismatch
 from alignment.rl.on_policy import OnPolicy
 from alignment.rl.reference import Reference, another_reference, build_reference, shard_reference
 from alignment.rl.rewards import reward_of
@@ -60,20 +59,17 @@ class OnlineDPO(OnPolicy):
         pairs = preferences(samples, scores, self.config.pairs, size())
         # pairs per prompt; ties have weight 0
         metrics["pairs"] = Mean(torch.tensor(sum(pair.weight for pair in pairs)), torch.tensor(len(samples.examples)))
-        with self.timer.part("experience"):
-            packer, temperature = self.rollouts.batches.packer, self.config.generation.temperature
-            off = measured_mismatch(engine, samples, packer, temperature=temperature)
         batches, table = [], torch.zeros(len(pairs), 2, device=engine.device)
         if pairs:  # of which all processes have the same
             with self.timer.part("experience"):
-                batches = packer.train_batches(pairs)
+                batches = self.rollouts.batches.packer.train_batches(pairs)
                 for batch in (batch.to(engine.device) for batch in batches):
                     with engine.precision():
                         logprobs = self.reference.logprobs(batch, temperature=1.0)
                     table[batch.rows] = batch.sum_by_completion(logprobs).view(-1, 2).to(table.dtype)
                 table = sum_over_ranks(table)  # AOT compares with the pairs of all processes
         self.timer.count(batches)
-        return off | metrics.counted_by_main(), (batches, table)
+        return self.rollouts.mismatch(samples) | metrics.counted_by_main(), (batches, table)
 
     def update(self, step: int, units: tuple[list[Batch], Tensor], nonfinite: NonFiniteGuard) -> Metrics:
         """Nothing is learned where the replies to each prompt all score alike."""
