@@ -1,6 +1,6 @@
 """The verdicts on tasks that reply to prompts: online methods, rejection sampling, evaluation."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerBase
 from alignment.check import reward_model, rows, template, text
 from alignment.check.agreement import Reader, packed
 from alignment.check.experience import first_step, improves
+from alignment.check.fewer_bits import of_judges, of_selves
 from alignment.check.plain import plain_model
 from alignment.check.rates import learning_rate
 from alignment.check.replies import brief, prompts_of, stops
-from alignment.check.subject import FEW, few, first_rows, in_one_process
+from alignment.check.subject import FEW, few, first_rows, in_one_process, shortest
 from alignment.check.verdict import Grade, Verdict
 from alignment.config.batch import BatchConfig
 from alignment.config.data import DataConfig
@@ -25,6 +26,7 @@ from alignment.config.online import OnlineConfig
 from alignment.config.tasks import RejectionConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.loaded import Loaded
+from alignment.data.tokenize import Example
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
 from alignment.distributed.precision import precision_of
@@ -62,6 +64,13 @@ class Policy:
         records, examples = zip(*prompts_of(loaded), strict=True)
         generator = build_generator(self.model, self.tokenizer, generation, self.distributed)
         return sample(generator, self.engine, list(records), list(examples), replies=replies, seed=self.seed)
+
+    def reader(self) -> Reader:
+        return Reader(self.model, self.engine, precision_of(self.distributed))
+
+    def batches(self, examples: Sequence[Example]) -> Batches:
+        """Of the first of them."""
+        return Batches(examples[:SOME], Packer(self.batch, self.tokenizer.pad_token_id), self.seed)
 
 
 def on_policy(config: OnlineConfig) -> Iterator[Verdict]:
@@ -118,15 +127,23 @@ def on_evaluation(config: EvaluateConfig) -> Iterator[Verdict]:
     for name, entry in runs.items():
         compared = load_policy(config, name, entry)
         policy = replying(f"{name}: ", compared, config)
-        samples = yield from of_policy(policy, entry.prompts)
-        if scorer is not None and name == config.baseline:
+        if config.num_samples:
+            samples = yield from of_policy(policy, entry.prompts)
+            looked_at = samples.examples
+        else:
+            looked_at = shortest(entry.prompts.examples, min(SOME, len(entry.prompts.examples)))
+            yield from of_reader(policy, entry.prompts, looked_at)
+        if config.num_samples and scorer is not None and name == config.baseline:
             yield from of_reward_model(scorer, samples, policy, config.pairs, "pairs.eval.path")
+        if name == config.baseline:
+            yield from of_selves(config, compared, policy.reader(), policy.batches(looked_at))
         compared.engine.release()
-    if scorer is not None and not runs:
+    if scorer is not None and not (runs and config.num_samples):
         pairs = held_out_pairs(config, scorer)
         assert pairs is not None  # the config has seen to it
         yield rows.read("pairs", pairs, config.pairs)
         yield reward_model.prefers_chosen(scorer, None, pairs.examples, "pairs.eval.path")
+        yield from of_judges(config, scorer, pairs)
 
 
 def replying(name: str, compared: ComparedPolicy, config: RejectionConfig | EvaluateConfig) -> Policy:
@@ -143,6 +160,19 @@ def replying(name: str, compared: ComparedPolicy, config: RejectionConfig | Eval
         config.distributed,
         config.seed,
     )
+
+
+def of_reader(policy: Policy, loaded: Loaded, some: Sequence[Example]) -> Iterator[Verdict]:
+    """What can be said of a model that reads rows' completions and replies to nothing."""
+    text.show(some, policy.tokenizer, "what perplexity is of")
+    plain = plain_model(policy.model, policy.settings)
+    for verdict in (
+        rows.lengths(loaded, policy.model.hf.config),
+        text.opening(loaded, policy.tokenizer),
+        template.layout(loaded.records, policy.tokenizer, plain),
+        packed(policy.reader(), policy.batches(some), plain),
+    ):
+        yield replace(verdict, name=f"{policy.name}{verdict.name}")
 
 
 def of_policy(policy: Policy, loaded: Loaded) -> Generator[Verdict, None, Samples]:
@@ -166,9 +196,7 @@ def _of_its_replies(policy: Policy, samples: Samples) -> Iterator[Verdict]:
     yield stops(samples, policy.tokenizer, asked, otherwise=Grade.warn if is_random else Grade.fail)
     plain = plain_model(policy.model, policy.settings)
     yield template.layout(samples.records, policy.tokenizer, plain)
-    some = samples.first(SOME)
-    drawn = Batches(some.examples, Packer(policy.batch, policy.tokenizer.pad_token_id), policy.seed)
-    yield packed(Reader(policy.model, policy.engine, precision_of(policy.distributed)), drawn, plain)
+    yield packed(policy.reader(), policy.batches(samples.examples), plain)
 
 
 def of_reward_model(

@@ -128,14 +128,13 @@ def reward_model_scorer(
     *,
     key: str = "reward.path",
     trusted: bool = False,
-    quantization: Quantization = Quantization.none,
 ) -> RewardModelScorer:
-    """A frozen reward model, of any family. `quantization`: how whole weights are packed as they are read.
+    """A frozen reward model, of any family.
 
     Raises:
         ConfigError: the folder holds no reward model with its tokenizer; names `key`.
     """
-    settings = ModelConfig(path=path, trust_remote_code=trusted, quantization=quantization)
+    settings = ModelConfig(path=path, trust_remote_code=trusted)
     with error_prefix(key):
         tokenizer = prepare_tokenizer(settings)
         model = load_frozen_reward_model(settings, tokenizer, placement_of(distributed), key=key)
@@ -143,3 +142,11 @@ def reward_model_scorer(
     batch = replace(batch, layout=settle_layout(model, batch.layout))
     reader = Reader(tokenizer, max_positions(model.hf.config).limit, key)
     return RewardModelScorer(model, reader, batch, distributed, path)
+
+
+def packed_scorer(full: RewardModelScorer, quantization: Quantization, *, trusted: bool) -> RewardModelScorer:
+    """The same model, packed as it is read. It is read in the full one's layout: of the same layers."""
+    key, settings = full.reader.key, ModelConfig(path=full.path, trust_remote_code=trusted, quantization=quantization)
+    with error_prefix(key):
+        model = load_frozen_reward_model(settings, full.reader.tokenizer, placement_of(full.distributed), key=key)
+    return replace(full, model=model.to(pick_device(full.distributed.device)))

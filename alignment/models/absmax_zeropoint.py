@@ -64,8 +64,7 @@ class Codes:
     @property
     def num_bytes(self) -> int:
         """What it takes with codes side by side and scales in float32; zero-points take as many bits as codes."""
-        per_group = SCALE_BITS + (self.bits if self.scheme is Scheme.zeropoint else 0)
-        return math.ceil((self.shape.numel() * self.bits + len(self.scale) * per_group) / 8)
+        return _num_bytes(self.shape.numel(), len(self.scale), self.scheme, self.bits)
 
 
 def quantized(weight: Tensor, scheme: Scheme, bits: int, group: Group) -> Codes:
@@ -94,6 +93,18 @@ def quantized(weight: Tensor, scheme: Scheme, bits: int, group: Group) -> Codes:
         zero = least - (low / _divisor(scale)).round()
     codes = ((x / _divisor(scale)).round() + zero).clamp(least, most)
     return Codes(codes.to(torch.int8), scale, zero.to(torch.int8), bits, scheme, weight.shape)
+
+
+def code_bytes(shape: torch.Size, scheme: Scheme, bits: int, group: Group) -> int:
+    """`Codes.num_bytes` of a tensor of this shape, which none of its numbers changes."""
+    number = shape.numel()
+    groups = {Group.tensor: 1, Group.channel: shape[0], Group.block: math.ceil(number / BLOCK)}
+    return _num_bytes(number, groups[group], scheme, bits)
+
+
+def _num_bytes(number: int, groups: int, scheme: Scheme, bits: int) -> int:
+    per_group = SCALE_BITS + (bits if scheme is Scheme.zeropoint else 0)
+    return math.ceil((number * bits + groups * per_group) / 8)
 
 
 @dataclass(frozen=True, slots=True)

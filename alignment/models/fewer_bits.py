@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from alignment.config.model import Quantization
 from alignment.config.quantized_self import QuantizedSelf
-from alignment.models.absmax_zeropoint import Codes, Group, RoundingError, Scheme, quantized, rounding_error
+from alignment.models.absmax_zeropoint import Group, RoundingError, Scheme, code_bytes, quantized, rounding_error
 from alignment.models.packed import packable_layers, packed_bytes
 from alignment.models.quantized import ASKED, HEADS, whole_weight
 
@@ -40,7 +40,7 @@ def round_layers(hf: PreTrainedModel, kind: QuantizedSelf) -> None:
     """Put in place of each weight that bitsandbytes would pack what its codes stand for, in the dtype that it has."""
     for _, layer in packable_layers(hf, HEADS):
         rows = _by_outputs(layer)
-        rows.copy_(_codes(rows, kind).dequantized())
+        rows.copy_(quantized(rows, *ROUNDED[kind]).dequantized())
 
 
 def cost_of(hf: PreTrainedModel, other: PreTrainedModel, kind: QuantizedSelf) -> Cost:
@@ -62,11 +62,7 @@ def weight_bytes(hf: nn.Module) -> int:
 def _bytes_in(rows: Tensor, kind: QuantizedSelf) -> int:
     if kind.is_packed:
         return packed_bytes(ASKED[PACKED[kind]], *rows.shape)
-    return _codes(rows, kind).num_bytes
-
-
-def _codes(rows: Tensor, kind: QuantizedSelf) -> Codes:
-    return quantized(rows, *ROUNDED[kind])
+    return code_bytes(rows.shape, *ROUNDED[kind])
 
 
 def _by_outputs(layer: nn.Module) -> Tensor:

@@ -1,6 +1,7 @@
 """Who replies in an evaluation: each run's model, with its own tokenizer and chat template."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,7 +13,7 @@ from alignment.config.data import ExampleKind
 from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import ConfigError, error_prefix
 from alignment.config.evaluate import EvaluateConfig
-from alignment.config.model import ModelConfig
+from alignment.config.model import ModelConfig, Quantization
 from alignment.data.load import load_split
 from alignment.data.loaded import Loaded
 from alignment.data.records import DataError, Source
@@ -169,10 +170,32 @@ def load_policy(config: EvaluateConfig, name: str, entry: ComparedRun) -> Compar
 
 def policy_of(entry: ComparedRun, batch: BatchConfig, distributed: DistributedConfig) -> ComparedPolicy:
     """A policy that replies and is never trained."""
-    policy = load_frozen_language_model(entry.settings, entry.tokenizer, placement_of(distributed))
-    policy = policy.to(pick_device(distributed.device))
+    policy = _read(entry, distributed)
     batch = replace(batch, layout=settle_layout(policy, batch.layout))
     return ComparedPolicy(entry, policy, frozen_engine(policy, distributed), batch)
+
+
+def packed_like(full: ComparedPolicy, name: str, quantization: Quantization, config: EvaluateConfig) -> ComparedPolicy:
+    """The same model, packed as it is read. It is read in the full one's layout: of the same layers.
+
+    Raises:
+        ConfigError: it cannot be packed; names the run.
+    """
+    with error_prefix(f"runs.{name}"):
+        entry = replace(full.entry, settings=replace(full.entry.settings, quantization=quantization))
+        policy = _read(entry, config.distributed)
+    return ComparedPolicy(entry, policy, frozen_engine(policy, config.distributed), full.batch)
+
+
+def copy_of(full: ComparedPolicy, distributed: DistributedConfig) -> ComparedPolicy:
+    """The same model with weights of its own, from memory and not from its folder; it is whole."""
+    policy = deepcopy(full.policy)
+    return ComparedPolicy(full.entry, policy, frozen_engine(policy, distributed), full.batch)
+
+
+def _read(entry: ComparedRun, distributed: DistributedConfig) -> LanguageModel:
+    policy = load_frozen_language_model(entry.settings, entry.tokenizer, placement_of(distributed))
+    return policy.to(pick_device(distributed.device))
 
 
 def model_config(path: str, *, trusted: bool = False) -> ModelConfig:

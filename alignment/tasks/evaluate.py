@@ -140,7 +140,7 @@ class Comparison:
         beside = Beside(self.baseline, completions, given, pairs)
         self.rows += preference_rows(base, pairs, beside.selves[0])
         for kind in config.quantized:
-            name, policy = name_of_self(base, kind), load_self(config, entry, kind)
+            name, policy = name_of_self(base, kind), load_self(config, self.baseline, kind)
             result = self._measured(name, policy, completions)
             found = beside.add(kind, policy, result.completions)
             add_divergence(self.rows, name, found)

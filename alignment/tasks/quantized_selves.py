@@ -1,6 +1,7 @@
 """A model of an evaluation in fewer bits, and what it gives the same rows as the full one: a self at a time."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,6 @@ import torch
 from alignment.config.data import BadRow, ExampleKind
 from alignment.config.errors import ConfigError
 from alignment.config.evaluate import EvaluateConfig
-from alignment.config.model import Quantization
 from alignment.config.quantized_self import QuantizedSelf
 from alignment.config.sources import Format
 from alignment.data.load import load_split
@@ -18,26 +18,26 @@ from alignment.data.tokenize import Example
 from alignment.distributed.collectives import sum_over_ranks
 from alignment.evaluate.quantized import FULL
 from alignment.evaluate.results import CompletionsResult, QuantizedResult, QuantizedResults, RewardModelResult
-from alignment.generation.score import RewardModelScorer, reward_model_scorer
+from alignment.generation.score import RewardModelScorer, packed_scorer
 from alignment.models.divergence import next_token_divergence
 from alignment.models.fewer_bits import PACKED, Cost, cost_of, round_layers, weight_bytes
 from alignment.models.forwards import forwards
 from alignment.runs.scores import text_id
-from alignment.tasks.compared import ComparedPolicy, ComparedRun, load_policy
+from alignment.tasks.compared import ComparedPolicy, ComparedRun, copy_of, packed_like
 from alignment.terminal import quiet, say
 from alignment.training.setup import packer_of
 
 
-def load_self(config: EvaluateConfig, entry: ComparedRun, kind: QuantizedSelf) -> ComparedPolicy:
+def load_self(config: EvaluateConfig, full: ComparedPolicy, kind: QuantizedSelf) -> ComparedPolicy:
     """The baseline's quantised self.
 
     Raises:
         ConfigError: it cannot be had so; names the run.
     """
-    settings = replace(entry.settings, quantization=PACKED[kind]) if kind.is_packed else entry.settings
-    policy = load_policy(config, config.baseline, replace(entry, settings=settings))
-    if not kind.is_packed:
-        round_layers(policy.policy.hf, kind)
+    if kind.is_packed:
+        return packed_like(full, config.baseline, PACKED[kind], config)
+    policy = copy_of(full, config.distributed)
+    round_layers(policy.policy.hf, kind)
     return policy
 
 
@@ -110,23 +110,26 @@ def quantized_judges(
     """A reward model and its selves on its pairs. `judgement`: what it gives them itself."""
     own = list(zip(judgement.chosen_scores, judgement.rejected_scores, strict=True))
     selves = [QuantizedResult(FULL, weight_bytes(full.hf), None, None, None, None, own)]
-    assert config.reward is not None
     for kind in config.quantized:
-        scorer = reward_model_scorer(
-            config.reward,
-            config.batch,
-            config.distributed,
-            key="reward",
-            trusted=config.trust_remote_code,
-            quantization=PACKED.get(kind, Quantization.none),
-        )
-        if not kind.is_packed:
-            round_layers(scorer.hf, kind)
+        scorer = judge_self(config, full, kind)
         cost, scores = cost_of(full.hf, scorer.hf, kind), scorer.score_examples(pairs.examples, describe=kind.value)
         preferences = [(chosen, rejected) for chosen, rejected in scores.tolist()]
         selves.append(QuantizedResult(kind.value, cost.num_bytes, errors(cost), None, None, None, preferences))
         del scorer  # before the next one is read
     return QuantizedResults("reward model", is_reward_model=True, selves=selves)
+
+
+def judge_self(config: EvaluateConfig, full: RewardModelScorer, kind: QuantizedSelf) -> RewardModelScorer:
+    """A reward model's quantised self.
+
+    Raises:
+        ConfigError: it cannot be had so; names the reward model.
+    """
+    if kind.is_packed:
+        return packed_scorer(full, PACKED[kind], trusted=config.trust_remote_code)
+    scorer = replace(full, model=deepcopy(full.model))
+    round_layers(scorer.hf, kind)
+    return scorer
 
 
 def one_side(example: Example, side: int) -> Example:

@@ -10,7 +10,7 @@ import peft
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from alignment.evaluate.metrics import paired_difference, perplexity_difference, ratio_interval
 from alignment.models.quantized import keep_packing
@@ -253,3 +253,55 @@ def test_packed_weights_and_adapters_are_told_before_anything_is_read(
     norm = sum(w.square().sum().item() for n, w in merged.named_parameters() if "proj" in n)
     error = math.sqrt(sum(each.square().sum().item() for each in off) / norm)
     assert own["relative_error"] == pytest.approx(error, rel=1e-4)
+
+
+def test_a_self_takes_the_layout_that_the_model_was_found_to_take(
+    alignment: Command, families: Path, rows: str, tmp_path: Path
+) -> None:
+    """It is not asked anew, which int8's rounded inputs could answer otherwise."""
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings = {"num_key_value_heads": 2, "vocab_size": 2048, **sizes}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("nemotron", **settings))
+    model.save_pretrained(tmp_path / "nemotron")
+    AutoTokenizer.from_pretrained(families / "small").save_pretrained(tmp_path / "nemotron")
+    ended = alignment(*RUN, "runs={m: nemotron}", rows, "num_samples=0", "quantized=[absmax8,int8]")
+    assert (ended.code, ended.err) == (0, [])
+    assert ended.out.count("batch.layout: separate") == 1
+
+
+def test_two_processes_measure_as_one(alignment: Command, wide: Path, rows: str, tmp_path: Path) -> None:
+    words = [*RUN, f"runs={{m: {wide}}}", rows, "num_samples=0", "quantized=[nf4,absmax8]", "distributed.device=cpu"]
+    assert alignment(*words).code == 0
+    alone = summary(tmp_path)
+    assert alignment(*words, "output_dir=two", "launch.processes=2", "distributed=zero2").code == 0
+    both = json.loads((tmp_path / "two/summary.json").read_text())
+    for mine, theirs in zip(alone["quantized"]["selves"], both["quantized"]["selves"], strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in mine.keys() - {"name"}:
+            assert theirs[name] == pytest.approx(mine[name], rel=1e-4, abs=1e-6), name
+
+
+def test_check_tries_each_self(alignment: Command, wide: Path, families: Path, rows: str, tmp_path: Path) -> None:
+    """Of a model that replies, of one that reads rows, and of a reward model."""
+    of_rows = ["check", "evaluate", f"runs={{m: {wide}}}", rows, "quantized=[nf4,absmax8]"]
+    for words in (["num_samples=0"], ["generation.max_new_tokens=4"]):
+        ended = alignment(*of_rows, *words)
+        for kind in ("nf4", "absmax8"):
+            assert f"ok   m {kind}: in fewer bits" in ended.out
+    judge = [f"reward={families / 'judge'}", "pairs.eval.path=pairs.jsonl"]
+    ended = alignment("check", "evaluate", *judge, "quantized=[zeropoint4]")
+    assert "ok   reward zeropoint4: in fewer bits" in ended.out
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
+def test_check_asks_no_replies_of_an_evaluation_that_draws_none(
+    alignment: Command, wide: Path, families: Path, rows: str
+) -> None:
+    """Nor is it held to the positions that replies would take."""
+    judge = [f"reward={families / 'judge'}", "pairs.eval.path=pairs.jsonl"]
+    long = "generation.max_new_tokens=100000"
+    ended = alignment("check", "evaluate", f"runs={{m: {wide}}}", rows, "num_samples=0", long, *judge)
+    assert (ended.code, ended.err) == (0, [])
+    assert ", 0 FAIL;" in ended.out and "a reply stops" not in ended.out
+    assert "ok   m: lengths" in ended.out and "reward: prefers chosen" in ended.out
+    assert "marked: what perplexity is of" in ended.out

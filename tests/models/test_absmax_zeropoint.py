@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignment.models.absmax_zeropoint import BLOCK, Group, RoundingError, Scheme, quantized, rounding_error
+from alignment.models.absmax_zeropoint import (
+    BLOCK,
+    Group,
+    RoundingError,
+    Scheme,
+    code_bytes,
+    quantized,
+    rounding_error,
+)
 
 SCHEMES, GROUPS, BITS = list(Scheme), list(Group), [8, 4]
 
@@ -102,6 +110,7 @@ def test_finer_groups_and_more_bits_err_less_and_take_more() -> None:
         off = [rounding_error(x, each.dequantized()).relative for each in found]
         assert off[0] > off[1] > off[2] > off[3] > off[4] > off[5] > 0
         sizes = [each.num_bytes for each in found]
+        assert sizes == [code_bytes(x.shape, scheme, bits, group) for bits in (4, 8) for group in GROUPS]
         assert sizes == sorted(sizes)
     numbers, blocks = 64 * 256, 256
     assert quantized(x, Scheme.absmax, 4, Group.block).num_bytes == numbers // 2 + 4 * blocks
