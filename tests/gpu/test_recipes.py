@@ -1,6 +1,7 @@
 """The tiny recipes on a GPU: what only a second device can show, such as tensors left behind on the CPU."""
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.gpu
 SMALL = ("data.train.limit=96", "data.eval.limit=16", "train.max_steps=3", "train.eval_every=2")
@@ -18,6 +19,7 @@ def test_a_few_steps(task, precision, run, tmp_path):
         assert abs(rows[0]["kl"]) < 1e-6
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a step is compiled on a GPU alone")
 def test_replies_by_a_compiled_step_are_those_of_one_that_is_not(run, tmp_path):
     """Whose graph serves every iteration; float32, as other kernels round otherwise."""
     small = (*SMALL, "distributed.precision=float32", "kl.weight=0.1")

@@ -1,6 +1,7 @@
 """`scripts/gpu.py` where there is no GPU: each of its parts runs, and what fails is in the table."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,29 @@ def test_without_a_gpu(shared: Path, tmp_path: Path) -> None:
     assert [row["method"] for row in found["benchmark"]["rows"]] == ["dpo", "sft"]
     page = (tmp_path / "out" / "gpu.md").read_text()
     assert "1 passed, 0 skipped, 1 failed" in page and "| dpo |" in page and "test_that_fails" in page
+
+
+def tried(*choice: str) -> tuple[str, str]:
+    """What pytest says of the tests marked `gpu` that need none of CUDA's own kernels, on a CPU: its last line first."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-o", "addopts=-q --import-mode=importlib"]
+    environment = {**os.environ, "GPU_STAND_IN": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(
+        [*command, *choice], capture_output=True, text=True, check=False, env=environment, cwd=REPOSITORY
+    )
+    return ended.stdout.splitlines()[-1], ended.stdout
+
+
+def test_what_a_gpu_is_asked_can_be_asked() -> None:
+    """One of each kind of run; what they find on a CPU is found by other tests too."""
+    one_of_each = "(few_steps and float32-grpo) or zero_3[dpo]"
+    last, said = tried("-k", one_of_each)
+    assert last.startswith("2 passed"), said
+
+
+@pytest.mark.slow
+def test_all_that_a_gpu_is_asked_can_be_asked() -> None:
+    last, said = tried()
+    assert "passed" in last and "failed" not in last and "error" not in last, said
 
 
 def test_a_machine_without_a_gpu_is_told_so(tmp_path: Path) -> None:
