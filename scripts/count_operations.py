@@ -175,11 +175,20 @@ class Count:
     made: int  # bytes
 
 
-def step(method: str, layout: Layout, attention: Attention, groups: int, layers: int, micro_batches: int = 1) -> Count:
-    """A step on so many micro-batches of so many prompts each, the optimizer's part included."""
+def step(
+    method: str,
+    layout: Layout,
+    attention: Attention,
+    groups: int,
+    layers: int,
+    micro_batches: int = 1,
+    *,
+    times: int = 1,
+) -> Count:
+    """A step on so many micro-batches of so many prompts each, `times` as long, the optimizer's part included."""
     engine = engine_of(method, layers, attention)
-    batch = unit_of(method, groups, layout)
-    objective = objective_of(method, groups, layout)
+    batch = unit_of(method, groups, layout, times)
+    objective = objective_of(method, groups, layout, times)
     train_step(engine, objective, [batch])  # what is made once
     seen = Operations()
     counted: Any = (CountedStepWide if isinstance(objective, StepWide) else Counted)(objective, seen)

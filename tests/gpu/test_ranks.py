@@ -11,7 +11,9 @@ LAYOUTS = {
     "lora": ("model.lora.rank=4",),
     ONE_BACKBONE: ("model.lora.rank=4", "roles.share=lora"),
 }
-ROLES = [(zero, layout) for zero in (0, 2, 3) for layout in LAYOUTS if zero != 3 or layout not in (ON_CPU, ONE_BACKBONE)]
+ROLES = [
+    (zero, layout) for zero in (0, 2, 3) for layout in LAYOUTS if zero != 3 or layout not in (ON_CPU, ONE_BACKBONE)
+]
 
 
 def sharded(zero, processes):

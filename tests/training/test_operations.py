@@ -13,7 +13,7 @@ from alignment.config.batch import Layout
 from alignment.config.model import Attention, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.losses.advantages import advantages_and_returns
-from alignment.models import heads
+from alignment.models import heads, logprobs
 from alignment.models.load import load_language_model
 from alignment.models.readout import token_logprobs_and_entropy
 
@@ -45,6 +45,17 @@ def test_separate_rows_wait_once_more_for_each_micro_batch(method: str) -> None:
     found = [step(method, Layout.separate, Attention.auto, 4, 2, micro_batches).waits for micro_batches in (1, 3)]
     passes = 2 if method == "kto" else 1  # which reads replies to other prompts first
     assert [sum(waits.values()) for waits in found] == [1 + passes, 1 + 3 * passes]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
+def test_masks_losses_and_metrics_take_no_operations_for_each_token(
+    method: str, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIZES, "vocab_size", 2048)  # the logits of both are one chunk
+    monkeypatch.setattr(logprobs, "ROWS", 10**6)  # and their softmax one piece
+    short, long = (step(method, layout, Attention.auto, 4, 2, times=times) for times in (1, 8))
+    assert long.operations == short.operations and long.made > 4 * short.made
 
 
 def test_advantages_take_no_operations_for_each_token() -> None:
