@@ -15,7 +15,7 @@ PORT = 8000  # vLLM's
 HERE = ("localhost", "127.0.0.1")
 GIVEN = (  # options of the server that a run which starts it gives itself
     *("model", "tokenizer", "trust-remote-code", "host", "port", "dtype", "max-model-len", "load-format"),
-    *("logprobs-mode", "tensor-parallel-size", "hf-overrides", "enable-sleep-mode"),
+    *("logprobs-mode", "tensor-parallel-size", "hf-overrides", "enable-sleep-mode", "weight-transfer-config"),
 )
 
 
@@ -43,7 +43,7 @@ class VLLMTransfer(str, Enum):
     files = "files"
     """The main process writes them, the server reads them: from any number of processes, under any ZeRO stage."""
     nccl = "nccl"
-    """From GPU to GPU, from one process that has them whole."""
+    """From GPU to GPU: the main process, which gathers them one by one, is in a group with the server."""
 
 
 @dataclass(slots=True)
@@ -149,17 +149,14 @@ def require_launch(generation: GenerationConfig, launch: LaunchConfig, *, num_no
         require(gpus > 0 or value == unset, rule, value)
     rule = "generation.vllm.host must be this machine with launch.vllm, which starts the server there"
     require(gpus == 0 or vllm.host in HERE, rule, vllm.host)
-    rule = "generation.vllm.transfer must be files with launch.vllm"
-    require(gpus == 0 or vllm.transfer is VLLMTransfer.files, rule, vllm.transfer)
+    rule = "generation.vllm.transfer must be files with launch.vllm and sleep: NCCL has no group of a GPU with itself"
+    require(gpus == 0 or not vllm.sleep or vllm.transfer is VLLMTransfer.files, rule, vllm.transfer)
     rule = "launch.vllm must be 0 with cluster.nodes > 1: start the server apart (generation.vllm.host)"
     require(gpus == 0 or num_nodes == 1, rule, gpus)
 
 
 def require_generator(generation: GenerationConfig, distributed: DistributedConfig) -> None:
     """Raise `ConfigError` where the weights are not placed as the generator wants them."""
-    rule = "distributed.zero must be null with generation.vllm.transfer=nccl, which is told the weights of one process"
-    is_files = generation.engine is not Generation.vllm or generation.vllm.transfer is VLLMTransfer.files
-    require(is_files or distributed.zero is None, rule, distributed.zero)
     rule = "generation.gather=layer needs distributed.zero=3"
     require(generation.gather is Gather.model or distributed.zero == 3, rule, distributed.zero)
     rule = "generation.compile must be false with distributed.zero=3, whose calls at each layer are in no graph"

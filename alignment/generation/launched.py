@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from alignment.config.cluster import RANKS
-from alignment.config.generation import VLLMConfig
+from alignment.config.generation import VLLMConfig, VLLMTransfer
 from alignment.distributed.device import ALLOCATOR, VISIBLE
 from alignment.generation import keeper
 from alignment.process import LAUNCHED_BY
@@ -97,6 +97,8 @@ def words(config: VLLMConfig, asked: Asked, port: int) -> list[str]:
     flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     if config.sleep:
         flags.append("--enable-sleep-mode")
+    if config.transfer is VLLMTransfer.nccl:
+        flags += ["--weight-transfer-config", json.dumps({"backend": "nccl"})]
     if asked.trusted:
         flags.append("--trust-remote-code")
     overrides = dict(asked.config)
@@ -146,7 +148,9 @@ def at(config: VLLMConfig, port: int, log: Path, keeper: int) -> LaunchedVLLM:
     return LaunchedVLLM(
         host=HOST,
         port=port,
+        transfer=config.transfer,
         folder=config.folder,
+        group_port=config.group_port,
         timeout_s=config.timeout_s,
         sleep=config.sleep,
         python=config.python,

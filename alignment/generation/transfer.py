@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from alignment.config.errors import ConfigError
 from alignment.config.generation import PORT, VLLMConfig
-from alignment.distributed.collectives import from_main, is_main
+from alignment.distributed.collectives import barrier, from_main, is_main
 from alignment.generation.launched import UNTIED
 from alignment.generation.server import ServedModel, Server, ServerError
 from alignment.models.adapters import merged_state, merged_weights
@@ -71,24 +71,30 @@ class FileTransfer:
 
 @dataclass(frozen=True, slots=True)
 class NCCLTransfer:
-    """From GPU to GPU through trl's client, from one process. Never run so far: it needs two GPUs."""
+    """From GPU to GPU through trl's client, which the main process has. Never run so far: it needs two GPUs."""
 
-    client: "VLLMClient"
+    client: "VLLMClient | None"
+    device: torch.device
+    """From where they are sent."""
 
     @torch.no_grad()
     def push(self, model: LanguageModel) -> None:
-        """Under the names of Hugging Face form. One weight at a time, merged where it lies: once for its shape, which
-        the server is told before, and once to be sent."""
-        device = next(model.parameters()).device
+        """Under the names of Hugging Face form. One weight at a time, gathered and merged where it lies: once for its
+        shape, which the server is told before, and once to be sent."""
         names = {name.replace(".base_layer.", ".") for name, _ in model.hf.named_parameters() if ".lora_" not in name}
         dtype = model.saved_in  # as the server read them from their folder
         word = str(dtype).removeprefix("torch.")
-        weights = merged_weights(model.hf, model.placement)
+        weights = merged_weights(model.hf, model.placement)  # which the processes that share them gather together
         metadata = [(name, word, list(weight.shape)) for name, weight in weights if name in names]
         weights = merged_weights(model.hf, model.placement)
-        sent = ((name, weight.detach().to(device, dtype)) for name, weight in weights if name in names)
-        self.client.update_named_params(metadata, sent)
-        self.client.reset_prefix_cache()  # keys and values of the old weights
+        sent = ((name, weight.detach().to(self.device, dtype)) for name, weight in weights if name in names)
+        if self.client is not None:
+            self.client.update_named_params(metadata, sent)
+            self.client.reset_prefix_cache()  # keys and values of the old weights
+        else:
+            for _ in weights:
+                pass
+        barrier()  # none asks for replies before
 
 
 def is_tied(model: LanguageModel) -> bool:
@@ -114,14 +120,24 @@ def file_transfer(server: Server, config: VLLMConfig, served: ServedModel, model
 
 
 def nccl_transfer(config: VLLMConfig, device: torch.device) -> NCCLTransfer:
-    """With the group over which the weights will go.
+    """With the group over which the weights will go, that of the main process and the server's.
 
     Raises:
-        ConfigError: a package or a GPU is not there, or the server has no group.
+        ConfigError: a package or a GPU is not there, or the server has no group; on all processes.
     """
     if device.type != "cuda":
         rule = "generation.vllm.transfer=nccl needs distributed.device=cuda"
         raise ConfigError(f"{rule}, got {device.type!r}; generation.vllm.transfer=files needs none")
+    client = _joined(config, device) if is_main() else None
+    failed = from_main(client if isinstance(client, ConfigError) else None)
+    if failed is not None:
+        raise failed
+    assert not isinstance(client, ConfigError)
+    return NCCLTransfer(client, device)
+
+
+def _joined(config: VLLMConfig, device: torch.device) -> "VLLMClient | ConfigError":
+    """A client whose group it is in, or why there is none."""
     extra = "generation.vllm.transfer=nccl needs the extra `vllm`: pip install 'preference-alignment[vllm]'"
     try:
         from trl.generation.vllm_client import VLLMClient  # not above: it imports vllm where there is one
@@ -134,8 +150,8 @@ def nccl_transfer(config: VLLMConfig, device: torch.device) -> NCCLTransfer:
         )
         client.init_communicator(device)
     except ImportError as error:
-        raise ConfigError(f"{extra} ({error})") from error
+        return ConfigError(f"{extra} ({error})")
     except (OSError, RuntimeError) as error:  # it is not there, or was started without what this needs
         rule = "generation.vllm.host and port must be a vLLM server's"
-        raise ConfigError(f"{rule}, got {config.at()!r} ({error})") from error
-    return NCCLTransfer(client)
+        return ConfigError(f"{rule}, got {config.at()!r} ({error})")
+    return client

@@ -69,7 +69,15 @@ def served_apart(config: Run, folder: RunFolder) -> Iterator[Run]:
     with serving(config, folder) as served:
         if isinstance(served, Replying) and config.launch.vllm:
             own = served.generation.vllm
-            vllm = VLLMConfig(host=own.host, port=own.port, folder=own.folder, timeout_s=own.timeout_s, sleep=own.sleep)
+            vllm = VLLMConfig(
+                host=own.host,
+                port=own.port,
+                transfer=own.transfer,
+                folder=own.folder,
+                group_port=own.group_port,
+                timeout_s=own.timeout_s,
+                sleep=own.sleep,
+            )
             generation = replace(served.generation, vllm=vllm)
             served = replace(served, launch=replace(config.launch, vllm=0), generation=generation)
         yield served

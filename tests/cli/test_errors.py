@@ -15,9 +15,6 @@ from alignment.config.tasks import TASKS
 
 MINE = "# mine\ndefaults:\n  - task: sft\n  - model: tiny\n  - data: toy\n  - _self_\n"
 
-VLLM_OF_MANY = "distributed.zero must be null with generation.vllm.transfer=nccl, which is told the .*, got 1"
-NCCL = "generation.engine=vllm generation.vllm.transfer=nccl"
-
 MARGIN = (
     r"data.margin.scale must be 'none' for a task that learns of no pairs with margins "
     r"\(data=native reads the same rows without their ratings\), got '(small|given)'"
@@ -138,16 +135,10 @@ COMMANDS = {
         "run tiny_dpo model.attention=flex_attention",
         "model.attention=flex_attention needs distributed.device=cuda, got 'auto'",
     ),
-    "vLLM of many": (f"run tiny_rejection {NCCL} distributed=zero1", VLLM_OF_MANY),
-    "vLLM of many that evaluate": (
-        f"run tiny_evaluate runs={{a:.}} baseline=a {NCCL} distributed=zero1",
-        VLLM_OF_MANY,
-    ),
     "layers of a whole model": (
         "run tiny_ppo generation.gather=layer distributed=zero2",
         "generation.gather=layer needs distributed.zero=3, got 2",
     ),
-    "vLLM of many that learn": (f"run tiny_ppo {NCCL} distributed=zero1", VLLM_OF_MANY),
     "sweep of no list": ("run tiny_dpo -m loss.beta=interval(0,1)", "does not support sweep type"),
     "--cfg": ("run tiny_dpo --cfg job loss.betaa=1", r"no such key 'loss.betaa' \(did you mean 'loss.beta'\?\)"),
     "cluster for run": ("run tiny_dpo cluster=slurm", "cluster must be local for `alignment run` .*, got 'slurm'"),

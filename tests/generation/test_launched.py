@@ -22,13 +22,14 @@ from alignment.config.generation import Generation, GenerationConfig, VLLMConfig
 from alignment.config.launch import LaunchConfig
 from alignment.config.model import ModelConfig
 from alignment.distributed.placement import WHOLE
-from alignment.generation.launched import Asked, LaunchedVLLM, environment, words
+from alignment.generation.launched import Asked, LaunchedVLLM, at, environment, words
 from alignment.models.load import load_language_model
 from alignment.models.save import write_weights
 
 ROOT, FAKE = Path(__file__).parents[2], Path(__file__).with_name("fake_vllm.py")
 SMALL = ["data.train.limit=40", "log.samples=0", "output_dir=run", "generation.engine=vllm", "launch.vllm=1"]
 STEPS = ["batch.size=4", "data.eval.limit=4", "train.eval_every=0", "checkpoint.every=1", "log.progress=false"]
+NCCL_ASLEEP = VLLMConfig(transfer=VLLMTransfer.nccl, sleep=True)
 GONE_S = 30
 
 
@@ -218,12 +219,14 @@ def test_the_keys_say_what_goes_with_what() -> None:
     vllm = GenerationConfig(engine=Generation.vllm)
     one = LaunchConfig(vllm=1)
     require_launch(vllm, one, num_nodes=1)
+    require_launch(replace(vllm, vllm=VLLMConfig(transfer=VLLMTransfer.nccl)), one, num_nodes=1)
+    require_launch(replace(vllm, vllm=NCCL_ASLEEP), LaunchConfig(), num_nodes=1)  # on GPUs of its own
     for generation, launch, nodes, rule in (
         (GenerationConfig(), one, 1, r"^launch\.vllm needs generation\.engine=vllm, got 1$"),
         (replace(vllm, vllm=VLLMConfig(python="p")), LaunchConfig(), 1, r"^generation\.vllm\.python goes with launch"),
         (replace(vllm, vllm=VLLMConfig(flags=["--x"])), LaunchConfig(), 1, r"^generation\.vllm\.flags goes with"),
         (replace(vllm, vllm=VLLMConfig(host="a", folder="f")), one, 1, r"^generation\.vllm\.host must be this machine"),
-        (replace(vllm, vllm=VLLMConfig(transfer=VLLMTransfer.nccl)), one, 1, r"^generation\.vllm\.transfer must be fi"),
+        (replace(vllm, vllm=NCCL_ASLEEP), one, 1, r"^generation\.vllm\.transfer must be files with launch.vllm and s"),
         (vllm, one, 2, r"^launch\.vllm must be 0 with cluster\.nodes > 1: start the server apart"),
     ):
         with pytest.raises(ConfigError, match=rule):
@@ -253,6 +256,12 @@ def test_on_gpus_it_is_one_server_of_all_that_it_is_given(tmp_path: Path) -> Non
         flags = words(config, replace(scaled, gpus=gpus), 8001)
         assert flags.count("--hf-overrides") == 1
         assert json.loads(flags[flags.index("--hf-overrides") + 1]) == {**scaled.config, **more}
+    assert "--weight-transfer-config" not in given
+    over_nccl = replace(config, transfer=VLLMTransfer.nccl, group_port=5)
+    flags = words(over_nccl, asked, 8001)
+    assert flags[flags.index("--weight-transfer-config") + 1] == '{"backend": "nccl"}'
+    told = at(over_nccl, 8001, tmp_path, 0)
+    assert (told.transfer, told.group_port, told.at()) == (VLLMTransfer.nccl, 5, "127.0.0.1:8001")
     assert "--enable-sleep-mode" not in given
     assert "--enable-sleep-mode" in words(replace(config, sleep=True), asked, 8001)
     own = {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "PYTORCH_ALLOC_CONF": "x", "PATH": "p", "PYTHONPATH": "here"}

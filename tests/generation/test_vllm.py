@@ -314,7 +314,7 @@ def test_the_weights_go_through_trls_client(
     model, client = moved(tiny_init, tokenizer, rank), Client()
     with monkeypatch.context() as patched:
         patched.setattr(Tensor, "cpu", None, raising=False)
-        NCCLTransfer(client).push(model)
+        NCCLTransfer(client, torch.device("cpu")).push(model)
     assert client.log == ["weights", "reset"]
     require_same(tiny_init, tokenizer, client.weights, model)
 
