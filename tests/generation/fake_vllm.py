@@ -37,6 +37,10 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *words: Any) -> None: ...
 
 
+class Listening(ThreadingHTTPServer):
+    request_queue_size = 256  # that ask at the same time
+
+
 def log(line: str) -> None:
     """One write for a whole line: requests are answered side by side, and print writes a line and its end apart."""
     os.write(sys.stdout.fileno(), f"{line}\n".encode())
@@ -74,4 +78,4 @@ if __name__ == "__main__":
     if os.environ.get("FAKE_VLLM") == "refuses":
         sys.exit("ValueError: no room for the model")
     port = int(WORDS[WORDS.index("--port") + 1])
-    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    Listening(("127.0.0.1", port), Handler).serve_forever()
