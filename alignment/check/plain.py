@@ -45,7 +45,7 @@ def plain_model(model: LanguageModel | ScalarModel, settings: ModelConfig) -> Pr
         on_hub = apart if any(base_on_hub(each, "model.path") for each in apart) else []  # not read by its name anew
         where = folder.path if on_hub else located(settings.path)
         given: dict[str, Any] = labels
-        if settings.rope.rope_type is not None:
+        if settings.rope.rope_type is not None or folder.adapters:
             config = scale_rope(read_config(folder), settings.rope, f"model.path {settings.path!r}")
             config.num_labels = 1
             given = {"config": config}

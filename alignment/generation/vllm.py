@@ -32,7 +32,7 @@ from alignment.generation.launched import LaunchedVLLM
 from alignment.generation.server import PROCESSED, Completion, Server
 from alignment.generation.transfer import Transfer, file_transfer, nccl_transfer
 from alignment.models.heads import LanguageModel
-from alignment.models.init import config_of
+from alignment.models.init import config_of, unscaled_config
 from alignment.models.rope import overrides
 from alignment.terminal import progress, say
 
@@ -159,8 +159,8 @@ class VLLMGenerator:
 def say_scaling(model: ModelConfig, config: GenerationConfig) -> None:
     """How a server that the run has not started is to turn positions, which it says nothing of itself."""
     is_apart = config.engine is Generation.vllm and not isinstance(config.vllm, LaunchedVLLM)
-    if is_apart and model.rope.rope_type is not None:
-        way = f"--hf-overrides '{json.dumps(overrides(config_of(model), model.rope))}'"
+    if is_apart and (asked := overrides(config_of(model), unscaled_config(model))):
+        way = f"--hf-overrides '{json.dumps(asked)}'"
         say(f"WARNING: model.rope: the server of generation.vllm must turn positions as the policy does, by {way}")
 
 

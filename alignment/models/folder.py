@@ -13,6 +13,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
+from alignment.config.adapter import BESIDE
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE, ModelFolder
 from alignment.config.hub import located
@@ -21,7 +22,7 @@ from alignment.distributed.placement import Placement, Whole
 from alignment.models.attention import choose_attention
 from alignment.models.files import Reading, check_config, check_folder, code_files, holds_packed_weights, names_in
 from alignment.models.quantized import ask_packing, check_quantized, quantization_of, settle_packed
-from alignment.models.rope import scale_rope
+from alignment.models.rope import scale_rope, scaled_as
 from alignment.models.unread import check_tied, check_unread, listed, unread_of
 from alignment.models.weight_dtype import made_in
 from alignment.terminal import say_once
@@ -48,7 +49,19 @@ def read_shape(folder: ModelFolder) -> PreTrainedConfig:
     check_config(folder)
     if (files := code_files(folder.path)) and folder.trusted:
         say_once(f"{folder.key}: trust_remote_code=true runs the code in {folder.path}: {', '.join(files)}")
-    return parse_config(folder.path, folder.key, trusted=folder.trusted)
+    return _as_trained(parse_config(folder.path, folder.key, trusted=folder.trusted), folder)
+
+
+def _as_trained(config: PreTrainedConfig, folder: ModelFolder) -> PreTrainedConfig:
+    """The base's, with the RoPE scaling of the model that a run has left beside its adapter: an adapter's own files
+    have no place for it."""
+    for adapter in reversed(folder.adapters):
+        beside = adapter.parent
+        if adapter.name == BESIDE and adapter != folder.path and (beside / CONFIG_NAME).is_file():
+            if scaled_as(config, parse_config(beside, folder.key, trusted=folder.trusted)):
+                say_once(f"model.rope: {adapter} was trained with the RoPE scaling in {beside}, by which it is read")
+            break
+    return config
 
 
 def parse_config(folder: Path, key: str, *, trusted: bool = False) -> PreTrainedConfig:
@@ -119,7 +132,7 @@ def from_folder(
     architecture = architecture_of(auto, hf_config, where, folder)
     attention = attention_of(architecture, hf_config, config.attention, where)
     is_packed = quantization_of(hf_config) is not None
-    if is_packed or config.rope.rope_type is not None:
+    if is_packed or config.rope.rope_type is not None or folder.adapters:
         for name, value in settings.items():
             setattr(hf_config, name, value)
         settings = {"config": hf_config}  # which now says what is not to be quantised, and how positions turn

@@ -1,5 +1,6 @@
 """A model of a config alone: random weights, for tests and small recipes."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 from alignment.config.errors import ConfigError, require
 from alignment.config.folders import find_model
 from alignment.config.model import Attention, ModelConfig
+from alignment.config.rope import RopeConfig
 from alignment.models.attention import choose_attention
 from alignment.models.files import one_line
-from alignment.models.folder import architecture_of, attention_of, read_config
+from alignment.models.folder import architecture_of, attention_of, parse_config, read_config
 from alignment.models.rope import scale_rope
 from alignment.models.weight_dtype import hold_in
 
@@ -42,6 +44,15 @@ def config_of(config: ModelConfig) -> PreTrainedConfig:
         return init_config(config)
     hf_config = read_config(find_model(config.path, "model.path", trusted=config.trust_remote_code))
     return scale_rope(hf_config, config.rope, f"model.path {config.path!r}")
+
+
+def unscaled_config(config: ModelConfig) -> PreTrainedConfig:
+    """The same without `model.rope`, and without the scaling that stands beside an adapter: what who reads the base's
+    folder finds there."""
+    if config.path is None:
+        return init_config(replace(config, rope=RopeConfig()))
+    folder = find_model(config.path, "model.path", trusted=config.trust_remote_code)
+    return parse_config(folder.path, folder.key, trusted=folder.trusted)
 
 
 def from_init(

@@ -60,8 +60,24 @@ def scale_rope(config: PreTrainedConfig, rope: RopeConfig, where: str) -> PreTra
     kind = type(text).__name__
     with Reading(f"model.rope.rope_type must be one that transformers' {kind} takes, got {rope.rope_type.value!r}"):
         text.validate()  # Phi 3 knows its own scaling and no other
-    say_once(f"model.rope: {where} is made for {reach} positions, by {asked} from {original} on")
+    in_vain = rope.replace and not is_scaled
+    instead = "; model.rope.replace has nothing to replace there" if in_vain else ""
+    say_once(f"model.rope: {where} is made for {reach} positions, by {asked} from {original} on{instead}")
     return config
+
+
+def scaled_as(config: PreTrainedConfig, other: PreTrainedConfig) -> bool:
+    """Change the config in place to the RoPE scaling of another one of the same kind; whether it had to be changed."""
+    own, theirs = rotations(config), rotations(other)
+    is_same = type(config) is type(other) and own is not None
+    if not is_same or theirs is None or theirs["rope_type"] in UNSCALED or own == theirs:
+        return False
+    text, model = config.get_text_config(), other.get_text_config()
+    for name in (ORIGINAL, LIMIT, "head_dim"):
+        if name in vars(text) and name in vars(model):
+            setattr(text, name, vars(model)[name])
+    text.rope_parameters = model.rope_parameters
+    return True
 
 
 def rotations(config: PreTrainedConfig) -> dict[str, Any] | None:
@@ -71,9 +87,10 @@ def rotations(config: PreTrainedConfig) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "rope_type" in found else None
 
 
-def overrides(config: PreTrainedConfig, rope: RopeConfig) -> dict[str, Any]:
-    """Of a scaled config what vLLM's `--hf-overrides` must say for one that is not; nothing where none is asked for."""
-    if rope.rope_type is None:
+def overrides(config: PreTrainedConfig, folder: PreTrainedConfig) -> dict[str, Any]:
+    """What vLLM's `--hf-overrides` must say for it to turn positions as `config` has it; nothing where the config in
+    the `folder` that it reads does."""
+    if rotations(folder) == rotations(config):
         return {}
     text = config.get_text_config()
     found = {"rope_parameters": text.rope_parameters, LIMIT: max_positions(config).limit}

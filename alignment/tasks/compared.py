@@ -23,6 +23,7 @@ from alignment.distributed.frozen import FrozenEngine, frozen_engine
 from alignment.distributed.sharded import placement_of
 from alignment.generation.function import asked_by
 from alignment.generation.samples import Samples, build_generator, sample
+from alignment.generation.vllm import say_scaling
 from alignment.models.forwards import forwards
 from alignment.models.heads import LanguageModel
 from alignment.models.layout import settle_layout
@@ -70,6 +71,8 @@ def compared_runs(config: EvaluateConfig) -> dict[str, ComparedRun]:
         with error_prefix(f"runs.{name}"):
             new_tokens = config.generation.max_new_tokens if config.num_samples else 0
             require_positions(settings, [prompts], config.data, new_tokens)
+            if config.num_samples:
+                say_scaling(settings, config.generation)
         found[name] = ComparedRun(settings, tokenizer, prompts)
     loaded = [entry.prompts for entry in found.values()]
     common = set.intersection(*({record.source for record in each.records} for each in loaded))

@@ -20,7 +20,7 @@ from alignment.distributed.device import gpus_apart
 from alignment.distributed.precision import precision_of
 from alignment.generation.launched import Asked, at, launched
 from alignment.generation.server import ServerError
-from alignment.models.init import config_of
+from alignment.models.init import config_of, unscaled_config
 from alignment.models.positions import max_positions
 from alignment.models.rope import overrides
 from alignment.models.tokenizer import tokenizer_folder
@@ -108,7 +108,7 @@ def asked_of(config: Replying) -> Asked:
         dtype=precision_of(config.distributed).value,
         longest=longest if limit is None else min(longest, limit),
         gpus=[] if is_cpu else gpus_apart(config.launch.vllm, apart),
-        config=overrides(hf_config, model.rope),
+        config=overrides(hf_config, unscaled_config(model)),
     )
 
 

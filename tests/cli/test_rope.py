@@ -99,3 +99,45 @@ def test_a_server_that_is_started_apart_is_told_by_its_user(alignment: Callable[
     told = ended.out.replace("\n", " ")
     assert "WARNING: model.rope: the server of generation.vllm must turn positions as the policy does, by" in told
     assert '"rope_type": "yarn"' in told and '"max_position_embeddings": 256' in told
+
+
+def test_an_evaluation_reads_a_run_and_its_adapter_by_the_scaling_that_it_was_trained_with(
+    alignment: Callable[..., Ended], families: Path
+) -> None:
+    """Which the adapter's own files, and its base, do not have."""
+    base = f"model.path={families / 'small'}"
+    ended = alignment("run", "tiny_sft", base, "model.lora.rank=2", *YARN, *FEW, *STEPS, "train.max_steps=1")
+    assert ended.code == 0, ended.err
+    rows = [{"prompt": "hello", "completion": "fine " * 40}, {"prompt": "the user", "completion": "how are you? " * 9}]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    three = f"runs={{run: out, adapter: out/model/adapter, base: {families / 'small'}}}"
+    words = ("evaluate", three, "data.eval.path=rows.jsonl", "num_samples=0")
+    ended = alignment("run", *words, "output_dir=compared")
+    assert ended.code == 0, ended.err
+    told = "model.rope: out/model/adapter was trained with the RoPE scaling in out/model, by which it is read"
+    assert ended.out.replace("\n", " ").count(told) == 1
+    run, adapter, plain = json.loads(Path("compared/summary.json").read_text())["methods"]
+    assert adapter["nll"]["mean"] == pytest.approx(run["nll"]["mean"], rel=1e-5)
+    assert plain["nll"]["mean"] != pytest.approx(run["nll"]["mean"], rel=1e-3)
+    ended = alignment("check", *words)
+    assert ended.code == 0 and ended.out.count("packed == one by one") == 3
+    assert ended.out.replace("\n", " ").count("the model knows 1024 positions") == 2
+    vllm = ("generation.engine=vllm", "generation.vllm.timeout_s=0", "generation.vllm.port=1")
+    for who, is_told in (("out/model/adapter", True), ("out", False)):
+        ended = alignment("run", "evaluate", f"runs={{m: {who}}}", "data.eval.path=rows.jsonl", *vllm)
+        assert ended.code == 2 and ("the server of generation.vllm must turn positions" in ended.out) is is_told
+
+
+def test_what_there_is_to_replace_is_said(alignment: Callable[..., Ended], families: Path) -> None:
+    start = ("run", "tiny_sft", f"model.path={families / 'small'}", *YARN, *FEW, *STEPS, "train.max_steps=1")
+    for words, is_in_vain in (((), False), (("model.rope.replace=true", "output_dir=other"), True)):
+        ended = alignment(*start, *words)
+        assert ended.code == 0, ended.err
+        assert ("model.rope.replace has nothing to replace there" in ended.out.replace("\n", " ")) is is_in_vain
+
+
+def test_a_check_of_a_model_s_folder_is_of_the_scaled_model(alignment: Callable[..., Ended], families: Path) -> None:
+    """And held against transformers, which is told the same."""
+    ended = alignment("check", "tiny_sft", f"model.path={families / 'small'}", *YARN, *FEW)
+    said = ended.out.replace("\n", " ")
+    assert "ok   packed == one by one" in said and "the model knows 1024 positions" in said, ended.err
