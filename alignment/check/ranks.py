@@ -60,7 +60,8 @@ def processes_agree(config: TrainingConfig) -> Verdict:
     they are used. PPO's processes draw replies of their own, of which some may differ by a rounding, and learn from
     those of one process.
     """
-    count = config.launch.processes if config.launch.processes > 1 else min(2, config.processes())
+    least = max(2, config.distributed.sequence_parallel)
+    count = config.launch.processes if config.launch.processes > 1 else min(least, config.processes())
     name = f"{count} processes == one"
     if isinstance(config, OnlineConfig) and not isinstance(config, PPOConfig):
         return Verdict(name, Grade.warn, f"not measured of {task_name(config)}, which learns from what it draws")

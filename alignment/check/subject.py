@@ -61,6 +61,7 @@ def in_one_process(config: Run) -> Run:
     distributed: DistributedConfig = replace(
         config.distributed,
         zero=None,
+        sequence_parallel=1,
         offload_optimizer=Offload.none,
         offload_param=Offload.none,
         nvme_path=None,

@@ -57,6 +57,10 @@ class DistributedConfig(Config):
     """Ask for kernels that give the same bits at every run, which a CPU's do without being asked; slower on a GPU."""
     zero: int | None = None
     """DeepSpeed's ZeRO stage, 0 to 3: what the processes shard. Null: plain torch, in one process."""
+    sequence_parallel: int = 1
+    """Processes that share the tokens of each row, for rows that are too long for one (DeepSpeed Ulysses): each has
+    that part of the tokens outside attention, and of the heads inside. It divides the number of processes and the
+    heads of the model, which has no other way to see all tokens of a row. Needs distributed.zero."""
     offload_optimizer: Offload = Offload.none
     """Where optimizer states and their float32 weights are kept: cpu needs zero >= 1, nvme zero=3."""
     offload_param: Offload = Offload.none
@@ -70,6 +74,11 @@ class DistributedConfig(Config):
 
     def __post_init__(self) -> None:
         require(self.zero in (None, 0, 1, 2, 3), "distributed.zero must be null, 0, 1, 2 or 3", self.zero)
+        rule = "distributed.sequence_parallel must be >= 1"
+        require(self.sequence_parallel >= 1, rule, self.sequence_parallel)
+        rule = "distributed.sequence_parallel must be 1 without distributed.zero (distributed=zero1, zero2 or zero3), "
+        rule += "for it takes several processes"
+        require(self.sequence_parallel == 1 or self.zero is not None, rule, self.sequence_parallel)
         is_scaled = self.precision is Precision.float16
         scale, window = self.initial_loss_scale, self.loss_scale_window
         for name, value in (("initial_loss_scale", scale), ("loss_scale_window", window)):

@@ -43,6 +43,7 @@ class OnlineConfig(TrainingConfig):
     """Replies to prompts, scored; what is learned from them is the method's."""
 
     replies: ClassVar[bool] = True
+    shares_rows: ClassVar[bool] = False
     is_policy: ClassVar[bool] = True
     example_kind: ClassVar[ExampleKind | None] = ExampleKind.prompts
     reward: RewardShapingConfig = MISSING

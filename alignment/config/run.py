@@ -28,6 +28,8 @@ class RunConfig(Config):
 
     replies: ClassVar[bool] = False
     """Whether the task replies to prompts."""
+    shares_rows: ClassVar[bool] = False
+    """Whether its processes may share the tokens of a row."""
     is_policy: ClassVar[bool] = False
     """Whether `model.path` must be a language model; False: also where only who loads the model knows."""
     output_dir: str = field(default="runs/${hydra:job.config_name}/${now:%Y-%m-%d_%H-%M-%S}${asked:}", metadata=PLACE)
@@ -53,6 +55,9 @@ class RunConfig(Config):
         require(self.replies or self.log.samples == 0, rule, self.log.samples)
         rule = "launch.vllm must be 0 for a task that draws no replies to prompts"
         require(self.replies or self.launch.vllm == 0, rule, self.launch.vllm)
+        shared = self.distributed.sequence_parallel
+        rule = "distributed.sequence_parallel must be 1 for a task that does not train on rows as they are (sft does)"
+        require(self.shares_rows or shared == 1, rule, shared)
         rule = "distributed.zero must be set for launch.processes > 1 (distributed=zero1, zero2 or zero3)"
         require(self.launch.processes == 1 or self.distributed.zero is not None, rule, self.distributed.zero)
         tasks = self.cluster.num_tasks()
@@ -70,6 +75,7 @@ class RunConfig(Config):
 class TrainingConfig(RunConfig):
     """What every run that trains a model has."""
 
+    shares_rows: ClassVar[bool] = True
     example_kind: ClassVar[ExampleKind | None] = None
     """What the method takes from a row of data; each method says it."""
     model: ModelConfig = MISSING
@@ -93,6 +99,8 @@ class TrainingConfig(RunConfig):
         )
         rule += "not train, adapters on them do"
         require(not self.model.is_packed or self.model.has_adapter, rule, self.model.lora.rank)
+        rule = "model.lora.dropout must be 0 with distributed.sequence_parallel > 1, whose processes draw it alike"
+        require(self.distributed.sequence_parallel == 1 or not self.model.lora.dropout, rule, self.model.lora.dropout)
         require_packable(self.model, self.distributed.zero)
         self._check_optimizer()
         rule = "checkpoint.every and checkpoint.every_minutes must be 0 with distributed.offload_optimizer=nvme, which "
@@ -102,7 +110,8 @@ class TrainingConfig(RunConfig):
             saves = (self.checkpoint.every, 0.0 if minutes == MINUTES else minutes)  # the default is no wish
             require(saves == (0, 0), rule, saves)
             self.checkpoint = replace(self.checkpoint, every_minutes=0.0, save_last=False)
-        self.check_processes(self.processes())
+        if self.processes() > 1:  # torchrun's are not known here
+            self.check_processes(self.processes())
 
     @property
     def has_scalar_head(self) -> bool:
@@ -137,5 +146,10 @@ class TrainingConfig(RunConfig):
         """Raises:
         ConfigError: what a step learns from cannot be dealt out evenly.
         """
+        shared = self.distributed.sequence_parallel
+        rule = f"distributed.sequence_parallel must divide the number of processes ({processes}; launch.processes=N)"
+        require(processes % shared == 0, rule, shared)
         rule = f"batch.size must be a multiple of the number of processes ({processes})"
-        require(self.batch.size % processes == 0, rule, self.batch.size)
+        if shared > 1:
+            rule += f" by distributed.sequence_parallel ({processes // shared})"
+        require(self.batch.size % (processes // shared) == 0, rule, self.batch.size)

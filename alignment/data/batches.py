@@ -49,6 +49,8 @@ class Packer:
     pad_id: int
     rank: int = 0
     num_ranks: int = 1
+    counts: bool = True
+    """False of a process that reads the same rows as another, which counts them."""
 
     def train_batches(self, examples: Sequence[Example], rows: Iterable[int] | None = None) -> list[Batch]:
         """This rank's micro-batches of the examples at `rows` (None: of all): equally many on each rank, so that all
@@ -68,6 +70,8 @@ class Packer:
         pieces = evened(cut(lengths, self.config.budget, self.config.layout), self.num_ranks)
         mine = pieces[self.rank :: self.num_ranks]
         extra = pieces[:1] * (-(-len(pieces) // self.num_ranks) - len(mine))
+        if not self.counts:
+            mine, extra = [], mine + extra
         counted, uncounted = ([[chosen[i] for i in piece] for piece in part] for part in (mine, extra))
         return EvenBatches(Unpacked(self, examples, counted), Unpacked(self, examples, uncounted))
 

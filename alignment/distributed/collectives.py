@@ -15,6 +15,7 @@ from torch import Tensor
 
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.errors import ConfigError
+from alignment.distributed import sequence
 from alignment.process import is_launched
 
 Value = TypeVar("Value")
@@ -63,6 +64,7 @@ def init(config: DistributedConfig) -> None:
     store.set(f"started {own}", "")
     store.wait([f"started {other}" for other in range(number)], JOINING)  # what begins late is not taken for hanging
     dist.init_process_group(backend, store=dist.PrefixStore("run", store), rank=own, world_size=number, timeout=timeout)
+    sequence.join(config.sequence_parallel, group_device(), timeout)
 
 
 def let_go() -> None:
@@ -86,6 +88,7 @@ def _is_at_work(thread: Path) -> bool:
 def leave() -> None:
     """End the group, so that no process waits for one that has finished."""
     if dist.is_initialized():
+        sequence.leave()
         dist.destroy_process_group()
 
 

@@ -31,6 +31,7 @@ OURS = {  # what is decided elsewhere -> the key that decides it
     "train_micro_batch_size_per_gpu": "batch.max_tokens",
     "gradient_accumulation_steps": "batch.max_tokens",
     "managed_gradient_accumulation": "batch.max_tokens",
+    "sequence_parallel_size": "distributed.sequence_parallel",
     "gradient_allreduce_op": "batch.size",
     "prescale_gradients": "batch.size",
     "gradient_predivide_factor": "batch.size",

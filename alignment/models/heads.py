@@ -30,6 +30,7 @@ from alignment.models.logprobs import entropy_of, is_likeliest, logprobs_of
 from alignment.models.one_run import in_one_run
 from alignment.models.routers import router_loss
 from alignment.models.scalar_head import scalar_head
+from alignment.models.sequence import part_inputs, part_of
 from alignment.models.weight_dtype import forwards_in_float32
 from alignment.models.whole_modules import Originals
 
@@ -96,23 +97,32 @@ class Trunk(nn.Module):
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def hidden(self, batch: Batch, positions: Tensor) -> Tensor:
-        """[T, H], the last hidden states at `positions` [T] of a batch's rows laid end to end."""
+        """[T, H], the last hidden states at `positions` [T] of a batch's rows laid end to end; where processes share
+        rows, at those of them that are in this process's part."""
         self.activate()
         config = self.hf.config.get_text_config()
         if batch.shared:
             check_branches(self.hf)
-            if takes_whole_row(config, batch):
-                batch = in_fixed_lengths(batch)
-        inputs = attention_inputs(batch, config)
+        batch = self._laid_out(batch)
+        inputs, ids, position_ids = attention_inputs(batch, config), batch.input_ids, batch.position_ids
+        if (part := part_of(batch)) is not None:
+            inputs = part_inputs(part, batch, config, inputs)
+            ids, position_ids, (_, positions) = part.own(ids), part.own(position_ids), part.places(positions)
         balances = bool(self.router_weight) and torch.is_grad_enabled()
         if balances:
             inputs["output_router_logits"] = True
         is_partial = self.reads_apart and not balances  # every token's routers count in their loss
-        with feed_forward_at(self.hf, positions, batch.input_ids.shape) if is_partial else nullcontext():
-            output = self.hf.base_model(batch.input_ids, position_ids=batch.position_ids, use_cache=False, **inputs)
+        with feed_forward_at(self.hf, positions, ids.shape) if is_partial else nullcontext():
+            output = self.hf.base_model(ids, position_ids=position_ids, use_cache=False, **inputs)
         if balances:
-            self.router_loss = self.router_weight * router_loss(config, output.router_logits, batch.groups != PADDING)
+            logits = output.router_logits if part is None else tuple(map(part.of_tokens, output.router_logits))
+            self.router_loss = self.router_weight * router_loss(config, logits, batch.groups != PADDING)
         return output.last_hidden_state.flatten(0, 1)[positions]
+
+    def _laid_out(self, batch: Batch) -> Batch:
+        """As the model's attention takes it."""
+        takes_row = batch.shared and takes_whole_row(self.hf.config.get_text_config(), batch)
+        return in_fixed_lengths(batch) if takes_row else batch
 
 
 class LanguageModel(Trunk):
@@ -134,7 +144,11 @@ class LanguageModel(Trunk):
         Neither of these carries a gradient.
         """
         read = partial(self._read, temperature=temperature, entropy=entropy, greedy=greedy)
-        return in_one_run(self._head(), read, self.hidden(batch, positions), targets)
+        if (part := part_of(self._laid_out(batch))) is None:
+            return in_one_run(self._head(), read, self.hidden(batch, positions), targets)
+        places, _ = part.places(positions)
+        own = in_one_run(self._head(), read, self.hidden(batch, positions), targets[places])
+        return part.together(torch.stack(own, dim=1), places, len(positions)).unbind(1)
 
     def _read(
         self, head: nn.Module, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool, greedy: bool
@@ -182,4 +196,7 @@ class ScalarModel(Trunk):
         hidden = self.hidden(batch, positions)
         with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 would round scores to ties
             head = scalar_head(self.hf)
-            return head(hidden.to(head.weight.dtype))[:, 0].float()
+            scores = head(hidden.to(head.weight.dtype))[:, 0].float()
+        if (part := part_of(self._laid_out(batch))) is None:
+            return scores
+        return part.together(scores, part.places(positions)[0], len(positions))

@@ -28,11 +28,15 @@ def layer_kinds(config: PreTrainedConfig) -> list[str]:
     declared = config.to_dict().get("layer_types")
     if declared is None:
         return [FULL if sliding_window(config) is None else SLIDING]
-    unknown = set(declared) - {FULL, SLIDING}
-    if unknown:
-        rule = f"batch.layout must be separate for layers of kind {sorted(unknown)[0]!r}"
+    if unknown := unknown_kinds(config):
+        rule = f"batch.layout must be separate for layers of kind {unknown[0]!r}"
         raise ConfigError(f"{rule}, got 'shared'")
     return list(declared)
+
+
+def unknown_kinds(config: PreTrainedConfig) -> list[str]:
+    """Of a model's layers, those that are neither full nor sliding."""
+    return sorted(set(config.to_dict().get("layer_types") or ()) - {FULL, SLIDING})
 
 
 def check_branches(hf: PreTrainedModel) -> None:
@@ -44,7 +48,12 @@ def check_branches(hf: PreTrainedModel) -> None:
     Raises:
         ConfigError: the architecture does not promise that.
     """
-    is_told_positions = "position_ids" in inspect.signature(hf.base_model.forward).parameters
-    if not is_told_positions or hf._is_stateful or not hf._supports_attention_backend:
+    if not sees_by_mask(hf):
         name = type(hf).__name__
         raise ConfigError(f"batch.layout must be separate for this architecture, got 'shared' for {name}")
+
+
+def sees_by_mask(hf: PreTrainedModel) -> bool:
+    """Whether an architecture is told its positions, and promises that its mask says all that is seen."""
+    is_told_positions = "position_ids" in inspect.signature(hf.base_model.forward).parameters
+    return is_told_positions and not hf._is_stateful and hf._supports_attention_backend

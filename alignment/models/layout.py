@@ -9,10 +9,12 @@ from alignment.config.errors import ConfigError
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
+from alignment.distributed.sequence import each_alone, sequence_group
 from alignment.models.files import one_line
 from alignment.models.heads import LanguageModel, ScalarModel
-from alignment.models.layer_kinds import check_branches
+from alignment.models.layer_kinds import check_branches, sees_by_mask, unknown_kinds
 from alignment.models.readout import token_logprobs, token_values
+from alignment.models.sequence import KEY
 from alignment.models.weight_dtype import forwards_in_float32
 from alignment.terminal import say
 
@@ -35,6 +37,36 @@ def settle_layout(model: LanguageModel | ScalarModel, asked: Layout) -> Layout:
         raise ConfigError(f"batch.layout must be separate or auto for this model ({problem}), got 'shared'")
     say(f"batch.layout: separate ({problem})")
     return Layout.separate
+
+
+def require_parts(model: LanguageModel | ScalarModel, layout: Layout) -> None:
+    """Where processes share rows, that the model reads its part of small batches as it reads them whole.
+
+    Raises:
+        ConfigError: it does not, as an architecture whose layers carry more along a row than their attention sees.
+    """
+    group = sequence_group()
+    if group is None:
+        return
+    if problem := _problem_of_parts(model, layout):
+        raise ConfigError(f"{KEY} must be 1 for this model ({problem}), got {group.size}")
+
+
+def _problem_of_parts(model: LanguageModel | ScalarModel, layout: Layout) -> str | None:
+    name, kinds = type(model.hf).__name__, unknown_kinds(model.hf.config.get_text_config())
+    if kinds or not sees_by_mask(model.hf):
+        return f"{name} has layers in which more goes along a row than attention sees" + (
+            f", {kinds[0]}" if kinds else ""
+        )
+    try:
+        with forwards_in_float32(model, model.placement):
+            with each_alone():
+                whole = _read(model, layout)
+            parts = _read(model, layout)
+    except (RuntimeError, TypeError) as error:  # of a layer that does not hand on to its attention what it is told
+        return f"{name} cannot read a part of a row: {one_line(error)}"
+    difference = (parts - whole).abs().max() / whole.abs().max().clamp(min=1e-6)
+    return None if difference < TOLERANCE else f"{name} reads a part of a row differently, by {difference:.1e}"
 
 
 def _problem(model: LanguageModel | ScalarModel) -> str | None:

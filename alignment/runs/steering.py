@@ -29,6 +29,7 @@ FREE = (
         "generation.compile",
         "generation.vllm",
         "distributed.zero",
+        "distributed.sequence_parallel",
         "distributed.offload_optimizer",
         "distributed.offload_param",
     ),

@@ -21,15 +21,16 @@ from alignment.data.loaded import Loaded
 from alignment.data.margins import margin_words
 from alignment.data.mixture import portions, weights_of
 from alignment.data.numbers import numbers
-from alignment.distributed import collectives
+from alignment.distributed import collectives, sequence
 from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import Engine, TorchEngine
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.init import config_of
-from alignment.models.layout import settle_layout
+from alignment.models.layout import require_parts, settle_layout
 from alignment.models.load import save_model
 from alignment.models.positions import max_positions
 from alignment.models.quantized import is_quantized
+from alignment.models.sequence import require_heads
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.terminal import say
 from alignment.training.optim import build_optimizer
@@ -46,7 +47,9 @@ class Prepared:
 
     def batches(self, model: LanguageModel | ScalarModel) -> tuple[Batches, Batches | None]:
         """Training and held-out data in the layout that this model takes."""
-        batch = replace(self.config.batch, layout=settle_layout(model, self.config.batch.layout))
+        with sequence.each_alone():
+            batch = replace(self.config.batch, layout=settle_layout(model, self.config.batch.layout))
+        require_parts(model, batch.layout)
         packer, seed = packer_of(batch, self.tokenizer), self.config.seed
         train = train_batches(self.train, packer, seed, self.config.data.train)
         if self.held_out is None:
@@ -57,7 +60,8 @@ class Prepared:
 
 def packer_of(config: BatchConfig, tokenizer: PreTrainedTokenizerBase) -> Packer:
     """The packer of this process's share of each step."""
-    return Packer(config, tokenizer.pad_token_id, collectives.rank(), collectives.size())
+    rank, num_ranks = sequence.rows_rank(), sequence.rows_size()
+    return Packer(config, tokenizer.pad_token_id, rank, num_ranks, counts=sequence.counts())
 
 
 def train_batches(loaded: Loaded, packer: Packer, seed: int, source: TrainSource) -> Batches:
@@ -74,6 +78,7 @@ def prepare(config: TrainingConfig) -> Prepared:
     if need is None:
         kinds = ", ".join(kind.value for kind in ExampleKind)
         raise ConfigError(f"{type(config).__name__}.example_kind must be one of {kinds}, got None")
+    require_heads(config_of(config.model), config.distributed.sequence_parallel)
     tokenizer = prepare_tokenizer(config.model)
     train, held_out = load_splits(config, tokenizer, need)
     say_weights([train, held_out])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alignment.data.batches import EvenBatches
+from alignment.distributed import sequence
 from alignment.distributed.collectives import sum_over_ranks
 from alignment.distributed.engine import Engine
 from alignment.losses import Mean
@@ -132,11 +133,15 @@ class _Started:
 def _accumulate(
     engine: Engine, objective: Objective[Unit], micro_batches: Sequence[Unit], *, weight: float
 ) -> tuple[Metrics, Tensor]:
-    """Add the gradient of weight * mean; returns the metrics of this rank and the mean over all ranks."""
+    """Add the gradient of weight * mean; returns the metrics of this rank and the mean over all ranks.
+
+    Of processes that share the tokens of their rows one counts: each has the whole loss, and its part of the gradient.
+    """
+    counts = sequence.counts()
     if isinstance(objective, StepWide):
         objective.prepare(engine, EvenBatches(micro_batches))
     local = torch.full((), sum(objective.count(batch) for batch in micro_batches), device=engine.device)
-    count = sum_over_ranks(local)
+    count = sum_over_ranks(local * counts)
     metrics = Metrics()
     for batch in micro_batches:
         with engine.precision():
@@ -147,6 +152,7 @@ def _accumulate(
             metrics = metrics + {"router_loss": Mean.of(routers.detach())}
         engine.backward(weight * loss)
         metrics = metrics + Metrics.of(output)
+    metrics = metrics if counts else metrics.uncounted()
     return metrics, sum_over_ranks(metrics["loss"].total) / count
 
 

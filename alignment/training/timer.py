@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from alignment.data.pack import PADDING, Batch
+from alignment.distributed import sequence
 from alignment.distributed.collectives import gathered
 from alignment.distributed.device import memory_in_use, peak_flops
 
@@ -34,7 +35,8 @@ class StepTimer:
 
     def count(self, batches: Sequence[Batch]) -> None:
         """The tokens of this process's batches, prompts included and padding not."""
-        self.tokens += sum(int((batch.groups != PADDING).sum()) for batch in batches)
+        if sequence.counts():
+            self.tokens += sum(int((batch.groups != PADDING).sum()) for batch in batches)
 
     def take(self) -> dict[str, float]:
         """Since the last row: the seconds of this process's parts and of all, the tokens a second of all processes

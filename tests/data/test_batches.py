@@ -218,5 +218,9 @@ def test_a_pass_is_shared_out_and_every_rank_runs_as_many_micro_batches(num_rank
     counted = [batch for part in parts for batch, counts in part if counts]
     assert sorted(row for batch in counted for row in batch.rows.tolist()) == list(range(count))
     assert len({len(part) for part in parts}) == len({len(list(part)) for part in parts}) == 1
+    others = [Packer(config, 0, rank, num_ranks, counts=False).eval_batches(rows) for rank in range(num_ranks)]
+    for part, other in zip(parts, others, strict=True):
+        read = [[(batch.rows.tolist(), counts) for batch, counts in each] for each in (part, other)]
+        assert [(rows, False) for rows, _ in read[0]] == read[1], "the same rows in the same order, not counted"
     if count >= 5 and max_tokens > 60:
         assert not any(part.extra for part in parts), "halved rather than run twice"

@@ -66,6 +66,18 @@ def test_a_run_goes_on_in_other_processes(
     assert rows(run)[: step // 2] == rows(unbroken)[: step // 2]  # not written again
 
 
+def test_a_run_goes_on_where_processes_share_rows(
+    start: Any, whole: Any, rows: Any, weights: Any, tmp_path: Path
+) -> None:
+    """What each had counted of rows of its own is counted with what one of the two counts of theirs."""
+    run = left_at(7, whole("dpo"), tmp_path)
+    words = ("launch.processes=2", "distributed.zero=2", "distributed.sequence_parallel=2")
+    code, out, err = ended(start("dpo", tmp_path, *words))
+    assert code == 0, err
+    assert going_on(out) == ["going on from run/checkpoints/step-00000007"]
+    assert_near(run, whole("dpo"), rows, weights)
+
+
 @pytest.mark.slow
 def test_from_one_process_to_two(start: Any, rows: Any, weights: Any, tmp_path: Path) -> None:
     code, _, err = ended(start("dpo", tmp_path / "one", *ONE))

@@ -1,0 +1,101 @@
+"""What one process of the test of sequence parallelism does: steps of each method with the tokens of its rows shared.
+
+python sequence_ranks.py OUT METHOD/STAGE/LAYOUT/N ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is
+the plain engine, N how many processes share the tokens of a row. It is the same in all cases of one call.
+"""
+
+import gc
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import ranks
+import torch.distributed as dist
+
+from alignment.config.batch import Layout
+from alignment.config.errors import ConfigError
+from alignment.config.model import Attention, ModelConfig
+from alignment.distributed import collectives, sequence
+from alignment.distributed.sharded import placement_of
+from alignment.models.layout import require_parts
+from alignment.models.load import load_language_model
+from alignment.models.tokenizer import load_tokenizer
+from alignment.training.step import evaluate_step, train_step
+
+STEPS = 4
+OTHERS: dict[str, dict[str, Any]] = {
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2},
+}
+
+
+def run(method: str, stage: str, layout: str, size: int) -> dict[str, Any]:
+    config = ranks.config_of(stage, Path(sys.argv[1]).parent)
+    if stage != "none":
+        config = replace(config, sequence_parallel=size)
+    engine, _ = ranks.build(method, config)
+    batches = ranks.batches_of(method)
+    packer = replace(
+        batches.packer,
+        config=replace(batches.packer.config, layout=Layout(layout)),
+        rank=sequence.rows_rank(),
+        num_ranks=sequence.rows_size(),
+        counts=sequence.counts(),
+    )
+    batches = replace(batches, packer=packer)
+    objective = ranks.objective_of(method, engine, batches)
+    steps = [train_step(engine, objective, batches.step(index)).means() for index in range(STEPS)]
+    seen: dict[str, Any] = {name: [step[name] for step in steps] for name in ("loss", "grad_norm")}
+    seen["metrics"] = [{name: value for name, value in step.items() if "precision" not in name} for step in steps]
+    evaluated = evaluate_step(engine, objective, batches.once())
+    seen["eval"] = evaluated.counting_pairs().means()
+    return seen
+
+
+def sent(method: str, size: int) -> int:
+    """How many all-to-alls a forward makes, without gradients."""
+    config = replace(ranks.config_of("0", Path(sys.argv[1]).parent), sequence_parallel=size)
+    engine, _ = ranks.build(method, config)
+    batches = ranks.batches_of(method)
+    objective = ranks.objective_of(method, engine, batches)
+    with patch.object(dist, "all_to_all_single", wraps=dist.all_to_all_single) as exchange:
+        evaluate_step(engine, objective, batches.one_step_of(batches.examples[:1]).once())
+    return exchange.call_count
+
+
+def refused(kind: str, size: int) -> str:
+    """What is said of an architecture that carries more along a row than its attention sees."""
+    config = replace(ranks.config_of("0", Path(sys.argv[1]).parent), sequence_parallel=size)
+    collectives.init(config)
+    settings = ModelConfig(init={"model_type": kind, **OTHERS[kind]}, attention=Attention.eager)
+    model = load_language_model(settings, load_tokenizer(settings), placement_of(config))
+    try:
+        require_parts(model, Layout.separate)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def main() -> None:
+    found: dict[str, Any] = {}
+    for name in sys.argv[2:]:
+        method, stage, layout, size = name.split("/")
+        match stage:
+            case "sent":
+                found[name] = sent(method, int(size))
+            case "refused":
+                found[name] = refused(method, int(size))
+            case _:
+                found[name] = run(method, stage, layout, int(size))
+        gc.collect()
+    everywhere = collectives.gathered(found)
+    assert all(each == everywhere[0] for each in everywhere)
+    if collectives.is_main():
+        Path(sys.argv[1]).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
