@@ -11,7 +11,14 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+import yaml
+
 from alignment.cli.compose import composing, resolve, single
+from alignment.config.model import ModelConfig
+from alignment.distributed.placement import WHOLE
+from alignment.models.load import load_language_model, save_model
+from alignment.models.tokenizer import load_tokenizer
 from alignment.plan.measured import Measured, measure
 from alignment.plan.roles import Counts
 
@@ -19,12 +26,14 @@ PAGE = Path(__file__).parents[1] / "recipes" / "memory.md"
 HEAD = "| run | without checkpointing | with it |"
 SHAPE = "model.init={model_type: llama, hidden_size: 64, intermediate_size: 192, num_hidden_layers: 6, "
 SHAPE += "num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 512}"
+WIDE = SHAPE.replace("hidden_size: 64, intermediate_size: 192", "hidden_size: 128, intermediate_size: 512")
 COMMON = [SHAPE, "batch.size=8", "train.eval_every=0", "train.warmup_steps=0", "checkpoint.every=0"]
-COMMON += ["log.progress=false", "distributed.device=cpu", "batch.max_tokens=512"]
+COMMON += ["log.progress=false", "distributed.device=cpu", "batch.max_tokens=512"]  # four rows, two pairs
 ROWS = ["data=native", "data.eval.path=null", "data.max_length=128", "data.max_prompt_length=64", "train.max_steps=2"]
 PAIRS = [*ROWS, "batch.size=4", "data.train.path=pairs.jsonl"]
 DRAWN = ["data.train.limit=32", "data.eval.limit=4", "data.max_prompt_length=16", "gold=null", "log.samples=0"]
 DRAWN += ["generation.max_new_tokens=32", "train.max_steps=1", "ppo.epochs=2", "batch.size=16"]
+DRAWN += ["batch.max_tokens=576"]  # twelve replies with their prompts, or four groups of four
 LORA = "model.lora.rank=4"
 RUNS = {
     "SFT": ["tiny_sft", *ROWS, "data.train.path=rows.jsonl"],
@@ -37,12 +46,22 @@ RUNS = {
 }
 WITH_LORA = {f"{name}, LoRA": [*words, LORA] for name, words in RUNS.items() if "four" not in name}
 ONE_BACKBONE = {"PPO, LoRA on one backbone": [*RUNS["PPO, scored by a function"], LORA, "roles.share=lora"]}
+NF4, INT8 = (["model.path=base", LORA, f"model.quantization={kind}"] for kind in ("nf4", "int8"))
+QUANTIZED = {
+    "SFT, QLoRA (nf4)": [*RUNS["SFT"], *NF4],
+    "reward model, QLoRA": [*RUNS["reward model"], *NF4],
+    "DPO, QLoRA": [*RUNS["DPO"], *NF4],
+    "DPO, LoRA on int8": [*RUNS["DPO"], *INT8],
+    "PPO, QLoRA on one backbone": [*ONE_BACKBONE["PPO, LoRA on one backbone"], *NF4],
+    "GRPO, QLoRA": [*RUNS["GRPO"], *NF4],
+}
 
 
 def measured(words: list[str], folder: str, counts: Counts) -> Measured:
     recipe, *own = words
+    common = COMMON[1:] if "model.path=base" in own else COMMON
     with composing([], recipe), redirect_stdout(StringIO()):
-        return measure(resolve(single(recipe, [*COMMON, *own, f"output_dir={folder}"])), counts)
+        return measure(resolve(single(recipe, [*common, *own, f"output_dir={folder}"])), counts)
 
 
 def cell(found: Measured) -> str:
@@ -52,12 +71,21 @@ def cell(found: Measured) -> str:
 def table() -> str:
     counts, lines = Counts(), [HEAD, "|---|---|---|"]
     measured(RUNS["reward model"], "reward", counts)
-    for name, words in {**RUNS, **WITH_LORA, **ONE_BACKBONE}.items():
+    save_base()
+    for name, words in {**RUNS, **WITH_LORA, **ONE_BACKBONE, **QUANTIZED}.items():
         both = [[*words, f"model.gradient_checkpointing={value}"] for value in ("false", "true")]
         cells = [cell(measured(each, f"run{len(lines)}_{number}", counts)) for number, each in enumerate(both)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     return "\n".join(lines)
+
+
+def save_base() -> None:
+    """A model of random weights to pack, wide enough for blocks of 64."""
+    config = ModelConfig(init=yaml.safe_load(WIDE.removeprefix("model.init=")))
+    tokenizer = load_tokenizer(config)
+    torch.manual_seed(0)
+    save_model(load_language_model(config, tokenizer, WHOLE), tokenizer, Path("base"))
 
 
 def main() -> None:

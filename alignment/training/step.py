@@ -144,16 +144,24 @@ def _accumulate(
     count = sum_over_ranks(local * counts)
     metrics = Metrics()
     for batch in micro_batches:
-        with engine.precision():
-            output = objective(engine.model, batch.to(engine.device))
-        loss, routers = output.loss.total / count, engine.model.router_loss
-        if isinstance(routers, Tensor):  # a mixture of experts: its mean over micro-batches, as the loss is
-            loss = loss + routers * (output.loss.count / count)
-            metrics = metrics + {"router_loss": Mean.of(routers.detach())}
-        engine.backward(weight * loss)
-        metrics = metrics + Metrics.of(output)
+        metrics = metrics + _learn(engine, objective, batch, count, weight)
     metrics = metrics if counts else metrics.uncounted()
     return metrics, sum_over_ranks(metrics["loss"].total) / count
+
+
+def _learn(engine: Engine, objective: Objective[Unit], batch: Unit, count: Tensor, weight: float) -> Metrics:
+    """Add the gradient of weight * sum / count, of one micro-batch.
+
+    With it ends its graph, before the next one's begins: layers in 8 bits keep their inputs for as long as there is one.
+    """
+    with engine.precision():
+        output = objective(engine.model, batch.to(engine.device))
+    metrics, loss, routers = Metrics.of(output), output.loss.total / count, engine.model.router_loss
+    if isinstance(routers, Tensor):  # a mixture of experts: its mean over micro-batches, as the loss is
+        loss = loss + routers * (output.loss.count / count)
+        metrics = metrics + {"router_loss": Mean.of(routers.detach())}
+    engine.backward(weight * loss)
+    return metrics
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ COMMON = [
 LONG = " ".join(["the cow says moo"] * 200)
 ROWS = ["data=native", "data.eval.path=null", "data.max_length=128", "data.max_prompt_length=64", "train.max_steps=2"]
 IN_ONE, IN_TWO = "batch.max_tokens=1024", "batch.max_tokens=512"  # passes of a step of eight rows as they are
+BY_FOUR = "batch.max_tokens=576"  # four groups of four replies, which fill it
 PAIRS = [*ROWS, "batch.size=4", "data.train.path=pairs.jsonl"]
 DRAWN = ["data.train.limit=32", "data.eval.limit=4", "data.max_prompt_length=16", "gold=null", "log.samples=0"]
 DRAWN += ["generation.max_new_tokens=32", "train.max_steps=1", "ppo.epochs=2", "batch.size=16", IN_TWO]
@@ -83,6 +84,8 @@ def _rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("tiny_ppo", [*DRAWN, *LORA, "roles.share=lora", KEPT], marks=pytest.mark.slow),
         pytest.param("tiny_grpo", [*DRAWN, "num_samples=4", IN_ONE, KEPT], marks=pytest.mark.slow),
         pytest.param("tiny_grpo", [*DRAWN, "num_samples=4", IN_ONE, MADE_AGAIN], marks=pytest.mark.slow),
+        pytest.param("tiny_grpo", [*DRAWN, "num_samples=4", BY_FOUR, KEPT], marks=pytest.mark.slow),
+        pytest.param("tiny_grpo", [*DRAWN, "num_samples=4", BY_FOUR, MADE_AGAIN, *LORA], marks=pytest.mark.slow),
     ],
 )
 def test_a_plan_is_what_is_alive(recipe: str, words: list[str], tmp_path: Path) -> None:
@@ -94,7 +97,11 @@ def test_a_plan_is_what_is_alive(recipe: str, words: list[str], tmp_path: Path) 
     [
         ("tiny_dpo", [*PAIRS, IN_ONE, KEPT, "model.quantization=nf4"]),
         pytest.param("tiny_dpo", [*PAIRS, IN_TWO, MADE_AGAIN, "model.quantization=nf4"], marks=pytest.mark.slow),
+        ("tiny_dpo", [*PAIRS, IN_TWO, MADE_AGAIN, "model.quantization=int8"]),
+        pytest.param("tiny_dpo", [*PAIRS, IN_TWO, KEPT, "model.quantization=int8"], marks=pytest.mark.slow),
         pytest.param("tiny_dpo", [*PAIRS, IN_ONE, KEPT, "model.quantization=int8"], marks=pytest.mark.slow),
+        pytest.param("tiny_reward", [*PAIRS, IN_TWO, KEPT, "model.quantization=nf4"], marks=pytest.mark.slow),
+        pytest.param("tiny_grpo", [*DRAWN, "num_samples=4", KEPT, "model.quantization=nf4"], marks=pytest.mark.slow),
         pytest.param("tiny_ppo", [*DRAWN, KEPT, "roles.share=lora", "model.quantization=nf4"], marks=pytest.mark.slow),
     ],
 )
