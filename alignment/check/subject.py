@@ -36,7 +36,7 @@ from alignment.training.another_reference import require_reference_reads
 from alignment.training.kto import num_prompts
 from alignment.training.objectives import Objective
 from alignment.training.reference import reference_logprobs
-from alignment.training.setup import Prepared, build_engine, prepare
+from alignment.training.setup import Prepared, build_engine, fill_adapter, prepare
 from alignment.training.supervised import BuildObjective
 
 ROWS = 1000  # of each source that are read
@@ -169,6 +169,7 @@ def subject_of(config: TrainingConfig) -> Subject:
     torch.manual_seed(config.seed)
     model = load(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, _ = prepared.batches(model)
+    fill_adapter(model, config.model, train)
     rows = shortest(train.examples, config.batch.size)
     if config.example_kind is ExampleKind.labeled and num_prompts(rows) == 1:
         # KTO compares with replies to other prompts, and the shortest rows may have one

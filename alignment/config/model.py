@@ -38,6 +38,9 @@ class LoraInit(str, Enum):
     """OLoRA (arXiv:2406.01775): the first columns and rows of each weight's QR decomposition."""
     loftq = "loftq"
     """LoftQ (arXiv:2310.08659): the nearest of its rank to what packing takes from each weight. With nf4."""
+    eva = "eva"
+    """EVA (arXiv:2410.07170): what each layer reads most of in the replies of the run's own training rows. Not under
+    ZeRO 3."""
 
     @property
     def changes_base(self) -> bool:

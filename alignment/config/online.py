@@ -12,6 +12,7 @@ from alignment.config.distributed import Offload
 from alignment.config.errors import require
 from alignment.config.generation import Generation, GenerationConfig, require_generator, require_launch, require_served
 from alignment.config.marks import FUNCTION, REWARD_MODEL
+from alignment.config.model import LoraInit
 from alignment.config.ppo import (
     AdvantageConfig,
     CriticConfig,
@@ -62,6 +63,9 @@ class OnlineConfig(TrainingConfig):
         require_generator(self.generation, self.distributed)
         require_launch(self.generation, self.launch, num_nodes=self.cluster.nodes)
         require_served(self.generation, self.model)
+        rule = "model.lora.init must be another for a method that learns from its own replies: eva reads those of "
+        rule += "training rows, which this one has not (model.adapter takes what an sft run has made)"
+        require(self.model.lora.init is not LoraInit.eva, rule, self.model.lora.init)
         both = self.gold is not None and self.gold_model is not None
         require(not both, "at most one of gold and gold_model must be set", (self.gold, self.gold_model))
         has_gold = self.gold is not None or self.gold_model is not None

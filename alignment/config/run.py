@@ -16,7 +16,7 @@ from alignment.config.hub import require_commits
 from alignment.config.launch import LaunchConfig
 from alignment.config.log import LogConfig
 from alignment.config.marks import PLACE
-from alignment.config.model import ModelConfig, require_packable
+from alignment.config.model import LoraInit, ModelConfig, require_packable
 from alignment.config.optimizer import OF_MATRICES, OptimizerName
 from alignment.config.resume import ResumeConfig
 from alignment.config.train import TrainConfig
@@ -94,6 +94,10 @@ class TrainingConfig(RunConfig):
         require_device(self.model, self.distributed)
         rule = "model.lora.dora must be false with distributed.zero=3, which shards the weights whose rows it measures"
         require(not self.model.lora.dora or self.distributed.zero != 3, rule, self.model.lora.dora)
+        rule = "distributed.zero must be null, 0, 1 or 2 with model.lora.init=eva, which reads rows before "
+        rule += "weights are shared out"
+        is_eva = self.model.lora.init is LoraInit.eva
+        require(not is_eva or self.distributed.zero != 3, rule, self.distributed.zero)
         rule = (
             f"model.lora.rank must be > 0 with model.quantization={self.model.quantization.value}: packed weights do "
         )

@@ -10,7 +10,7 @@ from alignment.models.load import load_scalar_model
 from alignment.models.reward_normalization import write_statistics
 from alignment.training.loop import fit
 from alignment.training.reward_normalization import reward_statistics
-from alignment.training.setup import build_engine, prepare, save_trained, say_size
+from alignment.training.setup import build_engine, fill_adapter, prepare, save_trained, say_size
 from alignment.training.supervised import BuildObjective, supervised
 
 Scalar = TypeVar("Scalar", bound=ScalarConfig)
@@ -21,6 +21,7 @@ def train_reward_model(config: Scalar, folder: Path, objective: BuildObjective[S
     prepared = prepare(config)
     model = load_scalar_model(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, held_out = prepared.batches(model)
+    fill_adapter(model, config.model, train)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
     say_size(engine)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from alignment.config.batch import BatchConfig
 from alignment.config.data import DataConfig, ExampleKind, TrainSource, required
 from alignment.config.errors import ConfigError
 from alignment.config.margin import MarginScale
-from alignment.config.model import ModelConfig
+from alignment.config.model import LoraInit, ModelConfig
 from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.carried import NOTHING, Carried
@@ -176,6 +177,16 @@ def require_positions(
     if known.hard:
         raise ConfigError(f"{key} must be <= {known.limit}, the positions of the model, got {value}")
     say(f"{key} reaches beyond the {known.limit} positions that the model was made for: {value}")
+
+
+def fill_adapter(model: LanguageModel | ScalarModel, config: ModelConfig, train: Batches) -> None:
+    """Begin a new adapter at the rows that it will train on, where `model.lora.init` asks for it."""
+    if config.lora.init is LoraInit.eva:
+        from alignment.models.eva import fill_from_rows  # not above: it imports peft (see models/lora)
+
+        packer = replace(train.packer, rank=0, num_ranks=1)
+        steps = (packer.train_batches(train.examples, train.step_rows(step)) for step in count())
+        fill_from_rows(model, chain.from_iterable(steps))
 
 
 def build_engine(

@@ -37,7 +37,7 @@ from alignment.training.reference import (
     require_reference,
     weights_digest,
 )
-from alignment.training.setup import Prepared, build_engine, prepare, save_trained, say_size
+from alignment.training.setup import Prepared, build_engine, fill_adapter, prepare, save_trained, say_size
 from alignment.training.step import evaluate_step, train_step
 from alignment.training.timer import StepTimer, step_flops
 
@@ -72,6 +72,7 @@ def train_language_model(
     tables = tables_of_another(config, prepared, objective)
     model = load_language_model(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, held_out = prepared.batches(model)
+    fill_adapter(model, config.model, train)
     engine = build_engine(model, config, num_steps=train.num_steps(config.train))
     say_size(engine)
     save = partial(save_trained, engine, model, prepared.tokenizer)

@@ -24,6 +24,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], dict[str, float]]] = {  # recipe, m
     "dpo": ("tiny_dpo", ("model.adapter=adapter",), {"loss": math.log(2), "rewards/margin": 0.0}),
     "grpo": ("tiny_grpo", ("model.adapter=adapter", *REPLIES), {"kl": 0.0}),
     "pissa": ("tiny_dpo", (*NEW, "model.lora.init=pissa"), {"loss": math.log(2), "rewards/margin": 0.0}),
+    "eva": ("tiny_dpo", (*NEW, "model.lora.init=eva"), {"loss": math.log(2), "rewards/margin": 0.0}),
     "loftq": (
         "tiny_dpo",
         (*NEW, "model.lora.init=loftq", "model.quantization=nf4"),

@@ -37,6 +37,14 @@ UNREAD = {  # words of `alignment run`: what is said
     "tiny_dpo model.adapter=. model.lora.init=gaussian": (
         "model.lora.init must be left out beside model.adapter, which has begun already, got 'gaussian'"
     ),
+    "tiny_grpo model.path=. model.lora.rank=4 model.lora.init=eva": (
+        "model.lora.init must be another for a method that learns from its own replies: eva reads those of training "
+        "rows, which this one has not (model.adapter takes what an sft run has made), got 'eva'"
+    ),
+    "tiny_dpo model.path=. model.lora.rank=4 model.lora.init=eva distributed=zero3": (
+        "distributed.zero must be null, 0, 1 or 2 with model.lora.init=eva, which reads rows before weights are "
+        "shared out, got 3"
+    ),
     f"{SHARED} model.lora.init=pissa": (
         "model.lora.init must be default or gaussian with roles.share=lora, whose adapters are on one base, got 'pissa'"
     ),

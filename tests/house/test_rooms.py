@@ -61,6 +61,7 @@ DOORS = {  # library: the only rooms or modules that may import it
     "peft": [
         "alignment.models.adapter_files",
         "alignment.models.adapters",
+        "alignment.models.eva",
         "alignment.models.lora",
         "alignment.models.merge",
         "alignment.models.quantized",

@@ -17,7 +17,6 @@ from alignment.models.adapters import DEFAULT, adapter_off, lora_layers
 from alignment.models.load import load_language_model, save_model
 from alignment.models.lora import AdapterShape, read_adapter, shape_of_adapter
 
-GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
 KINDS: dict[str, dict[str, Any]] = {
     "rslora": {"rslora": True},
     "dora": {"dora": True},
@@ -25,17 +24,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "all": {"rslora": True, "dora": True, "init": LoraInit.gaussian},
 }
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 2]])
-
-
-@pytest.fixture(params=["llama", "gpt2"])
-def base(
-    request: pytest.FixtureRequest, tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
-) -> Path:
-    """A saved model; GPT-2 keeps its weights the other way round."""
-    torch.manual_seed(0)
-    init = {"llama": tiny_init, "gpt2": GPT2}[request.param]
-    save_model(load_language_model(ModelConfig(init=init), tokenizer, WHOLE), tokenizer, tmp_path / "base")
-    return tmp_path / "base"
 
 
 @pytest.fixture(params=KINDS)
