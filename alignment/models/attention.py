@@ -28,7 +28,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from alignment.data.pack import PADDING, Batch
 from alignment.models.layer_kinds import FULL, SLIDING, layer_kinds, sliding_window
-from alignment.models.varlen import Sequences, attend, sequences_of, serves, window_mark
+from alignment.models.varlen import Ways, attend, hidden_window, serves, ways_of, window_mark
 
 GROUPED = {"sdpa": "grouped_sdpa", "eager": "grouped_eager"}
 """An attention of transformers, and the name of the same one group by group."""
@@ -79,8 +79,8 @@ def plain_rows(batch: Batch) -> tuple[int, ...]:
 
 def attention_inputs(batch: Batch, config: PreTrainedConfig) -> dict[str, Any]:
     """What the model's body takes beside token and position ids: `attention_mask`, and where attention goes group by
-    group its `group_lengths` and `plain_rows`, where it takes all groups in one call its `sequences`. For a model whose
-    layers differ, one mask for each kind of layer.
+    group its `group_lengths` and `plain_rows`, where it takes all groups in one call or two its `ways`. For a model
+    whose layers differ, one mask for each kind of layer.
 
     In the separate layout none: padding stands behind a row's text, which never looks there, and what padding itself
     sees is never read. A mask would keep sdpa from its fastest kernels, and a GPU waiting while it is looked through.
@@ -90,7 +90,8 @@ def attention_inputs(batch: Batch, config: PreTrainedConfig) -> dict[str, Any]:
     if takes_whole_row(config, batch):
         return {"attention_mask": _by_kind(config, partial(_block_mask, batch))}
     if config._attn_implementation == AUTO["sdpa"] and serves(config, batch.input_ids.device):
-        return {"attention_mask": _by_kind(config, window_mark), "sequences": sequences_of(batch)}
+        marks = _by_kind(config, lambda window: window_mark(hidden_window(window, batch)))
+        return {"attention_mask": marks, "ways": ways_of(batch, config)}
     plain = plain_rows(batch)
     is_sdpa = config._attn_implementation in (GROUPED["sdpa"], AUTO["sdpa"])
 
@@ -171,13 +172,13 @@ def _auto_sdpa(
     value: Tensor,
     mask: Tensor | None,
     *,
-    sequences: Sequences | None = None,
+    ways: Ways | None = None,
     **settings: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    if sequences is None:
+    if ways is None:
         return _grouped_sdpa(module, query, key, value, mask, **settings)
     assert mask is not None
-    return attend(module, query, key, value, mask, sequences, **settings)
+    return attend(module, query, key, value, mask, ways, **settings)
 
 
 def _auto_eager(

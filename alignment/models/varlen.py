@@ -9,8 +9,8 @@ they are.
 The keys and values of a prompt are copied for each completion but the first, in each layer, and kept for the backward
 pass: (n - 1) * prompt * heads of keys * head size * 4 bytes in half precision, n completions. Of a Llama 3 of 8 billion
 weights, a prompt of 1,024 tokens with 8 completions of 256, that is 29 MB a layer beside some 600 MB of other
-activations; with one completion, nothing. Attending to the prompt in a call of its own and merging by log-sum-exp would
-copy nothing, and needs a gradient of the log-sum-exp, which the kernel has not.
+activations; with one completion, nothing. Attention to the prompt in a call of its own (two_calls.py) copies no key and
+keeps nothing more, and writes the queries of those completions anew. `takes_two_calls` counts which writes less.
 """
 
 from dataclasses import dataclass
@@ -26,11 +26,17 @@ from transformers import PreTrainedConfig
 
 from alignment.config.errors import ConfigError
 from alignment.data.pack import Batch
+from alignment.models.layer_kinds import SLIDING, layer_kinds, sliding_window
+from alignment.models.two_calls import Parts, merged_attention, parts_of
 
 DEVICES = ("cuda",)  # that have the kernel
 DTYPES: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)  # that it takes
 LARGEST, MULTIPLE = 256, 8  # head sizes that it takes, in numbers
 NOT_HERE = ("softcap", "s_aux", "position_bias")  # what some architectures add to their scores, and the kernel does not
+
+CALL = 2**26
+"""Bytes that a GPU writes and reads back (3 TB/s) in 40 microseconds, which the dozen operations more of a second call
+take, forward and backward. Arithmetic, not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,14 @@ class Sequences:
     copies: Tensor  # [U, n - 1] int32, the other keys that each of these is
 
 
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How the layers of a model attend to one batch: those that see all, and those that slide."""
+
+    gathered: Sequences | None  # of those that slide, and of all where there are no `parts`
+    parts: Parts | None  # of those that see all, where two calls are cheaper
+
+
 def serves(config: PreTrainedConfig, device: torch.device) -> bool:
     """Whether the kernel takes a model's heads in what its forwards compute in now: under autocast, half precision."""
     kind = device.type
@@ -58,6 +72,47 @@ def serves(config: PreTrainedConfig, device: torch.device) -> bool:
 
 def _head_size(config: PreTrainedConfig) -> int:
     return int(config.hidden_size // config.num_attention_heads)
+
+
+def ways_of(batch: Batch, config: PreTrainedConfig) -> Ways:
+    """What the layers of a model need of a batch in the shared layout, made once for all of them."""
+    kinds = set(layer_kinds(config)) if hidden_window(sliding_window(config), batch) else set()
+    if kinds != {SLIDING} and takes_two_calls(batch, config):
+        return Ways(sequences_of(batch) if SLIDING in kinds else None, parts_of(batch))
+    return Ways(sequences_of(batch), None)
+
+
+def takes_two_calls(batch: Batch, config: PreTrainedConfig) -> bool:
+    """Whether a layer that sees all is done sooner if its prompts have a call of their own."""
+    gathered, apart = written(batch, config)
+    return batch.replies > 1 and gathered - apart > CALL
+
+
+def written(batch: Batch, config: PreTrainedConfig) -> tuple[int, int]:
+    """Bytes that a layer writes, forward and backward, beside what both ways do: gathered, and in two calls. Of two
+    completions a prompt or more: of one nothing is copied.
+
+    A head of half precision is 2 * size bytes. Gathered, each head of keys takes of each token of the row and of each
+    copy its key, value, their gradients and these picked, 6; of each of the prompts' tokens the sums of gradients:
+    picked, in float32, of copies, of all, rounded and put in place, 18. In two calls each head of keys takes of each
+    token the gradients, 2, and of each of the prompts' key and value, again backward, their gradients, the first
+    call's, sums, and these put in place, 12; and each head of queries of each token of a later completion, forward, its
+    query and output, the first call's, the mean in float32 twice, rounded and put in place, 9, and backward its
+    gradient, query, output, and of its query's gradient the part, the first call's, the sum and that put in place, 7.
+    """
+    lengths = np.array(batch.branch_lengths)  # [G, 1 + n]
+    prompts, later, copies = lengths[:, 0].sum(), lengths[:, 2:].sum(), lengths[:, 0].sum() * (batch.replies - 1)
+    heads, settings = config.num_attention_heads, config.to_dict()
+    of_keys = settings.get("num_key_value_heads") or heads
+    size = 2 * (settings.get("head_dim") or _head_size(config))
+    gathered = (6 * (lengths.sum() + copies) + 18 * prompts) * of_keys
+    return int(gathered * size), int(((2 * lengths.sum() + 12 * prompts) * of_keys + 16 * later * heads) * size)
+
+
+def hidden_window(window: int | None, batch: Batch) -> int | None:
+    """The window where it hides something of a batch's texts; None where they are all shorter."""
+    longest = max(prompt + max(completions) for prompt, *completions in batch.branch_lengths)
+    return None if window is None or window >= longest else window
 
 
 def sequences_of(batch: Batch) -> Sequences:
@@ -121,7 +176,7 @@ def attend(
     key: Tensor,
     value: Tensor,
     mark: Tensor,
-    sequences: Sequences,
+    ways: Ways,
     *,
     scaling: float | None = None,
     **settings: Any,
@@ -138,9 +193,17 @@ def attend(
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
     room = -(-max(size, width) // MULTIPLE) * MULTIPLE
     q, k, v = (_laid_out(part, dtype, room) for part in (query, key, value))
+    scale, window = size**-0.5 if scaling is None else scaling, mark.shape[-1]
+    if ways.parts is not None and not window:
+        return merged_attention(q, k, v, ways.parts, scale)[None, ..., :width], None
+    assert ways.gathered is not None
+    return gathered_attention(q, k, v, ways.gathered, scale, window)[None, ..., :width], None
+
+
+def gathered_attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale: float, window: int) -> Tensor:
+    """As two_calls.merged_attention; a window of 0 hides nothing."""
     if sequences.keys is not None:
         k, v = _Gathered.apply(k, sequences), _Gathered.apply(v, sequences)
-    window = mark.shape[-1]
     out = varlen_attn(
         q,
         k,
@@ -148,12 +211,12 @@ def attend(
         sequences.query_ends,
         sequences.key_ends,
         *sequences.longest,
-        scale=size**-0.5 if scaling is None else scaling,
+        scale=scale,
         window_size=(window - 1, 0) if window else (-1, 0),
         enable_gqa=q.shape[1] != k.shape[1],
     )
     assert isinstance(out, Tensor)
-    return out[None, ..., :width], None
+    return out
 
 
 def _laid_out(part: Tensor, dtype: torch.dtype, room: int) -> Tensor:

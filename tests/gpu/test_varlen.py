@@ -56,6 +56,14 @@ def test_one_call_a_layer_learns_as_group_by_group(
     assert len(calls) == 2 * len(LONG)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_two_calls_a_layer_learn_as_group_by_group(
+    name: str, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(varlen, "takes_two_calls", lambda batch, _: batch.replies > 1)
+    compared(MODELS[name], Attention.sdpa, tokenizer, 0.05)
+
+
 def test_a_cap_is_flex_attention_s(tokenizer: PreTrainedTokenizerBase) -> None:
     capped = {"model_type": "gemma2", "head_dim": 64, "sliding_window": 50, "attn_logit_softcapping": 0.5, **HEADS}
     compared(capped, Attention.eager, tokenizer, 0.05)

@@ -21,7 +21,7 @@ from alignment.models import attention, folder, varlen
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.readout import sequence_scores, token_logprobs
-from alignment.models.varlen import attend, sequences_of, serves, window_mark
+from alignment.models.varlen import Ways, attend, sequences_of, serves, window_mark
 from tests.models.test_readout import EAGER_ONLY, FAMILIES
 from tests.models.varlen_reference import on_a_cpu
 
@@ -144,7 +144,7 @@ def test_heads_of_any_size(size: int, width: int, one_call: list[int]) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(1, heads, 7, size, dtype=torch.float64, generator=generator) for heads in (4, 2))
     v = torch.randn(1, 2, 7, width, dtype=torch.float64, generator=generator)
-    out, _ = attend(nn.Identity(), q, k, v, window_mark(None), sequences_of(batch))
+    out, _ = attend(nn.Identity(), q, k, v, window_mark(None), Ways(sequences_of(batch), None))
     order = torch.arange(7)
     seen = attention.branch_rule(batch)(0, 0, order[:, None], order[None, :])
     want = torch.nn.functional.scaled_dot_product_attention(q, k, v, seen, enable_gqa=True)
@@ -177,9 +177,9 @@ def test_sdpa_and_eager_that_are_asked_for_stay_group_by_group(
 
 
 def test_what_the_kernel_has_no_place_for_is_refused() -> None:
-    made, batch = torch.zeros(1, 1, 4, 8), packed([(2, 2)])
+    made, ways = torch.zeros(1, 1, 4, 8), Ways(sequences_of(packed([(2, 2)])), None)
     with pytest.raises(ConfigError, match=r"^model\.attention must be eager or sdpa where a Identity gives position_b"):
-        attend(nn.Identity(), made, made, made, window_mark(None), sequences_of(batch), position_bias=made)
+        attend(nn.Identity(), made, made, made, window_mark(None), ways, position_bias=made)
 
 
 def test_a_cap_is_flex_attention_s_on_a_gpu(

@@ -29,7 +29,9 @@ def scores(query: Tensor, key: Tensor, scale: float, window: tuple[int, int]) ->
     last = torch.arange(len(query))[:, None] + len(key) - len(query)
     distance = last - torch.arange(len(key))[None, :]
     left, right = window
-    hidden = (distance < -right if right >= 0 else distance < -len(key)) | (distance > left if left >= 0 else False)
+    hidden = torch.zeros_like(distance, dtype=torch.bool)
+    hidden = hidden | (distance < -right) if right >= 0 else hidden
+    hidden = hidden | (distance > left) if left >= 0 else hidden
     return made.masked_fill(hidden, -torch.inf)
 
 
@@ -44,6 +46,7 @@ def forward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     check(query, (key, value), (q_ends, k_ends), (max_q, max_k))
     assert not any(value is not None for value in settings.values())
+    assert rest[1] == ((window_size_left, window_size_right) == (-1, 0))  # that it is causal
     outputs, sums = [], []
     for q, k, v in pieces((query, q_ends), (key, k_ends), (value, k_ends)):
         made = scores(q, k, scale, (window_size_left, window_size_right))
@@ -60,6 +63,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Dao et al. 2205.14135, algorithm 4, of whole sequences."""
     check(query, (key, value), (q_ends, k_ends), (max_q, max_k))
+    assert rest[1] == ((window_size_left, window_size_right) == (-1, 0))
     found = []
     of_queries = [(part, q_ends) for part in (gradient, query, out, lse.T)]
     for d, q, o, s, k, v in pieces(*of_queries, (key, k_ends), (value, k_ends)):

@@ -13,7 +13,7 @@ from alignment.config.batch import Layout
 from alignment.config.model import Attention, ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.losses.advantages import advantages_and_returns
-from alignment.models import heads, logprobs
+from alignment.models import heads, logprobs, varlen
 from alignment.models.load import load_language_model
 from alignment.models.readout import token_logprobs_and_entropy
 
@@ -24,13 +24,26 @@ def _kernels() -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("is_apart", [False, True])
 @pytest.mark.parametrize("method", ["sft", "dpo"])
-def test_operations_of_a_layer_do_not_grow_with_the_number_of_prompts(method: str) -> None:
+def test_operations_of_a_layer_do_not_grow_with_the_number_of_prompts(
+    method: str, is_apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one call a layer, and where the prompts have one of their own."""
+    monkeypatch.setattr(varlen, "takes_two_calls", lambda batch, _: is_apart and batch.replies > 1)
     one, many = (a_layer(method, Layout.shared, Attention.auto, groups) for groups in (1, 64))
     for few, more in zip(one, many, strict=True):
         assert more <= 1.1 * few and few < 200
     grouped = a_layer(method, Layout.shared, Attention.sdpa, 64)
     assert grouped[0] > 5 * many[0]  # which is what they do elsewhere
+
+
+def test_a_second_call_takes_a_dozen_operations_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = a_layer("dpo", Layout.shared, Attention.auto, 4)
+    monkeypatch.setattr(varlen, "takes_two_calls", lambda batch, _: batch.replies > 1)
+    two = a_layer("dpo", Layout.shared, Attention.auto, 4)
+    assert 0 < sum(two) - sum(one) <= 20
+    assert step("dpo", Layout.shared, Attention.auto, 4, 2).waits == {"_local_scalar_dense": 1}
 
 
 @pytest.mark.parametrize("method", METHODS)
