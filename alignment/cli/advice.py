@@ -11,6 +11,7 @@ from alignment.config.tasks import RejectionConfig
 
 TOY = "tiny_"
 ON_EIGHT = "_8x80gb"  # recipes of a method whose rate they leave as it is
+ON_ONE = "_24gb"  # and those that have the rate of adapters
 TOY_BYTES = 40_000_000  # ten million weights
 LORA_RATES = {  # of adapters, by the recipes whose own rates are for all weights; each recipe says where it is from
     "sft": 2e-4,
@@ -48,14 +49,16 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
         other = recipe.removeprefix(TOY)
         rate = f"train.learning_rate={config.train.learning_rate:g}, " if isinstance(config, TrainingConfig) else ""
         return f"WARNING: {recipe}'s values ({rate}its lengths) are for toy models; for yours take the recipe {other}"
-    method = recipe.removesuffix(ON_EIGHT)
+    method, is_of_adapters = recipe.removesuffix(ON_EIGHT).removesuffix(ON_ONE), recipe.endswith(ON_ONE)
     if method not in LORA_RATES or not isinstance(config, TrainingConfig) or own_rate:
         return None
     said = f"WARNING: {recipe}'s learning rate {config.train.learning_rate:g} is for"
     key = f"stages.{Path(config.output_dir).name}.set." if within is not None else ""
     if (own := RATES.get(config.train.optimizer)) is not None:
         return f"{said} AdamW; {config.train.optimizer.value} takes {own}: {key}train.learning_rate=RATE"
-    if config.model.lora.rank:
+    if is_of_adapters and not config.model.lora.rank:
+        return f"{said} adapters; for all weights there is that of the recipe {method}"
+    if config.model.lora.rank and not is_of_adapters:
         return f"{said} all weights; adapters take about {key}train.learning_rate={LORA_RATES[method]:g}"
     return None
 

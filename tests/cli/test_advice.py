@@ -90,6 +90,24 @@ def test_a_stage_that_goes_on_from_another_is_told_its_rate_by_its_own_key(
     assert told == [f"WARNING: {rate} stages.second.set.train.learning_rate=5e-06"]
 
 
+def test_a_rate_of_a_recipe_for_a_machine_is_told_where_it_is_not_the_run_s(ran: Callable[..., str]) -> None:
+    """Those of 8 GPUs have that of all weights, those of one GPU that of adapters."""
+    here = ["launch.processes=1", "distributed.zero=null", "distributed.precision=float32", "model.quantization=none"]
+    words = [*DATA, *here, "train.warmup_ratio=0"]
+    line = "WARNING: sft_8x80gb's learning rate 2e-05 is for"
+    assert "WARNING" not in ran("sft_8x80gb", *words)
+    said = ran("sft_8x80gb", *words, "model.lora.rank=2")
+    assert f"{line} all weights; adapters take about train.learning_rate=0.0002\n" in said
+    assert f"{line} AdamW; lion takes a third" in ran("sft_8x80gb", *words, "train.optimizer=lion")
+    line = "WARNING: sft_24gb's learning rate 0.0002 is for"
+    assert "WARNING" not in ran("sft_24gb", *words)
+    whole = ["model.lora.rank=0", "model.lora.alpha=16"]
+    said = ran("sft_24gb", *words, *whole)
+    assert f"{line} adapters; for all weights there is that of the recipe sft\n" in said
+    assert "WARNING" not in ran("sft_24gb", *words, *whole, "train.learning_rate=2e-5")
+    assert f"{line} AdamW; lion takes a third" in ran("sft_24gb", *words, "train.optimizer=lion")
+
+
 def test_the_recipes_name_their_sources() -> None:
     full = [file for file in RECIPES.glob("*.yaml") if not file.stem.startswith("tiny_") and file.stem != "evaluate"]
     assert len(full) > 10

@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerBase
 
+from alignment.config.data import DataConfig, TrainSource
 from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import ConfigError
 from alignment.config.model import LoraConfig, LoraInit, ModelConfig, Quantization
+from alignment.config.online import PPOConfig
+from alignment.config.ppo import RolesConfig, Share
+from alignment.config.reward import RewardShapingConfig
+from alignment.config.train import TrainConfig
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.sharded import placement_of
 from alignment.models.adapters import lora_layers
@@ -131,3 +136,31 @@ def test_what_cannot_begin_so_is_refused(base: Path, tokenizer: PreTrainedTokeni
         LoraConfig(rank=4, init=LoraInit.loftq, dora=True)
     with pytest.raises(ConfigError, match=r"^model\.lora\.rank must be <= \d+ for model\.lora\.init=loftq"):
         load_language_model(config(base, rank=100), tokenizer, PLACEMENT)
+
+
+def test_weights_by_another_name_than_the_model_s_are_not_found_and_that_is_told(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """A folder of the body alone, as transformers' AutoModel saves one, lacks the prefix that the whole model has."""
+    hf: Any = load_language_model(ModelConfig(init={**tiny_init, "tie_word_embeddings": True}), tokenizer, PLACEMENT).hf
+    hf.base_model.save_pretrained(tmp_path / "body")
+    tokenizer.save_pretrained(tmp_path / "body")
+    default = ModelConfig(path=str(tmp_path / "body"), lora=LoraConfig(rank=4), quantization=Quantization.nf4)
+    load_language_model(default, tokenizer, PLACEMENT)
+    rule = r"^model\.lora\.init=loftq must find model\.layers\.0\..*\.weight under that name .*init=default"
+    with pytest.raises(ConfigError, match=rule):
+        load_language_model(config(tmp_path / "body", rank=4), tokenizer, PLACEMENT)
+
+
+def test_roles_on_one_base_begin_otherwise(base: Path) -> None:
+    """Which holds one adapter's W - Q and not another's."""
+    rule = r"^model\.lora\.init must be default or gaussian with roles\.share=lora.*got 'loftq'"
+    with pytest.raises(ConfigError, match=rule):
+        PPOConfig(
+            output_dir="run",
+            model=config(base, rank=4),
+            roles=RolesConfig(share=Share.lora),
+            reward=RewardShapingConfig(path="judge"),
+            data=DataConfig(train=TrainSource("prompts.jsonl")),
+            train=TrainConfig(max_steps=1, learning_rate=1e-3),
+        )
