@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from alignment.config.errors import ConfigError, UserError
@@ -12,16 +13,22 @@ from alignment.hub.ask import site
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
-def push(folder: Path, repo: str, *, private: bool, branch: str | None, message: str) -> tuple[str, str]:
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    repo: str
+    """The whole name."""
+    url: str
+    """Of the commit."""
+    is_private: bool
+
+
+def push(folder: Path, repo: str, *, private: bool, branch: str | None, message: str) -> Pushed:
     """Upload what lies in the folder, and make the repository and the branch where there are none.
 
     Args:
         repo: `name`, of this user, or `org/name`.
         private: whether a repository that is made is for its owners alone; one that is there stays as it is.
         branch: None: main.
-
-    Returns:
-        The repository's whole name, and the address of the commit.
 
     Raises:
         UserError: the folder is no model, or the hub refuses or does not answer.
@@ -42,7 +49,8 @@ def push(folder: Path, repo: str, *, private: bool, branch: str | None, message:
         if branch is not None:
             api.create_branch(name, branch=branch, exist_ok=True)
         files = [CommitOperationAdd(path, content) for path, content in _files(folder)]
-        return name, str(api.create_commit(name, files, commit_message=message, revision=branch).commit_url)
+        url = str(api.create_commit(name, files, commit_message=message, revision=branch).commit_url)
+        return Pushed(name, url, bool(api.model_info(name).private))
 
 
 def require_model(folder: Path) -> None:

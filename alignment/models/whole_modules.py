@@ -16,6 +16,7 @@ from alignment.distributed.placement import Placement
 from alignment.models.adapters import is_adapted
 from alignment.models.quantized import is_quantized
 from alignment.models.weight_dtype import as_its_original
+from alignment.user_error import nearest
 
 KEY = "model.lora.modules_to_save"
 TIED = "embed_tokens"  # peft ties a head to embeddings that are trained where they have this name (0.21.2)
@@ -35,7 +36,7 @@ def train_whole(hf: PreTrainedModel, names: Sequence[str], placement: Placement,
     for name in names:
         found = [path for path in modules if path == name or path.endswith(f".{name}")]
         if not found and are_all_here:
-            raise ConfigError(f"{KEY} must be modules of a {type(hf).__name__}, got {name!r}")
+            raise ConfigError(f"{KEY} must be modules of a {type(hf).__name__}, got {name!r}{_meant(name, modules)}")
         if found and not any(True for path in found for _ in modules[path].parameters()):
             raise ConfigError(f"{KEY} must be modules that have weights, got {name!r}")
         for inner in (inner for path in found for inner in modules[path].modules()):
@@ -46,6 +47,14 @@ def train_whole(hf: PreTrainedModel, names: Sequence[str], placement: Placement,
                 if id(weight) not in made:
                     _remake(weight, made, modules, placement)
     _require_tied(hf, modules)
+
+
+def _meant(name: str, modules: dict[str, nn.Module]) -> str:
+    """The nearest name; where none is near, those outside the layers, which are trained so more often than theirs."""
+    with_weights = [path for path, module in modules.items() if any(True for _ in module.parameters(recurse=False))]
+    outside = [path for path in with_weights if not any(part.isdigit() for part in path.split("."))]
+    ends = {path.rpartition(".")[2]: None for path in modules if path and not path.rpartition(".")[2].isdigit()}
+    return nearest(name, [*ends, *modules]) or f"; outside its layers it has {', '.join(outside)}"
 
 
 def _remake(

@@ -91,6 +91,9 @@ def supervised(
 ) -> "Supervised":
     """`tables`: those that `objective` will ask for, where another model is the reference."""
     if tables:
+        if isinstance(config, ReferencedConfig):
+            what = "rewards are 0 before step 1 only where it is the model that trains"
+            say(f"reference: {config.reference.path}, read before the policy; {what}")
         given = iter(tables)
         learned, evaluated = _built(config, objective, train, held_out, lambda batches, rows, data: next(given))
     else:

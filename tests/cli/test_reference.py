@@ -63,6 +63,7 @@ def test_another_model_s_log_probs_are_what_a_policy_is_held_against(
         patched.setattr(supervised, "load_language_model", noted)
         ended = alignment(*DPO, "reference.path=b/model", "output_dir=out")
     assert ended.code == 0, ended.err
+    assert "reference: b/model, read before the policy; rewards are 0 before step 1 only where" in ended.out
     reference = AutoModelForCausalLM.from_pretrained(tmp_path / "b" / "model").eval()
     held_out, train = seen["tables"]
     assert (len(train), len(held_out)) == (16, 4)

@@ -153,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         if owner not in self.stand_in.writers.get(token, []):
             self._refuse(403, "", f"You don't have the rights to create a model under the namespace {owner!r}")
         elif ("models", name) in self.stand_in.repos:
-            self._refuse(409, "", "You already created this model repo")
+            self._refuse(409, "", "You already created this model repo", url=f"{self.stand_in.url}/{name}")
         else:
             self.stand_in.commit(name, {".gitattributes": ""})
             self.stand_in.repo(name).is_private = asked.get("private") or asked.get("visibility") == "private"
@@ -266,8 +266,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(text)
 
-    def _refuse(self, status: int, code: str, message: str, commit: str | None = None) -> None:
-        text = json.dumps({"error": message}).encode()
+    def _refuse(self, status: int, code: str, message: str, commit: str | None = None, **more: str) -> None:
+        text = json.dumps({"error": message, **more}).encode()
         self.send_response(status)
         self.send_header("X-Error-Message", message)
         if code:

@@ -38,6 +38,7 @@ def test_a_run_s_model_is_pushed_with_its_card(me: StandIn, alignment: Callable[
         0,
         [],
     ) and f"pushed dpo/model, whole and as an adapter, to me/mine: {me.url}/me/mine/commit/" in ended.out
+    assert "me/mine is private\n" in ended.out
     there = pushed(me, "me/mine")
     model = tmp_path / "dpo" / "model"
     for name in ("README.md", "config.json", "model.safetensors", "tokenizer.json", "adapter/README.md"):
@@ -49,6 +50,9 @@ def test_a_run_s_model_is_pushed_with_its_card(me: StandIn, alignment: Callable[
     assert (ended.code, ended.err) == (0, [])
     assert b"After step 1;" in pushed(me, "team/step", "early")["README.md"]
     assert "README.md" not in pushed(me, "team/step")
+    assert "team/step is public: everybody may read it\n" in ended.out
+    ended = alignment("push", "dpo", "team/step", "--private")
+    assert "team/step is public: everybody may read it, for it was there already and stays as it was" in ended.out
 
 
 def test_what_the_hub_refuses_is_one_line(

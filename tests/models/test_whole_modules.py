@@ -130,7 +130,11 @@ def test_what_cannot_be_trained_so_is_refused(
             load_language_model(config, tokenizer, WHOLE)
         return str(error.value)
 
-    assert said(tiny_init, "head") == "model.lora.modules_to_save must be modules of a LlamaForCausalLM, got 'head'"
+    rule = "model.lora.modules_to_save must be modules of a LlamaForCausalLM, got"
+    outside = "model.embed_tokens, model.norm, lm_head"
+    assert said(tiny_init, "head") == f"{rule} 'head' (did you mean 'lm_head'?)"
+    assert said(tiny_init, "embed_token") == f"{rule} 'embed_token' (did you mean 'embed_tokens'?)"
+    assert said(tiny_init, "nope") == f"{rule} 'nope'; outside its layers it has {outside}"
     assert "modules that do not have an adapter (model.lora.targets), got 'mlp'" in said(tiny_init, "mlp")
     assert said(tiny_init, "act_fn").endswith("must be modules that have weights, got 'act_fn'")
     gpt2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 4}

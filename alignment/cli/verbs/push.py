@@ -42,9 +42,13 @@ def main(arguments: list[str]) -> None:
 
     message = given.message or "Upload a model"
     try:
-        name, url = push(folder, repo, private=given.private, branch=given.branch, message=message)
+        pushed = push(folder, repo, private=given.private, branch=given.branch, message=message)
         what = ", whole and as an adapter," if (folder / "adapter").is_dir() else ""
-        print(f"pushed {folder}{what} to {name}: {url}")
+        seen = "private" if pushed.is_private else "public: everybody may read it"
+        if given.private and not pushed.is_private:
+            seen += ", for it was there already and stays as it was, whatever --private says"
+        print(f"pushed {folder}{what} to {pushed.repo}: {pushed.url}")
+        print(f"{pushed.repo} is {seen}")
     except UserError as error:
         fail(f"push: {error}")
 
