@@ -8,6 +8,7 @@ backward pass.
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 
 from alignment.data.pack import PADDING, Batch
 from alignment.distributed.placement import Placement
+from alignment.models import fused_head
 from alignment.models.adapters import adapter_instead, adapter_off, use_adapter
 from alignment.models.attention import (
     attention_inputs,
@@ -23,6 +25,7 @@ from alignment.models.attention import (
     takes_whole_row,
     use_grouped_attention,
 )
+from alignment.models.fused_head import LogitScale
 from alignment.models.last_layer import feed_forward_at
 from alignment.models.last_layer import reads_apart as is_read_apart
 from alignment.models.layer_kinds import check_branches
@@ -154,6 +157,9 @@ class LanguageModel(Trunk):
         self, head: nn.Module, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool, greedy: bool
     ) -> tuple[Tensor, ...]:
         """Log-probs, and what is asked for beside them, however many chunks it takes."""
+        if fused_head.reads(head, hidden):
+            asked: dict[str, Any] = {"temperature": temperature, "entropy": entropy, "greedy": greedy}
+            return fused_head.read(head, hidden, targets, LogitScale.of(self.hf.config), **asked, most=CHUNK)
         size = max(1, CHUNK // self.hf.config.get_text_config().vocab_size)
         read = partial(self._read_chunk, head, temperature=temperature, entropy=entropy, greedy=greedy)
         if len(targets) <= size:  # what exists once need not be made twice
@@ -165,27 +171,18 @@ class LanguageModel(Trunk):
     def _read_chunk(
         self, head: nn.Module, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool, greedy: bool
     ) -> tuple[Tensor, ...]:
-        logits = self._scaled(head(hidden))
+        logits = LogitScale.of(self.hf.config)(head(hidden))
         logprobs = logprobs_of(logits, targets, temperature)
         beside = [entropy_of(logits, temperature)] if entropy else []
         return (logprobs, *beside, *([is_likeliest(logits, targets).to(logprobs.dtype)] if greedy else []))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., V], with the scales and the soft cap that some families put on their logits."""
-        return self._scaled(self._head()(hidden))
+        return LogitScale.of(self.hf.config)(self._head()(hidden))
 
     def _head(self) -> nn.Module:
         head: nn.Module = self.hf.get_output_embeddings()
         return head
-
-    def _scaled(self, logits: Tensor) -> Tensor:
-        settings = self.hf.config.get_text_config().to_dict()
-        if settings.get("logits_scaling") is not None:  # Granite
-            logits = logits / settings["logits_scaling"]
-        if settings.get("logit_scale") is not None:  # Cohere
-            logits = logits * settings["logit_scale"]
-        cap = settings.get("final_logit_softcapping")  # Gemma 2
-        return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 class ScalarModel(Trunk):

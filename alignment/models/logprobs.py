@@ -3,6 +3,8 @@
 For the backward pass the logits stay as the head made them (bfloat16 under autocast), and it writes their gradient over
 them: they are the only [T, V] tensor there is.
 
+On a GPU plain heads have kernels instead, fused_head.py, and this is for the others.
+
 torch's chunked `linear_cross_entropy` (2.13) and Liger's fused one (0.8) do as much for a plain head. Neither is used:
 they give no entropy, make all logits twice even where they fit, and take the head's weight, which under ZeRO 3 and LoRA
 is not to be had without its module.
