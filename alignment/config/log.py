@@ -43,10 +43,14 @@ class LogConfig(Config):
     samples: int = 0
     """Tasks that draw replies: how many prompts of each iteration and evaluation to write, with their replies, to
     samples.jsonl."""
+    ranges_every: int = 0
+    """Optimizer steps between two looks, by layer, at the share of gradients, as the loss scale has them, and of
+    weights that underflow or overflow the dtype that products compute in: `ranges/LAYER/...`. 0: never."""
 
     def __post_init__(self) -> None:
         require(self.every > 0, "log.every must be > 0", self.every)
         require(self.samples >= 0, "log.samples must be >= 0", self.samples)
+        require(self.ranges_every >= 0, "log.ranges_every must be >= 0", self.ranges_every)
         has_projects = any(kind not in (Tracker.tensorboard, Tracker.dvclive) for kind in self.trackers)
         rule = "log.project needs one of log.trackers that has projects"
         require(self.project is None or has_projects, rule, self.project)

@@ -118,6 +118,11 @@ METRICS = {
     "time/memory_gb": Metric("memory of the process with the most", "GB"),
 }
 FAMILIES = {  # by what the name begins with
+    "ranges/": Metric(
+        "of this layer's gradients (in float16 times the loss scale) or weights: not 0 and below the smallest normal "
+        "number (underflow), not finite or beyond the largest (overflow) of the dtype that products compute in",
+        SHARE,
+    ),
     "alarm/": Metric("steps at which this alarm was raised", SHARE),
     "time/memory_gb/rank_": Metric("memory of this process", "GB"),
     "reward/temperature_": Metric("reward of the replies drawn at this temperature"),

@@ -30,6 +30,8 @@ class RunConfig(Config):
     """Whether the task replies to prompts."""
     shares_rows: ClassVar[bool] = False
     """Whether its processes may share the tokens of a row."""
+    trains: ClassVar[bool] = False
+    """Whether the task trains a model."""
     is_policy: ClassVar[bool] = False
     """Whether `model.path` must be a language model; False: also where only who loads the model knows."""
     output_dir: str = field(default="runs/${hydra:job.config_name}/${now:%Y-%m-%d_%H-%M-%S}${asked:}", metadata=PLACE)
@@ -53,6 +55,8 @@ class RunConfig(Config):
         require(self.seed < 2**63, "seed must be below 2**63", self.seed)
         rule = "log.samples must be 0 for a task that draws no replies to prompts"
         require(self.replies or self.log.samples == 0, rule, self.log.samples)
+        rule = "log.ranges_every must be 0 for a task that trains no model"
+        require(self.trains or self.log.ranges_every == 0, rule, self.log.ranges_every)
         rule = "launch.vllm must be 0 for a task that draws no replies to prompts"
         require(self.replies or self.launch.vllm == 0, rule, self.launch.vllm)
         shared = self.distributed.sequence_parallel
@@ -76,6 +80,7 @@ class TrainingConfig(RunConfig):
     """What every run that trains a model has."""
 
     shares_rows: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
     example_kind: ClassVar[ExampleKind | None] = None
     """What the method takes from a row of data; each method says it."""
     model: ModelConfig = MISSING
@@ -103,6 +108,9 @@ class TrainingConfig(RunConfig):
         )
         rule += "not train, adapters on them do"
         require(not self.model.is_packed or self.model.has_adapter, rule, self.model.lora.rank)
+        offloads = {self.distributed.offload_optimizer, self.distributed.offload_param}
+        rule = "log.ranges_every must be 0 with distributed.offload_optimizer or offload_param, whose numbers are away"
+        require(offloads == {Offload.none} or self.log.ranges_every == 0, rule, self.log.ranges_every)
         rule = "model.lora.dropout must be 0 with distributed.sequence_parallel > 1, whose processes draw it alike"
         require(self.distributed.sequence_parallel == 1 or not self.model.lora.dropout, rule, self.model.lora.dropout)
         require_packable(self.model, self.distributed.zero)

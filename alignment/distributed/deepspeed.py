@@ -23,7 +23,8 @@ from alignment.distributed.engine import counts, load_optimizer, load_schedule, 
 from alignment.distributed.layers import running_by_layer, without_hooks
 from alignment.distributed.loss_scale import go_on, loss_scale_of, state_of
 from alignment.distributed.precision import autocast, compute_dtype
-from alignment.distributed.reshard import Groups, recut
+from alignment.distributed.ranges import RangeWatch, before_steps, zero_parts
+from alignment.distributed.reshard import Groups, described, recut
 from alignment.distributed.settings import deepspeed_settings
 from alignment.distributed.trained_groups import copy_into, filled, held, offsets_and_shapes, trained_groups
 from alignment.distributed.wire import as_stored, dtypes_kept, hold_narrow, send_narrow
@@ -47,6 +48,7 @@ class DeepSpeedEngine:
         *,
         config: DistributedConfig,
         max_grad_norm: float,
+        watch: RangeWatch | None = None,
     ) -> None:
         """Raises:
         UserError: ZeRO 3 is asked for, of a model that is whole.
@@ -63,7 +65,7 @@ class DeepSpeedEngine:
         self._stage = config.zero
         self._config = config
         self._module = model
-        self.scaling = loss_scale_of(config)
+        self.scaling, self.watch = loss_scale_of(config), watch
         self._norm = torch.zeros((), device=self.device)
         self._take: Callable[[bool], bool] = bool
         if config.zero == 0:  # DeepSpeed clips here without telling the norm; this runs when gradients are summed
@@ -72,6 +74,7 @@ class DeepSpeedEngine:
         self.model, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
         self._zero = self.model.optimizer
         scale_here(self.model, config.zero)
+        before_steps(self._zero, self._look)
 
     def backward(self, loss: Tensor) -> None:
         """DeepSpeed takes the mean over processes, and a step's loss is their sum."""
@@ -104,6 +107,10 @@ class DeepSpeedEngine:
         if self.scaling is not None:
             self.scaling.update(is_taken=is_taken)
         return norm, is_taken
+
+    def _look(self) -> None:
+        if self.watch is not None and self.watch.is_due(self.scheduler.last_epoch):
+            self.watch.look(*zero_parts(self._stage, self._zero, self._module))
 
     def _clip(self, optimizer: Optimizer, *_: Any) -> None:
         trained = [p for group in optimizer.param_groups for p in group["params"]]
@@ -161,7 +168,7 @@ class DeepSpeedEngine:
         place = self._place()
         saved = {name: state[name] for name in place}
         if saved != place:
-            raise UserError(f"the checkpoint is of {_describe(saved)}, and this process is {_describe(place)}")
+            raise UserError(f"the checkpoint is of {described(saved)}, and this process is {described(place)}")
         if any(state[name] != value for name, value in self._layout().items()):
             why = "are not this model's, or distributed.deepspeed_config has them laid out in another way"
             raise UserError(f"the checkpoint's weights {why}")
@@ -240,7 +247,3 @@ def ready(config: DistributedConfig) -> tuple[ModuleType, torch.device]:
     collectives.init(config)
     os.environ.setdefault("LOCAL_RANK", "0")  # it insists, also where there is no launcher to set it
     return deepspeed, device
-
-
-def _describe(place: dict[str, int]) -> str:
-    return f"rank {place['rank']} of {place['processes']} under distributed.zero={place['zero']}"

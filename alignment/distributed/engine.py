@@ -17,6 +17,7 @@ from alignment.config.errors import UserError
 from alignment.distributed.collectives import pick_device
 from alignment.distributed.loss_scale import LossScale, go_on, loss_scale_of, state_of
 from alignment.distributed.precision import autocast
+from alignment.distributed.ranges import RangeWatch, whole_parts
 from alignment.distributed.reshard import recut
 
 SETTINGS = ("betas", "eps", "weight_decay", "momentum")  # of an optimizer's groups
@@ -32,6 +33,8 @@ class Engine(Protocol):
     num_trained: int
     scaling: LossScale | None
     """Of float16: `backward` multiplies the loss by it, `step` divides by it and changes it."""
+    watch: RangeWatch | None
+    """Looks at gradients and weights as a step begins."""
 
     def backward(self, loss: Tensor) -> None: ...
 
@@ -90,6 +93,7 @@ class TorchEngine:
         *,
         config: DistributedConfig,
         max_grad_norm: float,
+        watch: RangeWatch | None = None,
     ) -> None:
         self.device = pick_device(config.device)
         self.num_weights, self.num_trained = counts(model)
@@ -97,7 +101,7 @@ class TorchEngine:
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.max_grad_norm = max_grad_norm
-        self.scaling = loss_scale_of(config)
+        self.scaling, self.watch = loss_scale_of(config), watch
         self._config = config
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
@@ -106,6 +110,8 @@ class TorchEngine:
 
     def step(self, *, update: Tensor | None = None, agree: Callable[[bool], bool] | None = None) -> tuple[Tensor, bool]:
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self.watch is not None and self.watch.is_due(self.scheduler.last_epoch):
+            self.watch.look(*whole_parts(self.model, self.optimizer))
         if self.scaling is not None:
             self.scaling.unscale(trained)
         norm = nn.utils.clip_grad_norm_(trained, self.max_grad_norm)

@@ -224,3 +224,8 @@ def _require_equal(number: Any, other: Any) -> None:
 def _require_same(holds: bool) -> None:
     if not holds:
         raise UserError("the checkpoint's weights are not this model's: their names or shapes differ")
+
+
+def described(place: dict[str, int]) -> str:
+    """Whose state it is."""
+    return f"rank {place['rank']} of {place['processes']} under distributed.zero={place['zero']}"

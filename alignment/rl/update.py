@@ -18,6 +18,7 @@ What an iteration logs, beside what TRL calls the same thing (PPO: 1.12, the las
     kl/loss                         none: the mean over tokens of what kl.place=loss adds, before its weight
     grad_norm, value/grad_norm      grad_norm: before clipping; none
     precision/..., value/...        none: of float16, its loss scale and the steps that an overflow left out
+    ranges/..., value/...           none: what underflows or overflows, by layer (log.ranges_every)
     policy/approx_kl                policy/approxkl_avg, which is k2; ours is k3
     policy/clip_fraction            policy/clipfrac_avg
     policy/ratio                    val/ratio
@@ -110,8 +111,12 @@ def update_actor_and_critic(
                 steps += 1
             if critic is not None:
                 valued = valued if of_both is not None else train_step(critic, of_critic, units, on_nonfinite)
-                metrics = metrics + {f"value/{name}" if name in OF_CRITIC else name: m for name, m in valued.items()}
+                metrics = metrics + {_of_critic(name): m for name, m in valued.items()}
     return metrics | Metrics({"policy/steps": Mean(torch.tensor(float(steps)), torch.tensor(1))}).counted_by_main()
+
+
+def _of_critic(name: str) -> str:
+    return f"value/{name}" if name in OF_CRITIC or name.startswith("ranges/") else name
 
 
 def _is_too_far(learned: Metrics, max_kl: float | None) -> bool:

@@ -25,8 +25,11 @@ from alignment.data.numbers import numbers
 from alignment.distributed import collectives, sequence
 from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import Engine, TorchEngine
+from alignment.distributed.precision import compute_dtype
+from alignment.distributed.ranges import RangeWatch
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.init import config_of
+from alignment.models.layer_names import layers_of
 from alignment.models.layout import require_parts, settle_layout
 from alignment.models.load import save_model
 from alignment.models.positions import max_positions
@@ -197,8 +200,11 @@ def build_engine(
     optimizer, scheduler = build_optimizer(
         model, config.train, num_steps=num_steps, learning_rate=learning_rate, lora_plus=config.model.lora.plus
     )
-    kind = TorchEngine if config.distributed.zero is None else DeepSpeedEngine
-    return kind(model, optimizer, scheduler, config=config.distributed, max_grad_norm=config.train.max_grad_norm)
+    watch, every = None, config.log.ranges_every
+    if every > 0:
+        watch = RangeWatch(layers_of(model), dtype=compute_dtype(config.distributed), every=every)
+    kind, norm = TorchEngine if config.distributed.zero is None else DeepSpeedEngine, config.train.max_grad_norm
+    return kind(model, optimizer, scheduler, config=config.distributed, max_grad_norm=norm, watch=watch)
 
 
 def say_size(engine: Engine) -> None:

@@ -57,7 +57,8 @@ def train_step(
 
     Returns:
         the metrics as sums and counts of this rank, `loss` among them, and `grad_norm` (before clipping); none of a
-        step that was left out. In float16 `precision/loss_scale` and `precision/skipped` of either.
+        step that was left out. Of either, in float16, `precision/loss_scale` and `precision/skipped`, and what the
+        engine's `watch` has seen.
     """
     started = _Started(Learner(engine, objective, micro_batches, beside))
     is_taken = started.step()
@@ -127,6 +128,9 @@ class _Started:
             own |= {
                 name: Mean(torch.tensor(value, dtype=torch.float64), torch.tensor(1)) for name, value in told.items()
             }
+        watch = self.learner.engine.watch
+        seen = {} if watch is None else watch.take()
+        metrics = metrics | {name: Mean(*counted) for name, counted in seen.items()}
         return metrics | Metrics(own).counted_by_main()
 
 
@@ -152,7 +156,7 @@ def _accumulate(
 def _learn(engine: Engine, objective: Objective[Unit], batch: Unit, count: Tensor, weight: float) -> Metrics:
     """Add the gradient of weight * sum / count, of one micro-batch.
 
-    With it ends its graph, before the next one's begins: layers in 8 bits keep their inputs for as long as there is one.
+    With it ends its graph, before the next one's begins: layers in 8 bits keep their inputs as long as there is one.
     """
     with engine.precision():
         output = objective(engine.model, batch.to(engine.device))
