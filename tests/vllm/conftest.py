@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"  # by scripts/vllm.sh
-STARTS_IN_S = 300
+STARTS_IN_S, ENDS_IN_S = 300, 30
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -31,6 +31,14 @@ class Served:
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    def end(self) -> None:
+        """With the time to take away what it has in the machine's shared memory."""
+        self.process.terminate()
+        try:
+            self.process.wait(ENDS_IN_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
 
 def run(*words: str, folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -50,15 +58,17 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(policy: Path, log: Path, *more: str) -> Iterator[Served]:
+def serving(policy: Path, log: Path, *, port: int = 0) -> Iterator[Served]:
+    """At a free port where none is named."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", port))
         port = int(free.getsockname()[1])
     own = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     environment = {**os.environ, **own, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     command = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(policy), "--port", str(port)]
-    flags = ["--dtype", "float32", "--max-model-len", "256", "--enforce-eager", *more]
+    flags = ["--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
     with log.open("wb") as file:
         process = subprocess.Popen(
             [*command, *flags], stdout=file, stderr=file, env=environment, cwd=log.parent, start_new_session=True
@@ -69,7 +79,7 @@ def serving(policy: Path, log: Path, *more: str) -> Iterator[Served]:
         yield served
     finally:
         if process.poll() is None:
-            served.kill()
+            served.end()
 
 
 def _wait(served: Served, log: Path) -> None:

@@ -20,10 +20,17 @@ from alignment.config.model import ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.generation.generate import TransformersGenerator
 from alignment.generation.vllm import build_vllm
+from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model
 from tests.vllm.conftest import PYTHON, ROOT, Served, run, serving
 
 pytestmark = pytest.mark.vllm
+TWO = ["distributed=zero3", "launch.processes=2"]
+SCALINGS = {
+    "linear": [],
+    "yarn": ["model.rope.attention_factor=1.2", "model.rope.beta_fast=16"],
+    "llama3": ["model.rope.high_freq_factor=8"],
+}
 FEW = ["log.samples=0", "log.progress=false", "batch.size=16", "data.eval.limit=50"]
 
 
@@ -32,6 +39,16 @@ def through(server: Served, *, engine: str = "vllm") -> list[str]:
     own = ["model=pretrained", f"model.path={server.policy}"]
     port = [f"generation.vllm.port={server.port}"] if engine == "vllm" else []
     return [*own, f"generation.engine={engine}", *port]
+
+
+def other_than(policy: Path) -> LanguageModel:
+    """With weights that reply otherwise."""
+    model = load_language_model(ModelConfig(path=str(policy)), AutoTokenizer.from_pretrained(policy), WHOLE)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * parameter.std() * torch.randn_like(parameter))
+    return model
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -62,24 +79,56 @@ def test_greedy_replies_are_ours_after_each_push(server: Served) -> None:
     assert seen[0] != seen[1] != seen[2]
 
 
-@pytest.mark.parametrize("distributed", [[], ["distributed=zero3", "launch.processes=2"]], ids=["one", "zero3 of two"])
-def test_ppo_learns_from_what_it_would_have_drawn_itself(
-    server: Served, tmp_path: Path, distributed: list[str]
+def test_a_server_that_was_started_again_is_given_the_weights_again(policy: Path, tmp_path: Path) -> None:
+    """It has come up with those of its folder, and the policy has others."""
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    model = other_than(policy)
+    ours = TransformersGenerator(model, tokenizer, GenerationConfig(max_new_tokens=16, top_k=1))
+    prompts = [np.array(tokenizer(text)["input_ids"], dtype=np.int32) for text in ("What does a cow say?", "a")]
+    own = [reply.ids.tolist() for (reply,) in ours.generate(prompts, keys=[0, 1], replies=1, seed=0).replies]
+    port, theirs = 0, None
+    for start in range(2):
+        with serving(policy, tmp_path / f"{start}.txt", port=port) as served:
+            port = served.port
+            config = GenerationConfig(
+                max_new_tokens=16, top_k=1, engine=Generation.vllm, vllm=VLLMConfig(port=served.port)
+            )
+            theirs = theirs or build_vllm(model, tokenizer, config, DistributedConfig())
+            drawn = theirs.generate(prompts, keys=[0, 1], replies=1, seed=0)
+            assert [reply.ids.tolist() for (reply,) in drawn.replies] == own
+
+
+@pytest.mark.parametrize(
+    ("task", "more"),
+    [
+        ("ppo", []),
+        ("ppo", TWO),
+        ("ppo", ["model.lora.rank=4"]),
+        ("online_dpo", []),
+        ("online_dpo", [*TWO, "model.lora.rank=4"]),
+    ],
+    ids=["ppo", "ppo, zero3 of two", "ppo, lora", "online dpo", "online dpo, lora, zero3 of two"],
+)
+def test_it_learns_from_what_it_would_have_drawn_itself(
+    server: Served, tmp_path: Path, task: str, more: list[str]
 ) -> None:
-    steps = ["train.max_steps=3", "train.eval_every=0", "output_dir=run", *distributed]
-    ended = run("run", "tiny_ppo", *through(server), *FEW, *steps, folder=tmp_path)
+    before = set(Path("/dev/shm").glob("weights-*"))
+    steps = ["train.max_steps=3", "train.eval_every=0", "output_dir=run", "train.learning_rate=1e-3", *more]
+    ended = run("run", f"tiny_{task}", *through(server), *FEW, *steps, folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     for row in rows(tmp_path / "run"):
         assert 0 < row["generation/mismatch_max"] < 1e-3 and row["generation/mismatch_kl"] < 1e-6
-    assert not list(Path("/dev/shm").glob("weights-*"))
+    assert set(Path("/dev/shm").glob("weights-*")) <= before
 
 
-def test_ppo_gains_as_with_our_own_engine(server: Served, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["ppo", "grpo", "online_dpo"])
+def test_it_gains_as_with_our_own_engine(server: Served, tmp_path: Path, task: str) -> None:
     gains = {}
+    size = "batch.size=8" if task == "grpo" else "batch.size=32"
     for engine in ("vllm", "transformers"):
         steps = ["train.max_steps=20", "train.eval_every=20", "train.eval_on_start=true", f"output_dir={engine}"]
-        words = [*through(server, engine=engine), *FEW, "batch.size=32", "data.eval.limit=200", *steps]
-        ended = run("run", "tiny_ppo", *words, folder=tmp_path)
+        words = [*through(server, engine=engine), *FEW, size, "data.eval.limit=200", *steps]
+        ended = run("run", f"tiny_{task}", *words, folder=tmp_path)
         assert ended.returncode == 0, ended.stderr
         found = [row["eval/gold"] for row in rows(tmp_path / engine) if "eval/gold" in row]
         gains[engine] = found[-1] - found[0]
@@ -97,24 +146,24 @@ def test_groups_with_importance_weights(server: Served, tmp_path: Path) -> None:
     assert found[0] == pytest.approx(found[1], abs=1e-4)
 
 
-def test_rejection_sampling(server: Served, tmp_path: Path) -> None:
-    more = ["data.train.limit=20", "num_samples=4", "output_dir=run", "log.samples=0"]
-    ended = run("run", "tiny_rejection", *through(server), *more, folder=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    (row,) = rows(tmp_path / "run")
+def test_rejection_sampling_picks_as_with_our_own_engine(server: Served, tmp_path: Path) -> None:
+    """At each temperature: means of 400 replies that differ by chance alone."""
+    found = {}
+    for engine in ("vllm", "transformers"):
+        more = ["data.train.limit=100", "num_samples=8", "temperatures=[0.5,1.0]", f"output_dir={engine}"]
+        ended = run("run", "tiny_rejection", *through(server, engine=engine), *more, "log.samples=0", folder=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        (found[engine],) = rows(tmp_path / engine)
+    row, ours = found["vllm"], found["transformers"]
     assert row["reward/best"] > row["reward"] > row["reward/worst"]
+    for name in ("reward/best", "reward/worst", "reward/temperature_0.5", "reward/temperature_1"):
+        assert row[name] == pytest.approx(ours[name], abs=0.15), name
 
 
 def test_an_evaluation_has_the_replies_of_our_own_engine(server: Served, tmp_path: Path) -> None:
     """Of two models, one after the other, to each of which the weights are pushed."""
-    tokenizer = AutoTokenizer.from_pretrained(server.policy)
-    model = load_language_model(ModelConfig(path=str(server.policy)), tokenizer, WHOLE)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * parameter.std() * torch.randn_like(parameter))
-    model.hf.save_pretrained(tmp_path / "other")
-    tokenizer.save_pretrained(tmp_path / "other")
+    other_than(server.policy).hf.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(server.policy).save_pretrained(tmp_path / "other")
     found = []
     for engine in ("vllm", "transformers"):
         port = [f"generation.vllm.port={server.port}"] if engine == "vllm" else []
@@ -143,6 +192,22 @@ def test_a_run_starts_a_server_of_its_own_for_a_model_with_a_tied_head(tmp_path:
     assert "vLLM" in ended.stdout and (tmp_path / "run" / "logs" / "vllm.txt").stat().st_size > 0
     left = [each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(each.info["cmdline"] or [])]
     assert not left
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_a_server_of_its_own_turns_positions_as_the_policy_does(policy: Path, tmp_path: Path, scaling: str) -> None:
+    """Scaled 128 times, as if it had been trained on 32 positions, beyond which most replies go."""
+    own = ["generation.engine=vllm", "launch.vllm=1", f"generation.vllm.python={PYTHON}", "model=pretrained"]
+    rope = [
+        f"model.rope.rope_type={scaling}",
+        "model.rope.factor=128",
+        "model.rope.original_max_position_embeddings=32",
+    ]
+    words = [*own, f"model.path={policy}", *rope, *SCALINGS[scaling], *FEW, "train.max_steps=2", "train.eval_every=0"]
+    ended = run("run", "tiny_ppo", *words, "output_dir=run", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    for row in rows(tmp_path / "run"):
+        assert 0 < row["generation/mismatch_max"] < 1e-3 and row["generation/mismatch_kl"] < 1e-6
 
 
 def test_a_server_that_dies_ends_the_run_in_one_line_and_the_run_goes_on(policy: Path, tmp_path: Path) -> None:
