@@ -69,6 +69,12 @@ class LoraConfig(Config):
     slower. Not under ZeRO 3."""
     init: LoraInit = LoraInit.default
     """How a new adapter begins."""
+    merge_every: int = 0
+    """Optimizer steps after which the adapter is merged into the weights and a new one begins, of which the optimizer
+    knows nothing: ReLoRA (arXiv:2307.05695). The base is held in float32, and a whole model is left. 0: never."""
+    restart_warmup_steps: int | None = None
+    """Steps in which the learning rate rises again from 0 after each merge. Null: those of the run's warm-up, but no
+    more than half of merge_every."""
     dropout: float = 0.0
     """Share of an adapter's inputs that are dropped while it trains."""
     plus: float = 1.0
@@ -89,7 +95,20 @@ class LoraConfig(Config):
         require(not (self.dora and self.init.changes_base), rule.format("dora"), self.dora)
         rule = "model.lora.dora must be false with model.lora.init=loftq, which knows no lengths"
         require(not (self.dora and self.init is LoraInit.loftq), rule, self.dora)
+        self._check_merges()
         require(bool(self.targets), "model.lora.targets must name at least one module", self.targets)
+
+    def _check_merges(self) -> None:
+        every, rises = self.merge_every, self.restart_warmup_steps
+        require(every >= 0, "model.lora.merge_every must be >= 0", every)
+        rule = "model.lora.restart_warmup_steps goes with model.lora.merge_every > 0"
+        require(every > 0 or rises is None, rule, rises)
+        rule = f"model.lora.restart_warmup_steps must be in [0, model.lora.merge_every), which is {every}"
+        require(rises is None or 0 <= rises < every, rule, rises)
+        rule = "model.lora.{} with model.lora.merge_every, each of whose adapters begins as the first"
+        is_plain = every == 0 or self.init in (LoraInit.default, LoraInit.gaussian)
+        require(is_plain, rule.format("init must be default or gaussian"), self.init)
+        require(every == 0 or not self.dora, rule.format("dora must be false"), self.dora)
 
     def given(self) -> dict[str, Any]:
         """The keys beside `rank` that are not as they are by default, with their values."""
@@ -183,8 +202,17 @@ class ModelConfig(Config):
         for key, value in self.lora.given().items():
             rule = f"model.lora.{key} goes with model.lora.rank > 0"
             require(self.lora.rank > 0 or self.adapter is not None, rule, value)
+        rule = "model.lora.merge_every must be 0 with model.quantization, for nothing is merged into packed weights"
+        require(self.lora.merge_every == 0 or not self.is_packed, rule, self.lora.merge_every)
+        rule = "model.lora.merge_every must be 0 beside model.adapter; model.path takes an adapter too, merged"
+        require(self.lora.merge_every == 0 or self.adapter is None, rule, self.lora.merge_every)
         rule = "model.lora.init must be left out beside model.adapter, which has begun already"
         require(self.adapter is None or self.lora.init is LoraInit.default, rule, self.lora.init)
+
+    @property
+    def keeps_base(self) -> bool:
+        """Whether the weights stay as they are beneath an adapter, and are held in what they compute in."""
+        return self.lora.rank > 0 and self.lora.merge_every == 0
 
     @property
     def is_packed(self) -> bool:

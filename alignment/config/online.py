@@ -66,6 +66,9 @@ class OnlineConfig(TrainingConfig):
         rule = "model.lora.init must be another for a method that learns from its own replies: eva reads those of "
         rule += "training rows, which this one has not (model.adapter takes what an sft run has made)"
         require(self.model.lora.init is not LoraInit.eva, rule, self.model.lora.init)
+        rule = "model.lora.merge_every must be 0 for a method that learns from its own replies, whose reference is the "
+        rule += "base beneath the adapter (model.path=RUN merges what a run left, and a new one begins)"
+        require(self.model.lora.merge_every == 0, rule, self.model.lora.merge_every)
         both = self.gold is not None and self.gold_model is not None
         require(not both, "at most one of gold and gold_model must be set", (self.gold, self.gold_model))
         has_gold = self.gold is not None or self.gold_model is not None

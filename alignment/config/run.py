@@ -103,6 +103,8 @@ class TrainingConfig(RunConfig):
         rule += "weights are shared out"
         is_eva = self.model.lora.init is LoraInit.eva
         require(not is_eva or self.distributed.zero != 3, rule, self.distributed.zero)
+        rule = "distributed.zero must be null or 0 with model.lora.merge_every, for others keep an adapter in pieces"
+        require(self.model.lora.merge_every == 0 or not self.distributed.zero, rule, self.distributed.zero)
         rule = (
             f"model.lora.rank must be > 0 with model.quantization={self.model.quantization.value}: packed weights do "
         )

@@ -220,7 +220,7 @@ def _without_weights(
         config.num_labels = 1
     auto: Any = AutoModelForSequenceClassification if role.is_scalar else AutoModelForCausalLM
     attention = attention_of(architecture_of(auto, config, role.key, folder), config, settings.attention, role.key)
-    held = compute if settings.lora.rank or not role.is_trained else torch.float32
+    held = compute if settings.keeps_base or not role.is_trained else torch.float32
     with torch.device("meta"), made_in(held):
         hf = auto.from_config(config, attn_implementation=attention, dtype=torch.float32, trust_remote_code=is_trusted)
     if quantization is not None:

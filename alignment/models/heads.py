@@ -71,6 +71,7 @@ class Trunk(nn.Module):
         self.originals: Originals | None = None  # of modules that train beside an adapter, where they are asked for
         self.version = 0
         self.begins_adapted = False  # so that without its adapter it is not the model as it was when the run began
+        self.keeps_base = True  # so that an adapter is one of the base that there was
 
     def changed(self) -> None:
         """Its weights are others now: `version` says it to who has a copy of them elsewhere, such as a server. The

@@ -70,6 +70,7 @@ def _language_model(
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     model = LanguageModel(placed(hf, config, placement), placement, weight, saved_in)
     model.begins_adapted = config.adapter is not None or config.lora.init.adds_at_first
+    model.keeps_base = config.lora.merge_every == 0
     return model
 
 
@@ -95,7 +96,7 @@ def _trained_in(config: ModelConfig, placement: Placement, key: str) -> torch.dt
             config,
             f"{key} {config.path!r}",
         )
-    return placement.compute if config.lora.rank else torch.float32
+    return placement.compute if config.keeps_base else torch.float32
 
 
 def load_scalar_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement) -> ScalarModel:
@@ -162,7 +163,9 @@ def _scalar_model(
     with forwards_in_float32(hf, placement):
         check_scores(tried, _where(config, key))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
-    return ScalarModel(placed(hf, config, placement), placement, weight, saved_in)
+    model = ScalarModel(placed(hf, config, placement), placement, weight, saved_in)
+    model.keeps_base = config.lora.merge_every == 0
+    return model
 
 
 def _require_weights(lacking: dict[str, str], hf: PreTrainedModel, placement: Placement, path: str, key: str) -> None:
@@ -222,7 +225,7 @@ def save_model(
             writes: it gets them on its CPU, where they must fit, one after the other.
     """
     model.activate()
-    has_adapter = bool(lora_layers(model.hf))
+    has_adapter = bool(lora_layers(model.hf)) and model.keeps_base
     state = merged_state(model.hf, model.placement, dtype=model.saved_in, keep=write)
     if isinstance(model, ScalarModel):
         tokenizer = with_padding_apart(tokenizer)

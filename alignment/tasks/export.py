@@ -49,7 +49,8 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     if config.model.lora.rank and config.model.path is None:
         rule = "an adapter's checkpoint does not hold the weights under it, so they must come from model.path"
         raise ConfigError(f"{rule}, got null")
-    step, states = _states(RunFolder(folder).checkpoints, step, "actor" if isinstance(config, PPOConfig) else "model")
+    step, states = _states(RunFolder(folder).checkpoints, step)
+    part = "actor" if isinstance(config, PPOConfig) else "model"
     out = step_folder(RunFolder(folder).exported, step) if out is None else out
     if out.exists():
         raise ConfigError(f"--out must be a folder that is not there yet, got {str(out)!r}")
@@ -59,10 +60,13 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     trained = model.trained()
     found = parameter_groups(model, config.train, lora_plus=config.model.lora.plus)
     groups = [{name: p.shape for name, p in group.weights.items()} for group in found]
-    weights = whole_weights(states, groups)
+    weights, base = whole_weights([state[part] for state in states], groups), dict[str, Any]()
+    if config.model.lora.merge_every:
+        base = states[0]["merging"]["base"]
+    own = trained | {name: weight for name, weight in model.named_parameters() if name in base}
     with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(weights[name])
+        for name, weight in (weights | base).items():
+            own[name].copy_(weight)
     try:
         made = begin_folder(out)
     except OSError as error:
@@ -85,14 +89,14 @@ def _placement(config: TrainingConfig) -> Placement:
     model = config.model
     if model.lora.init.changes_base:
         return Whole(compute_dtype(config.distributed))
-    if not model.lora.rank or model.path is None or model.resize_embeddings:
+    if not model.keeps_base or model.path is None or model.resize_embeddings:
         return WHOLE
     folder = find_model(model.path, "model.path", trusted=model.trust_remote_code)
     return WHOLE if folder.adapters else Whole(dtype_in(folder.path, folder.key))
 
 
-def _states(folder: Path, step: int | None, part: str) -> tuple[int, list[dict[str, Any]]]:
-    """The step, and what each process had of this part."""
+def _states(folder: Path, step: int | None) -> tuple[int, list[dict[str, Any]]]:
+    """The step, and what each process had of each part."""
     steps = steps_in(folder)
     found = [step_folder(folder, each) for each in steps if step in (None, each)]
     if not steps:
@@ -112,5 +116,5 @@ def _states(folder: Path, step: int | None, part: str) -> tuple[int, list[dict[s
             why = f"{path}: {error}"
             say(f"{path} is skipped: {error}")
             continue
-        return manifest.step, [map_part(path / name)["parts"][part] for name in names]
+        return manifest.step, [map_part(path / name)["parts"] for name in names]
     raise ConfigError(f"no checkpoint is good: {why}")

@@ -57,8 +57,8 @@ def _bytes(role: Role, config: TrainingConfig | RejectionConfig) -> tuple[float,
         return 0.0, 0.0
     folder = find_model(settings.path, role.key, trusted=settings.trust_remote_code)
     number = weights_in(folder.path, role.key)
-    if role.is_trained and not settings.lora.rank:
-        return FLOAT * number, 0.0
+    if role.is_trained and not settings.keeps_base:
+        return (0.0, FLOAT * number) if settings.lora.rank else (FLOAT * number, 0.0)
     if settings.is_packed:  # all of them, where embeddings and heads are not
         return 0.0, LEAST_BITS[settings.quantization] / 8 * number
     return 0.0, compute_dtype(config.distributed).itemsize * number

@@ -6,37 +6,70 @@ peft and bitsandbytes, a fifth of what every process takes to start.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from alignment.config.model import LoraConfig
 from alignment.config.train import Schedule, TrainConfig
 from alignment.models.heads import Trunk
 from alignment.training.optimizers import make_optimizer
 from alignment.training.parameter_groups import parameter_groups
 
 
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """Every so many steps the learning rate falls to 0, from which it rises in so many."""
+
+    every: int
+    warmup_steps: int
+
+
 def build_optimizer(
-    model: Trunk, config: TrainConfig, *, num_steps: int, learning_rate: float, lora_plus: float = 1.0
+    model: Trunk,
+    config: TrainConfig,
+    *,
+    num_steps: int,
+    learning_rate: float,
+    lora_plus: float = 1.0,
+    restarts: Restarts | None = None,
 ) -> tuple[Optimizer, LRScheduler]:
     """The optimizer that `config` names, on its parameter groups; warm-up, then the schedule over `num_steps`, which
     all groups have in common.
 
     Args:
         lora_plus: the learning rate of adapters' B, as a multiple of `learning_rate`.
+        restarts: where it rises anew; None: nowhere.
     """
     groups = parameter_groups(model, config, lora_plus=lora_plus)
     optimizer = make_optimizer(groups, config, learning_rate)
-    return optimizer, LambdaLR(optimizer, lr_factor(config, num_steps))
+    return optimizer, LambdaLR(optimizer, lr_factor(config, num_steps, restarts))
 
 
-def lr_factor(config: TrainConfig, num_steps: int) -> Callable[[int], float]:
+def restarts_of(lora: LoraConfig, config: TrainConfig, num_steps: int) -> Restarts | None:
+    """Where the learning rate rises anew as an adapter begins anew; None where none does."""
+    if lora.merge_every == 0:
+        return None
+    own = min(warmup(config, num_steps), lora.merge_every // 2)
+    return Restarts(lora.merge_every, own if lora.restart_warmup_steps is None else lora.restart_warmup_steps)
+
+
+def lr_factor(config: TrainConfig, num_steps: int, restarts: Restarts | None = None) -> Callable[[int], float]:
     """What share of the learning rate each step of a run of `num_steps` has, the first being 0."""
     rises = warmup(config, num_steps)
     falls = min(math.ceil(config.decay_ratio * num_steps), max(0, num_steps - rises))
     lowest = config.min_learning_rate / config.learning_rate
-    return partial(lr_lambda, config.schedule, rises, num_steps, decay_steps=falls, lowest=lowest)
+    factor = partial(lr_lambda, config.schedule, rises, num_steps, decay_steps=falls, lowest=lowest)
+    return factor if restarts is None else partial(_jagged, factor, restarts)
+
+
+def _jagged(factor: Callable[[int], float], restarts: Restarts, step: int) -> float:
+    """arXiv:2307.05695, 3.2: down to 0, and up again to the schedule, which has gone on."""
+    since = step % restarts.every
+    is_rising = step >= restarts.every and since < restarts.warmup_steps
+    return factor(step) * (since / restarts.warmup_steps if is_rising else 1.0)
 
 
 def lr_lambda(

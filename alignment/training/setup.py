@@ -37,7 +37,7 @@ from alignment.models.quantized import is_quantized
 from alignment.models.sequence import require_heads
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.terminal import say
-from alignment.training.optim import build_optimizer
+from alignment.training.optim import build_optimizer, restarts_of
 
 
 @dataclass(slots=True)
@@ -198,7 +198,12 @@ def build_engine(
     """`num_steps` of the schedule; the learning rate is `train.learning_rate` unless another is given."""
     learning_rate = config.train.learning_rate if learning_rate is None else learning_rate
     optimizer, scheduler = build_optimizer(
-        model, config.train, num_steps=num_steps, learning_rate=learning_rate, lora_plus=config.model.lora.plus
+        model,
+        config.train,
+        num_steps=num_steps,
+        learning_rate=learning_rate,
+        lora_plus=config.model.lora.plus,
+        restarts=restarts_of(config.model.lora, config.train, num_steps),
     )
     watch, every = None, config.log.ranges_every
     if every > 0:

@@ -27,6 +27,7 @@ from alignment.training.another_reference import load_reference, require_referen
 from alignment.training.checkpoint import Stateful
 from alignment.training.kept import Write
 from alignment.training.loop import fit
+from alignment.training.merging import Merging, merging_of
 from alignment.training.metrics import Metrics, of_sets, with_perplexity
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.objectives import Objective
@@ -104,7 +105,10 @@ def supervised(
             weights = _digest(model, config)
         read = partial(_table, engine, config, weights)
         learned, evaluated = _built(config, objective, train, held_out, read)
-    return Supervised(engine, learned, evaluated, train=train, held_out=held_out, save=save)
+    method = Supervised(engine, learned, evaluated, train=train, held_out=held_out, save=save)
+    if config.model.lora.merge_every:
+        method.merging = merging_of(engine, model, config, train.num_steps(config.train))
+    return method
 
 
 def tables_of_another(config: Config, prepared: Prepared, objective: BuildObjective[Config]) -> list[Tensor]:
@@ -188,6 +192,7 @@ class Supervised:
         self.engine, self.objective, self.evaluation = engine, objective, evaluation
         self.train, self.held_out = train, held_out
         self.write = save
+        self.merging: Merging | None = None
         self.timer = StepTimer(engine.device, step_flops(engine.num_weights, engine.num_trained))
 
     def begin(self, done: int) -> None:
@@ -200,7 +205,10 @@ class Supervised:
         return Metrics(), micro_batches
 
     def update(self, step: int, units: Sequence[Batch], nonfinite: NonFiniteGuard) -> Metrics:
-        return train_step(self.engine, self.objective, units, partial(nonfinite.record, step))
+        learned = train_step(self.engine, self.objective, units, partial(nonfinite.record, step))
+        if self.merging is not None:
+            self.merging.after(learned)
+        return learned
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Over all held-out rows, and over each set of them that has a name. What an objective asks of a whole
@@ -218,7 +226,7 @@ class Supervised:
         return self.engine.learning_rate()
 
     def parts(self) -> dict[str, Stateful]:
-        return {"model": self.engine}
+        return {"model": self.engine} | ({} if self.merging is None else {"merging": self.merging})
 
     def save(self, folder: Path) -> None:
         self.write(folder)

@@ -80,6 +80,33 @@ def test_a_run_begins_at_its_reference_and_goes_on_to_the_same_bits(
     assert Path("exported/model.safetensors").read_bytes() == Path("out/model/model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("recipe", ["tiny_dpo", "tiny_reward"])
+def test_a_run_goes_on_across_a_merge_to_the_same_bits_and_leaves_a_whole_model(
+    recipe: str, alignment: Callable[..., Ended], families: Path
+) -> None:
+    """DPO's reference, which is read before the first step, too: with the merged one its loss would be another."""
+    base, merges = str(families / "small"), ("model.lora.merge_every=2", "model.lora.restart_warmup_steps=0")
+    words = ("run", recipe, *(word.replace("BASE", base) for word in NEW), *merges, *FEW)
+    for steps in (1, 2, 3, 5):  # before, at and behind a merge
+        ended = alignment(*words, f"train.max_steps={steps}", "output_dir=out")
+        assert ended.code == 0, ended.err
+    ended = alignment(*words, "train.max_steps=5", "output_dir=whole")
+    assert ended.code == 0 and "2 merges in the run's 5 steps" in ended.out, ended.err
+    out, whole, was = (load_file(f"{at}/model.safetensors") for at in ("out/model", "whole/model", base))
+    assert all(torch.equal(out[name], whole[name]) for name in whole)
+    changed = {name for name in was.keys() & whole.keys() if not torch.equal(was[name], whole[name])}
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in changed} - {"score"} == {"q_proj", "up_proj"}
+    assert not Path("out/model/adapter").exists()
+    assert alignment("export", "out", "--out", "exported").code == 0
+    assert Path("exported/model.safetensors").read_bytes() == Path("out/model/model.safetensors").read_bytes()
+    plain = alignment(*words, "model.lora.merge_every=0", "model.lora.restart_warmup_steps=null", "train.max_steps=5")
+    assert plain.code == 0, plain.err
+    folder = next(path for path in Path().glob("**/metrics.jsonl") if path.parent.name not in ("out", "whole"))
+    rows = [list(map(json.loads, path.read_text().splitlines())) for path in (Path("whole/metrics.jsonl"), folder)]
+    losses = [[row["loss"] for row in each] for each in rows]
+    assert losses[0][:3] == pytest.approx(losses[1][:3], abs=1e-5) and losses[0][4] != losses[1][4]
+
+
 def test_what_is_no_adapter_to_train_on_is_refused(
     alignment: Callable[..., Ended], adapter: Path, families: Path
 ) -> None:

@@ -45,6 +45,23 @@ UNREAD = {  # words of `alignment run`: what is said
         "distributed.zero must be null, 0, 1 or 2 with model.lora.init=eva, which reads rows before weights are "
         "shared out, got 3"
     ),
+    "tiny_grpo model.path=. model.lora.rank=4 model.lora.merge_every=2": (
+        "model.lora.merge_every must be 0 for a method that learns from its own replies, whose reference is the base "
+        "beneath the adapter (model.path=RUN merges what a run left, and a new one begins), got 2"
+    ),
+    "tiny_dpo model.path=. model.lora.rank=4 model.lora.merge_every=2 distributed=zero2": (
+        "distributed.zero must be null or 0 with model.lora.merge_every, for others keep an adapter in pieces, got 2"
+    ),
+    "tiny_dpo model.path=. model.lora.rank=4 model.lora.merge_every=2 model.lora.init=pissa": (
+        "model.lora.init must be default or gaussian with model.lora.merge_every, each of whose adapters begins as the "
+        "first, got 'pissa'"
+    ),
+    "tiny_dpo model.path=. model.lora.rank=4 model.lora.merge_every=2 model.quantization=nf4": (
+        "model.lora.merge_every must be 0 with model.quantization, for nothing is merged into packed weights, got 2"
+    ),
+    "tiny_dpo model.path=. model.lora.rank=4 model.lora.restart_warmup_steps=2": (
+        "model.lora.restart_warmup_steps goes with model.lora.merge_every > 0, got 2"
+    ),
     f"{SHARED} model.lora.init=pissa": (
         "model.lora.init must be default or gaussian with roles.share=lora, whose adapters are on one base, got 'pissa'"
     ),

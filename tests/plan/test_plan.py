@@ -201,3 +201,14 @@ def test_a_rate_is_suggested_to_fine_tuning_alone() -> None:
     adapters = replace(config.model, lora=LoraConfig(rank=4))
     for other in (replace(config, model=adapters), composed("dpo", [], [], "llama-3-8b")):
         assert list(rate_line(replace(plan, config=config_to_plan(other)))) == []
+
+
+def test_a_base_that_is_merged_into_is_held_in_float32() -> None:
+    """The matrices of a Llama of 8 billion weights, but for embeddings and head, take two bytes more."""
+    common = ["batch.max_tokens=4096", "model.lora.rank=16", "distributed.zero=0", "model.lora.merge_every={}"]
+    held = []
+    for every in (0, 100):
+        words = [word.format(every) for word in common]
+        plan = plan_of(config_to_plan(composed("sft", words, [], "llama-3-8b")), named("8x80GB"), Counts())
+        held.append(plan.highest.held)
+    assert 6.9e9 < (held[1] - held[0]) / 2 < 8.1e9
