@@ -14,6 +14,18 @@ from alignment.plan.search import ways_to_fit
 PAGE = Path(__file__).parents[1] / "recipes" / "memory.md"
 DEVICES = ("1x24GB", "1x80GB", "8x80GB", "64x80GB")
 SHAPES = dict.fromkeys(("dpo", "ppo"), ("llama-2-7b", "llama-3-8b", "llama-2-13b", "llama-3-70b"))
+CARDS = {"24gb": "1x24GB", "8x80gb": "8x80GB"}
+METHODS = ("sft", "reward", "dpo", "ppo", "grpo")
+MODELS = (
+    "smollm2-1.7b",
+    "gemma-3-1b",
+    "llama-2-7b",
+    "mistral-7b",
+    "qwen2.5-7b",
+    "llama-3-8b",
+    "qwen3-8b",
+    "gemma-2-9b",
+)
 
 
 def cell(config: Planned, devices: str, counts: Counts) -> str:
@@ -39,11 +51,29 @@ def table(recipe: str) -> str:
     return "\n".join(lines)
 
 
+def on_card(card: str, model: str) -> str:
+    """A row of the table of recipes for a machine: GB a GPU of each method, as its recipe stands."""
+    found = []
+    for method in METHODS:
+        config = planned(composed(f"{method}_{card}", [f"model={model}"], [], None))
+        plan = plan_of(config, named(CARDS[card]), Counts())
+        found.append(gb(plan.total) if plan.fits else f"{gb(plan.total)} (tight)")
+    return f"| {model} | {' | '.join(found)} |"
+
+
+def of_card(card: str) -> str:
+    lines = [f"| {card} | {' | '.join(METHODS)} |", f"|---{'|---' * len(METHODS)}|"]
+    for model in MODELS:
+        lines.append(on_card(card, model))
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
 def main() -> None:
+    tables = {recipe: table(recipe) for recipe in SHAPES} | {card: of_card(card) for card in CARDS}
     text = PAGE.read_text()
-    for recipe in SHAPES:
-        lines = table(recipe)
-        before = re.search(rf"^\| {recipe} \|.*\n(\|.*\n)+", text, re.MULTILINE)
+    for name, lines in tables.items():
+        before = re.search(rf"^\| {name} \|.*\n(\|.*\n)+", text, re.MULTILINE)
         assert before is not None
         text = text.replace(before[0], f"{lines}\n")
     PAGE.write_text(text)

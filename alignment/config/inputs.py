@@ -66,8 +66,8 @@ def expand_home(config: Any) -> None:
 
 def take_models(config: Any) -> None:
     """Where a model is asked for, a run's folder stands for its final one, and where an adapter is, for its adapter."""
-    _change(config, ("of_run",), lambda path, _: model_of(path))
-    _change(config, ("adapter",), lambda path, _: adapter_of(path))
+    _change(config, ("of_run",), lambda path, _: path and model_of(path))  # "" is no folder, which is told later
+    _change(config, ("adapter",), lambda path, _: path and adapter_of(path))
 
 
 def set_names(config: Any, names: dict[tuple[Kind, str], str]) -> None:
@@ -135,6 +135,8 @@ def check_inputs(config: Any, prefix: str = "", *, but_within: str | None = None
         if (now := function_now(path)) is not None:
             raise ConfigError(f"{key}: {path} is {now} now")
     for key, path, kind in _marked(config, "input", prefix):
+        if not path:  # which would be the folder where the command runs
+            raise ConfigError(f"{key} must name a file or a folder, got '' (null leaves it out, and . is the one here)")
         place = Path(path) if kind is None else located(path, kind)
         is_expected = but_within is not None and place.is_relative_to(but_within)
         with error_prefix(key):

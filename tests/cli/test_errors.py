@@ -222,6 +222,8 @@ SPELLINGS = {  # what is known elsewhere or by habit: what is said of it
     "dpo model.path=model data.train.path=away": "data.train.path: a link to 'gone/model', which is not there, got",
     "dpo model.path=model data.train.path=p*.jsonl": "must be a file or a folder, which are read more than once (not a",
     "tiny_dpo reference.path=a_run": "reference.path must be the folder of a model, got 'a_run', that of a run that",
+    "tiny_dpo model.adapter=": "model.adapter must name a file or a folder, got '' (null leaves it out, and . is the",
+    "tiny_dpo model=pretrained model.path=": "model.path must name a file or a folder, got ''",
     "tiny_dpo reference.path=empty": "reference.path: no config.json in 'empty', which a model's folder holds",
     "tiny_dpo output_dir=own.yaml": "output_dir must be a folder that can be made and written, got 'own.yaml', where",
     "tiny_dpo output_dir=own.yaml/inside": "own.yaml' is a file",

@@ -1,6 +1,7 @@
 """Recipes of real models for a machine: each fits by its plan, and runs with a tiny model of the same architecture."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from alignment.cli.plan import SHAPES, composed
 from alignment.plan.estimate import plan_of, planned
 from alignment.plan.hardware import named
+from alignment.plan.page import gb
 from alignment.plan.roles import Counts
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "recipes" / "memory.md"
 COMMAND = str(Path(sys.executable).with_name("alignment"))
 CARDS = {"24gb": "1x24GB", "8x80gb": "8x80GB"}
 METHODS = ("sft", "reward", "dpo", "ppo", "grpo")
@@ -37,10 +40,20 @@ SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "h
 @pytest.mark.parametrize(
     ("model", "method", "card"), [pytest.param(*each, marks=() if each in FAST else pytest.mark.slow) for each in ALL]
 )
-def test_it_fits(model: str, method: str, card: str) -> None:
+def test_it_fits_and_takes_what_the_page_says(model: str, method: str, card: str) -> None:
     hardware = named(CARDS[card])
     plan = plan_of(planned(composed(f"{method}_{card}", [f"model={model}"], [], None)), hardware, Counts())
-    assert plan.total <= hardware.memory and plan.hardware.processes == hardware.processes
+    assert plan.fits and plan.hardware.processes == hardware.processes
+    shown = re.search(rf"^\| {card} \|.*\n(?:\|.*\n)*?\| {re.escape(model)} \|(.*)\|$", PAGE.read_text(), re.MULTILINE)
+    assert shown is not None, "python scripts/write_plans.py"
+    assert shown[1].split("|")[METHODS.index(method)].strip() == gb(plan.total), "python scripts/write_plans.py"
+
+
+def test_the_page_has_each_model_and_each_method() -> None:
+    for card in CARDS:
+        table = re.search(rf"^\| {card} \|(.*)\|\n\|-.*\n((?:\|.*\n)+)", PAGE.read_text(), re.MULTILINE)
+        assert table is not None and tuple(map(str.strip, table[1].split("|"))) == METHODS
+        assert {line.split("|")[1].strip() for line in table[2].splitlines()} == set(FAMILY)
 
 
 def test_every_preset_of_a_model_has_its_shape() -> None:
