@@ -10,7 +10,7 @@ of the heads to whole rows, in the way that a single process does. A read-out is
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
 
@@ -38,6 +38,8 @@ class Part:
     group: SequenceGroup
     length: int
     """L."""
+    is_plain: bool = False
+    """Each row is one text, which needs no mask where a layer is given an empty one."""
 
     @property
     def size(self) -> int:
@@ -104,11 +106,18 @@ def part_of(batch: Batch) -> Part | None:
 
 def part_inputs(part: Part, batch: Batch, config: PreTrainedConfig, whole: dict[str, Any]) -> dict[str, Any]:
     """What the model's body takes for a part beside token and position ids; `whole`: what it would for whole rows."""
-    if not batch.shared:  # transformers would make it a mask of own tokens
-        window, kinds = sliding_window(config), set(layer_kinds(config))
-        full, sliding = _row_mask(batch, None), _row_mask(batch, window if SLIDING in kinds else None)
-        whole = {"attention_mask": {FULL: full, SLIDING: sliding} if len(kinds) > 1 else sliding}
-    return whole | {"sequence_part": part}
+    if batch.shared:
+        return whole | {"sequence_part": part}
+    is_sdpa = config._attn_implementation in (GROUPED["sdpa"], AUTO["sdpa"])
+
+    def make(window: int | None) -> Tensor:
+        is_wide = window is None or part.length <= window
+        return torch.ones(1, 1, 1, 0, dtype=torch.bool) if is_sdpa and is_wide else _row_mask(batch, window)
+
+    kinds = set(layer_kinds(config))
+    masks = {FULL: make(None), SLIDING: make(sliding_window(config) if SLIDING in kinds else None)}
+    mask = masks if len(kinds) > 1 else masks[SLIDING]  # in place of one that transformers would make, of own tokens
+    return {"attention_mask": mask, "sequence_part": replace(part, is_plain=True)}
 
 
 def _row_mask(batch: Batch, window: int | None) -> Tensor:
@@ -151,6 +160,8 @@ def _by_heads(attend: Callable[..., tuple[Tensor, Tensor | None]]) -> Callable[.
             raise ConfigError(f"{KEY} must divide the {heads} heads of {type(module).__name__}, got {size}")
         if added := [name for name in OF_HEADS if settings.get(name) is not None]:
             raise ConfigError(f"{KEY} must be 1 for {type(module).__name__}, whose heads have a {added[0]}, got {size}")
+        if sequence_part.is_plain and not mask.numel():
+            mask = None
         kind = query.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
         q, k, v = sequence_part.to_heads(*(part.to(dtype) for part in (query, key, value)))
