@@ -7,27 +7,33 @@ the plain engine, N how many processes share the tokens of a row. It is the same
 import gc
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import ranks
+import torch
 import torch.distributed as dist
 
 from alignment.config.batch import Layout
 from alignment.config.errors import ConfigError
-from alignment.config.model import Attention, ModelConfig
+from alignment.config.model import ModelConfig
 from alignment.distributed import collectives, sequence
 from alignment.distributed.sharded import placement_of
 from alignment.models.layout import require_parts
 from alignment.models.load import load_language_model
+from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import load_tokenizer
 from alignment.training.step import evaluate_step, train_step
 
 STEPS = 4
 OTHERS: dict[str, dict[str, Any]] = {
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "gemma3_text": {**ranks.INIT, "head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
+    "mixtral": {**ranks.INIT, "num_local_experts": 4, "router_aux_loss_coef": 0.1, "output_router_logits": True},
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2},
 }
 
@@ -66,17 +72,37 @@ def sent(method: str, size: int) -> int:
     return exchange.call_count
 
 
-def refused(kind: str, size: int) -> str:
-    """What is said of an architecture that carries more along a row than its attention sees."""
+def loaded(kind: str, size: int) -> Any:
     config = replace(ranks.config_of("0", Path(sys.argv[1]).parent), sequence_parallel=size)
     collectives.init(config)
-    settings = ModelConfig(init={"model_type": kind, **OTHERS[kind]}, attention=Attention.eager)
-    model = load_language_model(settings, load_tokenizer(settings), placement_of(config))
+    torch.manual_seed(0)
+    settings = ModelConfig(init={**OTHERS[kind], "model_type": kind})
+    return load_language_model(settings, load_tokenizer(settings), placement_of(config))
+
+
+def refused(kind: str, layout: str, size: int) -> str:
+    """What is said of an architecture that carries more along a row than its attention sees."""
     try:
-        require_parts(model, Layout.separate)
+        require_parts(loaded(kind, size), Layout(layout))
     except ConfigError as error:
         return str(error)
     return ""
+
+
+def routed(kind: str, size: int) -> list[float]:
+    """How far the loss of routers is from that of whole rows, and its gradient, of that gradient's size."""
+    model, batch = loaded(kind, size), ranks.batches_of("dpo").of(range(3))
+    found = []
+    for context in (sequence.each_alone(), nullcontext()):
+        with context:
+            token_logprobs(model, batch)
+            model.router_loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((model.router_loss.item(), gradient))
+        model.zero_grad()
+    (whole, wanted), (own, part) = found
+    dist.all_reduce(part)
+    return [abs(own - whole), float((part - wanted).norm() / wanted.norm())]
 
 
 def main() -> None:
@@ -87,7 +113,9 @@ def main() -> None:
             case "sent":
                 found[name] = sent(method, int(size))
             case "refused":
-                found[name] = refused(method, int(size))
+                found[name] = refused(method, layout, int(size))
+            case "routed":
+                found[name] = routed(method, int(size))
             case _:
                 found[name] = run(method, stage, layout, int(size))
         gc.collect()

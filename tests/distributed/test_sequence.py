@@ -35,7 +35,10 @@ REFUSED = [
     ),
     ("tiny_rejection", ["distributed=zero1", "distributed.sequence_parallel=2"], "must be 1 for a task that does not"),
 ]
-OTHERS = ["sft/sent/shared/2", "bloom/refused/separate/2", "mamba/refused/separate/2"]
+READ = [
+    f"{kind}/refused/{layout}/2" for kind in ("gemma3_text", "gpt2", "mixtral") for layout in ("shared", "separate")
+]
+OTHERS = ["sft/sent/shared/2", "mixtral/routed/shared/2", "bloom/refused/separate/2", "mamba/refused/separate/2", *READ]
 FOUR = ["dpo/2/shared/2", "dpo/3/shared/2"]
 ALL_FOUR = ["dpo/2/shared/4", "sft/3/separate/4"]
 """Of a model with two heads of keys, which are repeated."""
@@ -98,6 +101,16 @@ def test_a_layer_exchanges_twice(two: Found) -> None:
 def test_a_model_whose_rows_are_more_than_attention_is_refused(kind: str, two: Found) -> None:
     said = two[f"{kind}/refused/separate/2"]
     assert said.startswith("distributed.sequence_parallel must be 1 for this model (") and said.endswith(", got 2")
+
+
+@pytest.mark.parametrize("case", READ)
+def test_windows_learned_positions_and_experts_are_read_alike(case: str, two: Found) -> None:
+    assert two[case] == ""
+
+
+def test_routers_are_balanced_over_whole_rows(two: Found) -> None:
+    """Their loss is no sum over tokens: a mean of the groups' own parts would be another."""
+    assert two["mixtral/routed/shared/2"] == pytest.approx([0.0, 0.0], abs=TOLERANCE)
 
 
 @pytest.mark.parametrize(("recipe", "words", "said"), REFUSED)
