@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from math import gcd
 
 import numpy as np
 from transformers import PreTrainedConfig
@@ -98,12 +99,22 @@ class Counted:
     """Bytes of the weights of up to `SMALL` numbers."""
     num_cached: int
     """Numbers that are kept of each token of a text that is drawn: keys and values."""
+    heads: tuple[int, int, int]
+    """Of a layer's queries and of its keys, and the numbers of one."""
     num_pieces: int
     """Of the vocabulary."""
     row: int
     """Tokens of the longest row as it is laid out, which go into one pass together."""
     passes: np.ndarray
     """[2, Phase, Part] bytes of a pass in each of its phases: whatever its tokens, and for each of its tokens."""
+
+    def exchanged(self, sharing: int, itemsize: int) -> float:
+        """Bytes, for each token of its own, of what processes that share rows send each other before a layer's
+        attention, all heads of queries, keys and values, where it is laid together, where it comes, and as it came to
+        be laid together; `itemsize` of a number in a product."""
+        queries, keys, size = self.heads
+        keys *= sharing // gcd(sharing, keys)  # repeated, where they are no multiple
+        return 3.0 * itemsize * size * (queries + 2 * keys) if sharing > 1 else 0.0
 
     def during(self, tokens: int, *, is_only: bool = False) -> np.ndarray:
         """[Part] bytes in the phase of a pass of so many tokens that has most.
@@ -120,9 +131,15 @@ class Counted:
 
 
 def num_cached(config: PreTrainedConfig) -> int:
-    """The keys and values of a token, as most families have them: of heads that may be fewer than the queries'."""
+    """The keys and values of a token in all layers."""
+    _, keys, size = heads_of(config)
+    return 2 * int(config.get_text_config().num_hidden_layers) * keys * size
+
+
+def heads_of(config: PreTrainedConfig) -> tuple[int, int, int]:
+    """`Counted.heads`, as most families have them: those of keys may be fewer than the queries'."""
     text = config.get_text_config()
     fields = text.to_dict()
-    heads = fields.get("num_key_value_heads") or text.num_attention_heads
+    keys = fields.get("num_key_value_heads") or text.num_attention_heads
     size = fields.get("head_dim") or text.hidden_size // text.num_attention_heads
-    return int(2 * text.num_hidden_layers * heads * size)
+    return int(text.num_attention_heads), int(keys), int(size)

@@ -31,7 +31,7 @@ from alignment.distributed.collectives import pick_device
 from alignment.distributed.placement import Whole
 from alignment.distributed.precision import compute_dtype
 from alignment.models.allocations import leave_meta, peaks_of
-from alignment.models.counted import SMALL, Counted, Part, Phase, Role, Rows, num_cached, of_pass
+from alignment.models.counted import SMALL, Counted, Part, Phase, Role, Rows, heads_of, num_cached, of_pass
 from alignment.models.folder import architecture_of, attention_of, read_shape
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import held_of
@@ -94,6 +94,8 @@ def footprint_of(
         states=counted.states,
     )
     fixed, per_token = max(of_pass(counted.passes).T.tolist(), key=lambda phase: phase[0] + phase[1] * MANY)
+    sharing = distributed.sequence_parallel  # of which each has its part of a pass
+    per_token = (per_token + counted.exchanged(sharing, compute_dtype(distributed).itemsize)) / sharing
     return Footprint(held.on_device, MARGIN * fixed, MARGIN * per_token, held.on_device - held.between_steps)
 
 
@@ -112,7 +114,8 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     by_phase = np.array(passes).reshape(2, len(Phase), len(Part))
     cached, pieces = num_cached(config), config.get_text_config().vocab_size
     numbers = round(num_trained), round(num_frozen)
-    return Counted(trained, frozen, *numbers, states, layer, small, cached, pieces, round(row), by_phase)
+    heads = heads_of(config)
+    return Counted(trained, frozen, *numbers, states, layer, small, cached, heads, pieces, round(row), by_phase)
 
 
 def states_of_role(role: Role, compute: torch.dtype) -> float:

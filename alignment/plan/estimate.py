@@ -24,6 +24,7 @@ NAMES = {
     Part.logits: "logits",
     Part.gradients: "gradients",
 }
+EXCHANGED = "queries, keys and values sent"
 BUCKETS, SMALL_WEIGHTS = "buckets of gradients", "small weights, whole"
 
 
@@ -92,6 +93,8 @@ def plan_of(config: Planned, hardware: Hardware, counts: Counts) -> Plan:
     """
     config = placed_on(config, hardware)
     processes = config.processes()
+    if isinstance(config, TrainingConfig):
+        config.check_processes(processes)
     hardware = replace(hardware, processes=processes, local=min(hardware.local, processes))
     roles = planned_roles(config, processes, is_gpu=hardware.is_gpu, counts=counts)
     if config.batch.max_tokens is not None:
@@ -164,9 +167,12 @@ def _passes(
         stays: bytes of what DeepSpeed has at all times.
     """
     is_only = each.role.is_trained and is_one_pass(config, each, processes, max_tokens)
-    sizes = each.counted.during(max(max_tokens, each.counted.row), is_only=is_only)
+    sharing = config.distributed.sequence_parallel
+    own = -(-max(max_tokens, each.counted.row) // sharing)  # tokens, of those of a pass
+    sizes = each.counted.during(own, is_only=is_only)
     sizes[Part.copies] = casts(float(sizes[Part.copies]), each.counted.layer, config.distributed)
     parts = {NAMES[part]: float(sizes[part]) for part in Part if sizes[part] > 0}
+    parts[EXCHANGED] = own * each.counted.exchanged(sharing, compute_dtype(config.distributed).itemsize)
     parts[BUCKETS] = buckets(config.distributed, each.counted) * each.role.is_trained
     parts |= stays
     parts["gathered weights"] = gathered(each.counted, config.distributed, processes)

@@ -17,4 +17,5 @@ def is_one_pass(config: Planned, each: PlannedRole, processes: int, max_tokens: 
         rows = -(-rows // config.ppo.mini_batches)
         if config.ptx.weight and not each.role.is_scalar:
             return False
-    return -(-rows // processes) * each.counted.row <= max_tokens
+    parts = processes // config.distributed.sequence_parallel
+    return -(-rows // parts) * each.counted.row <= max_tokens

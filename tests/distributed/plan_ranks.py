@@ -59,6 +59,10 @@ DRAWN += ["generation.batch_size=256"]
 READ = ["data=native", "data.train.path=rows.jsonl", "data.eval.path=null", "data.max_length=64"]
 RUNS = {
     "sft": [*READ, "data.max_prompt_length=16", "batch.size=8", "batch.max_tokens=128"],
+    "sft shared": [
+        *(*READ[:-1], "data.max_length=512", "data.max_prompt_length=16", "batch.size=4", "batch.max_tokens=1024"),
+        "distributed.sequence_parallel=2",
+    ],
     "grpo": [*DRAWN, "batch.size=32", "batch.max_tokens=512", "model.gradient_checkpointing=true"],
 }
 
@@ -118,8 +122,10 @@ def held(stage: int, folder: Path) -> dict[str, int]:
 
 
 def beside_its_plan(name: str) -> dict[str, Any]:
-    with composing([], f"tiny_{name}"):
-        measured = measure(resolve(single(f"tiny_{name}", [*COMMON, *RUNS[name], f"output_dir={name}"])), Counts())
+    recipe = f"tiny_{name.partition(' ')[0]}"
+    with composing([], recipe):
+        words = [*COMMON, *RUNS[name], f"output_dir={name.replace(' ', '_')}"]
+        measured = measure(resolve(single(recipe, words)), Counts())
     return {"ratio": measured.ratio, "highest": measured.plan.highest.name}
 
 

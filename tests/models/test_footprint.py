@@ -111,6 +111,18 @@ def test_zero_shares_out_what_it_shares(zero: int | None, weights: float) -> Non
     assert footprint_of(role, ROWS, config, 4).held == pytest.approx(weights * one)
 
 
+def test_processes_that_share_rows_have_their_part_of_each_token() -> None:
+    """With what they send each other: of 4 heads of queries and 2 of keys, which are repeated for 4 processes."""
+    role, found = Role("model.init", settings("mistral"), is_trained=True), []
+    for size in (1, 2, 4):
+        config = DistributedConfig(device=Device.cpu, precision=Precision.float32, zero=1, sequence_parallel=size)
+        found.append(footprint_of(role, ROWS, config, 4))
+    assert len({each.held for each in found}) == len({each.fixed for each in found}) == 1
+    for size, keys, each in ((2, 2, found[1]), (4, 4, found[2])):
+        sent = 3 * 4 * 8 * (4 + 2 * keys)
+        assert each.per_token * size == pytest.approx(found[0].per_token + 1.05 * sent)
+
+
 def test_what_is_on_a_disk_is_not_in_memory() -> None:
     role = Role("model.init", settings("llama"), is_trained=True)
     one = footprint_of(role, ROWS, CPU, 1).held / 4

@@ -89,6 +89,10 @@ def test_devices_have_names() -> None:
         (["tiny_dpo", "--mfu", "40"], r"--mfu must be in \(0, 1\], got 40"),
         (["tiny_pipeline"], "plan takes a run that trains a model or draws replies of one"),
         (["tiny_dpo", "--for", "3x24GB", "distributed=zero1"], "batch.size must be a multiple of the number of proc"),
+        (
+            ["tiny_dpo", "distributed=zero1", "distributed.sequence_parallel=2"],
+            r"must divide .* processes \(1; .*got 2",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(
