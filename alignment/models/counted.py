@@ -116,6 +116,10 @@ class Counted:
         keys *= sharing // gcd(sharing, keys)  # repeated, where they are no multiple
         return 3.0 * itemsize * size * (queries + 2 * keys) if sharing > 1 else 0.0
 
+    def own_part(self, per_token: float, sharing: int, itemsize: int) -> float:
+        """Of what a token of a pass takes, what it takes in each of the processes that share rows."""
+        return (per_token + self.exchanged(sharing, itemsize)) / sharing
+
     def during(self, tokens: int, *, is_only: bool = False) -> np.ndarray:
         """[Part] bytes in the phase of a pass of so many tokens that has most.
 

@@ -83,19 +83,17 @@ def footprint_of(
         RuntimeError, and others: its code asks for the numbers in a tensor, of which there are none.
     """
     counted = counted_of(role, rows, compute_dtype(distributed), layout)
-    is_gpu = pick_device(distributed.device).type == "cuda"
     held = held_of(
         counted.trained,
         counted.frozen,
         distributed,
         processes,
-        is_gpu=is_gpu,
+        is_gpu=pick_device(distributed.device).type == "cuda",
         averages=role.copies,
         states=counted.states,
     )
     fixed, per_token = max(of_pass(counted.passes).T.tolist(), key=lambda phase: phase[0] + phase[1] * MANY)
-    sharing = distributed.sequence_parallel  # of which each has its part of a pass
-    per_token = (per_token + counted.exchanged(sharing, compute_dtype(distributed).itemsize)) / sharing
+    per_token = counted.own_part(per_token, distributed.sequence_parallel, compute_dtype(distributed).itemsize)
     return Footprint(held.on_device, MARGIN * fixed, MARGIN * per_token, held.on_device - held.between_steps)
 
 
@@ -112,9 +110,8 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     trained, frozen, num_trained, num_frozen, states, small, row, *passes = count.tolist()
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     by_phase = np.array(passes).reshape(2, len(Phase), len(Part))
-    cached, pieces = num_cached(config), config.get_text_config().vocab_size
+    cached, heads, pieces = num_cached(config), heads_of(config), config.get_text_config().vocab_size
     numbers = round(num_trained), round(num_frozen)
-    heads = heads_of(config)
     return Counted(trained, frozen, *numbers, states, layer, small, cached, heads, pieces, round(row), by_phase)
 
 

@@ -23,7 +23,7 @@ def reward_statistics(engine: Engine, train: Batches, held_out: Batches | None) 
     Where there are no held-out pairs, of those that the first steps trained on: it knows them, so their deviation is
     somewhat larger than that of new ones.
     """
-    batches = EvenBatches(_first(train)) if held_out is None else held_out.once()
+    batches = _first(train) if held_out is None else held_out.once()
     engine.model.eval()
     scores = [torch.zeros(0, device=engine.device)]
     read = partial(sequence_scores, engine.model)
@@ -34,7 +34,8 @@ def reward_statistics(engine: Engine, train: Batches, held_out: Batches | None) 
     return RewardStatistics(mean.item(), variance.sqrt().item(), count, "train" if held_out is None else "eval")
 
 
-def _first(train: Batches) -> list[Batch]:
+def _first(train: Batches) -> EvenBatches[Batch]:
     """About `ENOUGH_PAIRS`, none of them twice unless a step itself holds one twice."""
     steps = max(1, min(ENOUGH_PAIRS, len(train.examples)) // train.packer.config.size)
-    return [batch for index in range(steps) for batch in train.step(index)]
+    batches = [batch for index in range(steps) for batch in train.step(index)]
+    return EvenBatches(batches) if train.packer.counts else EvenBatches((), batches)

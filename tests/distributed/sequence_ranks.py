@@ -26,6 +26,7 @@ from alignment.models.layout import require_parts
 from alignment.models.load import load_language_model
 from alignment.models.readout import token_logprobs
 from alignment.models.tokenizer import load_tokenizer
+from alignment.training.reward_normalization import reward_statistics
 from alignment.training.step import evaluate_step, train_step
 
 STEPS = 4
@@ -58,6 +59,9 @@ def run(method: str, stage: str, layout: str, size: int) -> dict[str, Any]:
     seen["metrics"] = [{name: value for name, value in step.items() if "precision" not in name} for step in steps]
     evaluated = evaluate_step(engine, objective, batches.once())
     seen["eval"] = evaluated.counting_pairs().means()
+    if method == "reward":
+        statistics = reward_statistics(engine, batches, None)
+        seen["statistics"] = [statistics.mean, statistics.std, statistics.count]
     return seen
 
 

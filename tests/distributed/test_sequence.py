@@ -75,6 +75,7 @@ def same(case: str, found: Found, one: Found) -> None:
     assert own["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-4, abs=TOLERANCE)
     assert max(plain["grad_norm"]) > 0.5  # it was clipped
     assert own["eval"] == pytest.approx(plain["eval"], rel=TOLERANCE, abs=TOLERANCE)
+    assert own.get("statistics", []) == pytest.approx(plain.get("statistics", []), rel=TOLERANCE, abs=TOLERANCE)
     for step, wanted in zip(own["metrics"][1:], plain["metrics"][1:], strict=True):  # at first rewards tie
         assert step == pytest.approx(wanted, rel=1e-4, abs=TOLERANCE)
 
