@@ -14,8 +14,9 @@ from alignment.user_error import nearest
 
 class Attention(str, Enum):
     auto = "auto"
-    """The default. On a GPU in half precision one call a layer for all texts of a batch, flex_attention where an
-    architecture has a cap or sinks; else sdpa, or eager, which is said, where sdpa does not serve."""
+    """The default. On a GPU in half precision one call a layer for all texts of a batch, flex_attention in float32, for
+    heads above 256 and where an architecture has a cap or sinks; else sdpa, or eager, which is said, where sdpa does
+    not serve."""
     sdpa = "sdpa"
     """torch's fused attention, prompt by prompt."""
     eager = "eager"

@@ -1,61 +1,63 @@
-"""The branch mask: who sees whom in a packed row, and the attention that keeps to it.
-
-A query sees a key that is not after it, of the same group, and in the prompt or in its own branch. With a sliding
-window the distance is that of the position ids, which is the distance within the branch's own text.
+"""The attention that keeps to the branch rule (branches.py), and the masks that it is given.
 
 Tokens of different groups never see each other, so attention goes group by group, each as long as it is: its cost is
 the sum of the groups' squares, and no row is padded. A prompt and its first completion are one plain causal text, which
 sdpa's fastest kernels take without a mask and at half that cost; in a long group only the other completions need one.
 
-A GPU would wait for all those calls: there, where nothing else is asked for, one call a layer takes all groups
-(varlen.py), and flex_attention, which takes the whole row with the same rule as a block mask, where an architecture
-puts a cap or a sink into its scores. What neither serves, float32 among it, goes group by group there too.
+A GPU would wait for all those calls: `kernel_of` says what it takes instead where nothing else is asked for. Last of
+all it goes group by group too, without cuDNN's sdpa, which would plan each call anew (distributed/device.py).
 """
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from enum import Enum, auto
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from alignment.data.pack import PADDING, Batch
+from alignment.data.pack import Batch
+from alignment.models.branches import branch_rule
 from alignment.models.layer_kinds import FULL, SLIDING, layer_kinds, sliding_window
 from alignment.models.varlen import Ways, attend, hidden_window, serves, ways_of, window_mark
+from alignment.models.whole_row import block_mask, in_fixed_lengths, serves_row
 
 GROUPED = {"sdpa": "grouped_sdpa", "eager": "grouped_eager"}
 """An attention of transformers, and the name of the same one group by group."""
 AUTO = {"sdpa": "auto_sdpa", "eager": "auto_eager"}
 """And that of the same one where it may be another on a GPU."""
 FLEX = "flex_attention"
-FLEX_DEVICES = ("cuda",)  # that compile it
 
 LONG = 512
 """Tokens of a group from which two calls of sdpa, one of them without a mask, take less time than one."""
 
 Mask = Tensor | BlockMask
-Sees = Callable[[Any, Any, Tensor, Tensor], Tensor]
+Attend = Callable[..., tuple[Tensor, Tensor | None]]
 
 
-def branch_rule(batch: Batch, window: int | None = None) -> Sees:
-    """(batch, head, query, key) -> bool, in the form of a flex_attention mask; indices are into the one row."""
-    groups, branches, positions = batch.groups[0], batch.branches[0], batch.position_ids[0]
+class Kernel(Enum):
+    """What takes all texts of a batch in the shared layout."""
 
-    def sees(_batch: Any, _head: Any, query: Tensor, key: Tensor) -> Tensor:
-        is_seen = (query >= key) & (groups[query] == groups[key])
-        is_seen = is_seen & ((branches[key] == 0) | (branches[query] == branches[key]))
-        if window is not None:
-            is_seen = is_seen & (positions[query] - positions[key] < window)
-        return is_seen
+    one_call = auto()  # a layer, or two: torch's varlen attention (varlen.py)
+    whole_row = auto()  # flex_attention (whole_row.py)
+    by_group = auto()  # sdpa, or the architecture's own
 
-    return sees
+
+def kernel_of(config: PreTrainedConfig, device: torch.device) -> Kernel:
+    """The one place that chooses. On a GPU varlen attention in half precision; flex_attention where it cannot serve
+    (float32, heads above 256), and where an architecture puts a cap or a sink into its scores; else group by group."""
+    chosen = config._attn_implementation
+    if chosen == FLEX:
+        return Kernel.whole_row
+    if chosen == AUTO["sdpa"] and serves(config, device):
+        return Kernel.one_call
+    return Kernel.whole_row if chosen in AUTO.values() and serves_row(config, device) else Kernel.by_group
 
 
 def group_masks(batch: Batch, window: int | None = None, plain: Sequence[int] | None = None) -> Tensor:
@@ -79,19 +81,23 @@ def plain_rows(batch: Batch) -> tuple[int, ...]:
 
 def attention_inputs(batch: Batch, config: PreTrainedConfig) -> dict[str, Any]:
     """What the model's body takes beside token and position ids: `attention_mask`, and where attention goes group by
-    group its `group_lengths` and `plain_rows`, where it takes all groups in one call or two its `ways`. For a model
-    whose layers differ, one mask for each kind of layer.
+    group its `group_lengths` and `plain_rows`, where it takes all groups in one call or two its `ways`, and where it
+    takes the row its `rows`, a block mask for each window. For a model whose layers differ, one mask for each kind.
 
     In the separate layout none: padding stands behind a row's text, which never looks there, and what padding itself
     sees is never read. A mask would keep sdpa from its fastest kernels, and a GPU waiting while it is looked through.
     """
     if not batch.shared:
         return {"attention_mask": None}
-    if takes_whole_row(config, batch):
-        return {"attention_mask": _by_kind(config, partial(_block_mask, batch))}
-    if config._attn_implementation == AUTO["sdpa"] and serves(config, batch.input_ids.device):
+    kernel = kernel_of(config, batch.input_ids.device)
+    if config._attn_implementation == FLEX:  # transformers' own
+        return {"attention_mask": _by_kind(config, partial(block_mask, batch))}
+    if kernel is not Kernel.by_group:
         marks = _by_kind(config, lambda window: window_mark(hidden_window(window, batch)))
-        return {"attention_mask": marks, "ways": ways_of(batch, config)}
+        if kernel is Kernel.one_call:
+            return {"attention_mask": marks, "ways": ways_of(batch, config)}
+        windows = {mark.shape[-1] for mark in (marks.values() if isinstance(marks, dict) else [marks])}
+        return {"attention_mask": marks, "rows": {window: block_mask(batch, window or None) for window in windows}}
     plain = plain_rows(batch)
     is_sdpa = config._attn_implementation in (GROUPED["sdpa"], AUTO["sdpa"])
 
@@ -102,10 +108,10 @@ def attention_inputs(batch: Batch, config: PreTrainedConfig) -> dict[str, Any]:
     return {"attention_mask": _by_kind(config, make), "group_lengths": batch.group_lengths, "plain_rows": plain}
 
 
-def takes_whole_row(config: PreTrainedConfig, batch: Batch) -> bool:
-    """Whether attention to a batch is flex_attention's, which compiles a kernel for each length of a row."""
-    is_chosen = config._attn_implementation == AUTO["eager"] and batch.input_ids.device.type in FLEX_DEVICES
-    return config._attn_implementation == FLEX or is_chosen
+def laid_out(batch: Batch, config: PreTrainedConfig) -> Batch:
+    """As the model's attention takes it."""
+    is_row = batch.shared and kernel_of(config, batch.input_ids.device) is Kernel.whole_row
+    return in_fixed_lengths(batch) if is_row else batch
 
 
 def _by_kind(config: PreTrainedConfig, make: Callable[[int | None], Mask]) -> Mask | dict[str, Mask]:
@@ -114,32 +120,6 @@ def _by_kind(config: PreTrainedConfig, make: Callable[[int | None], Mask]) -> Ma
     if kinds == {FULL, SLIDING}:
         return {FULL: make(None), SLIDING: make(window)}
     return make(window if kinds == {SLIDING} else None)
-
-
-def _block_mask(batch: Batch, window: int | None) -> BlockMask:
-    length = batch.input_ids.shape[1]
-    return create_block_mask(
-        branch_rule(batch, window), 1, None, length, length, device=str(batch.input_ids.device), _compile=False
-    )
-
-
-def in_fixed_lengths(batch: Batch) -> Batch:
-    """The batch with its one row made as long as the next of few lengths, at most an eighth longer (and a multiple of
-    128), so that a compiled kernel meets few shapes. What points into the row still points to the same tokens."""
-    length = batch.input_ids.shape[1]
-    unit = max(128, 2 ** (length - 1).bit_length() // 16)
-    extra = -length % unit
-
-    def grown(ids: Tensor, value: int) -> Tensor:
-        return torch.nn.functional.pad(ids, (0, extra), value=value)
-
-    return replace(
-        batch,
-        input_ids=grown(batch.input_ids, 0),
-        position_ids=grown(batch.position_ids, 0),
-        groups=grown(batch.groups, PADDING),
-        branches=grown(batch.branches, 0),
-    )
 
 
 def choose_attention(hf: PreTrainedModel) -> None:
@@ -166,6 +146,19 @@ def _grouped_eager(module: nn.Module, *inputs: Any, **settings: Any) -> tuple[Te
 
 
 def _auto_sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+) -> tuple[Tensor, Tensor | None]:
+    return _auto(_grouped_sdpa, module, query, key, value, mask, **settings)
+
+
+def _auto_eager(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+) -> tuple[Tensor, Tensor | None]:
+    return _auto(_grouped_eager, module, query, key, value, mask, **settings)
+
+
+def _auto(
+    grouped: Attend,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -173,21 +166,21 @@ def _auto_sdpa(
     mask: Tensor | None,
     *,
     ways: Ways | None = None,
+    rows: dict[int, BlockMask] | None = None,
     **settings: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    if ways is None:
-        return _grouped_sdpa(module, query, key, value, mask, **settings)
+    """As `attention_inputs` has chosen. The mask is a layer's mark where that is not by group: some architectures ask
+    theirs for what a block mask has not."""
+    if ways is not None:
+        assert mask is not None
+        return attend(module, query, key, value, mask, ways, **settings)
+    if rows is None:
+        return grouped(module, query, key, value, mask, **settings)
     assert mask is not None
-    return attend(module, query, key, value, mask, ways, **settings)
-
-
-def _auto_eager(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, **settings: Any
-) -> tuple[Tensor, Tensor | None]:
-    if isinstance(mask, BlockMask):
-        output: tuple[Tensor, Tensor | None] = flex_attention_forward(module, query, key, value, mask, **settings)
-        return output
-    return _grouped_eager(module, query, key, value, mask, **settings)
+    found: tuple[Tensor, Tensor | None] = flex_attention_forward(
+        module, query, key, value, rows[mask.shape[-1]], **settings
+    )
+    return found
 
 
 def _eager(
@@ -201,7 +194,7 @@ def _eager(
 
 
 def _by_group(
-    attend: Callable[..., tuple[Tensor, Tensor | None]],
+    attend: Attend,
     module: nn.Module,
     query: Tensor,
     key: Tensor,

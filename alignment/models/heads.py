@@ -19,12 +19,7 @@ from alignment.data.pack import PADDING, Batch
 from alignment.distributed.placement import Placement
 from alignment.models import fused_head
 from alignment.models.adapters import adapter_instead, adapter_off, use_adapter
-from alignment.models.attention import (
-    attention_inputs,
-    in_fixed_lengths,
-    takes_whole_row,
-    use_grouped_attention,
-)
+from alignment.models.attention import attention_inputs, laid_out, use_grouped_attention
 from alignment.models.fused_head import LogitScale
 from alignment.models.last_layer import feed_forward_at
 from alignment.models.last_layer import reads_apart as is_read_apart
@@ -124,9 +119,7 @@ class Trunk(nn.Module):
         return output.last_hidden_state.flatten(0, 1)[positions]
 
     def _laid_out(self, batch: Batch) -> Batch:
-        """As the model's attention takes it."""
-        takes_row = batch.shared and takes_whole_row(self.hf.config.get_text_config(), batch)
-        return in_fixed_lengths(batch) if takes_row else batch
+        return laid_out(batch, self.hf.config.get_text_config())
 
 
 class LanguageModel(Trunk):

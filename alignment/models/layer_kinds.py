@@ -39,6 +39,17 @@ def unknown_kinds(config: PreTrainedConfig) -> list[str]:
     return sorted(set(config.to_dict().get("layer_types") or ()) - {FULL, SLIDING})
 
 
+def head_sizes(config: PreTrainedConfig) -> list[int]:
+    """In numbers, of queries and keys, of values, or of parts of them, where a config tells them apart."""
+    sizes = [size for name, size in config.to_dict().items() if name.endswith("head_dim") and isinstance(size, int)]
+    return sizes or [head_size(config)]
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    """In numbers, where a config does not name it."""
+    return int(config.hidden_size // config.num_attention_heads)
+
+
 def check_branches(hf: PreTrainedModel) -> None:
     """What the shared layout asks of an architecture: it is told its positions, and its mask says all that is seen.
 

@@ -26,7 +26,7 @@ from transformers import PreTrainedConfig
 
 from alignment.config.errors import ConfigError
 from alignment.data.pack import Batch
-from alignment.models.layer_kinds import SLIDING, layer_kinds, sliding_window
+from alignment.models.layer_kinds import SLIDING, head_size, head_sizes, layer_kinds, sliding_window
 from alignment.models.two_calls import Parts, merged_attention, parts_of
 
 DEVICES = ("cuda",)  # that have the kernel
@@ -66,12 +66,7 @@ def serves(config: PreTrainedConfig, device: torch.device) -> bool:
     if kind not in DEVICES:
         return False
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-    sizes = [size for name, size in config.to_dict().items() if name.endswith("head_dim") and isinstance(size, int)]
-    return dtype in DTYPES and max(sizes, default=_head_size(config)) <= LARGEST
-
-
-def _head_size(config: PreTrainedConfig) -> int:
-    return int(config.hidden_size // config.num_attention_heads)
+    return dtype in DTYPES and max(head_sizes(config)) <= LARGEST
 
 
 def ways_of(batch: Batch, config: PreTrainedConfig) -> Ways:
@@ -104,7 +99,7 @@ def written(batch: Batch, config: PreTrainedConfig) -> tuple[int, int]:
     prompts, later, copies = lengths[:, 0].sum(), lengths[:, 2:].sum(), lengths[:, 0].sum() * (batch.replies - 1)
     heads, settings = config.num_attention_heads, config.to_dict()
     of_keys = settings.get("num_key_value_heads") or heads
-    size = 2 * (settings.get("head_dim") or _head_size(config))
+    size = 2 * (settings.get("head_dim") or head_size(config))
     gathered = (6 * (lengths.sum() + copies) + 18 * prompts) * of_keys
     return int(gathered * size), int(((2 * lengths.sum() + 12 * prompts) * of_keys + 16 * later * heads) * size)
 

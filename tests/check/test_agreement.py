@@ -30,6 +30,7 @@ from alignment.data.pack import Batch
 from alignment.distributed.placement import WHOLE
 from alignment.losses import DPOLoss
 from alignment.models import attention
+from alignment.models.branches import Sees
 from alignment.models.load import load_language_model
 from alignment.tasks import sft
 from alignment.training import objectives, setup, step
@@ -85,7 +86,7 @@ def test_the_first_loss_of_each_variant_is_written_out(loss: DPOLoss, value: str
 def test_a_mask_that_lets_branches_see_each_other_is_found(
     kind: type, verdict: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def causal(batch: Batch, window: int | None = None) -> attention.Sees:
+    def causal(batch: Batch, window: int | None = None) -> Sees:
         groups = batch.groups[0]
         return lambda _batch, _head, query, key: (query >= key) & (groups[query] == groups[key])
 

@@ -29,8 +29,14 @@ MODELS: dict[str, dict[str, Any]] = {
 LONG = [*SHAPES.values(), [(300, 200, 10), (70, 50, 90), (1, 600, 2)]]
 
 
-def compared(init: dict[str, Any], other: Attention, tokenizer: PreTrainedTokenizerBase, tolerance: float) -> None:
-    """Log-probs and every gradient, both in bfloat16: their distance, relative to their length."""
+def compared(
+    init: dict[str, Any],
+    other: Attention,
+    tokenizer: PreTrainedTokenizerBase,
+    tolerance: float,
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Log-probs and every gradient, both in one precision: their distance, relative to their length."""
     for shapes in LONG:
         batch = packed(shapes).to(torch.device("cuda"))
         found = []
@@ -38,7 +44,7 @@ def compared(init: dict[str, Any], other: Attention, tokenizer: PreTrainedTokeni
             torch.manual_seed(0)
             config = ModelConfig(init={**SIZES, **init}, attention=attention)
             model = load_language_model(config, tokenizer, WHOLE).cuda().train()
-            with torch.autocast("cuda", dtype=torch.bfloat16):
+            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
                 logprobs = token_logprobs(model, batch)
             found.append([value.double().cpu() for value in learned(model, logprobs.cpu())])
         for got, want in zip(*found, strict=True):
@@ -67,3 +73,12 @@ def test_two_calls_a_layer_learn_as_group_by_group(
 def test_a_cap_is_flex_attention_s(tokenizer: PreTrainedTokenizerBase) -> None:
     capped = {"model_type": "gemma2", "head_dim": 64, "sliding_window": 50, "attn_logit_softcapping": 0.5, **HEADS}
     compared(capped, Attention.eager, tokenizer, 0.05)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_float32_is_flex_attention_s(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    compared(MODELS[name], Attention.sdpa, tokenizer, 1e-3, torch.float32)
+
+
+def test_heads_above_256_are_flex_attention_s(tokenizer: PreTrainedTokenizerBase) -> None:
+    compared({"model_type": "llama", "head_dim": 264, **HEADS}, Attention.sdpa, tokenizer, 0.05)

@@ -15,17 +15,13 @@ from alignment.data.records import Source
 from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE
 from alignment.models import attention
-from alignment.models.attention import (
-    attention_inputs,
-    branch_rule,
-    group_masks,
-    in_fixed_lengths,
-    plain_rows,
-)
+from alignment.models.attention import attention_inputs, group_masks, plain_rows
+from alignment.models.branches import branch_rule
 from alignment.models.heads import LanguageModel
 from alignment.models.layer_kinds import layer_kinds, sliding_window
 from alignment.models.load import load_language_model
 from alignment.models.readout import token_logprobs
+from alignment.models.whole_row import in_fixed_lengths
 
 
 def example(prompt: int, *completions: int) -> Example:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from alignment.models import two_calls, varlen
-from alignment.models.attention import branch_rule
+from alignment.models.branches import branch_rule
 from alignment.models.readout import token_logprobs
 from alignment.models.two_calls import merged_attention, parts_of
 from alignment.models.varlen import gathered_attention, sequences_of, takes_two_calls, ways_of, written

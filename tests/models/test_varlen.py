@@ -17,7 +17,8 @@ from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE
-from alignment.models import attention, folder, varlen
+from alignment.models import varlen
+from alignment.models.branches import branch_rule
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.readout import sequence_scores, token_logprobs
@@ -146,7 +147,7 @@ def test_heads_of_any_size(size: int, width: int, one_call: list[int]) -> None:
     v = torch.randn(1, 2, 7, width, dtype=torch.float64, generator=generator)
     out, _ = attend(nn.Identity(), q, k, v, window_mark(None), Ways(sequences_of(batch), None))
     order = torch.arange(7)
-    seen = attention.branch_rule(batch)(0, 0, order[:, None], order[None, :])
+    seen = branch_rule(batch)(0, 0, order[:, None], order[None, :])
     want = torch.nn.functional.scaled_dot_product_attention(q, k, v, seen, enable_gqa=True)
     torch.testing.assert_close(out, want.transpose(1, 2))
 
@@ -180,23 +181,6 @@ def test_what_the_kernel_has_no_place_for_is_refused() -> None:
     made, ways = torch.zeros(1, 1, 4, 8), Ways(sequences_of(packed([(2, 2)])), None)
     with pytest.raises(ConfigError, match=r"^model\.attention must be eager or sdpa where a Identity gives position_b"):
         attend(nn.Identity(), made, made, made, window_mark(None), ways, position_bias=made)
-
-
-def test_a_cap_is_flex_attention_s_on_a_gpu(
-    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Uncompiled, and forward only, for that is what it has on a CPU; the layers slide and see all by turns."""
-    monkeypatch.setattr(folder, "say_once", str)  # what is said once is another test's to hear
-    batch = packed([(70, 50, 9), (3, 4, 2)])
-    capped, uncapped = (loaded("gemma2, window 5", tokenizer, attn_logit_softcapping=cap) for cap in (0.1, 1e4))
-    assert not attention.takes_whole_row(capped.hf.config, batch)
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        want, other = (token_logprobs(model, batch) for model in (capped, uncapped))
-        monkeypatch.setattr(attention, "FLEX_DEVICES", ("cpu",))
-        assert attention.takes_whole_row(capped.hf.config, batch)
-        got = token_logprobs(capped, batch)
-    assert (want - other).abs().max() > 1e-2
-    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 def test_a_batch_knows_its_branches_in_the_shared_layout_alone() -> None:
