@@ -104,11 +104,16 @@ class NonFiniteGuard:
 
         Raises:
             UserError: no update of the run was taken in its first `MOST_IDLE` steps, or in all of them: steps may be
-                skipped, but not each one.
+                skipped, but not each one; nor may each overflow float16 to the last.
         """
         if self.num_idle < step - 1 or any(name.endswith("grad_norm") for name in learned):
             return
         self.num_idle += 1
+        overflows = any(name.endswith("precision/skipped") for name in learned)
+        if overflows and step == num_steps:
+            rule = "distributed.initial_loss_scale must be lower, or the run longer"
+            why = "no step of it was taken, for each gradient overflows float16 at a loss scale that each halves"
+            raise UserError(f"step {step}: {rule}: {why}")
         if self.num_idle != min(MOST_IDLE, num_steps):
             return
         if len({each["step"] for each in self.met}) == step:
@@ -121,7 +126,7 @@ class NonFiniteGuard:
             "had anything to learn from, the weights are as they came: the replies to each prompt all score alike, or "
         )
         why += "are the same"
-        if any(name.endswith("precision/skipped") for name in learned):
+        if overflows:
             way = "a lower distributed.initial_loss_scale spares a run that"
             why = f"was taken, for each gradient overflows float16 at a loss scale that is halved every time; {way}"
         if is_main():

@@ -177,6 +177,28 @@ def test_a_step_with_nothing_to_learn_from_is_no_step_left_out(
     assert capsys.readouterr().out == f"{said}prompt all score alike, or are the same\n"
 
 
+@pytest.mark.parametrize("num_steps", [29, 2])
+def test_a_run_whose_every_gradient_overflows_float16_is_no_finished_one(
+    demonstrations: list[Example], tmp_path: Path, num_steps: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It goes on for as long as the scale may yet come down, which is said."""
+    data = Batches(demonstrations, Packer(BatchConfig(size=2, max_tokens=60), 0), 0)
+    guard, one = NonFiniteGuard(tmp_path / "nonfinite.json", OnNonFinite.skip, data), torch.tensor(1)
+    skipped = Metrics({"actor/precision/skipped": Mean(one.float(), one)})
+    for step in range(1, num_steps):
+        guard.require_learning(step, skipped, num_steps=num_steps)
+    assert capsys.readouterr().out.count("step 10: no step so far was taken") == (num_steps > 10)
+    told = (
+        rf"^step {num_steps}: distributed\.initial_loss_scale must be lower, or the run longer: no step of it was taken"
+    )
+    with pytest.raises(UserError, match=told):
+        guard.require_learning(num_steps, skipped, num_steps=num_steps)
+    taken = Metrics({"actor/precision/skipped": Mean(one.float(), one), "grad_norm": Mean(one.float(), one)})
+    guard = NonFiniteGuard(tmp_path / "nonfinite.json", OnNonFinite.skip, data)
+    for step, learned in ((1, taken), (2, skipped)):
+        guard.require_learning(step, learned, num_steps=2)
+
+
 def test_the_role_whose_numbers_are_none_is_named(
     demonstrations: list[Example], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
