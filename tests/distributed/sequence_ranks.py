@@ -7,12 +7,14 @@ the plain engine, N how many processes share the tokens of a row. It is the same
 import gc
 import json
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import ranks
 import torch
 import torch.distributed as dist
@@ -20,6 +22,9 @@ import torch.distributed as dist
 from alignment.config.batch import Layout
 from alignment.config.errors import ConfigError
 from alignment.config.model import ModelConfig
+from alignment.data.pack import pack
+from alignment.data.records import Source
+from alignment.data.tokenize import Example
 from alignment.distributed import collectives, sequence
 from alignment.distributed.sharded import placement_of
 from alignment.models.layout import require_parts
@@ -93,20 +98,38 @@ def refused(kind: str, layout: str, size: int) -> str:
     return ""
 
 
-def routed(kind: str, size: int) -> list[float]:
-    """How far the loss of routers is from that of whole rows, and its gradient, of that gradient's size."""
-    model, batch = loaded(kind, size), ranks.batches_of("dpo").of(range(3))
-    found = []
+def far(kind: str, size: int, loss: Callable[[Any], torch.Tensor]) -> list[float]:
+    """How far a loss is from that of whole rows, and its gradient, of that gradient's size."""
+    model, found = loaded(kind, size), []
     for context in (sequence.each_alone(), nullcontext()):
         with context:
-            token_logprobs(model, batch)
-            model.router_loss.backward()
+            own = loss(model)
+            own.backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        found.append((model.router_loss.item(), gradient))
+        found.append((own.item(), gradient))
         model.zero_grad()
-    (whole, wanted), (own, part) = found
+    (whole, wanted), (shared, part) = found
     dist.all_reduce(part)
-    return [abs(own - whole), float((part - wanted).norm() / wanted.norm())]
+    return [abs(shared - whole), float((part - wanted).norm() / wanted.norm())]
+
+
+def routed(kind: str, size: int) -> list[float]:
+    """Of the loss of routers alone."""
+    batch = ranks.batches_of("dpo").of(range(3))
+
+    def loss(model: Any) -> torch.Tensor:
+        token_logprobs(model, batch)
+        return torch.as_tensor(model.router_loss)
+
+    return far(kind, size, loss)
+
+
+def unread(kind: str, size: int) -> list[float]:
+    """Of a text of which the first process has the prompt alone, where nothing is read."""
+    prompt, completion = np.arange(5, 45, dtype=np.int32), np.arange(45, 48, dtype=np.int32)
+    example = Example(prompt, (completion,), None, Source("rows.jsonl", 1), (True,))
+    batch = pack([example], [0], layout=Layout.shared, pad_id=0)
+    return far(kind, size, lambda model: token_logprobs(model, batch).square().mean())
 
 
 def main() -> None:
@@ -120,6 +143,8 @@ def main() -> None:
                 found[name] = refused(method, layout, int(size))
             case "routed":
                 found[name] = routed(method, int(size))
+            case "unread":
+                found[name] = unread(method, int(size))
             case _:
                 found[name] = run(method, stage, layout, int(size))
         gc.collect()

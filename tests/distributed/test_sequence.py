@@ -38,7 +38,14 @@ REFUSED = [
 READ = [
     f"{kind}/refused/{layout}/2" for kind in ("gemma3_text", "gpt2", "mixtral") for layout in ("shared", "separate")
 ]
-OTHERS = ["sft/sent/shared/2", "mixtral/routed/shared/2", "bloom/refused/separate/2", "mamba/refused/separate/2", *READ]
+OTHERS = [
+    "sft/sent/shared/2",
+    "mixtral/routed/shared/2",
+    "gpt2/unread/shared/2",
+    "bloom/refused/separate/2",
+    "mamba/refused/separate/2",
+    *READ,
+]
 FOUR = ["dpo/2/shared/2", "dpo/3/shared/2"]
 ALL_FOUR = ["dpo/2/shared/4", "sft/3/separate/4"]
 """Of a model with two heads of keys, which are repeated."""
@@ -112,6 +119,10 @@ def test_windows_learned_positions_and_experts_are_read_alike(case: str, two: Fo
 def test_routers_are_balanced_over_whole_rows(two: Found) -> None:
     """Their loss is no sum over tokens: a mean of the groups' own parts would be another."""
     assert two["mixtral/routed/shared/2"] == pytest.approx([0.0, 0.0], abs=TOLERANCE)
+
+
+def test_a_process_that_has_the_prompt_alone_takes_part(two: Found) -> None:
+    assert two["gpt2/unread/shared/2"] == pytest.approx([0.0, 0.0], abs=TOLERANCE)
 
 
 @pytest.mark.parametrize(("recipe", "words", "said"), REFUSED)
