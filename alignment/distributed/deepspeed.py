@@ -23,7 +23,7 @@ from alignment.distributed.engine import counts, load_optimizer, load_schedule, 
 from alignment.distributed.layers import running_by_layer, without_hooks
 from alignment.distributed.loss_scale import go_on, loss_scale_of, state_of
 from alignment.distributed.precision import autocast, compute_dtype
-from alignment.distributed.ranges import RangeWatch, before_steps, zero_parts
+from alignment.distributed.ranges import RangeWatch, before_steps, look_if_due
 from alignment.distributed.reshard import Groups, described, recut
 from alignment.distributed.settings import deepspeed_settings
 from alignment.distributed.trained_groups import copy_into, filled, held, offsets_and_shapes, trained_groups
@@ -74,7 +74,7 @@ class DeepSpeedEngine:
         self.model, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
         self._zero = self.model.optimizer
         scale_here(self.model, config.zero)
-        before_steps(self._zero, self._look)
+        before_steps(self._zero, lambda: look_if_due(self.watch, scheduler, self._stage, self._zero, model))
 
     def backward(self, loss: Tensor) -> None:
         """DeepSpeed takes the mean over processes, and a step's loss is their sum."""
@@ -107,10 +107,6 @@ class DeepSpeedEngine:
         if self.scaling is not None:
             self.scaling.update(is_taken=is_taken)
         return norm, is_taken
-
-    def _look(self) -> None:
-        if self.watch is not None and self.watch.is_due(self.scheduler.last_epoch):
-            self.watch.look(*zero_parts(self._stage, self._zero, self._module))
 
     def _clip(self, optimizer: Optimizer, *_: Any) -> None:
         trained = [p for group in optimizer.param_groups for p in group["params"]]

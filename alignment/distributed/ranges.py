@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from alignment.distributed import collectives
 
@@ -88,6 +89,12 @@ def zero_parts(stage: int, zero: Any, model: nn.Module) -> tuple[Parts, Parts]:
         for params, parts in zip(zero.params_in_partition, zero.averaged_gradients.values(), strict=True):
             gradients += zip(params, (part for part in parts if "_zero_padding" not in vars(part)), strict=True)
     return gradients, weights
+
+
+def look_if_due(watch: RangeWatch | None, scheduler: LRScheduler, stage: int, zero: Any, model: nn.Module) -> None:
+    """Of a ZeRO engine whose schedule says how many steps are taken."""
+    if watch is not None and watch.is_due(scheduler.last_epoch):
+        watch.look(*zero_parts(stage, zero, model))
 
 
 def _own(shards: Iterable[tuple[Any, Tensor]]) -> Parts:
