@@ -26,7 +26,7 @@ def ranks() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> dict[str, Any]:
-    return counted(tmp_path_factory.mktemp("plan"), run_ranks, "sft", "sft shared", *map(str, STAGES))
+    return counted(tmp_path_factory.mktemp("plan"), run_ranks, "sft", *map(str, STAGES))
 
 
 def counted(folder: Path, run_ranks: Callable[..., None], *wanted: str) -> dict[str, Any]:
@@ -65,9 +65,9 @@ def test_what_zero_3_gathers_is_planned(found: dict[str, Any]) -> None:
     assert 0.97 < found["sft"]["ratio"] < 1.1
 
 
-def test_of_rows_that_processes_share_a_part_is_planned(found: dict[str, Any]) -> None:
-    """And what they send each other for attention."""
-    assert 0.97 < found["sft shared"]["ratio"] < 1.1
+def test_of_rows_that_processes_share_a_part_is_planned(run_ranks: Callable[..., None], tmp_path: Path) -> None:
+    """And what they send each other for attention; in processes of their own, where DeepSpeed has not been."""
+    assert 0.97 < counted(tmp_path, run_ranks, "sft shared")["sft shared"]["ratio"] < 1.1
 
 
 @pytest.mark.slow
