@@ -56,15 +56,11 @@ class DeepSpeedEngine:
         numbers = self.num_weights, self.num_trained = counts(model)
         settings = deepspeed_settings(config, max_grad_norm=max_grad_norm, numbers=numbers)
         deepspeed, self.device = ready(config)
-        self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.max_grad_norm = max_grad_norm
+        self.optimizer, self.scheduler, self.max_grad_norm = optimizer, scheduler, max_grad_norm
         assert config.zero is not None
         if config.zero == 3:
             require_sharded(model)
-        self._stage = config.zero
-        self._config = config
-        self._module = model
+        self._stage, self._config, self._module = config.zero, config, model
         self.scaling, self.watch = loss_scale_of(config), watch
         self._norm = torch.zeros((), device=self.device)
         self._take: Callable[[bool], bool] = bool
