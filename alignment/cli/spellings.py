@@ -158,6 +158,9 @@ FLAGS = {  # what is given with dashes, as other commands take it -> key
 }
 QUANTIZED = "model.quantization=nf4 packs the base of adapters in 4 bits as it is read, model.quantization=int8 in 8"
 ROWS_OF_A_STEP = "batch.size=N is of a whole step, over all processes; batch.max_tokens=N is what one pass takes of it"
+PACKED = "before a prompt, and prompts lie behind one another in a row: model.lora.rank=N trains few weights"
+VIRTUAL = f"tokens that are learned are not laid out {PACKED}"
+PREFIXES = f"keys and values of each layer that are learned are not laid out {PACKED}"
 WAYS = {  # what has no key of its own here
     "per_device_train_batch_size": ROWS_OF_A_STEP,
     "per_device_eval_batch_size": ROWS_OF_A_STEP,
@@ -168,6 +171,11 @@ WAYS = {  # what has no key of its own here
     "load_in_8bit": QUANTIZED,
     "quantize": QUANTIZED,
     "quantization_config": QUANTIZED,
+    "prompt_tuning": VIRTUAL,
+    "p_tuning": VIRTUAL,
+    "num_virtual_tokens": VIRTUAL,
+    "prefix_tuning": PREFIXES,
+    "p_tuning_v2": PREFIXES,
     "assistant_only_loss": "turns of the assistant alone carry loss; data.learn=last: the last alone",
     "completion_only_loss": "prompts carry no loss, as it is",
 }

@@ -14,6 +14,10 @@ from alignment.config.run import RunConfig, TrainingConfig
 KEY = "model.adapter"
 BESIDE = "adapter"  # the weights of a run's model into which it is merged
 
+OF_PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE")
+"""Kinds of peft's that are tokens, or keys and values, before a text."""
+BEFORE_TEXT = "what stands before each text is in no weight of its base, and is not laid out in rows of several prompts"
+
 Run = TypeVar("Run", bound=RunConfig)
 
 
@@ -34,7 +38,9 @@ def require_lora(key: str, folder: Path) -> None:
         raise ConfigError(f"{key} must be the folder of an adapter ({ADAPTER_FILE}){way}")
     kind = read_json(folder / ADAPTER_FILE, key).get("peft_type")
     if kind != "LORA":
-        way = f"model.path={folder} merges others into their base, and trains on from there"
+        way = BEFORE_TEXT
+        if kind not in OF_PROMPTS:
+            way = f"model.path={folder} merges others into their base, and trains on from there"
         raise ConfigError(f"{key} must be an adapter of LoRA, got {kind!r} in {str(folder / ADAPTER_FILE)!r}; {way}")
 
 

@@ -36,6 +36,15 @@ COMMANDS = {
     "top key": ("run tiny_dpo sead=1", r"tiny_dpo: no such key 'sead' \(did you mean 'seed'\?\)"),
     "nested key": ("run tiny_dpo loss.betaa=1", r"no such key 'loss.betaa' \(did you mean 'loss.beta'\?\)"),
     "deep key": ("run tiny_dpo model.lora.rnk=1", r"no such key 'model.lora.rnk' \(did you mean 'model.lora.rank'\?\)"),
+    "prompt tuning": (
+        "run tiny_dpo model.prompt_tuning.tokens=20",
+        r"no such key 'model.prompt_tuning' \(tokens that are learned are not laid out before a prompt, .*lora.rank=N",
+    ),
+    "prefix tuning": (
+        "run tiny_dpo model.prefix_tuning.tokens=20",
+        r"no such key 'model.prefix_tuning' \(keys and values of each layer that are learned are not laid out before",
+    ),
+    "p-tuning": ("run tiny_dpo model.p_tuning=true", r"no such key 'model.p_tuning' \(tokens that are learned"),
     "far key": ("run tiny_dpo loss.gamma=1", "no such key 'loss.gamma'; valid here: beta, label_smoothing, variant"),
     "+key": ("run tiny_dpo +loss.gamma=1", "no such key 'loss.gamma'; valid here: beta, label_smoothing, variant"),
     "+top key": ("run tiny_dpo +sead=1", r"no such key 'sead' \(did you mean 'seed'\?\)"),

@@ -142,7 +142,10 @@ def broken(folder: Path, how: str) -> None:
     ("how", "match"),
     [
         ("base", r"base_model_name_or_path in '.*adapter_config\.json' must be the folder .*, got 'some/model'$"),
-        ("kind", r"must be an adapter that peft can merge into its base, got PROMPT_TUNING in"),
+        (
+            "kind",
+            r"must be an adapter that peft can merge into its base, got PROMPT_TUNING in '.*'; what stands before",
+        ),
         ("unknown", r"must be an adapter that peft can merge into its base, got 'NEXT_YEARS' in"),
         ("rank", r"the adapter in '.*' does not fit its base \(.*size mismatch"),
         ("cut", r"'.*adapter_model\.safetensors' is cut or damaged"),
