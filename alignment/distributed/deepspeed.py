@@ -5,7 +5,7 @@ Stage 0 shards nothing but the data, 1 the optimizer's states, 2 the gradients t
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
@@ -141,10 +141,6 @@ class DeepSpeedEngine:
         if self._stage == 3:
             self._zero.parameter_offload.partition_all_parameters()
         yield
-
-    def forget(self, weights: Iterable[nn.Parameter]) -> None:
-        for weight in weights:
-            self.optimizer.state.pop(weight, None)
 
     def state(self) -> dict[str, Any]:
         """What this process holds of it: plain tensors, numbers, strings, lists and dicts.

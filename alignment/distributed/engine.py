@@ -3,7 +3,7 @@
 The one here is plain torch in one process, on a CPU or a GPU; distributed/deepspeed.py has the one of many.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -31,6 +31,8 @@ class Engine(Protocol):
     num_weights: int
     """Of the whole model, wherever they are."""
     num_trained: int
+    optimizer: Optimizer
+    """On the weights themselves, but under ZeRO 1 to 3 on pieces of them."""
     scaling: LossScale | None
     """Of float16: `backward` multiplies the loss by it, `step` divides by it and changes it."""
     watch: RangeWatch | None
@@ -67,10 +69,6 @@ class Engine(Protocol):
 
     def partitioned(self) -> AbstractContextManager[None]:
         """A context in which every weight is where the model's placement has it, to be read through that."""
-        ...
-
-    def forget(self, weights: Iterable[nn.Parameter]) -> None:
-        """Drop what the optimizer has gathered of these, which have begun anew. Not under ZeRO 1 to 3."""
         ...
 
     def state(self) -> dict[str, Any]: ...
@@ -147,10 +145,6 @@ class TorchEngine:
     @contextmanager
     def partitioned(self) -> Iterator[None]:
         yield
-
-    def forget(self, weights: Iterable[nn.Parameter]) -> None:
-        for weight in weights:
-            self.optimizer.state.pop(weight, None)
 
     def state(self) -> dict[str, Any]:
         return {

@@ -33,7 +33,8 @@ class Merging:
         if self.steps % self.config.merge_every == 0:
             number = self.steps // self.config.merge_every
             generator = torch.Generator().manual_seed((self.seed + number * 1_000_003) % 2**63)
-            self.engine.forget(merge_and_begin(self.model, self.config.init, generator))
+            for weight in merge_and_begin(self.model, self.config.init, generator):
+                self.engine.optimizer.state.pop(weight, None)
             self.model.changed()
 
     def state(self) -> dict[str, Any]:
