@@ -18,12 +18,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from count_operations import Counted, CountedStepWide, Operations
 from counted_steps import METHODS, SCALAR, SIZES, objective_of, unit_of
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from alignment.config.batch import Layout
@@ -34,6 +34,7 @@ from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.sharded import placement_of
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.tokenizer import load_tokenizer
+from alignment.training.objectives import StepWide
 from alignment.training.step import train_step
 
 STAGES = (0, 1, 2, 3)
@@ -42,28 +43,27 @@ LAYERS = 2
 EVERYTHING = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # is sharded, as in a larger model
 
 
-class Collectives(TorchDispatchMode):
-    """Counts those that are started inside."""
+class Collectives(Operations):
+    """Counts those that are started inside, beside all operations."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: Counter[str] = Counter()
+        self.number = 0
         self.sent: Counter[str] = Counter()
         """Bytes, by dtype."""
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        space, _, name = operation._schema.name.partition("::")
-        if space == "c10d":
+        if operation._schema.name.startswith("c10d::"):
             tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
             widest = max(tensors, key=lambda each: each.numel() * each.element_size())
-            self.names[name] += 1
+            self.number += 1
             self.sent[str(widest.dtype).removeprefix("torch.")] += widest.numel() * widest.element_size()
-        return operation(*args, **(kwargs or {}))
+        return super().__torch_dispatch__(operation, types, args, kwargs)
 
 
 def step(method: str, layout: Layout, config: DistributedConfig, micro_batches: int) -> dict[str, Any]:
-    """Of a step after the first one: how many collectives, the bytes that they send in each dtype, and how many modules
-    are called. Each process has other rows, and the later ones more of them."""
+    """Of a step after the first one: how many collectives, the bytes that they send in each dtype, how many modules are
+    called and how often a GPU would be waited for. Each process has other rows, and the later ones more of them."""
     init = {"model_type": "llama", "num_hidden_layers": LAYERS, "tie_word_embeddings": False, **SIZES}
     load: Any = load_scalar_model if method in SCALAR else load_language_model
     settings = ModelConfig(init=init, attention=Attention.sdpa)
@@ -74,15 +74,20 @@ def step(method: str, layout: Layout, config: DistributedConfig, micro_batches: 
     engine = DeepSpeedEngine(model, optimizer, scheduler, config=config, max_grad_norm=1.0)
     groups = GROUPS + collectives.rank()
     units, objective = [unit_of(method, groups, layout)] * micro_batches, objective_of(method, groups, layout)
+    with torch.no_grad(), engine.precision():  # as of a reference before the first step
+        for unit in units * 2:
+            objective(engine.model, unit)
     for _ in range(2):  # ZeRO 3 notes the order of the modules, and gathers ahead from then on
         train_step(engine, objective, units)
     called: Counter[str] = Counter()
     noted = register_module_forward_pre_hook(lambda module, _: called.update([type(module).__name__]))
-    with Collectives() as seen:
-        train_step(engine, objective, units)
+    seen = Collectives()
+    counted: Any = (CountedStepWide if isinstance(objective, StepWide) else Counted)(objective, seen)
+    with seen:
+        train_step(engine, counted, units)
     noted.remove()
-    counts = {"collectives": seen.names.total(), "calls": called.total(), "sent": dict(seen.sent)}
-    return counts | {"weights": 4 * engine.num_trained}
+    counts = {"collectives": seen.number, "calls": called.total(), "sent": dict(seen.sent)}
+    return counts | {"waits": seen.waits.total(), "weights": 4 * engine.num_trained}
 
 
 def count(methods: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -102,11 +107,12 @@ def count(methods: Sequence[str], folder: Path) -> dict[str, Any]:
 
 
 def cells(counted: dict[str, Any]) -> list[str]:
-    """Collectives of a step of one micro-batch and of each more, and the bytes of both, of the weights' in float32."""
+    """A step's waits; collectives of one of one micro-batch and of each more, and the bytes of both, of the weights' in
+    float32."""
     one, two = counted["one"], counted["two"]
     sent = [sum(each["sent"].values()) / each["weights"] for each in (one, two)]
     more = two["collectives"] - one["collectives"]
-    return [str(one["collectives"]), str(more), f"{sent[0]:.2f}", f"{sent[1] - sent[0]:.2f}"]
+    return [str(one["waits"]), str(one["collectives"]), str(more), f"{sent[0]:.2f}", f"{sent[1] - sent[0]:.2f}"]
 
 
 def in_two_processes(methods: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -134,12 +140,14 @@ def main() -> None:
         return
     with TemporaryDirectory() as made:
         found = in_two_processes(methods, Path(made))
-    print("| method | ZeRO | collectives | of each further micro-batch | sent | of each | sent in bfloat16 | of each |")
-    print("|---|---|---|---|---|---|---|---|")
+    head = "| method | ZeRO | waits | collectives | of each further micro-batch "
+    head += "| sent | of each | sent in bfloat16 | of each |"
+    print(head)
+    print("|---" * (head.count("|") - 1) + "|")
     for method in methods:
         for stage in STAGES:
             wide, narrow = (cells(found[f"{method}/{stage}/{kind}/shared"]) for kind in ("float32", "bfloat16"))
-            print("|", " | ".join([method, str(stage), *wide, *narrow[2:]]), "|", flush=True)
+            print("|", " | ".join([method, str(stage), *wide, *narrow[3:]]), "|", flush=True)
 
 
 if __name__ == "__main__":

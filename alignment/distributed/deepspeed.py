@@ -20,7 +20,7 @@ from alignment.config.errors import UserError
 from alignment.distributed import collectives
 from alignment.distributed.device import tell_deepspeed
 from alignment.distributed.engine import counts, load_optimizer, load_schedule, optimizer_state, require_sharded
-from alignment.distributed.layers import running_by_layer, without_hooks
+from alignment.distributed.layers import running_by_layer, trace_passes_that_learn, without_hooks
 from alignment.distributed.loss_scale import go_on, loss_scale_of, state_of
 from alignment.distributed.precision import autocast, compute_dtype
 from alignment.distributed.ranges import RangeWatch, before_steps, look_if_due
@@ -64,6 +64,7 @@ class DeepSpeedEngine:
         self.scaling, self.watch = loss_scale_of(config), watch
         self._norm = torch.zeros((), device=self.device)
         self._take: Callable[[bool], bool] = bool
+        self._update: Tensor | None = None
         if config.zero == 0:  # DeepSpeed clips here without telling the norm; this runs when gradients are summed
             optimizer.register_step_pre_hook(self._clip)
         send_narrow(model, settings, config.zero)
@@ -71,6 +72,7 @@ class DeepSpeedEngine:
         self._zero = self.model.optimizer
         scale_here(self.model, config.zero)
         before_steps(self._zero, lambda: look_if_due(self.watch, scheduler, self._stage, self._zero, model))
+        trace_passes_that_learn(model, self._zero, self._stage)
 
     def backward(self, loss: Tensor) -> None:
         """DeepSpeed takes the mean over processes, and a step's loss is their sum."""
@@ -82,8 +84,9 @@ class DeepSpeedEngine:
         self.model.backward(loss)
 
     def step(self, *, update: Tensor | None = None, agree: Callable[[bool], bool] | None = None) -> tuple[Tensor, bool]:
-        """The norm is infinite where ZeRO was told to leave the step out. `update` is asked for first."""
-        may, is_taken = update is None or bool(update), True
+        """The norm is infinite where ZeRO was told to leave the step out; it looks at the norm behind `update`."""
+        self._update, is_taken = update, True
+        may = self._stage == 0 or update is None or bool(update)
 
         def take(is_finite: bool) -> bool:
             nonlocal is_taken
@@ -109,7 +112,8 @@ class DeepSpeedEngine:
         if self.scaling is not None:
             self.scaling.unscale(trained)
         self._norm = nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
-        if not self._take(bool(self._norm.isfinite())):
+        is_sound = self._norm.isfinite() if self._update is None else self._norm.isfinite() & self._update
+        if not self._take(bool(is_sound)):
             for p in trained:
                 p.grad = None  # the optimizer passes over a weight without one
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from inspect import getclosurevars
 from typing import Any
 
+import torch
 from torch import nn
 
 from alignment.distributed import collectives
@@ -64,6 +66,43 @@ def without_hooks(module: nn.Module, offload: Any) -> Iterator[None]:
     finally:
         offload.fwd_pre_hook = module.register_forward_pre_hook(begins)
         offload._register_deepspeed_module(module)
+
+
+def trace_passes_that_learn(module: nn.Module, zero: Any, stage: int) -> None:
+    """Have ZeRO 3 note anew in which order modules run, where it has noted a forward without gradients and one with them
+    begins. What it has noted it gathers ahead, several weights at a time; where another order follows it forgets, gathers
+    one by one, and notes the next pass: with one of each kind by turns, as of KTO, for ever the wrong one.
+
+    It also remembers which weights each module lets go of, and not that this was of an order that it has forgotten:
+    weights that a backward pass needs would go on being let go of behind each forward, and gathered again one by one.
+    """
+    if stage != 3:
+        return
+    offload, is_of_forward = zero.parameter_offload, False
+    coordinator = offload.get_param_coordinator()
+    lets_go = getclosurevars(vars(type(coordinator))["_PartitionedParameterCoordinator__params_to_release"])
+    clear = coordinator._clear_trace_structures
+
+    def forget() -> None:
+        clear()
+        lets_go.nonlocals["func"].cache_clear()  # beneath DeepSpeed's decorator, which does not say what it is around
+
+    coordinator._clear_trace_structures = forget
+
+    def behind(*_: Any) -> None:
+        nonlocal is_of_forward
+        has_hooks = bool(offload.forward_hooks)  # else nothing is noted
+        is_of_forward |= has_hooks and not torch.is_grad_enabled() and coordinator.is_record_trace()
+
+    def before(*_: Any) -> None:
+        nonlocal is_of_forward
+        if is_of_forward and torch.is_grad_enabled():
+            is_of_forward = False
+            if not coordinator.is_invalid_trace():
+                coordinator._invalidate_trace()
+
+    module.register_forward_hook(behind)
+    module.register_forward_pre_hook(before, prepend=True)  # of DeepSpeed's, which begins to note
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
