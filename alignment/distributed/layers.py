@@ -69,9 +69,9 @@ def without_hooks(module: nn.Module, offload: Any) -> Iterator[None]:
 
 
 def trace_passes_that_learn(module: nn.Module, zero: Any, stage: int) -> None:
-    """Have ZeRO 3 note anew in which order modules run, where it has noted a forward without gradients and one with them
-    begins. What it has noted it gathers ahead, several weights at a time; where another order follows it forgets, gathers
-    one by one, and notes the next pass: with one of each kind by turns, as of KTO, for ever the wrong one.
+    """Have ZeRO 3 note anew in which order modules run, where it has noted a forward without gradients and one with
+    them begins. What it has noted it gathers ahead, several weights at a time; where another order follows it forgets,
+    gathers one by one, and notes the next pass: with one of each kind by turns, as of KTO, for ever the wrong one.
 
     It also remembers which weights each module lets go of, and not that this was of an order that it has forgotten:
     weights that a backward pass needs would go on being let go of behind each forward, and gathered again one by one.
