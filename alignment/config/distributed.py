@@ -101,7 +101,13 @@ class DistributedConfig(Config):
 
 
 def require_device(model: ModelConfig, distributed: DistributedConfig) -> None:
-    """Raise `ConfigError` where the attention asked for is for another device."""
+    """Raise `ConfigError` where what is asked for is for another device, or has no place in a stage of ZeRO."""
     if model.attention is Attention.flex_attention:
         rule = "model.attention=flex_attention needs distributed.device=cuda"
         require(distributed.device is Device.cuda, rule, distributed.device.value)
+    if model.activation_offloading:
+        rule = "model.activation_offloading=true needs distributed.device=cuda: beside a CPU there is no other memory"
+        require(distributed.device is Device.cuda, rule, distributed.device.value)
+        rule = "distributed.zero must be null, 0, 1 or 2 with model.activation_offloading=true, which would keep the "
+        rule += "weights that ZeRO 3 gathers; model.gradient_checkpointing=true saves most of what it does"
+        require(distributed.zero != 3, rule, distributed.zero)

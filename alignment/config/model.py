@@ -175,6 +175,9 @@ class ModelConfig(Config):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, in place of keeping them: much less memory, about a third more
     time."""
+    activation_offloading: bool = False
+    """Keep what the layers save for the backward pass in the memory of the CPU: with gradient_checkpointing the inputs
+    of each layer. Needs distributed.device=cuda."""
     router_loss: float | None = None
     """Weight of a mixture of experts' load-balancing loss (arXiv:2101.03961, eq. 4). Null: the model's own
     `router_aux_loss_coef`, where its config sets `output_router_logits`."""

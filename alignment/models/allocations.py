@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from alignment.data.pack import Batch
+from alignment.models.activations import LEAST, Hooks
 from alignment.models.counted import Part, Phase, of_pass
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.readout import sequence_scores, token_logprobs, token_logprobs_and_entropy, token_values
@@ -27,23 +29,31 @@ def peak_of(model: LanguageModel | ScalarModel, batch: Batch, compute: torch.dty
 
 
 def peaks_of(
-    model: LanguageModel | ScalarModel, batch: Batch, compute: torch.dtype, *, is_trained: bool, is_in_ppo: bool = False
+    model: LanguageModel | ScalarModel,
+    batch: Batch,
+    compute: torch.dtype,
+    *,
+    is_trained: bool,
+    is_in_ppo: bool = False,
+    is_moved: bool = False,
 ) -> np.ndarray:
     """[Phase, Part] bytes: of each phase of the pass what is alive when it has most, by what it is for.
 
     Args:
         is_in_ppo: whether it is read as PPO's update does: with the entropy of each token, or with a value for each.
+        is_moved: whether what the layers keep for their backward pass goes to the CPU.
     """
     model.train(is_trained)
     model.zero_grad()
     is_lower, half = compute != torch.float32, torch.bfloat16 if compute == torch.float32 else compute
     known = [*model.parameters(), *model.buffers()]
-    with torch.set_grad_enabled(is_trained), Allocations(known) as allocations, _told(model, allocations):
+    with torch.set_grad_enabled(is_trained), Allocations(known) as allocations, _told(model, allocations, is_moved):
         with torch.autocast(batch.input_ids.device.type, half, enabled=is_lower):
             total = _read(model, batch, is_in_ppo=is_in_ppo).sum()
         if is_trained:
             allocations.begin(Phase.backward_of_read_out)
             total.backward()
+    allocations.highest_of[:, Part.on_host] = allocations.on_host
     return allocations.highest_of
 
 
@@ -54,7 +64,7 @@ def _read(model: LanguageModel | ScalarModel, batch: Batch, *, is_in_ppo: bool) 
 
 
 @contextmanager
-def _told(model: LanguageModel | ScalarModel, allocations: "Allocations") -> Iterator[None]:
+def _told(model: LanguageModel | ScalarModel, allocations: "Allocations", is_moved: bool) -> Iterator[None]:
     """Inside, the allocations are told where the model is in its pass."""
 
     def read_out(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -62,7 +72,8 @@ def _told(model: LanguageModel | ScalarModel, allocations: "Allocations") -> Ite
         if output.last_hidden_state.requires_grad:
             output.last_hidden_state.register_hook(lambda _: allocations.begin(Phase.backward))
 
-    hooks = [model.hf.base_model.register_forward_hook(read_out)]
+    hooks: list[Any] = [Hooks(model.hf.base_model, allocations.moving)] if is_moved else []
+    hooks.append(model.hf.base_model.register_forward_hook(read_out))
     for name, module in model.hf.named_modules():
         if name.endswith(ATTENTION):
             hooks.append(module.register_forward_pre_hook(partial(allocations.set_part, Part.attention)))
@@ -87,6 +98,7 @@ class Allocations(TorchDispatchMode):
         self._seen: dict[int, Any] = {id(each): each for each in (tensor.untyped_storage() for tensor in known)}
         self._known = set(self._seen)
         self._part_of_place: dict[int, Part] = {}
+        self.on_host = 0.0
 
     @property
     def highest(self) -> int:
@@ -114,6 +126,23 @@ class Allocations(TorchDispatchMode):
             self._alive[self._part_of_place[place]] -= size
             self._alive[Part.gradients] += size
             self._part_of_place[place] = Part.gradients
+
+    def moving(self, layers: nn.Module) -> saved_tensors_hooks:
+        """Inside, what a forward of these layers keeps for its backward pass is counted as elsewhere until that, by
+        `activations.on_host`'s rule: each time that it is kept, without weights and what is small."""
+        weights = {id(each.untyped_storage()) for each in layers.parameters()}
+
+        def leave(kept: Tensor) -> Any:
+            size = kept.numel() * kept.element_size()
+            if size < LEAST or id(kept.untyped_storage()) in weights:
+                return kept
+            self.on_host += size
+            return kept.shape, kept.dtype, kept.device
+
+        def come_back(kept: Any) -> Tensor:
+            return kept if isinstance(kept, Tensor) else torch.zeros(kept[0], dtype=kept[1], device=kept[2])
+
+        return saved_tensors_hooks(leave, come_back)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._grouped_mm.default:  # without numbers it is known in bfloat16 alone

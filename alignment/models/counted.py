@@ -73,6 +73,8 @@ class Part(IntEnum):
     gradients = 4
     """Of the weights, whole and kept for the step: in a step's first pass there are as many as its backward pass has
     come to, in each further one all of them. They are beside what a phase is the highest of."""
+    on_host = 5
+    """In the memory of the CPU, of all of a pass: what its layers keep there until its backward pass."""
 
 
 def of_pass(parts: np.ndarray) -> np.ndarray:
@@ -130,7 +132,7 @@ class Counted:
         phases = (self.passes[0] + self.passes[1] * tokens).clip(min=0)
         if not is_only:
             phases[:, Part.gradients] = 0
-        highest: np.ndarray = phases[phases.sum(1).argmax()]
+        highest: np.ndarray = phases[phases[:, : Part.on_host].sum(1).argmax()]
         return highest
 
 

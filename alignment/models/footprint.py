@@ -171,7 +171,7 @@ def _counted(
         groups = -(-TOKENS // rows.together)
         batches = [_batch(rows, count, layout, fake) for count in (groups, 2 * groups)]
         peaks = partial(peaks_of, model, compute=compute, is_trained=role.is_trained, is_in_ppo=role.is_in_ppo)
-        few, many = map(peaks, batches)
+        few, many = (peaks(batch, is_moved=role.settings.activation_offloading) for batch in batches)
     sizes = [batch.input_ids.numel() for batch in batches]
     per_token = (many - few) / (sizes[1] - sizes[0])
     return np.concatenate([numbers, [sizes[0] / groups], (few - per_token * sizes[0]).ravel(), per_token.ravel()])

@@ -5,16 +5,19 @@ from transformers import PreTrainedModel
 
 from alignment.config.model import LoraInit, ModelConfig
 from alignment.distributed.placement import Placement
+from alignment.models.activations import Hooks
 from alignment.models.whole_modules import train_whole
 
 
 def placed(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:
-    """`prepared`, with the weights of a saved adapter.
+    """`prepared`, with the weights of a saved adapter, and what its layers keep on the CPU where asked.
 
     Raises:
         ConfigError: the adapter cannot be read, or was trained on another model.
     """
     prepared(hf, config, placement)
+    if config.activation_offloading:
+        Hooks(hf.base_model)
     if config.adapter is not None:
         from alignment.models.saved_adapter import fill_saved
 

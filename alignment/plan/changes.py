@@ -6,7 +6,7 @@ from enum import Enum
 from itertools import product
 from typing import Any
 
-from alignment.config.distributed import Offload, Precision
+from alignment.config.distributed import Device, Offload, Precision
 from alignment.config.generation import Gather, Generation
 from alignment.config.model import Quantization
 from alignment.config.online import OnlineConfig, PPOConfig
@@ -18,7 +18,10 @@ from alignment.plan.hardware import Hardware
 from alignment.plan.roles import Planned
 from alignment.tasks.max_tokens import LEAST
 
-OF_PASSES = ("batch.max_tokens", "model.gradient_checkpointing", "generation.batch_size", "generation.gather")
+OF_PASSES = (
+    *("batch.max_tokens", "model.gradient_checkpointing", "model.activation_offloading", "distributed.device"),
+    *("generation.batch_size", "generation.gather"),
+)
 """Keys by which what is held is the same, whatever they say."""
 ANOTHER_METHOD = 100.0
 RANK = 16  # of an adapter that is proposed, as conf/model/pretrained_lora.yaml has it
@@ -41,7 +44,7 @@ NOTHING = Change({}, "", 0.0)
 def combinations(config: Planned, hardware: Hardware) -> list[tuple[Change, ...]]:
     """Changes that go together, from the cheapest to the dearest, nothing first."""
     axes = [
-        _checkpointing(config),
+        _checkpointing(config, hardware),
         _precision(config, hardware),
         _sharding(config, hardware),
         _max_tokens(config),
@@ -67,11 +70,19 @@ def changed(config: Any, keys: dict[str, Any]) -> Any:
     return replace(config, **own)
 
 
-def _checkpointing(config: Planned) -> list[Change]:
-    if config.model.gradient_checkpointing:
-        return [NOTHING]
+def _checkpointing(config: Planned, hardware: Hardware) -> list[Change]:
+    """And what is still kept under it on the CPU; of all that is kept without it the bus would be full."""
+    again: dict[str, Any] = {"model.gradient_checkpointing": True}
     cost = "a third more to compute, for each forward is run again in the backward pass"
-    return [NOTHING, Change({"model.gradient_checkpointing": True}, cost, 0.33)]
+    moved: dict[str, Any] = {"model.activation_offloading": True}
+    if config.distributed.device is not Device.cuda:
+        moved |= {"distributed.device": Device.cuda}
+    way = "the inputs of layers over the CPU's bus twice for each pass"
+    is_on = config.model.gradient_checkpointing
+    found = [NOTHING] if is_on else [NOTHING, Change(again, cost, 0.33)]
+    if hardware.is_gpu and not config.model.activation_offloading:
+        found.append(Change(moved, way, 0.3) if is_on else Change(again | moved, f"{cost}; {way}", 0.63))
+    return found
 
 
 def _precision(config: Planned, hardware: Hardware) -> list[Change]:

@@ -86,6 +86,14 @@ def planned(config: RunConfig) -> Planned:
     return settled(config)
 
 
+def on_host(plan: Plan) -> float:
+    """Bytes that one process has beside its device while a pass waits for its backward pass, at the most."""
+    sharing = plan.config.distributed.sequence_parallel
+    tokens = [-(-max(plan.max_tokens, each.counted.row) // sharing) for each in plan.roles]
+    passes = (each.counted.during(own)[Part.on_host] for own, each in zip(tokens, plan.roles, strict=True))
+    return float(max(passes, default=0.0))
+
+
 def plan_of(config: Planned, hardware: Hardware, counts: Counts) -> Plan:
     """Raises:
     ConfigError: there is no such model, or the rows cannot be dealt out to so many processes.
@@ -171,7 +179,7 @@ def _passes(
     own = -(-max(max_tokens, each.counted.row) // sharing)  # tokens, of those of a pass
     sizes = each.counted.during(own, is_only=is_only)
     sizes[Part.copies] = casts(float(sizes[Part.copies]), each.counted.layer, config.distributed)
-    parts = {NAMES[part]: float(sizes[part]) for part in Part if sizes[part] > 0}
+    parts = {NAMES[part]: float(sizes[part]) for part in NAMES if sizes[part] > 0}
     parts[EXCHANGED] = own * each.counted.exchanged(sharing, compute_dtype(config.distributed).itemsize)
     parts[BUCKETS] = buckets(config.distributed, each.counted) * each.role.is_trained
     parts |= stays

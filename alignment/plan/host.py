@@ -7,7 +7,7 @@ import torch
 from alignment.config.run import TrainingConfig
 from alignment.models.footprint import config_and_trust
 from alignment.plan.buffers import FLOAT
-from alignment.plan.estimate import Plan
+from alignment.plan.estimate import Plan, on_host
 from alignment.plan.roles import PlannedRole
 
 
@@ -17,6 +17,8 @@ class Host:
 
     offloaded: float
     """In the memory of one machine, of all its processes, for as long as the run lasts."""
+    activations: float
+    """The same, while passes wait for their backward passes."""
     loading: float
     """The same, beside a GPU, while the models are read."""
     saving: float
@@ -38,6 +40,7 @@ def host_of(plan: Plan) -> Host:
     model = sum(_saved(each) for each in plan.roles[:1])
     return Host(
         offloaded=local * sum(each.held.in_cpu_memory for each in plan.roles),
+        activations=local * on_host(plan),
         loading=_loading(plan) if plan.hardware.is_gpu else 0.0,
         saving=model if is_training else 0.0,
         checkpoint=states * copies if is_training else 0.0,

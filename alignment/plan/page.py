@@ -121,6 +121,7 @@ def _host(plan: Plan) -> Iterator[str]:
         f"{gb(size)} GB {what}"
         for size, what in (
             (host.offloaded, "offloaded"),
+            (host.activations, "of what layers keep for their backward pass"),
             (host.loading, f"while {plan.hardware.local} processes read their models"),
             (host.saving, "in the main process while it saves its model"),
         )

@@ -24,7 +24,8 @@ FREE = (
     # Which bases of adapters are read, which count by what they hold.
     "commits",
     # How the same work is divided up; memory and speed.
-    *("batch.max_tokens", "model.gradient_checkpointing", "generation.batch_size", "generation.gather"),
+    *("batch.max_tokens", "model.gradient_checkpointing", "model.activation_offloading", "generation.batch_size"),
+    "generation.gather",
     *(
         "generation.compile",
         "generation.vllm",

@@ -144,6 +144,14 @@ COMMANDS = {
         "run tiny_dpo model.attention=flex_attention",
         "model.attention=flex_attention needs distributed.device=cuda, got 'auto'",
     ),
+    "what layers keep, beside no GPU": (
+        "run tiny_dpo model.activation_offloading=true",
+        "model.activation_offloading=true needs distributed.device=cuda: .* no other memory, got 'auto'",
+    ),
+    "what layers keep, under ZeRO 3": (
+        "run tiny_dpo model.activation_offloading=true distributed.device=cuda distributed=zero3",
+        "distributed.zero must be null, 0, 1 or 2 with model.activation_offloading=true, .*, got 3",
+    ),
     "layers of a whole model": (
         "run tiny_ppo generation.gather=layer distributed=zero2",
         "generation.gather=layer needs distributed.zero=3, got 2",

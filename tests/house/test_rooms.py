@@ -56,7 +56,12 @@ DOORS = {  # library: the only rooms or modules that may import it
     "yaml": ["alignment.cli", "alignment.runs.settings"],
     "omegaconf": ["alignment.cli", "alignment.config", "alignment.runs.commits", "alignment.runs.lifecycle"],
     "deepspeed": ["alignment.distributed.deepspeed"],
-    "trl": ["alignment.data.chat", "alignment.generation.transfer", "alignment.models.fused_head"],
+    "trl": [
+        "alignment.data.chat",
+        "alignment.generation.transfer",
+        "alignment.models.activations",
+        "alignment.models.fused_head",
+    ],
     "accelerate": ["alignment.training.trackers"],
     "peft": [
         "alignment.models.adapter_files",

@@ -1,5 +1,6 @@
 """Changes with which a run fits: the cheapest come first, none is idle, and they are typed as they stand."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import pytest
 
 from alignment.cli.compose import composing, resolve, single
+from alignment.config.distributed import Device
 from alignment.config.model import Quantization
 from alignment.plan import search
-from alignment.plan.changes import changed, combinations, words
-from alignment.plan.estimate import Plan, plan_of, planned
+from alignment.plan.changes import Change, changed, combinations, words
+from alignment.plan.estimate import Plan, on_host, plan_of, planned
 from alignment.plan.hardware import Hardware
 from alignment.plan.page import fewest_of, ways_of
 from alignment.plan.roles import Counts
@@ -52,6 +54,27 @@ def test_the_cheapest_change_comes_first(config: Any) -> None:
     ways = ways_to_fit(config, gpus(1, (kept + 0.1 * (least - kept)) / SHARE), COUNTS)
     assert "model.gradient_checkpointing=true" in words(ways[0].changes)
     assert all(way.plan.fits for way in ways)
+
+
+def test_what_layers_keep_goes_to_the_cpu_where_computing_it_again_is_not_enough(config: Any) -> None:
+    kept: dict[str, Any] = {"model.gradient_checkpointing": True}
+    moved = kept | {"model.activation_offloading": True, "distributed.device": Device.cuda}
+    here, there = (plan(config, gpus(1, 1e12), **keys) for keys in (kept, moved))
+    layers, of_last_norm = config.model.init["num_hidden_layers"], 3  # hidden states in float32, one for each
+    tokens = max(there.max_tokens, there.roles[0].counted.row)
+    assert on_host(here) == 0
+    hidden = 4 * config.model.init["hidden_size"] * tokens
+    assert on_host(there) == pytest.approx((layers + of_last_norm) * hidden, rel=0.01)
+    assert there.total < here.total
+    ways, beside_none = (
+        [list(words(changes)) for changes in combinations(config, hardware)]
+        for hardware in (gpus(1, 1e9), replace(gpus(1, 1e9), is_gpu=False))
+    )
+    assert changes_of(moved) in ways and changes_of(moved) not in beside_none
+
+
+def changes_of(keys: dict[str, Any]) -> list[str]:
+    return list(words((Change(keys, "", 0.0),)))
 
 
 @pytest.mark.parametrize("recipe", ["tiny_dpo", "tiny_ppo"])
