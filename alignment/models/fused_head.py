@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE, ChunkedLogProbFunction
 
 DEVICES = ("cuda",)
 
@@ -63,6 +62,8 @@ def read(
     most: int,
 ) -> tuple[Tensor, ...]:
     """As LanguageModel.forward, of hidden [T, H]; `most`: logits that exist at the same time."""
+    from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE, ChunkedLogProbFunction  # not above: trl takes its time
+
     asked = (*(("entropy",) if entropy else ()), *(("is_top1",) if greedy else ()))
     width = max(1, most // TOKEN_CHUNK_SIZE)
     logprobs, entropies, _, _, hits = ChunkedLogProbFunction.apply(

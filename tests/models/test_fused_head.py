@@ -26,7 +26,7 @@ PLAIN = LogitScale(None, None, None)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five tokens and 50 words at most."""
     monkeypatch.setattr(chunked_logprob, "TOKEN_CHUNK_SIZE", 5)
-    monkeypatch.setattr(heads, "CHUNK", 50 * fused_head.TOKEN_CHUNK_SIZE)
+    monkeypatch.setattr(heads, "CHUNK", 50 * 5)
 
 
 @pytest.mark.usefixtures("small_tiles")
