@@ -46,6 +46,7 @@ from alignment.tasks.serving import served_apart
 from alignment.terminal import say
 from alignment.training.generators import seed_everything
 from alignment.training.objectives import DPO
+from alignment.training.rate import with_rate
 
 REPLY_TOKENS, CALM = 64, 0.7  # replies of tasks that train on rows: how long, and at which temperature
 
@@ -100,6 +101,8 @@ def require_known(config: RunConfig) -> None:
 def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
     """Of a task that trains one model on rows."""
     subject = subject_of(few(in_one_process(config), FEW))
+    config = with_rate(config, subject.model, subject.train.examples)
+    subject = replace(subject, config=replace(subject.config, train=config.train))
     engine = subject.engine()
     text.show(subject.train.examples, subject.tokenizer, "what carries loss")
     yield from of_the_data(subject)

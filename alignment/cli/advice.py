@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from alignment.config.data import Format
+from alignment.config.errors import require
 from alignment.config.evaluate import EvaluateConfig
 from alignment.config.hub import located
 from alignment.config.optimizer import RATES
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig
+from alignment.config.train import LearningRateRule
 
 TOY = "tiny_"
 ON_EIGHT = "_8x80gb"  # recipes of a method whose rate they leave as it is
@@ -61,6 +63,15 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
     if config.model.lora.rank and not is_of_adapters:
         return f"{said} all weights; adapters take about {key}train.learning_rate={LORA_RATES[method]:g}"
     return None
+
+
+def require_one_rate(config: RunConfig, *, own_rate: bool) -> None:
+    """Raises:
+    ConfigError: the user gives a learning rate, and a rule that takes its place.
+    """
+    if own_rate and isinstance(config, TrainingConfig):
+        rule = "train.learning_rate_rule must be none beside a learning rate of your own: leave out one of the two"
+        require(config.train.learning_rate_rule is LearningRateRule.none, rule, config.train.learning_rate_rule.value)
 
 
 def _is_large(folder: Path) -> bool:

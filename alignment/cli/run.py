@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from alignment.cli.advice import advice
+from alignment.cli.advice import advice, require_one_rate
 from alignment.cli.compose import (
     SETTINGS,
     VERSION_BASE,
@@ -111,6 +111,8 @@ def _check_stages(config: RunConfig, number: int) -> None:
 def say_advice(recipe: str, configs: list[RunConfig], overrides: list[str]) -> None:
     """Once, however many jobs are advised so."""
     own_rate = any(word.lstrip("+").startswith("train.learning_rate=") for word in overrides)
+    for config in configs:
+        require_one_rate(config, own_rate=own_rate)
     for line in filter(None, dict.fromkeys(advice(recipe, config, own_rate=own_rate) for config in configs)):
         say(line)
 
@@ -119,6 +121,7 @@ def composed_stage(recipe: str, overrides: dict[str, Any]) -> RunConfig:
     """`compose`, with the advice on a stage that takes a model from outside of its pipeline."""
     config = compose(recipe, overrides)
     own_rate = "train.learning_rate" in overrides or "learning_rate" in overrides.get("train", {})
+    require_one_rate(config, own_rate=own_rate)
     if (line := advice(recipe, config, own_rate=own_rate, within=Path(config.output_dir).parent)) is not None:
         say(line)
     return config

@@ -17,9 +17,9 @@ from alignment.config.launch import LaunchConfig
 from alignment.config.log import LogConfig
 from alignment.config.marks import PLACE
 from alignment.config.model import LoraInit, ModelConfig, require_packable
-from alignment.config.optimizer import OF_MATRICES, OptimizerName
+from alignment.config.optimizer import OF_MATRICES, RATES, OptimizerName
 from alignment.config.resume import ResumeConfig
-from alignment.config.train import TrainConfig
+from alignment.config.train import LearningRateRule, TrainConfig
 
 
 @dataclass(slots=True)
@@ -81,6 +81,8 @@ class TrainingConfig(RunConfig):
 
     shares_rows: ClassVar[bool] = True
     trains: ClassVar[bool] = True
+    has_rate_rule: ClassVar[bool] = False
+    """Whether its learning rate may follow from the tokens of a step."""
     example_kind: ClassVar[ExampleKind | None] = None
     """What the method takes from a row of data; each method says it."""
     model: ModelConfig = MISSING
@@ -142,6 +144,10 @@ class TrainingConfig(RunConfig):
         require(name is not OptimizerName.adamw_8bit or offload is Offload.none, rule, offload)
         rule = "distributed.offload_optimizer=nvme takes train.optimizer=adamw alone"
         require(name is OptimizerName.adamw or offload is not Offload.nvme, rule, name)
+        if self.train.learning_rate_rule is not LearningRateRule.none:
+            rule = "train.learning_rate_rule must be none but for sft of all weights by AdamW, which is what it is of"
+            is_of_it = self.has_rate_rule and not self.model.has_adapter and name not in RATES
+            require(is_of_it, rule, self.train.learning_rate_rule.value)
         for key, what, ratio, trains in (
             ("embedding_lr_ratio", "embeddings are", self.train.embedding_lr_ratio, False),
             ("head_lr_ratio", "the head is", self.train.head_lr_ratio, self.has_scalar_head),

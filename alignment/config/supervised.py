@@ -26,6 +26,7 @@ from alignment.losses.dpo import WITH_MARGIN
 @dataclass(slots=True)
 class SFTConfig(TrainingConfig):
     is_policy: ClassVar[bool] = True
+    has_rate_rule: ClassVar[bool] = True
     example_kind: ClassVar[ExampleKind | None] = ExampleKind.demonstrations
     loss: CrossEntropyLoss = field(default_factory=CrossEntropyLoss)
 

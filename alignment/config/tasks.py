@@ -85,6 +85,8 @@ class RejectionConfig(RunConfig):
         )
         rule = "model.adapter must be null for rejection, which trains nothing; model.path takes an adapter too"
         require(self.model.adapter is None, rule, self.model.adapter)
+        rule = "model.activation_offloading must be false for rejection, which trains nothing"
+        require(not self.model.activation_offloading, rule, True)
         require_unread(self.batch, "rejection")
         require_device(self.model, self.distributed)
         require_packable(self.model, self.distributed.zero)

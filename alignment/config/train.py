@@ -22,6 +22,14 @@ class Schedule(str, Enum):
     half a cosine down. A longer run has more steps at the whole rate, and is otherwise as it was."""
 
 
+class LearningRateRule(str, Enum):
+    none = "none"
+    """As it is given."""
+    tokens = "tokens"
+    """r * sqrt(learned tokens a step / 4 million) in its place, r = 3e-4, half of it from 30B weights on, and a sixth
+    for Mistral and Gemma: LLaMA-Factory's scripts/stat_utils/cal_lr.py, after OpenChat. Of sft with all weights."""
+
+
 FALLING = (Schedule.cosine, Schedule.linear, Schedule.wsd)
 DECAY_RATIO = 0.1
 MOST = 1e6  # passes: with all the rows that there are, steps that can be counted
@@ -48,6 +56,8 @@ class TrainConfig(Config):
     """What makes an update of the gradient; PPO's critic has it too (see memory.md)."""
     learning_rate: float = 1e-5
     """The highest one, which the warm-up rises to. PPO's critic has one of its own, critic.learning_rate."""
+    learning_rate_rule: LearningRateRule = LearningRateRule.none
+    """Whether the learning rate is the one given, or follows from how much a step learns from."""
     min_learning_rate: float = 0.0
     """Where cosine, linear and wsd end, in place of 0. A critic's rate ends at the same share of its highest one."""
     schedule: Schedule = Schedule.cosine

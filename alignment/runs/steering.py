@@ -42,7 +42,8 @@ FREE = (
 )
 ACCEPTED = (
     # How far and in which direction a step goes.
-    *("train.learning_rate", "train.min_learning_rate", "train.schedule", "train.decay_ratio", "train.warmup_steps"),
+    *("train.learning_rate", "train.learning_rate_rule"),
+    *("train.min_learning_rate", "train.schedule", "train.decay_ratio", "train.warmup_steps"),
     *("train.warmup_ratio", "train.weight_decay", "train.betas", "train.eps", "train.momentum"),
     *("train.max_grad_norm", "train.on_nonfinite", "critic.learning_rate"),
     # Which weights become the model, and when the run ends for want of better ones.

@@ -20,7 +20,7 @@ from alignment.plan.buffers import casts
 from alignment.plan.estimate import phases_of, plan_of
 from alignment.plan.estimate import planned as config_to_plan
 from alignment.plan.hardware import named
-from alignment.plan.rate import rate_line, suggested_rate
+from alignment.plan.rate import rate_line
 from alignment.plan.roles import Counts
 
 
@@ -179,20 +179,6 @@ def test_the_optimizer_s_states_are_its_own(
     assert len(rows) == 2 and moments == pytest.approx([share * each for each in weights], rel=0.05)
     checkpoint = re.search(r"^disk: (\S+) GB a checkpoint", said, re.MULTILINE)
     assert checkpoint is not None and float(checkpoint[1]) == pytest.approx((1 + share) * sum(weights), rel=0.05)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "weights", "family", "rate"),
-    [
-        (4e6, 7e9, "llama", 3e-4),
-        (1e6, 7e9, "llama", 1.5e-4),
-        (1e6, 70e9, "llama", 0.75e-4),
-        (1e6, 7e9, "mistral", 0.25e-4),
-        (250_000, 7e9, "gemma2", 0.125e-4),
-    ],
-)
-def test_a_rate_rises_with_the_root_of_a_step(tokens: float, weights: float, family: str, rate: float) -> None:
-    assert suggested_rate(tokens, weights, family) == pytest.approx(rate)
 
 
 def test_a_rate_is_suggested_to_fine_tuning_alone() -> None:
