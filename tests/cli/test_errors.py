@@ -68,6 +68,10 @@ COMMANDS = {
     "margin of demonstrations": ("run tiny_sft data=toy_graded", MARGIN),
     "margin of labels": ("run tiny_kto data=toy_graded", MARGIN),
     "margin of prompts": ("run tiny_ppo data=toy_graded", MARGIN),
+    "layers of rejection, which keep nothing": (
+        "run tiny_rejection model.activation_offloading=true",
+        "model.activation_offloading must be false for rejection, which trains nothing, got True",
+    ),
     "margin of rejection's prompts": ("run tiny_rejection data.margin.scale=given", MARGIN),
     "margin of ptx": ("run tiny_ppo ptx.weight=1 ptx.data.format=toy ptx.data.margin.scale=given", "ptx." + MARGIN),
     "~key": ("run tiny_dpo ~loss.beta", "loss.beta can be set, not removed"),
