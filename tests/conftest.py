@@ -27,6 +27,7 @@ from alignment.generation.generate import Reply
 from alignment.generation.samples import Samples
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.tokenizer import load_tokenizer
+from alignment.terminal import say_once
 
 TINY = {
     "model_type": "llama",
@@ -69,6 +70,12 @@ def _no_hub(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hub"))
     constants.HF_HUB_OFFLINE = True  # of this process, in which it is imported already
     constants.HF_HUB_CACHE = f"{os.environ['HF_HOME']}/hub"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said() -> None:
+    """What is said once is said to each test."""
+    say_once.cache_clear()
 
 
 @pytest.fixture(autouse=True)

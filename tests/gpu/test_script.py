@@ -40,7 +40,7 @@ def test_without_a_gpu(shared: Path, tmp_path: Path) -> None:
 def tried(*choice: str) -> tuple[str, str]:
     """What pytest says of the tests marked `gpu` on a CPU but those of CUDA's own kernels: its last line, and all."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-o", "addopts=-q --import-mode=importlib"]
-    environment = {**os.environ, "GPU_STAND_IN": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "GPU_STAND_IN": "1", "CUDA_VISIBLE_DEVICES": "", "PYTEST_ADDOPTS": ""}
     ended = subprocess.run(
         [*command, *choice], capture_output=True, text=True, check=False, env=environment, cwd=REPOSITORY
     )

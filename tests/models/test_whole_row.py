@@ -12,7 +12,7 @@ import torch
 from torch.nn.attention import flex_attention
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from alignment.models import attention, folder, whole_row
+from alignment.models import attention, whole_row
 from alignment.models.attention import AUTO, FLEX, GROUPED, Kernel, kernel_of
 from alignment.models.readout import token_logprobs
 from tests.models.test_readout import FAMILIES
@@ -40,7 +40,6 @@ def whole_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     monkeypatch.setattr(whole_row, "DEVICES", ("cpu",))
     monkeypatch.setattr(whole_row, "SMALLEST", 1)
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
-    monkeypatch.setattr(folder, "say_once", str)  # what is said once is another test's to hear
     with torch.compiler.set_stance("force_eager"):
         yield counts
 
