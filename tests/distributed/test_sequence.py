@@ -20,6 +20,12 @@ CASES = [
     *("orpo/2/shared/2", "kto/3/shared/2", "lora/1/shared/2", "aot/2/shared/2"),
     *("sft/3/separate/2", "dpo/2/separate/2", "reward/0/separate/2"),
 ]
+FIRST = [
+    *("sft/0/shared/2", "dpo/1/shared/2", "sft/2/shared/2", "dpo/3/shared/2", "reward/3/shared/2", "kto/3/shared/2"),
+    "sft/3/separate/2",
+]
+"""Each stage and each kind of read-out; the others with -m slow."""
+TRIED = [pytest.param(case, marks=[] if case in FIRST else pytest.mark.slow) for case in CASES]
 REFUSED = [
     ("tiny_sft", ["distributed.sequence_parallel=2"], "must be 1 without distributed.zero"),
     ("tiny_sft", ["distributed=zero1", "distributed.sequence_parallel=0"], "must be >= 1, got 0"),
@@ -73,7 +79,12 @@ def one(found: Ranks) -> Found:
 
 @pytest.fixture(scope="module")
 def two(found: Ranks) -> Found:
-    return found([*CASES, *OTHERS], 2)
+    return found([*FIRST, *OTHERS], 2)
+
+
+@pytest.fixture(scope="module")
+def rest(found: Ranks) -> Found:
+    return found([case for case in CASES if case not in FIRST], 2)
 
 
 def same(case: str, found: Found, one: Found) -> None:
@@ -87,9 +98,9 @@ def same(case: str, found: Found, one: Found) -> None:
         assert step == pytest.approx(wanted, rel=1e-4, abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_that_share_rows_are_one(case: str, one: Found, two: Found) -> None:
-    same(case, two, one)
+@pytest.mark.parametrize("case", TRIED)
+def test_two_processes_that_share_rows_are_one(case: str, one: Found, request: pytest.FixtureRequest) -> None:
+    same(case, request.getfixturevalue("two" if case in FIRST else "rest"), one)
 
 
 @pytest.mark.slow
