@@ -65,6 +65,7 @@ def test_what_zero_3_gathers_is_planned(found: dict[str, Any]) -> None:
     assert 0.97 < found["sft"]["ratio"] < 1.1
 
 
+@pytest.mark.slow
 def test_of_rows_that_processes_share_a_part_is_planned(run_ranks: Callable[..., None], tmp_path: Path) -> None:
     """And what they send each other for attention; in processes of their own, where DeepSpeed has not been."""
     assert 0.97 < counted(tmp_path, run_ranks, "sft shared")["sft shared"]["ratio"] < 1.1

@@ -35,8 +35,22 @@ def kept(model: Any, train: TrainConfig) -> int:
     return sum(t.numel() * t.element_size() for name, t in states if not name.startswith("qmap"))
 
 
-@pytest.mark.parametrize(("name", "momentum"), TRAINS)
-@pytest.mark.parametrize("kind", ["language model", "reward model", "adapter", "tied"])
+FIRST = {  # each optimizer once, and each kind of model; the other pairs with -m slow
+    ("language model", OptimizerName.adamw),
+    ("language model", OptimizerName.sgd),
+    ("reward model", OptimizerName.adamw_8bit),
+    ("reward model", OptimizerName.adafactor),
+    ("adapter", OptimizerName.muon),
+    ("tied", OptimizerName.lion),
+}
+PAIRS = [
+    pytest.param(kind, *train, marks=[] if (kind, train[0]) in FIRST else pytest.mark.slow)
+    for kind in ("language model", "reward model", "adapter", "tied")
+    for train in TRAINS
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "momentum"), PAIRS)
 def test_states_are_counted_as_they_are_kept(
     kind: str,
     name: OptimizerName,

@@ -135,6 +135,7 @@ def test_in_float16_the_actor_s_gradients_wait_for_the_critic_s() -> None:
     assert (of_actor, of_critic) == (actor, critic + gradients[0]) and gradients[0] > 0
 
 
+@pytest.mark.slow
 def test_replies_are_drawn_once_the_policy_is_narrow(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
