@@ -27,7 +27,7 @@ class LearningRateRule(str, Enum):
     """As it is given."""
     tokens = "tokens"
     """r * sqrt(learned tokens a step / 4 million) in its place, r = 3e-4, half of it from 30B weights on, and a sixth
-    for Mistral and Gemma: LLaMA-Factory's scripts/stat_utils/cal_lr.py, after OpenChat. Of sft with all weights."""
+    for Mistral and Gemma: as LLaMA-Factory has it after OpenChat (see memory.md). Of sft with all weights."""
 
 
 FALLING = (Schedule.cosine, Schedule.linear, Schedule.wsd)
