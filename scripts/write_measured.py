@@ -33,7 +33,7 @@ ROWS = ["data=native", "data.eval.path=null", "data.max_length=128", "data.max_p
 PAIRS = [*ROWS, "batch.size=4", "data.train.path=pairs.jsonl"]
 DRAWN = ["data.train.limit=32", "data.eval.limit=4", "data.max_prompt_length=16", "gold=null", "log.samples=0"]
 DRAWN += ["generation.max_new_tokens=32", "train.max_steps=1", "ppo.epochs=2", "batch.size=16"]
-DRAWN += ["generation.min_new_tokens=32", "batch.max_tokens=576"]  # which twelve replies fill, or four groups of four
+DRAWN += ["batch.max_tokens=576"]  # which twelve replies fill, or four groups of four
 LORA = "model.lora.rank=4"
 RUNS = {
     "SFT": ["tiny_sft", *ROWS, "data.train.path=rows.jsonl"],

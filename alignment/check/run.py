@@ -101,7 +101,7 @@ def require_known(config: RunConfig) -> None:
 def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
     """Of a task that trains one model on rows."""
     subject = subject_of(few(in_one_process(config), FEW))
-    config = with_rate(config, subject.model, subject.train.examples)
+    config = with_rate(config, subject.model, subject.batches)
     subject = replace(subject, config=replace(subject.config, train=config.train))
     engine = subject.engine()
     text.show(subject.train.examples, subject.tokenizer, "what carries loss")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from alignment.distributed.device import ALLOCATOR, VISIBLE
 from alignment.generation import keeper
 from alignment.process import LAUNCHED_BY
 
+OF_START = ("python", "flags")  # what says how a server starts
 HOST = "127.0.0.1"
 UNTIED: dict[str, Any] = {"tie_word_embeddings": False}
 OF_LAUNCHERS = ("TORCHELASTIC_", "SLURM_", "SRUN_", "PMI_", "PMIX_")  # how their variables begin
@@ -145,19 +146,13 @@ def launched(config: VLLMConfig, asked: Asked, log: Path) -> Iterator[LaunchedVL
 
 
 def at(config: VLLMConfig, port: int, log: Path, keeper: int) -> LaunchedVLLM:
-    return LaunchedVLLM(
-        host=HOST,
-        port=port,
-        transfer=config.transfer,
-        folder=config.folder,
-        group_port=config.group_port,
-        timeout_s=config.timeout_s,
-        sleep=config.sleep,
-        python=config.python,
-        flags=config.flags,
-        log=str(log),
-        keeper=keeper,
-    )
+    return LaunchedVLLM(**asdict(config) | {"host": HOST, "port": port, "log": str(log), "keeper": keeper})
+
+
+def apart(server: VLLMConfig) -> VLLMConfig:
+    """The same server for a process that did not start it: without what says how."""
+    own = asdict(server)
+    return VLLMConfig(**{each.name: own[each.name] for each in fields(VLLMConfig) if each.name not in OF_START})
 
 
 def _free_port() -> int:

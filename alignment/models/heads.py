@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from alignment.data.pack import PADDING, Batch
 from alignment.distributed.placement import Placement
+from alignment.distributed.sequence import sequence_group
 from alignment.models import fused_head
 from alignment.models.adapters import adapter_instead, adapter_off, use_adapter
 from alignment.models.attention import attention_inputs, laid_out, use_grouped_attention
@@ -28,7 +29,7 @@ from alignment.models.logprobs import entropy_of, is_likeliest, logprobs_of
 from alignment.models.one_run import in_one_run
 from alignment.models.routers import router_loss
 from alignment.models.scalar_head import scalar_head
-from alignment.models.sequence import part_inputs, part_of
+from alignment.models.sequence import Part, part_inputs, part_of
 from alignment.models.weight_dtype import forwards_in_float32
 from alignment.models.whole_modules import Originals
 
@@ -102,7 +103,7 @@ class Trunk(nn.Module):
         config = self.hf.config.get_text_config()
         if batch.shared:
             check_branches(self.hf)
-        batch = self._laid_out(batch)
+        batch = laid_out(batch, config)
         inputs, ids, position_ids = attention_inputs(batch, config), batch.input_ids, batch.position_ids
         if (part := part_of(batch)) is not None:
             inputs = part_inputs(part, batch, config, inputs)
@@ -118,8 +119,9 @@ class Trunk(nn.Module):
             self.router_loss = self.router_weight * router_loss(config, logits, batch.groups != PADDING)
         return output.last_hidden_state.flatten(0, 1)[positions]
 
-    def _laid_out(self, batch: Batch) -> Batch:
-        return laid_out(batch, self.hf.config.get_text_config())
+    def _part(self, batch: Batch) -> Part | None:
+        """As `part_of` of the rows that `hidden` takes."""
+        return part_of(laid_out(batch, self.hf.config.get_text_config()) if sequence_group() else batch)
 
 
 class LanguageModel(Trunk):
@@ -141,7 +143,7 @@ class LanguageModel(Trunk):
         Neither of these carries a gradient.
         """
         read = partial(self._read, temperature=temperature, entropy=entropy, greedy=greedy)
-        if (part := part_of(self._laid_out(batch))) is None:
+        if (part := self._part(batch)) is None:
             return in_one_run(self._head(), read, self.hidden(batch, positions), targets)
         places, _ = part.places(positions)
         own = in_one_run(self._head(), read, self.hidden(batch, positions), targets[places])
@@ -188,6 +190,6 @@ class ScalarModel(Trunk):
         with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 would round scores to ties
             head = scalar_head(self.hf)
             scores = head(hidden.to(head.weight.dtype))[:, 0].float()
-        if (part := part_of(self._laid_out(batch))) is None:
+        if (part := self._part(batch)) is None:
             return scores
         return part.together(scores, part.places(positions)[0], len(positions))

@@ -40,6 +40,8 @@ def in_fixed_lengths(batch: Batch) -> Batch:
     length = batch.input_ids.shape[1]
     unit = max(128, 2 ** (length - 1).bit_length() // 16)
     extra = -length % unit
+    if extra == 0:
+        return batch
 
     def grown(ids: Tensor, value: int) -> Tensor:
         return pad(ids, (0, extra), value=value)

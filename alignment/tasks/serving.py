@@ -18,7 +18,7 @@ from alignment.config.tasks import RejectionConfig
 from alignment.distributed import collectives
 from alignment.distributed.device import gpus_apart
 from alignment.distributed.precision import precision_of
-from alignment.generation.launched import Asked, at, launched
+from alignment.generation.launched import Asked, apart, at, launched
 from alignment.generation.server import ServerError
 from alignment.models.init import config_of, unscaled_config
 from alignment.models.positions import max_positions
@@ -68,17 +68,7 @@ def served_apart(config: Run, folder: RunFolder) -> Iterator[Run]:
     """The same for this one process, with a config that would not start a server of its own again."""
     with serving(config, folder) as served:
         if isinstance(served, Replying) and config.launch.vllm:
-            own = served.generation.vllm
-            vllm = VLLMConfig(
-                host=own.host,
-                port=own.port,
-                transfer=own.transfer,
-                folder=own.folder,
-                group_port=own.group_port,
-                timeout_s=own.timeout_s,
-                sleep=own.sleep,
-            )
-            generation = replace(served.generation, vllm=vllm)
+            generation = replace(served.generation, vllm=apart(served.generation.vllm))
             served = replace(served, launch=replace(config.launch, vllm=0), generation=generation)
         yield served
 

@@ -1,6 +1,5 @@
 """The learning rate by the size of a step, for fine-tuning all weights of a large model: a rule of others."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from math import sqrt
 from typing import TypeVar
@@ -18,7 +17,7 @@ RATE, RATE_LARGE = 3e-4, 1.5e-4
 LARGE = 30e9  # weights from which it is the second
 LOWER = ("mistral", "gemma")  # families that take a sixth
 SOURCE = "LLaMA-Factory's scripts/stat_utils/cal_lr.py, after OpenChat"
-STEPS = 100  # whose rows are looked at
+STEPS = 100  # whose rows are looked at, however many a run takes
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -37,23 +36,18 @@ def suggested_rate(tokens: float, num_weights: float, family: str) -> float:
     return rate * sqrt(tokens / TOKENS)
 
 
-def with_rate(config: Config, model: LanguageModel | ScalarModel, rows: Sequence[Example]) -> Config:
-    """The config with the learning rate that its rule gives for steps of such rows, which is said; as it is where there
-    is no rule."""
+def with_rate(config: Config, model: LanguageModel | ScalarModel, batches: Batches) -> Config:
+    """The config with the learning rate that its rule gives for the rows of a run's first steps, which is said; as it
+    is where there is no rule."""
     train = config.train
     if train.learning_rate_rule is LearningRateRule.none:
         return config
+    rows = [batches.examples[row] for step in range(STEPS) for row in batches.step_rows(step)]
     tokens = config.batch.size * sum(map(num_learned, rows)) / len(rows)
     rate = suggested_rate(tokens, counts(model)[1], str(model.hf.config.model_type))
     given = f"in place of train.learning_rate={train.learning_rate:g}"
     say(f"learning rate: {rate:.3g} by {SOURCE}, for {tokens:,.0f} learned tokens a step, {given}")
     return replace(config, train=replace(train, learning_rate=rate, learning_rate_rule=LearningRateRule.none))
-
-
-def first_rows(train: Batches, num_steps: int) -> list[Example]:
-    """The rows of a run's first steps, one for each time that it is learned from."""
-    steps = range(max(1, min(num_steps, STEPS)))
-    return [train.examples[row] for step in steps for row in train.step_rows(step)]
 
 
 def num_learned(example: Example) -> int:

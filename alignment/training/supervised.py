@@ -31,7 +31,7 @@ from alignment.training.merging import Merging, merging_of
 from alignment.training.metrics import Metrics, of_sets, with_perplexity
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.objectives import Objective
-from alignment.training.rate import first_rows, with_rate
+from alignment.training.rate import with_rate
 from alignment.training.reference import (
     ReferenceCache,
     cache_folder,
@@ -75,9 +75,8 @@ def train_language_model(
     model = load_language_model(config.model, prepared.tokenizer, placement_of(config.distributed))
     train, held_out = prepared.batches(model)
     fill_adapter(model, config.model, train)
-    num_steps = train.num_steps(config.train)
-    config = with_rate(config, model, first_rows(train, num_steps))
-    engine = build_engine(model, config, num_steps=num_steps)
+    config = with_rate(config, model, train)
+    engine = build_engine(model, config, num_steps=train.num_steps(config.train))
     say_size(engine)
     save = partial(save_trained, engine, model, prepared.tokenizer)
     return fit(supervised(engine, model, config, objective, train, held_out, save, tables), config, folder)
