@@ -158,9 +158,9 @@ FLAGS = {  # what is given with dashes, as other commands take it -> key
 }
 QUANTIZED = "model.quantization=nf4 packs the base of adapters in 4 bits as it is read, model.quantization=int8 in 8"
 ROWS_OF_A_STEP = "batch.size=N is of a whole step, over all processes; batch.max_tokens=N is what one pass takes of it"
-PACKED = "before a prompt, and prompts lie behind one another in a row: model.lora.rank=N trains few weights"
-VIRTUAL = f"tokens that are learned are not laid out {PACKED}"
-PREFIXES = f"keys and values of each layer that are learned are not laid out {PACKED}"
+ADAPTERS = "model.lora.rank=N trains few weights, which are merged into the others"
+VIRTUAL = f"tokens learned before each prompt are in no weight of the model that a run leaves; {ADAPTERS}"
+PREFIXES = f"keys and values learned before each prompt are in no weight of the model that a run leaves; {ADAPTERS}"
 WAYS = {  # what has no key of its own here
     "per_device_train_batch_size": ROWS_OF_A_STEP,
     "per_device_eval_batch_size": ROWS_OF_A_STEP,

@@ -16,7 +16,9 @@ BESIDE = "adapter"  # the weights of a run's model into which it is merged
 
 OF_PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE")
 """Kinds of peft's that are tokens, or keys and values, before a text."""
-BEFORE_TEXT = "what stands before each text is in no weight of its base, and is not laid out in rows of several prompts"
+BEFORE_TEXT = "what stands before each text is in no weight of its base, and a model here is its weights alone"
+NOT_MERGED = ("ADAPTION_PROMPT", "XLORA", "POLY", "LILY", "SHADOW")
+"""Kinds of others whose change depends on what is read, so that peft adds it to no weight."""
 
 Run = TypeVar("Run", bound=RunConfig)
 
@@ -39,7 +41,9 @@ def require_lora(key: str, folder: Path) -> None:
     kind = read_json(folder / ADAPTER_FILE, key).get("peft_type")
     if kind != "LORA":
         way = BEFORE_TEXT
-        if kind not in OF_PROMPTS:
+        if kind in NOT_MERGED:
+            way = "peft cannot merge its kind, so that model.path does not take it either"
+        elif kind not in OF_PROMPTS:
             way = f"model.path={folder} merges others into their base, and trains on from there"
         raise ConfigError(f"{key} must be an adapter of LoRA, got {kind!r} in {str(folder / ADAPTER_FILE)!r}; {way}")
 

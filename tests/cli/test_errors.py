@@ -38,13 +38,13 @@ COMMANDS = {
     "deep key": ("run tiny_dpo model.lora.rnk=1", r"no such key 'model.lora.rnk' \(did you mean 'model.lora.rank'\?\)"),
     "prompt tuning": (
         "run tiny_dpo model.prompt_tuning.tokens=20",
-        r"no such key 'model.prompt_tuning' \(tokens that are learned are not laid out before a prompt, .*lora.rank=N",
+        r"no such key 'model.prompt_tuning' \(tokens learned before each prompt are in no weight .*lora.rank=N",
     ),
     "prefix tuning": (
         "run tiny_dpo model.prefix_tuning.tokens=20",
-        r"no such key 'model.prefix_tuning' \(keys and values of each layer that are learned are not laid out before",
+        r"no such key 'model.prefix_tuning' \(keys and values learned before each prompt are in no weight",
     ),
-    "p-tuning": ("run tiny_dpo model.p_tuning=true", r"no such key 'model.p_tuning' \(tokens that are learned"),
+    "p-tuning": ("run tiny_dpo model.p_tuning=true", r"no such key 'model.p_tuning' \(tokens learned before"),
     "far key": ("run tiny_dpo loss.gamma=1", "no such key 'loss.gamma'; valid here: beta, label_smoothing, variant"),
     "+key": ("run tiny_dpo +loss.gamma=1", "no such key 'loss.gamma'; valid here: beta, label_smoothing, variant"),
     "+top key": ("run tiny_dpo +sead=1", r"no such key 'sead' \(did you mean 'seed'\?\)"),

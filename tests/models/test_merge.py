@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
+from alignment.config.adapter import NOT_MERGED, OF_PROMPTS
 from alignment.config.errors import ConfigError
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE
@@ -160,3 +161,21 @@ def test_an_adapter_that_cannot_be_read_is_one_line(
     with pytest.raises(ConfigError, match=rf"^model\.path:? {match}") as caught:
         load_language_model(ModelConfig(path=str(base.parent / "adapter")), tokenizer, WHOLE)
     assert "\n" not in str(caught.value)
+
+
+def test_all_kinds_that_stand_before_a_text_are_known() -> None:
+    """Of all that the installed peft has."""
+    of_prompts = {
+        kind.value
+        for kind, config in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()
+        if issubclass(config, peft.PromptLearningConfig)
+    }
+    assert set(OF_PROMPTS) == of_prompts
+    assert set(NOT_MERGED) <= set(peft.PeftType.__members__) - of_prompts
+
+
+def test_an_adapter_that_depends_on_what_is_read_is_refused(base: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    config = peft.LilyConfig(r=4, target_modules=["q_proj"])
+    adapter(AutoModelForCausalLM.from_pretrained(base), config, base.parent / "adapter")
+    with pytest.raises(ConfigError, match=r"must be an adapter that peft can merge into its base, got LILY in '.*'$"):
+        load_language_model(ModelConfig(path=str(base.parent / "adapter")), tokenizer, WHOLE)
