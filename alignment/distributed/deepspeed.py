@@ -28,7 +28,7 @@ from alignment.distributed.reshard import Groups, described, recut
 from alignment.distributed.settings import deepspeed_settings
 from alignment.distributed.trained_groups import copy_into, filled, held, offsets_and_shapes, trained_groups
 from alignment.distributed.wire import as_stored, dtypes_kept, hold_narrow, send_narrow
-from alignment.distributed.zero_step import decided, scale_here
+from alignment.distributed.zero_step import decided, reduce_what_the_last_pass_left, scale_here
 from alignment.process import uncompiled
 
 
@@ -73,9 +73,13 @@ class DeepSpeedEngine:
         scale_here(self.model, config.zero)
         before_steps(self._zero, lambda: look_if_due(self.watch, scheduler, self._stage, self._zero, model))
         trace_passes_that_learn(model, self._zero, self._stage)
+        if config.zero == 1:
+            reduce_what_the_last_pass_left(self._zero)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
         """DeepSpeed takes the mean over processes, and a step's loss is their sum."""
+        if self._stage == 1:  # as its gradients are made they are summed, in the last pass alone
+            self.model.set_gradient_accumulation_boundary(is_last)
         loss = loss * collectives.size()
         if self.scaling is not None and self._stage == 0:
             loss = loss * self.scaling.scale

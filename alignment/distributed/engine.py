@@ -38,7 +38,10 @@ class Engine(Protocol):
     watch: RangeWatch | None
     """Looks at gradients and weights as a step begins."""
 
-    def backward(self, loss: Tensor) -> None: ...
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+        """Add the loss's gradient to the step's; `is_last` is that of its last micro-batch, while whose backward pass
+        gradients that are summed once a step may be sent."""
+        ...
 
     def step(self, *, update: Tensor | None = None, agree: Callable[[bool], bool] | None = None) -> tuple[Tensor, bool]:
         """Clip, update, zero the gradients; returns the gradient's norm before clipping, a scalar on the device, and
@@ -107,7 +110,7 @@ class TorchEngine:
         self._config = config
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
         (loss if self.scaling is None else loss * self.scaling.scale).backward()
 
     def step(self, *, update: Tensor | None = None, agree: Callable[[bool], bool] | None = None) -> tuple[Tensor, bool]:

@@ -155,7 +155,9 @@ def _ours(config: DistributedConfig, max_grad_norm: float | None) -> dict[str, A
                 zero[name]["nvme_path"] = config.nvme_path
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # it only counts samples with it; ours differ from step to step
-        "managed_gradient_accumulation": False,  # a step ends where we say so, after however many micro-batches
+        # A step ends where we say so, after however many micro-batches. Under ZeRO 1 the last one's backward pass is
+        # told beforehand, as it can be of what DeepSpeed manages alone.
+        "managed_gradient_accumulation": config.zero == 1,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -177,8 +179,8 @@ def _buckets(config: DistributedConfig, num_weights: int, num_trained: int) -> d
         sizes["reduce_bucket_size"] = _share(num_trained, 32)  # about a layer
     if config.zero == 3:
         sizes["stage3_prefetch_bucket_size"] = _share(num_weights, 128)  # about a matrix
-    if config.zero == 2 and config.offload_optimizer is Offload.none and _is_on_gpu(config):
-        sizes["overlap_comm"] = True  # what DeepSpeed does by itself under ZeRO 3 alone, and cannot under 1
+    if config.zero in (1, 2) and config.offload_optimizer is Offload.none and _is_on_gpu(config):
+        sizes["overlap_comm"] = True  # what DeepSpeed does by itself under ZeRO 3 alone
     return sizes
 
 

@@ -38,3 +38,22 @@ def scale_here(model: Any, stage: int) -> None:
         model.torch_autocast_z0_gradscaler = None
     else:
         model.optimizer.torch_autocast_gradscaler = None
+
+
+def reduce_what_the_last_pass_left(zero: Any) -> None:
+    """Have ZeRO 1 sum every gradient of a step: where it overlaps that with the last micro-batch's backward pass, it
+    takes what this one makes, and would leave out a weight that only those before it have read."""
+    if not zero.overlap_comm:
+        return
+    own = zero.reduce_gradients
+
+    def reduce_gradients(*args: Any, **kwargs: Any) -> None:
+        zero.reduce_ipg_grads()  # with which it knows what has been summed
+        for index, group in enumerate(zero.bit16_groups):
+            for weight in group:
+                is_left = not zero.params_already_reduced[zero.get_param_id(weight)]
+                if is_left and zero.get_gradient_for_reduction(weight) is not None:
+                    zero.reduce_ready_partitions_and_remove_grads(weight, index)
+        own(*args, **kwargs)
+
+    zero.reduce_gradients = reduce_gradients

@@ -2,12 +2,15 @@
 
 import json
 import os
+import platform
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import psutil
 import torch
 from safetensors.torch import save_file
 
@@ -54,7 +57,8 @@ class FileTransfer:
             raise ServerError(failed)
 
     def _send(self, model: LanguageModel, state: dict[str, torch.Tensor]) -> str | None:
-        folder = Path(tempfile.mkdtemp(prefix="weights-", dir=self.folder or SHARED_MEMORY))
+        prefix = f"weights-{platform.node()}-{os.getpid()}-"
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.folder or SHARED_MEMORY))
         try:
             write_weights(model.hf, state, folder, model.saved_in)
             if self.served.is_untied and is_tied(model):  # a weight of its own there, which the files above leave out
@@ -116,7 +120,19 @@ def file_transfer(server: Server, config: VLLMConfig, served: ServedModel, model
         raise ConfigError(
             f"generation.engine=vllm: {what}: start it with {UNTIE}, on a folder whose weights have {HEAD} too"
         )
+    if is_main():
+        _remove_left(SHARED_MEMORY if config.folder is None else Path(config.folder))
     return FileTransfer(server, config.folder, served)
+
+
+def _remove_left(folder: Path) -> None:
+    """Weights of this user's runs on this machine that were killed while they pushed: as large as a model, in a folder
+    that may be memory."""
+    for left in folder.glob(f"weights-{platform.node()}-*-*"):
+        _, pid, _ = left.name.rsplit("-", 2)
+        with suppress(FileNotFoundError):  # another run has just removed it
+            if left.stat().st_uid == os.getuid() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(left)
 
 
 def nccl_transfer(config: VLLMConfig, device: torch.device) -> NCCLTransfer:

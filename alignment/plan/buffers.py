@@ -20,7 +20,7 @@ def buckets(distributed: DistributedConfig, counted: Counted) -> float:
     settings = _settings(distributed, counted)
     if not distributed.zero or settings.get("contiguous_gradients", True) is False:
         return 0.0
-    number = 2 if settings.get("overlap_comm") and distributed.zero == 2 else 1
+    number = 2 if settings.get("overlap_comm") and distributed.zero in (1, 2) else 1
     narrow = NARROW if is_half(distributed) else 0  # of what crosses in half precision, beside
     return (FLOAT * number + narrow) * float(settings["reduce_bucket_size"])
 

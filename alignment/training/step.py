@@ -99,9 +99,9 @@ class _Started:
         engine, beside = learner.engine, learner.beside
         engine.model.train()
         self.learner = learner
-        self.metrics, self.loss = _accumulate(engine, learner.objective, learner.micro_batches, weight=1.0)
+        self.metrics, self.loss = _accumulate(engine, learner.objective, learner.micro_batches, ends=beside is None)
         if beside is not None:
-            more, other = _accumulate(engine, beside.objective, beside.micro_batches, weight=beside.weight)
+            more, other = _accumulate(engine, beside.objective, beside.micro_batches, weight=beside.weight, ends=True)
             self.metrics = self.metrics | {f"{beside.name}/{name}": value for name, value in more.items()}
             self.loss = self.loss + beside.weight * other
         self.scale = None if engine.scaling is None else engine.scaling.scale
@@ -135,9 +135,10 @@ class _Started:
 
 
 def _accumulate(
-    engine: Engine, objective: Objective[Unit], micro_batches: Sequence[Unit], *, weight: float
+    engine: Engine, objective: Objective[Unit], micro_batches: Sequence[Unit], *, ends: bool, weight: float = 1.0
 ) -> tuple[Metrics, Tensor]:
-    """Add the gradient of weight * mean; returns the metrics of this rank and the mean over all ranks.
+    """Add the gradient of weight * mean, with which the step's is whole where it `ends`; returns the metrics of this
+    rank and the mean over all ranks.
 
     Of processes that share the tokens of their rows one counts: each has the whole loss, and its part of the gradient.
     """
@@ -147,13 +148,16 @@ def _accumulate(
     local = torch.full((), sum(objective.count(batch) for batch in micro_batches), device=engine.device)
     count = sum_over_ranks(local * counts)
     metrics = Metrics()
-    for batch in micro_batches:
-        metrics = metrics + _learn(engine, objective, batch, count, weight)
+    for number, batch in enumerate(micro_batches, start=1):
+        is_last = ends and number == len(micro_batches)
+        metrics = metrics + _learn(engine, objective, batch, count, weight, is_last=is_last)
     metrics = metrics if counts else metrics.uncounted()
     return metrics, sum_over_ranks(metrics["loss"].total) / count
 
 
-def _learn(engine: Engine, objective: Objective[Unit], batch: Unit, count: Tensor, weight: float) -> Metrics:
+def _learn(
+    engine: Engine, objective: Objective[Unit], batch: Unit, count: Tensor, weight: float, *, is_last: bool
+) -> Metrics:
     """Add the gradient of weight * sum / count, of one micro-batch.
 
     With it ends its graph, before the next one's begins: layers in 8 bits keep their inputs as long as there is one.
@@ -164,7 +168,7 @@ def _learn(engine: Engine, objective: Objective[Unit], batch: Unit, count: Tenso
     if isinstance(routers, Tensor):  # a mixture of experts: its mean over micro-batches, as the loss is
         loss = loss + routers * (output.loss.count / count)
         metrics = metrics + {"router_loss": Mean.of(routers.detach())}
-    engine.backward(weight * loss)
+    engine.backward(weight * loss, is_last=is_last)
     return metrics
 
 

@@ -85,8 +85,8 @@ class Probed(DeepSpeedEngine):
     counted: Allocations
     alive: dict[str, int]
 
-    def backward(self, loss: Tensor) -> None:
-        super().backward(loss)
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+        super().backward(loss, is_last=is_last)
         self.note("backward")
 
     def step(self, *, update: Tensor | None = None, agree: Callable[[bool], bool] | None = None) -> tuple[Tensor, bool]:

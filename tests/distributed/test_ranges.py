@@ -76,7 +76,7 @@ def test_gradients_are_looked_at_as_the_loss_scale_has_them() -> None:
         engine = TorchEngine(model, optimizer, schedule, config=config, max_grad_norm=1e-3, watch=watch)
         seen = []
         for _ in range(4):
-            engine.backward((model.weight * torch.tensor([[4.0, 2.0**-20, 2.0**-30]])).sum())
+            engine.backward((model.weight * torch.tensor([[4.0, 2.0**-20, 2.0**-30]])).sum(), is_last=True)
             engine.step()
             seen.append({name: (total / count).item() for name, (total, count) in watch.take().items()})
         assert [bool(each) for each in seen] == [False, True, False, True]

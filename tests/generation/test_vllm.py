@@ -1,6 +1,10 @@
 """A vLLM server that is made up here: it answers over HTTP what a real one would, in this process."""
 
 import json
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -271,6 +275,24 @@ def test_the_weights_are_pushed_before_the_first_rollout(
     there = build_vllm(model, tokenizer, GenerationConfig(engine=Generation.vllm, vllm=vllm), DistributedConfig())
     there.transfer.push(model)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_run_has_left_is_removed_and_nothing_else(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, served: StandIn, tmp_path: Path
+) -> None:
+    """Of a run that lives, of another machine, and of somebody else: another name."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine, pids = platform.node(), {"dead": ended.pid, "alive": os.getpid()}
+    names = {name: f"weights-{mine}-{pid}-x" for name, pid in pids.items()}
+    names |= {"elsewhere": f"weights-{mine}2-{ended.pid}-x", "other": "weights-x"}
+    for name in names.values():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("")
+    vllm = VLLMConfig(host="127.0.0.1", port=served.server_port, folder=str(tmp_path))
+    config = GenerationConfig(engine=Generation.vllm, vllm=vllm)
+    build_vllm(moved(tiny_init, tokenizer, 0), tokenizer, config, DistributedConfig())
+    assert {path.name for path in tmp_path.iterdir()} == set(names.values()) - {names["dead"]}
 
 
 def test_a_server_with_a_head_of_its_own_is_given_one(
