@@ -1,6 +1,6 @@
 """From YAML and overrides to a checked dataclass: Hydra composes, this module closes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from alignment.cli.recipes import find_recipe, is_path, shipped
 from alignment.cli.sources import SearchPath, parts, register, schema
 from alignment.cli.stage_keys import require_no_stage_keys
 from alignment.cli.stages import by_name, with_files
-from alignment.cli.typed import require_init_read, with_one_length
+from alignment.cli.typed import leave_shape_unread, require_init_read, require_shape_read, with_one_length
 from alignment.config.errors import ConfigError
 from alignment.config.inputs import expand_home, take_models
 from alignment.config.run import RunConfig
@@ -172,15 +172,13 @@ def compose(recipe: str, overrides: dict[str, Any]) -> RunConfig:
             return compose(name, overrides)
     try:
         words = [f"{key}={written(value)}" for key, value in overrides.items()]
-        config = resolve(hydra_compose(recipe, chosen(recipe, words)))
-        require_init_read(config, words)
-        return config
+        return resolve(hydra_compose(recipe, chosen(recipe, words)), words)
     except COMPOSE_ERRORS as error:
         raise ConfigError(explain(error)) from error
 
 
-def resolve(composed: DictConfig) -> RunConfig:
-    """Composed YAML -> validated dataclass.
+def resolve(composed: DictConfig, overrides: Iterable[str] | None = None) -> RunConfig:
+    """Composed YAML -> validated dataclass. `overrides` are what was typed of it; None: as Hydra has noted it.
 
     It is merged again onto a fresh schema, because `+key=value` passes the first one.
 
@@ -191,16 +189,19 @@ def resolve(composed: DictConfig) -> RunConfig:
     root = root_of(composed)
     if "hydra" in composed:
         HydraConfig.instance().set_config(composed)
+        overrides = composed.hydra.overrides.task if overrides is None else overrides
+    typed = list(overrides or ())
     given = {key: _plain(composed, key) for key in map(str, composed) if key != "hydra"}
     closed = cast(DictConfig, OmegaConf.merge(schema(root), given))
     missing = sorted(OmegaConf.missing_keys(closed))
     if missing:
         raise ConfigError(f"{missing[0]} is required, got nothing")
+    leave_shape_unread(closed, typed)
     config = cast(RunConfig, _built(closed, ""))
-    if "hydra" in composed:
-        require_init_read(config, composed.hydra.overrides.task)
+    require_init_read(config, typed)
     expand_home(config)
     take_models(config)
+    require_shape_read(config, typed)
     if isinstance(config, PipelineConfig):
         with_files(config.stages, SearchPath.own)
     return config

@@ -1,15 +1,21 @@
 """What is typed, of keys of which one takes the other's place: the run's length in steps or in passes, a model of a
-folder or of a config.
+folder or of a config, an adapter that is trained on or a new one.
 """
 
 from collections.abc import Iterable
 from dataclasses import fields
 
+from omegaconf import DictConfig, OmegaConf
+
+from alignment.cli.sources import parts
+from alignment.config.adapter import require_own_shape
 from alignment.config.errors import ConfigError
-from alignment.config.model import ModelConfig
-from alignment.config.run import RunConfig
+from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.run import RunConfig, TrainingConfig
 
 LENGTH = ("train.max_steps", "train.epochs")
+HOW_IT_TRAINS = ("dropout", "plus")
+"""Of `model.lora`, what is the run's and not the adapter's."""
 
 
 def with_one_length(overrides: list[str]) -> list[str]:
@@ -38,3 +44,31 @@ def require_init_read(config: RunConfig, overrides: Iterable[str]) -> None:
         if equals and part in of_folder and f"{inner}.".startswith("init."):
             rule = f"{key} goes with {part}.path=null, a random model (a folder's has its own sizes)"
             raise ConfigError(f"{rule}: leave out one of the two, got {part}.path={of_folder[part]!r}")
+
+
+def leave_shape_unread(tree: DictConfig, overrides: Iterable[str]) -> None:
+    """What a recipe says of a new adapter is left unread beside `model.adapter`, whose shape is its own, and where the
+    rank is typed as 0, which asks for none. What is typed stays: it acts, or is refused."""
+    typed = _keys(overrides)
+    for part, node in parts(tree):
+        key = f"{part}.lora"
+        if OmegaConf.get_type(node) is not ModelConfig or key in typed:
+            continue
+        is_off = node.lora.rank == 0 and f"{key}.rank" in typed
+        unset, kept = LoraConfig(), () if is_off else HOW_IT_TRAINS
+        for name in (each.name for each in fields(LoraConfig)):
+            if (is_off or node.adapter is not None) and name not in kept and f"{key}.{name}" not in typed:
+                node.lora[name] = getattr(unset, name)
+
+
+def require_shape_read(config: RunConfig, overrides: Iterable[str]) -> None:
+    """Raises:
+    ConfigError: a typed key of `model.lora` says otherwise than the adapter that is trained on, were it the default.
+    """
+    if isinstance(config, TrainingConfig):
+        inner = (key.removeprefix("model.lora.") for key in _keys(overrides) if key.startswith("model.lora."))
+        require_own_shape(config.model, sorted(inner))
+
+
+def _keys(overrides: Iterable[str]) -> set[str]:
+    return {word.lstrip("+").partition("=")[0] for word in overrides}

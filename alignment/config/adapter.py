@@ -1,5 +1,6 @@
 """A saved adapter that is trained on: where it lies, and what of `model` it settles. Asked of its files alone."""
 
+from collections.abc import Collection
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,11 +115,24 @@ def _shape(config: TrainingConfig, folder: Path) -> LoraConfig:
     """That of the adapter; dropout and LoRA+ are the run's."""
     asked, own = config.model.lora, _own(folder)
     given = asked.given() | ({"rank": asked.rank} if asked.rank else {})
+    _require_same(own, given, folder)
+    return replace(asked, **own)
+
+
+def require_own_shape(model: ModelConfig, names: Collection[str]) -> None:
+    """Raise `ConfigError` where one of these keys of `model.lora`, which are given, says otherwise than the adapter
+    that is trained on; one that is not here yet says nothing."""
+    folder = None if model.adapter is None else located(model.adapter)
+    if folder is not None and (folder / ADAPTER_FILE).is_file():
+        given = {each.name: getattr(model.lora, each.name) for each in fields(LoraConfig) if each.name in names}
+        _require_same(_own(folder), given, folder)
+
+
+def _require_same(own: dict[str, Any], given: dict[str, Any], folder: Path) -> None:
     for name, value in own.items():
         is_other = name in given and not _is_same(value, given[name])
         rule = f"model.lora.{name} must be left out beside model.adapter, whose own is {value} ({folder})"
         require(not is_other, rule, given.get(name))
-    return replace(asked, **own)
 
 
 def _is_same(own: Any, asked: Any) -> bool:
