@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config.errors import UserError
-from alignment.config.folders import MODEL_FILE, read_json
+from alignment.config.folders import ADAPTER_FILE, MODEL_FILE, read_json
 from alignment.runs.folder import RunFolder
 from alignment.runs.notes import read_note
 from alignment.runs.rows import read_rows
@@ -45,7 +45,8 @@ class Run:
             settings: of `from_pretrained`, such as dtype or device_map.
 
         Returns:
-            an AutoModelForCausalLM, or of a reward model an AutoModelForSequenceClassification; an AutoTokenizer.
+            an AutoModelForCausalLM, or of a reward model an AutoModelForSequenceClassification; an AutoTokenizer. Of
+            an adapter that was left alone, its base with the adapter on it.
 
         Raises:
             UserError: the run has trained no model.
@@ -55,7 +56,11 @@ class Run:
 
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-        architectures = read_json(self.model / MODEL_FILE, "model").get("architectures") or [""]
-        is_scalar = architectures[0].endswith("ForSequenceClassification")
+        if not (self.model / MODEL_FILE).is_file():  # an adapter alone, which transformers puts on its base
+            is_scalar = read_json(self.model / ADAPTER_FILE, "model").get("task_type") == "SEQ_CLS"
+            settings = {**({"num_labels": 1} if is_scalar else {}), **settings}
+        else:
+            architectures = read_json(self.model / MODEL_FILE, "model").get("architectures") or [""]
+            is_scalar = architectures[0].endswith("ForSequenceClassification")
         auto: Any = AutoModelForSequenceClassification if is_scalar else AutoModelForCausalLM
         return auto.from_pretrained(self.model, **settings), AutoTokenizer.from_pretrained(self.model)

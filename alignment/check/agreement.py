@@ -137,8 +137,12 @@ def of_tokens(batches: Batches, budget: int) -> Batches:
 
 def measured_step(engine: Any, objective: Objective, batches: list[Any]) -> MeasuredStep:
     """A training step that leaves the weights as they are."""
-    with gradients(engine.optimizer) as found:
-        return MeasuredStep(taken_step(engine, objective, batches).means(), found)
+    merging, engine.merging = engine.merging, None  # or the adapter would begin anew after it
+    try:
+        with gradients(engine.optimizer) as found:
+            return MeasuredStep(taken_step(engine, objective, batches).means(), found)
+    finally:
+        engine.merging = merging
 
 
 @contextmanager

@@ -32,6 +32,11 @@ METRICS = {
     "perplexity": Metric("exp of the row's mean negative log-probability of a token"),
     "grad_norm": Metric("norm of the gradient, before it is clipped"),
     "router_loss": Metric("load-balancing loss of a mixture of experts, as it is added"),
+    "router/load_max": Metric(
+        "tokens of the expert of a mixture that gets the most, as a multiple of an even share; mean over layers"
+    ),
+    "router/load_min": Metric("the same of the expert that gets the fewest: 0 of one that gets none"),
+    "router/entropy": Metric("entropy of the routers' probabilities, mean over tokens and layers", "nats"),
     "precision/loss_scale": Metric("what the loss is multiplied by in float16, so that small gradients are no zeros"),
     "precision/skipped": Metric("optimizer steps left out for an overflow in float16, which halved the scale", SHARE),
     "skipped_steps": Metric("steps left out so far, for their loss or gradient was no finite number"),

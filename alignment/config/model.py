@@ -40,8 +40,8 @@ class LoraInit(str, Enum):
     loftq = "loftq"
     """LoftQ (arXiv:2310.08659): the nearest of its rank to what packing takes from each weight. With nf4."""
     eva = "eva"
-    """EVA (arXiv:2410.07170): what each layer reads most of in the replies of the run's own training rows. Not under
-    ZeRO 3."""
+    """EVA (arXiv:2410.07170): what each layer reads most of in the replies of the run's own training rows, or in its
+    prompts where it draws the replies. Not under ZeRO 3."""
 
     @property
     def changes_base(self) -> bool:
@@ -72,16 +72,23 @@ class LoraConfig(Config):
     """How a new adapter begins."""
     merge_every: int = 0
     """Optimizer steps after which the adapter is merged into the weights and a new one begins, of which the optimizer
-    knows nothing: ReLoRA (arXiv:2307.05695). The base is held in float32, and a whole model is left. 0: never."""
+    knows nothing: ReLoRA (arXiv:2307.05695). The base is held in float32, a whole model is left, and a method that
+    learns from its own replies keeps its reference apart. PPO's critic, on a base of its own, does the same after its
+    own steps. 0: never."""
     restart_warmup_steps: int | None = None
     """Steps in which the learning rate rises again from 0 after each merge. Null: those of the run's warm-up, but no
     more than half of merge_every."""
     dropout: float = 0.0
     """Share of an adapter's inputs that are dropped while it trains."""
+    merge: bool = True
+    """Whether what is left is the whole model, the adapter merged into it and beside it; false: the adapter alone."""
     plus: float = 1.0
     """LoRA+ (arXiv:2402.12354): the learning rate of the adapters' B, as a multiple of A's; theirs is 16."""
     targets: list[str] = field(default_factory=lambda: list(TARGETS))
     """Names of the modules that get an adapter, as peft has them; all-linear: every linear layer but the head."""
+    target_parameters: list[str] = field(default_factory=list)
+    """Names, or their ends, of a mixture's weights that hold all experts of a layer, such as experts.gate_up_proj and
+    experts.down_proj: each expert gets an adapter of this rank. As peft has them; not under ZeRO 3."""
     modules_to_save: list[str] = field(default_factory=list)
     """Names, or their ends, of modules that are trained whole beside the adapters, such as embed_tokens and lm_head; a
     head that is tied to the embeddings trains with them. They are saved with the adapter."""
@@ -97,7 +104,8 @@ class LoraConfig(Config):
         rule = "model.lora.dora must be false with model.lora.init=loftq, which knows no lengths"
         require(not (self.dora and self.init is LoraInit.loftq), rule, self.dora)
         self._check_merges()
-        require(bool(self.targets), "model.lora.targets must name at least one module", self.targets)
+        named = [*self.targets, *self.target_parameters]
+        require(bool(named), "model.lora.targets must name at least one module", self.targets)
 
     def _check_merges(self) -> None:
         every, rises = self.merge_every, self.restart_warmup_steps
@@ -208,15 +216,13 @@ class ModelConfig(Config):
             require(self.lora.rank > 0 or self.adapter is not None, rule, value)
         rule = "model.lora.merge_every must be 0 with model.quantization, for nothing is merged into packed weights"
         require(self.lora.merge_every == 0 or not self.is_packed, rule, self.lora.merge_every)
-        rule = "model.lora.merge_every must be 0 beside model.adapter; model.path takes an adapter too, merged"
-        require(self.lora.merge_every == 0 or self.adapter is None, rule, self.lora.merge_every)
         rule = "model.lora.init must be left out beside model.adapter, which has begun already"
         require(self.adapter is None or self.lora.init is LoraInit.default, rule, self.lora.init)
 
     @property
     def keeps_base(self) -> bool:
         """Whether the weights stay as they are beneath an adapter, and are held in what they compute in."""
-        return self.lora.rank > 0 and self.lora.merge_every == 0
+        return self.has_adapter and self.lora.merge_every == 0
 
     @property
     def is_packed(self) -> bool:

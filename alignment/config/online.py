@@ -63,12 +63,6 @@ class OnlineConfig(TrainingConfig):
         require_generator(self.generation, self.distributed)
         require_launch(self.generation, self.launch, num_nodes=self.cluster.nodes)
         require_served(self.generation, self.model)
-        rule = "model.lora.init must be another for a method that learns from its own replies: eva reads those of "
-        rule += "training rows, which this one has not (model.adapter takes what an sft run has made)"
-        require(self.model.lora.init is not LoraInit.eva, rule, self.model.lora.init)
-        rule = "model.lora.merge_every must be 0 for a method that learns from its own replies, whose reference is the "
-        rule += "base beneath the adapter (model.path=RUN merges what a run left, and a new one begins)"
-        require(self.model.lora.merge_every == 0, rule, self.model.lora.merge_every)
         both = self.gold is not None and self.gold_model is not None
         require(not both, "at most one of gold and gold_model must be set", (self.gold, self.gold_model))
         has_gold = self.gold is not None or self.gold_model is not None
@@ -124,6 +118,8 @@ class PPOConfig(OnlineConfig):
         self._check_processes()
         rule = "train.best.metric must be null with kl.limit, which keeps the best model by its reward"
         require(self.kl.limit is None or self.train.best.metric is None, rule, self.train.best.metric)
+        rule = "ppo.ema must be null with model.lora.merge_every, whose adapters begin anew: their mean is of none"
+        require(self.ppo.ema is None or self.model.lora.merge_every == 0, rule, self.ppo.ema)
         rule = "model.lora.dropout must be 0 for PPO: with it the ratio is not 1 before the first step"
         require(self.model.lora.dropout == 0, rule, self.model.lora.dropout)
         full = self.generation.top_k == 0 and self.generation.top_p == 1
@@ -133,7 +129,12 @@ class PPOConfig(OnlineConfig):
             is_adapted = self.model.lora.rank > 0 or self.model.adapter is not None
             require(is_adapted, "roles.share=lora needs model.lora.rank > 0", self.model.lora.rank)
             rule = "model.lora.init must be default or gaussian with roles.share=lora, whose adapters are on one base"
-            require(not self.model.lora.init.adds_at_first, rule, self.model.lora.init)
+            is_plain = self.model.lora.init in (LoraInit.default, LoraInit.gaussian)
+            require(is_plain, rule, self.model.lora.init)
+            rule = "model.lora.merge_every must be 0 with roles.share=lora, whose roles read one base"
+            require(self.model.lora.merge_every == 0, rule, self.model.lora.merge_every)
+            rule = "model.lora.target_parameters must be [] with roles.share=lora, whose adapters are on linear layers"
+            require(not self.model.lora.target_parameters, rule, self.model.lora.target_parameters)
             rule = "model.lora.modules_to_save must be [] with roles.share=lora, whose roles share all but adapters"
             require(not self.model.lora.modules_to_save, rule, self.model.lora.modules_to_save)
             rule = "roles.share=lora takes one reward model as it is: no reward.models, no reward.normalize"

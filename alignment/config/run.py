@@ -101,12 +101,22 @@ class TrainingConfig(RunConfig):
         require_device(self.model, self.distributed)
         rule = "model.lora.dora must be false with distributed.zero=3, which shards the weights whose rows it measures"
         require(not self.model.lora.dora or self.distributed.zero != 3, rule, self.model.lora.dora)
+        if self.model.lora.target_parameters:
+            self._check_experts()
         rule = "distributed.zero must be null, 0, 1 or 2 with model.lora.init=eva, which reads rows before "
         rule += "weights are shared out"
         is_eva = self.model.lora.init is LoraInit.eva
         require(not is_eva or self.distributed.zero != 3, rule, self.distributed.zero)
-        rule = "distributed.zero must be null or 0 with model.lora.merge_every, for others keep an adapter in pieces"
-        require(self.model.lora.merge_every == 0 or not self.distributed.zero, rule, self.distributed.zero)
+        places = self.distributed.offload_optimizer, self.distributed.offload_param
+        rule = "distributed.offload_optimizer and offload_param must not be nvme with model.lora.merge_every, after "
+        rule += "whose merges weights and states are written"
+        require(self.model.lora.merge_every == 0 or Offload.nvme not in places, rule, Offload.nvme)
+        model = self.model
+        is_of_base = (model.path or model.adapter) is not None and not model.resize_embeddings
+        is_of_base = is_of_base and model.lora.merge_every == 0 and model.rope.rope_type is None
+        rule = "model.lora.merge must be true but for an adapter of a model.path that is read as it is, without "
+        rule += "merge_every, resize_embeddings or model.rope"
+        require(model.lora.merge or is_of_base, rule, False)
         rule = (
             f"model.lora.rank must be > 0 with model.quantization={self.model.quantization.value}: packed weights do "
         )
@@ -128,6 +138,18 @@ class TrainingConfig(RunConfig):
             self.checkpoint = replace(self.checkpoint, every_minutes=0.0, save_last=False)
         if self.processes() > 1:  # torchrun's are not known here
             self.check_processes(self.processes())
+
+    def _check_experts(self) -> None:
+        """What adapters on experts cannot be combined with."""
+        lora, zero = self.model.lora, self.distributed.zero
+        rule = "distributed.zero must be null, 0, 1 or 2 with model.lora.target_parameters, for peft adds to experts "
+        require(zero != 3, f"{rule}that are whole", zero)
+        rule = "model.lora.{} with model.lora.target_parameters: an adapter of experts is a plain sum"
+        require(lora.dropout == 0, rule.format("dropout must be 0"), lora.dropout)
+        require(not lora.dora, rule.format("dora must be false"), lora.dora)
+        is_plain = lora.init in (LoraInit.default, LoraInit.gaussian)
+        require(is_plain, rule.format("init must be default or gaussian"), lora.init)
+        require(lora.merge_every == 0, rule.format("merge_every must be 0"), lora.merge_every)
 
     @property
     def has_scalar_head(self) -> bool:

@@ -12,7 +12,7 @@ from alignment.config.marks import DATA
 
 TAKEN = (  # with which metrics' own names begin
     *("reward", "rewards", "logps", "kl", "length", "moments"),
-    *("stderr", "value", "ptx", "alarm", "ranges"),
+    *("stderr", "value", "ptx", "alarm", "ranges", "router"),
 )
 COLDEST = 0.1  # below it n**(1/T) is beyond any float, and a smaller source has no row in any run
 

@@ -19,14 +19,14 @@ from alignment.config.distributed import DistributedConfig, Offload
 from alignment.config.errors import UserError
 from alignment.distributed import collectives
 from alignment.distributed.device import tell_deepspeed
-from alignment.distributed.engine import counts, load_optimizer, load_schedule, optimizer_state, require_sharded
-from alignment.distributed.layers import running_by_layer, trace_passes_that_learn, without_hooks
+from alignment.distributed.engine import Merges, counts, load_schedule, optimizer_state
+from alignment.distributed.layers import require_sharded, running_by_layer, trace_passes_that_learn, without_hooks
 from alignment.distributed.loss_scale import go_on, loss_scale_of, state_of
 from alignment.distributed.precision import autocast, compute_dtype
 from alignment.distributed.ranges import RangeWatch, before_steps, look_if_due
 from alignment.distributed.reshard import Groups, described, recut
 from alignment.distributed.settings import deepspeed_settings
-from alignment.distributed.trained_groups import copy_into, filled, held, offsets_and_shapes, trained_groups
+from alignment.distributed.trained_groups import filled, forget, held, load_shard, offsets_and_shapes, trained_groups
 from alignment.distributed.wire import as_stored, dtypes_kept, hold_narrow, send_narrow
 from alignment.distributed.zero_step import decided, reduce_what_the_last_pass_left, scale_here
 from alignment.process import uncompiled
@@ -62,6 +62,7 @@ class DeepSpeedEngine:
             require_sharded(model)
         self._stage, self._config, self._module = config.zero, config, model
         self.scaling, self.watch = loss_scale_of(config), watch
+        self.merging: Merges | None = None
         self._norm = torch.zeros((), device=self.device)
         self._take: Callable[[bool], bool] = bool
         self._update: Tensor | None = None
@@ -121,6 +122,10 @@ class DeepSpeedEngine:
             for p in trained:
                 p.grad = None  # the optimizer passes over a weight without one
 
+    def forget(self, begun: Sequence[nn.Parameter]) -> None:
+        """As the engine's protocol says."""
+        forget(self._stage, self._zero, self.optimizer, begun)
+
     def learning_rate(self) -> float:
         return float(self.scheduler.get_last_lr()[0])
 
@@ -172,7 +177,7 @@ class DeepSpeedEngine:
         if any(state[name] != value for name, value in self._layout().items()):
             why = "are not this model's, or distributed.deepspeed_config has them laid out in another way"
             raise UserError(f"the checkpoint's weights {why}")
-        self._load_shard(state)
+        load_shard(self._stage, self._zero, self.optimizer, state)
         load_schedule(self.scheduler, state["scheduler"])
         go_on(self.scaling, state)
 
@@ -193,24 +198,6 @@ class DeepSpeedEngine:
         with filled(self._zero) if self._stage == 3 else nullcontext():
             optimizer = optimizer_state(self.optimizer)
         return {"weights": [flat.detach() for flat in self._held()], "optimizer": optimizer}
-
-    @torch.no_grad()
-    def _load_shard(self, state: dict[str, Any]) -> None:
-        if self._stage == 0:
-            copy_into(self._held(), state["weights"])
-            load_optimizer(self.optimizer, state["optimizer"])
-        elif self._stage == 3:
-            self._zero._partition_all_parameters()
-            with filled(self._zero):
-                load_optimizer(self.optimizer, state["optimizer"])
-            copy_into(self._held(), state["weights"])
-            for index in range(len(self._zero.fp16_groups)):
-                self._zero._reassign_or_swap_out_partitioned_parameters(index)
-            self._zero._post_step(set())  # small weights stay whole everywhere: they are gathered again
-        else:
-            copy_into(self._held(), state["weights"])
-            load_optimizer(self.optimizer, state["optimizer"])
-            self._zero.update_lp_params()
 
     def _held(self) -> list[Tensor]:
         return held(self._stage, self._zero, self.optimizer)

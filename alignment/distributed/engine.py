@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from alignment.config.distributed import DistributedConfig
-from alignment.config.errors import UserError
 from alignment.distributed.collectives import pick_device
 from alignment.distributed.loss_scale import LossScale, go_on, loss_scale_of, state_of
 from alignment.distributed.precision import autocast
@@ -21,6 +20,20 @@ from alignment.distributed.ranges import RangeWatch, whole_parts
 from alignment.distributed.reshard import recut
 
 SETTINGS = ("betas", "eps", "weight_decay", "momentum")  # of an optimizer's groups
+
+
+class Merges(Protocol):
+    """What writes into the weights after a step: an adapter that is merged and begins anew."""
+
+    def after(self) -> None:
+        """Once behind each step that was taken."""
+        ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+    def load_resharded(self, saved: Sequence[dict[str, Any]]) -> None: ...
 
 
 class Engine(Protocol):
@@ -37,6 +50,9 @@ class Engine(Protocol):
     """Of float16: `backward` multiplies the loss by it, `step` divides by it and changes it."""
     watch: RangeWatch | None
     """Looks at gradients and weights as a step begins."""
+    merging: Merges | None
+    """None where no adapter is merged as the run goes on. The training step calls it; a checkpoint has it as a part of
+    its own."""
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
         """Add the loss's gradient to the step's; `is_last` is that of its last micro-batch, while whose backward pass
@@ -51,6 +67,11 @@ class Engine(Protocol):
         the device, is False. `agree` is asked once, with whether the step could be taken, and says whether it is: where
         another engine's is left out, this one's may be too. A GPU is waited for once.
         """
+        ...
+
+    def forget(self, begun: Sequence[nn.Parameter]) -> None:
+        """These trained weights were written between two steps: the optimizer goes on with them as with new ones. It
+        has groups of such weights alone, for ZeRO keeps a group's states end to end."""
         ...
 
     def learning_rate(self) -> float: ...
@@ -107,6 +128,7 @@ class TorchEngine:
         self.scheduler = scheduler
         self.max_grad_norm = max_grad_norm
         self.scaling, self.watch = loss_scale_of(config), watch
+        self.merging: Merges | None = None
         self._config = config
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
@@ -130,6 +152,10 @@ class TorchEngine:
             self.scaling.update(is_taken=is_taken)
         self.optimizer.zero_grad(set_to_none=True)
         return norm, is_taken
+
+    def forget(self, begun: Sequence[nn.Parameter]) -> None:
+        for weight in begun:
+            self.optimizer.state.pop(weight, None)
 
     def learning_rate(self) -> float:
         return float(self.scheduler.get_last_lr()[0])
@@ -218,15 +244,3 @@ def shape_of(weight: Tensor) -> torch.Size:
     packed: Any = vars(weight).get("quant_state")
     shape: torch.Size = vars(weight).get("ds_shape", weight.shape) if packed is None else packed.shape
     return shape
-
-
-def require_sharded(model: nn.Module) -> None:
-    """Under ZeRO 3 DeepSpeed would shard a whole model by itself, and what reads its weights would not know of it.
-
-    Raises:
-        UserError: a weight is whole; names it.
-    """
-    for name, weight in model.named_parameters():
-        if "ds_tensor" not in vars(weight):
-            rule = "under distributed.zero=3 a model must be loaded with placement_of(config.distributed)"
-            raise UserError(f"{rule}, got a {type(model).__name__} whose {name} is whole in each process")

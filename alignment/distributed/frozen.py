@@ -10,7 +10,8 @@ from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import UserError
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import layer_by_layer, ready, whole
-from alignment.distributed.engine import counts, require_sharded
+from alignment.distributed.engine import counts
+from alignment.distributed.layers import require_sharded
 from alignment.distributed.precision import autocast
 from alignment.distributed.settings import deepspeed_settings
 

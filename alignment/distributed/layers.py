@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from alignment.config.errors import UserError
 from alignment.distributed import collectives
 
 Whole = Callable[[list[nn.Parameter]], AbstractContextManager[None]]
@@ -103,6 +104,18 @@ def trace_passes_that_learn(module: nn.Module, zero: Any, stage: int) -> None:
 
     module.register_forward_hook(behind)
     module.register_forward_pre_hook(before, prepend=True)  # of DeepSpeed's, which begins to note
+
+
+def require_sharded(model: nn.Module) -> None:
+    """Under ZeRO 3 DeepSpeed would shard a whole model by itself, and what reads its weights would not know of it.
+
+    Raises:
+        UserError: a weight is whole; names it.
+    """
+    for name, weight in model.named_parameters():
+        if "ds_tensor" not in vars(weight):
+            rule = "under distributed.zero=3 a model must be loaded with placement_of(config.distributed)"
+            raise UserError(f"{rule}, got a {type(model).__name__} whose {name} is whole in each process")
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:

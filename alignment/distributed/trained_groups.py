@@ -1,13 +1,15 @@
 """Which weights a ZeRO engine trains, and where it keeps them, as DeepSpeed's optimizer tells."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Size, Tensor, nn
 from torch.optim import Optimizer
 
 from alignment.config.errors import UserError
+from alignment.distributed.engine import load_optimizer
 from alignment.distributed.reshard import Groups
 
 
@@ -51,6 +53,44 @@ def held(stage: int, zero: Any, optimizer: Optimizer) -> list[Tensor]:
     if stage == 0:
         return [p for group in optimizer.param_groups for p in group["params"]]
     return list(zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups)
+
+
+def forget(stage: int, zero: Any, optimizer: Optimizer, begun: Sequence[nn.Parameter]) -> None:
+    """As the engine's protocol says. The float32 weights that ZeRO 1 to 3 update become what the model now has."""
+    parts = [[p] for p in begun] if stage == 0 else zero.fp16_groups if stage == 3 else zero.bit16_groups
+    flats = begun if stage == 0 else held(stage, zero, optimizer)
+    if stage != 0:
+        zero.refresh_fp32_params()
+    wanted = {id(p) for p in begun}
+    for flat, group in zip(flats, parts, strict=True):
+        if any(id(p) in wanted for p in group):
+            assert all(id(p) in wanted for p in group), "a group of the optimizer has weights that do not begin anew"
+            optimizer.state.pop(flat, None)
+
+
+@torch.no_grad()
+def load_shard(stage: int, zero: Any, optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """This process's weights and states, as it has saved them.
+
+    Raises:
+        UserError: they are of another model.
+    """
+    own = held(stage, zero, optimizer)
+    if stage == 0:
+        copy_into(own, state["weights"])
+        load_optimizer(optimizer, state["optimizer"])
+    elif stage == 3:
+        zero._partition_all_parameters()
+        with filled(zero):
+            load_optimizer(optimizer, state["optimizer"])
+        copy_into(own, state["weights"])
+        for index in range(len(zero.fp16_groups)):
+            zero._reassign_or_swap_out_partitioned_parameters(index)
+        zero._post_step(set())  # small weights stay whole everywhere: they are gathered again
+    else:
+        copy_into(own, state["weights"])
+        load_optimizer(optimizer, state["optimizer"])
+        zero.update_lp_params()
 
 
 def copy_into(own: list[Tensor], saved: list[Tensor]) -> None:

@@ -19,7 +19,7 @@ from alignment.config.generation import PORT, VLLMConfig
 from alignment.distributed.collectives import barrier, from_main, is_main
 from alignment.generation.launched import UNTIED
 from alignment.generation.server import ServedModel, Server, ServerError
-from alignment.models.adapters import merged_state, merged_weights
+from alignment.models.adapters import merged_state, merged_weights, plain_name
 from alignment.models.heads import LanguageModel
 from alignment.models.save import share, write_weights
 
@@ -85,7 +85,7 @@ class NCCLTransfer:
     def push(self, model: LanguageModel) -> None:
         """Under the names of Hugging Face form. One weight at a time, gathered and merged where it lies: once for its
         shape, which the server is told before, and once to be sent."""
-        names = {name.replace(".base_layer.", ".") for name, _ in model.hf.named_parameters() if ".lora_" not in name}
+        names = {plain_name(name) for name, _ in model.hf.named_parameters() if ".lora_" not in name}
         dtype = model.saved_in  # as the server read them from their folder
         word = str(dtype).removeprefix("torch.")
         weights = merged_weights(model.hf, model.placement)  # which the processes that share them gather together

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from alignment.config.folders import ADAPTER_FILE
 from alignment.config.hub import pinned_name
 from alignment.distributed.placement import Placement
-from alignment.models.adapters import DEFAULT, FIRST, PREFIX, has_lengths, is_adapted, lora_layers
+from alignment.models.adapters import DEFAULT, FIRST, PREFIX, has_lengths, is_adapted, is_of_experts, lora_layers
 from alignment.models.decomposed import holds_part_of_base, less
 from alignment.models.lora import WEIGHTS_FILE, config_of_adapter, shape_of_adapter
 from alignment.models.save import as_saved, share
@@ -54,6 +54,7 @@ def save_adapter(
         use_rslora=shape.rslora,
         use_dora=has_lengths(lora_layers(hf)[0], DEFAULT),
         target_modules=_targets(hf),
+        target_parameters=sorted(own.target_parameters or []) if any(map(is_of_experts, hf.modules())) else None,
         base_model_name_or_path=base if on_hub is None else on_hub.repo,
         revision=None if on_hub is None else on_hub.revision,
         task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
@@ -65,8 +66,9 @@ def save_adapter(
 
 
 def _targets(hf: PreTrainedModel) -> list[str]:
-    """The last parts of the adapted layers' names, or their names where others have the same last parts."""
-    adapted = [name for name, module in hf.named_modules() if is_adapted(module)]
+    """The last parts of the adapted layers' names, or their names where others have the same last parts; without those
+    of experts."""
+    adapted = [name for name, module in hf.named_modules() if not is_of_experts(module) and is_adapted(module)]
     last = {name.rpartition(".")[2] for name in adapted}
     found = [name for name, module in hf.named_modules() if name.rpartition(".")[2] in last]
     return sorted(last if found == adapted else adapted)

@@ -3,6 +3,7 @@
 A model may carry several by name, of which one is active: PPO's roles on one backbone. What makes them is in `lora`.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 DEFAULT = "default"
 FIRST = "reference"  # a frozen copy of it as it was when the run began
 PREFIX = "base_model.model."  # of names in peft's files
+BENEATH = re.compile(r"\.base_layer(?=\.|$)")  # what names of weights have where layers have adapters
 
 
 def use_adapter(hf: PreTrainedModel, name: str) -> None:
@@ -36,6 +38,23 @@ def is_adapted(module: nn.Module) -> "TypeGuard[LoraLayer]":
 
 def lora_layers(hf: PreTrainedModel) -> "list[LoraLayer]":
     return [module for module in hf.modules() if is_adapted(module)]
+
+
+def plain_name(name: str) -> str:
+    """Of a weight or module beneath adapters, as in the model without them."""
+    return BENEATH.sub("", name)
+
+
+def adapted_weight(layer: Any) -> str:
+    """Which weight of its module peft's layer adds to: `weight`, but of a module with stacks of experts, each of which
+    has a layer, one in the other."""
+    name: str = vars(layer).get("parameter_name", "weight")
+    return name
+
+
+def is_of_experts(module: nn.Module) -> bool:
+    """Whether it is a layer that peft has put around a module for one of its stacks of experts."""
+    return is_adapted(module) and "parameter_name" in vars(module)
 
 
 @contextmanager
@@ -95,13 +114,13 @@ def merged_weights(hf: nn.Module, placement: Placement) -> Iterator[tuple[str, T
     packed: dict[str, nn.Module] = {}
     for path, module in hf.named_modules():
         if is_adapted(module):
-            layers[f"{path}.weight"] = module
+            layers[f"{plain_name(path)}.{adapted_weight(module)}"] = module
         elif is_quantized(module):
-            packed[f"{path}.".replace(".base_layer.", ".")] = module
+            packed[f"{plain_name(path)}."] = module
     for name, tensor in hf.state_dict(keep_vars=True).items():
         if ".lora_" in name:
             continue
-        name = name.replace(".base_layer.", ".")
+        name = plain_name(name)
         layer, stem = layers.get(name), f"{name.rpartition('.weight')[0] or name.rpartition('.')[0]}."
         if stem in packed and not name.endswith((".weight", ".bias")):  # how it is packed
             continue
@@ -124,7 +143,8 @@ def has_lengths(layer: Any, adapter: str) -> bool:
 
 
 def _merged(layer: Any) -> Tensor:
-    weight = whole_weight(layer.get_base_layer())
+    base = layer.get_base_layer()
+    weight = base.get_parameter(layer.parameter_name) if is_of_experts(layer) else whole_weight(base)
     for adapter in layer.active_adapters:
         weight = weight.float() + layer.get_delta_weight(adapter).detach().float()
         if has_lengths(layer, adapter):  # arXiv:2402.09353, eq. 5

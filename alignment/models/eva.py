@@ -1,6 +1,7 @@
 """Adapters that begin at what their layers read of the run's own rows: EVA (arXiv:2410.07170).
 
-A of each layer is the first right singular vectors of its inputs at the replies' tokens, centred; B is 0, so that the
+A of each layer is the first right singular vectors of its inputs at the replies' tokens, centred (of a run that draws
+its replies, at the prompts'); B is 0, so that the
 model is what it was. They are found batch by batch, as peft's `initialize_lora_eva_weights` with rho=1 finds them:
 every layer keeps the rank that it was given.
 """
@@ -57,7 +58,7 @@ def fill_from_rows(model: LanguageModel | ScalarModel, batches: Iterable[Batch])
         handle.remove()
     if handles:
         rule = f"{KEY} must find singular vectors that settle; in {len(handles)} of {len(hooks)} layers they have not, "
-        rule += f"in {MOST} batches of training rows, {read} of which have more tokens of replies than the rank"
+        rule += f"in {MOST} batches of training rows, {read} of which have more tokens that are read than the rank"
         raise ConfigError(f"{rule} (a smaller model.lora.rank, or model.lora.init=default), got rank {least}")
     for layer, hook in hooks.items():
         layer.lora_A[DEFAULT].weight.copy_(hook.svd.components_)

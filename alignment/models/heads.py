@@ -27,7 +27,7 @@ from alignment.models.last_layer import reads_apart as is_read_apart
 from alignment.models.layer_kinds import check_branches
 from alignment.models.logprobs import entropy_of, is_likeliest, logprobs_of
 from alignment.models.one_run import in_one_run
-from alignment.models.routers import router_loss
+from alignment.models.routers import RouterLoads, router_loss
 from alignment.models.scalar_head import scalar_head
 from alignment.models.sequence import Part, part_inputs, part_of
 from alignment.models.weight_dtype import forwards_in_float32
@@ -59,6 +59,7 @@ class Trunk(nn.Module):
         self.saved_in = saved_in
         self.router_weight = router_weight
         self.router_loss: Tensor | None = None  # of the last forward, weighted; a training step adds it to its loss
+        self.router_loads = RouterLoads(hf)  # of forwards that learn
         if reads_apart is None:
             with forwards_in_float32(hf, placement):
                 reads_apart = is_read_apart(hf)
@@ -68,6 +69,7 @@ class Trunk(nn.Module):
         self.version = 0
         self.begins_adapted = False  # so that without its adapter it is not the model as it was when the run began
         self.keeps_base = True  # so that an adapter is one of the base that there was
+        self.saves_whole = True  # and not its adapter alone
 
     def changed(self) -> None:
         """Its weights are others now: `version` says it to who has a copy of them elsewhere, such as a server. The
@@ -105,14 +107,18 @@ class Trunk(nn.Module):
             check_branches(self.hf)
         batch = laid_out(batch, config)
         inputs, ids, position_ids = attention_inputs(batch, config), batch.input_ids, batch.position_ids
+        real = batch.groups != PADDING
         if (part := part_of(batch)) is not None:
             inputs = part_inputs(part, batch, config, inputs)
             ids, position_ids, (_, positions) = part.own(ids), part.own(position_ids), part.places(positions)
+            real = part.own(real.long()) > 0
         balances = bool(self.router_weight) and torch.is_grad_enabled()
         if balances:
             inputs["output_router_logits"] = True
         is_partial = self.reads_apart and not balances  # every token's routers count in their loss
-        with feed_forward_at(self.hf, positions, ids.shape) if is_partial else nullcontext():
+        counts = torch.is_grad_enabled() and self.router_loads.routers
+        counting = self.router_loads.counting(real) if counts else nullcontext()
+        with counting, feed_forward_at(self.hf, positions, ids.shape) if is_partial else nullcontext():
             output = self.hf.base_model(ids, position_ids=position_ids, use_cache=False, **inputs)
         if balances:
             logits = output.router_logits if part is None else tuple(map(part.of_tokens, output.router_logits))

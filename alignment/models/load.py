@@ -70,7 +70,7 @@ def _language_model(
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     model = LanguageModel(placed(hf, config, placement), placement, weight, saved_in)
     model.begins_adapted = config.adapter is not None or config.lora.init.adds_at_first
-    model.keeps_base = config.lora.merge_every == 0
+    model.keeps_base, model.saves_whole = config.lora.merge_every == 0, config.lora.merge
     return model
 
 
@@ -164,7 +164,7 @@ def _scalar_model(
         check_scores(tried, _where(config, key))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     model = ScalarModel(placed(hf, config, placement), placement, weight, saved_in)
-    model.keeps_base = config.lora.merge_every == 0
+    model.keeps_base, model.saves_whole = config.lora.merge_every == 0, config.lora.merge
     return model
 
 
@@ -217,7 +217,8 @@ def save_model(
     model: LanguageModel | ScalarModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, write: bool = True
 ) -> None:
     """Hugging Face form: config, safetensors, tokenizer and chat template. An adapter is merged into the weights, and
-    saved by itself in the folder's `adapter`, in peft's form. Weights are saved in the dtype that the model came in.
+    saved by itself in the folder's `adapter`, in peft's form; where the model `saves_whole` not, it alone, in the
+    folder. Weights are saved in the dtype that the model came in.
     Who loads a scalar model with transformers gets the score of each text's end, whatever the tokenizer pads with.
 
     Args:
@@ -226,16 +227,18 @@ def save_model(
     """
     model.activate()
     has_adapter = bool(lora_layers(model.hf)) and model.keeps_base
-    state = merged_state(model.hf, model.placement, dtype=model.saved_in, keep=write)
     if isinstance(model, ScalarModel):
         tokenizer = with_padding_apart(tokenizer)
         model.hf.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    if write:
-        write_weights(model.hf, state, folder, model.saved_in)
+    if model.saves_whole or not has_adapter:
+        state = merged_state(model.hf, model.placement, dtype=model.saved_in, keep=write)
+        if write:
+            write_weights(model.hf, state, folder, model.saved_in)
     if has_adapter:
         from alignment.models.adapter_files import save_adapter
 
-        save_adapter(model.hf, folder / "adapter", model.placement, model.saved_in, write=write)
+        into = folder / "adapter" if model.saves_whole else folder
+        save_adapter(model.hf, into, model.placement, model.saved_in, write=write)
     if write:
         tokenizer.save_pretrained(folder)
 

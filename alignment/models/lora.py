@@ -4,6 +4,7 @@ Who needs an adapter imports this there and then: peft, with what it looks for i
 start, and most runs train without.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +31,20 @@ ROUTERS = {"gate", "router"}
 """What a mixture's routers are called. What one multiplies by is read past an adapter, or it gives more than that."""
 MERGED = {"Linear", "Linear4bit", "Linear8bitLt"}
 """peft's layers that can be added into a weight: of linear layers, whole or packed by bitsandbytes."""
+PARAMETERS = "model.lora.target_parameters"
 
 
 def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
     """Freeze the weights and put LoRA layers into them (arXiv:2106.09685); a scalar head stays trained in full."""
     head = head_name(hf)
     everything = config.targets == ["all-linear"]
-    targets = _linear_layers(hf) if everything and _has_fused_experts(hf) else config.targets
+    _require_experts(hf, config.target_parameters)
+    targets = config.targets
+    if everything and _has_fused_experts(hf):
+        targets = _linear_layers(hf)
+        what = "the routers" if config.target_parameters else "the experts of this mixture and its routers"
+        way = "" if config.target_parameters else f" ({PARAMETERS} puts adapters on experts)"
+        say(f"model.lora.targets: adapters on {', '.join(targets)}; {what} are frozen{way}")
     kept = [name for name, _ in hf.named_modules() if name == head or (everything and _is_of_router(hf, name))]
     peft_config = PeftLoraConfig(
         r=config.rank,
@@ -46,6 +54,7 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
         use_dora=config.dora,
         init_lora_weights="gaussian" if config.init is LoraInit.gaussian else True,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
+        target_parameters=config.target_parameters or None,
         exclude_modules=kept or None,
     )
     try:
@@ -63,10 +72,11 @@ def put_adapter(hf: PreTrainedModel, config: PeftLoraConfig, key: str) -> None:
         ConfigError: it is on what cannot be merged.
         ValueError: peft finds no such modules.
     """
+    merged = MERGED | ({"ParamWrapper"} if config.target_parameters else set())
     hf.requires_grad_(False)
     inject_adapter_in_model(config, hf)
     cast_adapter_dtype(hf, DEFAULT)  # float32, whatever the weights beneath are held in
-    _check_layers(hf, key)
+    _check_layers(hf, key, merged)
     if head_name(hf) is not None:
         scalar_head(hf).requires_grad_(True)
     if hf.is_activation_checkpointing:
@@ -82,8 +92,21 @@ def _is_of_router(hf: PreTrainedModel, name: str) -> bool:
     return has_routers(hf.config) and not ROUTERS.isdisjoint(name.split("."))
 
 
+def _require_experts(hf: PreTrainedModel, names: Sequence[str]) -> None:
+    """Raises:
+    ConfigError: one of them is no stack of experts of the model.
+    """
+    found = [name for name, weight in hf.named_parameters() if len(shape_of(weight)) == 3]
+    ends = sorted({".".join(name.split(".")[-2:]) for name in found})
+    for name in names:
+        if not any(f".{each}".endswith(f".{name}") for each in found):
+            rule = f"{PARAMETERS} must be weights that hold all experts of a layer"
+            has = f"it has {', '.join(ends)}" if ends else f"a {type(hf).__name__} has none"
+            raise ConfigError(f"{rule}, got {name!r}; {has}")
+
+
 def _linear_layers(hf: PreTrainedModel) -> list[str]:
-    """The names of a mixture's linear layers, but those that peft would read as the names of experts; which is said."""
+    """The names of a mixture's linear layers, but those that peft would read as the names of experts."""
     head = hf.get_output_embeddings()
     found = {
         name.rpartition(".")[2]
@@ -93,16 +116,15 @@ def _linear_layers(hf: PreTrainedModel) -> list[str]:
         and name not in hf._modules
         and not _is_of_router(hf, name)
     }
-    targets = sorted(found - EXPERTS)
-    say(f"model.lora.targets: adapters on {', '.join(targets)}; the experts of this mixture and its routers are frozen")
-    return targets
+    return sorted(found - EXPERTS)
 
 
-def _check_layers(hf: PreTrainedModel, key: str) -> None:
-    """Only what can be merged for export: linear layers, and none whose weight is another module's too."""
+def _check_layers(hf: PreTrainedModel, key: str, merged: set[str]) -> None:
+    """Only what can be merged for export, peft's layers of these names: on linear layers, and none whose weight is
+    another module's too, and on experts where they are asked for by name."""
     head = hf.get_output_embeddings()
     tied = hf.config.get_text_config().tie_word_embeddings and head is not None and is_adapted(head)
-    strange = sorted({type(layer).__name__ for layer in lora_layers(hf) if type(layer).__name__ not in MERGED})
+    strange = sorted({type(layer).__name__ for layer in lora_layers(hf) if type(layer).__name__ not in merged})
     routes = any(is_adapted(module) and _is_of_router(hf, name) for name, module in hf.named_modules())
     if tied or strange or routes:
         kind = strange[0] if strange else "the head, tied to the embeddings"

@@ -11,7 +11,8 @@ from torch import Generator, Tensor, nn
 
 from alignment.config.errors import ConfigError
 from alignment.config.model import LoraInit
-from alignment.models.adapters import DEFAULT, is_adapted, lora_layers
+from alignment.distributed.placement import Placement
+from alignment.models.adapters import DEFAULT, has_lengths, is_adapted, lora_layers
 from alignment.models.heads import Trunk
 from alignment.models.quantized import is_quantized
 
@@ -22,7 +23,7 @@ def base_weights(model: Trunk) -> dict[str, Tensor]:
     """Those beneath the adapters, by their names in the model.
 
     Raises:
-        ConfigError: one is packed.
+        ConfigError: one is packed, or its adapter trains lengths beside what is added to it.
     """
     found: dict[str, Tensor] = {}
     layers: list[tuple[str, Any]] = [(name, module) for name, module in model.named_modules() if is_adapted(module)]
@@ -30,14 +31,16 @@ def base_weights(model: Trunk) -> dict[str, Tensor]:
         base = layer.get_base_layer()
         if is_quantized(base):
             raise ConfigError(f"{KEY} must be 0 on a base that is quantized, into which nothing is merged: {name}")
+        if has_lengths(layer, DEFAULT):
+            raise ConfigError(f"{KEY} must be 0 with an adapter of DoRA, of which more than a sum is merged: {name}")
         found[f"{name}.base_layer.weight"] = base.weight
     return found
 
 
 @torch.no_grad()
-def merge_and_begin(model: Trunk, init: LoraInit, generator: Generator) -> list[nn.Parameter]:
+def merge_and_begin(model: Trunk, init: LoraInit, generator: Generator, placement: Placement) -> list[nn.Parameter]:
     """Add scaling * B A to each weight, and begin a new adapter: A drawn as peft draws it, B 0. The model is what it
-    was.
+    was. All processes that share its weights, or have copies of them, call it and do the same.
 
     Returns:
         the adapters' weights, of which an optimizer knows nothing from here on.
@@ -45,14 +48,15 @@ def merge_and_begin(model: Trunk, init: LoraInit, generator: Generator) -> list[
     begun: list[nn.Parameter] = []
     layers: list[Any] = lora_layers(model.hf)
     for layer in layers:
-        base, down, up = layer.get_base_layer(), layer.lora_A[DEFAULT].weight, layer.lora_B[DEFAULT].weight
-        base.weight.add_(layer.get_delta_weight(DEFAULT).to(base.weight.dtype))
-        drawn = torch.empty(down.shape)  # on the CPU, so that devices begin alike
-        if init is LoraInit.gaussian:
-            drawn.normal_(std=1 / len(drawn), generator=generator)
-        else:
-            nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
-        down.copy_(drawn)
-        up.zero_()
+        base, down, up = layer.get_base_layer().weight, layer.lora_A[DEFAULT].weight, layer.lora_B[DEFAULT].weight
+        with placement.whole([base, down, up], write=True):
+            base.add_(layer.get_delta_weight(DEFAULT).to(base.dtype))
+            drawn = torch.empty(down.shape)  # on the CPU, so that devices begin alike
+            if init is LoraInit.gaussian:
+                drawn.normal_(std=1 / len(drawn), generator=generator)
+            else:
+                nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+            down.copy_(drawn)
+            up.zero_()
         begun += [down, up]
     return begun

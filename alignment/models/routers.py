@@ -1,10 +1,15 @@
-"""The routers of a mixture of experts: the loss that keeps the experts' loads even."""
+"""The routers of a mixture of experts: the loss that keeps the experts' loads even, and how even they are."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from torch import Tensor
-from transformers import PreTrainedConfig
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+from transformers.utils.output_capturing import OutputRecorder
 
 from alignment.config.errors import ConfigError
 
@@ -37,6 +42,74 @@ def router_loss(config: PreTrainedConfig, logits: tuple[Tensor, ...], counts: Te
     """
     balancing: Any = load_balancing_loss_func  # annotated as if there were one layer
     return balancing(logits, logits[0].shape[-1], _settings(config)["num_experts_per_tok"], counts)
+
+
+class RouterLoads:
+    """Where a mixture's routers send the tokens, layer by layer, in the forwards that are counted.
+
+    Of architectures whose routers put out logits and, behind them, the experts that they choose, as nearly all of
+    transformers' do.
+    """
+
+    def __init__(self, hf: PreTrainedModel) -> None:
+        kinds = tuple(_router_kinds(hf.base_model))
+        self.routers = [module for module in hf.base_model.modules() if isinstance(module, kinds)]
+        self._table: Tensor | None = None  # [layers, experts + 2] float64: tokens by expert, entropies, tokens
+
+    @contextmanager
+    def counting(self, mask: Tensor) -> Iterator[None]:
+        """Inside, a forward of rows is counted where `mask` [R, L] bool has a token; in a layer that computes only some
+        of them, at these."""
+        hooks = [
+            router.register_forward_hook(partial(self._count, number, mask))
+            for number, router in enumerate(self.routers)
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @torch.no_grad()
+    def _count(self, number: int, mask: Tensor, router: nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(output, tuple) or len(output) != 3 or output[2].is_floating_point():
+            return
+        logits, chosen = output[0].flatten(0, -2), output[2].flatten(0, -2)
+        experts = logits.shape[-1]
+        if self._table is None:
+            self._table = torch.zeros(len(self.routers), experts + 2, dtype=torch.float64, device=logits.device)
+        counts = mask.flatten().double() if len(chosen) == mask.numel() else chosen.new_ones(len(chosen)).double()
+        logprobs = logits.float().log_softmax(-1)
+        entropy = -(logprobs.exp() * logprobs).sum(-1).double()
+        row = self._table[number]
+        row[:-2].scatter_add_(0, chosen.flatten(), counts[:, None].expand(chosen.shape).flatten())
+        row[-2:] += torch.stack([(entropy * counts).sum(), counts.sum()])
+
+    def take(self) -> Tensor | None:
+        """What was counted since the last time: [layers, experts + 2], the tokens that each expert was sent, the sum of
+        the entropies of the routers' probabilities (nats), and the tokens. None where nothing was."""
+        table, self._table = self._table, None
+        return table
+
+
+def router_statistics(table: Tensor) -> dict[str, Tensor]:
+    """Of a table of `RouterLoads`, of all processes: means over layers of the largest and the smallest load of an
+    expert, as multiples of an even one, and the entropy."""
+    loads = table[:, :-2]
+    shares = loads * loads.shape[1] / loads.sum(1, keepdim=True).clamp(min=1)
+    return {
+        "router/load_max": shares.amax(1).mean(),
+        "router/load_min": shares.amin(1).mean(),
+        "router/entropy": (table[:, -2] / table[:, -1].clamp(min=1)).mean(),
+    }
+
+
+def _router_kinds(body: nn.Module) -> Iterator[type[nn.Module]]:
+    """The classes whose outputs transformers takes for routers' logits."""
+    recorded = type(body)._can_record_outputs if isinstance(body, PreTrainedModel) else None
+    found = (recorded or {}).get("router_logits", [])
+    for each in found if isinstance(found, list) else [found]:
+        yield each.target_class if isinstance(each, OutputRecorder) else each
 
 
 def _settings(config: PreTrainedConfig) -> dict[str, Any]:

@@ -28,14 +28,18 @@ def weight_kinds(model: nn.Module, head: nn.Module | None) -> dict[str, WeightKi
     heads = set() if head is None else {id(p) for p in head.parameters()}
 
     def kind_of(name: str, weight: nn.Parameter) -> WeightKind:
-        parts = name.split(".")
-        if any(part.startswith(ADAPTER) for part in parts):
-            return WeightKind.adapter_b if ADAPTER_B in parts else WeightKind.hidden
+        if is_of_adapter(name):
+            return WeightKind.adapter_b if ADAPTER_B in name.split(".") else WeightKind.hidden
         if id(weight) in embeddings:
             return WeightKind.embedding
         return WeightKind.head if id(weight) in heads else WeightKind.hidden
 
     return {name: kind_of(name, p) for name, p in model.named_parameters()}
+
+
+def is_of_adapter(name: str) -> bool:
+    """Whether a weight of this name is an adapter's."""
+    return any(part.startswith(ADAPTER) for part in name.split("."))
 
 
 def is_for(optimizer: OptimizerName, kind: WeightKind, num_dimensions: int) -> bool:

@@ -9,6 +9,7 @@ from alignment.rl.rollouts import Rollouts
 from alignment.training.alarm import Alarm
 from alignment.training.checkpoint import Stateful
 from alignment.training.kept import Write
+from alignment.training.merging import with_merging
 from alignment.training.timer import StepTimer
 
 
@@ -48,7 +49,7 @@ class OnPolicy:
         return self.rollouts.engine.learning_rate()
 
     def parts(self) -> dict[str, Stateful]:
-        return {"model": self.rollouts.engine}
+        return with_merging({"model": self.rollouts.engine})
 
     def save(self, folder: Path) -> None:
         self.write(folder)

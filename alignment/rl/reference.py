@@ -66,18 +66,22 @@ Reference = FrozenCopy | AdapterOff | FrozenAdapter
 
 
 def build_reference(policy: LanguageModel) -> Reference:
-    """The reference of a policy that has not been trained yet."""
-    if lora_layers(policy.hf) and whole_modules(policy.hf):
+    """The reference of a policy that has not been trained yet: apart where the weights beneath its adapter change."""
+    layers = lora_layers(policy.hf)
+    if layers and policy.keeps_base and whole_modules(policy.hf):
         policy.originals = Originals(policy.hf, policy.placement)
-    if policy.begins_adapted:
+    if policy.begins_adapted and policy.keeps_base:
         from alignment.models.saved_adapter import add_copy, has_copy  # not above, for it imports peft
 
         if not has_copy(policy.hf):
             add_copy(policy.hf, policy.placement)
         return FrozenAdapter(policy)
-    if lora_layers(policy.hf):
+    if layers and policy.keeps_base:
         return AdapterOff(policy)
     copy = policy.placement.copy_of(policy, as_its_original(policy.placement.compute))
+    if not policy.begins_adapted:
+        for layer in lora_layers(copy.hf):  # of a new adapter, which adds nothing
+            layer.enable_adapters(False)
     freeze(copy)
     return FrozenCopy(copy)
 

@@ -27,6 +27,7 @@ from alignment.training.metrics import Metrics, of_sets
 from alignment.training.samples_log import SamplesLog
 from alignment.training.setup import (
     build_engine,
+    fill_adapter,
     load_splits,
     packer_of,
     prepare_tokenizer,
@@ -137,6 +138,7 @@ def build_rollouts(
     batch = replace(config.batch, layout=settle_layout(policy, config.batch.layout))
     batches = train_batches(prompts.train, packer_of(batch, prompts.tokenizer), config.seed, config.data.train)
     steps = config.optimizer_steps(batches.num_steps(config.train))
+    fill_adapter(policy, config.model, batches)
     engine = build_engine(policy, config, num_steps=steps)
     scorer.shard()
     generator = build_generator(policy, prompts.tokenizer, config.generation, config.distributed)

@@ -19,6 +19,7 @@ What an iteration logs, beside what TRL calls the same thing (PPO: 1.12, the las
     grad_norm, value/grad_norm      grad_norm: before clipping; none
     precision/..., value/...        none: of float16, its loss scale and the steps that an overflow left out
     ranges/..., value/...           none: what underflows or overflows, by layer (log.ranges_every)
+    router/..., value/...           none: how evenly a mixture's routers deal out the tokens that are learned from
     policy/approx_kl                policy/approxkl_avg, which is k2; ours is k3
     policy/clip_fraction            policy/clipfrac_avg
     policy/ratio                    val/ratio
@@ -116,7 +117,7 @@ def update_actor_and_critic(
 
 
 def _of_critic(name: str) -> str:
-    return f"value/{name}" if name in OF_CRITIC or name.startswith("ranges/") else name
+    return f"value/{name}" if name in OF_CRITIC or name.startswith(("ranges/", "router/")) else name
 
 
 def _is_too_far(learned: Metrics, max_kl: float | None) -> bool:

@@ -26,6 +26,7 @@ from alignment.runs.written import begin_folder, publish_folder
 from alignment.tasks.card import write_card
 from alignment.terminal import say
 from alignment.training.manifest import Damaged, check_part, map_part, part_name, read_manifest
+from alignment.training.merging import fill_base, merging_part
 from alignment.training.parameter_groups import parameter_groups
 from alignment.training.setup import prepare_tokenizer
 
@@ -58,15 +59,15 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
     load: Any = load_scalar_model if isinstance(config, ScalarConfig) else load_language_model
     model = load(config.model, tokenizer, _placement(config))
     trained = model.trained()
-    found = parameter_groups(model, config.train, lora_plus=config.model.lora.plus)
+    lora = config.model.lora
+    found = parameter_groups(model, config.train, lora_plus=lora.plus, merges=lora.merge_every > 0)
     groups = [{name: p.shape for name, p in group.weights.items()} for group in found]
-    weights, base = whole_weights([state[part] for state in states], groups), dict[str, Any]()
-    if config.model.lora.merge_every:
-        base = states[0]["merging"]["base"]
-    own = trained | {name: weight for name, weight in model.named_parameters() if name in base}
+    weights = whole_weights([state[part] for state in states], groups)
     with torch.no_grad():
-        for name, weight in (weights | base).items():
-            own[name].copy_(weight)
+        for name, weight in weights.items():
+            trained[name].copy_(weight)
+    if lora.merge_every:
+        fill_base(model, [state[merging_part(part)] for state in states])
     try:
         made = begin_folder(out)
     except OSError as error:

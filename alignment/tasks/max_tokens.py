@@ -192,13 +192,13 @@ def roles_of(config: TrainingConfig | RejectionConfig | EvaluateConfig) -> Itera
     has_other = isinstance(config, ReferencedConfig | OnlineDPOConfig) and config.reference.path is not None
     is_beside = isinstance(config, OnlineDPOConfig | PPOConfig) and not has_other  # the reference, all the time
     trained = config.model.adapter is not None or bool(config.model.lora.modules_to_save)
-    keeps_copy = is_beside and trained  # of what it trains, as it was
+    keeps_copy = is_beside and trained and config.model.keeps_base  # of what it trains, as it was
     yield Role(
         _key_of(config.model), config.model, is_scalar, True, config.train, is_in_ppo, int(averages) + keeps_copy
     )
     if isinstance(config, ReferencedConfig | OnlineDPOConfig) and config.reference.path is not None:
         yield Role("reference.path", replace(_frozen(config.model), path=config.reference.path))
-    elif is_beside and not config.model.lora.rank:
+    elif is_beside and not config.model.keeps_base:
         yield Role("reference", _frozen(config.model))
     if isinstance(config, OnlineConfig):
         yield from _judges(config)

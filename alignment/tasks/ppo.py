@@ -41,10 +41,12 @@ from alignment.runs.folder import RunFolder
 from alignment.terminal import say
 from alignment.training.checkpoint import Stateful
 from alignment.training.loop import fit
+from alignment.training.merging import with_merging
 from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.setup import (
     build_engine,
+    fill_adapter,
     require_positions,
     required_split,
     save_trained,
@@ -156,8 +158,8 @@ class PPOTrainer(OnPolicy):
         return learned
 
     def parts(self) -> dict[str, Stateful]:
-        critic: dict[str, Stateful] = {} if self.roles.critic is None else {"critic": self.roles.critic}
-        return {"actor": self.roles.actor, **critic, **self.state.parts()}
+        critic = {} if self.roles.critic is None else {"critic": self.roles.critic}
+        return {**with_merging({"actor": self.roles.actor, **critic}), **self.state.parts()}
 
     def save_average(self, folder: Path) -> None:
         """The moving average, where there is one, as a model of its own."""
@@ -199,6 +201,7 @@ def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
     )
     critic = None
     if models.critic is not None:
+        fill_adapter(models.critic, config.model, rollouts.batches)
         steps, rate = iterations * config.ppo.inner_steps, config.critic.learning_rate
         critic = build_engine(models.critic, config, num_steps=steps, learning_rate=rate)
     shard_reference(models.reference, config.distributed)

@@ -43,7 +43,7 @@ def build_optimizer(
         lora_plus: the learning rate of adapters' B, as a multiple of `learning_rate`.
         restarts: where it rises anew; None: nowhere.
     """
-    groups = parameter_groups(model, config, lora_plus=lora_plus)
+    groups = parameter_groups(model, config, lora_plus=lora_plus, merges=restarts is not None)
     optimizer = make_optimizer(groups, config, learning_rate)
     return optimizer, LambdaLR(optimizer, lr_factor(config, num_steps, restarts))
 

@@ -1,6 +1,6 @@
 """Which weights an optimizer treats alike: the one place where decay and learning rates of their own are dealt out."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch.nn import Parameter
 
@@ -10,7 +10,7 @@ from alignment.config.train import TrainConfig
 from alignment.distributed.engine import shape_of
 from alignment.models.heads import Trunk
 from alignment.models.init import config_of
-from alignment.models.weight_kinds import WeightKind, head_of, is_for, weight_kinds
+from alignment.models.weight_kinds import WeightKind, head_of, is_for, is_of_adapter, weight_kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,8 @@ class Treatment:
     """Their learning rate, as a multiple of the run's."""
     is_special: bool
     """Whether the optimizer is for them (`is_for`)."""
+    begins_anew: bool = False
+    """Whether an adapter that is merged and begins anew: what the optimizer has gathered of them is let go."""
 
 
 @dataclass(slots=True)
@@ -31,9 +33,11 @@ class ParameterGroup:
     """By name, in the model's order."""
 
 
-def parameter_groups(model: Trunk, config: TrainConfig, *, lora_plus: float = 1.0) -> list[ParameterGroup]:
+def parameter_groups(
+    model: Trunk, config: TrainConfig, *, lora_plus: float = 1.0, merges: bool = False
+) -> list[ParameterGroup]:
     """The trained weights in the optimizer's groups, none of them empty. First come those at the run's own learning
-    rate, the matrices before what does not decay.
+    rate, the matrices before what does not decay. `merges`: whether adapters begin anew as the run goes on.
 
     What has one dimension does not decay: norms, biases, DoRA's lengths. Embeddings do. transformers' trainer, which
     goes by names, has the same of all that is so named.
@@ -42,6 +46,7 @@ def parameter_groups(model: Trunk, config: TrainConfig, *, lora_plus: float = 1.
     groups: dict[Treatment, ParameterGroup] = {}
     for name, weight in model.trained().items():
         treatment = _treatment(config, lora_plus, kinds[name], len(shape_of(weight)))
+        treatment = replace(treatment, begins_anew=merges and is_of_adapter(name))
         groups.setdefault(treatment, ParameterGroup(treatment)).weights[name] = weight
     return sorted(groups.values(), key=_place)
 

@@ -22,11 +22,13 @@ from alignment.data.loaded import Loaded
 from alignment.data.margins import margin_words
 from alignment.data.mixture import portions, weights_of
 from alignment.data.numbers import numbers
+from alignment.data.tokenize import Example
 from alignment.distributed import collectives, sequence
 from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import Engine, TorchEngine
 from alignment.distributed.precision import compute_dtype
 from alignment.distributed.ranges import RangeWatch
+from alignment.models.adapters import lora_layers
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.init import config_of
 from alignment.models.layer_names import layers_of
@@ -37,6 +39,7 @@ from alignment.models.quantized import is_quantized
 from alignment.models.sequence import require_heads
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.terminal import say
+from alignment.training.merging import merging_of
 from alignment.training.optim import build_optimizer, restarts_of
 
 
@@ -183,13 +186,23 @@ def require_positions(
 
 
 def fill_adapter(model: LanguageModel | ScalarModel, config: ModelConfig, train: Batches) -> None:
-    """Begin a new adapter at the rows that it will train on, where `model.lora.init` asks for it."""
-    if config.lora.init is LoraInit.eva:
+    """Begin a new adapter at the rows that it will train on, where `model.lora.init` asks for it: at their replies, or
+    where these are drawn, at the prompts."""
+    if config.lora.init is LoraInit.eva and lora_layers(model.hf):
         from alignment.models.eva import fill_from_rows  # not above: it imports peft (see models/lora)
 
         packer = replace(train.packer, rank=0, num_ranks=1)
-        steps = (packer.train_batches(train.examples, train.step_rows(step)) for step in count())
+        rows = ([_text_of(train.examples[row]) for row in train.step_rows(step)] for step in count())
+        steps = (packer.train_batches(examples) for examples in rows)
         fill_from_rows(model, chain.from_iterable(steps))
+
+
+def _text_of(example: Example) -> Example:
+    """Of a prompt that has no replies all but its first token as one, for that is much the same in all texts."""
+    if example.completion_ids:
+        return example
+    ids = example.prompt_ids
+    return replace(example, prompt_ids=ids[:1], completion_ids=(ids[1:] if len(ids) > 1 else ids,))
 
 
 def build_engine(
@@ -203,13 +216,15 @@ def build_engine(
         num_steps=num_steps,
         learning_rate=learning_rate,
         lora_plus=config.model.lora.plus,
-        restarts=restarts_of(config.model.lora, config.train, num_steps),
+        restarts=restarts_of(config.model.lora, config.train, num_steps) if lora_layers(model.hf) else None,
     )
     watch, every = None, config.log.ranges_every
     if every > 0:
         watch = RangeWatch(layers_of(model), dtype=compute_dtype(config.distributed), every=every)
     kind, norm = TorchEngine if config.distributed.zero is None else DeepSpeedEngine, config.train.max_grad_norm
-    return kind(model, optimizer, scheduler, config=config.distributed, max_grad_norm=norm, watch=watch)
+    engine: Engine = kind(model, optimizer, scheduler, config=config.distributed, max_grad_norm=norm, watch=watch)
+    engine.merging = merging_of(engine, model, config.model.lora, num_steps=num_steps, seed=config.seed)
+    return engine
 
 
 def say_size(engine: Engine) -> None:

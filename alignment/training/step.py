@@ -14,6 +14,7 @@ from alignment.distributed.collectives import sum_over_ranks
 from alignment.distributed.engine import Engine
 from alignment.losses import Mean
 from alignment.models.forwards import forwards
+from alignment.models.routers import RouterLoads, router_statistics
 from alignment.training.metrics import Metrics
 from alignment.training.nonfinite import NonFiniteStep, stop
 from alignment.training.objectives import Objective, StepWide, Unit
@@ -98,12 +99,14 @@ class _Started:
     def __init__(self, learner: Learner) -> None:
         engine, beside = learner.engine, learner.beside
         engine.model.train()
+        _routed(engine)  # and let go: of forwards that were no step's
         self.learner = learner
         self.metrics, self.loss = _accumulate(engine, learner.objective, learner.micro_batches, ends=beside is None)
         if beside is not None:
             more, other = _accumulate(engine, beside.objective, beside.micro_batches, weight=beside.weight, ends=True)
             self.metrics = self.metrics | {f"{beside.name}/{name}": value for name, value in more.items()}
             self.loss = self.loss + beside.weight * other
+        self.routed = _routed(engine)
         self.scale = None if engine.scaling is None else engine.scaling.scale
         self.is_overflow = engine.scaling is not None and engine.scaling.can_halve()  # if it is not taken
         self.norm = torch.full_like(self.loss, float("nan"))
@@ -114,6 +117,8 @@ class _Started:
         if is_taken:
             model: Any = engine.model  # or what DeepSpeed has put around it, which passes the call on
             model.changed()
+            if engine.merging is not None:
+                engine.merging.after()
         return is_taken
 
     def tell(self, on_nonfinite: Callable[[NonFiniteStep], None]) -> None:
@@ -122,7 +127,7 @@ class _Started:
 
     def measured(self, *, is_taken: bool) -> Metrics:
         norm, metrics = self.norm.detach(), self.metrics if is_taken else Metrics()
-        own = {"grad_norm": Mean(norm, torch.ones_like(norm, dtype=torch.long))} if is_taken else {}
+        own = {"grad_norm": Mean(norm, torch.ones_like(norm, dtype=torch.long))} | self.routed if is_taken else {}
         if self.scale is not None:
             told = {"precision/loss_scale": self.scale, "precision/skipped": float(not is_taken)}
             own |= {
@@ -132,6 +137,15 @@ class _Started:
         seen = {} if watch is None else watch.take()
         metrics = metrics | {name: Mean(*counted) for name, counted in seen.items()}
         return metrics | Metrics(own).counted_by_main()
+
+
+def _routed(engine: Engine) -> dict[str, Mean]:
+    """How evenly a mixture's routers have dealt out the tokens of all processes since it was asked last."""
+    loads = engine.model.router_loads
+    table = loads.take() if isinstance(loads, RouterLoads) else None
+    if table is None:
+        return {}
+    return {name: Mean.of(value[None]) for name, value in router_statistics(sum_over_ranks(table)).items()}
 
 
 def _accumulate(

@@ -27,7 +27,7 @@ from alignment.training.another_reference import load_reference, require_referen
 from alignment.training.checkpoint import Stateful
 from alignment.training.kept import Write
 from alignment.training.loop import fit
-from alignment.training.merging import Merging, merging_of
+from alignment.training.merging import with_merging
 from alignment.training.metrics import Metrics, of_sets, with_perplexity
 from alignment.training.nonfinite import NonFiniteGuard
 from alignment.training.objectives import Objective
@@ -107,10 +107,7 @@ def supervised(
             weights = _digest(model, config)
         read = partial(_table, engine, config, weights)
         learned, evaluated = _built(config, objective, train, held_out, read)
-    method = Supervised(engine, learned, evaluated, train=train, held_out=held_out, save=save)
-    if config.model.lora.merge_every:
-        method.merging = merging_of(engine, model, config, train.num_steps(config.train))
-    return method
+    return Supervised(engine, learned, evaluated, train=train, held_out=held_out, save=save)
 
 
 def tables_of_another(config: Config, prepared: Prepared, objective: BuildObjective[Config]) -> list[Tensor]:
@@ -194,7 +191,6 @@ class Supervised:
         self.engine, self.objective, self.evaluation = engine, objective, evaluation
         self.train, self.held_out = train, held_out
         self.write = save
-        self.merging: Merging | None = None
         self.timer = StepTimer(engine.device, step_flops(engine.num_weights, engine.num_trained))
 
     def begin(self, done: int) -> None:
@@ -207,10 +203,7 @@ class Supervised:
         return Metrics(), micro_batches
 
     def update(self, step: int, units: Sequence[Batch], nonfinite: NonFiniteGuard) -> Metrics:
-        learned = train_step(self.engine, self.objective, units, partial(nonfinite.record, step))
-        if self.merging is not None:
-            self.merging.after(learned)
-        return learned
+        return train_step(self.engine, self.objective, units, partial(nonfinite.record, step))
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Over all held-out rows, and over each set of them that has a name. What an objective asks of a whole
@@ -228,7 +221,7 @@ class Supervised:
         return self.engine.learning_rate()
 
     def parts(self) -> dict[str, Stateful]:
-        return {"model": self.engine} | ({} if self.merging is None else {"merging": self.merging})
+        return with_merging({"model": self.engine})
 
     def save(self, folder: Path) -> None:
         self.write(folder)

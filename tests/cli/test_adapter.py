@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from alignment.api.result import Run
 from tests.cli.conftest import Ended
 
 SHORT = ("train.schedule=constant", "train.warmup_steps=0", "train.learning_rate=1e-2", "train.eval_every=0")
@@ -22,11 +23,13 @@ FEW = ("batch.size=4", "log.progress=false", "data.eval.limit=8", "data.train.li
 SCORE = "def count(prompts, replies):\n    return [float(sum(map(reply.count, 'aeiou'))) for reply in replies]\n"
 REPLIES = ("generation.max_new_tokens=4", "reward.function=vowels_of_reply.count")
 NEW = ("model.path=BASE", "model.lora.rank=4", "model.lora.targets=[q_proj,up_proj]")
+SLOW = pytest.mark.slow
 CASES: dict[str, tuple[str, tuple[str, ...], dict[str, float]]] = {  # recipe, model, what the first step says
     "dpo": ("tiny_dpo", ("model.adapter=adapter",), {"loss": math.log(2), "rewards/margin": 0.0}),
     "grpo": ("tiny_grpo", ("model.adapter=adapter", *REPLIES), {"kl": 0.0}),
     "pissa": ("tiny_dpo", (*NEW, "model.lora.init=pissa"), {"loss": math.log(2), "rewards/margin": 0.0}),
     "eva": ("tiny_dpo", (*NEW, "model.lora.init=eva"), {"loss": math.log(2), "rewards/margin": 0.0}),
+    "eva of prompts": ("tiny_ppo", (*NEW, "model.lora.init=eva", *REPLIES), {"kl": 0.0}),
     "loftq": (
         "tiny_dpo",
         (*NEW, "model.lora.init=loftq", "model.quantization=nf4"),
@@ -107,6 +110,74 @@ def test_a_run_goes_on_across_a_merge_to_the_same_bits_and_leaves_a_whole_model(
     rows = [list(map(json.loads, path.read_text().splitlines())) for path in (Path("whole/metrics.jsonl"), folder)]
     losses = [[row["loss"] for row in each] for each in rows]
     assert losses[0][:3] == pytest.approx(losses[1][:3], abs=1e-5) and losses[0][4] != losses[1][4]
+
+
+ONLINE = {  # recipe, words, the first step behind a merge, and the parts of a checkpoint with what was merged
+    "grpo": ("tiny_grpo", NEW, 2, {"actor_merging"}),
+    "ppo": ("tiny_ppo", (*NEW, "ppo.epochs=2"), 2, {"actor_merging", "critic_merging"}),
+    "online_dpo": ("tiny_online_dpo", ("model.adapter=adapter",), 3, {"model_merging"}),
+}
+
+
+@pytest.mark.parametrize("case", ["grpo", pytest.param("ppo", marks=SLOW), pytest.param("online_dpo", marks=SLOW)])
+def test_what_learns_from_its_own_replies_keeps_its_reference_across_merges(
+    case: str, alignment: Callable[..., Ended], adapter: Path, families: Path
+) -> None:
+    """Merged or not, what the replies are to the reference in the step behind it is the same."""
+    Path("vowels_of_reply.py").write_text(SCORE)
+    recipe, model, step, parts = ONLINE[case]
+    merges = ("model.lora.merge_every=2", "model.lora.restart_warmup_steps=0", "model.lora.init=default")
+    words = ("run", recipe, *(word.replace("BASE", str(families / "small")) for word in model), *REPLIES, *FEW)
+    for steps in (1, 2, 3):
+        ended = alignment(*words, *merges, f"train.max_steps={steps}", "output_dir=out")
+        assert ended.code == 0, ended.err
+    ended = alignment(*words, *merges, "train.max_steps=3", "output_dir=whole")
+    assert ended.code == 0 and "merges in the run's" in ended.out, ended.err
+    saved = torch.load("whole/checkpoints/step-00000003/rank-00000.pt", weights_only=True)["parts"]
+    assert {name for name in saved if name.endswith("_merging")} == parts
+    assert all(saved[name]["base"] for name in parts)
+    logs = [Path(f"{at}/metrics.jsonl").read_text().splitlines() for at in ("out", "whole")]
+    rows, whole = (list(map(json.loads, lines)) for lines in logs)
+    assert [row["grad_norm"] for row in rows] == [row["grad_norm"] for row in whole]
+    out, own = (load_file(f"{at}/model/model.safetensors") for at in ("out", "whole"))
+    assert all(torch.equal(out[name], own[name]) for name in own)
+    assert alignment("export", "out", "--out", "exported").code == 0
+    assert Path("exported/model.safetensors").read_bytes() == Path("out/model/model.safetensors").read_bytes()
+    assert alignment(*words, f"train.max_steps={step}", "output_dir=plain").code == 0
+    plain = json.loads(Path("plain/metrics.jsonl").read_text().splitlines()[-1])
+    (name,) = {"kl", "rewards/margin"} & plain.keys()
+    assert whole[step - 1][name] == pytest.approx(plain[name], abs=1e-5) != 0
+
+
+@pytest.mark.parametrize("recipe", ["tiny_dpo", pytest.param("tiny_reward", marks=SLOW)])
+def test_an_adapter_that_is_left_alone_is_the_model_on_its_base(
+    recipe: str, alignment: Callable[..., Ended], families: Path
+) -> None:
+    """What the run leaves otherwise, in its place; and as `model.path` of a run that reads it."""
+    words = ("run", recipe, *(word.replace("BASE", str(families / "small")) for word in NEW), *FEW, "train.max_steps=2")
+    assert alignment(*words, "output_dir=whole").code == 0
+    ended = alignment(*words, "model.lora.merge=false", "output_dir=alone")
+    assert ended.code == 0, ended.err
+    beside, alone = Path("whole/model/adapter"), Path("alone/model")
+    assert not (alone / "model.safetensors").exists() and not (alone / "adapter").exists()
+    assert (alone / "adapter_config.json").read_text() == (beside / "adapter_config.json").read_text()
+    own, other = (load_file(at / "adapter_model.safetensors") for at in (alone, beside))
+    assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
+    assert "PeftModel.from_pretrained" in (alone / "README.md").read_text()
+    model, _ = Run(Path("alone")).load()
+    merged, _ = Run(Path("whole")).load()
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-4)
+    for name in ("whole", "alone"):
+        again = alignment("run", recipe, f"model.path={name}", *FEW, "train.max_steps=1", f"output_dir=from_{name}")
+        assert again.code == 0, again.err
+    rows = [json.loads(Path(f"from_{name}/metrics.jsonl").read_text()) for name in ("whole", "alone")]
+    assert rows[0]["grad_norm"] == pytest.approx(rows[1]["grad_norm"], rel=1e-4)
+    assert alignment("export", "alone", "--out", "exported").code == 0
+    assert {path.name for path in Path("exported").iterdir()} == {path.name for path in alone.iterdir()} - {
+        "reward_statistics.json"
+    }
 
 
 def test_what_is_no_adapter_to_train_on_is_refused(

@@ -37,20 +37,36 @@ UNREAD = {  # words of `alignment run`: what is said
     "tiny_dpo model.adapter=. model.lora.init=gaussian": (
         "model.lora.init must be left out beside model.adapter, which has begun already, got 'gaussian'"
     ),
-    "tiny_grpo model.path=. model.lora.rank=4 model.lora.init=eva": (
-        "model.lora.init must be another for a method that learns from its own replies: eva reads those of training "
-        "rows, which this one has not (model.adapter takes what an sft run has made), got 'eva'"
-    ),
     "tiny_dpo model.path=. model.lora.rank=4 model.lora.init=eva distributed=zero3": (
         "distributed.zero must be null, 0, 1 or 2 with model.lora.init=eva, which reads rows before weights are "
         "shared out, got 3"
     ),
-    "tiny_grpo model.path=. model.lora.rank=4 model.lora.merge_every=2": (
-        "model.lora.merge_every must be 0 for a method that learns from its own replies, whose reference is the base "
-        "beneath the adapter (model.path=RUN merges what a run left, and a new one begins), got 2"
+    "tiny_dpo model.path=. model.lora.rank=4 model.lora.merge=false model.lora.merge_every=2": (
+        "model.lora.merge must be true but for an adapter of a model.path that is read as it is, without merge_every, "
+        "resize_embeddings or model.rope, got False"
     ),
-    "tiny_dpo model.path=. model.lora.rank=4 model.lora.merge_every=2 distributed=zero2": (
-        "distributed.zero must be null or 0 with model.lora.merge_every, for others keep an adapter in pieces, got 2"
+    "tiny_dpo model.path=. model.lora.rank=4 model.lora.target_parameters=[experts.down_proj] distributed=zero3": (
+        "distributed.zero must be null, 0, 1 or 2 with model.lora.target_parameters, for peft adds to experts that are "
+        "whole, got 3"
+    ),
+    "tiny_dpo model.path=. model.lora.rank=4 model.lora.target_parameters=[experts.down_proj] model.lora.init=eva": (
+        "model.lora.init must be default or gaussian with model.lora.target_parameters: an adapter of experts is a "
+        "plain sum, got 'eva'"
+    ),
+    f"{SHARED} model.lora.target_parameters=[experts.down_proj]": (
+        "model.lora.target_parameters must be [] with roles.share=lora, whose adapters are on linear layers, got "
+        "['experts.down_proj']"
+    ),
+    f"{SHARED} model.lora.merge_every=2": (
+        "model.lora.merge_every must be 0 with roles.share=lora, whose roles read one base, got 2"
+    ),
+    "tiny_ppo model.path=. model.lora.rank=4 model.lora.merge_every=2 ppo.ema=0.9": (
+        "ppo.ema must be null with model.lora.merge_every, whose adapters begin anew: their mean is of none, got 0.9"
+    ),
+    "tiny_dpo model.path=. model.lora.rank=4 model.lora.merge_every=2 distributed=zero3 "
+    "distributed.offload_optimizer=nvme distributed.nvme_path=.": (
+        "distributed.offload_optimizer and offload_param must not be nvme with model.lora.merge_every, after whose "
+        "merges weights and states are written, got 'nvme'"
     ),
     "tiny_dpo model.path=. model.lora.rank=4 model.lora.merge_every=2 model.lora.init=pissa": (
         "model.lora.init must be default or gaussian with model.lora.merge_every, each of whose adapters begins as the "
@@ -61,6 +77,9 @@ UNREAD = {  # words of `alignment run`: what is said
     ),
     "tiny_dpo model.path=. model.lora.rank=4 model.lora.restart_warmup_steps=2": (
         "model.lora.restart_warmup_steps goes with model.lora.merge_every > 0, got 2"
+    ),
+    f"{SHARED} model.lora.init=eva": (
+        "model.lora.init must be default or gaussian with roles.share=lora, whose adapters are on one base, got 'eva'"
     ),
     f"{SHARED} model.lora.init=pissa": (
         "model.lora.init must be default or gaussian with roles.share=lora, whose adapters are on one base, got 'pissa'"

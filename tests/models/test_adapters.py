@@ -18,6 +18,7 @@ from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import adapter_off, lora_layers
 from alignment.models.load import load_language_model, load_scalar_model, save_model
+from alignment.models.merged_base import merge_and_begin
 from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.rl.reference import AdapterOff, FrozenCopy, build_reference
 
@@ -89,6 +90,22 @@ def test_the_reference_of_an_adapter_is_its_base(
     assert isinstance(reference, AdapterOff)
     stir(policy)
     assert torch.equal(reference.logprobs(batch, 1.0), before)
+
+
+def test_the_reference_of_an_adapter_that_is_merged_as_it_learns_is_a_frozen_copy(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, batch: Batch
+) -> None:
+    lora = LoraConfig(rank=4, merge_every=1)
+    policy = load_language_model(ModelConfig(init=tiny_init, lora=lora), tokenizer, WHOLE)
+    before = logprobs(policy, batch)
+    reference = build_reference(policy)
+    assert isinstance(reference, FrozenCopy)
+    stir(policy)
+    learned = logprobs(policy, batch)
+    assert torch.equal(reference.logprobs(batch, 1.0), before)
+    merge_and_begin(policy, lora.init, torch.Generator().manual_seed(0), WHOLE)
+    torch.testing.assert_close(logprobs(policy, batch), learned)
+    assert torch.equal(reference.logprobs(batch, 1.0), before) and not torch.allclose(learned, before, atol=1e-3)
 
 
 def test_the_reference_of_a_whole_model_is_a_frozen_copy(

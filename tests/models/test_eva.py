@@ -1,5 +1,6 @@
 """EVA: an adapter begins at the first singular vectors of what its layers read of the replies, as peft's does."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,23 @@ def test_every_process_finds_the_same_and_a_trained_one_is_read_by_peft(
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "saved")), now)
     beside = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "saved" / "adapter")
     torch.testing.assert_close(logits(beside), now)
+
+
+def test_where_replies_are_drawn_it_is_what_layers_read_of_the_prompts(
+    base: Path, pairs: list[Example], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """All but their first tokens: as of texts of these alone."""
+    prompts = [replace(pair, completion_ids=(), finished=()) for pair in pairs]
+    texts = []
+    for pair in pairs:
+        ids = pair.prompt_ids
+        texts.append(replace(pair, prompt_ids=ids[:1], completion_ids=(ids[1:] if len(ids) > 1 else ids,)))
+    models = [load_language_model(config(base), tokenizer, WHOLE) for _ in range(2)]
+    for model, examples in zip(models, (prompts, texts), strict=True):
+        fill_adapter(model, config(base), rows(examples, Layout.shared))
+    for one, other in zip(*(lora_layers(model.hf) for model in models), strict=True):
+        assert torch.equal(first_of(one), first_of(other))
+        torch.testing.assert_close(first_of(one) @ first_of(one).T, torch.eye(RANK), rtol=0, atol=1e-4)
 
 
 def test_what_has_no_such_vectors_is_refused(

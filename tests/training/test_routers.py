@@ -98,6 +98,39 @@ def test_a_step_adds_it_and_reports_it(
             )
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
+def test_a_step_tells_how_even_the_loads_are_where_no_loss_is_set_too(
+    name: str, layout: Layout, pairs: list[Example], tokenizer: PreTrainedTokenizerBase, engine_of: Any
+) -> None:
+    """Of all tokens of all micro-batches, a prompt as often as it is laid out; against transformers' routers' logits of
+    each text alone."""
+    torch.manual_seed(0)
+    model = load_language_model(ModelConfig(init=FAMILIES[name]), tokenizer, WHOLE)
+    model.reads_apart = False  # the last layer computes all tokens too
+    loads, entropy, count = torch.zeros(2, 4), torch.zeros(2), 0
+    for pair in pairs:
+        for branch, completion in enumerate(pair.completion_ids):
+            ids = torch.tensor([[*pair.prompt_ids.tolist(), *completion.tolist()]])
+            first = len(pair.prompt_ids) if branch and layout is Layout.shared else 0
+            count += ids.shape[1] - first
+            with torch.no_grad():
+                routed = model.hf(ids, output_router_logits=True).router_logits
+            for layer, logits in enumerate(each.float()[first:] for each in routed):
+                loads[layer] += torch.bincount(logits.topk(2).indices.flatten(), minlength=4)
+                entropy[layer] += torch.distributions.Categorical(logits=logits).entropy().sum()
+    wanted = {
+        "router/load_max": (loads.amax(1) / (2 * count / 4)).mean().item(),
+        "router/load_min": (loads.amin(1) / (2 * count / 4)).mean().item(),
+        "router/entropy": (entropy / count).mean().item(),
+    }
+    batches = [pack(pairs[first : first + 3], range(3), layout=layout, pad_id=0) for first in (0, 3)]
+    token_logprobs(model, batches[0])  # of no step
+    metrics = train_step(engine_of(model), SFT(CrossEntropyLoss()), batches).means()
+    assert {key: metrics[key] for key in wanted} == pytest.approx(wanted, rel=1e-5)
+    assert "router_loss" not in metrics and wanted["router/load_max"] > 1.01
+
+
 def test_the_weight_is_the_one_asked_for_else_the_model_s_own() -> None:
     mixtral = AutoConfig.for_model("mixtral", router_aux_loss_coef=0.3)
     assert router_weight(mixtral, None) == 0.0
