@@ -46,7 +46,8 @@ def test_a_process_holds_what_is_planned(stage: int, found: dict[str, Any], rank
     assert own["moments"] == pytest.approx(held.moments, rel=0.01)
     assert own["masters"] == pytest.approx(held.masters, rel=0.01) or stage == 0
     bucket = buckets(config, counted)
-    assert own["backward"] == pytest.approx(held.on_device + bucket, rel=0.03)
+    planned = held.on_device + bucket  # while the pass runs; under stage 1 the last one ends with its own share of sums
+    assert own["backward"] == pytest.approx(held.between_steps + held.masters if stage == 1 else planned, rel=0.03)
     assert own["step"] == pytest.approx(held.between_steps + (bucket if stage == 3 else 0), rel=0.01)
 
 
