@@ -17,12 +17,14 @@ LACKING = re.compile(r"out of memory|can't allocate memory|not enough memory", r
 
 @contextmanager
 def told_of_memory(config: RunConfig) -> Iterator[None]:
-    """Inside, an error for want of memory is followed by a line on what was planned and what was there; it goes on."""
+    """Inside, an error for want of memory is followed by a line on what was planned and what was there; it goes on. Of
+    a process that does not speak itself the line is a note to its error, which the launcher shows."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if is_main() and (isinstance(error, MemoryError) or LACKING.search(str(error))):
-            say(line_on(config))
+        if isinstance(error, MemoryError) or LACKING.search(str(error)):
+            tell = say if is_main() else error.add_note
+            tell(line_on(config))
         raise
 
 

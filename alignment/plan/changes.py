@@ -15,12 +15,12 @@ from alignment.config.ppo import Share
 from alignment.config.run import TrainingConfig
 from alignment.config.tasks import RejectionConfig
 from alignment.plan.hardware import Hardware
-from alignment.plan.roles import Planned
+from alignment.plan.roles import Planned, widest_rows
 from alignment.tasks.max_tokens import LEAST
 
 OF_PASSES = (
     *("batch.max_tokens", "model.gradient_checkpointing", "model.activation_offloading", "distributed.device"),
-    *("generation.batch_size", "generation.gather"),
+    *("distributed.sequence_parallel", "generation.batch_size", "generation.gather"),
 )
 """Keys by which what is held is the same, whatever they say."""
 ANOTHER_METHOD = 100.0
@@ -48,6 +48,7 @@ def combinations(config: Planned, hardware: Hardware) -> list[tuple[Change, ...]
         _precision(config, hardware),
         _sharding(config, hardware),
         _max_tokens(config),
+        _shared_rows(config, hardware),
         _replies(config),
         _roles(config, hardware),
         _optimizer(config),
@@ -135,18 +136,30 @@ def _max_tokens(config: Planned) -> list[Change]:
     return found
 
 
+def _shared_rows(config: Planned, hardware: Hardware) -> list[Change]:
+    """Of rows that no smaller pass makes shorter. Processes of one machine share them, and each has `LEAST` tokens."""
+    if not config.shares_rows or config.distributed.sequence_parallel > 1:
+        return [NOTHING]
+    found, number, longest = [NOTHING], 2, widest_rows(config).together
+    while number <= min(hardware.local, longest // LEAST) and hardware.processes % number == 0:
+        cost = f"each row on {number} processes, which send each other queries, keys, values and outputs in each layer"
+        found.append(Change({"distributed.sequence_parallel": number}, cost, 0.05 * number))
+        number *= 2
+    return found
+
+
 def _replies(config: Planned) -> list[Change]:
     if not isinstance(config, OnlineConfig) or config.generation.engine is Generation.vllm:
         return [NOTHING]
     found, number = [NOTHING], config.generation.batch_size
-    for share in (4, 16):
+    for share in (4, 16, 64):
         if number // share >= 1:
             cost = f"replies are drawn {number // share} at a time: up to {share} times as long"
             found.append(Change({"generation.batch_size": number // share}, cost, 0.02 * share))
     if config.generation.gather is Gather.model:  # which ZeRO 3 alone takes
         cost = "the weights over the network for every token that is drawn"
         found.append(Change({"generation.gather": Gather.layer}, cost, 3.0))
-        for share, weight in ((4, 6.0), (16, 9.0)):
+        for share, weight in ((4, 6.0), (16, 9.0), (64, 12.0)):
             together = {"generation.gather": Gather.layer, "generation.batch_size": max(1, number // share)}
             found.append(Change(together, f"{cost}, {max(1, number // share)} replies at a time", weight))
     return found

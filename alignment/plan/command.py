@@ -60,6 +60,6 @@ def _lines(recipe: str, config: Planned, hardware: Hardware, mfu: float) -> Iter
     yield from unused_of(plan, hardware)
     if not plan.fits:
         yield ""
-        yield from ways_of(ways_to_fit(config, hardware, counts))
+        yield from ways_of(ways_to_fit(config, hardware, counts), config)
     if not hardware.is_here:
-        yield fewest_of(fewest(config, hardware, counts), hardware.name)
+        yield fewest_of(fewest(config, hardware, counts), hardware.name, config)

@@ -10,12 +10,14 @@ from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig, task_name
 from alignment.distributed.precision import compute_dtype, precision_of
 from alignment.models.counted import Part, Role
+from alignment.models.footprint import config_and_trust
+from alignment.models.sequence import require_heads
 from alignment.plan.buffers import buckets, casts, gathered, left_whole
 from alignment.plan.hardware import Hardware, placed_on
 from alignment.plan.passes import is_one_pass
 from alignment.plan.replies import while_drawing, while_gathering
 from alignment.plan.roles import Counts, Planned, PlannedRole, planned_roles, widest_rows
-from alignment.tasks.max_tokens import LEAST, MOST_CPU, MOST_GPU, SHARE
+from alignment.tasks.max_tokens import LEAST, MOST_CPU, MOST_GPU, SHARE, roles_of
 
 NAMES = {
     Part.copies: "weights in half precision",
@@ -96,7 +98,8 @@ def on_host(plan: Plan) -> float:
 
 def plan_of(config: Planned, hardware: Hardware, counts: Counts) -> Plan:
     """Raises:
-    ConfigError: there is no such model, or the rows cannot be dealt out to so many processes.
+    ConfigError: there is no such model, the rows cannot be dealt out to so many processes, or its heads to those that
+        share rows.
     RuntimeError, and others: a model's code asks for the numbers in a tensor, of which there are none.
     """
     config = placed_on(config, hardware)
@@ -104,6 +107,8 @@ def plan_of(config: Planned, hardware: Hardware, counts: Counts) -> Plan:
     if isinstance(config, TrainingConfig):
         config.check_processes(processes)
     hardware = replace(hardware, processes=processes, local=min(hardware.local, processes))
+    if config.distributed.sequence_parallel > 1:
+        require_heads(config_and_trust(next(roles_of(config)))[0], config.distributed.sequence_parallel)
     roles = planned_roles(config, processes, is_gpu=hardware.is_gpu, counts=counts)
     if config.batch.max_tokens is not None:
         number = config.batch.max_tokens

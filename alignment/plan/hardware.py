@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from alignment.config.cluster import ClusterConfig
 from alignment.config.distributed import Device, Precision
 from alignment.config.errors import ConfigError
 from alignment.config.launch import LaunchConfig
@@ -95,4 +96,4 @@ def placed_on(config: Run, hardware: Hardware) -> Run:
     chosen = Precision.bfloat16 if distributed.precision is Precision.auto else distributed.precision
     distributed = replace(distributed, device=Device.cuda, precision=chosen)
     processes = hardware.processes if distributed.zero is not None else 1
-    return replace(config, distributed=distributed, launch=LaunchConfig(processes))
+    return replace(config, distributed=distributed, launch=LaunchConfig(processes), cluster=ClusterConfig())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from alignment.config.cluster import Scheduler
 from alignment.config.distributed import Offload
 from alignment.config.supervised import DPOConfig, KTOConfig
 from alignment.plan.changes import words
@@ -9,9 +10,9 @@ from alignment.plan.estimate import Plan, PlannedPhase
 from alignment.plan.hardware import GB, Hardware
 from alignment.plan.host import host_of
 from alignment.plan.rate import rate_line
-from alignment.plan.roles import PlannedRole
+from alignment.plan.roles import Planned, PlannedRole
 from alignment.plan.search import Way
-from alignment.plan.work import work_of
+from alignment.plan.work import rate_here, work_of
 
 COLUMNS = ("weights", "gradients", "masters", "moments", "in CPU memory")
 
@@ -31,21 +32,36 @@ def lines_of(recipe: str, plan: Plan, mfu: float) -> Iterator[str]:
     yield from rate_line(plan)
 
 
-def ways_of(ways: list[Way]) -> Iterator[str]:
+def ways_of(ways: list[Way], config: Planned) -> Iterator[str]:
+    """What can be typed behind the recipe, each with its costs. config: as the recipe has it."""
     if not ways:
         yield "no setting makes it fit on these"
         return
     yield "with these it fits, the cheapest first:"
     for way in ways:
-        yield f"  {' '.join(words(way.changes))}"
+        yield f"  {' '.join([*words(way.changes), *processes_of(way.plan.hardware, config)])}"
         yield f"    {_taken(way)}; costs: {'; '.join(change.cost for change in way.changes)}"
 
 
-def fewest_of(way: Way | None, name: str) -> str:
-    """On the fewest devices of that name."""
+def processes_of(hardware: Hardware, config: Planned) -> Iterator[str]:
+    """Overrides that have a run take so many devices, where the config does not say so already: here, or on several
+    machines by Slurm."""
+    number, is_here = hardware.processes, config.cluster.scheduler is Scheduler.local
+    if number == config.processes():
+        return
+    if is_here and number <= hardware.local:
+        yield f"launch.processes={number}"
+        return
+    on_each = max(each for each in range(1, hardware.local + 1) if number % each == 0)
+    yield from (["cluster=slurm"] if is_here else [])
+    yield from (f"cluster.nodes={number // on_each}", f"cluster.gpus_per_node={on_each}")
+
+
+def fewest_of(way: Way | None, name: str, config: Planned) -> str:
+    """On the fewest devices of that name. config: as the recipe has it."""
     if way is None:
         return f"it fits on no number of them ({name})"
-    more = " ".join(words(way.changes))
+    more = " ".join([*words(way.changes), *processes_of(way.plan.hardware, config)])
     how = f"with {more}" if more else "as it is"
     return f"the fewest that it fits on, {how}: {_taken(way)}"
 
@@ -142,8 +158,11 @@ def _work(plan: Plan, mfu: float) -> Iterator[str]:
     if work is None:
         return
     line = f"a step of the longest rows: {work.tokens:,} tokens, {work.flops:.2g} FLOPs"
-    seconds = work.seconds(plan, mfu)
-    yield line + ("" if seconds is None else f", {seconds:.3g} s at {mfu:.0%} of the peak")
+    seconds, rate = work.seconds(plan, mfu), rate_here(plan)
+    line += "" if seconds is None else f", {seconds:.3g} s at {mfu:.0%} of the peak"
+    if rate is not None:
+        line += f", {work.flops / rate:.3g} s at the {rate:.2g} FLOPs a second that products were timed at here"
+    yield line
 
 
 def gb(size: float) -> str:

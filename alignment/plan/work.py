@@ -1,14 +1,21 @@
-"""What a step computes, and how long that takes at a given share of a device's best."""
+"""What a step computes, and how long that takes: at a given share of a device's best, and at the rate of this one."""
 
 from dataclasses import dataclass
 
 from alignment.config.online import OnlineConfig, PPOConfig
 from alignment.config.run import TrainingConfig
+from alignment.distributed.collectives import pick_device
+from alignment.distributed.precision import compute_dtype
+from alignment.distributed.product_rate import product_rate
+from alignment.models.footprint import config_and_trust
 from alignment.plan.estimate import Plan
 from alignment.plan.roles import PlannedRole, widest_rows
 from alignment.training.timer import step_flops
 
 MFU = 0.4  # of a device's best: what large models are trained at (Llama 3, arXiv:2407.21783, table 4: 38 to 43%)
+
+
+ROWS, WIDTH = 1024, 4096  # of the products that are timed, at the most: larger ones are no faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,18 @@ class Work:
     def seconds(self, plan: Plan, mfu: float) -> float | None:
         peak = plan.hardware.flops
         return None if peak is None else self.flops / (peak * mfu * plan.hardware.processes)
+
+
+def rate_here(plan: Plan) -> float | None:
+    """FLOPs a second of all the run's processes together, of products as wide as the model, timed on this machine's
+    device; None where the plan is for another. A step, in which not all is products, takes longer than at that rate."""
+    config, hardware = plan.config, plan.hardware
+    if not hardware.is_here:
+        return None
+    width: int = config_and_trust(plan.roles[0].role)[0].get_text_config().hidden_size
+    sizes = min(ROWS, plan.max_tokens // config.distributed.sequence_parallel), min(WIDTH, width)
+    device, dtype = pick_device(config.distributed.device), compute_dtype(config.distributed)
+    return hardware.processes * product_rate(device, dtype, *sizes, processes=hardware.local)
 
 
 def work_of(plan: Plan) -> Work | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import measured_runs
 import pytest
 
 from alignment.models.counted import Role, Rows
@@ -76,3 +77,18 @@ def test_of_rows_that_processes_share_a_part_is_planned(run_ranks: Callable[...,
 def test_a_policy_that_draws_is_whole_in_bfloat16(run_ranks: Callable[..., None], tmp_path: Path) -> None:
     found = counted(tmp_path, run_ranks, "grpo")["grpo"]
     assert found["highest"] == "drawing replies" and 0.97 < found["ratio"] < 1.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", measured_runs.IN_TWO)
+def test_what_one_of_two_processes_takes_is_planned(
+    name: str, stage: int, run_ranks: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of whole runs, those of the table in recipes/memory.md."""
+    monkeypatch.chdir(tmp_path)
+    measured_runs.write_rows(tmp_path)
+    words = [*measured_runs.IN_TWO[name], f"distributed.zero={stage}", "launch.processes=2"]
+    run_ranks(Path(measured_runs.__file__), ["found.json", *words], processes=2)
+    found = json.loads(Path("found.json").read_text())
+    assert 0.97 < found["planned"] / found["alive"] < 1.1, found

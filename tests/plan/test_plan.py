@@ -15,7 +15,9 @@ from alignment.cli.plan import SHAPES, composed
 from alignment.config.distributed import DistributedConfig, Offload, Precision
 from alignment.config.errors import ConfigError
 from alignment.config.model import LoraConfig
+from alignment.distributed.product_rate import product_rate
 from alignment.models.held import held_of
+from alignment.plan import work
 from alignment.plan.buffers import casts
 from alignment.plan.estimate import phases_of, plan_of
 from alignment.plan.estimate import planned as config_to_plan
@@ -35,6 +37,38 @@ def test_a_run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert "tiny_sft on 1 process on this machine: without ZeRO, float32, batch.max_tokens=1024\n" in said
     assert "\nfits: " in said and "at the most, learning, model.init" in said
     assert "a step of the longest rows: " in said
+
+
+def test_a_step_takes_as_long_as_its_products_at_the_rate_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are timed as wide as the model, in its precision; of a card that is not here they are not."""
+    timed = []
+
+    def rate(device: torch.device, dtype: torch.dtype, rows: int, width: int, *, processes: int) -> float:
+        timed.append((device.type, dtype, rows, width, processes))
+        return 1e6
+
+    monkeypatch.setattr(work, "product_rate", rate)
+    words = ["tiny_sft", "batch.max_tokens=1024", "distributed.device=cpu"]
+    said = planned(monkeypatch, capsys, *words)
+    found = re.search(r"tokens, (\S+) FLOPs, (\S+) s at the 1e\+06 FLOPs a second that products were timed at", said)
+    assert found is not None and float(found[2]) == pytest.approx(float(found[1]) / 1e6, rel=0.05)
+    assert timed == [("cpu", torch.float32, 1024, 128, 1)]
+    assert "were timed" not in planned(monkeypatch, capsys, *words, "--for", "1xA100-80GB") and len(timed) == 1
+
+
+def test_products_are_timed() -> None:
+    assert product_rate(torch.device("cpu"), torch.float32, 32, 32) > 0
+
+
+def test_heads_that_cannot_be_shared_out_are_refused() -> None:
+    """Four of them among eight; and rows that are long are shared by as many as may."""
+    words = ["distributed=zero3", "distributed.sequence_parallel={}", "batch.size=8"]
+    four, eight = ([word.format(number) for word in words] for number in (4, 8))
+    with pytest.raises(ConfigError, match="must divide the number of attention heads"):
+        plan_of(config_to_plan(composed("tiny_dpo", eight, [], None)), named("8x80GB"), Counts())
+    assert plan_of(config_to_plan(composed("tiny_dpo", four, [], None)), named("8x80GB"), Counts()).fits
 
 
 def test_a_folder_with_a_config_alone_is_a_model(

@@ -114,14 +114,14 @@ def test_no_change_is_idle(config: Any) -> None:
 def test_fewer_devices_are_tried_first(config: Any) -> None:
     way = fewest(config, gpus(64, 1e12), COUNTS)
     assert way is not None and way.plan.hardware.processes == 1
-    assert fewest_of(way, "GPU").startswith("the fewest that it fits on, as it is: ")
+    assert fewest_of(way, "GPU", config).startswith("the fewest that it fits on, as it is: ")
     assert fewest(config, gpus(1, 1e3), COUNTS) is None
-    assert "it fits on no number" in fewest_of(None, "GPU")
+    assert "it fits on no number" in fewest_of(None, "GPU", config)
 
 
 def test_what_is_shown_can_be_typed(config: Any, tmp_path: Path) -> None:
     ways = ways_to_fit(config, gpus(2, 8e9), COUNTS)
-    lines = list(ways_of(ways)) if ways[0].changes else []
+    lines = list(ways_of(ways, config)) if ways[0].changes else []
     adapters = Way(tuple(c for c in ways_to_fit(config, gpus(1, 1e9), COUNTS, most=1)[0].changes), ways[0].plan)
     for way in [*ways, adapters]:
         with composing([], "tiny_dpo"):
@@ -143,3 +143,20 @@ def test_a_base_in_4_bits_is_a_way_to_fit(tmp_path: Path) -> None:
     for other in (packed, drawn):
         found = [word for changes in combinations(other, gpus(1, 1e12)) for word in words(changes)]
         assert "model.quantization=nf4" not in found
+
+
+def test_long_rows_are_shared_by_processes_of_a_machine(config: Any) -> None:
+    """A half, a quarter of the row for each, where no smaller pass helps; not of replies that are drawn."""
+    long = changed(config, {"data.max_length": 8192, "distributed.zero": 3})
+    asked = "distributed.sequence_parallel"
+    found = [
+        {word for changes in combinations(each, gpus(8, 1e9)) for word in words(changes)} for each in (config, long)
+    ]
+    assert [{word for word in each if word.startswith(asked)} for each in found] == [
+        set(),
+        {f"{asked}={number}" for number in (2, 4, 8)},
+    ]
+    alone, shared = (plan(long, gpus(8, 1e12), **{asked: number}) for number in (1, 4))
+    assert shared.total < alone.total / 2
+    ways = ways_to_fit(long, gpus(8, (shared.total + 0.1 * (alone.total - shared.total)) / SHARE), COUNTS)
+    assert any(word.startswith(asked) for way in ways for word in words(way.changes))
