@@ -14,8 +14,8 @@ from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.run import RunConfig, TrainingConfig
 
 LENGTH = ("train.max_steps", "train.epochs")
-HOW_IT_TRAINS = ("dropout", "plus")
-"""Of `model.lora`, what is the run's and not the adapter's."""
+OF_AN_ADAPTER = ("rank", "alpha", "targets", "rslora", "dora", "init", "modules_to_save", "target_parameters")
+"""Of `model.lora`, what is the adapter's own; the rest is how the run trains it."""
 
 
 def with_one_length(overrides: list[str]) -> list[str]:
@@ -55,10 +55,10 @@ def leave_shape_unread(tree: DictConfig, overrides: Iterable[str]) -> None:
         if OmegaConf.get_type(node) is not ModelConfig or key in typed:
             continue
         is_off = node.lora.rank == 0 and f"{key}.rank" in typed
-        unset, kept = LoraConfig(), () if is_off else HOW_IT_TRAINS
-        for name in (each.name for each in fields(LoraConfig)):
-            if (is_off or node.adapter is not None) and name not in kept and f"{key}.{name}" not in typed:
-                node.lora[name] = getattr(unset, name)
+        names = [each.name for each in fields(LoraConfig)] if is_off else OF_AN_ADAPTER
+        for name in names if is_off or node.adapter is not None else ():
+            if f"{key}.{name}" not in typed:
+                node.lora[name] = getattr(LoraConfig(), name)
 
 
 def require_shape_read(config: RunConfig, overrides: Iterable[str]) -> None:
