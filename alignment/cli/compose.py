@@ -189,7 +189,8 @@ def resolve(composed: DictConfig, overrides: Iterable[str] | None = None) -> Run
     root = root_of(composed)
     if "hydra" in composed:
         HydraConfig.instance().set_config(composed)
-        overrides = composed.hydra.overrides.task if overrides is None else overrides
+        words = OmegaConf.to_container(composed.hydra.overrides.task, resolve=False)  # as typed, ${...} too
+        overrides = cast(list[str], words) if overrides is None else overrides
     typed = list(overrides or ())
     given = {key: _plain(composed, key) for key in map(str, composed) if key != "hydra"}
     closed = cast(DictConfig, OmegaConf.merge(schema(root), given))

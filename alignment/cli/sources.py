@@ -131,6 +131,6 @@ def _open_mappings(tree: DictConfig) -> None:
 def parts(tree: DictConfig) -> Iterator[tuple[str, DictConfig]]:
     """(name, node) of every mapping in it that is set."""
     for name in tree:
-        node = None if OmegaConf.is_missing(tree, name) else tree._get_node(name)
-        if isinstance(node, DictConfig) and not node._is_none():
+        node = tree._get_node(name)  # not looked at: what it refers to may not be there
+        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
             yield str(name), node

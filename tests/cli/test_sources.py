@@ -243,7 +243,7 @@ MISTAKES = {
     "a set named as metrics": (
         ["data.train.path=a.jsonl", "data.eval.sets.rewards={path: x.jsonl}"],
         "data.eval.sets must have other names than metrics have (reward, rewards, logps, kl, length, moments, "
-        "stderr, value, ptx, alarm, ranges), got "
+        "stderr, value, ptx, alarm, ranges, router), got "
         "'rewards'",
     ),
     "held out twice": (
