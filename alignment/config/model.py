@@ -159,8 +159,9 @@ class ModelConfig(Config):
     org/name@revision. Null: a random model built from `init`."""
     adapter: str | None = field(default=None, metadata=ADAPTER)
     """A LoRA adapter that is trained on, on `path`, or where that is null on the base that it names: the folder of one,
-    or of a run that left one, or a name on the hub. Its rank, scale and modules are its own; where a method has a
-    reference, that is the model with the adapter as it was when the run began."""
+    or of a run that left one, or a name on the hub. Its rank, scale and modules are its own: a recipe's for
+    a new one are left unread beside it, and typed ones must be the same. Where a method has a reference, that is the
+    model with the adapter as it was when the run began."""
     init: dict[str, Any] = field(default_factory=dict)
     """`model_type` and the fields of its transformers config, of a model that is built anew. Beside a `path` that of a
     preset is left unread, and one that is typed is refused."""
