@@ -1,10 +1,7 @@
 #!/usr/bin/env bash
 # Set everything up, then run every check: lint, format, types, tests.
 source "$(dirname "$0")/environment.sh"
-case " $* " in
-  *" -m vllm "*) bash scripts/vllm.sh ;;
-  *" -m torchao "*) bash scripts/torchao.sh && export PYTHONPATH="$PWD/.torchao" ;;
-esac
+case " $* " in *" -m vllm "*) bash scripts/vllm.sh ;; esac
 bash scripts/real_model.sh & # for the tests marked `real`; made once
 ruff check .
 ruff format --check .
