@@ -178,7 +178,7 @@ def compose(recipe: str, overrides: dict[str, Any]) -> RunConfig:
 
 
 def resolve(composed: DictConfig, overrides: Iterable[str] | None = None) -> RunConfig:
-    """Composed YAML -> validated dataclass. `overrides` are what was typed of it; None: as Hydra has noted it.
+    """Composed YAML -> validated dataclass. `overrides` are what was typed of it; None: as Hydra noted it, ${...} too.
 
     It is merged again onto a fresh schema, because `+key=value` passes the first one.
 
@@ -189,8 +189,7 @@ def resolve(composed: DictConfig, overrides: Iterable[str] | None = None) -> Run
     root = root_of(composed)
     if "hydra" in composed:
         HydraConfig.instance().set_config(composed)
-        words = OmegaConf.to_container(composed.hydra.overrides.task, resolve=False)  # as typed, ${...} too
-        overrides = cast(list[str], words) if overrides is None else overrides
+        overrides = overrides or cast(list[str], OmegaConf.to_container(composed.hydra.overrides.task, resolve=False))
     typed = list(overrides or ())
     given = {key: _plain(composed, key) for key in map(str, composed) if key != "hydra"}
     closed = cast(DictConfig, OmegaConf.merge(schema(root), given))
