@@ -22,7 +22,7 @@ SMALL = [
 ]
 REPLIES = [*SMALL, "generation.max_new_tokens=6"]
 RUNS = {
-    "dpo": ["tiny_dpo", *SMALL, "reference.cache=false"],
+    "dpo": ["tiny_dpo", *SMALL, "reference.cache=false", "seed=1"],
     "ppo": ["tiny_ppo", *REPLIES, "ppo.epochs=2", "ppo.ema=0.8"],
     "grpo": ["tiny_grpo", *REPLIES, "ppo.epochs=2", "advantage.redraws=1", "reward.function=coarse.parity"],
     "online_dpo": ["tiny_online_dpo", *REPLIES, "reward.function=coarse.parity"],
