@@ -173,8 +173,9 @@ class PPOConfig(OnlineConfig):
 
     def _check_processes(self) -> None:
         zero = self.distributed.zero
-        rule = "distributed.zero must not be 3 with roles.share=lora: two engines cannot shard one backbone"
-        require(self.roles.share is not Share.lora or zero != 3, rule, zero)
+        rule = "distributed.offload_param must not be nvme with roles.share=lora, whose roles take turns on one base"
+        offload = self.distributed.offload_param
+        require(self.roles.share is not Share.lora or offload is not Offload.nvme, rule, offload)
         rule = "ppo.ema must be null with distributed.offload_param=nvme"
         require(self.ppo.ema is None or self.distributed.offload_param is not Offload.nvme, rule, self.ppo.ema)
         require(not self.roles.offload or zero != 3, "roles.offload must be false with distributed.zero=3", True)

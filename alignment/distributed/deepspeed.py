@@ -27,6 +27,7 @@ from alignment.distributed.ranges import RangeWatch, before_steps, look_if_due
 from alignment.distributed.reshard import Groups, described, recut
 from alignment.distributed.settings import deepspeed_settings
 from alignment.distributed.trained_groups import filled, forget, held, load_shard, offsets_and_shapes, trained_groups
+from alignment.distributed.turns import Turns
 from alignment.distributed.wire import as_stored, dtypes_kept, hold_narrow, send_narrow
 from alignment.distributed.zero_step import decided, reduce_what_the_last_pass_left, scale_here
 from alignment.process import uncompiled
@@ -63,6 +64,7 @@ class DeepSpeedEngine:
         self._stage, self._config, self._module = config.zero, config, model
         self.scaling, self.watch = loss_scale_of(config), watch
         self.merging: Merges | None = None
+        self._begin: Callable[[], Any] = nullcontext
         self._norm = torch.zeros((), device=self.device)
         self._take: Callable[[bool], bool] = bool
         self._update: Tensor | None = None
@@ -90,6 +92,7 @@ class DeepSpeedEngine:
 
     def step(self, *, update: Tensor | None = None, agree: Callable[[bool], bool] | None = None) -> tuple[Tensor, bool]:
         """The norm is infinite where ZeRO was told to leave the step out; it looks at the norm behind `update`."""
+        self._begin()
         self._update, is_taken = update, True
         may = self._stage == 0 or update is None or bool(update)
 
@@ -122,6 +125,10 @@ class DeepSpeedEngine:
             for p in trained:
                 p.grad = None  # the optimizer passes over a weight without one
 
+    def take_turns(self, turns: Turns) -> None:
+        """With other engines, under ZeRO 3, whose models have weights in common with this one's."""
+        self._begin = turns.of(self._module, self._zero.parameter_offload)
+
     def forget(self, begun: Sequence[nn.Parameter]) -> None:
         """As the engine's protocol says."""
         forget(self._stage, self._zero, self.optimizer, begun)
@@ -140,17 +147,20 @@ class DeepSpeedEngine:
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
+        self._begin()
         with dtypes_kept(self._module), whole(self._module, self._zero.parameter_offload):
             hold_narrow(self._module, compute_dtype(self._config))
             yield
 
     def by_layer(self) -> AbstractContextManager[None]:
         """As the engine's protocol says."""
+        self._begin()
         return layer_by_layer(self._module, self._zero.parameter_offload) if self._stage == 3 else nullcontext()
 
     @contextmanager
     def partitioned(self) -> Iterator[None]:
         """Small weights, which ZeRO 3 keeps whole, are sharded too until the next forward."""
+        self._begin()
         if self._stage == 3:
             self._zero.parameter_offload.partition_all_parameters()
         yield
@@ -177,6 +187,7 @@ class DeepSpeedEngine:
         if any(state[name] != value for name, value in self._layout().items()):
             why = "are not this model's, or distributed.deepspeed_config has them laid out in another way"
             raise UserError(f"the checkpoint's weights {why}")
+        self._begin()
         load_shard(self._stage, self._zero, self.optimizer, state)
         load_schedule(self.scheduler, state["scheduler"])
         go_on(self.scaling, state)

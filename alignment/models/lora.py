@@ -19,7 +19,7 @@ from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE
 from alignment.config.model import LoraConfig, LoraInit
 from alignment.distributed.engine import shape_of
-from alignment.models.adapters import DEFAULT, PREFIX, is_adapted, lora_layers
+from alignment.models.adapters import DEFAULT, PREFIX, is_adapted, lora_layers, use_adapter
 from alignment.models.routers import has_routers
 from alignment.models.scalar_head import head_name, scalar_head
 from alignment.terminal import say
@@ -157,6 +157,15 @@ def config_of_adapter(hf: PreTrainedModel) -> PeftLoraConfig:
 def add_another(hf: PreTrainedModel, name: str, shape: AdapterShape) -> None:
     """A second adapter, which is nothing until it is trained or loaded, beside the first and on the same layers."""
     inject_beside(hf, name, PeftLoraConfig(r=shape.rank, lora_alpha=shape.alpha, use_rslora=shape.rslora))
+
+
+def leave_alone(hf: PreTrainedModel, name: str) -> None:
+    """Of the adapters on the same layers this one, which is then the active one; the others are taken out."""
+    use_adapter(hf, name)
+    for layer in lora_layers(hf):
+        for other in [each for each in layer.lora_A if each != name]:
+            layer.delete_adapter(other)
+    vars(hf)["peft_config"] = {name: vars(hf)["peft_config"][name]}
 
 
 def inject_beside(hf: PreTrainedModel, name: str, config: PeftLoraConfig) -> None:

@@ -17,7 +17,9 @@ from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
 from alignment.config.ppo import CriticConfig, Share
 from alignment.distributed.engine import Engine
+from alignment.distributed.placement import Whole
 from alignment.distributed.sharded import placement_of
+from alignment.distributed.turns import take_turns
 from alignment.generation.dialogue import Reader
 from alignment.generation.score import RewardModelScorer
 from alignment.models.adapters import DEFAULT
@@ -27,6 +29,7 @@ from alignment.models.load import freeze, load_critic, load_language_model
 from alignment.models.positions import max_positions
 from alignment.models.scalar_head import draw_head, scalar_head
 from alignment.models.tokenizer import knows_tokens_of, load_tokenizer
+from alignment.models.twin import twin_of
 from alignment.rl.reference import FrozenCopy, Reference, build_reference
 from alignment.rl.rewards import Reward, WeightedScorer, reward_of
 from alignment.terminal import say
@@ -143,19 +146,33 @@ def scalar_on(policy: LanguageModel, name: str, pad_id: int, folder: Path | None
     from alignment.models import lora  # not above, for it imports peft
 
     hf = _with_body_of(policy.hf, pad_id)
+    adapted = policy.hf
+    if has_own := not isinstance(policy.placement, Whole):  # modules, for the hooks of an engine of its own
+        setattr(hf, hf.base_model_prefix, twin_of(hf.base_model))
+        hf.peft_config, adapted = dict(vars(policy.hf)["peft_config"]), hf
     if folder is None:
-        lora.add_another(policy.hf, name, lora.shape_of_adapter(policy.hf))
+        lora.add_another(adapted, name, lora.shape_of_adapter(policy.hf))
         draw_head(hf, policy.placement)
     else:
         saved, base = lora.read_adapter(folder), policy.hf.name_or_path or ""
         is_same = bool(base) and located(saved.base or "").resolve() == located(base).resolve()
         require(is_same, f"roles.share=lora needs adapters of model.path ({base})", f"{folder}, of {saved.base}")
-        lora.add_another(policy.hf, name, saved.shape)
-        lora.write_adapter(policy.hf, name, saved.weights)
+        lora.add_another(adapted, name, saved.shape)
+        lora.write_adapter(adapted, name, saved.weights)
         hf.score.weight.data.copy_(saved.weights["score.weight"])
+    if has_own:
+        lora.leave_alone(hf, name)
+        scalar_head(hf).requires_grad_(True)  # which peft has frozen with all but its layers
+        policy.placement.shard(hf)
     role = ScalarModel(hf, policy.placement)
     role.adapter, policy.adapter = name, DEFAULT
     return role
+
+
+def take_turns_on_one_backbone(roles: PPORoles, models: PPOModels) -> None:
+    """Of engines that ZeRO 3 has on it, one lets go of the weights before another one's pass begins."""
+    engines = [roles.actor] if roles.critic is None else [roles.actor, roles.critic]
+    take_turns(engines, [scorer.model for scorer in models.reward.models()])
 
 
 def _with_body_of(policy: PreTrainedModel, pad_id: int) -> Any:

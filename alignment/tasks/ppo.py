@@ -19,7 +19,7 @@ from alignment.config.data import ExampleKind
 from alignment.config.errors import error_prefix, require
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
-from alignment.config.ppo import AdvantageEstimator
+from alignment.config.ppo import AdvantageEstimator, Share
 from alignment.data.loaded import Loaded
 from alignment.generation.gold import build_gold
 from alignment.generation.samples import Samples
@@ -33,7 +33,7 @@ from alignment.rl.memory import estimate_memory
 from alignment.rl.on_policy import OnPolicy
 from alignment.rl.ptx import Ptx, build_ptx
 from alignment.rl.reference import shard_reference
-from alignment.rl.roles import PPOModels, PPORoles, build_models
+from alignment.rl.roles import PPOModels, PPORoles, build_models, take_turns_on_one_backbone
 from alignment.rl.rollouts import build_rollouts, load_prompts
 from alignment.rl.state import PPOState, build_state
 from alignment.rl.update import update_actor_and_critic
@@ -205,12 +205,15 @@ def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
         steps, rate = iterations * config.ppo.inner_steps, config.critic.learning_rate
         critic = build_engine(models.critic, config, num_steps=steps, learning_rate=rate)
     shard_reference(models.reference, config.distributed)
+    roles = PPORoles(rollouts.engine, critic, models.reference)
+    if config.roles.share is Share.lora and config.distributed.zero == 3:
+        take_turns_on_one_backbone(roles, models)
     return PPOTrainer(
         rollouts=rollouts,
         write=partial(save_trained, rollouts.engine, models.policy, tokenizer),
         config=config,
         models=models,
-        roles=PPORoles(rollouts.engine, critic, models.reference),
+        roles=roles,
         ptx=None if texts is None else build_ptx(texts, config, rollouts.batches.packer),
         state=build_state(config, models.policy),
     )

@@ -1,6 +1,6 @@
 """What one process of PPO's invariance test does: ten iterations of the whole task, of GRPO and of online DPO, four of
-their kin and of PPO with one backbone for all roles, rejection sampling, and an evaluation of the models that one
-process has made; each under the ZeRO stages asked for.
+their kin and of PPO with one backbone for all roles, packed too, rejection sampling, and an evaluation of the models
+that one process has made; each under the ZeRO stages asked for.
 
 python ppo_ranks.py OUT TASK/STAGE ... with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set; `none` is the plain
 engine.
@@ -97,6 +97,7 @@ BY_LAYER = "3, by layer"  # a stage in which replies are drawn from a model that
 TASKS = {
     "ppo": ("tiny_ppo", PPO, ppo.run),
     "shared": ("tiny_ppo", SHARED, ppo.run),
+    "shared_packed": ("tiny_ppo", [*SHARED, "model.quantization=nf4"], ppo.run),
     "grpo": ("tiny_grpo", GRPO, ppo.run),
     "grpo_white": ("tiny_grpo", GRPO_WHITE, ppo.run),
     "dr_grpo": ("tiny_grpo", DR_GRPO, ppo.run),

@@ -16,17 +16,19 @@ from safetensors.torch import load_file
 
 STAGES = ("0", "1", "2", "3", "3, by layer")
 TEN = dict.fromkeys(("ppo", "grpo", "online_dpo"), 10)
-FOUR = dict.fromkeys(("shared", "grpo_white", "dr_grpo", "gspo", "rloo", "reinforce_pp", "online_aot"), 4)
+FOUR = dict.fromkeys(("shared", "shared_packed", "grpo_white", "dr_grpo", "gspo", "rloo", "reinforce_pp"), 4)
+FOUR["online_aot"] = 4
 ROWS = {**TEN, **FOUR, "rejection": 1}
 TASKS = (*ROWS, "evaluate")
-LEFT_OUT = {  # the stages that a task is not run under: two engines cannot shard one backbone; or it adds nothing
-    "shared": ("3", "3, by layer"),
+LEFT_OUT = {  # the stages that a task is not run under, for it adds nothing
+    "shared_packed": ("0", "1", "2"),
     **dict.fromkeys(("rloo", "reinforce_pp"), ("3, by layer",)),
     **dict.fromkeys(("grpo_white", "dr_grpo", "gspo", "online_aot"), ("0", "1", "2", "3, by layer")),
 }
 SLOW = {  # those under which an engine does for it what it does for PPO and GRPO
     **dict.fromkeys(("rloo", "reinforce_pp", "grpo", "online_dpo"), ("1", "2")),
-    "shared": ("1",),
+    "shared": ("1", "3", "3, by layer"),
+    "shared_packed": ("3", "3, by layer"),
 }
 CASES = [(task, stage) for stage in STAGES for task in TASKS if stage not in LEFT_OUT.get(task, ())]
 FIRST = [(task, stage) for task, stage in CASES if stage not in SLOW.get(task, ())]
@@ -35,7 +37,7 @@ TRAINED = [
 ]
 SAVED = {
     "ppo": ("model/model", "best/model", "model_ema/model"),
-    "shared": ("model/adapter/adapter_model",),
+    **dict.fromkeys(("shared", "shared_packed"), ("model/adapter/adapter_model",)),
 }
 TOLERANCE = 1e-5
 LIVE = "generation/live_fraction"
@@ -138,8 +140,9 @@ def test_the_run_learned_something_to_compare(results: tuple[Path, dict[str, Any
         all(0 < row["pairs"] <= 3 for row in rows)
         and abs(rows[-1]["rewards/margin"]) > 1e-3 > rows[0]["rewards/margin"] == 0
     )
-    first, last = (results[1]["shared/none"]["rows"][at] for at in (0, -1))
-    assert first["kl"] == 0 and abs(last["kl"]) > 1e-4 and abs(last["value/mean"] - first["value/mean"]) > 1e-3
+    for name in ("shared", "shared_packed"):
+        first, last = (results[1][f"{name}/none"]["rows"][at] for at in (0, -1))
+        assert first["kl"] == 0 and abs(last["kl"]) > 1e-4 and abs(last["value/mean"] - first["value/mean"]) > 1e-3
 
 
 def test_rejection_writes_the_same_rows(results: tuple[Path, dict[str, Any]]) -> None:

@@ -21,6 +21,7 @@ from alignment.tasks.run import execute
 SHORT = ["data.train.limit=8", "data.eval.limit=8", "batch.size=8", "batch.max_tokens=1024", "log.progress=false"]
 SHORT += ["train.schedule=constant", "train.warmup_steps=0", "train.learning_rate=3e-3", "distributed.device=cpu"]
 SHORT += ["train.eval_every=0", "checkpoint.every=1", "model.lora.rank=4"]
+ZERO3 = ["distributed=zero3", "launch.processes=2"]
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +71,28 @@ def test_a_run_learns_goes_on_and_leaves_whole_weights(
     assert (tmp_path / "once" / "model" / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["ppo", "grpo"])
+def test_roles_on_a_base_that_is_shared_out_go_on_bit_for_bit(task: str, base: Path, tmp_path: Path) -> None:
+    run("reward", base, tmp_path / "reward", "model.quantization=nf4", "train.max_steps=2")
+    words = ["model.quantization=nf4", f"reward.path={tmp_path / 'reward'}", "reward.function=null", "gold=null"]
+    words += [*ZERO3, "roles.share=lora", "generation.max_new_tokens=8", "ppo.epochs=1", "num_samples=2"]
+    once = run(task, base, tmp_path / "once", *words, "train.max_steps=3")
+    run(task, base, tmp_path / "twice", *words, "train.max_steps=2")
+    twice = run(task, base, tmp_path / "twice", *words, "train.max_steps=3")
+    assert once[-1]["grad_norm"] == twice[-1]["grad_norm"] > 0 and once[-1]["reward"] == twice[-1]["reward"] != 0
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("once", "twice")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 @pytest.mark.parametrize(
     ("task", "words"),
     [
         ("ppo", []),
         pytest.param("grpo", ["num_samples=2"], marks=pytest.mark.slow),
         pytest.param("ppo", ["distributed=zero2", "launch.processes=2"], marks=pytest.mark.slow),
+        pytest.param("ppo", ZERO3, marks=pytest.mark.slow),
+        pytest.param("grpo", [*ZERO3, "num_samples=2"], marks=pytest.mark.slow),
     ],
 )
 def test_four_roles_on_one_packed_base(
