@@ -67,6 +67,8 @@ IN_TWO = {
     "SFT, LoRA": [*FULL["SFT"], "batch.size=16", LORA],
     "PPO": [*PPO, "batch.size=32"],
     "PPO, LoRA": [*PPO, "batch.size=32", LORA],
+    "SFT, QLoRA": [*FULL["SFT"], "batch.size=16", *NF4],
+    "PPO, QLoRA on one backbone": [*PPO, "batch.size=32", "roles.share=lora", *NF4],
 }
 
 

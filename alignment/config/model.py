@@ -236,7 +236,7 @@ class ModelConfig(Config):
 
 
 def require_packable(model: ModelConfig, zero: int | None) -> None:
-    """Raise `ConfigError` where the stage of ZeRO would share out packed weights."""
-    rule = f"distributed.zero must be null, 0, 1 or 2 with model.quantization={model.quantization.value}, whose packed "
-    rule += "weights are no tensors that ZeRO 3 can share out"
-    require(not model.is_packed or zero != 3, rule, zero)
+    """Raise `ConfigError` where the stage of ZeRO would share out weights that their layers keep by themselves."""
+    rule = "distributed.zero must be null, 0, 1 or 2 with model.quantization=int8, whose layers hold on to their "
+    rule += "weights where ZeRO 3 would take them away; with model.quantization=nf4 it may be 3"
+    require(model.quantization is not Quantization.int8 or zero != 3, rule, zero)

@@ -21,6 +21,8 @@ class Placement(Protocol):
     """Of the products of a forward; weights that do not train are held in it."""
     reads_to: torch.device | None
     """Where `from_pretrained` is to put each weight as it is read; None: where it puts them by itself."""
+    packs_on: torch.device
+    """The same, where it packs each weight as it is read."""
 
     def reading(self) -> AbstractContextManager[None]:
         """Inside, `from_pretrained` puts each weight in its place as it is read.
@@ -28,6 +30,10 @@ class Placement(Protocol):
         Raises:
             ValueError: a weight has another shape than the model's.
         """
+        ...
+
+    def reading_packed(self) -> AbstractContextManager[None]:
+        """The same of a model some of whose weights are packed, or are packed as they are read."""
         ...
 
     def shard(self, module: nn.Module) -> None:
@@ -69,8 +75,12 @@ class Whole:
         pages all processes share."""
         self.compute = compute
         self.reads_to = None if device == torch.device("cpu") else device
+        self.packs_on = torch.device("cpu") if self.reads_to is None else self.reads_to
 
     def reading(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def reading_packed(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def shard(self, module: nn.Module) -> None:

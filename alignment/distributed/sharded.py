@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from alignment.config.distributed import DistributedConfig
@@ -26,6 +27,7 @@ from alignment.distributed.wire import as_stored
 Module = TypeVar("Module", bound=nn.Module)
 
 ANOTHER_SHAPE = "size mismatch"  # as torch says it
+READ = "_is_hf_initialized"  # by which transformers knows a weight that it has read
 
 
 def placement_of(config: DistributedConfig) -> Placement:
@@ -40,6 +42,7 @@ class Sharded:
         self._config = config
         self.compute = compute_dtype(config)
         self.reads_to: torch.device | None = None  # transformers asks DeepSpeed
+        self.packs_on = collectives.pick_device(config.device)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -68,9 +71,32 @@ class Sharded:
         if problems:
             raise ValueError(problems[0])
 
+    @contextmanager
+    def reading_packed(self) -> Iterator[None]:
+        """As `Placement.reading_packed`. transformers takes no part in sharding what it packs, so that each process
+        reads and packs all of it, one weight after the other, and keeps its share of each as soon as it is in its
+        module. Packed weights stay bytes: in a dtype of floating point a cast would destroy them."""
+        deepspeed, _ = ready(self._config)
+        zero = deepspeed.zero.Init(config_dict_or_path=self._settings())
+
+        def share_out(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
+            if weight is None or weight.is_meta or READ not in vars(weight) or "ds_tensor" in vars(weight):
+                return
+            if "quant_state" in vars(weight):
+                weight.data = weight.data.view(torch.uint8)
+            zero._convert_to_zero_parameters([weight])
+
+        register: Any = register_module_parameter_registration_hook  # annotated as if it had to replace the weight
+        hook = register(share_out)
+        try:
+            yield
+        finally:
+            hook.remove()
+
     def shard(self, module: nn.Module) -> None:
         deepspeed, device = ready(self._config)
-        deepspeed.zero.Init(module=module.to(device), config_dict_or_path=self._settings())
+        module = nn.Module.to(module, device)  # transformers' own `to` asks how weights are packed
+        deepspeed.zero.Init(module=module, config_dict_or_path=self._settings())
 
     @contextmanager
     def whole(self, weights: Iterable[Tensor], *, write: bool = False) -> Iterator[None]:

@@ -98,7 +98,11 @@ class Counted:
     layer: float
     """Bytes of the weights of one layer."""
     small: float
-    """Bytes of the weights of up to `SMALL` numbers."""
+    """Bytes of the weights of up to `SMALL` elements."""
+    scales: float
+    """Of the frozen bytes, what unpacks the packed weights: each process has all of it."""
+    num_shared: int
+    """Elements that DeepSpeed's ZeRO 3 shares out; of packed weights each byte is one."""
     num_cached: int
     """Numbers that are kept of each token of a text that is drawn: keys and values."""
     heads: tuple[int, int, int]
@@ -109,6 +113,11 @@ class Counted:
     """Tokens of the longest row as it is laid out, which go into one pass together."""
     passes: np.ndarray
     """[2, Phase, Part] bytes of a pass in each of its phases: whatever its tokens, and for each of its tokens."""
+
+    @property
+    def shared(self) -> float:
+        """Bytes of the weights that ZeRO 3 shares out."""
+        return self.trained + self.frozen - self.scales
 
     def exchanged(self, sharing: int, itemsize: int) -> float:
         """Bytes, for each token of its own, of what processes that share rows send each other before a layer's

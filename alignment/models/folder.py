@@ -140,11 +140,12 @@ def from_folder(
         if not holds_packed_weights(folder.path, folder.key):  # transformers would take them for packed ones
             settings["quantization_config"] = BitsAndBytesConfig(**quantization_of(hf_config) or {})
             del hf_config.quantization_config
-        settings["device_map"] = "cpu"  # where transformers would take a GPU by itself
+        settings["device_map"] = placement.packs_on  # where transformers would take a GPU by itself
     if placement.reads_to is not None:
         settings["device_map"] = placement.reads_to
     unread = f"{where} with model.attention={attention}: no model"
-    with Reading(unread), placement.reading(), made_in(held), _one_by_one(), _without_adapter(folder) as path:
+    reading = placement.reading_packed if is_packed else placement.reading
+    with Reading(unread), reading(), made_in(held), _one_by_one(), _without_adapter(folder) as path:
         hf, found = auto.from_pretrained(
             path,
             dtype=torch.float32,
@@ -159,13 +160,15 @@ def from_folder(
     hf.name_or_path = hf.config._name_or_path = config.path
     hf.config.return_dict = True  # what a model gives is read by name here
     lacking = {name: f"no {name}" for name in sorted(found["missing_keys"])}
-    lacking |= settle_packed(hf, config, placement.compute)
+    if is_packed:
+        placement.shard(hf)  # what was not read, and is drawn
+    lacking |= settle_packed(hf, config, placement)
     for name, theirs, own in sorted(found["mismatched_keys"]):
         lacking[name] = f"{name} of shape {list(theirs)}, not {list(own)},"
     left = found["unexpected_keys"]
     if not isinstance(placement, Whole):  # where transformers does not say
         check_tied(hf, folder.path, folder.key, where)
-        left = unread_of(hf, names_in(folder.path, folder.key))
+        left = left if is_packed else unread_of(hf, names_in(folder.path, folder.key))
     if apart := check_unread(hf, left, where):
         what = f"what a {type(hf).__name__} has no part for is left out, also where it is saved ({len(apart)})"
         say_once(f"{where}: {what}: {listed(apart)}")

@@ -31,20 +31,19 @@ from alignment.distributed.collectives import pick_device
 from alignment.distributed.placement import Whole
 from alignment.distributed.precision import compute_dtype
 from alignment.models.allocations import leave_meta, peaks_of
-from alignment.models.counted import SMALL, Counted, Part, Phase, Role, Rows, heads_of, num_cached, of_pass
+from alignment.models.counted import Counted, Part, Phase, Role, Rows, heads_of, num_cached, of_pass
 from alignment.models.folder import architecture_of, attention_of, read_shape
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import held_of
 from alignment.models.init import init_config
 from alignment.models.layer_kinds import check_branches
-from alignment.models.optimizer_states import state_bytes
-from alignment.models.packed import Packed, pack_layers
+from alignment.models.packed import pack_layers
 from alignment.models.prepare import prepared
 from alignment.models.quantized import ask_packing, quantization_of, require_adapter
 from alignment.models.rope import scale_rope
 from alignment.models.tokenizer import load_tokenizer
 from alignment.models.weight_dtype import made_in
-from alignment.models.weight_kinds import head_of, weight_kinds
+from alignment.models.weights_counted import states_in, weights_of
 
 __all__ = ["Footprint", "Role", "Rows", "counted_of", "footprint_of"]
 
@@ -91,6 +90,7 @@ def footprint_of(
         is_gpu=pick_device(distributed.device).type == "cuda",
         averages=role.copies,
         states=counted.states,
+        scales=counted.scales,
     )
     fixed, per_token = max(of_pass(counted.passes).T.tolist(), key=lambda phase: phase[0] + phase[1] * MANY)
     per_token = counted.own_part(per_token, distributed.sequence_parallel, compute_dtype(distributed).itemsize)
@@ -107,12 +107,12 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     build = partial(_counted, role, rows, compute, layout, is_trusted)
     num_layers = config.get_text_config().num_hidden_layers
     count, more = _drawn_out(config, build)
-    trained, frozen, num_trained, num_frozen, states, small, row, *passes = count.tolist()
+    trained, frozen, num_trained, num_frozen, states, small, scales, shared, row, *passes = count.tolist()
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     by_phase = np.array(passes).reshape(2, len(Phase), len(Part))
     cached, heads, pieces = num_cached(config), heads_of(config), config.get_text_config().vocab_size
-    numbers = round(num_trained), round(num_frozen)
-    return Counted(trained, frozen, *numbers, states, layer, small, cached, heads, pieces, round(row), by_phase)
+    numbers, whole = (round(num_trained), round(num_frozen)), (small, scales, round(shared))
+    return Counted(trained, frozen, *numbers, states, layer, *whole, cached, heads, pieces, round(row), by_phase)
 
 
 def states_of_role(role: Role, compute: torch.dtype) -> float:
@@ -124,7 +124,7 @@ def states_of_role(role: Role, compute: torch.dtype) -> float:
     config, is_trusted = config_and_trust(role)
 
     def build(cut: PreTrainedConfig) -> np.ndarray:
-        return np.array(_states(role, _without_weights(role, cut, compute, is_trusted=is_trusted)))
+        return np.array(states_in(role, _without_weights(role, cut, compute, is_trusted=is_trusted)))
 
     return float(_drawn_out(config, build)[0])
 
@@ -141,28 +141,12 @@ def _drawn_out(
     return shallow + more * (num_layers - DEPTHS[0]), more
 
 
-def _states(role: Role, hf: PreTrainedModel) -> float:
-    kinds, weights = weight_kinds(hf, head_of(hf)), hf.named_parameters() if role.is_trained else ()
-    return sum(state_bytes(role.train, kinds[name], p.shape) for name, p in weights if p.requires_grad)
-
-
 def _counted(
     role: Role, rows: Rows, compute: torch.dtype, layout: Layout, is_trusted: bool, config: PreTrainedConfig
 ) -> np.ndarray:
-    """The bytes of the weights that train and of the others, their numbers, the bytes of the optimizer's states and of
-    small weights, the tokens of a row, and `Counted.passes` laid out flat."""
+    """What `weights_of` counts, the tokens of a row, and `Counted.passes` laid out flat."""
     hf = _without_weights(role, config, compute, is_trusted=is_trusted)
-    packed = {f"{name}.weight": module.number for name, module in hf.named_modules() if isinstance(module, Packed)}
-    weights = [(name, p, p.requires_grad and role.is_trained) for name, p in hf.named_parameters()]
-    sizes = [float(p.numel() * p.element_size()) for _, p, _ in weights]
-    counts = [float(packed.get(name, p.numel())) for name, p, _ in weights]
-    numbers = [
-        sum(each for each, (_, _, is_trained) in zip(of, weights, strict=True) if is_trained is trains)
-        for of in (sizes, counts)
-        for trains in (True, False)
-    ]
-    numbers.append(_states(role, hf))
-    numbers.append(sum(size for size, (_, p, _) in zip(sizes, weights, strict=True) if p.numel() <= SMALL))
+    numbers = weights_of(role, hf)
     layout = Layout.separate if layout is Layout.separate else _layout_of(hf)
     with FakeTensorMode() as fake:
         leave_meta(hf)

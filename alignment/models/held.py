@@ -13,6 +13,8 @@ class Held:
     """Bytes in one process, on its device or, where `in_cpu_memory` names it, beside it."""
 
     weights: float
+    scales: float
+    """What unpacks packed weights, which stays whole on the device whatever becomes of these."""
     gradients: float
     masters: float
     """DeepSpeed's own float32 copy of the weights that train, which its optimizer updates, from stage 1 on."""
@@ -30,7 +32,7 @@ class Held:
     def on_device(self) -> float:
         """While it learns."""
         weights = self.weights + self.averages if self.weights_in is Offload.none else self.averages
-        return weights + self.gradients_at(Offload.none) + self.optimizer_at(Offload.none)
+        return weights + self.scales + self.gradients_at(Offload.none) + self.optimizer_at(Offload.none)
 
     @property
     def between_steps(self) -> float:
@@ -67,6 +69,7 @@ def held_of(
     is_gpu: bool,
     averages: int = 0,
     states: float | None = None,
+    scales: float = 0.0,
 ) -> Held:
     """Of `trained` bytes of float32 weights, as many of gradients and `states` of what the optimizer keeps, and from
     ZeRO 1 on DeepSpeed's own copy, each whole or shared out by the stage; and `frozen` bytes of weights that do not
@@ -76,6 +79,7 @@ def held_of(
         is_gpu: whether the device is one; beside a CPU there is nowhere to move what is offloaded to it.
         averages: further copies of the trained weights.
         states: None: AdamW's two moments.
+        scales: of the `frozen` ones, what unpacks the others.
     """
 
     def placed(offload: Offload) -> Offload:
@@ -88,7 +92,8 @@ def held_of(
         return processes if (distributed.zero or 0) >= stage else 1
 
     return Held(
-        weights=(trained + frozen) / shares(3),
+        weights=(trained + frozen - scales) / shares(3),
+        scales=scales,
         gradients=trained / shares(2),
         masters=trained / shares(1) if distributed.zero else 0.0,
         moments=(MOMENTS * trained if states is None else states) / shares(1),

@@ -44,7 +44,8 @@ def fill_lost(hf: PreTrainedModel, config: ModelConfig, placement: Placement) ->
         if in_file not in names:
             rule = f"{key} must find {in_file} under that name in model.path={config.path}, which calls it otherwise"
             raise ConfigError(f"{rule} (model.lora.init=default begins without it)")
-        packed = whole_weight(base).float()
+        with placement.whole([base.weight]):
+            packed = whole_weight(base).float()
         weight = read_weight(folder.path, in_file, folder.key).to(packed.device).float()
         lost = _lost(weight, packed)
         b, a = largest_part(lost, rank, layer.scaling[DEFAULT])

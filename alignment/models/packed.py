@@ -19,13 +19,20 @@ CODES, NESTED_CODES = 64, 1028  # bytes of what 4 bits stand for, and of what a 
 def packed_bytes(settings: dict[str, Any], rows: int, columns: int) -> int:
     """Of a linear layer's weight and all that unpacks it. `settings`: transformers' `quantization_config`."""
     number = rows * columns
+    codes = ceil(number / 2) if settings.get("load_in_4bit") else number
+    return codes + scale_bytes(settings, rows, columns)
+
+
+def scale_bytes(settings: dict[str, Any], rows: int, columns: int) -> int:
+    """Of all that unpacks it alone."""
+    number = rows * columns
     if not settings.get("load_in_4bit"):
-        return number + rows * torch.float32.itemsize
+        return rows * torch.float32.itemsize
     blocks = ceil(number / BLOCK)
     scales = blocks * torch.float32.itemsize
     if settings.get("bnb_4bit_use_double_quant"):
         scales = blocks + ceil(blocks / NESTED) * torch.float32.itemsize + NESTED_CODES
-    return ceil(number / 2) + scales + CODES
+    return scales + CODES
 
 
 class Packed(nn.Linear):
@@ -38,6 +45,7 @@ class Packed(nn.Linear):
         self.weight = nn.Parameter(torch.empty(size, dtype=torch.uint8, device="meta"), requires_grad=False)
         self.bias = layer.bias
         self.is_int8 = not settings.get("load_in_4bit")
+        self.scales = scale_bytes(settings, rows, columns)
 
     @property
     def number(self) -> int:

@@ -52,7 +52,7 @@ def ask_packing(
 
 def check_quantized(config: PreTrainedConfig, placement: Placement, where: str) -> None:
     """Raises:
-    ConfigError: the weights are quantised, and by another method, without the package, or sharded among processes.
+    ConfigError: the weights are quantised, and by another method, without the package, or to 8 bits and sharded.
     """
     settings = quantization_of(config)
     if settings is None:
@@ -62,8 +62,9 @@ def check_quantized(config: PreTrainedConfig, placement: Placement, where: str) 
         raise ConfigError(f"{where} must be in whole weights or quantized by {QUANTIZER}, got quant_method={method!r}")
     if not is_installed(QUANTIZER):  # of a run this is told before, by the files of its models
         raise ConfigError(quantizer_lacks(where))
-    if not isinstance(placement, Whole):
-        raise ConfigError(f"distributed.zero must be null, 0, 1 or 2 for {where}, whose weights are quantized, got 3")
+    if not isinstance(placement, Whole) and not settings.get("load_in_4bit"):
+        rule = f"distributed.zero must be null, 0, 1 or 2 for {where}, whose weights are quantized to 8 bits"
+        raise ConfigError(f"{rule}: their layers hold on to them where ZeRO 3 would take them away, got 3")
     settings.setdefault("llm_int8_skip_modules", HEADS)
 
 
@@ -87,8 +88,9 @@ def is_quantized(module: nn.Module) -> bool:
     return type(module._parameters.get("weight")).__name__ in ("Params4bit", "Int8Params")
 
 
-def settle_packed(hf: nn.Module, asked: ModelConfig, compute: torch.dtype) -> dict[str, str]:
-    """Have products with packed weights compute as those with others do: within autocast in its dtype, outputs too.
+def settle_packed(hf: nn.Module, asked: ModelConfig, placement: Placement) -> dict[str, str]:
+    """Have products with packed weights compute as those with others do: within autocast in its dtype, outputs too; and
+    those with sharded ones keep nothing of what is gathered for them.
 
     Returns:
         The names of weights that have another shape in the file than in the model, which transformers does not see of
@@ -101,7 +103,11 @@ def settle_packed(hf: nn.Module, asked: ModelConfig, compute: torch.dtype) -> di
         layer.register_forward_pre_hook(_as_autocast_reads)
         state, own = vars(layer.weight).get("quant_state"), [layer.out_features, layer.in_features]
         if asked.is_packed and state is not None:
-            state.dtype = compute  # that of what it is unpacked to; read in float32, it was packed from that
+            state.dtype = placement.compute  # of what it is unpacked to; read in float32, it was packed from that
+        if state is not None and not isinstance(placement, Whole):
+            from alignment.models.gathered_4bit import Gathered4bit  # not above: bitsandbytes need not be there
+
+            layer.__class__ = Gathered4bit
         shape = list(layer.weight.shape if state is None else state.shape)
         if shape != own:
             wrong[f"{name}.weight"] = f"{name}.weight of shape {shape}, not {own},"
@@ -120,14 +126,16 @@ def packed_layers(hf: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in hf.named_modules() if is_quantized(module)]
 
 
-def packed_size(weight: Tensor) -> int | None:
-    """Bytes of a weight in 4 bits with all that unpacks it; None of any other."""
+def packed_size(weight: Tensor) -> tuple[int, int] | None:
+    """Bytes of a weight in 4 bits, all of them wherever they are, and of all that unpacks it, which no stage of ZeRO
+    shares out; None of any other."""
     state: Any = vars(weight).get("quant_state")
     if state is None:
         return None
-    parts = [weight, state.absmax, state.code]
+    parts = [state.absmax, state.code]
     parts += [state.state2.absmax, state.state2.code, state.offset] if state.nested else []
-    return sum(each.numel() * each.element_size() for each in parts)
+    number: int = vars(weight).get("ds_numel", weight.numel())
+    return number * weight.element_size(), sum(each.numel() * each.element_size() for each in parts)
 
 
 def not_finite_packed(hf: nn.Module) -> list[str]:

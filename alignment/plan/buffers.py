@@ -32,9 +32,8 @@ def gathered(counted: Counted, distributed: DistributedConfig, processes: int) -
     if not _is_gathered(distributed, processes):
         return 0.0
     settings = _settings(distributed, counted)
-    weights = counted.trained + counted.frozen
-    size = weights / max(1, counted.num_trained + counted.num_frozen)
-    number = (weights - left_whole(counted, distributed, processes)) / max(1, size)
+    size = counted.shared / max(1, counted.num_shared)
+    number = (counted.shared - left_whole(counted, distributed, processes)) / max(1, size)
     bucket = float(settings["stage3_prefetch_bucket_size"])
     sent = min(size, NARROW) if is_half(distributed) else size
     message = sent * min(number, bucket) if processes > 1 else 0.0

@@ -51,15 +51,16 @@ def host_of(plan: Plan) -> Host:
 
 def _loading(plan: Plan) -> float:
     """The models are read one after the other, from files that all processes of a machine map: a weight is converted
-    and on its device before the next one is read, of all processes at once, or under ZeRO 3 of the main one. One of
-    `model.init` is drawn whole by each process."""
+    and on its device before the next one is read, of all processes at once, or under ZeRO 3, but where it is packed, of
+    the main one. One of `model.init` is drawn whole by each process."""
     sizes = []
     for each in plan.roles:
         if each.role.settings.path is None:
             number = each.counted.num_trained + each.counted.num_frozen
             sizes.append(float(plan.hardware.local * number * FLOAT))
         else:
-            readers = 1 if plan.config.distributed.zero == 3 else plan.hardware.local
+            is_of_one = plan.config.distributed.zero == 3 and not each.counted.scales
+            readers = 1 if is_of_one else plan.hardware.local
             sizes.append(readers * _largest(each))
     return max(sizes, default=0.0)
 

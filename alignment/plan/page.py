@@ -107,7 +107,7 @@ def _held(plan: Plan) -> Iterator[str]:
     for each in plan.roles:
         held, here = each.held, Offload.none
         numbers = [
-            held.averages + (held.weights if held.weights_in is here else 0.0),
+            held.averages + held.scales + (held.weights if held.weights_in is here else 0.0),
             held.gradients_at(here),
             held.masters if held.optimizer_in is here else 0.0,
             held.moments if held.optimizer_in is here else 0.0,

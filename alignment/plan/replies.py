@@ -40,7 +40,7 @@ def while_gathering(config: Planned, actor: PlannedRole, processes: int) -> dict
         return {}
     if config.generation.engine is Generation.vllm or config.generation.gather is not Gather.model:
         return {}
-    weights = made_whole(actor.counted.trained + actor.counted.frozen, config.distributed, processes)
+    weights = made_whole(actor.counted.shared, config.distributed, processes)
     return {"gathered weights": weights} if weights else {}
 
 
@@ -55,7 +55,7 @@ def _weights(config: Planned, gather: Gather, counted: Counted, processes: int) 
             "weights in half precision": casts(copies, counted.layer, config.distributed),
             "gathered weights": layer,
         }
-    whole = made_whole(counted.trained + counted.frozen, config.distributed, processes)
+    whole = made_whole(counted.shared, config.distributed, processes)
     if whole:  # of which those are converted that autocast would copy, to half their size
         return {"gathered weights": whole - copies}
     return {"weights in half precision": copies}

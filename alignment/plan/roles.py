@@ -73,6 +73,7 @@ def planned_roles(config: Planned, processes: int, *, is_gpu: bool, counts: Coun
             is_gpu=is_gpu,
             averages=role.copies,
             states=counted.states,
+            scales=counted.scales,
         )
         is_first = role.key == "reference.path" and not role.is_trained and not isinstance(config, PPOConfig)
         is_moved = isinstance(config, PPOConfig) and config.roles.offload and not role.is_trained and is_gpu
@@ -90,7 +91,9 @@ def _reads_first(config: Planned) -> bool:
 def _adapters(config: PPOConfig, actor: PlannedRole, processes: int, *, is_gpu: bool) -> list[PlannedRole]:
     """Of the roles on the actor's backbone: as large as the actor's own. Their passes are no larger than the actor's,
     whose logits they have not."""
-    trained, empty = actor.counted.trained, replace(actor.counted, passes=0 * actor.counted.passes, num_frozen=0)
+    trained, none = actor.counted.trained, 0 * actor.counted.passes
+    small = min(trained, actor.counted.small)
+    empty = replace(actor.counted, passes=none, num_frozen=0, small=small, scales=0.0)
     roles = [("critic", True)] if config.advantage.has_critic else []
     roles += [("reward.path", False)] if config.reward.path is not None else []
     found = []
@@ -103,6 +106,7 @@ def _adapters(config: PPOConfig, actor: PlannedRole, processes: int, *, is_gpu: 
             frozen=own[1],
             num_trained=number * trains,
             num_frozen=number * (not trains),
+            num_shared=number,
             states=empty.states * trains,
         )
         held = held_of(*own, config.distributed, processes, is_gpu=is_gpu, states=empty.states * trains)

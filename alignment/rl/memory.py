@@ -54,9 +54,11 @@ def estimate_memory(
     of what their optimizers keep; None: AdamW's moments.
 
     ZeRO (arXiv:1910.02054, section 3) divides the optimizer's states by the number of processes from stage 1 on, the
-    gradients from 2, the weights at 3. Its optimizer has a copy of the weights that it updates, which counts as its.
+    gradients from 2, the weights at 3, but not what unpacks them. Its optimizer has a copy of the weights that it
+    updates, which counts as its.
     """
     weights = _once(p for model in models for p in model.parameters())
+    scales = sum(packed[1] for packed in map(packed_size, weights) if packed is not None)
     trained = _bytes(actor), _bytes(critic)
     stage = zero or 0
     kept = sum(trained) * MOMENTS if states is None else states
@@ -64,7 +66,7 @@ def estimate_memory(
     return MemoryEstimate(
         num_weights=sum(shape_of(p).numel() for p in weights),
         num_trained=sum(shape_of(p).numel() for p in (*actor, *critic)),
-        weights=_bytes(weights) / (size() if stage == 3 else 1),
+        weights=(_bytes(weights) - scales) / (size() if stage == 3 else 1) + scales,
         gradients=max(trained) / (size() if stage >= 2 else 1),
         optimizer=kept / (size() if stage >= 1 else 1),
         average=(trained[0] if average else 0) / (size() if stage == 3 else 1),
@@ -76,4 +78,4 @@ def _once(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(packed_size(each) or shape_of(each).numel() * each.element_size() for each in tensors)
+    return sum(sum(packed_size(each) or (shape_of(each).numel() * each.element_size(),)) for each in tensors)

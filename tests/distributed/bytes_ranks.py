@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from alignment.config.batch import Layout
 from alignment.config.distributed import Device, DistributedConfig, Precision
-from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.model import LoraConfig, ModelConfig, Quantization
 from alignment.config.optimizer import OF_MATRICES, OptimizerName
 from alignment.config.train import TrainConfig
 from alignment.data.pack import Batch, pack
@@ -27,11 +27,12 @@ from alignment.data.tokenize import Example
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import TorchEngine, shape_of
+from alignment.distributed.placement import WHOLE
 from alignment.distributed.sharded import placement_of
 from alignment.losses import CrossEntropyLoss
 from alignment.models.allocations import Allocations
 from alignment.models.heads import LanguageModel, ScalarModel
-from alignment.models.load import load_frozen_language_model, load_language_model
+from alignment.models.load import load_frozen_language_model, load_language_model, save_model
 from alignment.models.tokenizer import load_tokenizer
 from alignment.training.objectives import SFT
 from alignment.training.optim import build_optimizer
@@ -133,6 +134,13 @@ def _loss(engine: Any, model: LanguageModel | ScalarModel) -> Tensor:
 def main() -> None:
     out = Path(sys.argv[1])
     found: dict[str, dict[str, float]] = {}
+    base = str(out.with_name("base"))
+    collectives.init(distributed(1, Precision.float32, out.parent))
+    if collectives.is_main():
+        settings = ModelConfig(init=INIT)
+        tokenizer = load_tokenizer(settings)
+        save_model(load_language_model(settings, tokenizer, WHOLE), tokenizer, Path(base))
+    collectives.barrier()
     for stage in (1, 2, 3):
         half = distributed(stage, Precision.bfloat16, out.parent)
         found[str(stage)] = {name.value: in_several(stage, name, out.parent) for name in SHARDED}
@@ -140,6 +148,7 @@ def main() -> None:
             "frozen float32": frozen(distributed(stage, Precision.float32, out.parent), ModelConfig(init=INIT)),
             "frozen": frozen(half, ModelConfig(init=INIT)),
             "base": frozen(half, ModelConfig(init=INIT, lora=LoraConfig(rank=2))),
+            "nf4": frozen(half, ModelConfig(path=base, quantization=Quantization.nf4, lora=LoraConfig(rank=2))),
         }
     if collectives.is_main():
         out.write_text(json.dumps(found))

@@ -65,7 +65,8 @@ def test_every_row_is_measured_and_no_stage_is_left_open() -> None:
         assert len(cells) == len(STAGES)
         whole = [cell == NONE for cell in cells]
         is_of_matrices = TRAINED.get(name) in OF_MATRICES
-        assert whole == [False, is_of_matrices, is_of_matrices, is_of_matrices or name in PACKED], name
+        is_int8 = PACKED.get(name) is Quantization.int8
+        assert whole == [False, is_of_matrices, is_of_matrices, is_of_matrices or is_int8], name
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -118,3 +119,4 @@ def test_in_two_processes(ranks: ModuleType, run_ranks: Callable[..., None], tmp
             assert own[name.value] == pytest.approx(wanted, rel=CLOSE), (stage, name)
         full, half = (bytes_of(TABLE[name][column], 2) for name in FROZEN)
         assert (own["frozen float32"], own["frozen"], own["base"]) == (full, half, half)
+        assert own["nf4"] == pytest.approx(bytes_of(TABLE["frozen in `nf4`"][column], 2), rel=CLOSE)

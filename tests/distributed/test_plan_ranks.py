@@ -88,6 +88,7 @@ def test_what_one_of_two_processes_takes_is_planned(
     """Of whole runs, those of the table in recipes/memory.md."""
     monkeypatch.chdir(tmp_path)
     measured_runs.write_rows(tmp_path)
+    measured_runs.save_base(tmp_path / "base")
     words = [*measured_runs.IN_TWO[name], f"distributed.zero={stage}", "launch.processes=2"]
     run_ranks(Path(measured_runs.__file__), ["found.json", *words], processes=2)
     found = json.loads(Path("found.json").read_text())

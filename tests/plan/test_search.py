@@ -1,5 +1,6 @@
 """Changes with which a run fits: the cheapest come first, none is idle, and they are typed as they stand."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 
 from alignment.cli.compose import composing, resolve, single
 from alignment.config.distributed import Device
+from alignment.config.errors import ConfigError
 from alignment.config.model import Quantization
 from alignment.plan import search
 from alignment.plan.changes import Change, changed, combinations, words
@@ -143,6 +145,26 @@ def test_a_base_in_4_bits_is_a_way_to_fit(tmp_path: Path) -> None:
     for other in (packed, drawn):
         found = [word for changes in combinations(other, gpus(1, 1e12)) for word in words(changes)]
         assert "model.quantization=nf4" not in found
+
+
+def test_a_base_in_4_bits_is_shared_out_but_for_its_scales(tmp_path: Path) -> None:
+    """One of 70B fits on eight GPUs of 24 GB so, and on no number of them where each has all of it."""
+    llama = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 128256}
+    llama |= {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80}
+    llama |= {"num_attention_heads": 64, "num_key_value_heads": 8}
+    (tmp_path / "config.json").write_text(json.dumps(llama))
+    asked = [f"model.path={tmp_path}", "model.lora.rank=16", "batch.max_tokens=1024"]
+    asked += ["model.gradient_checkpointing=true", "distributed.precision=bfloat16", "model.quantization=nf4"]
+    with composing([], "tiny_dpo"):
+        config = planned(resolve(single("tiny_dpo", asked)))
+    second, third = (plan(config, gpus(8, 24e9), **{"distributed.zero": stage}) for stage in (2, 3))
+    assert third.fits and second.least > 24e9
+    held, of_all = third.roles[0].held, second.roles[0].held
+    assert held.weights == pytest.approx(of_all.weights / 8) and held.scales == of_all.scales
+    weights = 80 * (2 * 8192**2 + 2 * 8192 * 1024 + 3 * 8192 * 28672)
+    assert held.scales == pytest.approx(weights / 64 + 4 * weights / 64 / 256 + 80 * 7 * (64 + 1028))
+    with pytest.raises(ConfigError, match=r"^distributed\.zero must be null, 0, 1 or 2 with model\.quantization=int8"):
+        changed(config, {"distributed.zero": 3, "model.quantization": Quantization.int8})
 
 
 def test_long_rows_are_shared_by_processes_of_a_machine(config: Any) -> None:
