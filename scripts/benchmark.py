@@ -57,6 +57,7 @@ from alignment.training.step import train_step
 
 METHODS = ("reward", "dpo", "dpo, reference cached", "orpo", "orpo, TRL's loss", "sft", *REPLIES)
 WHOSE = ("ours", "trl", "floor")
+PPO_WARMUP = 1  # iteration of a round: after it its memory is as it will be
 Step = Callable[[int], None]
 
 
@@ -79,8 +80,9 @@ def main() -> None:
         return play(whose, method, steps, arguments.data, setting)
     if arguments.model is not None and set(arguments.methods) & set(REPLIES):
         parser.error("--model is for other methods than PPO: name them in --methods")
-    if arguments.steps % arguments.rounds:
-        parser.error(f"--steps must be a multiple of --rounds, got {arguments.steps} and {arguments.rounds}")
+    for name, number in (("--steps", arguments.steps), ("--ppo-steps", arguments.ppo_steps)):
+        if number % arguments.rounds:
+            parser.error(f"{name} must be a multiple of --rounds, got {number} and {arguments.rounds}")
     versions = {name: version(name) for name in ("torch", "transformers", "trl")}
     rows: list[dict[str, Any]] = []
     result = {"versions": versions, "threads": torch.get_num_threads(), "rows": rows}
@@ -90,7 +92,8 @@ def main() -> None:
     ppo = [method for method in arguments.methods if method in REPLIES]
     if ppo:
         where = arguments.data, arguments.trl_environment
-        rows += measured_ppo(ppo, *where, turns=arguments.ppo_steps, warmup=arguments.warmup)
+        turns = arguments.ppo_steps // arguments.rounds
+        rows += measured_ppo(ppo, *where, turns=turns, warmup=PPO_WARMUP, rounds=arguments.rounds)
         versions["trl, for ppo"] = TRL.removeprefix("trl==")
         arguments.out.write_text(json.dumps(result, indent=2))
     show(result)
@@ -104,7 +107,7 @@ def parser_of(description: str, methods: Sequence[str], *, out: Path) -> argpars
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=list(methods), choices=methods)
-    parser.add_argument("--ppo-steps", type=int, default=8, help="PPO's iterations")
+    parser.add_argument("--ppo-steps", type=int, default=9, help="PPO's iterations")
     parser.add_argument("--trl-environment", type=Path, default=Path(".venv-trl"), help=f"where {TRL} is, or is put")
     return parser
 

@@ -3,8 +3,8 @@
 Both load the same policy and reward model (which is the critic's start, too) and draw 64 tokens for each of the same
 16 prompts, on a GPU 256 for each of 64; temperature, end token, KL penalty, clips, rates and four inner epochs are the
 same. An iteration is generation, scores, log-probs and values, and learning. The contenders are processes that take
-turns, iteration by iteration, and the figure is the ratio of replies a second, by medians. Each tells its peak memory
-above what it had after its imports.
+turns, iteration by iteration, in several rounds with new processes each, and the figure is the ratio of replies a
+second, by medians. Each tells its peak memory above what it had after its imports.
 
 TRL draws one reply for a prompt, and this is what it is measured at, beside our four a prompt, too.
 """
@@ -42,12 +42,15 @@ TRL, KEPT = "trl==1.12.0", "trl, memory kept"
 HERE = Path(__file__).parent
 
 
-def measured_ppo(methods: list[str], data: Path, environment: Path, *, turns: int, warmup: int) -> list[dict[str, Any]]:
-    """The methods' rows: medians of `turns` iterations after `warmup` of them, all contenders in turns."""
+def measured_ppo(
+    methods: list[str], data: Path, environment: Path, *, turns: int, warmup: int, rounds: int
+) -> list[dict[str, Any]]:
+    """The methods' rows: medians over `rounds`, each with new processes, of `turns` iterations after `warmup` of them,
+    all contenders in turns."""
     with TemporaryDirectory() as name:
         commands = contenders(methods, Path(name), data, environment, setting="tiny", iterations=warmup + turns)
-        together = {whose: Contender(*command) for whose, command in commands.items()}
-        seconds, peaks = play_in_turns([together], turns, warmup=warmup)
+        started = ({whose: Contender(*command) for whose, command in commands.items()} for _ in range(rounds))
+        seconds, peaks = play_in_turns(started, turns, warmup=warmup)
     return [
         {
             "method": method,
