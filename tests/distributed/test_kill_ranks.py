@@ -12,8 +12,7 @@ import pytest
 NAMES = [
     "dpo",
     "ppo",
-    "kto",
-    *(pytest.param(n, marks=pytest.mark.slow) for n in ("grpo", "online_dpo", "rloo", "simpo")),
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("kto", "grpo", "online_dpo", "rloo", "simpo")),
 ]
 HEARD = {
     signal.SIGINT: "alignment: heard SIGINT: finishing the step, then saving; Ctrl-C again stops at once",
@@ -52,7 +51,7 @@ def test_killed_at_any_moment_it_ends_the_same(
     ("name", "ask", "code"),
     [
         ("dpo", signal.SIGTERM, os.EX_TEMPFAIL),
-        ("dpo", signal.SIGINT, 130),
+        pytest.param("dpo", signal.SIGINT, 130, marks=pytest.mark.slow),
         pytest.param("ppo", signal.SIGTERM, os.EX_TEMPFAIL, marks=pytest.mark.slow),
     ],
 )
