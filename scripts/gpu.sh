@@ -3,4 +3,5 @@
 #   bash scripts/gpu.sh --data PAIRS.jsonl.gz
 source "$(dirname "$0")/environment.sh"
 bash scripts/real_model.sh
+bash scripts/torchao.sh
 exec python scripts/gpu.py "$@"

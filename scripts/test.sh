@@ -2,6 +2,7 @@
 # Set everything up, then run every check: lint, format, types, tests.
 source "$(dirname "$0")/environment.sh"
 case " $* " in *" -m vllm "*) bash scripts/vllm.sh ;; esac
+bash scripts/torchao.sh # for the tests of model.fp8, which lay it into their own process
 bash scripts/real_model.sh & # for the tests marked `real`; made once
 ruff check .
 ruff format --check .

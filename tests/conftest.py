@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.model import ModelConfig
 from alignment.data.records import Record, Source
 from alignment.data.tokenize import Example
+from alignment.distributed import precision
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
 from alignment.generation.generate import Reply
@@ -108,6 +110,28 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder `shared` with real data next to the checkout")
     return folder
+
+
+@pytest.fixture
+def torchao(monkeypatch: pytest.MonkeyPatch) -> str:
+    """torchao for this process alone, and for those that it starts with this PYTHONPATH: transformers imports it
+    wherever it is installed. Its folder."""
+    folder = Path(__file__).parents[1] / ".torchao"
+    if not (folder / "installed").is_file():
+        pytest.skip("no torchao: bash scripts/torchao.sh lays it beside the environment")
+    monkeypatch.syspath_prepend(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def fp8_on_cpu(torchao: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs take a CPU for a GPU that multiplies in 8 bits: it rounds alike, by torchao, and multiplies in float32."""
+    from torchao.float8 import Float8LinearConfig  # not above: few tests need it
+
+    recipe = Float8LinearConfig.from_recipe_name
+    emulated = staticmethod(lambda name: replace(recipe(name), emulate=True))
+    monkeypatch.setattr(Float8LinearConfig, "from_recipe_name", emulated)
+    monkeypatch.setattr(precision, "has_fp8", lambda device: True)
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,7 @@ from alignment.tasks.max_tokens import with_max_tokens_of
 from alignment.tasks.run import check_processes, say_precision, task_module
 from alignment.tasks.serving import served_apart
 from alignment.terminal import say
+from alignment.training.fp8 import require_fp8
 from alignment.training.generators import seed_everything
 from alignment.training.objectives import DPO
 from alignment.training.rate import with_rate
@@ -65,6 +66,7 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
         raise ConfigError("check starts the processes of launch.processes itself, got a launcher around it")
     settle(config)
     check_processes(config)
+    require_fp8(config)
     config = with_max_tokens_of(config, config.processes())
     seed_everything(config.seed)
     say_precision(config)

@@ -6,6 +6,7 @@ from math import isfinite
 
 from alignment.config.base import Config
 from alignment.config.errors import require
+from alignment.config.fp8 import Fp8
 from alignment.config.marks import INPUT, PLACE
 from alignment.config.model import Attention, ModelConfig
 
@@ -111,3 +112,21 @@ def require_device(model: ModelConfig, distributed: DistributedConfig) -> None:
         rule = "distributed.zero must be null, 0, 1 or 2 with model.activation_offloading=true, which would keep the "
         rule += "weights that ZeRO 3 gathers; model.gradient_checkpointing=true saves most of what it does"
         require(distributed.zero != 3, rule, distributed.zero)
+    if model.fp8 is not Fp8.none:
+        _require_fp8(model, distributed)
+
+
+def _require_fp8(model: ModelConfig, distributed: DistributedConfig) -> None:
+    what = f"model.fp8={model.fp8.value}"
+    rule = f"distributed.precision must be auto or bfloat16 with {what}, whose products add up to numbers in it"
+    is_bfloat16 = distributed.precision in (Precision.auto, Precision.bfloat16)
+    require(is_bfloat16, rule, distributed.precision.value)
+    rule = f"distributed.zero must be null, 0, 1 or 2 with {what}, whose layers would keep the weights that ZeRO 3 "
+    rule += "gathers"
+    require(distributed.zero != 3, rule, distributed.zero)
+    rule = f"model.fp8 must be none with model.quantization={model.quantization.value}, whose packed layers have "
+    rule += "products of their own"
+    require(not model.is_packed, rule, model.fp8.value)
+    rule = "model.fp8 must be none with an adapter (model.lora.rank, model.adapter), of whose base its layers would "
+    rule += "make gradients too"
+    require(not model.has_adapter, rule, model.fp8.value)

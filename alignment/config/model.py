@@ -7,6 +7,7 @@ from typing import Any
 
 from alignment.config.base import Config
 from alignment.config.errors import ConfigError, require
+from alignment.config.fp8 import Fp8
 from alignment.config.marks import ADAPTER, MODEL, TOKENIZER
 from alignment.config.rope import RopeConfig
 from alignment.user_error import nearest
@@ -181,6 +182,10 @@ class ModelConfig(Config):
     quantization: Quantization = Quantization.none
     """Pack the linear layers of a base in whole weights, as each is read; adapters (`lora.rank`) train on it. A critic,
     and another reference, are packed likewise; a reward model is read as its folder has it."""
+    fp8: Fp8 = Fp8.none
+    """Have linear layers round their inputs, weights and gradients to 8 bits for each product (torchao; extra: fp8):
+    those of a model all of whose weights train, and of its reference, heads excepted. For a GPU of compute capability
+    8.9 or higher."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, in place of keeping them: much less memory, about a third more
     time."""

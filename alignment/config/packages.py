@@ -7,6 +7,7 @@ from shutil import which
 
 from alignment.config.errors import ConfigError
 from alignment.config.evaluate import EvaluateConfig
+from alignment.config.fp8 import Fp8
 from alignment.config.generation import GenerationConfig, VLLMTransfer
 from alignment.config.inputs import input_places
 from alignment.config.log import Tracker
@@ -16,10 +17,11 @@ from alignment.config.optimizer import OF_BITSANDBYTES
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig
 
-QUANTIZER = "bitsandbytes"
+QUANTIZER, TORCHAO = "bitsandbytes", "torchao"
 NAMES: dict[Tracker, tuple[str, ...]] = {Tracker.tensorboard: ("tensorboard", "tensorboardX")}
 """Of a tracker's package, where it is not the tracker's own: any of them will do."""
-EXTRAS = {"tensorboard": "tensorboard", QUANTIZER: "quantization", "vllm": "vllm"}  # package -> this one's extra
+EXTRAS = {"tensorboard": "tensorboard", QUANTIZER: "quantization", "vllm": "vllm", TORCHAO: "fp8"}
+"""Package -> this one's extra."""
 
 
 def require_packages(config: RunConfig) -> None:
@@ -39,6 +41,8 @@ def require_packages(config: RunConfig) -> None:
     if is_nccl and not is_installed("vllm"):  # files need it on the server's side alone
         way = f"{how_to_install('vllm')}, or take generation.vllm.transfer=files, which needs it for the server alone"
         raise ConfigError(f"generation.vllm.transfer=nccl needs the package vllm, which is not installed: {way}")
+    if isinstance(config, TrainingConfig) and config.model.fp8 is not Fp8.none and not is_installed(TORCHAO):
+        raise ConfigError(fp8_lacks(config.model.fp8))
     if not is_installed(QUANTIZER):
         if isinstance(config, TrainingConfig) and (name := config.train.optimizer) in OF_BITSANDBYTES:
             way = f"{how_to_install(QUANTIZER)}, or take train.optimizer=adamw"
@@ -86,3 +90,7 @@ def how_to_install(package: str) -> str:
 
 def quantizer_lacks(where: str, how: str = "is quantized by") -> str:
     return f"{where} {how} {QUANTIZER}, which is not installed: {how_to_install(QUANTIZER)}"
+
+
+def fp8_lacks(how: Fp8) -> str:
+    return f"model.fp8={how.value} needs the package {TORCHAO}, which is not installed: {how_to_install(TORCHAO)}"

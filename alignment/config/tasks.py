@@ -18,6 +18,7 @@ from alignment.config.data import (
 from alignment.config.distributed import require_device
 from alignment.config.errors import require
 from alignment.config.evaluate import EvaluateConfig
+from alignment.config.fp8 import Fp8
 from alignment.config.generation import (
     GenerationConfig,
     require_generator,
@@ -87,6 +88,8 @@ class RejectionConfig(RunConfig):
         require(self.model.adapter is None, rule, self.model.adapter)
         rule = "model.activation_offloading must be false for rejection, which trains nothing"
         require(not self.model.activation_offloading, rule, True)
+        rule = "model.fp8 must be none for rejection, which trains nothing"
+        require(self.model.fp8 is Fp8.none, rule, self.model.fp8.value)
         require_unread(self.batch, "rejection")
         require_device(self.model, self.distributed)
         require_packable(self.model, self.distributed.zero)

@@ -3,9 +3,13 @@
 import torch
 
 from alignment.config.distributed import DistributedConfig, Precision
+from alignment.config.errors import ConfigError
+from alignment.config.fp8 import Fp8
 from alignment.distributed.collectives import pick_device
 
 HALVES = {Precision.bfloat16: torch.bfloat16, Precision.float16: torch.float16}
+FP8_FROM = (8, 9)
+"""Compute capability of the first GPUs that multiply in 8-bit floating point numbers."""
 
 
 def precision_of(config: DistributedConfig) -> Precision:
@@ -44,3 +48,21 @@ def precision_note(config: DistributedConfig) -> str | None:
     other = Precision.float32 if chosen is Precision.bfloat16 else Precision.bfloat16
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
     return f"precision: {chosen.value} on {where}; distributed.precision={other.value} computes in {other.value}"
+
+
+def require_fp8_device(how: Fp8, config: DistributedConfig) -> None:
+    """Raises:
+    ConfigError: products in 8 bits are asked for on a device that has none.
+    """
+    device = pick_device(config.device)
+    if how is Fp8.none or has_fp8(device):
+        return
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
+    least = ".".join(map(str, FP8_FROM))
+    rule = f"model.fp8 must be none but on a GPU of compute capability {least} or higher (H100, L40S, RTX 4090)"
+    raise ConfigError(f"{rule}, got {how.value!r} on {where}")
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Whether it has products of 8-bit floating point numbers."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_FROM

@@ -18,6 +18,7 @@ from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
 from alignment.generation.cache import FixedCaches
 from alignment.generation.decode import Rules, decode, uniforms
+from alignment.models.fp8 import plain_products
 from alignment.models.heads import LanguageModel
 from alignment.terminal import progress
 
@@ -90,8 +91,10 @@ class TransformersGenerator:
 
     @contextmanager
     def reading(self, engine: Engine | FrozenEngine) -> Iterator[None]:
-        """Whole, as `generation.gather` says, and computed with in the engine's precision."""
-        with engine.by_layer() if self.config.gather is Gather.layer else engine.gathered(), engine.precision():
+        """Whole, as `generation.gather` says, and computed with in the engine's precision. Not in 8 bits, to which all
+        weights would be rounded for each token; one copy in bfloat16 serves all of them."""
+        where = engine.by_layer() if self.config.gather is Gather.layer else engine.gathered()
+        with where, engine.precision(), plain_products(self.model):
             yield
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 from torch.utils._pytree import tree_leaves
 
 from alignment.data.pack import Batch
@@ -145,6 +145,8 @@ class Allocations(TorchDispatchMode):
         return saved_tensors_hooks(leave, come_back)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(map(is_traceable_wrapper_subclass_type, types)):
+            return NotImplemented  # of a tensor that is others: what is done with these comes here by itself
         if func is torch.ops.aten._grouped_mm.default:  # without numbers it is known in bfloat16 alone
             first, second, *more = args
             output = func(first.bfloat16(), second.bfloat16(), *more, **(kwargs or {})).to(first.dtype)

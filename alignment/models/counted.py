@@ -93,6 +93,8 @@ class Counted:
     """And of the others."""
     num_trained: int
     num_frozen: int
+    num_fp8: int
+    """Numbers in the weights that multiply in 8 bits."""
     states: float
     """Bytes of what the optimizer keeps of those that train."""
     layer: float

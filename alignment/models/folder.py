@@ -15,7 +15,8 @@ from transformers.utils import logging as transformers_logging
 
 from alignment.config.adapter import BESIDE
 from alignment.config.errors import ConfigError
-from alignment.config.folders import ADAPTER_FILE, ModelFolder
+from alignment.config.folders import ADAPTER_FILE, ModelFolder, find_model
+from alignment.config.fp8 import Fp8
 from alignment.config.hub import located
 from alignment.config.model import Attention, ModelConfig
 from alignment.distributed.placement import Placement, Whole
@@ -24,7 +25,7 @@ from alignment.models.files import Reading, check_config, check_folder, code_fil
 from alignment.models.quantized import ask_packing, check_quantized, quantization_of, settle_packed
 from alignment.models.rope import scale_rope, scaled_as
 from alignment.models.unread import check_tied, check_unread, listed, unread_of
-from alignment.models.weight_dtype import made_in
+from alignment.models.weight_dtype import frozen_in, made_in
 from alignment.terminal import say_once
 
 AHEAD = "HF_DEACTIVATE_ASYNC_LOAD"  # of transformers
@@ -197,6 +198,15 @@ def dtype_of(folder: ModelFolder) -> torch.dtype:
     """That its config names for its weights; float32 where it names none."""
     found = read_config(folder).dtype
     return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def held_frozen(config: ModelConfig, compute: torch.dtype) -> torch.dtype:
+    """In which a model's weights are held that is only read, by `frozen_in`."""
+    came_in = None
+    if config.path is not None and config.fp8 is not Fp8.none:
+        folder = find_model(config.path, "model.path", trusted=config.trust_remote_code)
+        came_in = None if folder.adapters else dtype_of(folder)
+    return frozen_in(config.fp8, came_in, compute)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ from alignment.models.prepare import prepared
 from alignment.models.quantized import ask_packing, quantization_of, require_adapter
 from alignment.models.rope import scale_rope
 from alignment.models.tokenizer import load_tokenizer
-from alignment.models.weight_dtype import made_in
+from alignment.models.weight_dtype import frozen_in, made_in
 from alignment.models.weights_counted import states_in, weights_of
 
 __all__ = ["Footprint", "Role", "Rows", "counted_of", "footprint_of"]
@@ -107,11 +107,12 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     build = partial(_counted, role, rows, compute, layout, is_trusted)
     num_layers = config.get_text_config().num_hidden_layers
     count, more = _drawn_out(config, build)
-    trained, frozen, num_trained, num_frozen, states, small, scales, shared, row, *passes = count.tolist()
+    trained, frozen, num_trained, num_frozen, num_fp8, states, small, scales, shared, row, *passes = count.tolist()
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     by_phase = np.array(passes).reshape(2, len(Phase), len(Part))
     cached, heads, pieces = num_cached(config), heads_of(config), config.get_text_config().vocab_size
-    numbers, whole = (round(num_trained), round(num_frozen)), (small, scales, round(shared))
+    numbers = round(num_trained), round(num_frozen), round(num_fp8)
+    whole = small, scales, round(shared)
     return Counted(trained, frozen, *numbers, states, layer, *whole, cached, heads, pieces, round(row), by_phase)
 
 
@@ -204,8 +205,8 @@ def _without_weights(
         config.num_labels = 1
     auto: Any = AutoModelForSequenceClassification if role.is_scalar else AutoModelForCausalLM
     attention = attention_of(architecture_of(auto, config, role.key, folder), config, settings.attention, role.key)
-    held = compute if settings.keeps_base or not role.is_trained else torch.float32
-    with torch.device("meta"), made_in(held):
+    held = frozen_in(settings.fp8, config.dtype, compute)
+    with torch.device("meta"), made_in(torch.float32 if role.is_trained and not settings.keeps_base else held):
         hf = auto.from_config(config, attn_implementation=attention, dtype=torch.float32, trust_remote_code=is_trusted)
     if quantization is not None:
         pack_layers(hf, quantization)

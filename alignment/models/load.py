@@ -19,7 +19,7 @@ from alignment.config.model_kinds import no_language_model
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import lora_layers, merged_state, merged_weights
 from alignment.models.checks import check_logits, check_scores
-from alignment.models.folder import dtype_of, from_folder, is_scalar_folder, read_config
+from alignment.models.folder import dtype_of, from_folder, held_frozen, is_scalar_folder, read_config
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.init import from_init
 from alignment.models.prepare import placed
@@ -45,8 +45,8 @@ def load_language_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase,
 def load_frozen_language_model(
     config: ModelConfig, tokenizer: PreTrainedTokenizerBase, placement: Placement
 ) -> LanguageModel:
-    """The same, to be read only: its weights are held in what they compute in."""
-    model = _language_model(config, tokenizer, placement, placement.compute)
+    """The same, to be read only: its weights are held in what they compute in (`held_frozen`)."""
+    model = _language_model(config, tokenizer, placement, held_frozen(config, placement.compute))
     freeze(model)
     return model
 

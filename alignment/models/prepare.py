@@ -3,9 +3,11 @@
 from torch import nn
 from transformers import PreTrainedModel
 
+from alignment.config.fp8 import Fp8
 from alignment.config.model import LoraInit, ModelConfig
 from alignment.distributed.placement import Placement
 from alignment.models.activations import Hooks
+from alignment.models.fp8 import multiply_in_fp8
 from alignment.models.whole_modules import train_whole
 
 
@@ -30,7 +32,8 @@ def placed(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> Pr
 
 
 def prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:
-    """Noise off (a policy whose log-probs change between two forwards has no ratio), checkpointing, adapter."""
+    """Noise off (a policy whose log-probs change between two forwards has no ratio), checkpointing, adapter, and what
+    linear layers multiply in."""
     for module in hf.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -57,5 +60,7 @@ def prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> 
             add_copy(hf, placement)
     if config.lora.modules_to_save:
         train_whole(hf, config.lora.modules_to_save, placement, are_all_here=config.adapter is None)
+    if config.fp8 is not Fp8.none:
+        multiply_in_fp8(hf, config.fp8)
     placement.shard(hf)
     return hf

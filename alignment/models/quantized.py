@@ -12,6 +12,7 @@ from alignment.config.folders import ModelFolder
 from alignment.config.model import ModelConfig, Quantization
 from alignment.config.packages import QUANTIZER, is_installed, quantizer_lacks
 from alignment.distributed.placement import Placement, Whole
+from alignment.models.autocast import as_autocast_reads
 
 HEADS = ["lm_head", "score"]
 """Kept as they are: an output layer has few weights for what hangs on each, and a scalar head is trained in full."""
@@ -100,7 +101,7 @@ def settle_packed(hf: nn.Module, asked: ModelConfig, placement: Placement) -> di
     wrong = {}
     layer: Any
     for name, layer in packed_layers(hf):
-        layer.register_forward_pre_hook(_as_autocast_reads)
+        layer.register_forward_pre_hook(as_autocast_reads)
         state, own = vars(layer.weight).get("quant_state"), [layer.out_features, layer.in_features]
         if asked.is_packed and state is not None:
             state.dtype = placement.compute  # of what it is unpacked to; read in float32, it was packed from that
@@ -112,14 +113,6 @@ def settle_packed(hf: nn.Module, asked: ModelConfig, placement: Placement) -> di
         if shape != own:
             wrong[f"{name}.weight"] = f"{name}.weight of shape {shape}, not {own},"
     return wrong
-
-
-def _as_autocast_reads(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """bitsandbytes computes in a dtype of its own, and gives what it gets: float32, where residuals are."""
-    kind = inputs[0].device.type
-    if not torch.is_autocast_enabled(kind):
-        return inputs
-    return inputs[0].to(torch.get_autocast_dtype(kind)), *inputs[1:]
 
 
 def packed_layers(hf: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -15,7 +15,9 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers.pytorch_utils import Conv1D
 
+from alignment.config.fp8 import Fp8
 from alignment.distributed.placement import Placement, StorageDtype, dtypes
+from alignment.models.fp8 import is_fp8, plain_products
 
 
 @contextmanager
@@ -56,8 +58,31 @@ def hold_in(model: nn.Module, dtype: torch.dtype) -> None:
 
 def as_its_original(compute: torch.dtype) -> StorageDtype:
     """The dtypes of a frozen copy of a model that trains, such that both give the same bits. Experts keep theirs, for
-    their grouped product computes in the dtype of its weights whatever autocast says."""
-    return lambda module, name: compute if is_cast(module, name) else None
+    their grouped product computes in the dtype of its weights whatever autocast says. So do
+    weights that are rounded to 8 bits, but where `compute` has them to the bit: rounded twice they would be others."""
+
+    def held(module: nn.Module, name: str) -> torch.dtype | None:
+        is_narrow = is_cast(module, name) and (not is_fp8(module) or _has(compute, module.get_parameter(name)))
+        return compute if is_narrow else None
+
+    return held
+
+
+def _has(dtype: torch.dtype, weight: torch.Tensor) -> bool:
+    """Whether all its numbers are there in that dtype."""
+    return bool((weight.to(dtype) == weight).all())
+
+
+def frozen_in(how: Fp8, came_in: Any, compute: torch.dtype) -> torch.dtype:
+    """The dtype in which the weights of a model are held that is only read: what products compute in. Those that are
+    rounded to 8 bits are held as they came, as above.
+
+    Args:
+        came_in: by its config.json; None: drawn, or put together, in float32.
+    """
+    if how is Fp8.none:
+        return compute
+    return came_in if isinstance(came_in, torch.dtype) else torch.float32
 
 
 def is_cast(module: nn.Module, name: str) -> bool:
@@ -83,7 +108,7 @@ def forwards_in_float32(model: nn.Module, placement: Placement) -> Iterator[None
 @contextmanager
 def in_float32(model: nn.Module) -> Iterator[None]:
     """Inside, forwards compute as if all weights were float32, which are so one module at a time: the rounding of
-    bfloat16 would drown what is asked, and TF32's too."""
+    bfloat16 would drown what is asked, and TF32's too, and that of 8 bits."""
     products = torch.get_float32_matmul_precision()
     held: dict[nn.Module, dict[str, torch.Tensor]] = {}
     hooks = []
@@ -104,7 +129,8 @@ def in_float32(model: nn.Module) -> Iterator[None]:
             hooks += [module.register_forward_pre_hook(widen), module.register_forward_hook(narrow, prepend=True)]
     torch.set_float32_matmul_precision("highest")
     try:
-        yield
+        with plain_products(model):
+            yield
     finally:
         torch.set_float32_matmul_precision(products)
         for hook in hooks:

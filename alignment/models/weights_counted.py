@@ -3,14 +3,16 @@
 from transformers import PreTrainedModel
 
 from alignment.models.counted import SMALL, Role
+from alignment.models.fp8 import num_in_fp8
 from alignment.models.optimizer_states import state_bytes
 from alignment.models.packed import Packed
 from alignment.models.weight_kinds import head_of, weight_kinds
 
 
 def weights_of(role: Role, hf: PreTrainedModel) -> list[float]:
-    """The bytes of the weights that train and of the others, their numbers, the bytes of the optimizer's states, of
-    small weights and of what unpacks packed ones, and the elements that ZeRO 3 shares out."""
+    """The bytes of the weights that train and of the others, their numbers, those that multiply in 8 bits, the bytes of
+    the optimizer's states, of small weights and of what unpacks packed ones, and the elements that ZeRO 3 shares
+    out."""
     packed = {f"{name}.weight": module for name, module in hf.named_modules() if isinstance(module, Packed)}
     sizes, counts = {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
     small = scales = elements = 0.0
@@ -24,7 +26,7 @@ def weights_of(role: Role, hf: PreTrainedModel) -> list[float]:
         small += size - beside if shared <= SMALL else 0.0
         scales += beside
         elements += shared
-    return [*sizes.values(), *counts.values(), states_in(role, hf), small, scales, elements]
+    return [*sizes.values(), *counts.values(), float(num_in_fp8(hf)), states_in(role, hf), small, scales, elements]
 
 
 def states_in(role: Role, hf: PreTrainedModel) -> float:

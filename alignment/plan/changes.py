@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 from alignment.config.distributed import Device, Offload, Precision
+from alignment.config.fp8 import Fp8
 from alignment.config.generation import Gather, Generation
 from alignment.config.model import Quantization
 from alignment.config.online import OnlineConfig, PPOConfig
@@ -46,6 +47,7 @@ def combinations(config: Planned, hardware: Hardware) -> list[tuple[Change, ...]
     axes = [
         _checkpointing(config, hardware),
         _precision(config, hardware),
+        _fp8(config),
         _sharding(config, hardware),
         _max_tokens(config),
         _shared_rows(config, hardware),
@@ -95,6 +97,14 @@ def _precision(config: Planned, hardware: Hardware) -> list[Change]:
     copies = f"copies of all weights in {config.distributed.precision.value}"
     cost = f"products in TF32, without {copies} while a pass runs: several times as slow"
     return [NOTHING, Change({"distributed.precision": Precision.float32}, cost, 2.0)]
+
+
+def _fp8(config: Planned) -> list[Change]:
+    """Without, for what does not go with it: ZeRO 3, adapters."""
+    if config.model.fp8 is Fp8.none:
+        return [NOTHING]
+    cost = "products in bfloat16, of which a card has half as many a second at best"
+    return [NOTHING, Change({"model.fp8": Fp8.none}, cost, 0.5)]
 
 
 def _sharding(config: Planned, hardware: Hardware) -> list[Change]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from alignment.config.adapter import settled
 from alignment.config.distributed import Precision
 from alignment.config.errors import ConfigError
+from alignment.config.fp8 import Fp8
 from alignment.config.online import PPOConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig, task_name
@@ -13,7 +14,7 @@ from alignment.models.counted import Part, Role
 from alignment.models.footprint import config_and_trust
 from alignment.models.sequence import require_heads
 from alignment.plan.buffers import buckets, casts, gathered, left_whole
-from alignment.plan.hardware import Hardware, placed_on
+from alignment.plan.hardware import Hardware, placed_on, require_fp8_there
 from alignment.plan.passes import is_one_pass
 from alignment.plan.replies import while_drawing, while_gathering
 from alignment.plan.roles import Counts, Planned, PlannedRole, planned_roles, widest_rows
@@ -99,9 +100,10 @@ def on_host(plan: Plan) -> float:
 def plan_of(config: Planned, hardware: Hardware, counts: Counts) -> Plan:
     """Raises:
     ConfigError: there is no such model, the rows cannot be dealt out to so many processes, or its heads to those that
-        share rows.
+        share rows, or the devices do not multiply in 8 bits.
     RuntimeError, and others: a model's code asks for the numbers in a tensor, of which there are none.
     """
+    require_fp8_there(config.model.fp8, config.distributed, hardware)
     config = placed_on(config, hardware)
     processes = config.processes()
     if isinstance(config, TrainingConfig):
@@ -203,6 +205,6 @@ def _passes(
 def _drawing(config: Planned, actor: PlannedRole, processes: int, counts: Counts) -> dict[str, float]:
     if not config.replies:
         return {}
-    role = Role(actor.role.key, replace(actor.role.settings, gradient_checkpointing=False))
+    role = Role(actor.role.key, replace(actor.role.settings, gradient_checkpointing=False, fp8=Fp8.none))
     reading = counts.of(role, widest_rows(config), compute_dtype(config.distributed), config.batch.layout)
     return while_drawing(config, actor, reading, processes)

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from alignment.config.cluster import ClusterConfig
-from alignment.config.distributed import Device, Precision
+from alignment.config.distributed import Device, DistributedConfig, Precision
 from alignment.config.errors import ConfigError
+from alignment.config.fp8 import Fp8
 from alignment.config.launch import LaunchConfig
 from alignment.config.run import RunConfig
 from alignment.distributed import collectives
 from alignment.distributed.device import PEAK_FLOPS, free_memory, memory_in_use, peak_flops
-from alignment.distributed.precision import precision_of
+from alignment.distributed.precision import precision_of, require_fp8_device
 
 GB = 1e9
 WANTED = re.compile(r"(\d+)x(?:([A-Za-z0-9]+)-)?(\d+)GB")
@@ -20,6 +21,7 @@ CARDS = {  # FLOPs a second, dense bfloat16, as the data sheets have it
     "A10-24GB": 125e12,
     "4090-24GB": 165e12,
 }
+FP8_CARDS = ("H100-80GB", "H200-141GB", "4090-24GB")  # of those, which multiply in 8 bits: at twice the rate
 EXAMPLES = "8xA100-80GB, or of any other card 8x80GB"
 PER_MACHINE = 8  # of GPUs that are named
 
@@ -97,3 +99,15 @@ def placed_on(config: Run, hardware: Hardware) -> Run:
     distributed = replace(distributed, device=Device.cuda, precision=chosen)
     processes = hardware.processes if distributed.zero is not None else 1
     return replace(config, distributed=distributed, launch=LaunchConfig(processes), cluster=ClusterConfig())
+
+
+def require_fp8_there(how: Fp8, distributed: DistributedConfig, hardware: Hardware) -> None:
+    """Raises:
+    ConfigError: products in 8 bits are asked for on devices that have none. Of a card that is named by its memory alone
+        nothing is known.
+    """
+    if hardware.is_here:
+        require_fp8_device(how, distributed)
+    elif how is not Fp8.none and hardware.name in CARDS and hardware.name not in FP8_CARDS:
+        rule = f"model.fp8 must be none but for cards that multiply in 8 bits ({', '.join(FP8_CARDS)})"
+        raise ConfigError(f"{rule}, got {how.value!r} for {hardware.name}")

@@ -158,10 +158,12 @@ def _work(plan: Plan, mfu: float) -> Iterator[str]:
     if work is None:
         return
     line = f"a step of the longest rows: {work.tokens:,} tokens, {work.flops:.2g} FLOPs"
+    line += f", {work.flops_fp8 / work.flops:.0%} of them in 8 bits" if work.flops_fp8 else ""
     seconds, rate = work.seconds(plan, mfu), rate_here(plan)
     line += "" if seconds is None else f", {seconds:.3g} s at {mfu:.0%} of the peak"
     if rate is not None:
         line += f", {work.flops / rate:.3g} s at the {rate:.2g} FLOPs a second that products were timed at here"
+        line += " in bfloat16" if work.flops_fp8 else ""
     yield line
 
 

@@ -47,6 +47,7 @@ def while_gathering(config: Planned, actor: PlannedRole, processes: int) -> dict
 def _weights(config: Planned, gather: Gather, counted: Counted, processes: int) -> dict[str, float]:
     """Beside the policy's own, while replies are drawn."""
     copies = float(counted.passes[0, Phase.forward, Part.copies])
+    copies += compute_dtype(config.distributed).itemsize * counted.num_fp8  # which draw as all others do
     if config.distributed.zero != 3:
         return {"weights in half precision": casts(copies, counted.layer, config.distributed)}
     if gather is Gather.layer:

@@ -60,6 +60,7 @@ ACCEPTED = (
     # What changes the last bits of each number: devices, kernels, layout, another version of the package.
     *("distributed.device", "distributed.precision", "distributed.initial_loss_scale"),
     *("distributed.loss_scale_window", "distributed.deterministic", "batch.layout", "version"),
+    "model.fp8",
 )
 FIXED = (
     # What is trained, from where on, and on what: a checkpoint's weights are of this model, its steps count these rows.

@@ -1,5 +1,6 @@
 """The model of a checkpoint in Hugging Face form, as a finished run leaves its own."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import find_model
+from alignment.config.fp8 import Fp8
 from alignment.config.inputs import check_inputs
 from alignment.config.model_kinds import run_without_model
 from alignment.config.online import PPOConfig
@@ -57,7 +59,7 @@ def export(config: RunConfig, folder: Path, *, step: int | None, out: Path | Non
         raise ConfigError(f"--out must be a folder that is not there yet, got {str(out)!r}")
     tokenizer = prepare_tokenizer(config.model)
     load: Any = load_scalar_model if isinstance(config, ScalarConfig) else load_language_model
-    model = load(config.model, tokenizer, _placement(config))
+    model = load(replace(config.model, fp8=Fp8.none), tokenizer, _placement(config))  # whatever it multiplied in
     trained = model.trained()
     lora = config.model.lora
     found = parameter_groups(model, config.train, lora_plus=lora.plus, merges=lora.merge_every > 0)

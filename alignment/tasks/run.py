@@ -153,8 +153,10 @@ def _with_max_tokens(config: RunConfig) -> RunConfig:
 def _require_model(config: RunConfig) -> None:
     """What can be said of the models before one is read."""
     from alignment.tasks.room import require_room  # not above: these import what reads models
+    from alignment.training.fp8 import require_fp8
     from alignment.training.parameter_groups import require_own_head
 
+    require_fp8(config)
     require_room(config)
     if isinstance(config, TrainingConfig):
         require_own_head(config)

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 from xxhash import xxh3_128
 
+from alignment.config.fp8 import Fp8
 from alignment.config.run import TrainingConfig
 from alignment.config.supervised import ReferencedConfig
 from alignment.data.batches import Batches
@@ -152,7 +153,9 @@ def _built(
 def _digest(model: LanguageModel | ScalarModel, config: TrainingConfig) -> xxh3_128 | None:
     """Of the reference's weights, by which its tables are kept; None where none are."""
     if isinstance(config, ReferencedConfig) and config.reference.cache and isinstance(model, LanguageModel):
-        return weights_digest(model, precision_of(config.distributed).value)
+        precision = precision_of(config.distributed).value
+        is_fp8 = config.model.fp8 is not Fp8.none
+        return weights_digest(model, f"{precision}, {config.model.fp8.value}" if is_fp8 else precision)
     return None
 
 

@@ -73,6 +73,7 @@ DOORS = {  # library: the only rooms or modules that may import it
         "alignment.models.saved_adapter",
     ],
     "datasets": ["alignment.data.tables"],
+    "torchao": ["alignment.models.fp8"],
     "huggingface_hub": ["alignment.hub", "alignment.models.files", "alignment.models.init"],
     "matplotlib": ["alignment.evaluate"],
     "rich": ["alignment.terminal", "alignment.training.progress", "alignment.evaluate.table"],
