@@ -145,7 +145,8 @@ VALUES = {  # likewise, of keys that are one of several
     "adamw_torch": "adamw",
     "adamw_torch_fused": "adamw",
     "adamw_bnb_8bit": "adamw_8bit",
-    "paged_adamw_8bit": "adamw_8bit",
+    "paged_adamw": "paged_adamw_8bit",
+    "paged_adamw_32bit": "paged_adamw_8bit",
     "lion_32bit": "lion",
     "True": "auto",  # of checkpoint.resume
     "False": "never",

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from alignment.config.errors import require
+
 
 class OptimizerName(str, Enum):
     adamw = "adamw"
@@ -10,6 +12,9 @@ class OptimizerName(str, Enum):
     adamw_8bit = "adamw_8bit"
     """bitsandbytes' AdamW (arXiv:2110.02861): its two states in 8 bits, in blocks that share a scale; of embeddings, as
     transformers' trainer has it, and of small weights in float32."""
+    paged_adamw_8bit = "paged_adamw_8bit"
+    """The same, its states in CUDA's unified memory (arXiv:2305.14314, section 3): they leave the GPU for the machine's
+    memory where there is no room, and come back weight by weight as a step needs them. On a GPU alone."""
     adafactor = "adafactor"
     """transformers' Adafactor (arXiv:1804.04235) with the rate that is given, as its trainer sets it: of a matrix it
     keeps a number for each row and column, and no mean of the gradients."""
@@ -35,18 +40,36 @@ ADAM = (0.9, 0.999)
 CONSTANTS = {
     OptimizerName.adamw: Constants(ADAM, 1e-8),
     OptimizerName.adamw_8bit: Constants(ADAM, 1e-8),
+    OptimizerName.paged_adamw_8bit: Constants(ADAM, 1e-8),
     OptimizerName.adafactor: Constants(),
     OptimizerName.lion: Constants((0.9, 0.99)),
     OptimizerName.muon: Constants(ADAM, 1e-8, momentum=0.95),
     OptimizerName.sgd: Constants(momentum=0.0),
 }
-OF_BITSANDBYTES = (OptimizerName.adamw_8bit, OptimizerName.lion)
-OF_MATRICES = (OptimizerName.adafactor, OptimizerName.muon)
-"""Which read a matrix whole, where ZeRO has parts of it laid end to end from stage 1 on."""
+OF_BLOCKS = (OptimizerName.adamw_8bit, OptimizerName.paged_adamw_8bit)
+"""Whose states are in 8 bits, blocks of which share a scale."""
+OF_BITSANDBYTES = (*OF_BLOCKS, OptimizerName.lion)
+NEEDS_MATRICES = "which needs each matrix whole"
+UNSHARDED = {
+    OptimizerName.paged_adamw_8bit: "whose pages are of whole weights (train.optimizer=adamw_8bit can be sharded)",
+    OptimizerName.adafactor: NEEDS_MATRICES,
+    OptimizerName.muon: NEEDS_MATRICES,
+}
+"""Those that no stage of ZeRO from 1 on has, which lays parts of weights end to end, and why."""
 MIN_8BIT = 4096
 """Numbers of a weight from which on bitsandbytes holds its states in 8 bits."""
+MIN_PAGED = 100_000
+"""Numbers of a weight from which on bitsandbytes has its states in pages."""
 RATES = {
     OptimizerName.lion: "a third to a tenth of it",  # arXiv:2302.06675, section 5
     OptimizerName.sgd: "one of its own, as it has no measure of a gradient's size",
 }
 """Which learning rate an optimizer takes, where AdamW's is not for it."""
+
+
+def require_pages(name: OptimizerName, device: str) -> None:
+    """Raise `ConfigError` where states are to be in pages and the run's device, of this type, has none: bitsandbytes
+    would go on without them."""
+    rule = "train.optimizer=paged_adamw_8bit needs a GPU (distributed.device=cuda), whose memory its states leave for "
+    rule += "the machine's; train.optimizer=adamw_8bit is the same without pages"
+    require(name is not OptimizerName.paged_adamw_8bit or device == "cuda", rule, device)

@@ -17,7 +17,7 @@ from alignment.config.launch import LaunchConfig
 from alignment.config.log import LogConfig
 from alignment.config.marks import PLACE
 from alignment.config.model import LoraInit, ModelConfig, require_packable
-from alignment.config.optimizer import OF_MATRICES, RATES, OptimizerName
+from alignment.config.optimizer import OF_BLOCKS, RATES, UNSHARDED, OptimizerName
 from alignment.config.resume import ResumeConfig
 from alignment.config.train import LearningRateRule, TrainConfig
 
@@ -159,11 +159,11 @@ class TrainingConfig(RunConfig):
     def _check_optimizer(self) -> None:
         """What the optimizer and its groups cannot be combined with."""
         name, zero, offload = self.train.optimizer, self.distributed.zero, self.distributed.offload_optimizer
-        rule = f"distributed.zero must be null or 0 with train.optimizer={name.value}, which needs each matrix whole"
-        require(name not in OF_MATRICES or not zero, rule, zero)
-        rule = "distributed.offload_optimizer must be none with train.optimizer=adamw_8bit, whose states are small; "
+        rule = f"distributed.zero must be null or 0 with train.optimizer={name.value}, {UNSHARDED.get(name)}"
+        require(name not in UNSHARDED or not zero, rule, zero)
+        rule = f"distributed.offload_optimizer must be none with train.optimizer={name.value}, whose states are small; "
         rule += "train.optimizer=adamw can be offloaded"
-        require(name is not OptimizerName.adamw_8bit or offload is Offload.none, rule, offload)
+        require(name not in OF_BLOCKS or offload is Offload.none, rule, offload)
         rule = "distributed.offload_optimizer=nvme takes train.optimizer=adamw alone"
         require(name is OptimizerName.adamw or offload is not Offload.nvme, rule, name)
         if self.train.learning_rate_rule is not LearningRateRule.none:

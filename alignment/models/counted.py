@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from alignment.config.model import ModelConfig
 from alignment.config.train import TrainConfig
+from alignment.models.held import States
 
 SMALL = 100_000
 """Numbers of a weight that DeepSpeed's ZeRO 3, where it is not told otherwise, leaves whole in each process."""
@@ -95,8 +96,8 @@ class Counted:
     num_frozen: int
     num_fp8: int
     """Numbers in the weights that multiply in 8 bits."""
-    states: float
-    """Bytes of what the optimizer keeps of those that train."""
+    states: States
+    """What the optimizer keeps of those that train."""
     layer: float
     """Bytes of the weights of one layer."""
     small: float

@@ -34,7 +34,7 @@ from alignment.models.allocations import leave_meta, peaks_of
 from alignment.models.counted import Counted, Part, Phase, Role, Rows, heads_of, num_cached, of_pass
 from alignment.models.folder import architecture_of, attention_of, read_shape
 from alignment.models.heads import LanguageModel, ScalarModel
-from alignment.models.held import held_of
+from alignment.models.held import States, held_of
 from alignment.models.init import init_config
 from alignment.models.layer_kinds import check_branches
 from alignment.models.packed import pack_layers
@@ -107,7 +107,9 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     build = partial(_counted, role, rows, compute, layout, is_trusted)
     num_layers = config.get_text_config().num_hidden_layers
     count, more = _drawn_out(config, build)
-    trained, frozen, num_trained, num_frozen, num_fp8, states, small, scales, shared, row, *passes = count.tolist()
+    found = count.tolist()
+    trained, frozen, num_trained, num_frozen, num_fp8 = found[:5]
+    states, (small, scales, shared, row), passes = States(*found[5:8]), found[8:12], found[12:]
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     by_phase = np.array(passes).reshape(2, len(Phase), len(Part))
     cached, heads, pieces = num_cached(config), heads_of(config), config.get_text_config().vocab_size
@@ -116,7 +118,7 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     return Counted(trained, frozen, *numbers, states, layer, *whole, cached, heads, pieces, round(row), by_phase)
 
 
-def states_of_role(role: Role, compute: torch.dtype) -> float:
+def states_of_role(role: Role, compute: torch.dtype) -> States:
     """`Counted.states` alone, of a role that has been counted under another optimizer.
 
     Raises:
@@ -127,7 +129,7 @@ def states_of_role(role: Role, compute: torch.dtype) -> float:
     def build(cut: PreTrainedConfig) -> np.ndarray:
         return np.array(states_in(role, _without_weights(role, cut, compute, is_trusted=is_trusted)))
 
-    return float(_drawn_out(config, build)[0])
+    return States(*_drawn_out(config, build)[0].tolist())
 
 
 def _drawn_out(

@@ -2,10 +2,25 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from alignment.config.distributed import DistributedConfig, Offload
 
 MOMENTS = 2  # that AdamW keeps of each trained weight
+
+
+class States(NamedTuple):
+    """Bytes of what an optimizer keeps."""
+
+    kept: float = 0.0
+    paged: float = 0.0
+    """Of these, what is in pages: in the memory of the machine, as far as a GPU has no room for it."""
+    page: float = 0.0
+    """Of the pages, those of the weight that has most, which are all on the GPU while it is updated."""
+
+    def beside(self, other: "States") -> "States":
+        """Of both."""
+        return States(self.kept + other.kept, self.paged + other.paged, max(self.page, other.page))
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +34,7 @@ class Held:
     masters: float
     """DeepSpeed's own float32 copy of the weights that train, which its optimizer updates, from stage 1 on."""
     moments: float
-    """What the optimizer keeps."""
+    """What the optimizer keeps, but for pages."""
     averages: float
     """Further copies of the weights that train, such as their moving average."""
     weights_in: Offload
@@ -27,6 +42,10 @@ class Held:
     optimizer_in: Offload
     keeps_gradients: bool
     """Whether the gradients' memory is there between steps too, as it is under ZeRO 3 alone."""
+    pages: float = 0.0
+    """What the optimizer keeps in pages, which leave a GPU where there is no room."""
+    page: float = 0.0
+    """Of these, what has to be on the GPU while a weight is updated, at the most."""
 
     @property
     def on_device(self) -> float:
@@ -41,9 +60,9 @@ class Held:
 
     @property
     def in_cpu_memory(self) -> float:
-        """What was moved off the device."""
+        """What was moved off the device, or may have to be."""
         weights = self.weights if self.weights_in is Offload.cpu else 0
-        return weights + self.gradients_at(Offload.cpu) + self.optimizer_at(Offload.cpu)
+        return self.pages + weights + self.gradients_at(Offload.cpu) + self.optimizer_at(Offload.cpu)
 
     def gradients_at(self, place: Offload) -> float:
         """Of the gradients, what is there."""
@@ -68,12 +87,12 @@ def held_of(
     *,
     is_gpu: bool,
     averages: int = 0,
-    states: float | None = None,
+    states: States | None = None,
     scales: float = 0.0,
 ) -> Held:
-    """Of `trained` bytes of float32 weights, as many of gradients and `states` of what the optimizer keeps, and from
-    ZeRO 1 on DeepSpeed's own copy, each whole or shared out by the stage; and `frozen` bytes of weights that do not
-    train.
+    """Of `trained` bytes of float32 weights, as many of gradients and the `states` that the optimizer keeps, and
+    from ZeRO 1 on DeepSpeed's own copy, each whole or shared out by the stage; and `frozen` bytes of weights that do
+    not train.
 
     Args:
         is_gpu: whether the device is one; beside a CPU there is nowhere to move what is offloaded to it.
@@ -91,12 +110,14 @@ def held_of(
         """Among how many processes that is shared out which ZeRO shares from this stage on."""
         return processes if (distributed.zero or 0) >= stage else 1
 
+    kept = States(MOMENTS * trained) if states is None else states
+    pages = kept.paged if is_gpu else 0.0
     return Held(
         weights=(trained + frozen - scales) / shares(3),
         scales=scales,
         gradients=trained / shares(2),
         masters=trained / shares(1) if distributed.zero else 0.0,
-        moments=(MOMENTS * trained if states is None else states) / shares(1),
+        moments=(kept.kept - pages) / shares(1),
         averages=averages * trained / shares(3),
         weights_in=placed(distributed.offload_param),
         gradients_in=Offload.cpu
@@ -104,4 +125,6 @@ def held_of(
         else Offload.none,  # DeepSpeed adds them up where the optimizer reads them
         optimizer_in=placed(distributed.offload_optimizer),
         keeps_gradients=distributed.zero == 3,
+        pages=pages,
+        page=kept.page if is_gpu else 0.0,
     )

@@ -1,43 +1,56 @@
 """What an optimizer keeps of the weights that it trains, in bytes, before it is there."""
 
+from collections.abc import Mapping
+from functools import reduce
 from math import ceil, prod
 
 from torch import Size
 
-from alignment.config.optimizer import MIN_8BIT, OptimizerName
+from alignment.config.optimizer import MIN_8BIT, MIN_PAGED, OF_BLOCKS, OptimizerName
 from alignment.config.train import TrainConfig
 from alignment.distributed.engine import shape_of
 from alignment.models.heads import Trunk
+from alignment.models.held import States
 from alignment.models.weight_kinds import WeightKind, head_of, is_for, weight_kinds
 
 FLOAT = 4
 BLOCK = 256  # numbers of 8 bits that share a scale, by bitsandbytes
 
 
-def state_bytes(train: TrainConfig | None, kind: WeightKind, shape: Size) -> float:
+def state_bytes(train: TrainConfig | None, kind: WeightKind, shape: Size) -> States:
     """Of a weight of this kind and whole shape. `train` None: AdamW's."""
     name, number = OptimizerName.adamw if train is None else train.optimizer, prod(shape)
-    is_adamw_s = not is_for(name, kind, len(shape)) or (name is OptimizerName.adamw_8bit and number < MIN_8BIT)
+    is_adamw_s = not is_for(name, kind, len(shape)) or (name in OF_BLOCKS and number < MIN_8BIT)
+    scales = 0
     if is_adamw_s or name is OptimizerName.adamw:
-        return 2 * FLOAT * number
-    if name is OptimizerName.adamw_8bit:
-        return 2 * (number + FLOAT * ceil(number / BLOCK))
-    if name is OptimizerName.adafactor and len(shape) >= 2:
-        return FLOAT * (number / shape[-1] + number / shape[-2])
-    return 0 if name is OptimizerName.sgd and not has_momentum(train) else FLOAT * number
+        kept = 2 * FLOAT * number
+    elif name in OF_BLOCKS:
+        kept, scales = 2 * number, 2 * FLOAT * ceil(number / BLOCK)
+    elif name is OptimizerName.adafactor and len(shape) >= 2:
+        return States(FLOAT * (number / shape[-1] + number / shape[-2]))
+    else:
+        kept = 0 if name is OptimizerName.sgd and not has_momentum(train) else FLOAT * number
+    paged = kept if name is OptimizerName.paged_adamw_8bit and number >= MIN_PAGED else 0
+    return States(kept + scales, paged, paged)
 
 
 def least_state_bytes(train: TrainConfig) -> float:
-    """Of a weight, whatever it is of."""
-    least = {OptimizerName.adamw: 2 * FLOAT, OptimizerName.adamw_8bit: 2, OptimizerName.adafactor: 0}
+    """Of a weight on its device, whatever it is of: pages may all be elsewhere."""
+    least = {OptimizerName.adamw: 2 * FLOAT, OptimizerName.adamw_8bit: 2}
+    least |= {OptimizerName.adafactor: 0, OptimizerName.paged_adamw_8bit: 0}
     is_none = train.optimizer is OptimizerName.sgd and not has_momentum(train)
     return least.get(train.optimizer, 0 if is_none else FLOAT)
 
 
+def all_states(train: TrainConfig | None, kinds: Mapping[str, WeightKind], shapes: Mapping[str, Size]) -> States:
+    """Of weights by name."""
+    return reduce(States.beside, (state_bytes(train, kinds[name], shape) for name, shape in shapes.items()), States())
+
+
 def states_of(model: Trunk, train: TrainConfig) -> float:
-    """Of all that the model trains, whole."""
-    kinds = weight_kinds(model, head_of(model.hf))
-    return sum(state_bytes(train, kinds[name], shape_of(p)) for name, p in model.trained().items())
+    """Bytes, of all that the model trains, whole."""
+    shapes = {name: shape_of(p) for name, p in model.trained().items()}
+    return all_states(train, weight_kinds(model, head_of(model.hf)), shapes).kept
 
 
 def has_momentum(train: TrainConfig | None) -> bool:

@@ -5,7 +5,7 @@ from enum import Enum
 from torch import nn
 from transformers import PreTrainedModel
 
-from alignment.config.optimizer import OptimizerName
+from alignment.config.optimizer import OF_BLOCKS, OptimizerName
 from alignment.models.scalar_head import head_name
 
 ADAPTER, ADAPTER_B = "lora_", "lora_B"  # peft's names
@@ -43,11 +43,11 @@ def is_of_adapter(name: str) -> bool:
 
 
 def is_for(optimizer: OptimizerName, kind: WeightKind, num_dimensions: int) -> bool:
-    """Whether the optimizer treats such a weight in its own way: muon matrices within the model, adamw_8bit all but
-    embeddings. What it does not has AdamW with states in float32."""
+    """Whether the optimizer treats such a weight in its own way: muon matrices within the model, adamw_8bit, in pages
+    too, all but embeddings. What it does not has AdamW with states in float32."""
     if optimizer is OptimizerName.muon:
         return num_dimensions == 2 and kind in (WeightKind.hidden, WeightKind.adapter_b)
-    return optimizer is not OptimizerName.adamw_8bit or kind is not WeightKind.embedding
+    return optimizer not in OF_BLOCKS or kind is not WeightKind.embedding
 
 
 def head_of(hf: PreTrainedModel) -> nn.Module | None:

@@ -4,7 +4,8 @@ from transformers import PreTrainedModel
 
 from alignment.models.counted import SMALL, Role
 from alignment.models.fp8 import num_in_fp8
-from alignment.models.optimizer_states import state_bytes
+from alignment.models.held import States
+from alignment.models.optimizer_states import all_states
 from alignment.models.packed import Packed
 from alignment.models.weight_kinds import head_of, weight_kinds
 
@@ -26,10 +27,10 @@ def weights_of(role: Role, hf: PreTrainedModel) -> list[float]:
         small += size - beside if shared <= SMALL else 0.0
         scales += beside
         elements += shared
-    return [*sizes.values(), *counts.values(), float(num_in_fp8(hf)), states_in(role, hf), small, scales, elements]
+    return [*sizes.values(), *counts.values(), float(num_in_fp8(hf)), *states_in(role, hf), small, scales, elements]
 
 
-def states_in(role: Role, hf: PreTrainedModel) -> float:
-    """Bytes of what the optimizer keeps of the weights that train."""
-    kinds, weights = weight_kinds(hf, head_of(hf)), hf.named_parameters() if role.is_trained else ()
-    return sum(state_bytes(role.train, kinds[name], p.shape) for name, p in weights if p.requires_grad)
+def states_in(role: Role, hf: PreTrainedModel) -> States:
+    """What the optimizer keeps of the weights that train."""
+    trained = {name: p.shape for name, p in hf.named_parameters() if role.is_trained and p.requires_grad}
+    return all_states(role.train, weight_kinds(hf, head_of(hf)), trained)

@@ -28,7 +28,7 @@ NAMES = {
     Part.gradients: "gradients",
 }
 EXCHANGED = "queries, keys and values sent"
-BUCKETS, SMALL_WEIGHTS = "buckets of gradients", "small weights, whole"
+BUCKETS, SMALL_WEIGHTS, PAGES = "buckets of gradients", "small weights, whole", "pages of the largest weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +199,8 @@ def _passes(
         ends = {name: size for name, size in parts.items() if name in (BUCKETS, SMALL_WEIGHTS)}
         found = [replace(found[0], held=held - each.held.on_device + each.held.between_steps)]
         found.append(PlannedPhase(f"the end of a step's pass, {each.role.key}", ends, held))
+    if each.held.page:
+        found.append(PlannedPhase(f"an update, {each.role.key}", {PAGES: each.held.page, **stays}, held))
     return found
 
 

@@ -9,7 +9,8 @@ from alignment.config.distributed import Device, DistributedConfig, Precision
 from alignment.config.errors import ConfigError
 from alignment.config.fp8 import Fp8
 from alignment.config.launch import LaunchConfig
-from alignment.config.run import RunConfig
+from alignment.config.optimizer import require_pages
+from alignment.config.run import RunConfig, TrainingConfig
 from alignment.distributed import collectives
 from alignment.distributed.device import PEAK_FLOPS, free_memory, memory_in_use, peak_flops
 from alignment.distributed.precision import precision_of, require_fp8_device
@@ -73,6 +74,8 @@ def this_machine(config: RunConfig) -> Hardware:
         ConfigError: the run needs a GPU, and there is none.
     """
     device, processes = collectives.pick_device(config.distributed.device), config.processes()
+    if isinstance(config, TrainingConfig):
+        require_pages(config.train.optimizer, device.type)
     local = min(processes, max(config.launch.processes, config.cluster.num_tasks_per_node()))
     is_gpu = device.type == "cuda"
     free = free_memory(device) // (1 if is_gpu else local)

@@ -34,7 +34,7 @@ class Host:
 def host_of(plan: Plan) -> Host:
     config, local = plan.config, plan.hardware.local
     trained = [each for each in plan.roles if each.role.is_trained]
-    states = sum(each.counted.num_trained * FLOAT + each.counted.states for each in trained)
+    states = sum(each.counted.num_trained * FLOAT + each.counted.states.kept for each in trained)
     is_training = isinstance(config, TrainingConfig)
     copies = plan.hardware.processes if not config.distributed.zero else 1
     model = sum(_saved(each) for each in plan.roles[:1])

@@ -12,7 +12,7 @@ from alignment.config.tasks import RejectionConfig
 from alignment.distributed.precision import compute_dtype
 from alignment.models.counted import Counted, Role, Rows
 from alignment.models.footprint import counted_of, states_of_role
-from alignment.models.held import Held, held_of
+from alignment.models.held import Held, States, held_of
 from alignment.models.optimizer_states import has_momentum
 from alignment.tasks.max_tokens import roles_of, rows_of
 
@@ -107,9 +107,9 @@ def _adapters(config: PPOConfig, actor: PlannedRole, processes: int, *, is_gpu: 
             num_trained=number * trains,
             num_frozen=number * (not trains),
             num_shared=number,
-            states=empty.states * trains,
+            states=empty.states if trains else States(),
         )
-        held = held_of(*own, config.distributed, processes, is_gpu=is_gpu, states=empty.states * trains)
+        held = held_of(*own, config.distributed, processes, is_gpu=is_gpu, states=counted.states)
         found.append(PlannedRole(Role(key, actor.role.settings, is_scalar=True, is_trained=trains), counted, held))
     return found
 

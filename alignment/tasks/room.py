@@ -13,7 +13,7 @@ from alignment.distributed.device import total_memory
 from alignment.distributed.precision import compute_dtype
 from alignment.models.counted import Role
 from alignment.models.files import weights_in
-from alignment.models.held import Held, held_of, together
+from alignment.models.held import Held, States, held_of, together
 from alignment.models.optimizer_states import least_state_bytes
 from alignment.models.quantized import LEAST_BITS
 from alignment.tasks.max_tokens import roles_of
@@ -46,7 +46,7 @@ def require_room(config: RunConfig) -> None:
 
 def _held(role: Role, config: TrainingConfig | RejectionConfig, processes: int, *, is_gpu: bool) -> Held:
     trained, frozen = _bytes(role, config)
-    states = 0.0 if role.train is None else least_state_bytes(role.train) * trained / FLOAT
+    states = States() if role.train is None else States(least_state_bytes(role.train) * trained / FLOAT)
     return held_of(trained, frozen, config.distributed, processes, is_gpu=is_gpu, averages=role.copies, states=states)
 
 

@@ -19,6 +19,7 @@ from alignment.config.distributed import Precision
 from alignment.config.errors import UserError, require
 from alignment.config.evaluate import EvaluateConfig
 from alignment.config.generation import require_gpu
+from alignment.config.optimizer import require_pages
 from alignment.config.outside import is_outside
 from alignment.config.packages import generation_of, require_packages
 from alignment.config.quantizable import require_quantizable
@@ -192,6 +193,8 @@ def device_of(config: RunConfig) -> torch.device:
     device, generation = collectives.pick_device(config.distributed.device), generation_of(config)
     if generation is not None:
         require_gpu(generation, device.type)
+    if isinstance(config, TrainingConfig):
+        require_pages(config.train.optimizer, device.type)
     return device
 
 

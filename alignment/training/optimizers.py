@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim import SGD, AdamW, Muon, Optimizer
 
-from alignment.config.optimizer import MIN_8BIT, OptimizerName
+from alignment.config.optimizer import OptimizerName
 from alignment.config.train import TrainConfig
 from alignment.training.parameter_groups import ParameterGroup
 
@@ -17,14 +17,8 @@ def make_optimizer(groups: Sequence[ParameterGroup], config: TrainConfig, learni
     match config.optimizer:
         case OptimizerName.adamw:
             return AdamW(settings, **_of_adam(config), fused=True)
-        case OptimizerName.adamw_8bit:
-            return _adamw_8bit(
-                [
-                    each | {"optim_bits": 8 if group.treatment.is_special else 32}
-                    for each, group in zip(settings, groups, strict=True)
-                ],
-                config,
-            )
+        case OptimizerName.adamw_8bit | OptimizerName.paged_adamw_8bit:
+            return _adamw_8bit(settings, groups, config)
         case OptimizerName.adafactor:
             from transformers import Adafactor  # not above: it is with the Trainer's parts, which few runs need
 
@@ -52,17 +46,16 @@ def _of_adam(config: TrainConfig) -> dict[str, Any]:
     return {"betas": config.constants.betas, "eps": config.constants.eps}
 
 
-def _adamw_8bit(settings: list[dict[str, Any]], config: TrainConfig) -> Optimizer:
-    from bitsandbytes.optim import AdamW8bit  # not above: an extra
+def _adamw_8bit(
+    settings: list[dict[str, Any]], groups: Sequence[ParameterGroup], config: TrainConfig
+) -> Optimizer:
+    from alignment.training.adamw_8bit import AdamWOfBits  # not above: an extra
 
-    class AdamWOfBits(AdamW8bit):
-        """With the bits of each group's states in the group. bitsandbytes' own way is a list by the weights' addresses,
-        which outlives them and is for all optimizers of a process together."""
-
-        def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
-            return {**super().get_config(gindex, pindex, group), "optim_bits": group["optim_bits"]}
-
-    optimizer: Optimizer = AdamWOfBits(settings, **_of_adam(config), min_8bit_size=MIN_8BIT)
+    bits = [{"optim_bits": 8 if group.treatment.is_special else 32} for group in groups]
+    is_paged = config.optimizer is OptimizerName.paged_adamw_8bit
+    optimizer: Optimizer = AdamWOfBits(
+        [each | own for each, own in zip(settings, bits, strict=True)], is_paged=is_paged, **_of_adam(config)
+    )
     return optimizer
 
 

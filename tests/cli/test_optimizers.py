@@ -76,12 +76,22 @@ def test_a_run_does_not_go_on_under_another_optimizer(alignment: Callable[..., A
             "train.optimizer=adamw can be offloaded, got 'cpu'",
         ),
         (
+            "train.optimizer=paged_adamw_8bit",
+            "train.optimizer=paged_adamw_8bit needs a GPU (distributed.device=cuda), whose memory its states leave for "
+            "the machine's; train.optimizer=adamw_8bit is the same without pages, got 'cpu'",
+        ),
+        (
+            "train.optimizer=paged_adamw_8bit distributed=zero2",
+            "distributed.zero must be null or 0 with train.optimizer=paged_adamw_8bit, whose pages are of whole "
+            "weights (train.optimizer=adamw_8bit can be sharded), got 2",
+        ),
+        (
             "train.optimizer=lion distributed=zero3 distributed.offload_optimizer=nvme distributed.nvme_path=.",
             "distributed.offload_optimizer=nvme takes train.optimizer=adamw alone, got 'lion'",
         ),
         (
             "train.optimizer=sgd train.betas=[0.9,0.9]",
-            "train.betas goes with train.optimizer=adamw, adamw_8bit, lion, muon: sgd has none, got [0.9, 0.9]",
+            "train.betas goes with train.optimizer=adamw, adamw_8bit, paged_adamw_8bit, lion, muon: sgd has none, got ",
         ),
         (
             "model.lora.rank=2 train.head_lr_ratio=2",

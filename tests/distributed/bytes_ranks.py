@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from alignment.config.batch import Layout
 from alignment.config.distributed import Device, DistributedConfig, Precision
 from alignment.config.model import LoraConfig, ModelConfig, Quantization
-from alignment.config.optimizer import OF_MATRICES, OptimizerName
+from alignment.config.optimizer import UNSHARDED, OptimizerName
 from alignment.config.train import TrainConfig
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
@@ -40,7 +40,7 @@ from alignment.training.optim import build_optimizer
 INIT = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
 INIT |= {"num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True}
 BUCKET = 2**14  # elements
-SHARDED = [each for each in OptimizerName if each not in OF_MATRICES]
+SHARDED = [each for each in OptimizerName if each not in UNSHARDED]
 
 
 def distributed(stage: int | None, precision: Precision, folder: Path | None = None) -> DistributedConfig:

@@ -17,7 +17,7 @@ from ranks import INIT, TRAIN, batches_of, config_of, objective_of
 from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import UserError
 from alignment.config.model import LoraConfig, ModelConfig
-from alignment.config.optimizer import OF_MATRICES, OptimizerName
+from alignment.config.optimizer import UNSHARDED, OptimizerName
 from alignment.config.train import Schedule
 from alignment.distributed import collectives
 from alignment.distributed.deepspeed import DeepSpeedEngine
@@ -43,7 +43,7 @@ RATES = {"head_lr_ratio": 2.0, "embedding_lr_ratio": 0.5}
 
 def names_of(stage: str) -> list[str]:
     """What runs under it, of those asked for."""
-    left_out = set() if stage in ("none", "0") else {name.value for name in OF_MATRICES}
+    left_out = set() if stage in ("none", "0") else {name.value for name in UNSHARDED}
     return [
         name
         for name in sys.argv[2].split(",")

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.distributed import Precision
 from alignment.config.model import LoraConfig, ModelConfig, Quantization
-from alignment.config.optimizer import OF_MATRICES, OptimizerName
+from alignment.config.optimizer import UNSHARDED, OptimizerName
 from alignment.distributed.placement import WHOLE
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 
@@ -64,9 +64,9 @@ def test_every_row_is_measured_and_no_stage_is_left_open() -> None:
     for name, cells in TABLE.items():
         assert len(cells) == len(STAGES)
         whole = [cell == NONE for cell in cells]
-        is_of_matrices = TRAINED.get(name) in OF_MATRICES
+        is_alone = TRAINED.get(name) in UNSHARDED
         is_int8 = PACKED.get(name) is Quantization.int8
-        assert whole == [False, is_of_matrices, is_of_matrices, is_of_matrices or is_int8], name
+        assert whole == [False, is_alone, is_alone, is_alone or is_int8], name
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -111,7 +111,7 @@ def test_in_two_processes(ranks: ModuleType, run_ranks: Callable[..., None], tmp
     for stage in STAGES[1:]:
         column, own = STAGES.index(stage), found[str(stage)]
         for row, name in TRAINED.items():
-            if name in OF_MATRICES:
+            if name in UNSHARDED:
                 continue
             of_others = f"trains, `{(OptimizerName.adamw if name is OptimizerName.adamw_8bit else name).value}`"
             sizes = ((row, inside), (of_others, outside))

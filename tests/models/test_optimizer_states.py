@@ -15,7 +15,7 @@ from alignment.config.optimizer import OptimizerName
 from alignment.config.train import TrainConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.footprint import Role, Rows, counted_of, states_of_role
-from alignment.models.held import held_of
+from alignment.models.held import States, held_of
 from alignment.models.load import load_language_model, load_scalar_model
 from alignment.models.optimizer_states import least_state_bytes, states_of
 from alignment.training.optim import build_optimizer
@@ -67,7 +67,7 @@ def test_states_are_counted_as_they_are_kept(
     assert states_of(model, train) == found
     role = Role("model.init", settings, is_scalar=kind == "reward model", is_trained=True, train=train)
     counted = counted_of(role, Rows(4, 4), torch.float32, Layout.auto)
-    assert counted.states == found == states_of_role(role, torch.float32)
+    assert counted.states.kept == found and counted.states == states_of_role(role, torch.float32)
     assert least_state_bytes(train) * counted.num_trained <= found <= 8 * counted.num_trained
 
 
@@ -88,6 +88,6 @@ def test_stacked_experts_have_adamw_beside_muon() -> None:
 
 def test_states_are_shared_out_from_stage_1_on() -> None:
     for zero, share in ((None, 1), (0, 1), (1, 4), (3, 4)):
-        held = held_of(16.0, 0.0, DistributedConfig(zero=zero), 4, is_gpu=True, states=8.0)
+        held = held_of(16.0, 0.0, DistributedConfig(zero=zero), 4, is_gpu=True, states=States(8.0))
         assert held.moments == 8 / share
     assert held_of(16.0, 0.0, DistributedConfig(), 4, is_gpu=True).moments == 32

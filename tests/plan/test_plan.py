@@ -202,6 +202,24 @@ def test_the_host_has_a_weight_for_each_process_that_reads(
     assert found is not None and float(found[1]) * 1e9 == pytest.approx(wanted, rel=0.05)
 
 
+def test_pages_are_of_the_machine_s_memory_but_for_those_of_one_weight() -> None:
+    """Of all weights of a Llama of 8 billion but its norms: two bytes each, of the embeddings eight, which are most."""
+    words = ["batch.max_tokens=1024", "model.gradient_checkpointing=true"]
+    of = {}
+    for name in ("adamw_8bit", "paged_adamw_8bit"):
+        config = composed("sft", [*words, f"train.optimizer={name}"], [], "llama-3-8b")
+        of[name] = plan_of(config_to_plan(config), named("1x80GB"), Counts())
+    plain, paged = (of[name].roles[0].held for name in of)
+    embeddings, norms = 128_256 * 4096, 65 * 4096
+    matrices = 8_030_261_248 - embeddings - norms
+    assert paged.pages == 2 * matrices + 8 * embeddings and paged.page == 8 * embeddings
+    assert paged.in_cpu_memory == paged.pages and plain.in_cpu_memory == 0
+    assert plain.on_device - paged.on_device == paged.pages
+    assert paged.moments == pytest.approx(2 * norms + 8 * (matrices + norms) / 256)  # of small weights; blocks' scales
+    phase = next(each for each in of["paged_adamw_8bit"].phases if each.name == "an update, model.path")
+    assert phase.parts == {"pages of the largest weight": paged.page} and phase.held == pytest.approx(paged.on_device)
+
+
 @pytest.mark.parametrize(("name", "share"), [("adamw", 2), ("lion", 1), ("sgd", 0)])
 def test_the_optimizer_s_states_are_its_own(
     name: str, share: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
