@@ -15,6 +15,9 @@ class OptimizerName(str, Enum):
     paged_adamw_8bit = "paged_adamw_8bit"
     """The same, its states in CUDA's unified memory (arXiv:2305.14314, section 3): they leave the GPU for the machine's
     memory where there is no room, and come back weight by weight as a step needs them. On a GPU alone."""
+    adamw_bf16 = "adamw_bf16"
+    """AdamW with its two states in bfloat16, rounded at random after each step, so that nothing is lost on the average
+    (arXiv:1502.02551, as torchao has it)."""
     adafactor = "adafactor"
     """transformers' Adafactor (arXiv:1804.04235) with the rate that is given, as its trainer sets it: of a matrix it
     keeps a number for each row and column, and no mean of the gradients."""
@@ -41,6 +44,7 @@ CONSTANTS = {
     OptimizerName.adamw: Constants(ADAM, 1e-8),
     OptimizerName.adamw_8bit: Constants(ADAM, 1e-8),
     OptimizerName.paged_adamw_8bit: Constants(ADAM, 1e-8),
+    OptimizerName.adamw_bf16: Constants(ADAM, 1e-8),
     OptimizerName.adafactor: Constants(),
     OptimizerName.lion: Constants((0.9, 0.99)),
     OptimizerName.muon: Constants(ADAM, 1e-8, momentum=0.95),

@@ -72,10 +72,10 @@ class TrainConfig(Config):
     """Of matrices, embeddings among them; biases and norms have none. Times the learning rate, apart from the gradient;
     sgd: in the gradient."""
     betas: list[float] | None = None
-    """adamw, its kin in 8 bits and muon's AdamW: of the means of gradients and of their squares; null: [0.9, 0.999].
-    lion: of its update and of its mean; null: [0.9, 0.99]."""
+    """adamw, its kin (8 bits, bfloat16) and muon's AdamW: of the means of gradients and of their squares; null: [0.9,
+    0.999]. lion: of its update and of its mean; null: [0.9, 0.99]."""
     eps: float | None = None
-    """adamw, its kin in 8 bits and muon's AdamW: beside the root of the second mean; null: 1e-8."""
+    """adamw, its kin (8 bits, bfloat16) and muon's AdamW: beside the root of the second mean; null: 1e-8."""
     momentum: float | None = None
     """muon and sgd: what is left of the earlier gradients' sum at each step; null: 0.95 of muon, 0 of sgd."""
     head_lr_ratio: float = 1.0

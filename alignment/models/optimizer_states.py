@@ -13,7 +13,7 @@ from alignment.models.heads import Trunk
 from alignment.models.held import States
 from alignment.models.weight_kinds import WeightKind, head_of, is_for, weight_kinds
 
-FLOAT = 4
+FLOAT, HALF = 4, 2
 BLOCK = 256  # numbers of 8 bits that share a scale, by bitsandbytes
 
 
@@ -26,6 +26,8 @@ def state_bytes(train: TrainConfig | None, kind: WeightKind, shape: Size) -> Sta
         kept = 2 * FLOAT * number
     elif name in OF_BLOCKS:
         kept, scales = 2 * number, 2 * FLOAT * ceil(number / BLOCK)
+    elif name is OptimizerName.adamw_bf16:
+        kept = 2 * HALF * number
     elif name is OptimizerName.adafactor and len(shape) >= 2:
         return States(FLOAT * (number / shape[-1] + number / shape[-2]))
     else:

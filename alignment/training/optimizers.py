@@ -8,6 +8,7 @@ from torch.optim import SGD, AdamW, Muon, Optimizer
 
 from alignment.config.optimizer import OptimizerName
 from alignment.config.train import TrainConfig
+from alignment.training.adamw_bf16 import AdamWOfBF16
 from alignment.training.parameter_groups import ParameterGroup
 
 
@@ -19,6 +20,8 @@ def make_optimizer(groups: Sequence[ParameterGroup], config: TrainConfig, learni
             return AdamW(settings, **_of_adam(config), fused=True)
         case OptimizerName.adamw_8bit | OptimizerName.paged_adamw_8bit:
             return _adamw_8bit(settings, groups, config)
+        case OptimizerName.adamw_bf16:
+            return AdamWOfBF16(settings, **_of_adam(config))
         case OptimizerName.adafactor:
             from transformers import Adafactor  # not above: it is with the Trainer's parts, which few runs need
 

@@ -15,9 +15,10 @@ from alignment.runs.rows import read_rows
 SMALL = ["model.init.hidden_size=64", "model.init.intermediate_size=96", "data.train.limit=16", "data.eval.limit=4"]
 COMMON = [*SMALL, "batch.size=8", "train.warmup_steps=0", "train.schedule=constant", "log.progress=false"]
 PPO = ["generation.max_new_tokens=6", "ppo.epochs=1", "ppo.mini_batches=1", "critic.learning_rate=0.003"]
-RATES = {"adamw_8bit": 0.003, "adafactor": 0.003, "lion": 0.001, "muon": 0.003, "sgd": 0.3}
+RATES = {"adamw_8bit": 0.003, "adamw_bf16": 0.003, "adafactor": 0.003, "lion": 0.001, "muon": 0.003, "sgd": 0.3}
 STEPS = 8
-OFTEN = [("adamw_8bit", "dpo"), ("muon", "ppo"), ("adafactor", "reward"), ("lion", "dpo"), ("sgd", "reward")]
+OFTEN = [("adamw_8bit", "dpo"), ("adamw_bf16", "reward"), ("muon", "ppo"), ("adafactor", "reward")]
+OFTEN += [("lion", "dpo"), ("sgd", "reward")]
 SELDOM = [(name, task) for name in RATES for task in ("dpo", "reward", "ppo") if (name, task) not in OFTEN]
 
 
@@ -91,7 +92,7 @@ def test_a_run_does_not_go_on_under_another_optimizer(alignment: Callable[..., A
         ),
         (
             "train.optimizer=sgd train.betas=[0.9,0.9]",
-            "train.betas goes with train.optimizer=adamw, adamw_8bit, paged_adamw_8bit, lion, muon: sgd has none, got ",
+            "train.betas goes with train.optimizer=adamw, adamw_8bit, paged_adamw_8bit, adamw_bf16, lion, muon: ",
         ),
         (
             "model.lora.rank=2 train.head_lr_ratio=2",

@@ -34,6 +34,7 @@ OWN: dict[str, dict[str, Any]] = {
     "lion": {"optimizer": OptimizerName.lion, "learning_rate": 1e-3},
     "sgd": {"optimizer": OptimizerName.sgd, "learning_rate": 0.1, "momentum": 0.8},
     "adamw_8bit": {"optimizer": OptimizerName.adamw_8bit},
+    "adamw_bf16": {"optimizer": OptimizerName.adamw_bf16},
     "muon": {"optimizer": OptimizerName.muon},
     "adafactor": {"optimizer": OptimizerName.adafactor},
     PLUS: {},

@@ -40,6 +40,7 @@ FIRST = {  # each optimizer once, and each kind of model; the other pairs with -
     ("language model", OptimizerName.sgd),
     ("reward model", OptimizerName.adamw_8bit),
     ("reward model", OptimizerName.adafactor),
+    ("reward model", OptimizerName.adamw_bf16),
     ("adapter", OptimizerName.muon),
     ("tied", OptimizerName.lion),
 }

@@ -173,7 +173,7 @@ def test_what_is_saved_goes_on_bit_for_bit(name: OptimizerName, tmp_path: Path) 
         ({"optimizer": "adafactor", "betas": [0.9, 0.99]}, "train.betas goes with train.optimizer=adamw, adamw_8bit, "),
         (
             {"optimizer": "sgd", "eps": 1e-8},
-            "train.eps goes with train.optimizer=adamw, adamw_8bit, paged_adamw_8bit, muon: sgd has none",
+            "train.eps goes with train.optimizer=adamw, adamw_8bit, paged_adamw_8bit, adamw_bf16, muon: sgd has none",
         ),
         ({"optimizer": "lion", "eps": 1e-6}, "train.eps goes with .*: lion has none, got 1e-06$"),
         ({"momentum": 0.9}, "train.momentum goes with train.optimizer=muon, sgd: adamw has none, got 0.9$"),
