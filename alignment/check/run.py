@@ -41,6 +41,7 @@ from alignment.models.heads import LanguageModel
 from alignment.process import is_launched
 from alignment.runs.folder import RunFolder
 from alignment.tasks.max_tokens import with_max_tokens_of
+from alignment.tasks.rows import require_one_pass
 from alignment.tasks.run import check_processes, say_precision, task_module
 from alignment.tasks.serving import served_apart
 from alignment.terminal import say
@@ -67,6 +68,7 @@ def check(config: RunConfig) -> Generator[Verdict, None, None]:
     settle(config)
     check_processes(config)
     require_fp8(config)
+    require_one_pass(config)
     config = with_max_tokens_of(config, config.processes())
     seed_everything(config.seed)
     say_precision(config)

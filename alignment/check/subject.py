@@ -17,6 +17,7 @@ from alignment.config.hub import located
 from alignment.config.launch import LaunchConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineConfig, PPOConfig
+from alignment.config.optimizer import OptimizerName
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.supervised import ReferencedConfig, ScalarConfig
 from alignment.config.train import TrainConfig
@@ -73,6 +74,8 @@ def in_one_process(config: Run) -> Run:
 def few(config: Trained, size: int) -> Trained:
     """The run with few rows a step; short replies where it draws some, and one pass over them where it is PPO."""
     config = replace(config, data=first_rows(config.data), batch=replace(config.batch, size=size))
+    if config.train.optimizer is OptimizerName.lomo:  # the same update, of gradients that can be looked at
+        config = replace(config, train=replace(config.train, optimizer=OptimizerName.sgd))
     if isinstance(config, OnlineConfig):
         length = min(REPLY_TOKENS, config.generation.max_new_tokens)
         config = replace(config, generation=replace(config.generation, max_new_tokens=length))

@@ -27,7 +27,8 @@ class BatchConfig(Config):
     """Pairs, demonstrations or prompts a step, over all processes."""
     max_tokens: int | None = None
     """Tokens of one micro-batch, padding included. The gradient does not depend on it. Null: as many as the free memory
-    has room for when the run begins, which is said and kept in its config.yaml."""
+    has room for when the run begins, which is said and kept in its config.yaml; with lomo a step of its
+    longest rows."""
     layout: Layout = Layout.auto
     """How a prompt and its completions are laid out."""
 

@@ -13,6 +13,7 @@ from alignment.config.errors import require
 from alignment.config.generation import Generation, GenerationConfig, require_generator, require_launch, require_served
 from alignment.config.marks import FUNCTION, REWARD_MODEL
 from alignment.config.model import LoraInit
+from alignment.config.optimizer import OptimizerName
 from alignment.config.ppo import (
     AdvantageConfig,
     CriticConfig,
@@ -140,6 +141,11 @@ class PPOConfig(OnlineConfig):
             rule = "roles.share=lora takes one reward model as it is: no reward.models, no reward.normalize"
             require(not self.reward.models and not self.reward.normalize, rule, self.reward)
             require(not self.roles.offload, "roles.share=lora leaves nothing to offload", "roles.offload=true")
+        is_lomo = self.train.optimizer is OptimizerName.lomo
+        rule = "roles.share must be none with train.optimizer=lomo, which updates weights that no other role reads"
+        require(not is_lomo or self.roles.share is Share.none, rule, self.roles.share)
+        rule = "ptx.weight must be 0 with train.optimizer=lomo, which takes each step in one pass"
+        require(not is_lomo or self.ptx.weight == 0, rule, self.ptx.weight)
         self._check_estimator()
         rule = "generation.min_new_tokens must be 0 for PPO, whose log-probs know of no token that is held back"
         require(self.generation.min_new_tokens == 0, rule, self.generation.min_new_tokens)

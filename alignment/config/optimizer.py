@@ -28,6 +28,9 @@ class OptimizerName(str, Enum):
     (arXiv:2502.16982), so that its rate serves; embeddings, heads, norms, biases, and stacked experts have AdamW."""
     sgd = "sgd"
     """torch's SGD; with train.momentum one state of each weight, without none. The decay is in the gradient."""
+    lomo = "lomo"
+    """LOMO (arXiv:2306.09782): SGD without momentum, each weight updated in the backward pass as soon as its gradient
+    is there. No state is kept, nor any gradient. A step is one pass, in one process, and nothing is clipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ CONSTANTS = {
     OptimizerName.lion: Constants((0.9, 0.99)),
     OptimizerName.muon: Constants(ADAM, 1e-8, momentum=0.95),
     OptimizerName.sgd: Constants(momentum=0.0),
+    OptimizerName.lomo: Constants(),
 }
 OF_BLOCKS = (OptimizerName.adamw_8bit, OptimizerName.paged_adamw_8bit)
 """Whose states are in 8 bits, blocks of which share a scale."""
@@ -58,15 +62,18 @@ UNSHARDED = {
     OptimizerName.paged_adamw_8bit: "whose pages are of whole weights (train.optimizer=adamw_8bit can be sharded)",
     OptimizerName.adafactor: NEEDS_MATRICES,
     OptimizerName.muon: NEEDS_MATRICES,
+    OptimizerName.lomo: "which updates weights in one process's backward pass (train.optimizer=sgd can be sharded)",
 }
 """Those that no stage of ZeRO from 1 on has, which lays parts of weights end to end, and why."""
 MIN_8BIT = 4096
 """Numbers of a weight from which on bitsandbytes holds its states in 8 bits."""
 MIN_PAGED = 100_000
 """Numbers of a weight from which on bitsandbytes has its states in pages."""
+OF_SIZE = "one of its own, as it has no measure of a gradient's size"
 RATES = {
     OptimizerName.lion: "a third to a tenth of it",  # arXiv:2302.06675, section 5
-    OptimizerName.sgd: "one of its own, as it has no measure of a gradient's size",
+    OptimizerName.sgd: OF_SIZE,
+    OptimizerName.lomo: OF_SIZE,
 }
 """Which learning rate an optimizer takes, where AdamW's is not for it."""
 

@@ -11,10 +11,11 @@ from alignment.config.checkpoint import MINUTES, CheckpointConfig
 from alignment.config.cluster import ClusterConfig, Scheduler
 from alignment.config.data import DataConfig, ExampleKind, require_read, require_rows
 from alignment.config.distributed import DistributedConfig, Offload, require_device
-from alignment.config.errors import require
+from alignment.config.errors import as_yaml, require
 from alignment.config.hub import require_commits
 from alignment.config.launch import LaunchConfig
 from alignment.config.log import LogConfig
+from alignment.config.lomo import require_lomo
 from alignment.config.marks import PLACE
 from alignment.config.model import LoraInit, ModelConfig, require_packable
 from alignment.config.optimizer import OF_BLOCKS, RATES, UNSHARDED, OptimizerName
@@ -159,8 +160,11 @@ class TrainingConfig(RunConfig):
     def _check_optimizer(self) -> None:
         """What the optimizer and its groups cannot be combined with."""
         name, zero, offload = self.train.optimizer, self.distributed.zero, self.distributed.offload_optimizer
-        rule = f"distributed.zero must be null or 0 with train.optimizer={name.value}, {UNSHARDED.get(name)}"
-        require(name not in UNSHARDED or not zero, rule, zero)
+        whole = (None,) if name is OptimizerName.lomo else (None, 0)
+        alone = " or ".join(map(as_yaml, whole))
+        rule = f"distributed.zero must be {alone} with train.optimizer={name.value}, {UNSHARDED.get(name)}"
+        require(name not in UNSHARDED or zero in whole, rule, zero)
+        require_lomo(self.train, self.distributed, self.log)
         rule = f"distributed.offload_optimizer must be none with train.optimizer={name.value}, whose states are small; "
         rule += "train.optimizer=adamw can be offloaded"
         require(name not in OF_BLOCKS or offload is Offload.none, rule, offload)

@@ -70,7 +70,7 @@ class TrainConfig(Config):
     """The share of the run's steps in which the learning rate rises, in place of warmup_steps."""
     weight_decay: float = 0.0
     """Of matrices, embeddings among them; biases and norms have none. Times the learning rate, apart from the gradient;
-    sgd: in the gradient."""
+    sgd and lomo: in the gradient."""
     betas: list[float] | None = None
     """adamw, its kin (8 bits, bfloat16) and muon's AdamW: of the means of gradients and of their squares; null: [0.9,
     0.999]. lion: of its update and of its mean; null: [0.9, 0.99]."""
@@ -84,7 +84,7 @@ class TrainConfig(Config):
     embedding_lr_ratio: float = 1.0
     """The learning rate of the embeddings, likewise."""
     max_grad_norm: float = 1.0
-    """A step's gradient that is longer is scaled down to this norm."""
+    """A step's gradient that is longer is scaled down to this norm; inf: none is, which lomo asks for."""
     eval_every: int = 0
     """Steps between evaluations; 0: only after the last step."""
     eval_on_start: bool = False

@@ -37,6 +37,7 @@ from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.held import States, held_of
 from alignment.models.init import init_config
 from alignment.models.layer_kinds import check_branches
+from alignment.models.optimizer_states import gradient_bytes
 from alignment.models.packed import pack_layers
 from alignment.models.prepare import prepared
 from alignment.models.quantized import ask_packing, quantization_of, require_adapter
@@ -91,6 +92,7 @@ def footprint_of(
         averages=role.copies,
         states=counted.states,
         scales=counted.scales,
+        gradients=gradient_bytes(role.train, counted.trained),
     )
     fixed, per_token = max(of_pass(counted.passes).T.tolist(), key=lambda phase: phase[0] + phase[1] * MANY)
     per_token = counted.own_part(per_token, distributed.sequence_parallel, compute_dtype(distributed).itemsize)
@@ -177,9 +179,8 @@ def _cut(config: PreTrainedConfig, depth: int) -> PreTrainedConfig:
     """The config of a model of its first `depth` layers."""
     config = deepcopy(config)
     text = config.get_text_config()
-    lists = {key: value for key, value in vars(text).items() if isinstance(value, list)}
-    for key, value in lists.items():
-        if len(value) == text.num_hidden_layers:
+    for key, value in list(vars(text).items()):
+        if isinstance(value, list) and len(value) == text.num_hidden_layers:
             setattr(text, key, value[:depth])
     text.num_hidden_layers = depth
     return config

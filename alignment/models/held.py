@@ -89,16 +89,17 @@ def held_of(
     averages: int = 0,
     states: States | None = None,
     scales: float = 0.0,
+    gradients: float | None = None,
 ) -> Held:
-    """Of `trained` bytes of float32 weights, as many of gradients and the `states` that the optimizer keeps, and
-    from ZeRO 1 on DeepSpeed's own copy, each whole or shared out by the stage; and `frozen` bytes of weights that do
-    not train.
+    """Of `trained` bytes of float32 weights, their `gradients` and the `states` that the optimizer keeps, and from ZeRO
+    1 on DeepSpeed's own copy, each whole or shared out by the stage; and `frozen` bytes of weights that do not train.
 
     Args:
         is_gpu: whether the device is one; beside a CPU there is nowhere to move what is offloaded to it.
         averages: further copies of the trained weights.
         states: None: AdamW's two moments.
         scales: of the `frozen` ones, what unpacks the others.
+        gradients: bytes, of those that are kept; None: of all that trains.
     """
 
     def placed(offload: Offload) -> Offload:
@@ -115,7 +116,7 @@ def held_of(
     return Held(
         weights=(trained + frozen - scales) / shares(3),
         scales=scales,
-        gradients=trained / shares(2),
+        gradients=(trained if gradients is None else gradients) / shares(2),
         masters=trained / shares(1) if distributed.zero else 0.0,
         moments=(kept.kept - pages) / shares(1),
         averages=averages * trained / shares(3),

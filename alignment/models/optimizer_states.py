@@ -31,7 +31,7 @@ def state_bytes(train: TrainConfig | None, kind: WeightKind, shape: Size) -> Sta
     elif name is OptimizerName.adafactor and len(shape) >= 2:
         return States(FLOAT * (number / shape[-1] + number / shape[-2]))
     else:
-        kept = 0 if name is OptimizerName.sgd and not has_momentum(train) else FLOAT * number
+        kept = 0 if _keeps_none(train) else FLOAT * number
     paged = kept if name is OptimizerName.paged_adamw_8bit and number >= MIN_PAGED else 0
     return States(kept + scales, paged, paged)
 
@@ -40,8 +40,7 @@ def least_state_bytes(train: TrainConfig) -> float:
     """Of a weight on its device, whatever it is of: pages may all be elsewhere."""
     least = {OptimizerName.adamw: 2 * FLOAT, OptimizerName.adamw_8bit: 2}
     least |= {OptimizerName.adafactor: 0, OptimizerName.paged_adamw_8bit: 0}
-    is_none = train.optimizer is OptimizerName.sgd and not has_momentum(train)
-    return least.get(train.optimizer, 0 if is_none else FLOAT)
+    return least.get(train.optimizer, 0 if _keeps_none(train) else FLOAT)
 
 
 def all_states(train: TrainConfig | None, kinds: Mapping[str, WeightKind], shapes: Mapping[str, Size]) -> States:
@@ -55,5 +54,15 @@ def states_of(model: Trunk, train: TrainConfig) -> float:
     return all_states(train, weight_kinds(model, head_of(model.hf)), shapes).kept
 
 
+def gradient_bytes(train: TrainConfig | None, trained: float) -> float:
+    """Of the gradients that are kept of so many bytes of weights, when all of a step's are there: by lomo none."""
+    return 0.0 if train is not None and train.optimizer is OptimizerName.lomo else trained
+
+
 def has_momentum(train: TrainConfig | None) -> bool:
     return train is not None and bool(train.constants.momentum)
+
+
+def _keeps_none(train: TrainConfig | None) -> bool:
+    is_sgd = train is not None and train.optimizer in (OptimizerName.sgd, OptimizerName.lomo)
+    return is_sgd and not has_momentum(train)

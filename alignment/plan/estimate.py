@@ -19,6 +19,7 @@ from alignment.plan.passes import is_one_pass
 from alignment.plan.replies import while_drawing, while_gathering
 from alignment.plan.roles import Counts, Planned, PlannedRole, planned_roles, widest_rows
 from alignment.tasks.max_tokens import LEAST, MOST_CPU, MOST_GPU, SHARE, roles_of
+from alignment.tasks.rows import require_one_pass, whole_step
 
 NAMES = {
     Part.copies: "weights in half precision",
@@ -112,8 +113,9 @@ def plan_of(config: Planned, hardware: Hardware, counts: Counts) -> Plan:
     if config.distributed.sequence_parallel > 1:
         require_heads(config_and_trust(next(roles_of(config)))[0], config.distributed.sequence_parallel)
     roles = planned_roles(config, processes, is_gpu=hardware.is_gpu, counts=counts)
-    if config.batch.max_tokens is not None:
-        number = config.batch.max_tokens
+    require_one_pass(config)
+    number = whole_step(config) if config.batch.max_tokens is None else config.batch.max_tokens
+    if number is not None:
         return Plan(config, hardware, roles, phases_of(config, roles, processes, number, counts), number)
     number = MOST_GPU if hardware.is_gpu else MOST_CPU
     while True:

@@ -7,8 +7,9 @@ from alignment.plan.roles import Planned, PlannedRole
 
 def is_one_pass(config: Planned, each: PlannedRole, processes: int, max_tokens: int) -> bool:
     """Whether all that a process learns from in one step goes into one pass, so that gradients are there from its
-    backward pass on. Under ZeRO 3 their memory is there at all times."""
-    if each.held.keeps_gradients or not isinstance(config, TrainingConfig):
+    backward pass on. Under ZeRO 3 their memory is there at all times, and some optimizers keep none."""
+    is_kept = each.held.gradients > 0 and not each.held.keeps_gradients
+    if not is_kept or not isinstance(config, TrainingConfig):
         return False
     rows = config.batch.size
     if isinstance(config, OnlineDPOConfig):

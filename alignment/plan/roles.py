@@ -13,8 +13,9 @@ from alignment.distributed.precision import compute_dtype
 from alignment.models.counted import Counted, Role, Rows
 from alignment.models.footprint import counted_of, states_of_role
 from alignment.models.held import Held, States, held_of
-from alignment.models.optimizer_states import has_momentum
-from alignment.tasks.max_tokens import roles_of, rows_of
+from alignment.models.optimizer_states import gradient_bytes, has_momentum
+from alignment.tasks.max_tokens import roles_of
+from alignment.tasks.rows import rows_of
 
 Planned = TrainingConfig | RejectionConfig
 
@@ -74,6 +75,7 @@ def planned_roles(config: Planned, processes: int, *, is_gpu: bool, counts: Coun
             averages=role.copies,
             states=counted.states,
             scales=counted.scales,
+            gradients=gradient_bytes(role.train, counted.trained),
         )
         is_first = role.key == "reference.path" and not role.is_trained and not isinstance(config, PPOConfig)
         is_moved = isinstance(config, PPOConfig) and config.roles.offload and not role.is_trained and is_gpu

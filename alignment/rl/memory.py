@@ -48,10 +48,11 @@ def estimate_memory(
     average: bool,
     zero: int | None,
     states: float | None = None,
+    keeps_gradients: bool = True,
 ) -> MemoryEstimate:
     """Before the engines shard anything. `models`: all that the run holds. `actor`, `critic`: the weights that are
     trained of each; none without a critic. `average`: whether a moving average of the actor's is kept. `states`: bytes
-    of what their optimizers keep; None: AdamW's moments.
+    of what their optimizers keep; None: AdamW's moments. `keeps_gradients`: whether those of a step are there together.
 
     ZeRO (arXiv:1910.02054, section 3) divides the optimizer's states by the number of processes from stage 1 on, the
     gradients from 2, the weights at 3, but not what unpacks them. Its optimizer has a copy of the weights that it
@@ -67,7 +68,7 @@ def estimate_memory(
         num_weights=sum(shape_of(p).numel() for p in weights),
         num_trained=sum(shape_of(p).numel() for p in (*actor, *critic)),
         weights=(_bytes(weights) - scales) / (size() if stage == 3 else 1) + scales,
-        gradients=max(trained) / (size() if stage >= 2 else 1),
+        gradients=max(trained) * keeps_gradients / (size() if stage >= 2 else 1),
         optimizer=kept / (size() if stage >= 1 else 1),
         average=(trained[0] if average else 0) / (size() if stage == 3 else 1),
     )

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from alignment.config.data import DataConfig, ExampleKind, has_rows
 from alignment.config.errors import UserError
 from alignment.config.evaluate import EvaluateConfig
 from alignment.config.model import LoraConfig, ModelConfig
@@ -19,10 +18,11 @@ from alignment.config.tasks import RejectionConfig
 from alignment.distributed import collectives
 from alignment.distributed.device import free_memory
 from alignment.models.files import one_line
-from alignment.models.footprint import Footprint, Role, Rows, footprint_of
+from alignment.models.footprint import Footprint, Role, footprint_of
 from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import BATCHED, as_begun
 from alignment.tasks.compared import model_config
+from alignment.tasks.rows import rows_of, whole_step
 from alignment.terminal import say
 
 SHARE = 0.8  # of what is free; the rest is for kernels' own needs, fragments, and what else is at work on the machine
@@ -89,7 +89,7 @@ def _chosen(config: Run, room: Room) -> Run:
 def _choose(config: TrainingConfig | RejectionConfig | EvaluateConfig, room: Room) -> int:
     """And say what it is chosen from."""
     rows = rows_of(config)
-    longest = max(each.longest for each in rows)
+    longest, whole = max(each.longest for each in rows), whole_step(config)
     widest = max(rows, key=lambda each: each.together)
     footprints = {}
     for role in roles_of(config):
@@ -98,16 +98,17 @@ def _choose(config: TrainingConfig | RejectionConfig | EvaluateConfig, room: Roo
                 role, widest, config.distributed, room.processes, layout=config.batch.layout
             )
         except UNCOUNTED as error:
-            number = max(UNKNOWN, longest)
+            number = max(UNKNOWN, longest) if whole is None else whole
             why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
             say(f"{KEY}: {number}, without a look at the memory: that of {role.key} cannot be counted ({why}); {WAY}")
             return number
     at_work = {key: replace(each, held=_held(config, footprints, key)) for key, each in footprints.items()}
     busiest = max(at_work, key=lambda key: at_work[key].of(MOST_CPU))
     one = at_work[busiest]
-    number = max(fitting(one, room), longest)
+    number = max(fitting(one, room), longest) if whole is None else whole
     models = "weights" if len(footprints) == 1 else f"the weights of {len(footprints)} models"
     why = "the upper limit of the automatic choice" if number >= most(room) else "as many as there is room for"
+    why = why if whole is None else "all of a step of the longest rows"
     line = f"{KEY}: {number} tokens in one pass, {why}; {_gib(room.free)} are free {room.where}, of which {models}"
     line += ", gradients and optimizer" if isinstance(config, TrainingConfig) else ""
     line += " (the reference's log-probs come first, it is not held)" if isinstance(config, ReferencedConfig) else ""
@@ -150,28 +151,6 @@ def _held(config: RunConfig, footprints: dict[str, Footprint], busy: str) -> flo
         return sum(sizes.values())
     runs = sorted((size for key, size in sizes.items() if key.startswith("runs.")), reverse=True)
     return sum(runs[:2]) + sum(size for key, size in sizes.items() if not key.startswith("runs."))
-
-
-def rows_of(config: TrainingConfig | RejectionConfig | EvaluateConfig) -> list[Rows]:
-    """The longest that the limits admit, of each kind of rows that the run reads."""
-    if isinstance(config, EvaluateConfig):
-        found = [_of_rows(config.pairs, 2)] if config.reward is not None and has_rows(config.pairs, "eval") else []
-        if config.runs and config.num_samples:
-            found.append(Rows(config.data.max_prompt_length, config.generation.max_new_tokens, config.num_samples))
-        if config.runs and config.perplexity is not False:
-            found.append(_of_rows(config.data, 1))
-        return found
-    if isinstance(config, RejectionConfig | OnlineConfig):
-        found = [Rows(config.data.max_prompt_length, config.generation.max_new_tokens, config.num_samples)]
-        if isinstance(config, PPOConfig) and config.ptx.weight > 0:
-            found.append(_of_rows(config.ptx.data, 1))
-        return found
-    return [_of_rows(config.data, 2 if config.example_kind is ExampleKind.pairs else 1)]
-
-
-def _of_rows(data: DataConfig, count: int) -> Rows:
-    """With the shortest prompt, for what completions share is laid out once."""
-    return Rows(1, data.max_length - 1, count)
 
 
 def roles_of(config: TrainingConfig | RejectionConfig | EvaluateConfig) -> Iterator[Role]:

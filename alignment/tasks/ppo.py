@@ -26,7 +26,7 @@ from alignment.generation.samples import Samples
 from alignment.generation.server import PROCESSED
 from alignment.losses import Mean
 from alignment.losses.ppo import ImportanceRatio, Normalization
-from alignment.models.optimizer_states import states_of
+from alignment.models.optimizer_states import gradient_bytes, states_of
 from alignment.rl.experience import Experience, count_nonfinite, make_experience
 from alignment.rl.groups import not_all_alike, redraw_alike
 from alignment.rl.memory import estimate_memory
@@ -189,6 +189,7 @@ def build_trainer(config: PPOConfig, folder: Path) -> PPOTrainer:
         average=config.ppo.ema is not None,
         zero=config.distributed.zero,
         states=sum(states_of(each, config.train) for each in learners),
+        keeps_gradients=gradient_bytes(config.train, 1.0) > 0,
     )
     say(memory.summary())
     rollouts = build_rollouts(config, prompts, scorer, models.policy, folder)

@@ -14,7 +14,7 @@ from alignment.distributed.precision import compute_dtype
 from alignment.models.counted import Role
 from alignment.models.files import weights_in
 from alignment.models.held import Held, States, held_of, together
-from alignment.models.optimizer_states import least_state_bytes
+from alignment.models.optimizer_states import gradient_bytes, least_state_bytes
 from alignment.models.quantized import LEAST_BITS
 from alignment.tasks.max_tokens import roles_of
 
@@ -47,7 +47,16 @@ def require_room(config: RunConfig) -> None:
 def _held(role: Role, config: TrainingConfig | RejectionConfig, processes: int, *, is_gpu: bool) -> Held:
     trained, frozen = _bytes(role, config)
     states = States() if role.train is None else States(least_state_bytes(role.train) * trained / FLOAT)
-    return held_of(trained, frozen, config.distributed, processes, is_gpu=is_gpu, averages=role.copies, states=states)
+    return held_of(
+        trained,
+        frozen,
+        config.distributed,
+        processes,
+        is_gpu=is_gpu,
+        averages=role.copies,
+        states=states,
+        gradients=gradient_bytes(role.train, trained),
+    )
 
 
 def _bytes(role: Role, config: TrainingConfig | RejectionConfig) -> tuple[float, float]:

@@ -154,10 +154,12 @@ def _with_max_tokens(config: RunConfig) -> RunConfig:
 def _require_model(config: RunConfig) -> None:
     """What can be said of the models before one is read."""
     from alignment.tasks.room import require_room  # not above: these import what reads models
+    from alignment.tasks.rows import require_one_pass
     from alignment.training.fp8 import require_fp8
     from alignment.training.parameter_groups import require_own_head
 
     require_fp8(config)
+    require_one_pass(config)
     require_room(config)
     if isinstance(config, TrainingConfig):
         require_own_head(config)

@@ -32,7 +32,7 @@ def make_optimizer(groups: Sequence[ParameterGroup], config: TrainConfig, learni
             return Lion(settings, betas=config.constants.betas)
         case OptimizerName.muon:
             return MuonAndAdamW(settings, [group.treatment.is_special for group in groups], config)
-        case OptimizerName.sgd:
+        case OptimizerName.sgd | OptimizerName.lomo:  # whose engine makes the updates
             return SGD(settings, momentum=config.constants.momentum or 0.0)
 
 
@@ -49,9 +49,7 @@ def _of_adam(config: TrainConfig) -> dict[str, Any]:
     return {"betas": config.constants.betas, "eps": config.constants.eps}
 
 
-def _adamw_8bit(
-    settings: list[dict[str, Any]], groups: Sequence[ParameterGroup], config: TrainConfig
-) -> Optimizer:
+def _adamw_8bit(settings: list[dict[str, Any]], groups: Sequence[ParameterGroup], config: TrainConfig) -> Optimizer:
     from alignment.training.adamw_8bit import AdamWOfBits  # not above: an extra
 
     bits = [{"optim_bits": 8 if group.treatment.is_special else 32} for group in groups]

@@ -13,6 +13,7 @@ from alignment.config.data import DataConfig, ExampleKind, TrainSource, required
 from alignment.config.errors import ConfigError
 from alignment.config.margin import MarginScale
 from alignment.config.model import LoraInit, ModelConfig
+from alignment.config.optimizer import OptimizerName
 from alignment.config.run import TrainingConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.carried import NOTHING, Carried
@@ -26,6 +27,7 @@ from alignment.data.tokenize import Example
 from alignment.distributed import collectives, sequence
 from alignment.distributed.deepspeed import DeepSpeedEngine
 from alignment.distributed.engine import Engine, TorchEngine
+from alignment.distributed.lomo import LomoEngine
 from alignment.distributed.precision import compute_dtype
 from alignment.distributed.ranges import RangeWatch
 from alignment.models.adapters import lora_layers
@@ -221,7 +223,8 @@ def build_engine(
     watch, every = None, config.log.ranges_every
     if every > 0:
         watch = RangeWatch(layers_of(model), dtype=compute_dtype(config.distributed), every=every)
-    kind, norm = TorchEngine if config.distributed.zero is None else DeepSpeedEngine, config.train.max_grad_norm
+    plain = LomoEngine if config.train.optimizer is OptimizerName.lomo else TorchEngine
+    kind, norm = plain if config.distributed.zero is None else DeepSpeedEngine, config.train.max_grad_norm
     engine: Engine = kind(model, optimizer, scheduler, config=config.distributed, max_grad_norm=norm, watch=watch)
     engine.merging = merging_of(engine, model, config.model.lora, num_steps=num_steps, seed=config.seed)
     return engine

@@ -16,7 +16,8 @@ from alignment.config.errors import ConfigError
 from alignment.config.evaluate import EvaluateConfig
 from alignment.config.generation import GenerationConfig
 from alignment.config.model import LoraConfig, ModelConfig
-from alignment.config.online import OnlineDPOConfig, PPOConfig
+from alignment.config.online import OnlineDPOConfig, PairSelection, PPOConfig
+from alignment.config.optimizer import OptimizerName
 from alignment.config.ppo import PPOUpdateConfig
 from alignment.config.reward import RewardShapingConfig, ScorerEntry
 from alignment.config.sources import EvalSource, TrainSource
@@ -27,7 +28,8 @@ from alignment.models.footprint import Footprint, Role, Rows
 from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import write_config
 from alignment.tasks import max_tokens
-from alignment.tasks.max_tokens import LEAST, Room, fitting, roles_of, rows_of, with_max_tokens_of
+from alignment.tasks.max_tokens import LEAST, Room, fitting, roles_of, with_max_tokens_of
+from alignment.tasks.rows import rows_of, whole_step
 
 GIB = 2**30
 WHAT = {"max_steps": 3, "eval_every": 0, "warmup_steps": 0, "learning_rate": 1e-3}
@@ -208,6 +210,19 @@ def test_the_rows_are_as_long_as_their_limits_admit() -> None:
     pairs = DataConfig(eval=EvalSource(path="e"), max_length=600)
     assert rows_of(EvaluateConfig(reward="r", pairs=pairs)) == [Rows(1, 599, 2)]
     assert Rows(40, 70, 4).longest == 110 and Rows(40, 70, 4).together == 320
+
+
+def test_a_step_that_is_one_pass_has_room_for_its_longest_rows_however_they_are_laid_out() -> None:
+    lomo = replace(TRAIN, optimizer=OptimizerName.lomo, max_grad_norm=float("inf"))
+    size = BatchConfig(size=6)
+    assert whole_step(DPOConfig(model=MODEL, data=ROWS, train=TRAIN)) is None
+    assert whole_step(DPOConfig(model=MODEL, data=ROWS, train=lomo, batch=size)) == 6 * 2 * 100
+    assert whole_step(ppo(train=lomo, batch=size, ppo=PPOUpdateConfig(mini_batches=4))) == 2 * 4 * 110
+    function = RewardShapingConfig(function="judges.mine")
+    online = OnlineDPOConfig(model=MODEL, data=ROWS, train=lomo, batch=size, reward=function, num_samples=3)
+    longest = online.data.max_prompt_length + online.generation.max_new_tokens
+    assert whole_step(online) == 6 * 2 * longest
+    assert whole_step(replace(online, pairs=PairSelection.all)) == 6 * 3 * 2 * longest
 
 
 def test_without_a_run_a_number_is_asked_for() -> None:

@@ -61,7 +61,8 @@ def packed(how: Quantization, *words: str, computes: torch.dtype = torch.float32
 
 def rate_of(name: OptimizerName) -> str:
     """That with which an update is about as long as AdamW's."""
-    return {OptimizerName.sgd: "train.learning_rate=1", OptimizerName.lion: "train.learning_rate=3e-3"}.get(name, "")
+    own = {OptimizerName.sgd: "train.learning_rate=1", OptimizerName.lion: "train.learning_rate=3e-3"}
+    return (own | {OptimizerName.lomo: "train.learning_rate=1 train.max_grad_norm=inf"}).get(name, "")
 
 
 ON_CPU = [name for name in OptimizerName if name is not OptimizerName.paged_adamw_8bit]  # which tests/gpu has

@@ -15,6 +15,7 @@ from alignment.runs.rows import read_rows
 SMALL = ["model.init.hidden_size=64", "model.init.intermediate_size=96", "data.train.limit=16", "data.eval.limit=4"]
 COMMON = [*SMALL, "batch.size=8", "train.warmup_steps=0", "train.schedule=constant", "log.progress=false"]
 PPO = ["generation.max_new_tokens=6", "ppo.epochs=1", "ppo.mini_batches=1", "critic.learning_rate=0.003"]
+LOMO = "train.optimizer=lomo train.max_grad_norm=inf"
 RATES = {"adamw_8bit": 0.003, "adamw_bf16": 0.003, "adafactor": 0.003, "lion": 0.001, "muon": 0.003, "sgd": 0.3}
 STEPS = 8
 OFTEN = [("adamw_8bit", "dpo"), ("adamw_bf16", "reward"), ("muon", "ppo"), ("adafactor", "reward")]
@@ -46,6 +47,41 @@ def test_it_learns_and_goes_on_bit_for_bit(name: str, task: str, alignment: Call
     assert "going on from" in ended.out
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert whole.keys() == cut.keys() and all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ("dpo", "reward", "ppo")]
+
+
+@pytest.mark.parametrize("task", ["sft", *SLOW])
+def test_updates_in_the_backward_pass_are_sgd_s_and_go_on_bit_for_bit(
+    task: str, alignment: Callable[..., Any], tmp_path: Path
+) -> None:
+    more = PPO if task == "ppo" else []
+    words = ["run", f"tiny_{task}", *COMMON, *more, "train.max_grad_norm=inf", "train.learning_rate=0.1"]
+    words += ["train.weight_decay=0.01", "checkpoint.every=1", "batch.max_tokens=null"]
+    for name in ("sgd", "lomo"):
+        ended = alignment(*words, f"train.optimizer={name}", "train.max_steps=4", f"output_dir={name}")
+        assert (ended.code, ended.err) == (0, [])
+    assert "tokens in one pass, all of a step of the longest rows; " in ended.out
+    for steps in (2, 4):
+        ended = alignment(*words, "train.optimizer=lomo", f"train.max_steps={steps}", "output_dir=cut")
+        assert (ended.code, ended.err) == (0, [])
+    assert "going on from" in ended.out
+    sgd, *lomo = (weights(tmp_path / name) for name in ("sgd", "lomo", "cut"))
+    assert all(each.keys() == sgd.keys() for each in lomo)
+    assert all(torch.equal(each[key], value) for each in lomo for key, value in sgd.items())
+    rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("sgd", "lomo", "cut")]
+    for name in ("loss", "grad_norm", *(["value/loss"] if task == "ppo" else [])):
+        assert len({tuple(row[name] for row in each) for each in rows}) == 1 and rows[0][0][name] != 0
+
+
+def test_ppo_s_roles_and_texts_are_refused_what_they_would_share(alignment: Callable[..., Any]) -> None:
+    for asked, line in (
+        ("model.lora.rank=2 roles.share=lora", "roles.share must be none with train.optimizer=lomo, which updates"),
+        ("ptx.weight=1 ptx.data.format=toy ptx.data.train.limit=8", "ptx.weight must be 0 with train.optimizer=lomo"),
+    ):
+        ended = alignment("run", "tiny_ppo", *LOMO.split(), *asked.split(), "output_dir=out")
+        assert ended.code == 2 and len(ended.err) == 1 and line in ended.err[0]
 
 
 def test_a_run_does_not_go_on_under_another_optimizer(alignment: Callable[..., Any]) -> None:
@@ -89,6 +125,24 @@ def test_a_run_does_not_go_on_under_another_optimizer(alignment: Callable[..., A
         (
             "train.optimizer=lion distributed=zero3 distributed.offload_optimizer=nvme distributed.nvme_path=.",
             "distributed.offload_optimizer=nvme takes train.optimizer=adamw alone, got 'lion'",
+        ),
+        (
+            "train.optimizer=lomo",
+            "train.max_grad_norm must be inf with train.optimizer=lomo, whose weights have changed by the time that a "
+            "norm is known (train.optimizer=sgd clips), got 1.0",
+        ),
+        (
+            "train.optimizer=lomo distributed=zero1",
+            "distributed.zero must be null with train.optimizer=lomo, which updates weights in one process's backward "
+            "pass (train.optimizer=sgd can be sharded), got 1",
+        ),
+        (f"{LOMO} train.on_nonfinite=skip", "train.on_nonfinite must be stop with train.optimizer=lomo, whose weights"),
+        (f"{LOMO} distributed.precision=float16", "distributed.precision must be auto, float32 or bfloat16 with train"),
+        (f"{LOMO} log.ranges_every=1", "log.ranges_every must be 0 with train.optimizer=lomo, which leaves no "),
+        (
+            f"{LOMO} batch.size=4 batch.max_tokens=1000",
+            "batch.max_tokens must be null or at least 1024, a step of the longest rows, with train.optimizer=lomo, "
+            "which takes each step in one pass (a lower batch.size or data.max_length has fewer tokens), got 1000",
         ),
         (
             "train.optimizer=sgd train.betas=[0.9,0.9]",

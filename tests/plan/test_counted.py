@@ -35,6 +35,7 @@ PAIRS = [*ROWS, "batch.size=4", "data.train.path=pairs.jsonl"]
 DRAWN = ["data.train.limit=32", "data.eval.limit=4", "data.max_prompt_length=16", "gold=null", "log.samples=0"]
 DRAWN += ["generation.max_new_tokens=32", "train.max_steps=1", "ppo.epochs=2", "batch.size=16", IN_TWO]
 LORA = ["model.lora.rank=4"]
+LOMO = ["train.optimizer=lomo", "train.max_grad_norm=inf"]
 KEPT, MADE_AGAIN = "model.gradient_checkpointing=false", "model.gradient_checkpointing=true"
 COUNTS = Counts()  # of all tests: what two of them plan is counted once
 
@@ -74,6 +75,9 @@ def _rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("tiny_dpo", [*PAIRS, IN_ONE, KEPT, *LORA]),
         ("tiny_orpo", [*PAIRS, IN_ONE, MADE_AGAIN]),
         ("tiny_ppo", [*DRAWN, MADE_AGAIN]),
+        ("tiny_sft", [*ROWS, "data.train.path=rows.jsonl", IN_ONE, MADE_AGAIN, *LOMO]),
+        pytest.param("tiny_dpo", [*PAIRS, IN_ONE, KEPT, *LOMO], marks=pytest.mark.slow),
+        pytest.param("tiny_ppo", [*DRAWN, "batch.max_tokens=1536", MADE_AGAIN, *LOMO], marks=pytest.mark.slow),
         pytest.param("tiny_sft", [*ROWS, "data.train.path=rows.jsonl", IN_TWO, KEPT, *LORA], marks=pytest.mark.slow),
         pytest.param("tiny_reward", [*PAIRS, IN_ONE, MADE_AGAIN, *LORA], marks=pytest.mark.slow),
         pytest.param("tiny_orpo", [*PAIRS, IN_TWO, KEPT], marks=pytest.mark.slow),

@@ -113,7 +113,7 @@ def test_nothing_else_is_drawn_and_no_two_places_or_steps_are_alike() -> None:
     optimizer = AdamWOfBF16(groups_of(own), **CONSTANTS)
     before = torch.get_rng_state()
     found = []
-    for step in range(3):
+    for _ in range(3):
         for p in own:
             p.grad = torch.full_like(p, 0.123)
         optimizer.step()
