@@ -11,14 +11,14 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.data import BadRow, DataConfig, ExampleKind, Format, SourceConfig, each_source, is_given
-from alignment.config.errors import ConfigError
+from alignment.config.errors import ConfigError, UserError
 from alignment.data.carried import NOTHING, Carried
 from alignment.data.checks import signs_of
 from alignment.data.layout import Laid, laid_out
 from alignment.data.loaded import Loaded, joined, known
 from alignment.data.parallel import cores, in_order
 from alignment.data.records import DataError, GradeError, LayoutError, Record, Source
-from alignment.data.row_key import key_of
+from alignment.data.row_key import contents_of, key_of
 from alignment.data.row_reader import RowReader
 from alignment.data.texts import Texts, borders_of
 from alignment.data.tokenize import Example, Truncation
@@ -135,10 +135,16 @@ class Reading:
 
         told: list[str] = []
         counted: list[Loaded] = []
+
+        def together() -> tuple[list[str], Loaded]:
+            if contents_of(self.source) != key[0]:  # of which these are not the rows
+                raise UserError(f"{self.key}: its files have changed while they were read; run again once they rest")
+            return told, _sum(counted)
+
         try:
             place = place_of([self.key, self.part, *key])
             with closing(self._batches(told, counted)) as batches:
-                records, examples, (lines, loaded) = kept_rows(place, batches, lambda: (told, _sum(counted)))
+                records, examples, (lines, loaded) = kept_rows(place, batches, together)
         except UnwritableError as error:
             say(f"{self.key}: the rows cannot be kept, each process reads them by itself ({error})")
             return None

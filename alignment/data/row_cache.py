@@ -7,6 +7,7 @@ makes it, and others on its machine wait for that one. What is pickled in it is 
 
 import fcntl
 import json
+import os
 import pickle
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,7 @@ SCHEMA = pa.schema(
         "prompt_hash": pa.uint64(),  # of the record, without a seed
     }
 )
+MARK = 16  # bytes of the hash before what is known of rows together
 FLAGS = ("margin", "source", "finished", "tags", "labels", "ends", "weight")
 
 
@@ -174,8 +176,7 @@ def _alone(place: Path) -> Iterator[None]:
     """Inside, no other process makes the same; one that is killed lets go."""
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = place.with_suffix(".lock")
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with _locked(lock):
         for left in place.parent.glob(f"{place.stem}.*{PARTIAL}"):  # of one that was killed
             left.unlink(missing_ok=True)
         try:
@@ -184,14 +185,26 @@ def _alone(place: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
+def _locked(lock: Path) -> IO[str]:
+    """The file that everybody else finds there too: who waited for one that its owner has removed waits anew."""
+    while True:
+        file = lock.open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
+
+
 def _write(place: Path, batches: Iterator[pa.RecordBatch], known: Callable[[], Any]) -> None:
     aside = _known_of(place)
     aside.unlink(missing_ok=True)
-    with whole_file(place) as beside, pa.OSFile(str(beside), "wb") as file, pa.ipc.new_file(file, SCHEMA) as table:
-        for batch in batches:
-            table.write_batch(batch)
+    with whole_file(place) as beside:
+        with pa.OSFile(str(beside), "wb") as file, pa.ipc.new_file(file, SCHEMA) as table:
+            for batch in batches:
+                table.write_batch(batch)
+        content = pickle.dumps((hashed(beside), known()))
     with whole_file(aside) as beside:
-        beside.write_bytes(pickle.dumps((hashed(place), known())))
+        beside.write_bytes(xxhash.xxh3_128_digest(content) + content)
 
 
 def _known_of(place: Path) -> Path:
@@ -204,12 +217,16 @@ def _mapped(place: Path) -> Rows | None:
         return None
     try:
         file = held(place)
-        found, known = pickle.loads(_known_of(place).read_bytes())
+        written = _known_of(place).read_bytes()
+        mark, content = written[:MARK], written[MARK:]
+        if xxhash.xxh3_128_digest(content) != mark:
+            raise ValueError("what is known of them has changed")
+        found, known = pickle.loads(content)
         if digest(place) != found:
             raise ValueError("the contents have changed")
         table = pa.ipc.open_file(pa.memory_map(str(place)))
         parts = tuple(Part(table.get_batch(number)) for number in range(table.num_record_batches))
-    except (OSError, ValueError, EOFError, pickle.UnpicklingError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         say_once(f"{place}: the rows kept there are damaged and are made again ({error})")
         return None
     note_use(_known_of(place))

@@ -30,15 +30,23 @@ def key_of(
     is_known = tokenizer.is_fast and type(tokenizer).__module__.startswith("transformers.")
     if config.format is Format.toy or not is_known:
         return None
+    contents = contents_of(source)
+    if contents is None:
+        return None
+    settings = asdict(config) | {"train": None, "eval": None}
+    return [contents, source.limit, settings, need.value, repr(carried), _of(tokenizer), *map(version, LIBRARIES)]
+
+
+def contents_of(source: SourceConfig) -> list[tuple[str, str, str]] | None:
+    """What the files of a source hold now, by the names that it has for them; None where all of them are small, and
+    where they cannot be read."""
     try:
         files = [(path, file) for path in source.paths() for file in files_of(path)]
         if sum(map(_size, {file for _, file in files})) < LARGE:
             return None
-        contents = [(path, str(file), digest(file)) for path, file in files]
+        return [(path, str(file), digest(file)) for path, file in files]
     except (UserError, OSError):  # told where it is read
         return None
-    settings = asdict(config) | {"train": None, "eval": None}
-    return [contents, source.limit, settings, need.value, repr(carried), _of(tokenizer), *map(version, LIBRARIES)]
 
 
 def _size(path: Path) -> int:

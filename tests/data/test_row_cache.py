@@ -4,10 +4,12 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from alignment.data.held_out import hold_out, num_prompts, num_shared_prompts, p
 from alignment.data.load import load_split
 from alignment.data.loaded import Loaded
 from alignment.data.numbers import NUMBERS, numbers
-from alignment.data.records import DataError
+from alignment.data.records import DataError, Source
 from alignment.data.row_reader import RowReader
 from alignment.data.sequences import chosen
 from alignment.data.tokenize import Example
@@ -237,11 +239,20 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
+def change(file: Path, old: bytes, new: bytes) -> None:
+    content = file.read_bytes()
+    assert old in content
+    file.write_bytes(content.replace(old, new))
+
+
 DAMAGE: dict[str, Callable[[Path], Any]] = {
     "cut": lambda file: file.write_bytes(file.read_bytes()[:-50]),
     "flipped": flip,
     "gone": lambda file: file.unlink(),
     "what is known is cut": lambda file: file.with_suffix(".known").write_bytes(b"\x80"),
+    "what is known is of another class": lambda file: change(
+        file.with_suffix(".known"), b"data.loaded", b"data.loader"
+    ),
     "what is known is gone": lambda file: file.with_suffix(".known").unlink(),
     "a text": lambda file: file.write_text("no table"),
 }
@@ -261,6 +272,56 @@ def test_what_is_damaged_is_made_again_and_said_once(
         assert_same(mapped, whole)
         assert capsys.readouterr().out.replace("\n", " ").count("are damaged and are made again") == times
     assert len(kept(tmp_path)) == 1
+
+
+def test_a_file_that_changes_while_it_is_read_is_told_and_its_rows_are_not_kept(
+    chatml: PreTrainedTokenizerBase, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would lie under the name of what it held before."""
+    table = load.as_counted
+
+    def counted(*arguments: Any) -> Any:
+        with rows.open("a") as file:
+            file.write(json.dumps(ROWS[0]) + "\n")
+        return table(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(load, "cores", lambda: 1)
+        patched.setattr(load, "as_counted", counted)
+        with pytest.raises(UserError, match=r"^data.train: its files have changed while they were read; run again"):
+            load_split("train", settings(rows), chatml, ExampleKind.pairs)
+    assert list((tmp_path / "cache" / "alignment" / "rows").iterdir()) == []
+    mapped = load_split("train", settings(rows), chatml, ExampleKind.pairs)
+    assert mapped is not None
+    assert_same(mapped, in_memory("train", settings(rows), chatml, ExampleKind.pairs))
+
+
+def test_who_waited_for_a_lock_that_is_gone_has_one_that_others_find(tmp_path: Path) -> None:
+    """Else a third process would take away what the second one is writing."""
+    place, begun, found = tmp_path / "rows.arrow", Event(), list[bool]()
+    lock = place.with_suffix(".lock")
+
+    def seconds() -> Iterator[Any]:
+        found.append(lock.exists())
+        yield from ()
+
+    def second() -> None:
+        begun.set()
+        row_cache.kept_rows(place, seconds(), lambda: None)
+
+    waiting = Thread(target=second)
+
+    def firsts() -> Iterator[Any]:
+        waiting.start()
+        begun.wait()
+        time.sleep(0.2)  # in which it comes to the lock
+        raise DataError(Source("rows.jsonl", 1), "is bad")
+        yield
+
+    with pytest.raises(DataError):
+        row_cache.kept_rows(place, firsts(), lambda: None)
+    waiting.join()
+    assert found == [True] and place.exists() and not lock.exists()
 
 
 def killed(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
