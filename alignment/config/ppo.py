@@ -1,5 +1,6 @@
 """The parts of PPO's config: how experience is made and learned from."""
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -193,7 +194,8 @@ class PPOUpdateConfig(Config):
         rule = "ppo.max_kl ends an iteration's inner steps, of which ppo.epochs and ppo.mini_batches make one"
         require(self.max_kl is None or self.inner_steps > 1, rule, self.max_kl)
         clip = self.importance_clip
-        require(clip is None or clip > 0, "ppo.importance_clip must be > 0, or null to weigh nothing", clip)
+        rule = "ppo.importance_clip must be > 0 and finite, or null to weigh nothing"
+        require(clip is None or 0 < clip < math.inf, rule, clip)
         require(self.ema is None or 0 < self.ema < 1, "ppo.ema must be in (0, 1)", self.ema)
 
     @property

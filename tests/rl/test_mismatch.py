@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config.batch import BatchConfig, Layout
+from alignment.config.errors import ConfigError
 from alignment.config.generation import Generation, GenerationConfig
 from alignment.config.ppo import PPOUpdateConfig
 from alignment.data.batches import Packer
@@ -38,6 +39,12 @@ def off_of(metrics: Any, tokens: dict[tuple[int, int], int]) -> None:
     assert means["generation/mismatch_max"] == pytest.approx(0.5, rel=1e-4)
     kl = sum((math.expm1(-OFF[key]) + OFF[key]) * count for key, count in tokens.items()) / total
     assert means["generation/mismatch_kl"] == pytest.approx(kl, rel=1e-3)
+
+
+@pytest.mark.parametrize("clip", [0.0, math.inf, math.nan])
+def test_a_bound_of_weights_is_a_positive_number(clip: float) -> None:
+    with pytest.raises(ConfigError, match=r"^ppo.importance_clip must be > 0 and finite, or null to"):
+        PPOUpdateConfig(importance_clip=clip)
 
 
 @pytest.mark.parametrize("clip", [None, 1.2])
