@@ -1,6 +1,7 @@
 """How replies are generated, and by whom."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -16,6 +17,7 @@ HERE = ("localhost", "127.0.0.1")
 GIVEN = (  # options of the server that a run which starts it gives itself
     *("model", "tokenizer", "trust-remote-code", "host", "port", "dtype", "max-model-len", "load-format"),
     *("logprobs-mode", "tensor-parallel-size", "hf-overrides", "enable-sleep-mode", "weight-transfer-config"),
+    *("served-model-name",),
 )
 
 
@@ -82,6 +84,8 @@ class VLLMConfig(Config):
             "generation.vllm.group_port goes with transfer=nccl",
             self.group_port,
         )
+        rule = "generation.vllm.host must be a machine's name or IPv4 address, without a port"
+        require(re.fullmatch(r"[\w.-]+", self.host) is not None, rule, self.host)
         here = self.host in HERE
         rule = "generation.vllm.folder must be a folder that both machines share where the server is on another"
         require(not is_files or here or self.folder is not None, rule, self.folder)

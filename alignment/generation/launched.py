@@ -6,9 +6,10 @@ import re
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ class LaunchedVLLM(VLLMConfig):
     """The file of what it says."""
     keeper: int = 0
     """The process that keeps it, a child of this one; 0: this process has not started it."""
+    name: str = ""
+    """What it calls its model, and no other server does; "": this process has not started it."""
 
     def has_ended(self) -> bool:
         """As far as this process can know."""
@@ -126,11 +129,11 @@ def environment(config: VLLMConfig, asked: Asked, own: Mapping[str, str]) -> dic
 @contextmanager
 def launched(config: VLLMConfig, asked: Asked, log: Path) -> Iterator[LaunchedVLLM]:
     """Starts it, and does not wait for it to be up. It has ended when this is left."""
-    port = config.port or _free_port()
+    port, name = config.port or _free_port(), f"policy-{uuid.uuid4().hex}"
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-I", str(keeper.__file__), *words(config, asked, port)],
+            [sys.executable, "-I", str(keeper.__file__), *words(config, asked, port), "--served-model-name", name],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,
@@ -138,7 +141,7 @@ def launched(config: VLLMConfig, asked: Asked, log: Path) -> Iterator[LaunchedVL
             start_new_session=True,  # a user's Ctrl-C is for the run
         )
     try:
-        yield at(config, port, log, process.pid)
+        yield replace(at(config, port, log, process.pid), name=name)
     finally:
         assert process.stdin is not None
         process.stdin.close()

@@ -1,5 +1,6 @@
 """A vLLM server as it is asked over HTTP; nothing of vLLM's needs to be installed beside this package for it."""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from alignment.generation.launched import LaunchedVLLM
 from alignment.terminal import say
 
 AT_ONCE = 256  # connections that are kept open
-PAUSE_S = 0.5
+PAUSE_S, ANSWERS_S = 0.5, 10.0  # between two looks whether it is up, and how long one waits
 DEV_MODE = "VLLM_SERVER_DEV_MODE=1 in its environment"
 PROCESSED = "processed_logprobs"
 INFO = "server_info?config_format=json"
+AGAIN = "the run goes on from its last checkpoint by the same command"
 FROM_FILES = {"load_config": {"load_format": "auto"}}
 
 
@@ -59,6 +61,9 @@ class Server:
         self._url, self._timeout_s = f"http://{self.at}", config.timeout_s
         self._own = config if isinstance(config, LaunchedVLLM) else None
         self._session = requests.Session()
+        self._session.trust_env = False  # else a proxy is asked for it, were it on this very machine
+        if key := os.environ.get("VLLM_API_KEY"):  # which a server that the run starts demands, for it has it too
+            self._session.headers["Authorization"] = f"Bearer {key}"
         self._session.mount("http://", HTTPAdapter(pool_maxsize=AT_ONCE))
         self.name = ""
 
@@ -71,12 +76,19 @@ class Server:
         """
         rule = "generation.vllm.host and port must be a vLLM server's"
         self._wait(rule)
-        if self._session.get(f"{self._url}/{INFO}").status_code != 200:
+        if self._answer("GET", INFO, None).status_code != 200:
             raise ConfigError(f"{rule} that was started with {DEV_MODE}, without which it takes no weights: {self.at}")
+        try:
+            self.name = str(self._ask("GET", "v1/models", None)["data"][0]["id"])
+            served = self.served()
+        except (requests.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{rule}, got {self.at!r}, which answers as none of vLLM's does") from error
+        if self._own is not None and self._own.name not in ("", self.name):
+            free = "generation.vllm.port must be free for the server that the run starts (null: one that is)"
+            raise ConfigError(f"{free}, got that of {self.at!r}, where another server listens")
         if self._own is not None:  # it began without weights, and reads none in that format
             self._post("collective_rpc", {"method": "update_config", "kwargs": {"overrides": FROM_FILES}})
-        self.name = self._session.get(f"{self._url}/v1/models").json()["data"][0]["id"]
-        return self.served()
+        return served
 
     def served(self) -> ServedModel:
         """As it is now, for a server that is started apart may have been started again."""
@@ -130,26 +142,28 @@ class Server:
 
     def _is_up(self) -> bool:
         try:
-            return self._session.get(f"{self._url}/health").status_code == 200
-        except requests.ConnectionError:
+            return self._session.get(f"{self._url}/health", timeout=ANSWERS_S).status_code == 200
+        except (requests.ConnectionError, requests.Timeout):
             return False
 
     def _post(self, route: str, content: dict[str, Any] | None) -> Any:
         return self._ask("POST", route, content)
 
-    def _ask(self, method: str, route: str, content: dict[str, Any] | None) -> Any:
-        again = "the run goes on from its last checkpoint by the same command"
+    def _answer(self, method: str, route: str, content: dict[str, Any] | None) -> requests.Response:
         try:
-            answer = self._session.request(method, f"{self._url}/{route}", json=content)
+            return self._session.request(method, f"{self._url}/{route}", json=content)
         except requests.RequestException as error:
             what = f"the vLLM server at {self.at} does not answer any more ({type(error).__name__})"
             if self._own is not None:
                 what = "the vLLM server that the run started does not answer any more"
-                raise ServerError(f"{what}: {self._own.why()}; {again}") from error
-            raise ServerError(f"{what}: start it again; {again}") from error
+                raise ServerError(f"{what}: {self._own.why()}; {AGAIN}") from error
+            raise ServerError(f"{what}: start it again; {AGAIN}") from error
+
+    def _ask(self, method: str, route: str, content: dict[str, Any] | None) -> Any:
+        answer = self._answer(method, route, content)
         if answer.status_code >= 500 and self._own is not None:  # its engine may have died behind it
             what = f"the vLLM server that the run started failed at {route} (status {answer.status_code})"
-            raise ServerError(f"{what}: {self._own.why()}; {again}")
+            raise ServerError(f"{what}: {self._own.why()}; {AGAIN}")
         if answer.status_code != 200:
             said = " ".join(answer.text.split())[:300]
             raise ServerError(f"the vLLM server at {self.at} refused {route} with status {answer.status_code}: {said}")

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import psutil
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from alignment.config.errors import ConfigError
@@ -57,19 +59,22 @@ class FileTransfer:
             raise ServerError(failed)
 
     def _send(self, model: LanguageModel, state: dict[str, torch.Tensor]) -> str | None:
-        prefix = f"weights-{platform.node()}-{os.getpid()}-"
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.folder or SHARED_MEMORY))
+        """Why they are not there, if they are not."""
+        prefix, where = f"{_begin()}-{os.getpid()}-", Path(self.folder or SHARED_MEMORY).absolute()
         try:
-            write_weights(model.hf, state, folder, model.saved_in)
-            if self.served.is_untied and is_tied(model):  # a weight of its own there, which the files above leave out
-                save_file({HEAD: state[HEAD].detach().cpu().clone()}, folder / "head.safetensors")
-                share([folder / "head.safetensors"], folder / "config.json")
-            os.chmod(folder, 0o755)  # the server may be another user's
-            self.server.load(folder)
+            with tempfile.TemporaryDirectory(prefix=prefix, dir=where) as name:  # the server may run elsewhere
+                folder = Path(name)
+                write_weights(model.hf, state, folder, model.saved_in)
+                if self.served.is_untied and is_tied(model):  # a weight of its own there, which these files leave out
+                    save_file({HEAD: state[HEAD].detach().cpu().clone()}, folder / "head.safetensors")
+                    share([folder / "head.safetensors"], folder / "config.json")
+                os.chmod(folder, 0o755)  # the server may be another user's
+                self.server.load(folder)
         except ServerError as error:
             return str(error)
-        finally:
-            shutil.rmtree(folder)
+        except (OSError, SafetensorError) as error:
+            rule = "generation.vllm.folder must be a folder with room for the model's weights"
+            return f"{rule}, got {str(where)!r} ({error})"
         return None
 
 
@@ -125,13 +130,18 @@ def file_transfer(server: Server, config: VLLMConfig, served: ServedModel, model
     return FileTransfer(server, config.folder, served)
 
 
+def _begin() -> str:
+    """How the names of folders begin that this machine's runs write weights into."""
+    return f"weights-{platform.node()}"
+
+
 def _remove_left(folder: Path) -> None:
     """Weights of this user's runs on this machine that were killed while they pushed: as large as a model, in a folder
     that may be memory."""
-    for left in folder.glob(f"weights-{platform.node()}-*-*"):
-        _, pid, _ = left.name.rsplit("-", 2)
+    for left in folder.glob(f"{_begin()}-*"):
+        named = re.fullmatch(rf"{re.escape(_begin())}-(\d+)-[^-]+", left.name)  # not "NODE-2", another machine
         with suppress(FileNotFoundError):  # another run has just removed it
-            if left.stat().st_uid == os.getuid() and not psutil.pid_exists(int(pid)):
+            if named and left.stat().st_uid == os.getuid() and not psutil.pid_exists(int(named[1])):
                 shutil.rmtree(left)
 
 

@@ -48,7 +48,7 @@ def log(line: str) -> None:
 
 def said(route: str, content: Any) -> Any:
     if route == "v1/models":
-        return {"data": [{"id": "policy"}]}
+        return {"data": [{"id": WORDS[WORDS.index("--served-model-name") + 1]}]}
     if route == "server_info":
         model = {"max_model_len": 256, "hf_overrides": {"tie_word_embeddings": False}, "logprobs_mode": "raw_logprobs"}
         return {"vllm_config": {"model_config": model, "device_config": {"device": "cpu"}, "instance_id": "one"}}

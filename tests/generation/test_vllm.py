@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +27,9 @@ from alignment.config.errors import ConfigError, UserError
 from alignment.config.generation import Generation, GenerationConfig, VLLMConfig, VLLMTransfer, require_gpu
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE
+from alignment.generation import server
+from alignment.generation.launched import LaunchedVLLM
+from alignment.generation.server import Server
 from alignment.generation.transfer import NCCLTransfer, nccl_transfer
 from alignment.generation.vllm import VLLMGenerator, build_vllm
 from alignment.models.heads import LanguageModel
@@ -50,6 +55,7 @@ class StandIn(ThreadingHTTPServer):
         self.overrides: dict[str, Any] = {}
         self.dev_mode, self.longest, self.logprobs_mode, self.refuses = True, 512, "raw_logprobs", ""
         self.device, self.start = "cuda", "one"
+        self.key, self.loaded = "", ""
 
     def said(self, route: str, content: Any) -> Any:
         """The answer, or None for one that the route has not."""
@@ -63,8 +69,9 @@ class StandIn(ThreadingHTTPServer):
             return {"vllm_config": settings}
         if route == "collective_rpc":
             assert content["method"] == "reload_weights"
+            self.loaded = content["kwargs"]["weights_path"]
             self.weights = {}
-            for file in Path(content["kwargs"]["weights_path"]).glob("*.safetensors"):
+            for file in Path(self.loaded).glob("*.safetensors"):
                 self.weights |= load_file(file)
             return {"results": [None]}
         if route in ("reset_prefix_cache", "sleep", "wake_up"):
@@ -86,6 +93,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, content: Any) -> None:
         route = self.path.removeprefix("/").partition("?")[0]
+        given = self.headers.get("Authorization", "")
+        if route.startswith("v1/") and self.server.key and given != f"Bearer {self.server.key}":
+            self.send_error(401)
+            return
         if route not in ("health", "server_info", "v1/models"):
             self.server.log.append(route)
         said = self.server.said(route, content)
@@ -285,7 +296,8 @@ def test_what_a_killed_run_has_left_is_removed_and_nothing_else(
     ended.wait()
     mine, pids = platform.node(), {"dead": ended.pid, "alive": os.getpid()}
     names = {name: f"weights-{mine}-{pid}-x" for name, pid in pids.items()}
-    names |= {"elsewhere": f"weights-{mine}2-{ended.pid}-x", "other": "weights-x"}
+    names |= {"elsewhere": f"weights-{mine}2-{ended.pid}-x", "beside": f"weights-{mine}-2-{ended.pid}-x"}
+    names |= {"other": "weights-x", "no number": f"weights-{mine}-a-x"}
     for name in names.values():
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_text("")
@@ -361,6 +373,94 @@ def test_no_server_one_that_takes_no_weights_and_one_that_refuses_them_are_one_l
         build_vllm(model, tokenizer, nowhere, DistributedConfig())
 
 
+def test_what_takes_connections_and_says_nothing_is_not_waited_for_without_end(
+    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ANSWERS_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        vllm = VLLMConfig(host="127.0.0.1", port=mute.getsockname()[1], timeout_s=0)
+        config = GenerationConfig(engine=Generation.vllm, vllm=vllm)
+        with pytest.raises(ConfigError, match=r"^generation.vllm.host and port .* where none answered in 0 s"):
+            build_vllm(model, tokenizer, config, DistributedConfig())
+
+
+@pytest.mark.parametrize(
+    ("route", "answer"),
+    [
+        ("v1/models", {"object": "list"}),
+        ("v1/models", {"data": []}),
+        ("server_info", {"vllm_config": "VllmConfig(...)"}),
+        ("server_info", {"tp_size": 1}),
+    ],
+)
+def test_a_server_of_another_kind_is_one_line(
+    model: LanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    served: StandIn,
+    route: str,
+    answer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = served.said
+    monkeypatch.setattr(served, "said", lambda asked, content: answer if asked == route else plain(asked, content))
+    with pytest.raises(ConfigError, match=r"^generation.vllm.host and port .* which answers as none of vLLM's does"):
+        built(model, tokenizer, served)
+
+
+def test_a_server_that_wants_a_key_is_given_that_of_the_environment(
+    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, served: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.key = "open"
+    with pytest.raises(UserError, match=r"^the vLLM server at .* refused v1/models with status 401: "):
+        built(model, tokenizer, served)
+    monkeypatch.setenv("VLLM_API_KEY", "open")
+    assert drawn(model, tokenizer, served, stop=['"#']).computed == 14
+
+
+def test_a_proxy_is_not_asked_for_it(
+    model: LanguageModel, tokenizer: PreTrainedTokenizerBase, served: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert drawn(model, tokenizer, served, stop=['"#']).computed == 14
+
+
+def test_another_server_at_the_port_of_the_runs_own_is_told_from_it(served: StandIn) -> None:
+    """Before anything is asked of it: it may be another run's, and would have its weights taken away."""
+    settings: dict[str, Any] = {"host": "127.0.0.1", "port": served.server_port, "timeout_s": 0.0}
+    with pytest.raises(ConfigError, match=r"^generation.vllm.port must be free .* got that of '127.0.0.1:\d+', where"):
+        Server(LaunchedVLLM(**settings, name="policy-1")).connect()
+    assert not served.log
+
+
+def test_a_folder_is_named_from_the_root_and_one_without_room_is_one_line(
+    tiny_init: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    served: StandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For the server may run elsewhere; and what was written is taken away again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shared").mkdir()
+    vllm = VLLMConfig(host="127.0.0.1", port=served.server_port, folder="shared")
+    model = moved(tiny_init, tokenizer, 0)
+    generator = build_vllm(model, tokenizer, GenerationConfig(engine=Generation.vllm, vllm=vllm), DistributedConfig())
+    generator.transfer.push(model)
+    assert served.loaded.startswith(str(tmp_path / "shared" / "weights-"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # bytes of a file
+    try:
+        with pytest.raises(
+            UserError, match=r"^generation.vllm.folder must be a folder with room .* got '/.*shared' \("
+        ):
+            generator.transfer.push(model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "shared").iterdir())
+
+
 def test_a_server_that_is_gone_is_one_line(
     model: LanguageModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,6 +515,9 @@ def test_what_the_server_cannot_do_alike_is_refused() -> None:
         VLLMConfig(transfer=VLLMTransfer.nccl, folder="x")
     with pytest.raises(ConfigError, match=r"^generation.vllm.group_port goes with transfer=nccl"):
         VLLMConfig(group_port=3)
+    for host in ("http://gpu7", "gpu7:8000", "::1", ""):
+        with pytest.raises(ConfigError, match=r"^generation.vllm.host must be a machine's name or IPv4 address"):
+            VLLMConfig(host=host, folder="x")
 
 
 def test_a_server_that_sleeps_is_awake_for_a_rollout_alone(
