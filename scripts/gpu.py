@@ -35,6 +35,9 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU here; --device cpu tries the script without one")
+    if not asked.data.is_file():
+        parser.error(f"--data must be a file of pairs, got {str(asked.data)!r} in {Path.cwd()}")
+    asked.data, asked.out = asked.data.resolve(), asked.out.resolve()  # what follows runs elsewhere
     asked.out.mkdir(parents=True, exist_ok=True)
     result = {"machine": machine(asked.device), "tests": tests(asked), "benchmark": benchmark(asked)}
     (asked.out / "gpu.json").write_text(json.dumps(result, indent=2))

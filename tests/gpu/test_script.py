@@ -66,3 +66,12 @@ def test_a_machine_without_a_gpu_is_told_so(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 2 and "there is no GPU here" in ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_file_that_is_not_there_is_told_before_anything_runs(tmp_path: Path) -> None:
+    command = [sys.executable, REPOSITORY / "scripts" / "gpu.py", "--device", "cpu", "--data", "PAIRS", "--out", "out"]
+    environment = {"CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY)}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert ended.returncode == 2 and f"--data must be a file of pairs, got 'PAIRS' in {tmp_path}" in ended.stderr
+    assert not (tmp_path / "out").exists()
