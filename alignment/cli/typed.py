@@ -14,7 +14,10 @@ from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.run import RunConfig, TrainingConfig
 
 LENGTH = ("train.max_steps", "train.epochs")
-OF_AN_ADAPTER = ("rank", "alpha", "targets", "rslora", "dora", "init", "modules_to_save", "target_parameters")
+OF_AN_ADAPTER = (
+    *("rank", "alpha", "rank_pattern", "alpha_pattern", "targets", "rslora", "dora", "init", "modules_to_save"),
+    "target_parameters",
+)
 """Of `model.lora`, what is the adapter's own; the rest is how the run trains it."""
 
 

@@ -161,6 +161,12 @@ def _own(folder: Path) -> dict[str, Any]:
         if not are_names and not (name == "target_modules" and isinstance(value, str)):
             raise ConfigError(f"{KEY}: {name} in {str(folder / ADAPTER_FILE)!r} must be a list of names, got {value!r}")
     own: dict[str, Any] = {"rank": rank, "alpha": alpha, "modules_to_save": list(whole)}
+    for name in ("rank_pattern", "alpha_pattern"):
+        own[name] = settings.get(name) or {}
+        are_numbers = isinstance(own[name], dict) and all(isinstance(each, int) for each in own[name].values())
+        if not are_numbers or any(each < 1 for each in own[name].values()):
+            rule = f"{KEY}: {name} in {str(folder / ADAPTER_FILE)!r} must be names of layers with numbers >= 1"
+            raise ConfigError(f"{rule}, got {own[name]!r}")
     own |= {"rslora": bool(settings.get("use_rslora")), "dora": bool(settings.get("use_dora"))}
     if targets is None:
         return own

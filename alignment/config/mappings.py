@@ -1,8 +1,11 @@
 """The keys of a config that hold a mapping from names of the user's own."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
+
+from alignment.config.errors import ConfigError, require
 
 
 def mappings(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, type[Any]]]:
@@ -13,3 +16,15 @@ def mappings(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, type[Any]
             yield from mappings(hint, f"{prefix}{name}.")
         elif get_origin(hint) is dict:
             yield f"{prefix}{name}", get_args(hint)[1]
+
+
+def require_patterns(key: str, numbers: dict[str, int]) -> None:
+    """Raises:
+    ConfigError: a name is no pattern that can be looked for, or its number is below 1.
+    """
+    for pattern, number in numbers.items():
+        require(number >= 1, f"{key}.{pattern} must be >= 1", number)
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{key} must have names or patterns of layers, got {pattern!r} ({error})") from error

@@ -6,8 +6,10 @@ from enum import Enum
 from typing import Any
 
 from alignment.config.base import Config
+from alignment.config.chat_template import NAMES, TEMPLATE
 from alignment.config.errors import ConfigError, require
 from alignment.config.fp8 import Fp8
+from alignment.config.mappings import require_patterns
 from alignment.config.marks import ADAPTER, MODEL, TOKENIZER
 from alignment.config.rope import RopeConfig
 from alignment.user_error import nearest
@@ -64,6 +66,11 @@ class LoraConfig(Config):
     """0 trains all weights; above 0 the weights are frozen and adapters of this rank are trained (arXiv:2106.09685)."""
     alpha: int = ALPHA
     """The adapters' outputs are scaled by alpha / rank."""
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    """Layer -> a rank of its own, in place of `rank`: names, or their ends, as peft has them, which may be patterns:
+    q_proj, layers.0.mlp.*; of several that fit a layer the first counts."""
+    alpha_pattern: dict[str, int] = field(default_factory=dict)
+    """Likewise, in place of `alpha`."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead, so that adapters of a high rank learn as fast (arXiv:2312.03732)."""
     dora: bool = False
@@ -97,6 +104,8 @@ class LoraConfig(Config):
     def __post_init__(self) -> None:
         require(self.rank >= 0, "model.lora.rank must be >= 0", self.rank)
         require(self.alpha > 0, "model.lora.alpha must be > 0", self.alpha)
+        for key, pattern in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
+            require_patterns(f"model.lora.{key}", pattern)
         require(0 <= self.dropout < 1, "model.lora.dropout must be in [0, 1)", self.dropout)
         require(0 < self.plus < math.inf, "model.lora.plus must be > 0 and finite", self.plus)
         rule = f"model.lora.{{}} must be false with model.lora.init={self.init.value}, saved as two adapters in one"
@@ -136,21 +145,6 @@ class Quantization(str, Enum):
     """QLoRA's (arXiv:2305.14314): 4 bits, NormalFloat by blocks of 64, whose scales take 8; 4.13 bits a weight."""
     int8 = "int8"
     """LLM.int8() (arXiv:2208.07339): 8 bits, scaled by row, and products of 8 bits, but where inputs reach 6."""
-
-
-class ChatTemplate(str, Enum):
-    """The chat templates that have a name (alignment/data/templates.py has them)."""
-
-    chatml = "chatml"
-    llama3 = "llama3"
-    zephyr = "zephyr"
-    gemma = "gemma"
-    mistral = "mistral"
-    plain = "plain"
-
-
-NAMES = tuple(each.value for each in ChatTemplate)
-TEMPLATE = {"input": True, "names": NAMES}  # a file that is read, or one of these
 
 
 @dataclass(slots=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
+from alignment.config.chat_template import ChatTemplate
 from alignment.config.errors import ConfigError
 from alignment.config.folders import require_fetched
-from alignment.config.model import ChatTemplate
 from alignment.data.chat import PLAIN_TEMPLATE, PROBE, REFUSALS
 
 # A text that begins a document does so with BOS, which is not written twice where a turn begins with the same token.

@@ -1,16 +1,27 @@
 """An adapter, and what is trained whole beside it, written in peft's form."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
+from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from alignment.config.folders import ADAPTER_FILE
 from alignment.config.hub import pinned_name
 from alignment.distributed.placement import Placement
-from alignment.models.adapters import DEFAULT, FIRST, PREFIX, has_lengths, is_adapted, is_of_experts, lora_layers
+from alignment.models.adapters import (
+    DEFAULT,
+    FIRST,
+    PREFIX,
+    adapted_names,
+    has_lengths,
+    is_adapted,
+    is_of_experts,
+    lora_layers,
+)
 from alignment.models.decomposed import holds_part_of_base, less
 from alignment.models.lora import WEIGHTS_FILE, config_of_adapter, shape_of_adapter
 from alignment.models.save import as_saved, share
@@ -49,8 +60,8 @@ def save_adapter(
     PeftLoraConfig(
         r=shape.rank * (1 + has_part),
         lora_alpha=shape.alpha * (1 + has_part),
-        rank_pattern=own.rank_pattern,
-        alpha_pattern=own.alpha_pattern,
+        rank_pattern=_pattern(hf, shape.rank_pattern, 1 + has_part),
+        alpha_pattern=_pattern(hf, shape.alpha_pattern, 1 + has_part),
         use_rslora=shape.rslora,
         use_dora=has_lengths(lora_layers(hf)[0], DEFAULT),
         target_modules=_targets(hf),
@@ -63,6 +74,13 @@ def save_adapter(
     ).save_pretrained(str(folder))
     save_file(kept, folder / WEIGHTS_FILE)
     share([folder / WEIGHTS_FILE], folder / ADAPTER_FILE)
+
+
+def _pattern(hf: PreTrainedModel, numbers: Mapping[str, int], times: int) -> dict[str, int]:
+    """As it is saved: peft writes it in the order of its names, so that it is by layers where the order counts."""
+    own = {name: numbers.get(get_pattern_key(list(numbers), name)) for name in adapted_names(hf)}
+    is_same = all(numbers.get(get_pattern_key(sorted(numbers), name)) == number for name, number in own.items())
+    return {name: number * times for name, number in (numbers if is_same else own).items() if number is not None}
 
 
 def _targets(hf: PreTrainedModel) -> list[str]:

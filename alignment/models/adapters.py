@@ -57,6 +57,12 @@ def is_of_experts(module: nn.Module) -> bool:
     return is_adapted(module) and "parameter_name" in vars(module)
 
 
+def adapted_names(hf: nn.Module) -> list[str]:
+    """Of the layers that have adapters, by which peft knows them: of a stack of experts its weight's."""
+    found: list[tuple[str, Any]] = [(plain_name(name), each) for name, each in hf.named_modules() if is_adapted(each)]
+    return [f"{name}.{adapted_weight(each)}" if is_of_experts(each) else name for name, each in found]
+
+
 @contextmanager
 def adapter_off(hf: PreTrainedModel) -> Iterator[None]:
     """Inside, the model is its base: the reference of a LoRA policy."""

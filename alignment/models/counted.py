@@ -1,5 +1,6 @@
 """A model before it is there: what it is of a run, the rows it reads, and what was counted of it."""
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from math import gcd
@@ -50,6 +51,12 @@ class Role:
     """Whether PPO's update reads it: the entropy of each token beside its log-prob, or a value for each token."""
     copies: int = 0
     """Further float32 copies of the weights that train, such as their moving average."""
+
+    @property
+    def is_even(self) -> bool:
+        """Whether its layers are as large as each other: a pattern of adapters that is no plain name may fit some."""
+        lora = self.settings.lora
+        return all(re.fullmatch(r"[A-Za-z_.]*", name) for name in (*lora.rank_pattern, *lora.alpha_pattern))
 
 
 class Phase(IntEnum):

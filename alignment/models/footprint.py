@@ -108,7 +108,7 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     config, is_trusted = config_and_trust(role)
     build = partial(_counted, role, rows, compute, layout, is_trusted)
     num_layers = config.get_text_config().num_hidden_layers
-    count, more = _drawn_out(config, build)
+    count, more = _drawn_out(config, build, is_even=role.is_even)
     found = count.tolist()
     trained, frozen, num_trained, num_frozen, num_fp8 = found[:5]
     states, (small, scales, shared, row), passes = States(*found[5:8]), found[8:12], found[12:]
@@ -131,15 +131,15 @@ def states_of_role(role: Role, compute: torch.dtype) -> States:
     def build(cut: PreTrainedConfig) -> np.ndarray:
         return np.array(states_in(role, _without_weights(role, cut, compute, is_trusted=is_trusted)))
 
-    return States(*_drawn_out(config, build)[0].tolist())
+    return States(*_drawn_out(config, build, is_even=role.is_even)[0].tolist())
 
 
 def _drawn_out(
-    config: PreTrainedConfig, build: Callable[[PreTrainedConfig], np.ndarray]
+    config: PreTrainedConfig, build: Callable[[PreTrainedConfig], np.ndarray], *, is_even: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """What is counted of all layers, and of one, None of so few that all are counted."""
+    """What is counted of all layers, and of one, None of so few, or such unlike ones, that all are counted."""
     num_layers = config.get_text_config().num_hidden_layers
-    if num_layers <= DEPTHS[1]:
+    if num_layers <= DEPTHS[1] or not is_even:
         return build(config), None
     shallow, deep = (build(_cut(config, depth)) for depth in DEPTHS)  # what each further layer adds is the same
     more = (deep - shallow) / (DEPTHS[1] - DEPTHS[0])

@@ -4,13 +4,15 @@ Who needs an adapter imports this there and then: peft, with what it looks for i
 start, and most runs train without.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from peft import LoraConfig as PeftLoraConfig
 from peft import inject_adapter_in_model
 from peft.tuners.tuners_utils import cast_adapter_dtype
+from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -19,7 +21,7 @@ from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE
 from alignment.config.model import LoraConfig, LoraInit
 from alignment.distributed.engine import shape_of
-from alignment.models.adapters import DEFAULT, PREFIX, is_adapted, lora_layers, use_adapter
+from alignment.models.adapters import DEFAULT, PREFIX, adapted_names, is_adapted, lora_layers, use_adapter
 from alignment.models.routers import has_routers
 from alignment.models.scalar_head import head_name, scalar_head
 from alignment.terminal import say
@@ -49,6 +51,8 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
     peft_config = PeftLoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
+        rank_pattern=dict(config.rank_pattern),
+        alpha_pattern=dict(config.alpha_pattern),
         lora_dropout=config.dropout,
         use_rslora=config.rslora,
         use_dora=config.dora,
@@ -58,11 +62,14 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
         exclude_modules=kept or None,
     )
     try:
-        put_adapter(hf, peft_config, "model.lora.targets")
+        with warnings.catch_warnings():  # a pattern of no layer is refused below
+            warnings.filterwarnings("ignore", r"The following \w+_pattern keys did not match")
+            put_adapter(hf, peft_config, "model.lora.targets")
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}, got {config.targets}") from error
+    _require_patterns(hf, config)
 
 
 def put_adapter(hf: PreTrainedModel, config: PeftLoraConfig, key: str) -> None:
@@ -81,6 +88,18 @@ def put_adapter(hf: PreTrainedModel, config: PeftLoraConfig, key: str) -> None:
         scalar_head(hf).requires_grad_(True)
     if hf.is_activation_checkpointing:
         hf.enable_input_require_grads()
+
+
+def _require_patterns(hf: PreTrainedModel, config: LoraConfig) -> None:
+    """Raises:
+    ConfigError: a pattern fits no layer that has an adapter, or none that no earlier one fits.
+    """
+    names = adapted_names(hf)
+    for key, numbers in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+        used = {get_pattern_key(list(numbers), name) for name in names}
+        if unused := [pattern for pattern in numbers if pattern not in used]:
+            rule = f"model.lora.{key} must fit layers with an adapter, each pattern some that no earlier one fits"
+            raise ConfigError(f"{rule}, got {unused[0]!r}; they are called as {names[0]} is")
 
 
 def _has_fused_experts(hf: PreTrainedModel) -> bool:
@@ -140,12 +159,18 @@ class AdapterShape:
     rank: int
     alpha: int
     rslora: bool
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, int] = field(default_factory=dict)
 
 
 def shape_of_adapter(hf: PreTrainedModel) -> AdapterShape:
     """Of the one that the model was loaded with."""
-    config = config_of_adapter(hf)
-    return AdapterShape(config.r, config.lora_alpha, config.use_rslora)
+    return _shape(config_of_adapter(hf))
+
+
+def _shape(config: PeftLoraConfig) -> AdapterShape:
+    patterns = dict(config.rank_pattern or {}), dict(config.alpha_pattern or {})
+    return AdapterShape(config.r, config.lora_alpha, config.use_rslora, *patterns)
 
 
 def config_of_adapter(hf: PreTrainedModel) -> PeftLoraConfig:
@@ -156,7 +181,14 @@ def config_of_adapter(hf: PreTrainedModel) -> PeftLoraConfig:
 
 def add_another(hf: PreTrainedModel, name: str, shape: AdapterShape) -> None:
     """A second adapter, which is nothing until it is trained or loaded, beside the first and on the same layers."""
-    inject_beside(hf, name, PeftLoraConfig(r=shape.rank, lora_alpha=shape.alpha, use_rslora=shape.rslora))
+    config = PeftLoraConfig(
+        r=shape.rank,
+        lora_alpha=shape.alpha,
+        use_rslora=shape.rslora,
+        rank_pattern=dict(shape.rank_pattern),
+        alpha_pattern=dict(shape.alpha_pattern),
+    )
+    inject_beside(hf, name, config)
 
 
 def leave_alone(hf: PreTrainedModel, name: str) -> None:
@@ -199,7 +231,7 @@ def read_adapter(folder: Path) -> SavedAdapter:
     base = config.base_model_name_or_path
     if base is not None and config.revision is not None:
         base = f"{base}@{config.revision}"
-    return SavedAdapter(AdapterShape(config.r, config.lora_alpha, config.use_rslora), base, weights)
+    return SavedAdapter(_shape(config), base, weights)
 
 
 def write_adapter(hf: PreTrainedModel, name: str, weights: dict[str, Tensor]) -> None:

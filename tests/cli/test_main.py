@@ -121,8 +121,8 @@ def test_help_shows_what_every_reader_looks_for_first_and_where_a_run_goes_last(
 def test_help_of_one_group_of_keys(alignment: Callable[..., Any]) -> None:
     shown = alignment("run", "tiny_dpo", "--help", "model.lora", "model.lora.rank=4").out.splitlines()
     keys = [line.split("=")[0].strip() for line in shown[2:] if "=" in line]
-    names = ["rank", "alpha", "rslora", "dora", "init", "merge_every", "restart_warmup_steps", "dropout", "merge"]
-    names += ["plus", "targets", "target_parameters", "modules_to_save"]
+    names = ["rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "dora", "init", "merge_every"]
+    names += ["restart_warmup_steps", "dropout", "merge", "plus", "targets", "target_parameters", "modules_to_save"]
     assert keys == [f"model.lora.{name}" for name in names]
     assert any(line.strip().startswith("model.lora.rank=4") for line in shown)
     init = next(place for place, line in enumerate(shown) if line.strip().startswith("model.lora.init="))

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from alignment.config.chat_template import ChatTemplate
 from alignment.config.errors import ConfigError
 from alignment.config.inputs import check_inputs, input_paths
-from alignment.config.model import ChatTemplate, ModelConfig
+from alignment.config.model import ModelConfig
 from alignment.data.templates import TEMPLATES, replace_template
 from alignment.models.tokenizer import prepare_tokenizer
 
