@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config.errors import UserError
-from alignment.config.folders import ADAPTER_FILE, MODEL_FILE, read_json
+from alignment.config.folders import ADAPTER_FILE, MODEL_FILE, base_of, read_json
+from alignment.config.saved_prompt import is_soft_prompt
 from alignment.runs.folder import RunFolder
 from alignment.runs.notes import read_note
 from alignment.runs.rows import read_rows
@@ -46,10 +47,10 @@ class Run:
 
         Returns:
             an AutoModelForCausalLM, or of a reward model an AutoModelForSequenceClassification; an AutoTokenizer. Of
-            an adapter that was left alone, its base with the adapter on it.
+            an adapter that was left alone, its base with the adapter on it; of a soft prompt peft's model of both.
 
         Raises:
-            UserError: the run has trained no model.
+            UserError: the run has trained no model, or the base of its soft prompt is not here.
         """
         if self.model is None:
             raise UserError(f"{self.folder} holds no trained model")
@@ -63,4 +64,12 @@ class Run:
             architectures = read_json(self.model / MODEL_FILE, "model").get("architectures") or [""]
             is_scalar = architectures[0].endswith("ForSequenceClassification")
         auto: Any = AutoModelForSequenceClassification if is_scalar else AutoModelForCausalLM
-        return auto.from_pretrained(self.model, **settings), AutoTokenizer.from_pretrained(self.model)
+        tokenizer = AutoTokenizer.from_pretrained(self.model)
+        if is_soft_prompt(self.model):  # which stands in no model of transformers' own
+            from peft import PeftModel
+
+            base = base_of(self.model, "model")
+            if base is None:
+                raise UserError(f"the base of the soft prompt in {self.model} must be where {ADAPTER_FILE} names it")
+            return PeftModel.from_pretrained(auto.from_pretrained(base, **settings), self.model), tokenizer
+        return auto.from_pretrained(self.model, **settings), tokenizer

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
+from alignment.config.errors import ConfigError
 from alignment.config.folders import base_on_hub, find_model
 from alignment.config.hub import located
 from alignment.config.model import ModelConfig
@@ -28,7 +29,14 @@ PLAIN: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
 
 
 def plain_model(model: LanguageModel | ScalarModel, settings: ModelConfig) -> PreTrainedModel:
-    """A second model beside `model`, which was loaded by `settings`; a head that was made anew is copied."""
+    """A second model beside `model`, which was loaded by `settings`; a head that was made anew is copied.
+
+    Raises:
+        ConfigError: the model is read with a soft prompt.
+    """
+    if model.soft_prompt() is not None:
+        rule = "check compares a model with what transformers makes of its folder, where a soft prompt is no part of it"
+        raise ConfigError(f"{rule}: check the run with model.soft_prompt.tokens=0, or its base, got {settings.path!r}")
     is_language = isinstance(model, LanguageModel)
     auto: Any = AutoModelForCausalLM if is_language else AutoModelForSequenceClassification
     labels = {} if is_language else {"num_labels": 1}

@@ -12,6 +12,7 @@ ROWS = ("data.train.path",)
 HELD_OUT = ("data.eval.path",)
 MODEL = ("model.path",)
 LENGTH = ("generation.max_new_tokens", "data.max_length")
+SOFT_PROMPT = ("model.soft_prompt.tokens",)
 SPELLINGS = {  # last part of a key, or all of it -> keys, of which the first that the task has is meant
     "lr": ("train.learning_rate",),
     "learning_rate": ("train.learning_rate",),
@@ -70,6 +71,11 @@ SPELLINGS = {  # last part of a key, or all of it -> keys, of which the first th
     "loraplus_lr_ratio": ("model.lora.plus",),
     "lora_dropout": ("model.lora.dropout",),
     "target_modules": ("model.lora.targets",),
+    "prompt_tuning": SOFT_PROMPT,
+    "num_virtual_tokens": SOFT_PROMPT,
+    "prompt_tuning_init_text": ("model.soft_prompt.init_text",),
+    "encoder_reparameterization_type": ("model.soft_prompt.encoder",),
+    "encoder_hidden_size": ("model.soft_prompt.hidden_size",),
     "dataset": ROWS,
     "dataset_name": ROWS,
     "dataset_path": ROWS,
@@ -160,8 +166,9 @@ FLAGS = {  # what is given with dashes, as other commands take it -> key
 QUANTIZED = "model.quantization=nf4 packs the base of adapters in 4 bits as it is read, model.quantization=int8 in 8"
 ROWS_OF_A_STEP = "batch.size=N is of a whole step, over all processes; batch.max_tokens=N is what one pass takes of it"
 ADAPTERS = "model.lora.rank=N trains few weights, which are merged into the others"
-VIRTUAL = f"tokens learned before each prompt are in no weight of the model that a run leaves; {ADAPTERS}"
-PREFIXES = f"keys and values learned before each prompt are in no weight of the model that a run leaves; {ADAPTERS}"
+ENCODED = "P-tuning is model.soft_prompt.tokens=N model.soft_prompt.encoder=mlp"
+PREFIXES = "keys and values that a layer has of no token have no place among those of a packed row's own tokens; "
+PREFIXES += f"model.soft_prompt.tokens=N learns embeddings before each text, and {ADAPTERS}"
 WAYS = {  # what has no key of its own here
     "per_device_train_batch_size": ROWS_OF_A_STEP,
     "per_device_eval_batch_size": ROWS_OF_A_STEP,
@@ -172,9 +179,7 @@ WAYS = {  # what has no key of its own here
     "load_in_8bit": QUANTIZED,
     "quantize": QUANTIZED,
     "quantization_config": QUANTIZED,
-    "prompt_tuning": VIRTUAL,
-    "p_tuning": VIRTUAL,
-    "num_virtual_tokens": VIRTUAL,
+    "p_tuning": ENCODED,
     "prefix_tuning": PREFIXES,
     "p_tuning_v2": PREFIXES,
     "assistant_only_loss": "turns of the assistant alone carry loss; data.learn=last: the last alone",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from alignment.config.online import OnlineDPOConfig, PPOConfig
     from alignment.config.ppo import AdvantageConfig, CriticConfig, KLConfig, PPOUpdateConfig, PtxConfig, RolesConfig
     from alignment.config.reward import RewardShapingConfig, ScorerConfig
+    from alignment.config.soft_prompt import SoftPromptConfig
     from alignment.config.sources import EvalSource, TrainSource
     from alignment.config.supervised import (
         CPOConfig,
@@ -76,6 +77,7 @@ __all__, __getattr__ = exports(
         "SFTConfig": "alignment.config.supervised",
         "ScorerConfig": "alignment.config.reward",
         "SimPOConfig": "alignment.config.supervised",
+        "SoftPromptConfig": "alignment.config.soft_prompt",
         "StageConfig": "alignment.config.tasks",
         "TrainConfig": "alignment.config.train",
         "TrainSource": "alignment.config.sources",

@@ -11,13 +11,18 @@ from alignment.config.hub import located
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.rope import RopeConfig
 from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.saved_prompt import KINDS, is_soft_prompt, settled_prompt
 
 KEY = "model.adapter"
 BESIDE = "adapter"  # the weights of a run's model into which it is merged
 
-OF_PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE")
-"""Kinds of peft's that are tokens, or keys and values, before a text."""
-BEFORE_TEXT = "what stands before each text is in no weight of its base, and a model here is its weights alone"
+LAYERS = "keys and values that a layer has of no token have no place among those of a packed row's own tokens"
+OTHERS = "what it sets before a text depends on its task or its examples, and a packed row has neither"
+NOT_READ = {
+    **dict.fromkeys(("PREFIX_TUNING", "CARTRIDGE"), LAYERS),
+    **dict.fromkeys(("MULTITASK_PROMPT_TUNING", "CPT"), OTHERS),
+}
+"""Kinds of peft's that stand before a text and are no embeddings of their own alone -> why they are not read."""
 NOT_MERGED = ("ADAPTION_PROMPT", "XLORA", "POLY", "LILY", "SHADOW")
 """Kinds of others whose change depends on what is read, so that peft adds it to no weight."""
 
@@ -31,41 +36,55 @@ def adapter_of(path: str) -> str:
     return str(folder / BESIDE) if is_beside else path
 
 
-def require_lora(key: str, folder: Path) -> None:
+def require_trainable(key: str, folder: Path) -> None:
     """Raises:
-    ConfigError: the folder holds no adapter, or one that is not LoRA's.
+    ConfigError: the folder holds no adapter, or one that is neither LoRA's nor a soft prompt.
     """
     if not (folder / ADAPTER_FILE).is_file():
         is_whole = (folder / MODEL_FILE).is_file()
         way = f", got a whole model; model.path={folder} trains it" if is_whole else f", got {str(folder)!r}"
         raise ConfigError(f"{key} must be the folder of an adapter ({ADAPTER_FILE}){way}")
     kind = read_json(folder / ADAPTER_FILE, key).get("peft_type")
-    if kind != "LORA":
-        way = BEFORE_TEXT
+    if kind != "LORA" and kind not in KINDS:
+        way = NOT_READ.get(str(kind), f"model.path={folder} merges others into their base, and trains on from there")
         if kind in NOT_MERGED:
             way = "peft cannot merge its kind, so that model.path does not take it either"
-        elif kind not in OF_PROMPTS:
-            way = f"model.path={folder} merges others into their base, and trains on from there"
-        raise ConfigError(f"{key} must be an adapter of LoRA, got {kind!r} in {str(folder / ADAPTER_FILE)!r}; {way}")
+        rule = f"{key} must be an adapter of LoRA or a soft prompt"
+        raise ConfigError(f"{rule}, got {kind!r} in {str(folder / ADAPTER_FILE)!r}; {way}")
 
 
 def settled(config: Run) -> Run:
-    """The run with the base of its adapter, where `model.path` is null, and the adapter's own shape as `model.lora`. As
-    it is where it trains no saved adapter, or one that is not here yet.
+    """The run with the base of its adapter, where `model.path` is null, and the adapter's own shape as `model.lora`, or
+    as `model.soft_prompt`. As it is where it trains no saved adapter, or one that is not here yet.
 
     Raises:
-        ConfigError: the adapter names no base that is here, or a key of `model.lora` says otherwise than it.
+        ConfigError: the adapter names no base that is here, or a key of `model.lora` says otherwise than it; or the
+            weights that are to train are read with a soft prompt.
     """
-    if not isinstance(config, TrainingConfig) or config.model.adapter is None:
+    if not isinstance(config, TrainingConfig):
+        return config
+    _require_no_prompt(config.model.path)
+    if config.model.adapter is None:
         return config
     folder = located(config.model.adapter)
     if not (folder / ADAPTER_FILE).is_file():
         return config
     _require_apart(config.model.path, folder)
     _require_scaling(config.model, folder)
-    model: ModelConfig = replace(config.model, path=config.model.path or _base(folder), lora=_shape(config, folder))
+    if is_soft_prompt(folder):
+        shape: dict[str, Any] = {"soft_prompt": settled_prompt(config.model, folder, KEY)}
+    else:
+        shape = {"lora": _shape(config, folder)}
+    model: ModelConfig = replace(config.model, path=config.model.path or _base(folder), **shape)
     settled_config: Run = replace(config, model=model)
     return settled_config
+
+
+def _require_no_prompt(path: str | None) -> None:
+    """Raise `ConfigError` where `model.path`, which is to train or to be the base of what does, has a soft prompt."""
+    folder = None if path is None else located(path)
+    rule = f"model.path must be a model without a soft prompt, whose weights are read alone; {KEY}={path} trains it on"
+    require(folder is None or not is_soft_prompt(folder), rule, path)
 
 
 def _require_apart(path: str | None, folder: Path) -> None:
@@ -123,7 +142,9 @@ def require_own_shape(model: ModelConfig, names: Collection[str]) -> None:
     """Raise `ConfigError` where one of these keys of `model.lora`, which are given, says otherwise than the adapter
     that is trained on; one that is not here yet says nothing."""
     folder = None if model.adapter is None else located(model.adapter)
-    if folder is not None and (folder / ADAPTER_FILE).is_file():
+    if folder is not None and names and is_soft_prompt(folder):
+        raise ConfigError(f"model.lora.{min(names)} must be left out beside {KEY}, a soft prompt, got {folder}")
+    if folder is not None and not is_soft_prompt(folder) and (folder / ADAPTER_FILE).is_file():
         given = {each.name: getattr(model.lora, each.name) for each in fields(LoraConfig) if each.name in names}
         _require_same(_own(folder), given, folder)
 

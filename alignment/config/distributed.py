@@ -8,7 +8,7 @@ from alignment.config.base import Config
 from alignment.config.errors import require
 from alignment.config.fp8 import Fp8
 from alignment.config.marks import INPUT, PLACE
-from alignment.config.model import Attention, ModelConfig
+from alignment.config.model import Attention, ModelConfig, Quantization
 
 
 class Device(str, Enum):
@@ -130,3 +130,10 @@ def _require_fp8(model: ModelConfig, distributed: DistributedConfig) -> None:
     rule = "model.fp8 must be none with an adapter (model.lora.rank, model.adapter), of whose base its layers would "
     rule += "make gradients too"
     require(not model.has_adapter, rule, model.fp8.value)
+
+
+def require_packable(model: ModelConfig, zero: int | None) -> None:
+    """Raise `ConfigError` where the stage of ZeRO would share out weights that their layers keep by themselves."""
+    rule = "distributed.zero must be null, 0, 1 or 2 with model.quantization=int8, whose layers hold on to their "
+    rule += "weights where ZeRO 3 would take them away; with model.quantization=nf4 it may be 3"
+    require(model.quantization is not Quantization.int8 or zero != 3, rule, zero)

@@ -10,6 +10,7 @@ from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import require
 from alignment.config.launch import LaunchConfig
 from alignment.config.model import ModelConfig
+from alignment.config.soft_prompt import KEY as SOFT_PROMPT
 
 GROUP_PORT = 51216  # trl's
 PORT = 8000  # vLLM's
@@ -179,9 +180,16 @@ def require_gpu(generation: GenerationConfig, device: str) -> None:
 
 
 def require_served(generation: GenerationConfig, model: ModelConfig) -> None:
-    """Raise `ConfigError` where the generator's server has another vocabulary than the model that it replies with."""
+    """Raise `ConfigError` where the generator cannot reply as the model would: its server has another vocabulary, or no
+    soft prompt."""
     rule = "model.resize_embeddings must be false with generation.engine=vllm, whose server has the folder's vocabulary"
     require(generation.engine is not Generation.vllm or not model.resize_embeddings, rule, model.resize_embeddings)
+    rule = f"{SOFT_PROMPT} must be 0 with generation.{{}}"
+    is_plain = not model.has_soft_prompt
+    why = "engine=vllm, whose server has the weights of the base alone"
+    require(is_plain or generation.engine is not Generation.vllm, rule.format(why), model.soft_prompt.tokens)
+    why = "compile=true, whose steps are compiled without it"
+    require(is_plain or not generation.compile, rule.format(why), model.soft_prompt.tokens)
 
 
 def require_temperatures(temperatures: list[float], num_samples: int, generation: GenerationConfig) -> None:

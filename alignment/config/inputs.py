@@ -13,7 +13,7 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
-from alignment.config.adapter import adapter_of, require_lora
+from alignment.config.adapter import adapter_of, require_trainable
 from alignment.config.errors import ConfigError, error_prefix
 from alignment.config.files import is_pattern, matched
 from alignment.config.folders import MODEL_FILE, holds_model, model_of
@@ -160,7 +160,8 @@ def check_inputs(config: Any, prefix: str = "", *, but_within: str | None = None
 
 def _check_kinds(config: Any, prefix: str, but_within: str | None) -> None:
     """That a reward model is given where one scores, a language model where one replies, an adapter to train on."""
-    asked = {"language_model": require_language_model, "reward_model": require_reward_model, "adapter": require_lora}
+    asked = {"language_model": require_language_model, "reward_model": require_reward_model}
+    asked["adapter"] = require_trainable
     found = [(mark, key, path) for mark in asked for key, path, _ in _marked(config, mark, prefix)]
     if isinstance(config, RunConfig) and config.is_policy:
         found += [("language_model", key, path) for key, path in input_paths(config) if key == "model.path"]

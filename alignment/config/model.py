@@ -12,6 +12,7 @@ from alignment.config.fp8 import Fp8
 from alignment.config.mappings import require_patterns
 from alignment.config.marks import ADAPTER, MODEL, TOKENIZER
 from alignment.config.rope import RopeConfig
+from alignment.config.soft_prompt import KEY, SoftPromptConfig
 from alignment.user_error import nearest
 
 
@@ -191,11 +192,13 @@ class ModelConfig(Config):
     `router_aux_loss_coef`, where its config sets `output_router_logits`."""
     rope: RopeConfig = field(default_factory=RopeConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    soft_prompt: SoftPromptConfig = field(default_factory=SoftPromptConfig)
 
     def __post_init__(self) -> None:
         rule = "model.path must name a folder, or a model on the hub, or model.init a model_type to build"
         require(self.path is not None or self.adapter is not None or "model_type" in self.init, rule, self.path)
         self._check_lora()
+        self._check_soft_prompt()
         given, names = self.chat_template, NAMES
         if given is not None and given not in names and not {".", "/"} & set(given):
             rule = f"model.chat_template must be a file or one of {', '.join(names)}"
@@ -219,6 +222,14 @@ class ModelConfig(Config):
         rule = "model.lora.init must be left out beside model.adapter, which has begun already"
         require(self.adapter is None or self.lora.init is LoraInit.default, rule, self.lora.init)
 
+    def _check_soft_prompt(self) -> None:
+        rule = f"model.soft_prompt goes with {KEY} > 0"
+        require(self.has_soft_prompt or self.soft_prompt == SoftPromptConfig(), rule, self.soft_prompt.tokens)
+        rule = f"{KEY} must be 0 with model.lora.rank > 0: one of the two trains"
+        require(not self.has_soft_prompt or self.lora.rank == 0, rule, self.soft_prompt.tokens)
+        rule = f"model.resize_embeddings must be false with {KEY}, for what is left is of the base as its folder has it"
+        require(not self.has_soft_prompt or not self.resize_embeddings, rule, True)
+
     @property
     def keeps_base(self) -> bool:
         """Whether the weights stay as they are beneath an adapter, and are held in what they compute in."""
@@ -231,11 +242,9 @@ class ModelConfig(Config):
     @property
     def has_adapter(self) -> bool:
         """Whether an adapter trains in place of all weights."""
-        return self.lora.rank > 0 or self.adapter is not None
+        return self.lora.rank > 0 or self.adapter is not None or self.has_soft_prompt
 
-
-def require_packable(model: ModelConfig, zero: int | None) -> None:
-    """Raise `ConfigError` where the stage of ZeRO would share out weights that their layers keep by themselves."""
-    rule = "distributed.zero must be null, 0, 1 or 2 with model.quantization=int8, whose layers hold on to their "
-    rule += "weights where ZeRO 3 would take them away; with model.quantization=nf4 it may be 3"
-    require(model.quantization is not Quantization.int8 or zero != 3, rule, zero)
+    @property
+    def has_soft_prompt(self) -> bool:
+        """Whether embeddings before each text train, and are left alone."""
+        return self.soft_prompt.tokens > 0

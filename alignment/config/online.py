@@ -127,7 +127,7 @@ class PPOConfig(OnlineConfig):
         rule = "generation.top_k and top_p must be 0 and 1 for PPO, whose log-probs are of the whole distribution"
         require(full, rule, (self.generation.top_k, self.generation.top_p))
         if self.roles.share is Share.lora:
-            is_adapted = self.model.lora.rank > 0 or self.model.adapter is not None
+            is_adapted = self.model.has_adapter and not self.model.has_soft_prompt
             require(is_adapted, "roles.share=lora needs model.lora.rank > 0", self.model.lora.rank)
             rule = "model.lora.init must be default or gaussian with roles.share=lora, whose adapters are on one base"
             is_plain = self.model.lora.init in (LoraInit.default, LoraInit.gaussian)

@@ -10,16 +10,17 @@ from alignment.config.batch import BatchConfig
 from alignment.config.checkpoint import MINUTES, CheckpointConfig
 from alignment.config.cluster import ClusterConfig, Scheduler
 from alignment.config.data import DataConfig, ExampleKind, require_read, require_rows
-from alignment.config.distributed import DistributedConfig, Offload, require_device
+from alignment.config.distributed import DistributedConfig, Offload, require_device, require_packable
 from alignment.config.errors import as_yaml, require
 from alignment.config.hub import require_commits
 from alignment.config.launch import LaunchConfig
 from alignment.config.log import LogConfig
 from alignment.config.lomo import require_lomo
 from alignment.config.marks import PLACE
-from alignment.config.model import LoraInit, ModelConfig, require_packable
+from alignment.config.model import LoraInit, ModelConfig
 from alignment.config.optimizer import OF_BLOCKS, RATES, UNSHARDED, OptimizerName
 from alignment.config.resume import ResumeConfig
+from alignment.config.soft_prompt import KEY as SOFT_PROMPT
 from alignment.config.train import LearningRateRule, TrainConfig
 
 
@@ -129,6 +130,8 @@ class TrainingConfig(RunConfig):
         rule = "model.lora.dropout must be 0 with distributed.sequence_parallel > 1, whose processes draw it alike"
         require(self.distributed.sequence_parallel == 1 or not self.model.lora.dropout, rule, self.model.lora.dropout)
         require_packable(self.model, self.distributed.zero)
+        if self.model.has_soft_prompt:
+            self._check_soft_prompt()
         self._check_optimizer()
         rule = "checkpoint.every and checkpoint.every_minutes must be 0 with distributed.offload_optimizer=nvme, which "
         rule += "cannot be saved"
@@ -151,6 +154,18 @@ class TrainingConfig(RunConfig):
         is_plain = lora.init in (LoraInit.default, LoraInit.gaussian)
         require(is_plain, rule.format("init must be default or gaussian"), lora.init)
         require(lora.merge_every == 0, rule.format("merge_every must be 0"), lora.merge_every)
+
+    def _check_soft_prompt(self) -> None:
+        """What a soft prompt cannot be combined with."""
+        zero, shared, model = self.distributed.zero, self.distributed.sequence_parallel, self.model
+        rule = f"distributed.zero must be null, 0, 1 or 2 with {SOFT_PROMPT}, whose embeddings are whole"
+        require(zero != 3, rule, zero)
+        rule = f"distributed.sequence_parallel must be 1 with {SOFT_PROMPT}, which is set into rows that are whole"
+        require(shared == 1, rule, shared)
+        rule = f"{SOFT_PROMPT} must be 0 but for a model.path that is read as it is, without model.rope, whose soft "
+        rule += "prompt is what is left"
+        is_of_base = (model.path or model.adapter) is not None and model.rope.rope_type is None
+        require(is_of_base, rule, model.soft_prompt.tokens)
 
     @property
     def has_scalar_head(self) -> bool:
@@ -178,11 +193,13 @@ class TrainingConfig(RunConfig):
             ("embedding_lr_ratio", "embeddings are", self.train.embedding_lr_ratio, False),
             ("head_lr_ratio", "the head is", self.train.head_lr_ratio, self.has_scalar_head),
         ):
-            rule = f"train.{key} must be 1 with model.lora.rank > 0, under which {what} not trained"
+            adapter = SOFT_PROMPT if self.model.has_soft_prompt else "model.lora.rank"
+            rule = f"train.{key} must be 1 with {adapter} > 0, under which {what} not trained"
             rule += (
                 " but by model.lora.modules_to_save, at the run's own rate" if self.model.lora.modules_to_save else ""
             )
-            require(ratio == 1 or trains or self.model.lora.rank == 0, rule, ratio)
+            is_whole = self.model.lora.rank == 0 and not self.model.has_soft_prompt
+            require(ratio == 1 or trains or is_whole, rule, ratio)
 
     def optimizer_steps(self, num_steps: int) -> int:
         """How many the trained model's optimizer takes in `num_steps` steps of the loop."""

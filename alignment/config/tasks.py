@@ -15,7 +15,7 @@ from alignment.config.data import (
     require_read,
     require_rows,
 )
-from alignment.config.distributed import require_device
+from alignment.config.distributed import require_device, require_packable
 from alignment.config.errors import require
 from alignment.config.evaluate import EvaluateConfig
 from alignment.config.fp8 import Fp8
@@ -27,10 +27,11 @@ from alignment.config.generation import (
     require_temperatures,
 )
 from alignment.config.marks import ANY, PLACE
-from alignment.config.model import ModelConfig, require_packable
+from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.reward import ScorerConfig
 from alignment.config.run import RunConfig
+from alignment.config.soft_prompt import KEY as SOFT_PROMPT
 from alignment.config.sources import require_even, require_one_set
 from alignment.config.supervised import (
     CPOConfig,
@@ -84,6 +85,8 @@ class RejectionConfig(RunConfig):
             "model.lora.rank must be 0 for rejection, which trains nothing",
             self.model.lora.rank,
         )
+        rule = f"{SOFT_PROMPT} must be 0 for rejection, which trains nothing; model.path takes one that is trained"
+        require(not self.model.has_soft_prompt, rule, self.model.soft_prompt.tokens)
         rule = "model.adapter must be null for rejection, which trains nothing; model.path takes an adapter too"
         require(self.model.adapter is None, rule, self.model.adapter)
         rule = "model.activation_offloading must be false for rejection, which trains nothing"

@@ -51,6 +51,8 @@ class Packer:
     num_ranks: int = 1
     counts: bool = True
     """False of a process that reads the same rows as another, which counts them."""
+    before: int = 0
+    """Tokens that the model sets before each prompt, which count against the budget."""
 
     def train_batches(self, examples: Sequence[Example], rows: Iterable[int] | None = None) -> list[Batch]:
         """This rank's micro-batches of the examples at `rows` (None: of all): equally many on each rank, so that all
@@ -82,7 +84,9 @@ class Packer:
     def _chosen(self, examples: Sequence[Example], rows: Iterable[int] | None) -> tuple[list[int], list[int]]:
         chosen = list(range(len(examples)) if rows is None else rows)
         lengths = numbers(Chosen(examples, np.array(chosen, dtype=np.int64)), packed_as(self.config.layout))
-        return chosen, lengths.tolist()
+        is_copied = self.before > 0 and self.config.layout is Layout.separate and len(chosen) > 0
+        copies = max(1, len(examples[chosen[0]].completion_ids)) if is_copied else 1
+        return chosen, (lengths + copies * self.before).tolist()
 
 
 @dataclass(frozen=True, slots=True)

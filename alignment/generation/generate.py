@@ -111,6 +111,8 @@ class TransformersGenerator:
         self.model.activate()
         model, config, steps = self.model, self.config, self.config.max_new_tokens
         assert len(keys) == len(prompts)
+        if (soft := model.soft_prompt()) is not None and soft.is_on:
+            prompts = [np.concatenate([soft.ids(), ids]) for ids in prompts]
         device = next(model.parameters()).device
         together = min(replies, config.batch_size)  # of one prompt
         at_once = min(config.batch_size // together, max(len(prompts), 1))

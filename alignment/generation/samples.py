@@ -121,11 +121,16 @@ def build_generator(
     model: LanguageModel, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig, distributed: DistributedConfig
 ) -> TransformersGenerator | VLLMGenerator:
     """Raises:
-    ConfigError: vLLM is asked for, and its server is not there, or was started without what this needs.
+    ConfigError: vLLM is asked for, and its server is not there, or was started without what this needs; or the model
+        has a soft prompt, which neither vLLM nor a compiled step reads.
     """
+    rule = "generation.{} with a model that is read with a soft prompt, of which {} knows nothing"
+    is_bare = model.soft_prompt() is None
     if config.engine is Generation.vllm:
+        require(is_bare, rule.format("engine must be transformers", "a server"), config.engine)
         return build_vllm(model, tokenizer, config, distributed)
     if config.compile:
+        require(is_bare, rule.format("compile must be false", "a compiled step"), True)
         rule = "generation.compile must be false with a model whose cache is more than keys and values"
         require(splits(model.hf), rule, model.hf.config.model_type)
     return TransformersGenerator(model, tokenizer, config)

@@ -27,7 +27,6 @@ from alignment.models.forwards import forwards
 from alignment.models.heads import ScalarModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import load_frozen_reward_model
-from alignment.models.positions import max_positions
 from alignment.models.readout import sequence_scores
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.terminal import progress
@@ -140,7 +139,7 @@ def reward_model_scorer(
         model = load_frozen_reward_model(settings, tokenizer, placement_of(distributed), key=key)
     model.to(pick_device(distributed.device))
     batch = replace(batch, layout=settle_layout(model, batch.layout))
-    reader = Reader(tokenizer, max_positions(model.hf.config).limit, key)
+    reader = Reader(tokenizer, model.most_tokens(), key)
     return RewardModelScorer(model, reader, batch, distributed, path)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -52,11 +53,7 @@ def save_adapter(
     if not write:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    shape, base = shape_of_adapter(hf), hf.name_or_path or None
-    on_hub = None if base is None else pinned_name(base)
-    if on_hub is None and base is not None:
-        base = str(Path(base).resolve())
-    own = config_of_adapter(hf)
+    shape, own = shape_of_adapter(hf), config_of_adapter(hf)
     PeftLoraConfig(
         r=shape.rank * (1 + has_part),
         lora_alpha=shape.alpha * (1 + has_part),
@@ -66,14 +63,22 @@ def save_adapter(
         use_dora=has_lengths(lora_layers(hf)[0], DEFAULT),
         target_modules=_targets(hf),
         target_parameters=sorted(own.target_parameters or []) if any(map(is_of_experts, hf.modules())) else None,
-        base_model_name_or_path=base if on_hub is None else on_hub.repo,
-        revision=None if on_hub is None else on_hub.revision,
+        **base_names(hf),
         task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
         modules_to_save=whole or None,
         ensure_weight_tying=ties,
     ).save_pretrained(str(folder))
     save_file(kept, folder / WEIGHTS_FILE)
     share([folder / WEIGHTS_FILE], folder / ADAPTER_FILE)
+
+
+def base_names(hf: PreTrainedModel) -> dict[str, Any]:
+    """Of the model beneath an adapter, the settings by which peft finds it."""
+    base = hf.name_or_path or None
+    on_hub = None if base is None else pinned_name(base)
+    if on_hub is not None:
+        return {"base_model_name_or_path": on_hub.repo, "revision": on_hub.revision}
+    return {"base_model_name_or_path": None if base is None else str(Path(base).resolve()), "revision": None}
 
 
 def _pattern(hf: PreTrainedModel, numbers: Mapping[str, int], times: int) -> dict[str, int]:

@@ -193,6 +193,8 @@ def leave_meta(model: nn.Module) -> None:
                 if each is not None:
                     made.setdefault(id(each), (each, _like(each)))
                     own[name] = made[id(each)][1]
+        if isinstance(part, nn.RNNBase):  # which has them in a list too
+            part._flat_weights = [part._parameters[name] for name in part._flat_weights_names]
 
 
 def _like(tensor: Tensor) -> Tensor:

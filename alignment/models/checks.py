@@ -3,9 +3,12 @@
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from alignment.config.errors import ConfigError
+from alignment.distributed.placement import Placement
 from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.quantized import not_finite_packed
 from alignment.models.scalar_head import scalar_head
 
 
@@ -61,3 +64,14 @@ def check_scores(model: ScalarModel, where: str) -> None:
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4, equal_nan=True):
         rule = f"{where} must be a model whose scores are one linear layer's, of the last token's hidden state"
         raise ConfigError(f"{rule}, got {type(hf).__name__}")
+
+
+def require_weights(lacking: dict[str, str], hf: PreTrainedModel, placement: Placement, path: str, key: str) -> None:
+    """Raises:
+    ConfigError: a weight is not there, or holds what is no finite number, which no step could mend.
+    """
+    if lacking:
+        what = next(iter(lacking.values()))
+        raise ConfigError(f"{key} must hold all weights of a {type(hf).__name__}, got {what} in {path!r}")
+    if broken := placement.not_finite(hf) or not_finite_packed(hf):
+        raise ConfigError(f"{key} must hold weights that are numbers, got nan or inf in {broken[0]} in {path!r}")

@@ -19,6 +19,7 @@ from alignment.config.folders import ADAPTER_FILE, ModelFolder, find_model
 from alignment.config.fp8 import Fp8
 from alignment.config.hub import located
 from alignment.config.model import Attention, ModelConfig
+from alignment.config.saved_prompt import is_soft_prompt
 from alignment.distributed.placement import Placement, Whole
 from alignment.models.attention import choose_attention
 from alignment.models.files import Reading, check_config, check_folder, code_files, holds_packed_weights, names_in
@@ -181,9 +182,18 @@ def from_folder(
 def _merged(
     hf: PreTrainedModel, config: ModelConfig, folder: ModelFolder, placement: Placement, where: str
 ) -> set[str]:
-    """The adapters of the folder added into the weights; the names of what they hold whole."""
+    """The adapters of the folder added into the weights, but a soft prompt; the names of what they hold whole."""
     whole = set[str]()
     for adapter in folder.adapters:
+        if is_soft_prompt(adapter):
+            from alignment.models.prompt_files import write_whole
+
+            if adapter != folder.adapters[-1]:
+                rule = f"{folder.key}: the base of the adapter in {folder.adapters[-1]} must be without a soft prompt"
+                raise ConfigError(f"{rule}, which is in no weight, got {adapter}")
+            whole |= write_whole(hf, adapter, folder.key, placement)
+            say_once(f"{where}: the soft prompt in {adapter} stands before each text, of its base, {folder.path}")
+            continue
         from alignment.models.merge import merge_adapter  # only where there is one: it imports peft, which is slow
 
         whole |= merge_adapter(hf, adapter, folder.key, placement)

@@ -27,9 +27,17 @@ from alignment.models.last_layer import reads_apart as is_read_apart
 from alignment.models.layer_kinds import check_branches
 from alignment.models.logprobs import entropy_of, is_likeliest, logprobs_of
 from alignment.models.one_run import in_one_run
+from alignment.models.positions import max_positions
 from alignment.models.routers import RouterLoads, router_loss
 from alignment.models.scalar_head import scalar_head
 from alignment.models.sequence import Part, part_inputs, part_of
+from alignment.models.soft_prompt import (
+    SoftPrompt,
+    set_before,
+    soft_prompt_as_it_was,
+    soft_prompt_of,
+    soft_prompt_off,
+)
 from alignment.models.weight_dtype import forwards_in_float32
 from alignment.models.whole_modules import Originals
 
@@ -66,6 +74,7 @@ class Trunk(nn.Module):
         self.reads_apart = reads_apart
         self.adapter: str | None = None  # which one is this role's, where roles share a backbone
         self.originals: Originals | None = None  # of modules that train beside an adapter, where they are asked for
+        self.has_soft_prompt = any(isinstance(module, SoftPrompt) for module in hf.modules())
         self.version = 0
         self.begins_adapted = False  # so that without its adapter it is not the model as it was when the run began
         self.keeps_base = True  # so that an adapter is one of the base that there was
@@ -83,12 +92,13 @@ class Trunk(nn.Module):
 
     @contextmanager
     def as_it_was(self, adapter: str | None) -> Iterator[None]:
-        """Inside, it computes with this one of its adapters, or without any, and with the modules in `originals`;
-        nothing is to be trained meanwhile."""
+        """Inside, it computes with this one of its adapters, or its soft prompt as it was, or without any, and with the
+        modules in `originals`; nothing is to be trained meanwhile."""
         own, self.adapter = self.adapter, None
         other = adapter_off(self.hf) if adapter is None else adapter_instead(self.hf, adapter)
         try:
-            with other, nullcontext() if self.originals is None else self.originals.in_place(self.hf):
+            prompt = soft_prompt_off(self.hf) if adapter is None else soft_prompt_as_it_was(self.hf)
+            with other, prompt, nullcontext() if self.originals is None else self.originals.in_place(self.hf):
                 yield
         finally:
             self.adapter = own
@@ -98,6 +108,15 @@ class Trunk(nn.Module):
         self.activate()
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
+    def soft_prompt(self) -> SoftPrompt | None:
+        """What stands before each text that it reads."""
+        return soft_prompt_of(self.hf) if self.has_soft_prompt else None
+
+    def most_tokens(self) -> int | None:
+        """Of a text that it can read: its positions, less those of its soft prompt. None: its config names none."""
+        limit, prompt = max_positions(self.hf.config).limit, self.soft_prompt()
+        return limit if limit is None or prompt is None else limit - prompt.length
+
     def hidden(self, batch: Batch, positions: Tensor) -> Tensor:
         """[T, H], the last hidden states at `positions` [T] of a batch's rows laid end to end; where processes share
         rows, at those of them that are in this process's part."""
@@ -105,6 +124,9 @@ class Trunk(nn.Module):
         config = self.hf.config.get_text_config()
         if batch.shared:
             check_branches(self.hf)
+        if (prompt := self.soft_prompt()) is not None and prompt.is_on:
+            batch, moved = set_before(batch, prompt)
+            positions = moved(positions)
         batch = laid_out(batch, config)
         inputs, ids, position_ids = attention_inputs(batch, config), batch.input_ids, batch.position_ids
         real = batch.groups != PADDING

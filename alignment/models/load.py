@@ -8,22 +8,23 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from alignment.config.errors import ConfigError
+from alignment.config.errors import ConfigError, require
 from alignment.config.folders import ModelFolder, find_model
+from alignment.config.hub import located
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.model_kinds import no_language_model
+from alignment.config.saved_prompt import is_soft_prompt, saved_prompt
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import lora_layers, merged_state, merged_weights
-from alignment.models.checks import check_logits, check_scores
+from alignment.models.checks import check_logits, check_scores, require_weights
 from alignment.models.folder import dtype_of, from_folder, held_frozen, is_scalar_folder, read_config
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.init import from_init
 from alignment.models.prepare import placed
-from alignment.models.quantized import not_finite_packed, require_adapter
+from alignment.models.quantized import require_adapter
 from alignment.models.routers import has_routers, router_weight
 from alignment.models.save import write_weights
 from alignment.models.scalar_head import draw_head, fill_head, head_name
@@ -62,14 +63,15 @@ def _language_model(
         _require_language_model(folder)
         hf, lacking = from_folder(auto, config, placement, folder, held)
         saved_in = dtype_of(folder)
-        _require_weights(lacking, hf, placement, config.path, "model.path")
+        require_weights(lacking, hf, placement, config.path, "model.path")
     fit_vocabulary(hf, tokenizer, config, placement, "model.path")
     tried = LanguageModel(hf, placement)
     with forwards_in_float32(hf, placement):
         check_logits(tried, _where(config, "model.path"))
     weight = router_weight(hf.config.get_text_config(), config.router_loss)
     model = LanguageModel(placed(hf, config, placement), placement, weight, saved_in)
-    model.begins_adapted = config.adapter is not None or config.lora.init.adds_at_first
+    begins_so = config.adapter is not None or saved_prompt(config) is not None
+    model.begins_adapted = begins_so or config.lora.init.adds_at_first
     model.keeps_base, model.saves_whole = config.lora.merge_every == 0, config.lora.merge
     return model
 
@@ -88,9 +90,11 @@ def _trained_in(config: ModelConfig, placement: Placement, key: str) -> torch.dt
     """What the weights of a model that trains are held in, but for an adapter's, which are float32.
 
     Raises:
-        ConfigError: they are quantised, and no adapter is asked for.
+        ConfigError: they are quantised, and no adapter is asked for; or they are read with a soft prompt.
     """
     if config.path is not None:
+        rule = f"{key} must be a model without a soft prompt where it trains, whose weights are read alone"
+        require(not is_soft_prompt(located(config.path)), rule, config.path)
         require_adapter(
             read_config(find_model(config.path, key, trusted=config.trust_remote_code)),
             config,
@@ -157,7 +161,7 @@ def _scalar_model(
         if head in lacking and not has_head and not is_scalar_folder(folder):
             draw_head(hf, placement)
             del lacking[head]
-        _require_weights(lacking, hf, placement, config.path, key)
+        require_weights(lacking, hf, placement, config.path, key)
     fit_vocabulary(hf, tokenizer, config, placement, key)
     tried = ScalarModel(hf, placement)
     with forwards_in_float32(hf, placement):
@@ -166,17 +170,6 @@ def _scalar_model(
     model = ScalarModel(placed(hf, config, placement), placement, weight, saved_in)
     model.keeps_base, model.saves_whole = config.lora.merge_every == 0, config.lora.merge
     return model
-
-
-def _require_weights(lacking: dict[str, str], hf: PreTrainedModel, placement: Placement, path: str, key: str) -> None:
-    """Raises:
-    ConfigError: a weight is not there, or holds what is no finite number, which no step could mend.
-    """
-    if lacking:
-        what = next(iter(lacking.values()))
-        raise ConfigError(f"{key} must hold all weights of a {type(hf).__name__}, got {what} in {path!r}")
-    if broken := placement.not_finite(hf) or not_finite_packed(hf):
-        raise ConfigError(f"{key} must hold weights that are numbers, got nan or inf in {broken[0]} in {path!r}")
 
 
 def load_critic(
@@ -218,7 +211,7 @@ def save_model(
 ) -> None:
     """Hugging Face form: config, safetensors, tokenizer and chat template. An adapter is merged into the weights, and
     saved by itself in the folder's `adapter`, in peft's form; where the model `saves_whole` not, it alone, in the
-    folder. Weights are saved in the dtype that the model came in.
+    folder, and so is a soft prompt, in float32. Weights are saved in the dtype that the model came in.
     Who loads a scalar model with transformers gets the score of each text's end, whatever the tokenizer pads with.
 
     Args:
@@ -230,7 +223,11 @@ def save_model(
     if isinstance(model, ScalarModel):
         tokenizer = with_padding_apart(tokenizer)
         model.hf.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    if model.saves_whole or not has_adapter:
+    if model.has_soft_prompt:
+        from alignment.models.prompt_files import save_soft_prompt
+
+        save_soft_prompt(model.hf, folder, model.placement, write=write)
+    elif model.saves_whole or not has_adapter:
         state = merged_state(model.hf, model.placement, dtype=model.saved_in, keep=write)
         if write:
             write_weights(model.hf, state, folder, model.saved_in)

@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alignment.config.adapter import BEFORE_TEXT, NOT_MERGED
+from alignment.config.adapter import NOT_MERGED, NOT_READ
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE, read_json
 from alignment.distributed.placement import Placement
@@ -64,7 +64,7 @@ def _config(folder: Path, key: str) -> PeftConfig:
     with Reading(f"{key}: {str(folder / ADAPTER_FILE)!r} is no config that peft reads"):
         config = PeftConfig.from_pretrained(str(folder))
     if config.is_prompt_learning or kind in NOT_MERGED:
-        why = f"; {BEFORE_TEXT}" if config.is_prompt_learning else ""
+        why = f"; {NOT_READ[kind]}" if kind in NOT_READ else ""
         raise ConfigError(f"{rule}, got {kind} in {str(folder)!r}{why}")
     vars(config).update(modules_to_save=None, inference_mode=True)  # what is saved whole is written in its place here
     return config

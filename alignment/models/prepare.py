@@ -5,6 +5,7 @@ from transformers import PreTrainedModel
 
 from alignment.config.fp8 import Fp8
 from alignment.config.model import LoraInit, ModelConfig
+from alignment.config.saved_prompt import tokens_before
 from alignment.distributed.placement import Placement
 from alignment.models.activations import Hooks
 from alignment.models.fp8 import multiply_in_fp8
@@ -12,7 +13,7 @@ from alignment.models.whole_modules import train_whole
 
 
 def placed(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:
-    """`prepared`, with the weights of a saved adapter, and what its layers keep on the CPU where asked.
+    """`prepared`, with the weights of a saved adapter or soft prompt, and what its layers keep on the CPU where asked.
 
     Raises:
         ConfigError: the adapter cannot be read, or was trained on another model.
@@ -20,7 +21,11 @@ def placed(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> Pr
     prepared(hf, config, placement)
     if config.activation_offloading:
         Hooks(hf.base_model)
-    if config.adapter is not None:
+    if tokens_before(config):
+        from alignment.models.prompt_files import fill_soft_prompt
+
+        fill_soft_prompt(hf, config, placement)
+    elif config.adapter is not None:
         from alignment.models.saved_adapter import fill_saved
 
         fill_saved(hf, config, placement)
@@ -32,8 +37,8 @@ def placed(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> Pr
 
 
 def prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> PreTrainedModel:
-    """Noise off (a policy whose log-probs change between two forwards has no ratio), checkpointing, adapter, and what
-    linear layers multiply in."""
+    """Noise off (a policy whose log-probs change between two forwards has no ratio), checkpointing, adapter or soft
+    prompt, and what linear layers multiply in."""
     for module in hf.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -42,8 +47,12 @@ def prepared(hf: PreTrainedModel, config: ModelConfig, placement: Placement) -> 
                 setattr(module, name, 0.0)
     if config.gradient_checkpointing:
         hf.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    if config.adapter is not None:
-        from alignment.models.saved_adapter import add_saved  # not above: see lora
+    if tokens_before(config):
+        from alignment.models.prompt_files import add_soft_prompt  # not above: see lora
+
+        add_soft_prompt(hf, config, placement)
+    elif config.adapter is not None:
+        from alignment.models.saved_adapter import add_saved
 
         add_saved(hf, config)
     elif config.lora.rank:

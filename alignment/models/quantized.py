@@ -74,7 +74,7 @@ def require_adapter(config: PreTrainedConfig, asked: ModelConfig, where: str) ->
     ConfigError: the weights, which are to be trained, are quantised, and no adapter is asked for.
     """
     settings = quantization_of(config)
-    if settings is not None and settings.get("quant_method") == QUANTIZER and not asked.lora.rank:
+    if settings is not None and settings.get("quant_method") == QUANTIZER and not asked.has_adapter:
         raise ConfigError(f"model.lora.rank must be > 0 for {where}, whose weights are quantized, got 0")
 
 

@@ -72,7 +72,9 @@ def _largest(each: PlannedRole) -> float:
 
 
 def _saved(each: PlannedRole) -> float:
-    """Of all its weights, an adapter merged into them, in the dtype that they came in."""
+    """Of all its weights, an adapter merged into them, in the dtype that they came in; of a soft prompt, it alone."""
+    if each.role.settings.has_soft_prompt:
+        return float(each.counted.num_trained * FLOAT)
     config = config_and_trust(each.role)[0]
     number = each.counted.num_trained + each.counted.num_frozen
     if each.role.settings.lora.rank:

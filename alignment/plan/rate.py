@@ -17,7 +17,7 @@ def rate_line(plan: Plan) -> Iterator[str]:
     """Of fine-tuning all weights of a large model by AdamW, or by what takes its rates. The rule is of nothing else:
     preferences take rates far below."""
     config, actor = plan.config, plan.roles[0]
-    if not isinstance(config, SFTConfig) or config.model.lora.rank or config.train.optimizer in RATES:
+    if not isinstance(config, SFTConfig) or config.model.has_adapter or config.train.optimizer in RATES:
         return
     if actor.counted.num_trained < LEAST:
         return

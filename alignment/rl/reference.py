@@ -38,7 +38,8 @@ class FrozenCopy:
 
 @dataclass(slots=True)
 class AdapterOff:
-    """The policy itself without its adapter: no second set of weights, but of modules that train whole beside it."""
+    """The policy itself without its adapter or soft prompt: no second set of weights, but of modules that train whole
+    beside it."""
 
     policy: LanguageModel
 
@@ -51,7 +52,7 @@ class AdapterOff:
 
 @dataclass(slots=True)
 class FrozenAdapter:
-    """The policy itself with its adapter as it was, of which there is a frozen copy on the same layers."""
+    """The policy itself with its adapter or soft prompt as it was, of which there is a frozen copy in its place."""
 
     policy: LanguageModel
 
@@ -70,13 +71,16 @@ def build_reference(policy: LanguageModel) -> Reference:
     layers = lora_layers(policy.hf)
     if layers and policy.keeps_base and whole_modules(policy.hf):
         policy.originals = Originals(policy.hf, policy.placement)
+    if policy.begins_adapted and (prompt := policy.soft_prompt()) is not None:
+        prompt.keep()
+        return FrozenAdapter(policy)
     if policy.begins_adapted and policy.keeps_base:
         from alignment.models.saved_adapter import add_copy, has_copy  # not above, for it imports peft
 
         if not has_copy(policy.hf):
             add_copy(policy.hf, policy.placement)
         return FrozenAdapter(policy)
-    if layers and policy.keeps_base:
+    if (layers or policy.has_soft_prompt) and policy.keeps_base:
         return AdapterOff(policy)
     copy = policy.placement.copy_of(policy, as_its_original(policy.placement.compute))
     if not policy.begins_adapted:

@@ -26,7 +26,6 @@ from alignment.models.adapters import DEFAULT
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_critic, load_language_model
-from alignment.models.positions import max_positions
 from alignment.models.scalar_head import draw_head, scalar_head
 from alignment.models.tokenizer import knows_tokens_of, load_tokenizer
 from alignment.models.twin import twin_of
@@ -122,7 +121,7 @@ def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> P
         model = scalar_on(policy, "reward", pad_id, _adapter_in(path))
         freeze(scalar_head(model.hf))
         batch = replace(config.batch, layout=settle_layout(model, config.batch.layout))
-        reader = Reader(tokenizer, max_positions(model.hf.config).limit, "reward.path")
+        reader = Reader(tokenizer, model.most_tokens(), "reward.path")
         scorer = RewardModelScorer(model, reader, batch, config.distributed, path)
         reward = Reward({"reward": WeightedScorer(scorer, 1.0, None)}, config.reward)
     critic = None

@@ -136,7 +136,7 @@ def build_rollouts(
 ) -> Rollouts:
     """With the policy's engine, batches in a layout that the policy reads, and under ZeRO 3 sharded scoring models."""
     batch = replace(config.batch, layout=settle_layout(policy, config.batch.layout))
-    batches = train_batches(prompts.train, packer_of(batch, prompts.tokenizer), config.seed, config.data.train)
+    batches = train_batches(prompts.train, packer_of(batch, prompts.tokenizer, policy), config.seed, config.data.train)
     steps = config.optimizer_steps(batches.num_steps(config.train))
     fill_adapter(policy, config.model, batches)
     engine = build_engine(policy, config, num_steps=steps)

@@ -62,7 +62,8 @@ def write_cards(config: TrainingConfig, folder: Path) -> None:
 def write_card(config: TrainingConfig, model: Path, rows: list[dict[str, Any]]) -> None:
     """rows: of the run's log, up to where the model was saved. There is nothing to do where there is no model, or a
     card that somebody else has written."""
-    for place, is_adapter in ((model, not config.model.lora.merge), (model / "adapter", True)):
+    is_alone = not config.model.lora.merge or config.model.has_soft_prompt
+    for place, is_adapter in ((model, is_alone), (model / "adapter", True)):
         card = place / CARD
         if place.is_dir() and (not card.exists() or is_own_card(card)):
             text = _card(config, rows, is_adapter=is_adapter)

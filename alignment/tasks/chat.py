@@ -14,7 +14,6 @@ from alignment.data.tokenize import Truncation
 from alignment.generation.generate import TransformersGenerator, end_ids
 from alignment.generation.samples import build_generator
 from alignment.generation.stream import Stream
-from alignment.models.positions import max_positions
 from alignment.models.tokenizer import prepare_tokenizer
 from alignment.tasks.compared import ComparedRun, load_policy, model_config
 from alignment.terminal import say
@@ -42,7 +41,7 @@ class Chat:
         self.policy = load_policy(config, name, entry)
         self.config = config
         self.generator = build_generator(self.policy.policy, self.tokenizer, config.generation, config.distributed)
-        self.limit = max_positions(self.policy.policy.hf.config).limit
+        self.limit = self.policy.policy.most_tokens()
         self.system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.turns: list[Message] = []
         self.number = 0  # of the user's turns, those that are forgotten too: each has draws of its own

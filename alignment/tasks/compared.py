@@ -141,7 +141,7 @@ class ComparedPolicy:
         """[G] float64 on the CPU, nats: of the learned tokens of each one's one completion. All processes together."""
         engine = self.engine
         table = torch.zeros(len(examples), device=engine.device, dtype=torch.float64)
-        batches = packer_of(self.batch, self.entry.tokenizer).eval_batches(examples)
+        batches = packer_of(self.batch, self.entry.tokenizer, self.policy).eval_batches(examples)
         read = partial(token_logprobs, engine.model, temperature=temperature)
         for batch, logprobs, counts in forwards(batches, read, device=engine.device, precision=engine.precision):
             if counts:
@@ -153,7 +153,7 @@ class ComparedPolicy:
         many are in each."""
         engine = self.engine
         table = torch.zeros(len(examples), len(counts[0]), device=engine.device, dtype=torch.float64)
-        batches = packer_of(self.batch, self.entry.tokenizer).eval_batches(examples)
+        batches = packer_of(self.batch, self.entry.tokenizer, self.policy).eval_batches(examples)
         read = partial(token_logprobs, engine.model)
         for batch, logprobs, is_counted in forwards(batches, read, device=engine.device, precision=engine.precision):
             if is_counted:

@@ -13,6 +13,7 @@ from alignment.config.online import OnlineConfig, OnlineDPOConfig, PPOConfig
 from alignment.config.ppo import Share
 from alignment.config.reward import ScorerConfig
 from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.soft_prompt import SoftPromptConfig
 from alignment.config.supervised import ReferencedConfig, ScalarConfig
 from alignment.config.tasks import RejectionConfig
 from alignment.distributed import collectives
@@ -171,10 +172,8 @@ def roles_of(config: TrainingConfig | RejectionConfig | EvaluateConfig) -> Itera
     has_other = isinstance(config, ReferencedConfig | OnlineDPOConfig) and config.reference.path is not None
     is_beside = isinstance(config, OnlineDPOConfig | PPOConfig) and not has_other  # the reference, all the time
     trained = config.model.adapter is not None or bool(config.model.lora.modules_to_save)
-    keeps_copy = is_beside and trained and config.model.keeps_base  # of what it trains, as it was
-    yield Role(
-        _key_of(config.model), config.model, is_scalar, True, config.train, is_in_ppo, int(averages) + keeps_copy
-    )
+    copies = int(averages) + (is_beside and trained and config.model.keeps_base)  # of what it trains, as it was
+    yield Role(_key_of(config.model), config.model, is_scalar, True, config.train, is_in_ppo, copies)
     if isinstance(config, ReferencedConfig | OnlineDPOConfig) and config.reference.path is not None:
         yield Role("reference.path", replace(_frozen(config.model), path=config.reference.path))
     elif is_beside and not config.model.keeps_base:
@@ -214,7 +213,7 @@ def _scorers(reward: ScorerConfig, model: ModelConfig) -> Iterator[Role]:
 
 
 def _frozen(model: ModelConfig) -> ModelConfig:
-    return replace(model, lora=LoraConfig(), adapter=None, gradient_checkpointing=False)
+    return replace(model, lora=LoraConfig(), soft_prompt=SoftPromptConfig(), adapter=None, gradient_checkpointing=False)
 
 
 def _key_of(model: ModelConfig) -> str:

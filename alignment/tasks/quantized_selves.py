@@ -85,7 +85,7 @@ class Beside:
     def _divergence(self, policy: ComparedPolicy, examples: Any) -> tuple[list[float], list[float]]:
         engine = self.full.engine
         table = torch.zeros(len(examples), 2, device=engine.device, dtype=torch.float64)
-        batches = packer_of(self.full.batch, self.full.entry.tokenizer).eval_batches(examples)
+        batches = packer_of(self.full.batch, self.full.entry.tokenizer, self.full.policy).eval_batches(examples)
 
         def read(batch: Any) -> torch.Tensor:
             return torch.stack(next_token_divergence(self.full.policy, policy.policy, batch), 1)

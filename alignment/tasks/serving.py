@@ -14,6 +14,7 @@ from alignment.config.generation import VLLMConfig
 from alignment.config.model import ModelConfig
 from alignment.config.online import OnlineConfig
 from alignment.config.run import RunConfig
+from alignment.config.saved_prompt import tokens_before
 from alignment.config.tasks import RejectionConfig
 from alignment.distributed import collectives
 from alignment.distributed.device import gpus_apart
@@ -87,6 +88,8 @@ def asked_of(config: Replying) -> Asked:
     model = policy_of(config)
     if model.path is None:
         raise ConfigError("launch.vllm needs model.path, whose config the server is built by, got null")
+    rule = f"launch.vllm must be 0 for model {model.path!r}, whose soft prompt a server does not read"
+    require(tokens_before(model) == 0, rule, config.launch.vllm)
     hf_config = config_of(model)
     limit = max_positions(hf_config).limit
     longest = config.data.max_prompt_length + config.generation.max_new_tokens

@@ -9,6 +9,7 @@ from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import error_prefix, require
 from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.run import TrainingConfig
+from alignment.config.soft_prompt import SoftPromptConfig
 from alignment.data.loaded import Loaded
 from alignment.distributed.sharded import placement_of
 from alignment.models.heads import LanguageModel
@@ -52,5 +53,5 @@ def require_reference_reads(
 
 
 def _settings(path: str, model: ModelConfig) -> ModelConfig:
-    frozen = replace(model, lora=LoraConfig(), router_loss=None, gradient_checkpointing=False)
-    return replace(frozen, path=path, adapter=None, resize_embeddings=False)
+    frozen = replace(model, lora=LoraConfig(), soft_prompt=SoftPromptConfig(), router_loss=None)
+    return replace(frozen, path=path, adapter=None, resize_embeddings=False, gradient_checkpointing=False)

@@ -35,6 +35,7 @@ from alignment.distributed.frozen import FrozenEngine
 from alignment.models.forwards import forwards
 from alignment.models.heads import LanguageModel
 from alignment.models.readout import token_logprobs
+from alignment.models.soft_prompt import NAME as SOFT_PROMPT
 from alignment.runs.written import whole_file
 from alignment.terminal import progress, say
 
@@ -128,7 +129,8 @@ def weights_digest(model: LanguageModel, precision: str) -> xxhash.xxh3_128:
     digest = xxhash.xxh3_128(precision.encode())
     digest.update(model.hf.config.to_json_string(use_diff=False).encode())  # heads, RoPE and the library's version
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
-        if ".lora_" in name and not model.begins_adapted:  # a fresh adapter is random and adds nothing
+        is_begun = ".lora_" in name or f".{SOFT_PROMPT}." in name
+        if is_begun and not model.begins_adapted:  # a fresh one is random, and is off or adds nothing
             continue
         digest.update(name.encode())
         with model.placement.whole([tensor]):

@@ -15,6 +15,7 @@ from alignment.config.margin import MarginScale
 from alignment.config.model import LoraInit, ModelConfig
 from alignment.config.optimizer import OptimizerName
 from alignment.config.run import TrainingConfig
+from alignment.config.saved_prompt import tokens_before
 from alignment.data.batches import Batches, Packer
 from alignment.data.carried import NOTHING, Carried
 from alignment.data.held_out import hold_out, num_prompts, num_shared_prompts
@@ -59,7 +60,7 @@ class Prepared:
         with sequence.each_alone():
             batch = replace(self.config.batch, layout=settle_layout(model, self.config.batch.layout))
         require_parts(model, batch.layout)
-        packer, seed = packer_of(batch, self.tokenizer), self.config.seed
+        packer, seed = packer_of(batch, self.tokenizer, model), self.config.seed
         train = train_batches(self.train, packer, seed, self.config.data.train)
         if self.held_out is None:
             return train, None
@@ -67,10 +68,11 @@ class Prepared:
         return train, Batches(self.held_out.examples, packer, seed, sets)
 
 
-def packer_of(config: BatchConfig, tokenizer: PreTrainedTokenizerBase) -> Packer:
-    """The packer of this process's share of each step."""
-    rank, num_ranks = sequence.rows_rank(), sequence.rows_size()
-    return Packer(config, tokenizer.pad_token_id, rank, num_ranks, counts=sequence.counts())
+def packer_of(config: BatchConfig, tokenizer: PreTrainedTokenizerBase, model: LanguageModel | ScalarModel) -> Packer:
+    """The packer of this process's share of each step, of what this model reads."""
+    rank, num_ranks, prompt = sequence.rows_rank(), sequence.rows_size(), model.soft_prompt()
+    before = 0 if prompt is None else prompt.length
+    return Packer(config, tokenizer.pad_token_id, rank, num_ranks, counts=sequence.counts(), before=before)
 
 
 def train_batches(loaded: Loaded, packer: Packer, seed: int, source: TrainSource) -> Batches:
@@ -172,13 +174,15 @@ def require_positions(
     examples = [loaded.examples for loaded in splits if loaded is not None and loaded.examples]
     prompts = [numbers(each, "prompt_length").max() for each in examples]
     rows = [numbers(each, "row_length").max() for each in examples]
-    longest = int(max([prompt + new_tokens for prompt in prompts] + rows, default=0))
+    before = tokens_before(model)
+    longest = before + int(max([prompt + new_tokens for prompt in prompts] + rows, default=0))
     if known.switch is not None and longest > known.switch:
         what = f"{longest} tokens in a row ({part}.max_length={data.max_length}) change what the model makes of shorter"
         say(f"{what} rows beside it in a batch, as its RoPE turns otherwise beyond {known.switch}")
     if known.limit is None or longest <= known.limit:
         return
     key, value = f"{part}.max_length", f"rows of up to {longest} tokens ({part}.max_length={data.max_length})"
+    value += f", {before} of its soft prompt" if before else ""
     if new_tokens:
         key = f"{part}.max_prompt_length + generation.max_new_tokens"
         value = f"prompts of up to {longest - new_tokens} tokens and replies of {new_tokens}"

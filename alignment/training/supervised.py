@@ -94,6 +94,7 @@ def supervised(
     tables: Sequence[Tensor] = (),
 ) -> "Supervised":
     """`tables`: those that `objective` will ask for, where another model is the reference."""
+    is_prompted = model.has_soft_prompt and not model.begins_adapted  # anew, which is no part of the reference
     if tables:
         if isinstance(config, ReferencedConfig):
             what = "rewards are 0 before step 1 only where it is the model that trains"
@@ -103,11 +104,14 @@ def supervised(
     else:
         if isinstance(config, ReferencedConfig):
             whose = config.model.adapter or config.model.path or "model.init"
-            say(f"reference: {whose} as the run began; all rewards are 0 before step 1, and a tie counts as wrong")
+            what = "all rewards are 0 before step 1, and a tie counts as wrong"
+            what = "what its embeddings begin as changes rewards before step 1 already" if is_prompted else what
+            say(f"reference: {whose} {'without its soft prompt' if is_prompted else 'as the run began'}; {what}")
         with engine.partitioned() if isinstance(config, ReferencedConfig) else nullcontext():
             weights = _digest(model, config)
         read = partial(_table, engine, config, weights)
-        learned, evaluated = _built(config, objective, train, held_out, read)
+        with model.as_it_was(None) if is_prompted else nullcontext():
+            learned, evaluated = _built(config, objective, train, held_out, read)
     return Supervised(engine, learned, evaluated, train=train, held_out=held_out, save=save)
 
 

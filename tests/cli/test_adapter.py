@@ -220,13 +220,13 @@ def test_what_is_no_adapter_to_train_on_is_refused(
     (adapter / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "gone/base/x"}))
     assert "model.path must name the base of the adapter" in said(f"model.adapter={adapter}")
     (adapter / "adapter_config.json").write_text(json.dumps(settings | {"peft_type": "IA3"}))
-    assert "model.adapter must be an adapter of LoRA, got 'IA3'" in said(f"model.adapter={adapter}")
+    assert "model.adapter must be an adapter of LoRA or a soft prompt, got 'IA3'" in said(f"model.adapter={adapter}")
     (adapter / "adapter_config.json").write_text(json.dumps(settings | {"peft_type": "LILY"}))
     told = said(f"model.adapter={adapter}")
     assert "got 'LILY'" in told and "peft cannot merge its kind" in told
     (adapter / "adapter_config.json").write_text(json.dumps(settings | {"peft_type": "PREFIX_TUNING"}))
     told = said(f"model.adapter={adapter}")
-    assert "got 'PREFIX_TUNING'" in told and "before each text is in no weight" in told and "merges" not in told
+    assert "got 'PREFIX_TUNING'" in told and "that a layer has of no token" in told and "merges" not in told
 
 
 def test_a_preset_s_shape_is_left_unread_beside_it_and_a_typed_one_is_its_own(

@@ -38,13 +38,13 @@ COMMANDS = {
     "deep key": ("run tiny_dpo model.lora.rnk=1", r"no such key 'model.lora.rnk' \(did you mean 'model.lora.rank'\?\)"),
     "prompt tuning": (
         "run tiny_dpo model.prompt_tuning.tokens=20",
-        r"no such key 'model.prompt_tuning' \(tokens learned before each prompt are in no weight .*lora.rank=N",
+        r"no such key 'model.prompt_tuning' \(did you mean 'model.soft_prompt.tokens'\?\)",
     ),
     "prefix tuning": (
         "run tiny_dpo model.prefix_tuning.tokens=20",
-        r"no such key 'model.prefix_tuning' \(keys and values learned before each prompt are in no weight",
+        r"no such key 'model.prefix_tuning' \(keys and values that a layer has of no token .*soft_prompt.tokens=N",
     ),
-    "p-tuning": ("run tiny_dpo model.p_tuning=true", r"no such key 'model.p_tuning' \(tokens learned before"),
+    "p-tuning": ("run tiny_dpo model.p_tuning=true", r"no such key 'model.p_tuning' \(P-tuning is model.soft_prompt"),
     "far key": ("run tiny_dpo loss.gamma=1", "no such key 'loss.gamma'; valid here: beta, label_smoothing, variant"),
     "+key": ("run tiny_dpo +loss.gamma=1", "no such key 'loss.gamma'; valid here: beta, label_smoothing, variant"),
     "+top key": ("run tiny_dpo +sead=1", r"no such key 'sead' \(did you mean 'seed'\?\)"),
@@ -274,6 +274,7 @@ RULES = {  # dataclass: a command that breaks a rule of it
     "LaunchConfig": ("tiny_dpo launch.processes=0", "launch.processes must be > 0, got 0"),
     "ModelConfig": ("tiny_dpo model.init=null", "model.init must have a value, got null"),
     "LoraConfig": ("tiny_dpo model.lora.dropout=1", r"model.lora.dropout must be in \[0, 1\), got 1.0"),
+    "SoftPromptConfig": ("tiny_dpo model.soft_prompt.tokens=-1", "model.soft_prompt.tokens must be >= 0, got -1"),
     "DataConfig": (
         "tiny_dpo data.max_prompt_length=128",
         "data.max_prompt_length must be below data.max_length=128, .*, got 128: set data.max_prompt_length=64 beside",

@@ -64,11 +64,13 @@ DOORS = {  # library: the only rooms or modules that may import it
     ],
     "accelerate": ["alignment.training.trackers"],
     "peft": [
+        "alignment.api.result",
         "alignment.models.adapter_files",
         "alignment.models.adapters",
         "alignment.models.eva",
         "alignment.models.lora",
         "alignment.models.merge",
+        "alignment.models.prompt_files",
         "alignment.models.quantized",
         "alignment.models.saved_adapter",
     ],

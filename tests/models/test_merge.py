@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from alignment.config.adapter import NOT_MERGED, OF_PROMPTS
+from alignment.config.adapter import NOT_MERGED, NOT_READ
 from alignment.config.errors import ConfigError
 from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.saved_prompt import KINDS as KINDS_OF_SOFT_PROMPTS
 from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import adapter_off
 from alignment.models.load import load_language_model, load_reward_model, load_scalar_model, save_model
@@ -128,7 +129,7 @@ def broken(folder: Path, how: str) -> None:
     if how == "base":
         file.write_text(text.replace(str(folder.parent / "base"), "some/model"))
     elif how == "kind":
-        file.write_text(text.replace('"LORA"', '"PROMPT_TUNING"'))
+        file.write_text(text.replace('"LORA"', '"PREFIX_TUNING"'))
     elif how == "unknown":
         file.write_text(text.replace('"LORA"', '"NEXT_YEARS"'))
     elif how == "rank":
@@ -145,7 +146,7 @@ def broken(folder: Path, how: str) -> None:
         ("base", r"base_model_name_or_path in '.*adapter_config\.json' must be the folder .*, got 'some/model'$"),
         (
             "kind",
-            r"must be an adapter that peft can merge into its base, got PROMPT_TUNING in '.*'; what stands before",
+            r"must be an adapter that peft can merge into its base, got PREFIX_TUNING in '.*'; keys and values that",
         ),
         ("unknown", r"must be an adapter that peft can merge into its base, got 'NEXT_YEARS' in"),
         ("rank", r"the adapter in '.*' does not fit its base \(.*size mismatch"),
@@ -170,7 +171,7 @@ def test_all_kinds_that_stand_before_a_text_are_known() -> None:
         for kind, config in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()
         if issubclass(config, peft.PromptLearningConfig)
     }
-    assert set(OF_PROMPTS) == of_prompts
+    assert {*NOT_READ, *KINDS_OF_SOFT_PROMPTS} == of_prompts
     assert set(NOT_MERGED) <= set(peft.PeftType.__members__) - of_prompts
 
 
