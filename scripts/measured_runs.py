@@ -7,17 +7,21 @@ process took at the most.
 
 import json
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 from unittest.mock import patch
 
 import torch
 import yaml
+from real_model import model_folder
 
 from alignment.cli.compose import composing, resolve, single
 from alignment.config.model import ModelConfig
+from alignment.config.run import RunConfig
 from alignment.distributed import collectives
 from alignment.distributed.placement import WHOLE
 from alignment.generation import generate
@@ -25,6 +29,7 @@ from alignment.models.load import load_language_model, save_model
 from alignment.models.tokenizer import load_tokenizer
 from alignment.plan.measured import measure
 from alignment.plan.roles import Counts
+from alignment.tasks.run import execute
 
 SHAPE = "model.init={model_type: llama, hidden_size: 64, intermediate_size: 192, num_hidden_layers: 6, "
 SHAPE += "num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 512}"
@@ -61,31 +66,61 @@ QUANTIZED = {
     "GRPO, QLoRA": [*FULL["GRPO"], *NF4],
 }
 RUNS = {**FULL, **WITH_LORA, **ONE_BACKBONE, **QUANTIZED}
+SHORT = ["data.max_length=64", "data.max_prompt_length=32", "data.template=none", "batch.max_tokens=256"]
+OF_CHAT = ["data.max_prompt_length=24", "generation.max_new_tokens=16"]
+OF_CHAT += ["batch.max_tokens=448"]  # which eight prompts with two replies fill
+REAL_NAME = "SmolLM2-135M"
+REAL_FOLDER = model_folder()
+MODEL = f"model.path={REAL_FOLDER}"
+REAL = {
+    f"{name}, {REAL_NAME}": [*words, *(OF_CHAT if "PPO" in name else SHORT), MODEL]
+    for name, words in {
+        **{name: FULL[name] for name in ("SFT", "reward model", "DPO")},
+        **{f"{name}, LoRA": [*FULL[name], LORA] for name in ("SFT", "reward model", "DPO")},
+        **ONE_BACKBONE,
+        **{f"{name}, QLoRA": [*FULL[name], *NF4[1:]] for name in ("SFT", "reward model", "DPO")},
+        "PPO, QLoRA on one backbone": [*ONE_BACKBONE["PPO, LoRA on one backbone"], *NF4[1:]],
+    }.items()
+}
+"""Of a pretrained model, which scripts/real_model.sh makes."""
 STAGES = (0, 1, 2, 3)
 IN_TWO = {
     "SFT": [*FULL["SFT"], "batch.size=16"],  # of which each process has two passes
     "SFT, LoRA": [*FULL["SFT"], "batch.size=16", LORA],
+    "DPO": [*FULL["DPO"], "batch.size=8"],
     "PPO": [*PPO, "batch.size=32"],
     "PPO, LoRA": [*PPO, "batch.size=32", LORA],
     "SFT, QLoRA": [*FULL["SFT"], "batch.size=16", *NF4],
     "PPO, QLoRA on one backbone": [*PPO, "batch.size=32", "roles.share=lora", *NF4],
+    f"SFT, LoRA, {REAL_NAME}": [*REAL[f"SFT, LoRA, {REAL_NAME}"], "batch.size=16"],
 }
+
+
+def is_here(words: list[str]) -> bool:
+    """Whether there is the pretrained model that a run is of, if it is of one."""
+    return MODEL not in words or REAL_FOLDER.is_dir()
 
 
 def checkpointing(words: list[str], *, is_on: bool) -> list[str]:
     return [*words, f"model.gradient_checkpointing={str(is_on).lower()}"]
 
 
-def write_rows(folder: Path) -> None:
-    """Texts that are longer than all limits, and a base to pack."""
+def write_inputs(runs: dict[str, list[str]]) -> None:
+    """In this folder, what these runs read: texts that are longer than all limits, a base to pack, a reward model."""
     text = " ".join(["the cow says moo"] * 200)
     pairs = [{"prompt": str(i), "chosen": text, "rejected": f"no {text}"} for i in range(32)]
     rows = [{"prompt": each["prompt"], "completion": each["chosen"]} for each in pairs]
     for name, each in {"pairs": pairs, "rows": rows}.items():
-        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in each))
+        Path(f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in each))
+    named = {word for words in runs.values() for word in words}
+    if "model.path=base" in named:
+        _save_base(Path("base"))
+    if "reward.path=reward/model" in named:
+        with _composed(FULL["reward model"], "reward") as config:
+            execute(config)
 
 
-def save_base(folder: Path) -> None:
+def _save_base(folder: Path) -> None:
     """A model of random weights to pack, wide enough for blocks of 64."""
     config = ModelConfig(init=yaml.safe_load(WIDE.removeprefix("model.init=")))
     tokenizer = load_tokenizer(config)
@@ -94,14 +129,24 @@ def save_base(folder: Path) -> None:
 
 
 def measured(words: list[str], folder: str, counts: Counts) -> dict[str, float]:
-    """{planned, alive}: bytes of one process; of several, those of the one that took most. In the folder of
-    `write_rows`, with the base in `base` and a reward model in `reward`."""
+    """{planned, alive}: bytes of one process; of several, those of the one that took most. Beside what `write_inputs`
+    has written; the run's folder is gone when it is over, for there is a model in it."""
+    with _composed(words, folder) as config:
+        found = measure(config, counts)
+    most = float(max(collectives.gathered(found.alive)))
+    if collectives.is_main():
+        rmtree(folder)
+    return {"planned": found.plan.total, "alive": most}
+
+
+@contextmanager
+def _composed(words: list[str], folder: str) -> Iterator[RunConfig]:
+    """Inside, no reply ends before its limit, and nothing is said."""
     recipe, *own = words
     drawn = [] if any(word.startswith("model.path=") for word in own) else [SHAPE]
     endless = patch.object(generate, "end_ids", return_value=[NO_TOKEN])
     with composing([], recipe), redirect_stdout(StringIO()), endless:
-        found = measure(resolve(single(recipe, [*COMMON, *drawn, *own, f"output_dir={folder}"])), counts)
-    return {"planned": found.plan.total, "alive": float(max(collectives.gathered(found.alive)))}
+        yield resolve(single(recipe, [*COMMON, *drawn, *own, f"output_dir={folder}"]))
 
 
 def main() -> None:
