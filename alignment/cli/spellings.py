@@ -128,6 +128,8 @@ SPELLINGS = {  # last part of a key, or all of it -> keys, of which the first th
     "ref_model_path": ("reference.path",),
     "reference_model": ("reference.path",),
     "reference.model": ("reference.path",),
+    "precompute_ref_log_probs": ("reference.cache",),
+    "use_vllm": ("generation.engine",),
     "bf16": ("distributed.precision",),
     "fp16": ("distributed.precision",),
     "dtype": ("distributed.precision",),

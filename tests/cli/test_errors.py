@@ -201,6 +201,8 @@ SPELLINGS = {  # what is known elsewhere or by habit: what is said of it
     "tiny_dpo num_train_epochs=1": "(did you mean 'train.epochs'?)",
     "tiny_dpo max_steps=1": "(did you mean 'train.max_steps'?)",
     "tiny_dpo train.steps=1": "(did you mean 'train.max_steps'?)",
+    "tiny_dpo precompute_ref_log_probs=true": "(did you mean 'reference.cache'?)",
+    "tiny_grpo use_vllm=true": "(did you mean 'generation.engine'?)",
     "tiny_dpo train.scheduler=cosine": "(did you mean 'train.schedule'?)",
     "tiny_dpo batch_size=8": "(did you mean 'batch.size'?)",
     "tiny_dpo train.per_device_train_batch_size=8": "(batch.size=N is of a whole step, over all processes; batch.max",
