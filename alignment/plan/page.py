@@ -138,7 +138,7 @@ def _host(plan: Plan) -> Iterator[str]:
         for size, what in (
             (host.offloaded, "offloaded"),
             (host.activations, "of what layers keep for their backward pass"),
-            (host.loading, f"while {plan.hardware.local} processes read their models"),
+            (host.loading, f"while {_readers(plan.hardware.local)}"),
             (host.saving, "in the main process while it saves its model"),
         )
         if size
@@ -153,6 +153,15 @@ def _host(plan: Plan) -> Iterator[str]:
         )
 
 
+def _readers(processes: int) -> str:
+    return "1 process reads its models" if processes == 1 else f"{processes} processes read their models"
+
+
+def _seconds(seconds: float) -> str:
+    """Three digits, or whole seconds where these would be a power of ten."""
+    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
+
+
 def _work(plan: Plan, mfu: float) -> Iterator[str]:
     work = work_of(plan)
     if work is None:
@@ -160,9 +169,9 @@ def _work(plan: Plan, mfu: float) -> Iterator[str]:
     line = f"a step of the longest rows: {work.tokens:,} tokens, {work.flops:.2g} FLOPs"
     line += f", {work.flops_fp8 / work.flops:.0%} of them in 8 bits" if work.flops_fp8 else ""
     seconds, rate = work.seconds(plan, mfu), rate_here(plan)
-    line += "" if seconds is None else f", {seconds:.3g} s at {mfu:.0%} of the peak"
+    line += "" if seconds is None else f", {_seconds(seconds)} at {mfu:.0%} of the peak"
     if rate is not None:
-        line += f", {work.flops / rate:.3g} s at the {rate:.2g} FLOPs a second that products were timed at here"
+        line += f", {_seconds(work.flops / rate)} at the {rate:.2g} FLOPs a second that products were timed at here"
         line += " in bfloat16" if work.flops_fp8 else ""
     yield line
 
