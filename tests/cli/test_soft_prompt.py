@@ -26,7 +26,6 @@ CASES: dict[str, tuple[str, ...]] = {
     "mlp": ("tiny_sft", *SOFT, "model.soft_prompt.encoder=mlp"),
     "reward": ("tiny_reward", *SOFT, "model.soft_prompt.encoder=lstm"),
     "text": ("tiny_sft", *SOFT, "model.soft_prompt.init_text=hello"),
-    "zero2": ("tiny_dpo", *SOFT, "distributed.zero=2"),
     "quantized": ("tiny_dpo", *SOFT, "model.quantization=nf4"),
     "checkpointing": ("tiny_orpo", *SOFT, "model.gradient_checkpointing=true"),
     "kto": ("tiny_kto", *SOFT),
