@@ -148,7 +148,10 @@ class Counted:
             is_only: whether it is all of a step, so that no gradients are there as it begins, and those that it has
                 made when it has most are counted; otherwise they are beside it, all of them.
         """
-        phases = (self.passes[0] + self.passes[1] * tokens).clip(min=0)
+        phases = self.passes[0] + self.passes[1] * tokens
+        totals = of_pass(phases).clip(min=0)  # which rise evenly, as parts need not: of few tokens one may come to none
+        phases = phases.clip(min=0)
+        phases[:, : Part.gradients] *= (totals / of_pass(phases).clip(min=1))[:, None]
         if not is_only:
             phases[:, Part.gradients] = 0
         highest: np.ndarray = phases[phases[:, : Part.on_host].sum(1).argmax()]

@@ -90,6 +90,7 @@ def held_of(
     states: States | None = None,
     scales: float = 0.0,
     gradients: float | None = None,
+    in_a_group: float = 0.0,
 ) -> Held:
     """Of `trained` bytes of float32 weights, their `gradients` and the `states` that the optimizer keeps, and from ZeRO
     1 on DeepSpeed's own copy, each whole or shared out by the stage; and `frozen` bytes of weights that do not train.
@@ -100,6 +101,8 @@ def held_of(
         states: None: AdamW's two moments.
         scales: of the `frozen` ones, what unpacks the others.
         gradients: bytes, of those that are kept; None: of all that trains.
+        in_a_group: bytes of a trained weight that is a group of the optimizer by itself. ZeRO 2 cuts each group into
+            shares, and keeps a gradient whole that is in several of them.
     """
 
     def placed(offload: Offload) -> Offload:
@@ -113,10 +116,12 @@ def held_of(
 
     kept = States(MOMENTS * trained) if states is None else states
     pages = kept.paged if is_gpu else 0.0
+    gradients = trained if gradients is None else gradients
+    whole = in_a_group if distributed.zero == 2 else 0.0
     return Held(
         weights=(trained + frozen - scales) / shares(3),
         scales=scales,
-        gradients=(trained if gradients is None else gradients) / shares(2),
+        gradients=(gradients - whole) / shares(2) + whole,
         masters=trained / shares(1) if distributed.zero else 0.0,
         moments=(kept.kept - pages) / shares(1),
         averages=averages * trained / shares(3),

@@ -11,9 +11,10 @@ from alignment.config.run import TrainingConfig
 from alignment.config.tasks import RejectionConfig
 from alignment.distributed.precision import compute_dtype
 from alignment.models.counted import Counted, Role, Rows
-from alignment.models.footprint import counted_of, states_of_role
+from alignment.models.footprint import config_and_trust, counted_of, states_of_role
 from alignment.models.held import Held, States, held_of
-from alignment.models.optimizer_states import gradient_bytes, has_momentum
+from alignment.models.optimizer_states import FLOAT, gradient_bytes, has_momentum
+from alignment.models.weight_kinds import WeightKind, is_for
 from alignment.tasks.max_tokens import roles_of
 from alignment.tasks.rows import rows_of
 
@@ -76,6 +77,7 @@ def planned_roles(config: Planned, processes: int, *, is_gpu: bool, counts: Coun
             states=counted.states,
             scales=counted.scales,
             gradients=gradient_bytes(role.train, counted.trained),
+            in_a_group=_grouped_alone(role, counted),
         )
         is_first = role.key == "reference.path" and not role.is_trained and not isinstance(config, PPOConfig)
         is_moved = isinstance(config, PPOConfig) and config.roles.offload and not role.is_trained and is_gpu
@@ -83,6 +85,16 @@ def planned_roles(config: Planned, processes: int, *, is_gpu: bool, counts: Coun
     if isinstance(config, PPOConfig) and config.roles.share is Share.lora:
         found += _adapters(config, found[0], processes, is_gpu=is_gpu)
     return found
+
+
+def _grouped_alone(role: Role, counted: Counted) -> float:
+    """Bytes of the embeddings, where all weights train and the optimizer is not for these: they have AdamW, in a group
+    of their own."""
+    is_frozen = not role.is_trained or role.settings.has_adapter
+    if is_frozen or role.train is None or is_for(role.train.optimizer, WeightKind.embedding, 2):
+        return 0.0
+    hidden: int = config_and_trust(role)[0].get_text_config().hidden_size
+    return float(counted.num_pieces * hidden * FLOAT)
 
 
 def _reads_first(config: Planned) -> bool:

@@ -12,6 +12,7 @@ from alignment.cli.compose import composing, resolve, single
 from alignment.config.distributed import Device
 from alignment.config.errors import ConfigError
 from alignment.config.model import Quantization
+from alignment.config.optimizer import OptimizerName
 from alignment.plan import search
 from alignment.plan.changes import Change, changed, combinations, words
 from alignment.plan.estimate import Plan, on_host, plan_of, planned
@@ -182,3 +183,16 @@ def test_long_rows_are_shared_by_processes_of_a_machine(config: Any) -> None:
     assert shared.total < alone.total / 2
     ways = ways_to_fit(long, gpus(8, (shared.total + 0.1 * (alone.total - shared.total)) / SHARE), COUNTS)
     assert any(word.startswith(asked) for way in ways for word in words(way.changes))
+
+
+def test_embeddings_in_a_group_of_their_own_have_whole_gradients_under_zero_2(config: Any) -> None:
+    """DeepSpeed cuts each of the optimizer's groups into shares, and keeps a gradient whole that is in several of them;
+    adamw_8bit has embeddings apart."""
+    keys = {"distributed.zero": 2}
+    apart, among = (
+        plan(config, gpus(4, 1e12), **keys, **{"train.optimizer": name}).roles[0]
+        for name in (OptimizerName.adamw_8bit, OptimizerName.adamw)
+    )
+    assert among.held.gradients == among.counted.trained / 4
+    embeddings = 4 * among.counted.num_pieces * config.model.init["hidden_size"]
+    assert apart.held.gradients == pytest.approx((among.counted.trained - embeddings) / 4 + embeddings)

@@ -34,10 +34,10 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """In the root folder, with the wheel's package before an editable install's."""
+def run(site: Path, *words: str, folder: Path = Path("/")) -> subprocess.CompletedProcess[str]:
+    """In that folder, with the wheel's package before an editable install's."""
     env = {**os.environ, "PYTHONPATH": str(site), "XDG_CACHE_HOME": str(site / "cache")}
-    return subprocess.run([sys.executable, *words], cwd="/", env=env, capture_output=True, text=True)
+    return subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True)
 
 
 def test_wheel_holds_the_package_its_presets_and_its_recipes(wheel: Path) -> None:
@@ -69,3 +69,19 @@ def test_wheel_runs_a_recipe(site: Path, tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == [1, 2]
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
     assert (tmp_path / "out" / "finished.json").is_file()
+
+
+CARDS = {"24gb": "1x24GB", "8x80gb": "8x80GB"}
+FOR_CARDS = [(method, card) for card in CARDS for method in ("sft", "reward", "dpo", "ppo", "grpo")]
+
+
+@pytest.mark.parametrize(
+    ("method", "card"),
+    [pytest.param(*each, marks=() if each == ("dpo", "24gb") else pytest.mark.slow) for each in FOR_CARDS],
+)
+def test_wheel_plans_a_recipe_for_a_machine(site: Path, method: str, card: str, tmp_path: Path) -> None:
+    """In an empty folder, of a model whose shape is in the package."""
+    words = ["plan", f"{method}_{card}", "model=llama-3-8b", "--for", CARDS[card]]
+    ended = run(site, str(site / "bin" / "alignment"), *words, folder=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "") and "\nfits: " in ended.stdout
+    assert list(tmp_path.iterdir()) == []
