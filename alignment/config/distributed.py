@@ -10,6 +10,8 @@ from alignment.config.fp8 import Fp8
 from alignment.config.marks import INPUT, PLACE
 from alignment.config.model import Attention, ModelConfig, Quantization
 
+YEAR = 366 * 24 * 60  # minutes
+
 
 class Device(str, Enum):
     auto = "auto"
@@ -98,7 +100,9 @@ class DistributedConfig(Config):
         uses_nvme = Offload.nvme in (self.offload_optimizer, self.offload_param)
         rule = "distributed.nvme_path goes with an offload to nvme"
         require(uses_nvme == (self.nvme_path is not None), rule, self.nvme_path)
-        require(self.timeout_minutes > 0, "distributed.timeout_minutes must be > 0", self.timeout_minutes)
+        minutes = self.timeout_minutes
+        rule = "distributed.timeout_minutes must be > 0, and of a year at the most"
+        require(0 < minutes <= YEAR, rule, minutes)
 
 
 def require_device(model: ModelConfig, distributed: DistributedConfig) -> None:

@@ -128,7 +128,7 @@ class GenerationConfig(Config):
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens > 0, "generation.max_new_tokens must be > 0", self.max_new_tokens)
-        require(self.temperature > 0, "generation.temperature must be > 0", self.temperature)
+        require(0 < self.temperature < math.inf, "generation.temperature must be > 0 and finite", self.temperature)
         require(self.top_k >= 0, "generation.top_k must be >= 0 (0: off)", self.top_k)
         require(0 < self.top_p <= 1, "generation.top_p must be in (0, 1]", self.top_p)
         rule = "generation.min_new_tokens must be in [0, generation.max_new_tokens]"

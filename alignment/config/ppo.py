@@ -65,7 +65,7 @@ class CriticConfig(Config):
     """Iterations at the start in which the critic learns and the actor does not."""
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, "critic.learning_rate must be > 0", self.learning_rate)
+        require(0 < self.learning_rate < math.inf, "critic.learning_rate must be > 0 and finite", self.learning_rate)
         require(self.warmup >= 0, "critic.warmup must be >= 0", self.warmup)
 
 
@@ -96,7 +96,7 @@ class KLConfig(Config):
     whatever checkpoint.keep says."""
 
     def __post_init__(self) -> None:
-        require(self.weight >= 0, "kl.weight must be >= 0", self.weight)
+        require(0 <= self.weight < math.inf, "kl.weight must be >= 0 and finite", self.weight)
         rule = "kl.bias_correction needs kl.place=loss"
         require(self.place is KLPlace.loss or not self.bias_correction, rule, self.bias_correction)
         of_k1 = "the gradient of k1 is zero on average without kl.bias_correction"
@@ -108,8 +108,9 @@ class KLConfig(Config):
             )
         require(self.place is KLPlace.reward or self.estimator is not without, rule, self.estimator.value)
         adaptive = self.controller is KLControl.adaptive
-        rule = "kl.target must be set, and > 0, with kl.controller=adaptive, and only there"
-        require((self.target is not None and self.target > 0) if adaptive else self.target is None, rule, self.target)
+        rule = "kl.target must be set, > 0 and finite, with kl.controller=adaptive, and only there"
+        is_target = self.target is not None and 0 < self.target < math.inf
+        require(is_target if adaptive else self.target is None, rule, self.target)
         require(not adaptive or self.weight > 0, "kl.weight must be > 0 with kl.controller=adaptive", self.weight)
         require(self.horizon > 0, "kl.horizon must be > 0", self.horizon)
         require(adaptive or self.horizon == KL_HORIZON, "kl.horizon needs kl.controller=adaptive", self.horizon)

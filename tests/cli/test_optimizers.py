@@ -49,7 +49,7 @@ def test_it_learns_and_goes_on_bit_for_bit(name: str, task: str, alignment: Call
     assert whole.keys() == cut.keys() and all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
-SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ("dpo", "reward")]
+SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ("dpo", "reward", "ppo")]
 
 
 @pytest.mark.parametrize("task", ["sft", *SLOW])

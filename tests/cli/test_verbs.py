@@ -205,7 +205,7 @@ def test_a_model_may_have_any_name(alignment: Command, files: Path, folder: str)
         "chat": "chat needs one model: alignment chat MODEL",
         "chat gone": "chat: MODEL: no such file or folder, got 'gone'",
         "chat MODELS/judge": "chat: MODEL must be a language model, got a reward model (LlamaFor",
-        "chat MODELS/small --temperature 0": "chat: generation.temperature must be > 0, got 0",
+        "chat MODELS/small --temperature 0": "chat: generation.temperature must be > 0 and finite, got 0",
         "chat MODELS/small --temperature hot": "argument --temperature: invalid float value: 'hot'",
     }.items(),
 )

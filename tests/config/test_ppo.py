@@ -1,5 +1,7 @@
 """PPO's reward and KL: what goes together, and what does not and says so by the key its user typed."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,10 +10,11 @@ from alignment.config.data import DataConfig, EvalSource, Format, TrainSource
 from alignment.config.distributed import DistributedConfig, Offload
 from alignment.config.errors import ConfigError
 from alignment.config.evaluate import EvaluateConfig
+from alignment.config.generation import GenerationConfig
 from alignment.config.inputs import input_paths
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
-from alignment.config.ppo import KLConfig, KLControl, KLPlace
+from alignment.config.ppo import CriticConfig, KLConfig, KLControl, KLPlace
 from alignment.config.reward import Combine, RewardShapingConfig, ScorerConfig, ScorerEntry
 from alignment.config.tasks import RejectionConfig
 from alignment.config.train import TrainConfig
@@ -69,8 +72,13 @@ KL: list[tuple[dict[str, Any], str]] = [
         {"place": KLPlace.loss, "estimator": KLEstimator.k2, "bias_correction": True},
         "kl.estimator must be k1 or k3 with kl.bias_correction: k2 is no KL on average, got 'k2'",
     ),
-    ({"controller": KLControl.adaptive}, "kl.target must be set, and > 0, with kl.controller=adaptive, .*, got null"),
-    ({**ADAPTIVE, "target": 0.0}, "kl.target must be set, and > 0, with kl.controller=adaptive, .*, got 0.0"),
+    (
+        {"controller": KLControl.adaptive},
+        "kl.target must be set, > 0 and finite, with kl.controller=adaptive, .*, got null",
+    ),
+    ({**ADAPTIVE, "target": 0.0}, "kl.target must be set, > 0 and finite, with kl.controller=adaptive, .*, got 0.0"),
+    ({**ADAPTIVE, "target": math.inf}, "kl.target must be set, > 0 and finite, with .*, got inf"),
+    ({"weight": math.inf}, "kl.weight must be >= 0 and finite, got inf"),
     ({"target": 6.0}, "kl.target must be set, .*, and only there, got 6.0"),
     ({**ADAPTIVE, "weight": 0.0}, "kl.weight must be > 0 with kl.controller=adaptive, got 0.0"),
     ({**ADAPTIVE, "horizon": 0}, "kl.horizon must be > 0, got 0"),
@@ -168,3 +176,17 @@ def test_the_toy_task_scores_no_foreign_rows_elsewhere_either() -> None:
     with pytest.raises(ConfigError, match=r"^gold=alignment.toy.gold knows the toy"):
         EvaluateConfig(runs={"a": "a"}, baseline="a", data=held_out, gold="alignment.toy.gold", reward="b")
     EvaluateConfig(runs={"a": "a"}, baseline="a", data=held_out, gold="mine.gold")
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda inf: CriticConfig(learning_rate=inf), "critic.learning_rate must be > 0 and finite, got inf"),
+        (lambda inf: GenerationConfig(temperature=inf), "generation.temperature must be > 0 and finite, got inf"),
+        (lambda inf: ModelConfig(path="a", router_loss=inf), "model.router_loss must be >= 0 and finite, got inf"),
+        (lambda inf: DistributedConfig(timeout_minutes=inf), "distributed.timeout_minutes must be > 0, .*, got inf"),
+    ],
+)
+def test_what_is_multiplied_or_waited_for_has_an_end(build: Callable[[float], object], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        build(math.inf)
