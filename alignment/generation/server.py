@@ -8,6 +8,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.generation import VLLMConfig
@@ -15,6 +16,9 @@ from alignment.generation.launched import LaunchedVLLM
 from alignment.terminal import say
 
 AT_ONCE = 256  # connections that are kept open
+KEPT_TOO_LONG = Retry(total=1, connect=0, read=1, allowed_methods=None)
+"""A connection that has been idle is closed by the server, vLLM's after 5 seconds, which may be just when the next
+request is on its way: that one is sent again on a new connection, whatever it asks."""
 PAUSE_S, ANSWERS_S = 0.5, 10.0  # between two looks whether it is up, and how long one waits
 DEV_MODE = "VLLM_SERVER_DEV_MODE=1 in its environment"
 PROCESSED = "processed_logprobs"
@@ -64,7 +68,7 @@ class Server:
         self._session.trust_env = False  # else a proxy is asked for it, were it on this very machine
         if key := os.environ.get("VLLM_API_KEY"):  # which a server that the run starts demands, for it has it too
             self._session.headers["Authorization"] = f"Bearer {key}"
-        self._session.mount("http://", HTTPAdapter(pool_maxsize=AT_ONCE))
+        self._session.mount("http://", HTTPAdapter(pool_maxsize=AT_ONCE, max_retries=KEPT_TOO_LONG))
         self.name = ""
 
     def connect(self) -> ServedModel:

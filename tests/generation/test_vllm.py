@@ -542,3 +542,30 @@ def test_a_server_that_sleeps_is_for_a_gpu() -> None:
     require_gpu(asleep, "cuda")
     with pytest.raises(ConfigError, match=r"^generation\.vllm\.sleep needs distributed\.device=cuda, .* got 'cpu'$"):
         require_gpu(asleep, "cpu")
+
+
+@pytest.mark.parametrize("closes", [1, 2])
+def test_what_a_server_has_closed_meanwhile_is_asked_once_more(
+    closes: int, served: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM closes a connection that is idle for 5 seconds, which the next request may cross on its way."""
+    answer = Handler.do_POST
+    closed: list[str] = []
+
+    def do_post(handler: Handler) -> None:
+        if len(closed) < closes:
+            closed.append(handler.path)
+            handler.close_connection = True
+        else:
+            answer(handler)
+
+    monkeypatch.setattr(Handler, "protocol_version", "HTTP/1.1")
+    monkeypatch.setattr(Handler, "do_POST", do_post)
+    asked = Server(asking(served).vllm)
+    asked.connect()
+    if closes == 1:
+        asked.sleep()
+        assert closed == ["/sleep?level=1"] and served.log == ["sleep"]
+    else:
+        with pytest.raises(UserError, match=r"does not answer any more \(ConnectionError\): start it again; the run"):
+            asked.sleep()
