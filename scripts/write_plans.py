@@ -1,7 +1,14 @@
-"""Write the tables of recipes/memory.md as `alignment plan` has them: python scripts/write_plans.py"""
+"""Write the tables of recipes/memory.md as `alignment plan` has them: python scripts/write_plans.py [PATTERN]
+
+PATTERN, a regular expression, names the rows that are made anew: `^ppo llama-3`, `24gb`; each is in the page as soon as
+it is planned.
+"""
 
 import re
+import sys
 from pathlib import Path
+
+from page_tables import put
 
 from alignment.cli.plan import composed
 from alignment.plan.changes import words
@@ -13,7 +20,8 @@ from alignment.plan.search import ways_to_fit
 
 PAGE = Path(__file__).parents[1] / "recipes" / "memory.md"
 DEVICES = ("1x24GB", "1x80GB", "8x80GB", "64x80GB")
-SHAPES = dict.fromkeys(("dpo", "ppo"), ("llama-2-7b", "llama-3-8b", "llama-2-13b", "llama-3-70b"))
+RECIPES = ("dpo", "ppo")
+SHAPES = ("llama-2-7b", "llama-3-8b", "llama-2-13b", "llama-3-70b")
 CARDS = {"24gb": "1x24GB", "8x80gb": "8x80GB"}
 METHODS = ("sft", "reward", "dpo", "ppo", "grpo")
 MODELS = (
@@ -41,42 +49,31 @@ def cell(config: Planned, devices: str, counts: Counts) -> str:
     return f"{how}: {gb(ways[0].plan.total)}"
 
 
-def table(recipe: str) -> str:
-    lines = [f"| {recipe} | {' | '.join(DEVICES)} |", f"|---{'|---' * len(DEVICES)}|"]
-    for shape in SHAPES[recipe]:
-        counts = Counts()
-        config = planned(composed(recipe, [], [], shape))
-        lines.append(f"| {shape} | {' | '.join(cell(config, devices, counts) for devices in DEVICES)} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+def cells_of(recipe: str, shape: str) -> list[str]:
+    counts, config = Counts(), planned(composed(recipe, [], [], shape))
+    return [cell(config, devices, counts) for devices in DEVICES]
 
 
-def on_card(card: str, model: str) -> str:
-    """A row of the table of recipes for a machine: GB a GPU of each method, as its recipe stands."""
+def on_card(card: str, model: str) -> list[str]:
+    """GB a GPU of each method, as its recipe for the card stands."""
     found = []
     for method in METHODS:
         config = planned(composed(f"{method}_{card}", [f"model={model}"], [], None))
         plan = plan_of(config, named(CARDS[card]), Counts())
         found.append(gb(plan.total) if plan.fits else f"{gb(plan.total)} (tight)")
-    return f"| {model} | {' | '.join(found)} |"
-
-
-def of_card(card: str) -> str:
-    lines = [f"| {card} | {' | '.join(METHODS)} |", f"|---{'|---' * len(METHODS)}|"]
-    for model in MODELS:
-        lines.append(on_card(card, model))
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+    return found
 
 
 def main() -> None:
-    tables = {recipe: table(recipe) for recipe in SHAPES} | {card: of_card(card) for card in CARDS}
-    text = PAGE.read_text()
-    for name, lines in tables.items():
-        before = re.search(rf"^\| {name} \|.*\n(\|.*\n)+", text, re.MULTILINE)
-        assert before is not None
-        text = text.replace(before[0], f"{lines}\n")
-    PAGE.write_text(text)
+    pattern = re.compile(sys.argv[1] if len(sys.argv) > 1 else "")
+    for recipe in RECIPES:
+        for shape in SHAPES:
+            if pattern.search(f"{recipe} {shape}"):
+                put(PAGE, (recipe, *DEVICES), shape, cells_of(recipe, shape), SHAPES)
+    for card in CARDS:
+        for model in MODELS:
+            if pattern.search(f"{card} {model}"):
+                put(PAGE, (card, *METHODS), model, on_card(card, model), MODELS)
 
 
 if __name__ == "__main__":
