@@ -203,8 +203,7 @@ class ModelConfig(Config):
         if given is not None and given not in names and not {".", "/"} & set(given):
             rule = f"model.chat_template must be a file or one of {', '.join(names)}"
             raise ConfigError(f"{rule}, got {given!r}{nearest(given, names)}")
-        rule = "model.router_loss must be >= 0 and finite"
-        require(self.router_loss is None or 0 <= self.router_loss < math.inf, rule, self.router_loss)
+        require(0 <= (self.router_loss or 0) < math.inf, "model.router_loss must be >= 0 and finite", self.router_loss)
         rule = "model.quantization goes with model.path: a model of model.init is drawn, not read"
         require(not self.is_packed or (self.path or self.adapter) is not None, rule, self.quantization.value)
 
