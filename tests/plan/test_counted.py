@@ -24,11 +24,12 @@ OFTEN = (
     ("reward model", True),
     ("DPO", False),
     ("DPO", True),
-    ("PPO, scored by a function", False),
+    ("PPO, scored by a function", True),
+    ("DPO, LoRA on int8", True),
 )
 ONE_PASS = {name: "batch.max_tokens=1024" for name in RUNS if "PPO" not in name}  # eight rows, four pairs
 ONE_PASS |= {name: "batch.max_tokens=2176" for name in ONE_PASS if name.startswith("GRPO")}
-OFTEN_IN_ONE = (("SFT", True), ("ORPO", True), ("DPO, QLoRA", False))
+OFTEN_IN_ONE = (("SFT", True), ("ORPO", True), ("DPO, LoRA", False), ("DPO, QLoRA", False))
 
 
 def pairs(names: list[str], often: tuple[tuple[str, bool], ...]) -> list[object]:
