@@ -68,9 +68,25 @@ def one_run() -> Iterator[None]:
     if _notice.signal and not _notice.holding:
         raise Preempted(reason())
     try:
-        yield
+        with unwrapped():
+            yield
     finally:
         _release()
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """A request to stop comes out as it was raised. Until Python 3.12 one that is heard while a class names its fields
+    (`__set_name__`) comes out of it as the cause of a RuntimeError, of which transformers, importing, makes another."""
+    try:
+        yield
+    except (RuntimeError, ImportError) as error:
+        asked: BaseException | None = error
+        while asked is not None and not isinstance(asked, Preempted | KeyboardInterrupt):
+            asked = asked.__cause__
+        if asked is None:
+            raise
+        raise asked from None
 
 
 def hold() -> None:

@@ -47,7 +47,7 @@ def main() -> None:
     belong_to_launcher()
     with preempt.listening():
         try:
-            with within_reach():
+            with within_reach(), preempt.unwrapped():
                 dispatch(sys.argv[1:])
         except KeyboardInterrupt:
             print("alignment: interrupted", file=sys.stderr)

@@ -101,7 +101,7 @@ def _take_part(config: RunConfig) -> None:
             config = _with_max_tokens(config)  # which start keeps
             if collectives.is_main():
                 start(folder, config, mark)
-            with NotedEnding(folder) if collectives.is_main() else nullcontext():
+            with NotedEnding(folder) if collectives.is_main() else nullcontext(), preempt.unwrapped():
                 _carry_out(run, config, folder, mark, before)
 
 

@@ -112,3 +112,30 @@ def test_a_thread_that_gets_no_signals_changes_none() -> None:
     thread.start()
     thread.join()
     assert inside == [before]
+
+
+class _Asks:
+    """A field in whose naming the signal is heard, as a library's classes have them."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("wraps", [False, True])
+def test_a_signal_that_is_heard_while_a_library_is_imported_is_no_error_of_its_own(wraps: bool) -> None:
+    def imported() -> None:
+        try:
+            type("Config", (), {"field": _Asks()})
+        except RuntimeError as error:
+            if not wraps:
+                raise
+            raise ModuleNotFoundError("could not import Config") from error
+
+    with preempt.listening(), pytest.raises(preempt.Preempted, match=r"^stopped by SIGTERM$"), preempt.one_run():
+        imported()
+
+
+def test_an_error_that_is_no_signal_goes_its_way() -> None:
+    with preempt.listening(), pytest.raises(RuntimeError, match=r"^b$") as caught, preempt.one_run():
+        raise RuntimeError("b") from ValueError("a")
+    assert isinstance(caught.value.__cause__, ValueError)
