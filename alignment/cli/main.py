@@ -48,6 +48,7 @@ def main() -> None:
     with preempt.listening():
         try:
             with within_reach(), preempt.unwrapped():
+                _require_text(sys.argv[1:])
                 dispatch(sys.argv[1:])
         except KeyboardInterrupt:
             print("alignment: interrupted", file=sys.stderr)
@@ -61,6 +62,17 @@ def main() -> None:
             if preempt.is_main():
                 print(f"alignment: {' '.join(f'{stop}{preempt.requeued()}'.split())}", file=sys.stderr)
             end(preempt.exit_code())
+
+
+def _require_text(arguments: list[str]) -> None:
+    """Raises:
+    UserError: a word, such as the name of a file, is not UTF-8, which what a run writes of itself is.
+    """
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"names of files must be UTF-8, got {word!r}: give it another name") from error
 
 
 def dispatch(arguments: list[str]) -> None:

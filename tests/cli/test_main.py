@@ -39,6 +39,15 @@ def test_help_names_every_verb(flag: str, alignment: Callable[..., Any]) -> None
         assert word in ended.out
 
 
+def test_a_name_that_is_no_text_is_told_at_once(alignment: Callable[..., Any]) -> None:
+    """A run would end with a traceback behind its last step, where it writes the name down."""
+    ended = alignment("run", "tiny_sft", "data.train.path=caf\udce9.jsonl")
+    assert ended.code == 2
+    assert ended.err == [
+        "alignment: names of files must be UTF-8, got 'data.train.path=caf\\udce9.jsonl': give it another name"
+    ]
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_has_a_page_of_its_own(verb: str, alignment: Callable[..., Any]) -> None:
     pages = [alignment(verb, *words) for words in (["-h"], ["--help"], ["--help", "-h"])]
