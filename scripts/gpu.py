@@ -38,7 +38,10 @@ def main() -> int:
     if not asked.data.is_file():
         parser.error(f"--data must be a file of pairs, got {str(asked.data)!r} in {Path.cwd()}")
     asked.data, asked.out = asked.data.resolve(), asked.out.resolve()  # what follows runs elsewhere
-    asked.out.mkdir(parents=True, exist_ok=True)
+    try:
+        asked.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out must be a folder that can be written, got {str(asked.out)!r} ({error.strerror})")
     result = {"machine": machine(asked.device), "tests": tests(asked), "benchmark": benchmark(asked)}
     (asked.out / "gpu.json").write_text(json.dumps(result, indent=2))
     (asked.out / "gpu.md").write_text(page(result))

@@ -75,3 +75,13 @@ def test_a_file_that_is_not_there_is_told_before_anything_runs(tmp_path: Path) -
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
     assert ended.returncode == 2 and f"--data must be a file of pairs, got 'PAIRS' in {tmp_path}" in ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "pairs").touch()
+    command = [sys.executable, REPOSITORY / "scripts" / "gpu.py", "--device", "cpu", "--data", "pairs"]
+    environment = {"CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY)}
+    asked = {"capture_output": True, "text": True, "check": False, "env": environment, "cwd": tmp_path}
+    ended = subprocess.run([*command, "--out", "pairs/out"], **asked)
+    assert ended.returncode == 2 and "--out must be a folder that can be written" in ended.stderr
