@@ -30,8 +30,13 @@ def parquet(path: Path) -> Iterator[Any]:
         _require_different(path, names)
         if count:
             yield from load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+    except UserError:
+        raise
     except (ArrowException, OSError) as error:
         raise UserError(f"{path}: it is no parquet file, or cut or damaged ({str(error).partition('.')[0]})") from error
+    except ValueError as error:  # of a whole file, with a column of a kind that the library has not: a map
+        way = "leave the column out, or have a list or a struct in its place"
+        raise UserError(f"{path}: a column cannot be read ({str(error).rstrip('.')}); {way}") from error
 
 
 def arrow(path: Path) -> Iterator[Any]:

@@ -247,6 +247,13 @@ def test_broken_gzip(tmp_path: Path, data: bytes) -> None:
         list(read_rows(path))
 
 
+def test_a_column_that_the_library_cannot_read_is_told(tmp_path: Path) -> None:
+    columns = {"prompt": ["a"], "more": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))}
+    parquet.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=r"rows.parquet: a column cannot be read \(.*map.*\); leave the column out"):
+        list(read_rows(tmp_path / "rows.parquet"))
+
+
 @pytest.mark.parametrize("name", ["rows.txt", "rows.parquet.gz", "rows.gz", "rows.csv.bz2"])
 def test_other_kinds_of_file_are_refused_at_once(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / name}: a data file must end in .jsonl, .json, ")):
