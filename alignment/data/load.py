@@ -148,7 +148,8 @@ class Reading:
         except UnwritableError as error:
             say(f"{self.key}: the rows cannot be kept, each process reads them by itself ({error})")
             return None
-        if not told:  # by the process that has read them, which is another or an earlier one
+        if not counted:  # another process has read them, or an earlier one
+            say(f"{self.key}: {len(examples)} rows as they are kept in {place.parent}")
             for line in lines:
                 say(line)
         return replace(loaded, records=records, examples=examples)

@@ -44,6 +44,7 @@ SCHEMA = pa.schema(
         "prompt_hash": pa.uint64(),  # of the record, without a seed
     }
 )
+IN_VAIN = 0o400  # the mode of the lock of who could not keep them
 MARK = 16  # bytes of the hash before what is known of rows together
 FLAGS = ("margin", "source", "finished", "tags", "labels", "ends", "weight")
 
@@ -155,17 +156,17 @@ def kept_rows(place: Path, batches: Iterator[pa.RecordBatch], known: Callable[[]
     Raises:
         UnwritableError: they cannot be kept.
     """
-    found = _mapped(place)
-    if found is None:
-        try:
+    try:
+        found = _mapped(place)
+        if found is None:
             with _alone(place):
                 found = _mapped(place)
                 if found is None:
                     _write(place, batches, known)
                     found = _mapped(place)
                     make_room(place)
-        except OSError as error:
-            raise UnwritableError(str(error)) from error
+    except OSError as error:
+        raise UnwritableError(str(error)) from error
     if found is None:
         raise UnwritableError("they are gone again")
     return found
@@ -173,14 +174,21 @@ def kept_rows(place: Path, batches: Iterator[pa.RecordBatch], known: Callable[[]
 
 @contextmanager
 def _alone(place: Path) -> Iterator[None]:
-    """Inside, no other process makes the same; one that is killed lets go."""
+    """Inside, no other process makes the same; one that is killed lets go.
+
+    Raises:
+        OSError: another process, which this one has waited for, could not.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = place.with_suffix(".lock")
-    with _locked(lock):
+    with _locked(lock) as file:
         for left in place.parent.glob(f"{place.stem}.*{PARTIAL}"):  # of one that was killed
             left.unlink(missing_ok=True)
         try:
             yield
+        except OSError:
+            os.fchmod(file.fileno(), IN_VAIN)  # seen by those who wait for it; a full disk has room for it
+            raise
         finally:
             lock.unlink(missing_ok=True)
 
@@ -190,9 +198,12 @@ def _locked(lock: Path) -> IO[str]:
     while True:
         file = lock.open("w")
         fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:
+        found = os.fstat(file.fileno())
+        if found.st_nlink:
             return file
         file.close()
+        if found.st_mode & 0o777 == IN_VAIN:
+            raise OSError("another process has tried")
 
 
 def _write(place: Path, batches: Iterator[pa.RecordBatch], known: Callable[[], Any]) -> None:
@@ -203,8 +214,12 @@ def _write(place: Path, batches: Iterator[pa.RecordBatch], known: Callable[[], A
             for batch in batches:
                 table.write_batch(batch)
         content = pickle.dumps((hashed(beside), known()))
-    with whole_file(aside) as beside:
-        beside.write_bytes(xxhash.xxh3_128_digest(content) + content)
+    try:
+        with whole_file(aside) as beside:
+            beside.write_bytes(xxhash.xxh3_128_digest(content) + content)
+    except OSError:
+        place.unlink(missing_ok=True)  # rows of which nothing is known would be called damaged
+        raise
 
 
 def _known_of(place: Path) -> Path:

@@ -13,7 +13,7 @@ import xxhash
 from alignment.config.user_cache import user_cache
 from alignment.runs.folder import RunFolder
 from alignment.runs.written import whole_file
-from alignment.terminal import say
+from alignment.terminal import say, say_once
 
 BLOCK = 2**22  # bytes that are hashed at a time
 KEPT_FROM = 2**20  # bytes: a smaller file is read as fast as a note of it
@@ -119,5 +119,5 @@ def _keep(read: list[tuple[Path, Note, str]]) -> None:
             with whole_file(place) as beside:
                 beside.write_text(json.dumps([*note, name]))
         except OSError as error:
-            say(f"{place.parent} cannot be written ({error.strerror}): the next run reads its inputs again")
+            say_once(f"{place.parent} cannot be written ({error.strerror}): the next run reads its inputs again")
             return

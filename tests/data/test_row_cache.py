@@ -1,5 +1,6 @@
 """Rows that are kept: what is mapped is what is read, what shapes it names it, and what is damaged is made again."""
 
+import errno
 import fcntl
 import json
 import os
@@ -133,7 +134,11 @@ def test_what_is_mapped_is_what_is_read(
 
 
 def test_rows_are_tokenized_once_and_what_was_told_is_told_again(
-    chatml: PreTrainedTokenizerBase, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    chatml: PreTrainedTokenizerBase,
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = replace(settings(rows), format=Format.auto)
     load_split("train", data, chatml, ExampleKind.pairs)
@@ -141,7 +146,8 @@ def test_rows_are_tokenized_once_and_what_was_told_is_told_again(
     assert said.count("read as native") == 1
     monkeypatch.setattr(RowReader, "__call__", lambda *_: pytest.fail("read again"))
     load_split("train", data, chatml, ExampleKind.pairs)
-    assert capsys.readouterr().out == said
+    (place,) = {path.parent for path in kept(tmp_path)}
+    assert capsys.readouterr().out == f"data.train: 11 rows as they are kept in {place}\n{said}"
 
 
 BAD = {"prompt": "a", "chosen": "b"}
@@ -322,6 +328,56 @@ def test_who_waited_for_a_lock_that_is_gone_has_one_that_others_find(tmp_path: P
         row_cache.kept_rows(place, firsts(), lambda: None)
     waiting.join()
     assert found == [True] and place.exists() and not lock.exists()
+
+
+def test_who_waited_for_one_that_has_no_room_does_not_try_again(tmp_path: Path) -> None:
+    """Each would read all of the rows in vain, one after the other."""
+    place, begun, found = tmp_path / "rows.arrow", Event(), list[str]()
+
+    def second() -> None:
+        begun.set()
+        try:
+            row_cache.kept_rows(place, iter(()), lambda: pytest.fail("tried again"))
+        except row_cache.UnwritableError as error:
+            found.append(str(error))
+
+    waiting = Thread(target=second)
+
+    def firsts() -> Iterator[Any]:
+        waiting.start()
+        begun.wait()
+        time.sleep(0.2)  # in which it comes to the lock
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    with pytest.raises(row_cache.UnwritableError, match="No space left on device"):
+        row_cache.kept_rows(place, firsts(), lambda: None)
+    waiting.join()
+    assert found == ["another process has tried"]
+    assert list(tmp_path.iterdir()) == []
+    assert row_cache.kept_rows(place, iter(()), lambda: 1)[2] == 1  # once there is room
+
+
+def test_rows_of_which_nothing_can_be_noted_are_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, write = tmp_path / "rows.arrow", Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        write(path, content[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(row_cache.UnwritableError):
+        row_cache.kept_rows(place, iter(()), lambda: 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_may_not_be_looked_into_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, **_: Any) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refused)
+    with pytest.raises(row_cache.UnwritableError, match="Permission denied"):
+        row_cache.kept_rows(tmp_path / "rows.arrow", iter(()), lambda: 1)
 
 
 def killed(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
