@@ -72,8 +72,13 @@ def _told(model: LanguageModel | ScalarModel, allocations: "Allocations", is_mov
         if output.last_hidden_state.requires_grad:
             output.last_hidden_state.register_hook(lambda _: allocations.begin(Phase.backward))
 
+    def embedded(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda _: allocations.begin(Phase.backward_of_embeddings))
+
     hooks: list[Any] = [Hooks(model.hf.base_model, allocations.moving)] if is_moved else []
     hooks.append(model.hf.base_model.register_forward_hook(read_out))
+    hooks.append(model.hf.get_input_embeddings().register_forward_hook(embedded))
     for name, module in model.hf.named_modules():
         if name.endswith(ATTENTION):
             hooks.append(module.register_forward_pre_hook(partial(allocations.set_part, Part.attention)))

@@ -66,6 +66,8 @@ class Phase(IntEnum):
     read_out = 1
     backward_of_read_out = 2
     backward = 3
+    backward_of_embeddings = 4
+    """Where these train: their gradient is as large as they are, however few the tokens."""
 
 
 class Part(IntEnum):
@@ -123,6 +125,10 @@ class Counted:
     """Tokens of the longest row as it is laid out, which go into one pass together."""
     passes: np.ndarray
     """[2, Phase, Part] bytes of a pass in each of its phases: whatever its tokens, and for each of its tokens."""
+    few: np.ndarray
+    """The same of one whose logits are one chunk, which is not made twice."""
+    chunk: int
+    """How many tokens that has at the most."""
 
     @property
     def shared(self) -> float:
@@ -148,7 +154,8 @@ class Counted:
             is_only: whether it is all of a step, so that no gradients are there as it begins, and those that it has
                 made when it has most are counted; otherwise they are beside it, all of them.
         """
-        phases = self.passes[0] + self.passes[1] * tokens
+        fixed, per_token = self.few if tokens <= self.chunk else self.passes
+        phases = fixed + per_token * tokens
         totals = of_pass(phases).clip(min=0)  # which rise evenly, as parts need not: of few tokens one may come to none
         phases = phases.clip(min=0)
         phases[:, : Part.gradients] *= (totals / of_pass(phases).clip(min=1))[:, None]

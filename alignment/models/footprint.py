@@ -3,7 +3,7 @@
 One pass of it is run with tensors that have shapes and no numbers, on a model without weights: whatever the
 architecture keeps for its backward pass, with checkpointing, adapters and autocast as they are asked for, and what is
 alive for a moment only, is seen as it is made and as it goes. Two such passes, one of twice the tokens, say what a
-token takes and what a pass takes beside its tokens.
+token takes and what a pass takes beside its tokens; two more say it of few, whose logits are one chunk.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ from alignment.distributed.precision import compute_dtype
 from alignment.models.allocations import leave_meta, peaks_of
 from alignment.models.counted import Counted, Part, Phase, Role, Rows, heads_of, num_cached, of_pass
 from alignment.models.folder import architecture_of, attention_of, read_shape
-from alignment.models.heads import LanguageModel, ScalarModel
+from alignment.models.heads import LanguageModel, ScalarModel, tokens_at_once
 from alignment.models.held import States, held_of
 from alignment.models.init import init_config
 from alignment.models.layer_kinds import check_branches
@@ -113,11 +113,12 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     trained, frozen, num_trained, num_frozen, num_fp8 = found[:5]
     states, (small, scales, shared, row), passes = States(*found[5:8]), found[8:12], found[12:]
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
-    by_phase = np.array(passes).reshape(2, len(Phase), len(Part))
+    many, few = np.array(passes).reshape(2, 2, len(Phase), len(Part))
     cached, heads, pieces = num_cached(config), heads_of(config), config.get_text_config().vocab_size
     numbers = round(num_trained), round(num_frozen), round(num_fp8)
     whole = small, scales, round(shared)
-    return Counted(trained, frozen, *numbers, states, layer, *whole, cached, heads, pieces, round(row), by_phase)
+    tokens, chunk = round(row), tokens_at_once(pieces)
+    return Counted(trained, frozen, *numbers, states, layer, *whole, cached, heads, pieces, tokens, many, few, chunk)
 
 
 def states_of_role(role: Role, compute: torch.dtype) -> States:
@@ -157,13 +158,21 @@ def _counted(
         leave_meta(hf)
         reads_apart = role.is_scalar and not role.is_in_ppo  # scores at the ends; else every token is read
         model = (ScalarModel if role.is_scalar else LanguageModel)(hf, Whole(compute), reads_apart=reads_apart)
-        groups = -(-TOKENS // rows.together)
-        batches = [_batch(rows, count, layout, fake) for count in (groups, 2 * groups)]
         peaks = partial(peaks_of, model, compute=compute, is_trained=role.is_trained, is_in_ppo=role.is_in_ppo)
-        few, many = (peaks(batch, is_moved=role.settings.activation_offloading) for batch in batches)
-    sizes = [batch.input_ids.numel() for batch in batches]
-    per_token = (many - few) / (sizes[1] - sizes[0])
-    return np.concatenate([numbers, [sizes[0] / groups], (few - per_token * sizes[0]).ravel(), per_token.ravel()])
+
+        def line(groups: int) -> tuple[float, np.ndarray]:
+            """Tokens of a row as it is laid out, and [2, Phase, Part] of passes of so many rows and twice as many."""
+            batches = [_batch(rows, count, layout, fake) for count in (groups, 2 * groups)]
+            small, large = (peaks(batch, is_moved=role.settings.activation_offloading) for batch in batches)
+            sizes = [batch.input_ids.numel() for batch in batches]
+            per_token = (large - small) / (sizes[1] - sizes[0])
+            return sizes[0] / groups, np.stack([small - per_token * sizes[0], per_token])
+
+        groups = -(-TOKENS // rows.together)
+        row, many = line(groups)
+        chunk = tokens_at_once(hf.config.get_text_config().vocab_size)
+        few = line(1)[1] if not role.is_scalar and 2 * rows.together <= chunk < 2 * groups * rows.together else many
+    return np.concatenate([numbers, [row], many.ravel(), few.ravel()])
 
 
 def config_and_trust(role: Role) -> tuple[PreTrainedConfig, bool]:

@@ -44,6 +44,11 @@ from alignment.models.whole_modules import Originals
 CHUNK = 2**25  # logits that exist at the same time: 128 MiB of float32
 
 
+def tokens_at_once(vocab_size: int) -> int:
+    """Whose logits are one chunk."""
+    return max(1, CHUNK // vocab_size)
+
+
 class Trunk(nn.Module):
     """A transformer, of which the body is read; the head is the subclass's."""
 
@@ -184,7 +189,7 @@ class LanguageModel(Trunk):
         if fused_head.reads(head, hidden):
             asked: dict[str, Any] = {"temperature": temperature, "entropy": entropy, "greedy": greedy}
             return fused_head.read(head, hidden, targets, LogitScale.of(self.hf.config), **asked, most=CHUNK)
-        size = max(1, CHUNK // self.hf.config.get_text_config().vocab_size)
+        size = tokens_at_once(self.hf.config.get_text_config().vocab_size)
         read = partial(self._read_chunk, head, temperature=temperature, entropy=entropy, greedy=greedy)
         if len(targets) <= size:  # what exists once need not be made twice
             return read(hidden, targets)

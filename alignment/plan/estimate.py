@@ -18,6 +18,7 @@ from alignment.plan.hardware import Hardware, placed_on, require_fp8_there
 from alignment.plan.passes import is_one_pass
 from alignment.plan.replies import while_drawing, while_gathering
 from alignment.plan.roles import Counts, Planned, PlannedRole, planned_roles, widest_rows
+from alignment.plan.saving import while_saving
 from alignment.tasks.max_tokens import LEAST, MOST_CPU, MOST_GPU, SHARE, roles_of
 from alignment.tasks.rows import require_one_pass, whole_step
 
@@ -114,17 +115,22 @@ def plan_of(config: Planned, hardware: Hardware, counts: Counts) -> Plan:
         require_heads(config_and_trust(next(roles_of(config)))[0], config.distributed.sequence_parallel)
     roles = planned_roles(config, processes, is_gpu=hardware.is_gpu, counts=counts)
     require_one_pass(config)
+    ends = [] if hardware.is_gpu else _saving(config, roles, processes)
+
+    def of_passes(number: int) -> Plan:
+        phases = phases_of(config, roles, processes, number, counts) + ends
+        return Plan(config, hardware, roles, phases, number)
+
     number = whole_step(config) if config.batch.max_tokens is None else config.batch.max_tokens
     if number is not None:
-        return Plan(config, hardware, roles, phases_of(config, roles, processes, number, counts), number)
+        return of_passes(number)
     number = MOST_GPU if hardware.is_gpu else MOST_CPU
     while True:
-        plan = Plan(config, hardware, roles, phases_of(config, roles, processes, number, counts), number)
+        plan = of_passes(number)
         if plan.fits or number <= LEAST:
             break
         number //= 2
-    number = max(number, max(each.longest for each in [widest_rows(config)]))
-    return replace(plan, phases=phases_of(config, roles, processes, number, counts), max_tokens=number)
+    return of_passes(max(number, widest_rows(config).longest))
 
 
 def phases_of(
@@ -152,6 +158,14 @@ def phases_of(
         if parts:
             found.append(PlannedPhase(name, parts | stays, held))
     return found
+
+
+def _saving(config: Planned, roles: list[PlannedRole], processes: int) -> list[PlannedPhase]:
+    parts = while_saving(config, roles[0])
+    together = [each for each in roles if not each.is_alone]
+    held = sum(each.held.between_steps for each in together)
+    stays = _staying(config, together, processes)
+    return [PlannedPhase("saving the model", parts | stays, held)] if parts else []
 
 
 def _waiting(config: Planned, together: list[PlannedRole], learner: PlannedRole) -> float:

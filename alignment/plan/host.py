@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from alignment.config.run import TrainingConfig
 from alignment.models.footprint import config_and_trust
 from alignment.plan.buffers import FLOAT
 from alignment.plan.estimate import Plan, on_host
 from alignment.plan.roles import PlannedRole
+from alignment.plan.saving import saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ def host_of(plan: Plan) -> Host:
     states = sum(each.counted.num_trained * FLOAT + each.counted.states.kept for each in trained)
     is_training = isinstance(config, TrainingConfig)
     copies = plan.hardware.processes if not config.distributed.zero else 1
-    model = sum(_saved(each) for each in plan.roles[:1])
+    model = sum(saved(each) for each in plan.roles[:1])
     return Host(
         offloaded=local * sum(each.held.in_cpu_memory for each in plan.roles),
         activations=local * on_host(plan),
@@ -69,15 +68,3 @@ def _largest(each: PlannedRole) -> float:
     """Of its weights at the most: the embeddings', which are held in float32, or one of a layer."""
     hidden: int = config_and_trust(each.role)[0].get_text_config().hidden_size
     return max(each.counted.num_pieces * hidden * float(FLOAT), each.counted.layer)
-
-
-def _saved(each: PlannedRole) -> float:
-    """Of all its weights, an adapter merged into them, in the dtype that they came in; of a soft prompt, it alone."""
-    if each.role.settings.has_soft_prompt:
-        return float(each.counted.num_trained * FLOAT)
-    config = config_and_trust(each.role)[0]
-    number = each.counted.num_trained + each.counted.num_frozen
-    if each.role.settings.lora.rank:
-        number = each.counted.num_frozen
-    dtype = None if each.role.settings.path is None else config.dtype
-    return float(number * (dtype.itemsize if isinstance(dtype, torch.dtype) else FLOAT))

@@ -107,7 +107,7 @@ def _adapters(config: PPOConfig, actor: PlannedRole, processes: int, *, is_gpu: 
     whose logits they have not."""
     trained, none = actor.counted.trained, 0 * actor.counted.passes
     small = min(trained, actor.counted.small)
-    empty = replace(actor.counted, passes=none, num_frozen=0, small=small, scales=0.0)
+    empty = replace(actor.counted, passes=none, few=none, num_frozen=0, small=small, scales=0.0)
     roles = [("critic", True)] if config.advantage.has_critic else []
     roles += [("reward.path", False)] if config.reward.path is not None else []
     found = []

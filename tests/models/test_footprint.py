@@ -1,5 +1,6 @@
 """What a model takes, by its footprint and as it is counted on the model itself."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from alignment.data.tokenize import Example
 from alignment.distributed.placement import Whole
 from alignment.models import footprint
 from alignment.models.allocations import peak_of
-from alignment.models.footprint import Role, Rows, footprint_of
+from alignment.models.counted import Phase, of_pass
+from alignment.models.footprint import Role, Rows, counted_of, footprint_of
 from alignment.models.heads import LanguageModel
 from alignment.models.prepare import prepared
 from alignment.models.readout import token_logprobs
@@ -154,3 +156,28 @@ def test_of_a_reward_model_the_last_feed_forward_is_at_the_ends() -> None:
 def test_there_is_no_footprint_of_no_model() -> None:
     with pytest.raises(ConfigError, match="model_type must be one that transformers knows"):
         footprint_of(Role("m", ModelConfig(init={"model_type": "none"})), ROWS, CPU, 1)
+
+
+def test_embeddings_that_train_have_a_gradient_as_large_as_they_are() -> None:
+    """However few the tokens: of a reward model in passes of one pair nothing else is as large."""
+    own = settings("qwen3", gradient_checkpointing=True)
+    role = Role("model.path", own, is_scalar=True, is_trained=True)
+    counted = counted_of(role, ROWS, torch.float32, Layout.shared)
+    table = 4 * FAMILIES["qwen3"]["vocab_size"] * SIZES["hidden_size"]
+    assert of_pass(counted.passes)[0, Phase.backward_of_embeddings] == pytest.approx(table, rel=0.01)
+    assert table <= of_pass(counted.during(ROWS.together)) < 1.1 * table
+    frozen = replace(role, settings=replace(own, lora=LoraConfig(rank=4)))
+    assert of_pass(counted_of(frozen, ROWS, torch.float32, Layout.shared).during(ROWS.together)) < 0.5 * table
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_logits_of_few_tokens_are_one_chunk(is_trained: bool) -> None:
+    """Which is as large as they are many, and not made twice for the backward pass."""
+    own = settings("llama")
+    counted = counted_of(Role("model.path", own, is_trained=is_trained), ROWS, torch.float32, Layout.shared)
+    batch = rows_of(2)
+    tokens = batch.input_ids.numel()
+    assert 0.97 * counted.chunk < tokens <= counted.chunk
+    model = LanguageModel(with_numbers("llama", own), Whole(torch.float32))
+    alive = peak_of(model, batch, torch.float32, is_trained=is_trained)
+    assert alive <= of_pass(counted.during(tokens)) < 1.05 * alive
