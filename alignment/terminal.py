@@ -1,9 +1,10 @@
 """Where people watch: the one console, and the bar that long work shows. Of many processes only the first has them."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 Item = TypeVar("Item")
+NOT_TAKEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # by the disk that output goes to
 
 
 class _Console(Console):
@@ -21,6 +23,18 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def _check_buffer(self) -> None:
+        """What rich does when its text is due, but that a disk which does not take it is as a reader who has gone: the
+        run goes on, and says so once on the standard error."""
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            if self.stderr or error.errno not in NOT_TAKEN:
+                raise
+            self.on_broken_pipe()
+            with suppress(OSError):  # which may lie on the same disk
+                print(f"alignment: the standard output cannot be written ({error.strerror})", file=sys.stderr)
 
 
 console = _Console(quiet=os.environ.get("RANK", "0") != "0")

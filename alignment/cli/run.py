@@ -41,6 +41,7 @@ from alignment.config.tasks import PipelineConfig
 from alignment.hub.pin import pinned
 from alignment.preempt import EXIT_CODE, Preempted
 from alignment.process import end
+from alignment.runs.disk import told_of_disk
 from alignment.runs.folder import RunFolder
 from alignment.runs.leftovers import leaving_no_record
 from alignment.runs.place import require_place, require_sweep_place
@@ -202,11 +203,12 @@ def carry_out(config: RunConfig) -> None:
     from alignment.tasks import pipeline
     from alignment.tasks.run import execute
 
-    if isinstance(config, PipelineConfig):
-        pipeline.run(config, composed_stage)
-    else:
-        with told_of_memory(config):
-            execute(config)
+    with told_of_disk(Path(config.output_dir)):
+        if isinstance(config, PipelineConfig):
+            pipeline.run(config, composed_stage)
+        else:
+            with told_of_memory(config):
+                execute(config)
 
 
 def start(recipe: str, config: RunConfig, typed: Mapping[str, str]) -> None:

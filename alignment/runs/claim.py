@@ -88,7 +88,11 @@ def claim(folder: Path) -> Iterator[None]:
         earlier, me = _read(folder), this_process()
         if earlier is not None and _lives(folder, earlier, me, has_lock=has_lock):
             raise _in_use(folder, earlier)
-        _beat(descriptor, me, 0)
+        try:
+            _beat(descriptor, me, 0)
+        except OSError as error:  # of a full disk
+            _remove(place)
+            raise _no_folder(folder, error) from error
         thread = threading.Thread(target=_keep_beating, args=(descriptor, me, ended), daemon=True)
         thread.start()
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config.errors import UserError
+from alignment.runs.disk import naming
 from alignment.runs.notes import read_history
 
 
@@ -103,7 +104,7 @@ class RunFolder:
         """A line of the run's history: when it went on from which step, where it was made longer, what was changed. It
         takes the place of a torn last one."""
         line = json.dumps({"time": time.strftime("%Y-%m-%d %H:%M:%S"), **what}) + "\n"
-        with self.history.open("ab+") as file:
+        with naming(self.history), self.history.open("ab+") as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line.encode())

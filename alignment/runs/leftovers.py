@@ -5,13 +5,59 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from alignment.config.errors import ConfigError, UserError
+from alignment.runs.claim import claim
 from alignment.runs.folder import RunFolder
+from alignment.runs.written import PARTIAL
 
 
 def present(folder: RunFolder) -> set[Path]:
     """The folder and what lies in it, where it is there; the folders that it lies in, as far as they are."""
     parents = {parent for parent in folder.path.absolute().parents if parent.exists()}
     return parents | ({folder.path, *folder.path.iterdir()} if folder.path.exists() else set())
+
+
+@contextmanager
+def claimed(folder: RunFolder, before: set[Path]) -> Iterator[None]:
+    """`claim`, after which nothing is left of a run that has done nothing.
+
+    Raises:
+        ConfigError: as `claim`.
+    """
+    try:
+        with claim(folder.path):
+            try:
+                yield
+            except UserError:
+                give_up(folder, before)
+                raise
+    except ConfigError:
+        remove_empty(folder.path, before)
+        raise
+
+
+@contextmanager
+def clearing(folder: RunFolder, before: set[Path]) -> Iterator[None]:
+    """Where a run ends early, the folders that it was filling go: half a checkpoint may be what fills the disk. Of one
+    that has done nothing, all goes, so that no ending is noted."""
+    is_whole = False
+    try:
+        yield
+        is_whole = True
+    except UserError:
+        clear(folder)
+        give_up(folder, before)
+        raise
+    finally:
+        if not is_whole:
+            clear(folder)
+
+
+def clear(folder: RunFolder) -> None:
+    """Folders that were being filled go. For who has claimed the run's folder."""
+    for half in (*folder.path.glob(f"*{PARTIAL}"), *folder.checkpoints.glob(f"*{PARTIAL}")):
+        if half.is_dir():
+            shutil.rmtree(half, ignore_errors=True)
 
 
 def give_up(folder: RunFolder, before: set[Path]) -> None:

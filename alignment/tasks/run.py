@@ -3,8 +3,8 @@
 The same command on an unfinished folder goes on from the newest checkpoint, on a finished one it has nothing to do.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 
 from alignment import preempt
 from alignment.config.distributed import Precision
-from alignment.config.errors import UserError, require
+from alignment.config.errors import ConfigError, UserError, require
 from alignment.config.evaluate import EvaluateConfig
 from alignment.config.generation import require_gpu
 from alignment.config.optimizer import require_pages
@@ -33,11 +33,12 @@ from alignment.distributed.precision import precision_note, precision_of
 from alignment.distributed.settings import check_trainer, deepspeed_settings
 from alignment.hub.pin import given_pins, pinned, pins_of
 from alignment.process import importing, is_launched
-from alignment.runs.claim import FolderInUse, claim, life_of
+from alignment.runs.claim import claim, life_of
+from alignment.runs.disk import told_of_disk
 from alignment.runs.endings import NotedEnding, note_ending
 from alignment.runs.fingerprint import Fingerprint, fingerprint
 from alignment.runs.folder import RunFolder
-from alignment.runs.leftovers import give_up, present
+from alignment.runs.leftovers import claimed, clear, clearing, give_up, present
 from alignment.runs.lifecycle import BATCHED, as_recipe, finish, is_finished, require_goes_on, start
 from alignment.runs.place import require_place
 from alignment.tasks.card import write_cards
@@ -96,13 +97,20 @@ def _take_part(config: RunConfig) -> None:
         require_goes_on(folder, config, mark)
     run, before = imported(config), present(folder)
     _require_model(config)
-    with claim(folder.path) if collectives.is_main() else nullcontext():
+    with claimed(folder, before) if collectives.is_main() else nullcontext():
         if not _is_done(folder, mark):  # as another process may have had it while this one imported
             config = _with_max_tokens(config)  # which start keeps
             if collectives.is_main():
                 start(folder, config, mark)
-            with NotedEnding(folder) if collectives.is_main() else nullcontext(), preempt.unwrapped():
-                _carry_out(run, config, folder, mark, before)
+            seen_to = _seen_to(folder, before) if collectives.is_main() else nullcontext()
+            with seen_to, preempt.unwrapped(), told_of_disk(folder.path):
+                _carry_out(run, config, folder, mark)
+
+
+@contextmanager
+def _seen_to(folder: RunFolder, before: set[Path]) -> Iterator[None]:
+    with NotedEnding(folder), clearing(folder, before):  # which makes room for the note
+        yield
 
 
 def _is_done(folder: RunFolder, mark: Fingerprint) -> bool:
@@ -114,18 +122,12 @@ def _is_done(folder: RunFolder, mark: Fingerprint) -> bool:
     return is_done
 
 
-def _carry_out(
-    run: Callable[[Any, Path], str | None], config: RunConfig, folder: RunFolder, mark: Fingerprint, before: set[Path]
-) -> None:
+def _carry_out(run: Callable[[Any, Path], str | None], config: RunConfig, folder: RunFolder, mark: Fingerprint) -> None:
     collectives.barrier()
     seed_everything(config.seed)
     say_precision(config)
     try:
         stopped = _beside_server(run, config, folder) if config.launch.vllm else run(config, folder.path)
-    except UserError:
-        if collectives.is_main():
-            give_up(folder, before)
-        raise
     except SystemExit as error:  # of a task from outside, whose exit code would be the run's
         raise UserError(f"{task_name(config)} ended by sys.exit({error.code!r}) before its run was finished") from error
     collectives.barrier()
@@ -230,7 +232,8 @@ def in_processes(config: RunConfig) -> None:
         except (UserError, RankFailedError) as error:
             if made.path.exists():
                 is_told = life_of(made.path) is None  # the main process has gone in peace, and has noted it
-                with suppress(FolderInUse), claim(made.path):
+                with suppress(ConfigError), claim(made.path):
+                    clear(made)
                     if isinstance(error, UserError):
                         give_up(made, before)
                     if not is_told:

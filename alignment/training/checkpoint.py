@@ -1,6 +1,5 @@
 """Checkpoints: written beside and renamed, hashed and checked, so that a kill at any byte leaves the last good one."""
 
-import errno
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from alignment import preempt
 from alignment.config.checkpoint import CheckpointConfig, Resume
 from alignment.config.errors import UserError
 from alignment.distributed.collectives import any_over_ranks, is_main, rank, size
+from alignment.runs.disk import not_written
 from alignment.runs.folder import RunFolder, step_folder, steps_in
 from alignment.runs.written import PARTIAL, begin_folder, filled_beside
 from alignment.terminal import say
@@ -206,12 +206,18 @@ class Checkpoints:
     @contextmanager
     def finished(self) -> Iterator[None]:
         """Around the steps of a run: what was begun in there is in its place in the end. After an error of the user's
-        too where there is one process; of several each may be at another place."""
+        or the disk's too where there is one process; of several each may be at another place. A disk that was filled by
+        the checkpoint may refuse something small first, and the checkpoint is what is told."""
         try:
             yield
-        except UserError:
+        except (UserError, OSError):
             if size() == 1:
                 self.finish()
+            elif self.writing is not None:
+                try:
+                    self.writing.result()
+                except OSError as error:
+                    raise not_written(step_folder(self.folder, self.writing.step), error) from error
             raise
         self.finish()
 
@@ -224,8 +230,7 @@ class Checkpoints:
             yield
         except OSError as error:
             by_main(lambda: shutil.rmtree(filled_beside(folder), ignore_errors=True))  # before a rank ends, and all do
-            why = f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})"
-            raise UserError(f"{folder} cannot be written: {why}; what was saved before is kept") from error
+            raise not_written(folder, error) from error
 
     def _make_room(self, folder: Path) -> None:
         for left in self.folder.glob(f"*{PARTIAL}"):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alignment.distributed.collectives import barrier, from_main, is_main
+from alignment.runs.disk import naming
 from alignment.runs.folder import RunFolder, note_step, noted_step
 from alignment.runs.written import begin_folder, filled_beside, publish_folder
 
@@ -76,9 +77,10 @@ def _copy(folder: Path, new: Path) -> None:
 
 def write_whole(folder: Path, write: Write) -> None:
     """Fill a folder that is there whole or not at all. All processes call it and `write`."""
-    if is_main():
-        begin_folder(folder)
-    write(filled_beside(folder))
-    if is_main():
-        publish_folder(folder)
+    with naming(folder):
+        if is_main():
+            begin_folder(folder)
+        write(filled_beside(folder))
+        if is_main():
+            publish_folder(folder)
     barrier()

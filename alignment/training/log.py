@@ -8,6 +8,7 @@ from types import TracebackType
 from alignment.config.errors import UserError
 from alignment.config.run import TrainingConfig
 from alignment.distributed.collectives import is_main
+from alignment.runs.disk import naming
 from alignment.runs.folder import RunFolder
 from alignment.runs.rows import whole_lines
 from alignment.runs.written import whole_file
@@ -55,7 +56,7 @@ class MetricsLog:
             return
         if step == 0:  # the run begins, and may have begun here before, without a checkpoint to go on from
             self.path.unlink(missing_ok=True)
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         for tracker in self.trackers:
             tracker.log({**metrics, **measured}, step=step)

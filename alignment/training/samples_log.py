@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.distributed.collectives import is_main
+from alignment.runs.disk import naming
 from alignment.runs.folder import RunFolder
 from alignment.training.log import keep_rows_until
 
@@ -27,5 +28,5 @@ class SamplesLog:
             self.path.unlink(missing_ok=True)
         lines = [json.dumps({"step": step, "split": split, **row}, ensure_ascii=False) + "\n" for row in rows]
         if lines:
-            with self.path.open("a") as file:
+            with naming(self.path), self.path.open("a") as file:
                 file.writelines(lines)

@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +25,7 @@ class Writing:
         self._state, self._path = state, beside / part_name(rank())
         self._thread: threading.Thread | None = None
         self._file: File | None = None
-        self._error: OSError | None = None
+        self._error: BaseException | None = None
 
     def start(self) -> None:
         """Write from here on, beside whatever this process does; the state must not change any more. A process that
@@ -38,7 +40,7 @@ class Writing:
         """What has been written, when it has been; written now where it was not begun.
 
         Raises:
-            OSError: it could not be.
+            OSError: it could not be; or what else has ended the thread.
         """
         if self._thread is None:
             self._write()
@@ -46,14 +48,18 @@ class Writing:
             self._thread.join()
         if self._error is not None:
             raise self._error
-        assert self._file is not None, "the thread that writes a checkpoint has ended without a file"
+        assert self._file is not None
         return self._file
 
     def _write(self) -> None:
-        try:
+        with ExitStack() as whatever_happens:
+            whatever_happens.push(self._keep)
             self._file = write_part(self._state, self._path)
-        except OSError as error:
-            self._error = error
+
+    def _keep(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        """For the main thread: one that ends by an error tells nobody."""
+        self._error = error
+        return True
 
 
 def copied(value: Any) -> Any:

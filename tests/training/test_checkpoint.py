@@ -263,6 +263,37 @@ def test_a_disk_that_is_full_is_told_where_it_is_noticed(tmp_path: Path, monkeyp
     assert names(tmp_path) == ["step-00000001"]
 
 
+def test_a_disk_that_a_checkpoint_fills_is_told_by_it_whatever_else_it_refuses_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(state: dict[str, Any], path: Path) -> Any:
+        path.write_bytes(bytes(1000))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writing, "write_part", full)
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(every=1, background=True), {"weights": Weights()})
+    checkpoints.save_if_due(1)
+    told = r"step-00000001 cannot be written: No space left on device \(ENOSPC\); what was saved before is kept$"
+    with pytest.raises(UserError, match=told), checkpoints.finished():
+        raise OSError(errno.ENOSPC, "No space left on device", "samples.jsonl")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_what_else_ends_the_writing_of_a_checkpoint_ends_the_run(
+    background: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(state: dict[str, Any], path: Path) -> Any:
+        raise MemoryError("of the checkpoint") from KeyError("its cause")
+
+    monkeypatch.setattr(writing, "write_part", lacking)
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(every=1, background=background), {"weights": Weights()})
+    with pytest.raises(MemoryError, match=r"^of the checkpoint$") as met:
+        checkpoints.save_if_due(1, is_last=True)
+    assert isinstance(met.value.__cause__, KeyError)
+    assert any(entry.name == "lacking" for entry in met.traceback)
+
+
 def test_an_error_of_the_user_s_loses_no_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, CheckpointConfig(every=1, background=True), {"weights": Weights()})
 
