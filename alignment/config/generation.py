@@ -14,6 +14,8 @@ from alignment.config.soft_prompt import KEY as SOFT_PROMPT
 
 GROUP_PORT = 51216  # trl's
 PORT = 8000  # vLLM's
+LONGEST_S = 365 * 24 * 60 * 60  # a socket's timeout takes no more than some centuries
+HOST = r"[\w-]{1,63}(\.[\w-]{1,63})*\.?"  # of labels, none of them empty
 HERE = ("localhost", "127.0.0.1")
 GIVEN = (  # options of the server that a run which starts it gives itself
     *("model", "tokenizer", "trust-remote-code", "host", "port", "dtype", "max-model-len", "load-format"),
@@ -66,6 +68,9 @@ class VLLMConfig(Config):
     """nccl: where the weights go over: the port of the group that this process and the server form."""
     timeout_s: float = 300.0
     """How long to wait for the server to be up."""
+    request_timeout_s: float = 1500.0
+    """How long one request to the server that is up may stay without an answer, after which the run ends. With more
+    processes it is best below distributed.timeout_minutes, which the others wait for the one that asks."""
     sleep: bool = False
     """Whether the server sleeps but for a rollout and leaves its GPUs, which may be those of the processes, to the run.
     One that is started apart needs --enable-sleep-mode. Never run so far: it needs a GPU."""
@@ -78,6 +83,8 @@ class VLLMConfig(Config):
         for name, port in (("port", self.port), ("group_port", self.group_port)):
             require(port is None or 0 < port < 2**16, f"generation.vllm.{name} must be in [1, 65535]", port)
         require(self.timeout_s >= 0, "generation.vllm.timeout_s must be >= 0", self.timeout_s)
+        rule = f"generation.vllm.request_timeout_s must be > 0, and {LONGEST_S} s at the most"
+        require(0 < self.request_timeout_s <= LONGEST_S, rule, self.request_timeout_s)
         is_files = self.transfer is VLLMTransfer.files
         require(is_files or self.folder is None, "generation.vllm.folder goes with transfer=files", self.folder)
         require(
@@ -86,7 +93,7 @@ class VLLMConfig(Config):
             self.group_port,
         )
         rule = "generation.vllm.host must be a machine's name or IPv4 address, without a port"
-        require(re.fullmatch(r"[\w.-]+", self.host) is not None, rule, self.host)
+        require(re.fullmatch(HOST, self.host) is not None, rule, self.host)
         here = self.host in HERE
         rule = "generation.vllm.folder must be a folder that both machines share where the server is on another"
         require(not is_files or here or self.folder is not None, rule, self.folder)

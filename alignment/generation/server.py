@@ -4,10 +4,12 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
 from alignment.config.errors import ConfigError, UserError
@@ -16,7 +18,26 @@ from alignment.generation.launched import LaunchedVLLM
 from alignment.terminal import say
 
 AT_ONCE = 256  # connections that are kept open
-KEPT_TOO_LONG = Retry(total=1, connect=0, read=1, allowed_methods=None)
+
+
+class Again(Retry):
+    """But for a request that has waited its time: it would wait as long once more, and be computed twice."""
+
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: BaseHTTPResponse | None = None,
+        error: Exception | None = None,
+        *rest: Any,
+        **more: Any,
+    ) -> Self:
+        if isinstance(error, ReadTimeoutError):
+            raise error
+        return super().increment(method, url, response, error, *rest, **more)
+
+
+KEPT_TOO_LONG = Again(total=1, connect=0, read=1, allowed_methods=None)
 """A connection that has been idle is closed by the server, vLLM's after 5 seconds, which may be just when the next
 request is on its way: that one is sent again on a new connection, whatever it asks."""
 PAUSE_S, ANSWERS_S = 0.5, 10.0  # between two looks whether it is up, and how long one waits
@@ -24,6 +45,8 @@ DEV_MODE = "VLLM_SERVER_DEV_MODE=1 in its environment"
 PROCESSED = "processed_logprobs"
 INFO = "server_info?config_format=json"
 AGAIN = "the run goes on from its last checkpoint by the same command"
+NOT_VLLMS = (requests.JSONDecodeError, LookupError, TypeError, AttributeError)  # to read such an answer
+MADE_FOR = "vLLM's, of a version whose /v1/completions has return_token_ids"
 FROM_FILES = {"load_config": {"load_format": "auto"}}
 
 
@@ -63,6 +86,7 @@ class Server:
     def __init__(self, config: VLLMConfig) -> None:
         self.at = config.at()
         self._url, self._timeout_s = f"http://{self.at}", config.timeout_s
+        self._request_timeout_s = config.request_timeout_s
         self._own = config if isinstance(config, LaunchedVLLM) else None
         self._session = requests.Session()
         self._session.trust_env = False  # else a proxy is asked for it, were it on this very machine
@@ -84,8 +108,8 @@ class Server:
             raise ConfigError(f"{rule} that was started with {DEV_MODE}, without which it takes no weights: {self.at}")
         try:
             self.name = str(self._ask("GET", "v1/models", None)["data"][0]["id"])
-            served = self.served()
-        except (requests.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+            served = self._served()
+        except NOT_VLLMS as error:
             raise ConfigError(f"{rule}, got {self.at!r}, which answers as none of vLLM's does") from error
         if self._own is not None and self._own.name not in ("", self.name):
             free = "generation.vllm.port must be free for the server that the run starts (null: one that is)"
@@ -96,6 +120,12 @@ class Server:
 
     def served(self) -> ServedModel:
         """As it is now, for a server that is started apart may have been started again."""
+        try:
+            return self._served()
+        except NOT_VLLMS as error:
+            raise self._other(INFO, "its settings", f"{type(error).__name__}: {error}") from error
+
+    def _served(self) -> ServedModel:
         settings = self._ask("GET", INFO, None)["vllm_config"]
         model = settings["model_config"]
         return ServedModel(
@@ -106,11 +136,33 @@ class Server:
             start=settings["instance_id"],
         )
 
-    def complete(self, prompt: list[int], sampling: dict[str, Any]) -> list[Completion]:
-        """`sampling`: the fields of a request to /v1/completions; as many replies as its `n` says."""
+    def complete(self, prompt: list[int], sampling: dict[str, Any], vocabulary: int) -> list[Completion]:
+        """`sampling`: the fields of a request to /v1/completions; as many replies as its `n` says, each of 1 to
+        `max_tokens` tokens of a vocabulary of so many.
+
+        Raises:
+            ServerError: the answer is anything else.
+        """
+        route = "v1/completions"
         asked = {"model": self.name, "prompt": [prompt], "logprobs": 0, "return_token_ids": True, **sampling}
-        choices = self._post("v1/completions", asked)["choices"]
-        return [Completion(choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices]
+        wanted = f"{sampling['n']} replies of 1 to {sampling['max_tokens']} token ids < {vocabulary} with log-probs"
+        try:
+            choices = self._post(route, asked)["choices"]
+            completions = [Completion(each["token_ids"], each["logprobs"]["token_logprobs"]) for each in choices]
+            lengths = [len(each.ids) for each in completions]
+            is_full = all(len(each.logprobs) == len(each.ids) for each in completions)
+            is_known = all(type(token) is int and 0 <= token < vocabulary for each in completions for token in each.ids)
+            is_number = all(isinstance(nats, float | int) for each in completions for nats in each.logprobs)
+        except NOT_VLLMS as error:
+            raise self._other(route, wanted, f"{type(error).__name__}: {error}") from error
+        if len(completions) != sampling["n"] or not all(0 < each <= sampling["max_tokens"] for each in lengths):
+            raise self._other(route, wanted, f"{len(completions)} replies, of {lengths} tokens")
+        if not is_known:
+            strange = [token for each in completions for token in each.ids if token not in range(vocabulary)]
+            raise self._other(route, wanted, f"the tokens {strange[:5]}")
+        if not is_full or not is_number:
+            raise self._other(route, wanted, "log-probs that are not a number for each token")
+        return completions
 
     def load(self, folder: Path) -> None:
         """Take the weights of a folder in Hugging Face form that the server can read, and forget what it has cached of
@@ -147,7 +199,7 @@ class Server:
     def _is_up(self) -> bool:
         try:
             return self._session.get(f"{self._url}/health", timeout=ANSWERS_S).status_code == 200
-        except (requests.ConnectionError, requests.Timeout):
+        except (requests.RequestException, HTTPError):  # urllib3's where the host is no name at all
             return False
 
     def _post(self, route: str, content: dict[str, Any] | None) -> Any:
@@ -155,13 +207,23 @@ class Server:
 
     def _answer(self, method: str, route: str, content: dict[str, Any] | None) -> requests.Response:
         try:
-            return self._session.request(method, f"{self._url}/{route}", json=content)
+            return self._session.request(method, f"{self._url}/{route}", json=content, timeout=self._request_timeout_s)
+        except requests.Timeout as error:
+            waited = f"has not answered {route} in {self._request_timeout_s:g} s (generation.vllm.request_timeout_s)"
+            way = f"give it longer, or start it again where it hangs; {AGAIN}"
+            if self._own is not None:
+                raise ServerError(f"the vLLM server that the run started {waited}: {self._own.why()}; {way}") from error
+            raise ServerError(f"the vLLM server at {self.at} {waited}: see its log; {way}") from error
         except requests.RequestException as error:
             what = f"the vLLM server at {self.at} does not answer any more ({type(error).__name__})"
             if self._own is not None:
                 what = "the vLLM server that the run started does not answer any more"
                 raise ServerError(f"{what}: {self._own.why()}; {AGAIN}") from error
             raise ServerError(f"{what}: start it again; {AGAIN}") from error
+
+    def _other(self, route: str, wanted: str, came: str) -> ServerError:
+        what = f"the vLLM server at {self.at} must answer {route} with {wanted}, got {' '.join(came.split())[:200]}"
+        return ServerError(f"{what}; generation.vllm.host and port must be {MADE_FOR}")
 
     def _ask(self, method: str, route: str, content: dict[str, Any] | None) -> Any:
         answer = self._answer(method, route, content)

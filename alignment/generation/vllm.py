@@ -12,9 +12,9 @@ from exact weights, optimizer and data, to replies that may be others.
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from multiprocessing.pool import ThreadPool  # whose threads nobody waits for that leaves early, as by Ctrl-C
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ class VLLMGenerator:
         continuously, no row of its goes on after its end.
 
         Raises:
-            UserError: a prompt leaves no room for its reply on the server, or the server is gone.
+            UserError: a prompt leaves no room for its reply on the server, or the server is gone or answers otherwise.
         """
         assert len(keys) == len(prompts)
         self._require_room(prompts)
@@ -90,15 +90,18 @@ class VLLMGenerator:
             self.server.wake_up()
         self.push()
         ends = end_ids(self.model.hf, self.tokenizer)
+        vocabulary = self.model.hf.config.get_text_config().vocab_size
 
         def ask(place: int) -> list[Reply]:
             sampling = self._sampling(replies, _seed(seed, keys[place]), ends)
             before = int(prompts[place][-1])
-            return [self._reply(each, ends, before) for each in self.server.complete(prompts[place].tolist(), sampling)]
+            completions = self.server.complete(prompts[place].tolist(), sampling, vocabulary)
+            return [self._reply(each, ends, before) for each in completions]
 
-        with ThreadPoolExecutor(max(1, self.config.batch_size // replies)) as threads:
-            asked = [threads.submit(ask, place) for place in range(len(prompts))]
-            sampled = [each.result() for each in (asked if describe is None else progress(asked, describe))]
+        at_once = max(1, min(len(prompts), self.config.batch_size // replies))
+        with ThreadPool(at_once) as threads:
+            asked = [threads.apply_async(ask, (place,)) for place in range(len(prompts))]
+            sampled = [each.get() for each in (asked if describe is None else progress(asked, describe))]
         if sleeps:
             _send_to_sleep(self.server)
         return Generated(sampled, sum(len(reply.ids) for row in sampled for reply in row))

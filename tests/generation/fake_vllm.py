@@ -1,14 +1,15 @@
 """Stands in for vLLM's server as a program that a run starts: it notes how, has a worker of its own, and answers.
 
 FAKE_VLLM in the environment: what it does otherwise. `refuses`: it ends at once, with an error. `breaks`: it answers
-requests for replies with an error. A number: it ends at the request for replies that follows so many. Replies are made
-of the seeds alone.
+requests for replies with an error. `hangs`: it never answers them. A number: it ends at the request for replies that
+follows so many. Replies are made of the seeds alone.
 """
 
 import json
 import os
 import subprocess
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,9 @@ def said(route: str, content: Any) -> Any:
         mode = os.environ.get("FAKE_VLLM", "")
         if IS_BROKEN:
             log("RuntimeError: the engine is gone")
+        elif mode == "hangs":
+            log("replies")
+            time.sleep(600)
         elif mode and ASKED.count(route) == int(mode):
             log("RuntimeError: out of memory")
             os._exit(1)

@@ -215,6 +215,31 @@ def test_it_goes_with_a_run_that_is_stopped(runs: Runs, number: signal.Signals, 
     runs.require_no_server()
 
 
+def test_ctrl_c_twice_waits_for_no_reply(runs: Runs) -> None:
+    """Of a server that never answers: `communicate` would not outlast it."""
+    process = runs.start("train.max_steps=2", fake="hangs")
+    log = runs.folder / "run" / "logs" / "vllm.txt"
+    runs.wait_for(lambda: process.poll() is not None or (log.exists() and "replies" in log.read_text()))
+    assert process.poll() is None and process.stderr is not None
+    process.send_signal(signal.SIGINT)
+    said = iter(process.stderr.readline, "")
+    assert any("Ctrl-C again stops at once" in line for line in said)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    runs.require_no_server()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distributed", [[], ["distributed=zero1", "launch.processes=2"]], ids=["one", "two"])
+def test_a_server_that_never_answers_is_one_line(runs: Runs, distributed: list[str]) -> None:
+    code, _, err = runs.end("train.max_steps=2", "generation.vllm.request_timeout_s=2", *distributed, fake="hangs")
+    assert code == 2 and "Traceback" not in err, err
+    assert "that the run started has not answered v1/completions in 2 s (generation.vllm.request_timeout_s)" in err
+    assert "vllm.txt" in err
+    runs.require_no_server()
+
+
 def test_the_keys_say_what_goes_with_what() -> None:
     vllm = GenerationConfig(engine=Generation.vllm)
     one = LaunchConfig(vllm=1)
