@@ -64,6 +64,23 @@ def test_a_run_goes_on_to_the_same_bits(case: str, alignment: Callable[..., Ende
     assert all(torch.equal(again[name], out[name]) for name in out)
 
 
+@SLOW
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("case", ["dpo", "mlp", "ppo"])
+def test_two_processes_are_one(case: str, stage: int, alignment: Callable[..., Ended], families: Path) -> None:
+    """The same rows in each step, shared out; what is summed in another order differs by what float32 rounds."""
+    words = (*words_of(case, families / "small"), "train.max_steps=3")
+    for name, more in {"one": (), "two": ("launch.processes=2", f"distributed.zero={stage}")}.items():
+        ended = alignment(*words, *more, f"output_dir={name}")
+        assert ended.code == 0, ended.err
+    one, two = left("one"), left("two")
+    moved = (one["prompt_embeddings"] - one["prompt_embeddings"].mean()).norm()
+    assert (two["prompt_embeddings"] - one["prompt_embeddings"]).norm() < 1e-5 * moved
+    rows = [map(json.loads, Path(f"{name}/metrics.jsonl").read_text().splitlines()) for name in ("one", "two")]
+    norms = [[row["grad_norm"] for row in each if "grad_norm" in row] for each in rows]
+    assert len(norms[0]) == 3 and norms[1] == pytest.approx(norms[0], rel=1e-4)
+
+
 def test_what_a_run_leaves_is_read_compared_and_trained_on(alignment: Callable[..., Ended], families: Path) -> None:
     base = str(families / "small")
     words = words_of("dpo", families / "small")
