@@ -67,15 +67,16 @@ QUANTIZED = {
 }
 RUNS = {**FULL, **WITH_LORA, **ONE_BACKBONE, **QUANTIZED}
 SHORT = ["data.max_length=64", "data.max_prompt_length=32", "data.template=none", "batch.max_tokens=256"]
-OF_CHAT = ["data.max_prompt_length=24", "generation.max_new_tokens=16"]
-OF_CHAT += ["batch.max_tokens=448"]  # which eight prompts with two replies fill
+OF_CHAT = ["data.max_prompt_length=24", "generation.max_new_tokens=64"]
+OF_CHAT += ["batch.max_tokens=608"]  # which four prompts with two replies fill
 REAL_NAME = "SmolLM2-135M"
 REAL_FOLDER = model_folder()
 MODEL = f"model.path={REAL_FOLDER}"
+OWN_LIMITS = {"PPO": OF_CHAT, "GRPO": [*OF_CHAT, "batch.max_tokens=560"]}  # two prompts with four
 REAL = {
-    f"{name}, {REAL_NAME}": [*words, *(OF_CHAT if "PPO" in name else SHORT), MODEL]
+    f"{name}, {REAL_NAME}": [*words, *OWN_LIMITS.get(name.partition(",")[0], SHORT), MODEL]
     for name, words in {
-        **{name: FULL[name] for name in ("SFT", "reward model", "DPO")},
+        **{name: words for name, words in FULL.items() if "four" not in name},
         **{f"{name}, LoRA": [*FULL[name], LORA] for name in ("SFT", "reward model", "DPO")},
         **ONE_BACKBONE,
         **{f"{name}, QLoRA": [*FULL[name], *NF4[1:]] for name in ("SFT", "reward model", "DPO")},
@@ -87,7 +88,10 @@ STAGES = (0, 1, 2, 3)
 IN_TWO = {
     "SFT": [*FULL["SFT"], "batch.size=16"],  # of which each process has two passes
     "SFT, LoRA": [*FULL["SFT"], "batch.size=16", LORA],
+    "reward model": [*FULL["reward model"], "batch.size=8"],
     "DPO": [*FULL["DPO"], "batch.size=8"],
+    "ORPO": [*FULL["ORPO"], "batch.size=8"],
+    "GRPO": [*GRPO, "batch.size=32"],
     "PPO": [*PPO, "batch.size=32"],
     "PPO, LoRA": [*PPO, "batch.size=32", LORA],
     "SFT, QLoRA": [*FULL["SFT"], "batch.size=16", *NF4],
