@@ -76,9 +76,13 @@ class LaunchedVLLM(VLLMConfig):
 
     def why(self) -> str:
         """Its last word on a cause, and where all of them are."""
-        with Path(self.log).open("rb") as file:
-            file.seek(max(0, os.path.getsize(self.log) - LAST))
-            said = [line for line in file.read().decode(errors="replace").splitlines() if " WARNING " not in line]
+        try:
+            with Path(self.log).open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - LAST))
+                text = file.read().decode(errors="replace")
+        except FileNotFoundError:  # another process has told already, and has cleared what the run had begun
+            return f"its log, {self.log}, is gone with the run's folder"
+        said = [line for line in text.splitlines() if " WARNING " not in line]
         errors = [found[0] for line in said if (found := ERROR.search(line)) is not None]
         causes = [error for error in errors if "above" not in error] or errors  # its front end says: see above
         return f"{causes[-1][:300]} ({self.log})" if causes else f"its log is {self.log}"

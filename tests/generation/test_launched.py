@@ -240,6 +240,11 @@ def test_a_server_that_never_answers_is_one_line(runs: Runs, distributed: list[s
     runs.require_no_server()
 
 
+def test_a_log_that_another_process_has_cleared_is_said(tmp_path: Path) -> None:
+    gone = tmp_path / "vllm.txt"
+    assert LaunchedVLLM(log=str(gone)).why() == f"its log, {gone}, is gone with the run's folder"
+
+
 def test_the_keys_say_what_goes_with_what() -> None:
     vllm = GenerationConfig(engine=Generation.vllm)
     one = LaunchConfig(vllm=1)
