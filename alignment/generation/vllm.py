@@ -24,12 +24,12 @@ from alignment.config.distributed import DistributedConfig
 from alignment.config.errors import UserError
 from alignment.config.generation import Generation, GenerationConfig, VLLMTransfer
 from alignment.config.model import ModelConfig
-from alignment.distributed.collectives import barrier, from_main, is_main, pick_device
+from alignment.distributed.collectives import barrier, from_main, gathered, is_main, pick_device
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
 from alignment.generation.generate import Generated, Reply, end_ids, reply_of
 from alignment.generation.launched import LaunchedVLLM
-from alignment.generation.server import PROCESSED, Completion, Server
+from alignment.generation.server import PROCESSED, Completion, Server, ServerError
 from alignment.generation.transfer import Transfer, file_transfer, nccl_transfer
 from alignment.models.heads import LanguageModel
 from alignment.models.init import config_of, unscaled_config
@@ -81,7 +81,8 @@ class VLLMGenerator:
         continuously, no row of its goes on after its end.
 
         Raises:
-            UserError: a prompt leaves no room for its reply on the server, or the server is gone or answers otherwise.
+            UserError: a prompt leaves no room for its reply on the server.
+            ServerError: the server is gone or answers otherwise; on all processes.
         """
         assert len(keys) == len(prompts)
         self._require_room(prompts)
@@ -99,9 +100,15 @@ class VLLMGenerator:
             return [self._reply(each, ends, before) for each in completions]
 
         at_once = max(1, min(len(prompts), self.config.batch_size // replies))
+        failed: ServerError | None = None
+        sampled: list[list[Reply]] = []
         with ThreadPool(at_once) as threads:
             asked = [threads.apply_async(ask, (place,)) for place in range(len(prompts))]
-            sampled = [each.get() for each in (asked if describe is None else progress(asked, describe))]
+            try:
+                sampled += [each.get() for each in (asked if describe is None else progress(asked, describe))]
+            except ServerError as error:
+                failed = error
+        _require_all_answered(failed)
         if sleeps:
             _send_to_sleep(self.server)
         return Generated(sampled, sum(len(reply.ids) for row in sampled for reply in row))
@@ -190,6 +197,18 @@ def build_vllm(
         )
         say(f"generation: the server's log-probs are not those of the draws, so generation/mismatch is left out; {way}")
     return VLLMGenerator(model, tokenizer, config, server, transfer, served.longest, keeps_logprobs=is_known)
+
+
+def _require_all_answered(failed: ServerError | None) -> None:
+    """Called by all processes, for the first that ended would take a server of the run's own with it, and others would
+    tell of that.
+
+    Raises:
+        ServerError: of the first process whose requests were not answered.
+    """
+    for error in gathered(failed):
+        if error is not None:
+            raise error
 
 
 def _asked(server: Server) -> str | UserError:
