@@ -42,15 +42,15 @@ def clearing(folder: RunFolder, before: set[Path]) -> Iterator[None]:
     that has done nothing, all goes, so that no ending is noted."""
     is_whole = False
     try:
-        yield
-        is_whole = True
+        try:
+            yield
+            is_whole = True
+        finally:
+            if not is_whole:
+                clear(folder)
     except UserError:
-        clear(folder)
         give_up(folder, before)
         raise
-    finally:
-        if not is_whole:
-            clear(folder)
 
 
 def clear(folder: RunFolder) -> None:

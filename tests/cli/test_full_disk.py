@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,17 +10,6 @@ import pytest
 pytestmark = pytest.mark.slow
 WORDS = ["log.progress=false", "data.train.limit=64", "data.eval.limit=8", "batch.size=8", "train.eval_every=0"]
 WHY = "No space left on device (ENOSPC); what was saved before is kept"
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def run(*words: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from multiprocessing import get_context
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, current_thread
 from typing import Any
 
 import numpy as np
@@ -330,12 +330,13 @@ def test_who_waited_for_a_lock_that_is_gone_has_one_that_others_find(tmp_path: P
     assert found == [True] and place.exists() and not lock.exists()
 
 
-def test_who_waited_for_one_that_has_no_room_does_not_try_again(tmp_path: Path) -> None:
+def test_who_waited_for_one_that_has_no_room_does_not_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each would read all of the rows in vain, one after the other."""
-    place, begun, found = tmp_path / "rows.arrow", Event(), list[str]()
+    place, waits, found, lock = tmp_path / "rows.arrow", Event(), list[str](), fcntl.flock
 
     def second() -> None:
-        begun.set()
         try:
             row_cache.kept_rows(place, iter(()), lambda: pytest.fail("tried again"))
         except row_cache.UnwritableError as error:
@@ -343,13 +344,18 @@ def test_who_waited_for_one_that_has_no_room_does_not_try_again(tmp_path: Path) 
 
     waiting = Thread(target=second)
 
+    def noted(file: Any, how: int) -> None:
+        if current_thread() is waiting:
+            waits.set()
+        lock(file, how)
+
     def firsts() -> Iterator[Any]:
         waiting.start()
-        begun.wait()
-        time.sleep(0.2)  # in which it comes to the lock
+        assert waits.wait(60)
         raise OSError(errno.ENOSPC, "No space left on device")
         yield
 
+    monkeypatch.setattr(fcntl, "flock", noted)
     with pytest.raises(row_cache.UnwritableError, match="No space left on device"):
         row_cache.kept_rows(place, firsts(), lambda: None)
     waiting.join()

@@ -65,7 +65,8 @@ def test_it_is_what_a_pass_is_counted_to_take(how: Fp8) -> None:
     )
     planned_alive = of_pass(found.passes[0] + found.passes[1] * batch.input_ids.numel())
     last = Phase.backward_of_embeddings  # in which nothing multiplies, and far less is alive
-    assert planned_alive[:last] == pytest.approx(alive[:last], rel=0.05) and alive[last] < 0.5 * alive.max()
+    assert planned_alive[:last] == pytest.approx(alive[:last], rel=0.05)
+    assert planned_alive[last] == pytest.approx(alive[last], rel=0.1) and alive[last] < 0.5 * alive.max()
     copies = [each.passes[0, Phase.forward, Part.copies] for each in (plain, found)]
     assert copies == pytest.approx([2 * LINEAR, 0], abs=1)
     assert [each.num_fp8 for each in (plain, found)] == [0, LINEAR]
