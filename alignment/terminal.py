@@ -1,6 +1,5 @@
 """Where people watch: the one console, and the bar that long work shows. Of many processes only the first has them."""
 
-import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,8 +12,9 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from alignment.user_error import NOT_TAKEN, unwritten
+
 Item = TypeVar("Item")
-NOT_TAKEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # by the disk that output goes to
 
 
 class _Console(Console):
@@ -34,7 +34,7 @@ class _Console(Console):
                 raise
             self.on_broken_pipe()
             with suppress(OSError):  # which may lie on the same disk
-                print(f"alignment: the standard output cannot be written ({error.strerror})", file=sys.stderr)
+                print(f"alignment: {unwritten(error)}", file=sys.stderr)
 
 
 console = _Console(quiet=os.environ.get("RANK", "0") != "0")

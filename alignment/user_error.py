@@ -1,5 +1,6 @@
 """The end of a command that the user got wrong: one line, exit code 2. Needs neither Hydra nor torch."""
 
+import errno
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -8,12 +9,19 @@ from typing import NoReturn
 from alignment.process import end
 
 USER_ERROR = 2
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # which only writing meets
+NOT_TAKEN = (*FULL, errno.EROFS, errno.EIO)  # what a disk answers that takes no more of what is written
 
 
 def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
     print(f"alignment: {' '.join(message.split())}", file=sys.stderr)
     end(USER_ERROR)
+
+
+def unwritten(error: OSError) -> str:
+    """What is said of a standard output that is not taken."""
+    return f"the standard output cannot be written ({error.strerror})"
 
 
 def nearest(name: str, names: Iterable[str], within: str = "", least: float = 0.6) -> str:

@@ -4,7 +4,7 @@ import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TextIO
 
 from alignment import preempt
 from alignment.cli.parser import HELP, ending_with_reader
@@ -12,7 +12,7 @@ from alignment.cli.reach import within_reach
 from alignment.cli.recipes import is_path, recipes, shipped
 from alignment.config.errors import UserError
 from alignment.process import belong_to_launcher, end
-from alignment.user_error import USER_ERROR, fail, nearest
+from alignment.user_error import NOT_TAKEN, USER_ERROR, fail, nearest, unwritten
 
 VERBS = {  # in the order of `alignment --help`
     "recipes": "the recipes, one line each",
@@ -45,23 +45,47 @@ def usage() -> str:
 
 def main() -> None:
     belong_to_launcher()
+    if sys.stdout is None:  # closed by the shell, `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115
     with preempt.listening():
         try:
             with within_reach(), preempt.unwrapped():
                 _require_text(sys.argv[1:])
                 dispatch(sys.argv[1:])
+                sys.stdout.flush()
         except KeyboardInterrupt:
             print("alignment: interrupted", file=sys.stderr)
             end(preempt.INTERRUPTED)
         except BrokenPipeError:  # of a run, which keeps SIGPIPE ignored: what it has saved is worth more than a line
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _stop_printing()
             end(UNREAD)
+        except OSError as error:
+            if error.errno not in NOT_TAKEN or not _is_refused(sys.stdout):
+                raise
+            _stop_printing()
+            fail(unwritten(error))
         except UserError as error:  # which no verb has told by its own name
             fail(str(error))
         except preempt.Preempted as stop:
             if preempt.is_main():
                 print(f"alignment: {' '.join(f'{stop}{preempt.requeued()}'.split())}", file=sys.stderr)
             end(preempt.exit_code())
+
+
+def _is_refused(stream: TextIO) -> bool:
+    """Whether it was this that could not be written, which the system does not say: it does not take a line either."""
+    try:
+        print(file=stream, flush=True)
+    except OSError:
+        return True
+    return False
+
+
+def _stop_printing() -> None:
+    """What is still to be printed goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _require_text(arguments: list[str]) -> None:

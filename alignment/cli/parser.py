@@ -31,8 +31,7 @@ def ending_with_reader() -> Iterator[None]:
     former = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         yield
-        if sys.stdout is not None:  # closed by the shell, `>&-`
-            sys.stdout.flush()
+        sys.stdout.flush()
     finally:
         signal.signal(signal.SIGPIPE, former)
 

@@ -1,5 +1,6 @@
 """The verb `run`: every config of the command is composed and checked, then the first job starts."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -182,6 +183,7 @@ def print_help(recipe: str, overrides: list[str], own: list[Path], groups: list[
 def _call_hydra(recipe: str, flags: list[str], overrides: list[str], job: Callable[[DictConfig], None]) -> None:
     """Hydra's own command line, for what it does best: sweeps, launchers, printing."""
     sys.argv = [sys.argv[0], "--config-name", recipe, *flags, *SETTINGS, *overrides]
+    logging.raiseExceptions = False  # of jobs that it logs when nobody reads on
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed over many lines
     hydra_main(version_base=VERSION_BASE, config_path=str(shipped("conf")), config_name=recipe)(job)()
 

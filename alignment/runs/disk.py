@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from alignment.config.errors import UserError
+from alignment.user_error import FULL, NOT_TAKEN
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # which only writing meets
-FAULTS = (*FULL, errno.EROFS, errno.EIO)
 NUMBER = re.compile(r"\(os error (\d+)\)")
 
 
@@ -32,7 +32,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FAULTS and error.filename is None:
+        if error.errno in NOT_TAKEN and error.filename is None:
             error.filename = str(path)
         raise
     except SafetensorError as error:
@@ -47,17 +47,28 @@ def told_of_disk(folder: Path) -> Iterator[None]:
     """Inside, a disk that does not take what a run writes in its folder is told in one line, whoever meets it first.
     What names a file elsewhere, and what may have been met in reading, goes on as it is.
 
+    Threads of libraries that meet it, as tensorboard's, say nothing beside that: they hand it on.
+
     Raises:
         UserError: names the file, where that is known.
     """
+    former = threading.excepthook
+
+    def meet(args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in FULL):
+            former(args)
+
+    threading.excepthook = meet
     try:
         yield
     except OSError as error:
         if error.filename is None and error.errno in FULL:
             raise not_written(f"{folder}, or what its run keeps elsewhere,", error) from error
-        if error.errno not in FAULTS or not _is_within(error.filename, folder):
+        if error.errno not in NOT_TAKEN or not _is_within(error.filename, folder):
             raise
         raise not_written(error.filename, error) from error
+    finally:
+        threading.excepthook = former
 
 
 def _is_within(name: object, folder: Path) -> bool:

@@ -300,3 +300,24 @@ def test_interrupted_before_there_is_anything_to_save(tmp_path: Path) -> None:
         finally:
             command.kill()  # where it has not ended, or this would wait for it for ever
     assert stderr == "alignment: interrupted\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "words", ["--help", "run --help", "recipes", "run tiny_dpo --help loss", "run tiny_dpo --cfg job"]
+)
+def test_a_standard_output_that_is_not_taken_is_one_line(words: str, unbuffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "alignment", *words.split()]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, timeout=60)
+    line = "alignment: the standard output cannot be written (No space left on device)\n"
+    assert (ended.returncode, ended.stderr) == (2, line)
+
+
+@pytest.mark.parametrize("words", ["--version", "run tiny_dpo --cfg job"])
+def test_a_standard_output_that_is_closed_is_written_in_vain(words: str) -> None:
+    command = ["sh", "-c", f'exec "{sys.executable}" -m alignment {words} >&-']
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")

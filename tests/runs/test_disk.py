@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,23 @@ def test_safetensors_own_error_is_one_of_the_disk(tmp_path: Path) -> None:
     with pytest.raises(UserError) as told, told_of_disk(tmp_path), naming(model):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert str(told.value).startswith(f"{model} cannot be written: No space left on device (ENOSPC)")
+
+
+@pytest.mark.parametrize(("number", "is_told"), [(errno.ENOSPC, False), (errno.EIO, True)])
+def test_a_library_s_thread_that_meets_a_full_disk_prints_nothing(
+    number: int, is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+
+    def write() -> None:
+        raise OSError(number, os.strerror(number))
+
+    with told_of_disk(tmp_path):
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+    assert bool(told) is is_told and threading.excepthook == told.append
 
 
 @pytest.mark.parametrize(
