@@ -5,13 +5,10 @@ need only be whole. It lies in the user's cache, beside what is known of its row
 makes it, and others on its machine wait for that one. What is pickled in it is read back by the user who wrote it.
 """
 
-import fcntl
 import json
-import os
 import pickle
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -25,11 +22,12 @@ from alignment.config.user_cache import user_cache
 from alignment.data.held_out import prompt_hash
 from alignment.data.numbers import NUMBERS, numbers
 from alignment.data.records import Record
+from alignment.data.row_lock import alone
 from alignment.data.row_room import held, make_room, note_use
 from alignment.data.sequences import gathered
 from alignment.data.tokenize import Example
 from alignment.runs.contents import digest, hashed
-from alignment.runs.written import PARTIAL, whole_file
+from alignment.runs.written import whole_file
 from alignment.terminal import say_once
 
 Item = TypeVar("Item")
@@ -44,7 +42,6 @@ SCHEMA = pa.schema(
         "prompt_hash": pa.uint64(),  # of the record, without a seed
     }
 )
-IN_VAIN = 0o400  # the mode of the lock of who could not keep them
 MARK = 16  # bytes of the hash before what is known of rows together
 FLAGS = ("margin", "source", "finished", "tags", "labels", "ends", "weight")
 
@@ -159,7 +156,7 @@ def kept_rows(place: Path, batches: Iterator[pa.RecordBatch], known: Callable[[]
     try:
         found = _mapped(place)
         if found is None:
-            with _alone(place):
+            with alone(place):
                 found = _mapped(place)
                 if found is None:
                     _write(place, batches, known)
@@ -170,40 +167,6 @@ def kept_rows(place: Path, batches: Iterator[pa.RecordBatch], known: Callable[[]
     if found is None:
         raise UnwritableError("they are gone again")
     return found
-
-
-@contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Inside, no other process makes the same; one that is killed lets go.
-
-    Raises:
-        OSError: another process, which this one has waited for, could not.
-    """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    lock = place.with_suffix(".lock")
-    with _locked(lock) as file:
-        for left in place.parent.glob(f"{place.stem}.*{PARTIAL}"):  # of one that was killed
-            left.unlink(missing_ok=True)
-        try:
-            yield
-        except OSError:
-            os.fchmod(file.fileno(), IN_VAIN)  # seen by those who wait for it; a full disk has room for it
-            raise
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-def _locked(lock: Path) -> IO[str]:
-    """The file that everybody else finds there too: who waited for one that its owner has removed waits anew."""
-    while True:
-        file = lock.open("w")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        found = os.fstat(file.fileno())
-        if found.st_nlink:
-            return file
-        file.close()
-        if found.st_mode & 0o777 == IN_VAIN:
-            raise OSError("another process has tried")
 
 
 def _write(place: Path, batches: Iterator[pa.RecordBatch], known: Callable[[], Any]) -> None:

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -21,7 +22,7 @@ from alignment.config.batch import BatchConfig
 from alignment.config.data import BadRow, DataConfig, ExampleKind, Format
 from alignment.config.errors import UserError
 from alignment.config.sources import EvalSource, MixedSource, TrainSource
-from alignment.data import load, row_cache, row_key, row_room
+from alignment.data import load, row_cache, row_key, row_lock, row_room
 from alignment.data.batches import Packer
 from alignment.data.carried import NOTHING, Asked, Carried
 from alignment.data.held_out import hold_out, num_prompts, num_shared_prompts, prompt_hashes
@@ -328,6 +329,28 @@ def test_who_waited_for_a_lock_that_is_gone_has_one_that_others_find(tmp_path: P
         row_cache.kept_rows(place, firsts(), lambda: None)
     waiting.join()
     assert found == [True] and place.exists() and not lock.exists()
+
+
+def test_one_who_waits_long_says_for_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other may be stopped, or have much to read."""
+    monkeypatch.setattr(row_lock, "IN_SILENCE_S", 0.0)
+    place, said = tmp_path / "rows.arrow", list[str]()
+    waiting = Thread(target=lambda: row_cache.kept_rows(place, iter(()), lambda: None))
+
+    def firsts() -> Iterator[Any]:
+        waiting.start()
+        until = time.monotonic() + 60
+        while not (told := capsys.readouterr().out) and time.monotonic() < until:
+            time.sleep(0.01)
+        said.append(told)
+        yield from ()
+
+    row_cache.kept_rows(place, firsts(), lambda: None)
+    waiting.join()
+    who, lock = f"process {os.getpid()} on {socket.gethostname()}", place.with_suffix(".lock")
+    assert said == [f"waiting for {who}, which reads the same rows to keep them ({lock})\n"]
 
 
 def test_who_waited_for_one_that_has_no_room_does_not_try_again(
