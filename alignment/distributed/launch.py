@@ -101,9 +101,14 @@ def _raise(error: ChildFailedError, logs: Path) -> None:
     code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     if told:
         raise RankFailedError(f"rank {rank}:\n{told['text']}", code) from error
-    said = [line for path in logs.rglob(f"{rank}/stderr.log") for line in path.read_text().splitlines()[-TAIL:]]
+    said = [line for path in logs.rglob(f"{rank}/stderr.log") for line in _last_of(path)]
     end = f"rank {rank} was ended by {failure.signal_name()}" if failure.exitcode < 0 else f"rank {rank} failed"
     raise RankFailedError("\n".join([*said, end]), code) from error
+
+
+def _last_of(log: Path) -> list[str]:
+    """Of what a process has written on its standard error, whatever the bytes are."""
+    return log.read_bytes().decode(errors="replace").splitlines()[-TAIL:]
 
 
 def _guilt(failure: ProcessFailure) -> tuple[int, int]:

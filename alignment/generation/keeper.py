@@ -1,4 +1,4 @@
-"""Runs a program that must not outlive who asked for it: `python -I keeper.py PROGRAM ...`.
+"""Runs a program that must not outlive who asked for it: `python -I keeper.py NUMBER PROGRAM ...`.
 
 It runs until it ends, or until this process's standard input does. That is a pipe from who asked, and the system closes
 it however that one ends, by SIGKILL too. Then the program goes, with all that it has started: vLLM's workers would live
@@ -16,9 +16,12 @@ GRACE_S = 10.0  # between the request to end and the end
 LEFT_ALONE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # a run that hears them decides
 
 
-def keep(words: list[str]) -> int:
-    """The program's exit code, as a shell has it."""
+def keep(told: int, words: list[str]) -> int:
+    """The program's exit code, as a shell has it. told: the file that it writes the program's process id to, for who
+    asked, should it be killed itself."""
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True) as program:
+        os.write(told, str(program.pid).encode())
+        os.close(told)
         for number in LEFT_ALONE:
             signal.signal(number, signal.SIG_IGN)
         while program.poll() is None:
@@ -46,4 +49,4 @@ def _signal(program: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(keep(sys.argv[1:]))
+    sys.exit(keep(int(sys.argv[1]), sys.argv[2:]))

@@ -3,12 +3,13 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -135,21 +136,33 @@ def launched(config: VLLMConfig, asked: Asked, log: Path) -> Iterator[LaunchedVL
     """Starts it, and does not wait for it to be up. It has ended when this is left."""
     port, name = config.port or _free_port(), f"policy-{uuid.uuid4().hex}"
     log.parent.mkdir(exist_ok=True)
-    with log.open("ab") as file:
+    told, tells = os.pipe()  # the server's process id
+    with log.open("ab") as file, os.fdopen(tells, "wb"):
+        command = [sys.executable, "-I", str(keeper.__file__), str(tells)]
         process = subprocess.Popen(
-            [sys.executable, "-I", str(keeper.__file__), *words(config, asked, port), "--served-model-name", name],
+            [*command, *words(config, asked, port), "--served-model-name", name],
+            pass_fds=[tells],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,
             env=environment(config, asked, os.environ),
             start_new_session=True,  # a user's Ctrl-C is for the run
         )
-    try:
-        yield replace(at(config, port, log, process.pid), name=name)
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
+    assert process.stdin is not None
+    with os.fdopen(told) as pids:
+        try:
+            yield replace(at(config, port, log, process.pid), name=name)
+        finally:
+            process.stdin.close()
+            if process.wait() < 0:  # killed, as for memory: it has ended nothing
+                _end(pids.read())
+
+
+def _end(pid: str) -> None:
+    """All of the session that this process leads."""
+    with suppress(ProcessLookupError):
+        if pid:
+            os.killpg(int(pid), signal.SIGKILL)
 
 
 def at(config: VLLMConfig, port: int, log: Path, keeper: int) -> LaunchedVLLM:

@@ -47,6 +47,7 @@ INFO = "server_info?config_format=json"
 AGAIN = "the run goes on from its last checkpoint by the same command"
 NOT_VLLMS = (requests.JSONDecodeError, LookupError, TypeError, AttributeError)  # to read such an answer
 MADE_FOR = "vLLM's, of a version whose /v1/completions has return_token_ids"
+MOST_NATS = 1e30  # far from what float32 takes
 FROM_FILES = {"load_config": {"load_format": "auto"}}
 
 
@@ -152,7 +153,8 @@ class Server:
             lengths = [len(each.ids) for each in completions]
             is_full = all(len(each.logprobs) == len(each.ids) for each in completions)
             is_known = all(type(token) is int and 0 <= token < vocabulary for each in completions for token in each.ids)
-            is_number = all(isinstance(nats, float | int) for each in completions for nats in each.logprobs)
+            every = [nats for each in completions for nats in each.logprobs]
+            is_number = all(isinstance(nats, float | int) and abs(nats) < MOST_NATS for nats in every)
         except NOT_VLLMS as error:
             raise self._other(route, wanted, f"{type(error).__name__}: {error}") from error
         if len(completions) != sampling["n"] or not all(0 < each <= sampling["max_tokens"] for each in lengths):

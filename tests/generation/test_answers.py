@@ -1,6 +1,7 @@
 """What a server answers otherwise than it was asked to, or not at all; it is made up here."""
 
 import json
+import math
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
@@ -77,6 +78,13 @@ def asked(stand: Stand, request_timeout_s: float = 60.0) -> Server:
         ([REPLY, {**REPLY, "token_ids": [7, "a"]}], r"the tokens \['a'\]"),
         ([REPLY, {**REPLY, "logprobs": {"token_logprobs": [-1.0]}}], "log-probs that are not a number for each token"),
         ([REPLY, {**REPLY, "logprobs": {"token_logprobs": [-1.0, None]}}], "log-probs that are not a number for each"),
+        *(
+            (
+                [REPLY, {**REPLY, "logprobs": {"token_logprobs": [-1.0, nats]}}],
+                "log-probs that are not a number for each",
+            )
+            for nats in (math.nan, -math.inf, math.inf, -1e300)
+        ),
         (None, "JSONDecodeError: "),
     ],
 )

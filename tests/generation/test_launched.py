@@ -215,6 +215,18 @@ def test_it_goes_with_a_run_that_is_stopped(runs: Runs, number: signal.Signals, 
     runs.require_no_server()
 
 
+def test_it_goes_with_a_run_whose_keeper_was_killed(runs: Runs) -> None:
+    """As the system may do for memory."""
+    process = runs.start("train.max_steps=100000")
+    runs.wait_for(lambda: any((runs.folder / "run/checkpoints").glob("step-*")) or process.poll() is not None)
+    (keeper,) = (each for each in psutil.Process(process.pid).children() if "keeper.py" in " ".join(each.cmdline()))
+    keeper.kill()
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    runs.require_no_server()
+
+
 def test_ctrl_c_twice_waits_for_no_reply(runs: Runs) -> None:
     """Of a server that never answers: `communicate` would not outlast it."""
     process = runs.start("train.max_steps=2", fake="hangs")
