@@ -7,10 +7,10 @@ numbers of a group, s its scale and z its zero-point, a code is c = clamp(round(
     absmax      s = max|x| / (2^(b-1) - 1),          z = 0                               even about 0
     zero-point  s = (max(x, 0) - min(x, 0)) / (2^b - 1),  z = -2^(b-1) - round(min(x, 0) / s)   from end to end
 
-Either way 0 stays 0, and no number is off by more than s / 2. Absmax leaves half of its codes unused where all of a
-group have one sign, zero-point none; it takes all 2^b - 1 steps, the paper one less (2 * 127 of 8 bits). Its range has
-0 in it, so that one of the codes stands for 0 however far from it the numbers lie (Jacob et al., arXiv:1712.05877,
-section 2.1). Rounding is to the nearest, of two to the even.
+Either way 0 stays 0, and no number is off by more than s / 2, where float32 holds s and the range. Absmax leaves half
+of its codes unused where all of a group have one sign, zero-point none; it takes all 2^b - 1 steps, the paper one less
+(2 * 127 of 8 bits). Its range has 0 in it, so that one of the codes stands for 0 however far from it the numbers lie
+(Jacob et al., arXiv:1712.05877, section 2.1). Rounding is to the nearest, of two to the even.
 """
 
 import math

@@ -22,6 +22,7 @@ from alignment.config.folders import ADAPTER_FILE
 from alignment.config.model import LoraConfig, LoraInit
 from alignment.distributed.engine import shape_of
 from alignment.models.adapters import DEFAULT, PREFIX, adapted_names, is_adapted, lora_layers, use_adapter
+from alignment.models.quantized import keep_scales
 from alignment.models.routers import has_routers
 from alignment.models.scalar_head import head_name, scalar_head
 from alignment.terminal import say
@@ -39,9 +40,8 @@ PARAMETERS = "model.lora.target_parameters"
 def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
     """Freeze the weights and put LoRA layers into them (arXiv:2106.09685); a scalar head stays trained in full."""
     head = head_name(hf)
-    everything = config.targets == ["all-linear"]
+    targets, everything = config.targets, config.targets == ["all-linear"]
     _require_experts(hf, config.target_parameters)
-    targets = config.targets
     if everything and _has_fused_experts(hf):
         targets = _linear_layers(hf)
         what = "the routers" if config.target_parameters else "the experts of this mixture and its routers"
@@ -79,11 +79,12 @@ def put_adapter(hf: PreTrainedModel, config: PeftLoraConfig, key: str) -> None:
         ConfigError: it is on what cannot be merged.
         ValueError: peft finds no such modules.
     """
-    merged = MERGED | ({"ParamWrapper"} if config.target_parameters else set())
     hf.requires_grad_(False)
+    if config.use_dora:
+        keep_scales(hf)
     inject_adapter_in_model(config, hf)
     cast_adapter_dtype(hf, DEFAULT)  # float32, whatever the weights beneath are held in
-    _check_layers(hf, key, merged)
+    _check_layers(hf, key, MERGED | ({"ParamWrapper"} if config.target_parameters else set()))
     if head_name(hf) is not None:
         scalar_head(hf).requires_grad_(True)
     if hf.is_activation_checkpointing:

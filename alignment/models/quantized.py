@@ -13,6 +13,7 @@ from alignment.config.model import ModelConfig, Quantization
 from alignment.config.packages import QUANTIZER, is_installed, quantizer_lacks
 from alignment.distributed.placement import Placement, Whole
 from alignment.models.autocast import as_autocast_reads
+from alignment.models.blocks_4bit import unpack_by_blocks
 
 HEADS = ["lm_head", "score"]
 """Kept as they are: an output layer has few weights for what hangs on each, and a scalar head is trained in full."""
@@ -146,7 +147,7 @@ def not_finite_packed(hf: nn.Module) -> list[str]:
 
 
 def keep_packing(hf: nn.Module) -> None:
-    """Have packed weights stay as they were read.
+    """Have packed weights stay as they were read, and be read as they were packed.
 
     On a CPU with AVX512-BF16, bitsandbytes 0.50 packs a layer of 4 bits anew in its first forward that learns nothing,
     for a product that rounds to bfloat16, has no gradient ever after, and fails on widths below a block's.
@@ -155,6 +156,25 @@ def keep_packing(hf: nn.Module) -> None:
     for module in hf.modules():
         if is_quantized(module) and "support_avx512bf16_for_cpu" in vars(module):
             module.support_avx512bf16_for_cpu = False
+            unpack_by_blocks()
+
+
+def keep_scales(hf: nn.Module) -> None:
+    """Have layers of 8 bits hold their scales where the first forward puts them, for good.
+
+    On a CPU peft's DoRA gives a layer whose weight it has unpacked a new one without scales, from which bitsandbytes
+    takes them anew in the next forward.
+    """
+    module: Any
+    for module in hf.modules():
+        if is_quantized(module) and "CB" in vars(module.weight):
+            if module.weight.CB is not None:
+                module.init_8bit_state()
+            module.init_8bit_state = _nothing
+
+
+def _nothing() -> None:
+    """In the place of what is done already."""
 
 
 def whole_weight(layer: Any) -> Tensor:

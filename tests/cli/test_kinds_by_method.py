@@ -83,6 +83,8 @@ KINDS = {
     "patterns": Kind(("model.adapter=patterned",)),
     "nf4": packed(Quantization.nf4),
     "int8": packed(Quantization.int8),
+    "dora on nf4": packed(Quantization.nf4, "model.lora.dora=true"),
+    "dora on int8": packed(Quantization.int8, "model.lora.dora=true"),
     "float32": Kind(("distributed.precision=float32",)),
     "bfloat16": Kind(("distributed.precision=bfloat16",)),
     "float16": Kind(HALF),

@@ -8,6 +8,8 @@ from typing import Any
 import peft
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_blockwise
+from bitsandbytes.nn import Linear4bit, Params4bit
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -195,3 +197,28 @@ def test_quantised_weights_that_only_reply_or_score_are_read_as_they_are(
     if method == "8 bits":
         with pytest.raises(ConfigError, match=r"^distributed\.zero must be null, 0, 1 or 2 for reward\.path .* got 3$"):
             load_frozen_reward_model(config, tokenizer, placement_of(DistributedConfig(zero=3)), key="reward.path")
+
+
+@pytest.mark.parametrize("shape", [(128, 352), (24, 96), (3, 50), (64, 128)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_weight_of_4_bits_is_its_codes_times_the_scales_of_their_blocks(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    """Whether or not rows are whole numbers of blocks; unpacked, and in products that learn and that do not."""
+    torch.manual_seed(0)
+    layer = Linear4bit(shape[1], shape[0], bias=False, compute_dtype=dtype, quant_type="nf4")
+    layer.weight = Params4bit(torch.randn(shape, dtype=dtype), requires_grad=False, quant_type="nf4")
+    layer = layer.to("cpu")
+    keep_packing(layer)
+    state, codes = layer.weight.quant_state, layer.weight.data.flatten()
+    numbers = state.code[torch.stack([codes >> 4, codes & 15], dim=1).flatten().long()][: shape[0] * shape[1]]
+    scales = dequantize_blockwise(state.absmax, state.state2) + state.offset if state.nested else state.absmax
+    want = (numbers * scales.repeat_interleave(64)[: len(numbers)]).view(shape)
+    assert torch.equal(whole_weight(layer), want.to(dtype))
+    inputs = torch.randn(5, shape[1], dtype=dtype, requires_grad=True)
+    made, product = layer(inputs), inputs @ want.to(dtype).T
+    torch.testing.assert_close(made, product)
+    (found,), (wanted,) = (torch.autograd.grad(each.sum(), inputs) for each in (made, product))
+    torch.testing.assert_close(found, wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(inputs), product)
