@@ -17,6 +17,11 @@ from alignment.models.folder import architecture_of, attention_of, parse_config,
 from alignment.models.rope import scale_rope
 from alignment.models.weight_dtype import hold_in
 
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings", "head_dim")
+HEADS, SHARED_HEADS = "num_attention_heads", "num_key_value_heads"
+COUNTED = (*SIZES, HEADS, SHARED_HEADS)
+"""Fields of a config that count something, by the names that transformers' models have for them."""
+
 
 def init_config(config: ModelConfig, ids: dict[str, Any] | None = None, **settings: Any) -> PreTrainedConfig:
     """The config that `model.init` asks for; it goes before `ids`, and `settings` before it.
@@ -26,16 +31,34 @@ def init_config(config: ModelConfig, ids: dict[str, Any] | None = None, **settin
     """
     kind = config.init["model_type"]
     require(kind in CONFIG_MAPPING, "model.init.model_type must be one that transformers knows", kind)
+    for name in COUNTED:
+        if isinstance(size := config.init.get(name), int):
+            require(size > 0, f"model.init.{name} must be positive", size)
     try:
         hf_config = AutoConfig.for_model(**{**(ids or {}), **config.init, **settings})
     except (ValueError, StrictDataclassError) as error:
         raise ConfigError(f"model.init: {one_line(error)}, got {config.init}") from error
+    except KeyError as error:  # of rope_parameters
+        raise ConfigError(f"model.init: {error} is missing, or unknown, got {config.init}") from error
     unknown = sorted(set(config.init) - set(type(hf_config)().to_dict()) - {"model_type"})
     if unknown:
         raise ConfigError(
             f"model.init.{unknown[0]} is not a field of {type(hf_config).__name__}, got {config.init[unknown[0]]!r}"
         )
+    _require_even_heads(hf_config.to_dict())
     return scale_rope(hf_config, config.rope, "model.init")
+
+
+def _require_even_heads(sizes: dict[str, Any]) -> None:
+    """Which transformers asks for at the first step.
+
+    Raises:
+        ConfigError: as many heads do not share each of keys and values.
+    """
+    heads, shared = sizes.get(HEADS), sizes.get(SHARED_HEADS)
+    if isinstance(heads, int) and isinstance(shared, int) and shared:
+        rule = f"model.init.{SHARED_HEADS} must divide {HEADS}, which is {heads}"
+        require(heads % shared == 0, rule, shared)
 
 
 def config_of(config: ModelConfig) -> PreTrainedConfig:
@@ -72,6 +95,8 @@ def from_init(
         hf = auto.from_config(hf_config, attn_implementation=attention, dtype=torch.float32)
     except (ValueError, TypeError) as error:  # of a number that has no default, too
         raise ConfigError(f"model.init with model.attention={attention}: {one_line(error)}") from error
+    except KeyError as error:
+        raise ConfigError(f"model.init: {error} is missing, or unknown, got {config.init}") from error
     hold_in(hf, held)
     if config.attention is Attention.auto:
         choose_attention(hf)

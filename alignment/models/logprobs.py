@@ -32,9 +32,11 @@ def logprobs_of(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def entropy_of(logits: Tensor, temperature: float) -> Tensor:
-    """[T] nats: the entropy of softmax(logits / temperature) [T, V]; it carries no gradient."""
+    """[T] nats: the entropy of softmax(logits / temperature) [T, V]; it carries no gradient. A logit of minus infinity,
+    by which a model rules a token out, adds nothing."""
     everywhere = (part.log_softmax(-1) for _, part in _pieces(logits, temperature))
-    return torch.cat([-(logprobs.exp() * logprobs).sum(-1) for logprobs in everywhere])
+    least = torch.finfo(torch.float32).min  # for 0 times infinity is no number
+    return torch.cat([-(logprobs.exp() * logprobs.clamp_(min=least)).sum(-1) for logprobs in everywhere])
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 from transformers.utils.output_capturing import OutputRecorder
 
 from alignment.config.errors import ConfigError
+from alignment.models.logprobs import entropy_of
 
 
 def has_routers(config: PreTrainedConfig) -> bool:
@@ -79,8 +80,7 @@ class RouterLoads:
         if self._table is None:
             self._table = torch.zeros(len(self.routers), experts + 2, dtype=torch.float64, device=logits.device)
         counts = mask.flatten().double() if len(chosen) == mask.numel() else chosen.new_ones(len(chosen)).double()
-        logprobs = logits.float().log_softmax(-1)
-        entropy = -(logprobs.exp() * logprobs).sum(-1).double()
+        entropy = entropy_of(logits, 1.0).double()
         row = self._table[number]
         row[:-2].scatter_add_(0, chosen.flatten(), counts[:, None].expand(chosen.shape).flatten())
         row[-2:] += torch.stack([(entropy * counts).sum(), counts.sum()])

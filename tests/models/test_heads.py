@@ -21,7 +21,7 @@ from alignment.distributed.precision import autocast
 from alignment.models import heads
 from alignment.models.heads import LanguageModel
 from alignment.models.load import load_language_model, load_scalar_model
-from alignment.models.logprobs import logprobs_of
+from alignment.models.logprobs import entropy_of, logprobs_of
 from alignment.models.readout import (
     sequence_scores,
     token_logprobs,
@@ -163,6 +163,13 @@ def test_entropy_of_equal_logits_is_log_of_the_vocabulary(model: LanguageModel, 
     torch.nn.init.zeros_(model.hf.get_output_embeddings().weight)
     _, entropy = token_logprobs_and_entropy(model, batch)
     torch.testing.assert_close(entropy, torch.full_like(entropy, np.log(2048)))
+
+
+def test_a_token_that_is_ruled_out_adds_nothing_to_the_entropy() -> None:
+    ruled_out = torch.tensor([[-torch.inf, 0.0, 1.0], [0.0, -torch.inf, -torch.inf], [torch.nan, 0.0, 1.0]])
+    rest = torch.tensor([0.0, 1.0], dtype=torch.float64).log_softmax(-1)
+    want = torch.stack([-(rest.exp() * rest).sum(), torch.tensor(0.0), torch.tensor(torch.nan)]).float()
+    torch.testing.assert_close(entropy_of(ruled_out, 1.0), want, equal_nan=True)
 
 
 def test_gradient_checkpointing_changes_nothing(

@@ -20,6 +20,7 @@ from transformers import (
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.model import Attention, LoraConfig, ModelConfig
 from alignment.distributed.placement import WHOLE
+from alignment.models.init import COUNTED
 from alignment.models.load import (
     load_critic,
     load_frozen_language_model,
@@ -150,6 +151,12 @@ def refused(
         ({"hiden_size": 64}, r"^model\.init\.hiden_size is not a field of LlamaConfig"),
         ({"hidden_size": "big"}, r"^model\.init.*hidden_size.* 'big'"),
         ({"hidden_size": 30}, r"^model\.init.*hidden size \(30\)"),
+        *(
+            ({name: size}, rf"^model\.init\.{name} must be positive, got {size}$")
+            for name in COUNTED
+            for size in (0, -1)
+        ),
+        ({"num_key_value_heads": 3}, r"^model\.init\.num_key_value_heads must divide num_attention_heads, .* got 3$"),
         ({"vocab_size": 100}, r"embeds only 100: set model\.resize_embeddings=true to add 1948 rows$"),
         ({"model_type": "t5"}, r"^model\.init \(t5\) must be a model that AutoModelForCausalLM knows"),
     ],
