@@ -11,8 +11,10 @@ from alignment.runs.folder import RunFolder
 from alignment.runs.lifecycle import as_begun
 from alignment.terminal import say
 
-LACKING = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-"""As torch says it, of a GPU and of a CPU."""
+LACKING = re.compile(
+    r"out of memory|can('|no)t allocate memory|not enough memory|bad_alloc|_ALLOC_FAILED", re.IGNORECASE
+)
+"""As torch says it, of a GPU and of a CPU, and the system."""
 
 
 @contextmanager
@@ -21,7 +23,7 @@ def told_of_memory(config: RunConfig) -> Iterator[None]:
     a process that does not speak itself the line is a note to its error, which the launcher shows."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, OSError) as error:
         if isinstance(error, MemoryError) or LACKING.search(str(error)):
             tell = say if is_main() else error.add_note
             tell(line_on(config))
@@ -34,6 +36,6 @@ def line_on(config: RunConfig) -> str:
 
     folder = RunFolder(config.output_dir)
     expected, plan = "", f"alignment plan {folder.config if folder.config.exists() else 'RECIPE'}"
-    with suppress(ConfigError):
+    with suppress(ConfigError, MemoryError):
         expected = planned_most(as_begun(folder, config))
     return f"out of memory: {expected}{measured(config) / 1e9:.1f} GB in use; `{plan}` says which settings take less"

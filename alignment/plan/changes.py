@@ -159,7 +159,7 @@ def _shared_rows(config: Planned, hardware: Hardware) -> list[Change]:
 
 
 def _replies(config: Planned) -> list[Change]:
-    if not isinstance(config, OnlineConfig) or config.generation.engine is Generation.vllm:
+    if not isinstance(config, OnlineConfig | RejectionConfig) or config.generation.engine is Generation.vllm:
         return [NOTHING]
     found, number = [NOTHING], config.generation.batch_size
     for share in (4, 16, 64):

@@ -7,8 +7,8 @@ from alignment.config.errors import ConfigError, UserError
 from alignment.config.run import RunConfig
 from alignment.models.files import one_line
 from alignment.plan.estimate import plan_of, planned
-from alignment.plan.hardware import GB, Hardware, named, this_machine
-from alignment.plan.page import fewest_of, lines_of, sum_of, unused_of, ways_of
+from alignment.plan.hardware import Hardware, named, this_machine
+from alignment.plan.page import fewest_of, gb, lines_of, sum_of, unused_of, ways_of
 from alignment.plan.roles import Counts, Planned
 from alignment.plan.search import fewest, ways_to_fit
 from alignment.plan.work import MFU
@@ -40,7 +40,7 @@ def planned_most(config: RunConfig) -> str:
     config = planned(config)
     with _counting():
         phase = plan_of(config, this_machine(config), Counts()).highest
-    return f"{phase.total / GB:.1f} GB were planned, at the most {phase.name} ({sum_of(phase)}), "
+    return f"{gb(phase.total)} GB were planned, at the most {phase.name} ({sum_of(phase)}), "
 
 
 @contextmanager

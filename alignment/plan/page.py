@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from alignment.config.cluster import Scheduler
 from alignment.config.distributed import Offload
+from alignment.config.errors import ConfigError
+from alignment.config.run import TrainingConfig
 from alignment.config.supervised import DPOConfig, KTOConfig
 from alignment.plan.changes import words
 from alignment.plan.estimate import Plan, PlannedPhase
@@ -78,9 +80,27 @@ def _number(hardware: Hardware) -> str:
 
 def unused_of(plan: Plan, asked: Hardware) -> Iterator[str]:
     """Of devices that are named and not taken by the run as it is."""
-    if plan.hardware.processes < asked.processes:
-        way = f"distributed.zero=2 launch.processes={asked.local} takes all of a machine's"
-        yield f"of {asked.processes} x {asked.name} the run as it is takes {plan.hardware.processes}: {way}"
+    if plan.hardware.processes >= asked.processes:
+        return
+    taken = f"of {asked.processes} x {asked.name} the run as it is takes {plan.hardware.processes}"
+    number = next(each for each in range(asked.local, 0, -1) if _can_be(each, plan.config))
+    if number > plan.hardware.processes:
+        most = f"as many as batch.size={plan.config.batch.size} can"
+        how_many = "all of a machine's" if number == asked.local else most
+        yield f"{taken}: distributed.zero=2 launch.processes={number} takes {how_many}"
+    else:
+        yield f"{taken}: batch.size={plan.config.batch.size} can be dealt to no more of them"
+
+
+def _can_be(processes: int, config: Planned) -> bool:
+    """Whether what a step learns from can be dealt out to them."""
+    try:
+        if isinstance(config, TrainingConfig):
+            config.check_processes(processes)
+    except ConfigError:
+        return processes == 1
+    else:
+        return True
 
 
 def heading(recipe: str, plan: Plan) -> str:

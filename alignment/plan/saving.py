@@ -9,8 +9,10 @@ from alignment.plan.roles import Planned, PlannedRole
 
 
 def saved(policy: PlannedRole) -> float:
-    """Of all its weights, an adapter merged into them, in the dtype that they came in; of a soft prompt, it alone."""
-    if policy.role.settings.has_soft_prompt:
+    """Of all its weights, an adapter merged into them, in the dtype that they came in; of a soft prompt, and of an
+    adapter that is left apart, it alone."""
+    settings = policy.role.settings
+    if settings.has_soft_prompt or (settings.has_adapter and not settings.lora.merge):
         return float(policy.counted.num_trained * FLOAT)
     return float(_number(policy) * _itemsize(policy))
 

@@ -171,7 +171,8 @@ def roles_of(config: TrainingConfig | RejectionConfig | EvaluateConfig) -> Itera
     averages = isinstance(config, PPOConfig) and config.ppo.ema is not None
     has_other = isinstance(config, ReferencedConfig | OnlineDPOConfig) and config.reference.path is not None
     is_beside = isinstance(config, OnlineDPOConfig | PPOConfig) and not has_other  # the reference, all the time
-    trained = config.model.adapter is not None or bool(config.model.lora.modules_to_save)
+    lora = config.model.lora
+    trained = config.model.adapter is not None or bool(lora.modules_to_save) or lora.init.adds_at_first
     copies = int(averages) + (is_beside and trained and config.model.keeps_base)  # of what it trains, as it was
     yield Role(_key_of(config.model), config.model, is_scalar, True, config.train, is_in_ppo, copies)
     if isinstance(config, ReferencedConfig | OnlineDPOConfig) and config.reference.path is not None:

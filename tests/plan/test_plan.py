@@ -22,6 +22,7 @@ from alignment.plan.buffers import casts
 from alignment.plan.estimate import phases_of, plan_of
 from alignment.plan.estimate import planned as config_to_plan
 from alignment.plan.hardware import named
+from alignment.plan.page import unused_of
 from alignment.plan.rate import rate_line
 from alignment.plan.roles import Counts
 
@@ -258,3 +259,19 @@ def test_a_base_that_is_merged_into_is_held_in_float32() -> None:
         plan = plan_of(config_to_plan(composed("sft", words, [], "llama-3-8b")), named("8x80GB"), Counts())
         held.append(plan.highest.held)
     assert 6.9e9 < (held[1] - held[0]) / 2 < 8.1e9
+
+
+@pytest.mark.parametrize(
+    ("size", "devices", "what"),
+    [
+        (32, "3x24GB", "distributed.zero=2 launch.processes=2 takes as many as batch.size=32 can"),
+        (32, "8x24GB", "distributed.zero=2 launch.processes=8 takes all of a machine's"),
+        (32, "64x80GB", "distributed.zero=2 launch.processes=8 takes all of a machine's"),
+        (5, "4x24GB", "batch.size=5 can be dealt to no more of them"),
+    ],
+)
+def test_devices_that_are_not_taken(size: int, devices: str, what: str) -> None:
+    """And what would take them can be typed."""
+    config = config_to_plan(composed("tiny_dpo", [f"batch.size={size}"], [], None))
+    (line,) = unused_of(plan_of(config, named(devices), Counts()), named(devices))
+    assert line.endswith(f"the run as it is takes 1: {what}")

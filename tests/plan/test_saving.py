@@ -1,5 +1,8 @@
 """What a plan has of a model as it is saved: on a CPU a phase of its own, beside a GPU the memory of its machine."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from alignment.cli.plan import composed
@@ -42,3 +45,11 @@ def test_beside_a_gpu_it_is_the_machine_s() -> None:
     found = plan(LORA, hardware=named("1x24GB"))
     assert saving(found) == {}
     assert host_of(found).saving > sum(saving(plan(LORA)).values())  # the embeddings too
+
+
+def test_an_adapter_that_is_left_apart_is_all_that_is_saved(tmp_path: Path) -> None:
+    shape = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6}
+    (tmp_path / "config.json").write_text(json.dumps(shape | {"num_attention_heads": 4, "vocab_size": 2048}))
+    words = ("model=pretrained_lora", LORA, f"model.path={tmp_path}")
+    merged, apart = (host_of(plan(*words, f"model.lora.merge={how}")) for how in ("true", "false"))
+    assert 0 < apart.saving < merged.saving / 2
