@@ -38,6 +38,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config.batch import BatchConfig, Layout
 from alignment.config.data import ExampleKind
+from alignment.config.errors import UserError
 from alignment.config.train import TrainConfig
 from alignment.data.batches import Batches, Packer
 from alignment.data.load import load_split
@@ -167,7 +168,8 @@ def load(data: Path, tokenizer: PreTrainedTokenizerBase, need: ExampleKind, rows
     loaded = load_split("train", config, tokenizer, need)
     assert loaded is not None
     whole = [i for i, example in enumerate(loaded.examples) if all(example.finished)][:rows]  # TRL drops what is cut
-    assert len(whole) == rows, f"the data give {len(whole)} rows within {limit} tokens, {rows} are needed"
+    if len(whole) < rows:
+        raise UserError(f"{data} must have {rows} rows of at most {limit} tokens, got {len(whole)}")
     kept = ([loaded.records[i] for i in whole], [loaded.examples[i] for i in whole])
     return Loaded(*kept, loaded.skipped, loaded.truncation)
 

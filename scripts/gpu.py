@@ -18,10 +18,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 import torch
-from benchmark_gpu import COLUMNS, SETTING, cells
+from benchmark import load
+from benchmark_gpu import COLUMNS, SETTING, SIZE, cells
+from benchmark_setting import make_tokenizer
+
+from alignment.config.data import ExampleKind
+from alignment.config.errors import UserError
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "transformers", "trl", "peft", "deepspeed")
+RAN = (0, 1)  # pytest's own codes of tests that passed, or failed
 QUICK = ("--steps", "2", "--warmup", "1", "--ppo-steps", "1", "--methods", "dpo", "sft")
 """Of the trial on a CPU: TRL 1.12, for PPO, would have to be installed."""
 
@@ -38,6 +44,10 @@ def main() -> int:
     if not asked.data.is_file():
         parser.error(f"--data must be a file of pairs, got {str(asked.data)!r} in {Path.cwd()}")
     asked.data, asked.out = asked.data.resolve(), asked.out.resolve()  # what follows runs elsewhere
+    try:
+        load(asked.data, make_tokenizer(asked.data), ExampleKind.pairs, SIZE)  # the benchmark comes behind the tests
+    except (UserError, KeyError, TypeError) as error:  # of a row that has no text `chosen`, the latter two
+        parser.error(f"--data must be pairs in the form of HH-RLHF: {type(error).__name__}: {error}")
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -68,7 +78,7 @@ def tests(asked: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "pytest", "-m", "gpu", *asked.tests, f"--junitxml={report}", "-o", "addopts=-q"]
     stand_in = {"GPU_STAND_IN": "1"} if asked.device == "cpu" else {}
     exit_code = said(command, asked.out / "tests.log", stand_in)
-    if not report.exists():
+    if not report.exists() or exit_code not in RAN:
         return {"exit": exit_code, "passed": 0, "skipped": [], "failed": ["pytest itself"]}
     cases = list(ElementTree.parse(report).iter("testcase"))
     names = {case: f"{case.get('classname')}::{case.get('name')}" for case in cases}

@@ -69,6 +69,16 @@ def test_a_machine_without_a_gpu_is_told_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("row", ['{"prompt": "a", "chosen": "b", "rejected": "c"}', '{"prompt": "a"}', "a"])
+def test_rows_that_are_not_the_benchmark_s_are_told_before_anything_runs(row: str, tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(f"{row}\n" * 300)
+    command = [sys.executable, REPOSITORY / "scripts" / "gpu.py", "--device", "cpu", "--data", "pairs.jsonl"]
+    ended = subprocess.run([*command, "--out", "out"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ended.returncode == 2 and "--data must be pairs in the form of HH-RLHF: " in ended.stderr, ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
 def test_a_file_that_is_not_there_is_told_before_anything_runs(tmp_path: Path) -> None:
     command = [sys.executable, REPOSITORY / "scripts" / "gpu.py", "--device", "cpu", "--data", "PAIRS", "--out", "out"]
     environment = {"CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY)}
