@@ -12,6 +12,7 @@ from alignment.data.records import Cell, GradeError, Source
 
 LEVELS = ("significantly_better", "better", "slightly_better", "negligibly_better", "unsure")
 COLUMN = "data.margin.column"  # of a rating or a margin
+TEXT = ", a text: a number has no quotes in JSON"
 FEW_MARGINS = 6  # that differ
 SHOWN = 12  # names of a row's fields
 # Llama 2 (Touvron et al. 2307.09288), table 27; its fourth level is "negligibly better / unsure".
@@ -125,9 +126,10 @@ def finite(row: Mapping[str, Any], key: str, source: Source, what: str = "margin
         GradeError: it is missing, or no finite number.
     """
     value = _present(row, key, source, what, named_by)
+    is_text = isinstance(value, str) and not isinstance(value, Cell)
     value = value.number() if isinstance(value, Cell) else value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise GradeError(source, f"{key} must be a finite number, got {value!r}")
+        raise GradeError(source, f"{key} must be a finite number, got {value!r}{TEXT * is_text}")
     try:
         number = float(value)
     except OverflowError as error:

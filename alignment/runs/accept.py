@@ -27,6 +27,10 @@ def accepted(folder: RunFolder, config: RunConfig, earlier: Fingerprint, mark: F
     _require_changeable(asked, config, mark)
     place = f"got {str(folder.path)!r}"
     fixed = [change for change in changes if change.group is Group.fixed or not isinstance(config, TrainingConfig)]
+    if fixed and isinstance(config, TrainingConfig) and _is_empty(folder):
+        raise ConfigError(
+            f"{OTHER} ({shown(fixed)}), {place}; it has saved no step: without that folder one begins anew"
+        )
     if fixed:
         raise ConfigError(f"{OTHER} ({shown(fixed)}), {place}; another output_dir keeps both, {_former(fixed)}")
     unasked = [change for change in changes if not any(covers(name, change.key) for name in asked)]
@@ -48,6 +52,12 @@ def require_nothing_accepted(folder: RunFolder, config: RunConfig) -> None:
     if isinstance(config, TrainingConfig) and config.resume.accept:
         rule = f"{KEY} goes with a run that goes on, and none has begun in {str(folder.path)!r}"
         raise ConfigError(f"{rule}: without it one begins, the output_dir of a run goes on, got {config.resume.accept}")
+
+
+def _is_empty(folder: RunFolder) -> bool:
+    """Whether nothing that the run has computed lies there."""
+    made = (folder.metrics, folder.model, folder.best, folder.finished)
+    return folder.newest_step() is None and not any(path.exists() for path in made)
 
 
 def _former(changes: list[Change]) -> str:

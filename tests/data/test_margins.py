@@ -104,7 +104,7 @@ def test_numbers_of_the_row() -> None:
         (MarginScale.large, {"rating": "better / unsure"}, "rating must be one of "),
         (MarginScale.large, {"rating": "better/best"}, "rating must be one of "),
         (MarginScale.large, {"rating": ""}, "rating must be one of "),
-        (MarginScale.given, {"margin": "2"}, "margin must be a finite number, got '2'"),
+        (MarginScale.given, {"margin": "2"}, "margin must be a finite number, got '2', a text: a number has no"),
         (MarginScale.given, {"margin": True}, "margin must be a finite number, got True"),
         (MarginScale.given, {"margin": float("nan")}, "margin must be a finite number, got nan"),
         (MarginScale.given, {"margin": 10**400}, "margin must be a finite number, got an integer beyond any of them"),
