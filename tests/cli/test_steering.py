@@ -44,6 +44,16 @@ def cut(alignment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Calla
     return interrupt
 
 
+def test_a_run_that_has_saved_nothing_can_be_begun_anew(
+    alignment: Callable[..., Any], cut: Callable[..., None]
+) -> None:
+    cut(0, *FIVE)
+    ended = alignment(*FIVE, "batch.size=2")
+    line = "output_dir holds a run of another config or other inputs (batch.size was 4 and is 2), got 'out'"
+    way = "it has saved no step: without that folder one begins anew"
+    assert (ended.code, ended.err) == (2, [f"alignment: tiny_sft: {line}; {way}"])
+
+
 def test_an_interrupted_run_goes_on_with_another_rate_where_it_is_asked_for(
     alignment: Callable[..., Any], cut: Callable[..., None], tmp_path: Path
 ) -> None:

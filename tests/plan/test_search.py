@@ -20,7 +20,7 @@ from alignment.plan.hardware import Hardware
 from alignment.plan.page import fewest_of, ways_of
 from alignment.plan.roles import Counts
 from alignment.plan.search import Way, fewest, ways_to_fit
-from alignment.tasks.max_tokens import SHARE
+from alignment.tasks.max_tokens import SHARE, roles_of
 
 INIT = "model.init={model_type: llama, hidden_size: 256, intermediate_size: 512, num_hidden_layers: 4}"
 WORDS = [INIT, "batch.max_tokens=4096", "batch.size=64"]
@@ -102,6 +102,21 @@ def test_what_has_no_room_for_its_weights_is_planned_once(config: Any, monkeypat
     assert optimizers == {(name, rank) for name in ("adamw", "adamw_8bit", "adafactor") for rank in (0, 16)}
     assert len(asked) < len(combinations(config, gpus(1, 1e9))) / 6  # three numbers of tokens, checkpointing or not
     assert {each.batch.max_tokens for each in asked} == {4096}
+
+
+def test_rejection_sampling_may_draw_fewer_replies_at_a_time() -> None:
+    with composing([], "tiny_rejection"):
+        config = planned(resolve(single("tiny_rejection", ["model.path=."])))
+    keys = {key for way in combinations(config, gpus(1, 1e9)) for change in way for key in change.keys}
+    assert {"generation.batch_size", "generation.gather"} <= keys
+
+
+@pytest.mark.parametrize("words", [["model.lora.init=pissa"], ["model.lora.init=gaussian"]])
+def test_an_adapter_that_adds_something_at_first_is_kept_for_the_reference(words: list[str]) -> None:
+    with composing([], "tiny_grpo"):
+        config = planned(resolve(single("tiny_grpo", ["model.path=.", "model.lora.rank=4", *words])))
+    policy, *_ = roles_of(config)
+    assert policy.copies == ("pissa" in words[0].partition("=")[2])
 
 
 def test_no_change_is_idle(config: Any) -> None:
