@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+NAMESPACE, OPERATOR = "bitsandbytes", "dequantize_4bit"
+
 
 @cache
-def unpack_by_blocks() -> None:
-    """Have bitsandbytes unpack rows that are no whole number of blocks as it has packed them.
+def unpack_by_blocks() -> torch.library.Library:
+    """Have bitsandbytes unpack rows that are no whole number of blocks as it has packed them, as long as what is
+    returned is there.
 
     A block is so many numbers one after the other, across the ends of rows. Its 0.50 for a CPU begins a new one at each
     row, so that in a weight of 352 columns and blocks of 64 nine numbers of ten have the scale of another block. For
@@ -19,18 +22,17 @@ def unpack_by_blocks() -> None:
     """
     import bitsandbytes  # noqa: F401  # which makes the operator; not above: most models are whole
 
-    operator: Any = torch.ops.bitsandbytes.dequantize_4bit
-    unpack = operator.default
+    kernel: Any = torch.library.get_kernel(f"{NAMESPACE}::{OPERATOR}", "CPU")
 
     def unpacked(
-        packed: Tensor, absmax: Tensor, blocksize: int, quant_type: str, shape: Sequence[int], dtype: torch.dtype
+        keys: Any, packed: Tensor, absmax: Tensor, blocksize: int, kind: str, shape: Sequence[int], dtype: torch.dtype
     ) -> Tensor:
-        if packed.device.type != "cpu" or shape[-1] % blocksize == 0:
-            whole: Tensor = unpack(packed, absmax, blocksize, quant_type, shape, dtype)
-            return whole
-        number = prod(shape)
-        rows = (1, number) if number % blocksize else (number // blocksize, blocksize)
-        flat: Tensor = unpack(packed, absmax, blocksize, quant_type, rows, dtype)
-        return flat.reshape(shape)
+        rows, number = shape, prod(shape)
+        if shape[-1] % blocksize:
+            rows = (1, number) if number % blocksize else (number // blocksize, blocksize)
+        whole: Tensor = kernel.call_boxed(keys, packed, absmax, blocksize, kind, rows, dtype)
+        return whole.reshape(shape)
 
-    operator.default = unpacked
+    own = torch.library.Library(NAMESPACE, "IMPL")
+    own.impl(OPERATOR, unpacked, "CPU", with_keyset=True, allow_override=True)
+    return own
