@@ -57,11 +57,12 @@ WITH_LORA = {f"{name}, LoRA": [*words, LORA] for name, words in FULL.items() if 
 ONE_BACKBONE = {"PPO, LoRA on one backbone": [*PPO, LORA, "roles.share=lora"]}
 NF4, INT8 = (["model.path=base", LORA, f"model.quantization={kind}"] for kind in ("nf4", "int8"))
 QUANTIZED = {
-    "SFT, QLoRA (nf4)": [*FULL["SFT"], *NF4],
+    "SFT, QLoRA": [*FULL["SFT"], *NF4],
     "reward model, QLoRA": [*FULL["reward model"], *NF4],
     "DPO, QLoRA": [*FULL["DPO"], *NF4],
     "DPO, LoRA on int8": [*FULL["DPO"], *INT8],
     "ORPO, QLoRA": [*FULL["ORPO"], *NF4],
+    "PPO, QLoRA": [*PPO, *NF4],
     "PPO, QLoRA on one backbone": [*ONE_BACKBONE["PPO, LoRA on one backbone"], *NF4],
     "GRPO, QLoRA": [*FULL["GRPO"], *NF4],
 }
@@ -77,26 +78,19 @@ REAL = {
     f"{name}, {REAL_NAME}": [*words, *OWN_LIMITS.get(name.partition(",")[0], SHORT), MODEL]
     for name, words in {
         **{name: words for name, words in FULL.items() if "four" not in name},
-        **{f"{name}, LoRA": [*FULL[name], LORA] for name in ("SFT", "reward model", "DPO")},
+        **WITH_LORA,
         **ONE_BACKBONE,
-        **{f"{name}, QLoRA": [*FULL[name], *NF4[1:]] for name in ("SFT", "reward model", "DPO")},
-        "PPO, QLoRA on one backbone": [*ONE_BACKBONE["PPO, LoRA on one backbone"], *NF4[1:]],
+        **{name: [word for word in words if word != "model.path=base"] for name, words in QUANTIZED.items()},
     }.items()
 }
 """Of a pretrained model, which scripts/real_model.sh makes."""
 STAGES = (0, 1, 2, 3)
+IN_TWO_TOO = f"SFT, LoRA, {REAL_NAME}"
+SIZES = {"SFT": 16, "PPO": 32, "GRPO": 32}  # of which each process has two passes; of pairs 8
 IN_TWO = {
-    "SFT": [*FULL["SFT"], "batch.size=16"],  # of which each process has two passes
-    "SFT, LoRA": [*FULL["SFT"], "batch.size=16", LORA],
-    "reward model": [*FULL["reward model"], "batch.size=8"],
-    "DPO": [*FULL["DPO"], "batch.size=8"],
-    "ORPO": [*FULL["ORPO"], "batch.size=8"],
-    "GRPO": [*GRPO, "batch.size=32"],
-    "PPO": [*PPO, "batch.size=32"],
-    "PPO, LoRA": [*PPO, "batch.size=32", LORA],
-    "SFT, QLoRA": [*FULL["SFT"], "batch.size=16", *NF4],
-    "PPO, QLoRA on one backbone": [*PPO, "batch.size=32", "roles.share=lora", *NF4],
-    f"SFT, LoRA, {REAL_NAME}": [*REAL[f"SFT, LoRA, {REAL_NAME}"], "batch.size=16"],
+    name: [*words, f"batch.size={SIZES.get(name.partition(',')[0], 8)}"]
+    for name, words in {**RUNS, IN_TWO_TOO: REAL[IN_TWO_TOO]}.items()
+    if "int8" not in name  # which ZeRO 3 refuses
 }
 
 
