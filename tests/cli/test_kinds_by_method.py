@@ -84,7 +84,7 @@ KINDS = {
     "nf4": packed(Quantization.nf4),
     "int8": packed(Quantization.int8),
     "dora on nf4": packed(Quantization.nf4, "model.lora.dora=true"),
-    "dora on int8": packed(Quantization.int8, "model.lora.dora=true"),
+    "dora on int8": packed(Quantization.int8, "model.lora.dora=true", "train.learning_rate=5e-2"),  # beyond rounding
     "float32": Kind(("distributed.precision=float32",)),
     "bfloat16": Kind(("distributed.precision=bfloat16",)),
     "float16": Kind(HALF),
