@@ -32,8 +32,7 @@ EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 """Names that experts and routers had as linear layers, and which peft takes for those of the tensors they are now."""
 ROUTERS = {"gate", "router"}
 """What a mixture's routers are called. What one multiplies by is read past an adapter, or it gives more than that."""
-MERGED = {"Linear", "Linear4bit", "Linear8bitLt"}
-"""peft's layers that can be added into a weight: of linear layers, whole or packed by bitsandbytes."""
+MERGED = {"Linear", "Linear4bit", "Linear8bitLt"}  # peft's layers that can be added into a weight, whole or packed
 PARAMETERS = "model.lora.target_parameters"
 
 
@@ -79,12 +78,13 @@ def put_adapter(hf: PreTrainedModel, config: PeftLoraConfig, key: str) -> None:
         ConfigError: it is on what cannot be merged.
         ValueError: peft finds no such modules.
     """
+    merged = MERGED | ({"ParamWrapper"} if config.target_parameters else set())  # before peft adds to the config
     hf.requires_grad_(False)
     if config.use_dora:
         keep_scales(hf)
     inject_adapter_in_model(config, hf)
     cast_adapter_dtype(hf, DEFAULT)  # float32, whatever the weights beneath are held in
-    _check_layers(hf, key, MERGED | ({"ParamWrapper"} if config.target_parameters else set()))
+    _check_layers(hf, key, merged)
     if head_name(hf) is not None:
         scalar_head(hf).requires_grad_(True)
     if hf.is_activation_checkpointing:
