@@ -57,13 +57,11 @@ def _wait(file: IO[str], lock: Path) -> None:
     till = time.monotonic() + IN_SILENCE_S
     while not _is_had(file):
         if time.monotonic() >= till:
-            break
+            file.seek(0)
+            say_once(f"waiting for {file.read() or 'another process'}, which reads the same rows to keep them ({lock})")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            return
         time.sleep(POLL_S)
-    else:
-        return
-    file.seek(0)
-    say_once(f"waiting for {file.read() or 'another process'}, which reads the same rows to keep them ({lock})")
-    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _is_had(file: IO[str]) -> bool:

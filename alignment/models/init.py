@@ -38,8 +38,8 @@ def init_config(config: ModelConfig, ids: dict[str, Any] | None = None, **settin
         hf_config = AutoConfig.for_model(**{**(ids or {}), **config.init, **settings})
     except (ValueError, StrictDataclassError) as error:
         raise ConfigError(f"model.init: {one_line(error)}, got {config.init}") from error
-    except KeyError as error:  # of rope_parameters
-        raise ConfigError(f"model.init: {error} is missing, or unknown, got {config.init}") from error
+    except KeyError as error:
+        raise _lacking(error, config.init) from error
     unknown = sorted(set(config.init) - set(type(hf_config)().to_dict()) - {"model_type"})
     if unknown:
         raise ConfigError(
@@ -47,6 +47,12 @@ def init_config(config: ModelConfig, ids: dict[str, Any] | None = None, **settin
         )
     _require_even_heads(hf_config.to_dict())
     return scale_rope(hf_config, config.rope, "model.init")
+
+
+def _lacking(error: KeyError, asked: dict[str, Any]) -> ConfigError:
+    """Of rope_parameters, where transformers says in words what is missing, and of a kind that it has not its name."""
+    what = str(error.args[0])
+    return ConfigError(f"model.init: {what if ' ' in what else f'transformers knows no {what!r}'}, got {asked}")
 
 
 def _require_even_heads(sizes: dict[str, Any]) -> None:
@@ -96,7 +102,7 @@ def from_init(
     except (ValueError, TypeError) as error:  # of a number that has no default, too
         raise ConfigError(f"model.init with model.attention={attention}: {one_line(error)}") from error
     except KeyError as error:
-        raise ConfigError(f"model.init: {error} is missing, or unknown, got {config.init}") from error
+        raise _lacking(error, config.init) from error
     hold_in(hf, held)
     if config.attention is Attention.auto:
         choose_attention(hf)

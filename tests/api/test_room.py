@@ -78,8 +78,9 @@ def test_what_ran_out_of_memory_is_told_what_was_planned(
         raise error
 
     monkeypatch.setattr(sft, "run", fails)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as met:
         alignment.run("tiny_sft", output_dir="out", **SMALL)
+    assert met.value is error
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("out of memory: "))
     assert "GB were planned, at the most learning, model.init (0.0" in line and " held + " in line
     assert line.endswith("`alignment plan out/config.yaml` says which settings take less")

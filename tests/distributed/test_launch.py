@@ -157,11 +157,17 @@ def test_the_rank_that_fails_is_shown_last_and_once(run: Run) -> None:
     assert ended.stderr.count("Traceback") == 1
 
 
-def test_a_killed_rank_ends_all(run: Run) -> None:
-    ended = run("train.max_steps=6", "launch.processes=2", "distributed=zero2", BROKEN_RANK="1", BROKEN_HOW="killed")
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("killed", ["alignment: tiny_dpo: rank 1 was ended by SIGKILL"]),
+        ("killed behind bytes", ["alignment: tiny_dpo: \ufffd is no text", "rank 1 was ended by SIGKILL"]),
+    ],
+)
+def test_a_killed_rank_ends_all(how: str, said: list[str], run: Run) -> None:
+    ended = run("train.max_steps=6", "launch.processes=2", "distributed=zero2", BROKEN_RANK="1", BROKEN_HOW=how)
     assert ended.returncode == 128 + signal.SIGKILL
-    said = ["alignment: tiny_dpo: \ufffd is no text", "rank 1 was ended by SIGKILL"]
-    assert ended.stderr.splitlines()[-2:] == said
+    assert ended.stderr.splitlines()[-len(said) :] == said
 
 
 def test_a_hang_is_an_error_with_rank_and_step(run: Run) -> None:

@@ -156,6 +156,11 @@ def refused(
             for name in COUNTED
             for size in (0, -1)
         ),
+        ({"rope_parameters": {"rope_type": "yarn"}}, r"^model\.init: Missing required keys in .*'yarn': .*factor"),
+        (
+            {"rope_parameters": {"rope_type": "nosuch", "factor": 2.0}},
+            r"^model\.init: transformers knows no 'nosuch', got",
+        ),
         ({"num_key_value_heads": 3}, r"^model\.init\.num_key_value_heads must divide num_attention_heads, .* got 3$"),
         ({"vocab_size": 100}, r"embeds only 100: set model\.resize_embeddings=true to add 1948 rows$"),
         ({"model_type": "t5"}, r"^model\.init \(t5\) must be a model that AutoModelForCausalLM knows"),
