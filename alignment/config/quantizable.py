@@ -8,6 +8,7 @@ from alignment.config.folders import find_model
 from alignment.config.hub import located
 from alignment.config.model_kinds import quantized_by
 from alignment.config.run import RunConfig
+from alignment.config.saved_prompt import is_soft_prompt
 
 
 def require_quantizable(config: RunConfig) -> None:
@@ -24,7 +25,11 @@ def require_quantizable(config: RunConfig) -> None:
         rule = f"quantized must be [] for {key} {path!r}, whose weights are quantized already, by {method}"
         raise ConfigError(f"{rule}, got {[each.value for each in config.quantized]}")
     packed = [each.value for each in config.quantized if each.is_packed]
-    if packed and find_model(str(own), key, trusted=config.trust_remote_code).adapters:
+    adapters = find_model(str(own), key, trusted=config.trust_remote_code).adapters if packed else ()
+    if any(map(is_soft_prompt, adapters)):
+        rule = f"quantized={packed[0]} needs a model of weights alone in {key}, got a soft prompt, {path!r}"
+        raise ConfigError(f"{rule}: absmax8 and the like round the weights beside it")
+    if adapters:
         rule = f"quantized={packed[0]} needs whole weights in {key}, which are packed as they are read, got an adapter"
         way = "peft's merge_and_unload makes whole ones, and absmax8 and the like round what the two add up to"
         raise ConfigError(f"{rule}, {path!r}: {way}")

@@ -255,6 +255,20 @@ def test_packed_weights_and_adapters_are_told_before_anything_is_read(
     assert own["relative_error"] == pytest.approx(error, rel=1e-4)
 
 
+def test_a_soft_prompt_is_merged_into_nothing(alignment: Command, wide: Path, rows: str, tmp_path: Path) -> None:
+    """So that the way out is another; beside it the weights are rounded."""
+    asked = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    peft.get_peft_model(by_hand(wide, "full"), asked).save_pretrained(tmp_path / "prompt")
+    AutoTokenizer.from_pretrained(wide).save_pretrained(tmp_path / "prompt")
+    words = [*RUN, "runs={m: prompt}", rows, "num_samples=0"]
+    ended = alignment(*words, "quantized=[nf4]")
+    (line,) = ended.err
+    assert ended.code == 2 and "quantized=nf4 needs a model of weights alone in runs.m, got a soft prompt" in line
+    ended = alignment(*words, "quantized=[absmax8]")
+    assert (ended.code, ended.err) == (0, [])
+    assert 0 < summary(tmp_path)["quantized"]["selves"][1]["relative_error"] < 0.02
+
+
 def test_a_self_takes_the_layout_that_the_model_was_found_to_take(
     alignment: Command, families: Path, rows: str, tmp_path: Path
 ) -> None:
