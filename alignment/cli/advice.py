@@ -1,11 +1,14 @@
 """What a recipe's name lets one say of a run before it starts: whose values it has."""
 
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from alignment.config.data import Format
 from alignment.config.errors import require
 from alignment.config.evaluate import EvaluateConfig
 from alignment.config.hub import located
+from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.optimizer import RATES
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig
@@ -31,15 +34,21 @@ LORA_RATES = {  # of adapters, by the recipes whose own rates are for all weight
     "rloo": 3e-5,
     "reinforce_pp": 5e-6,
 }
+USUAL_SCALE = 4.0  # of adapters' outputs; a rank of 16 with the alpha of 32 that peft's users give it has 2
 
 
-def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | None = None) -> str | None:
-    """A line on values that are not for this model, or None.
+def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | None = None) -> list[str]:
+    """Lines on values that are not for this model, or are likely to be meant otherwise.
 
     Args:
         own_rate: whether the learning rate is the user's own and not the recipe's.
         within: the folder of the pipeline that it is a stage of, whose other stages make models for its recipe.
     """
+    on_values = _on_values(recipe, config, own_rate=own_rate, within=within)
+    return [*([] if on_values is None else [on_values]), *_on_scales(config)]
+
+
+def _on_values(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | None) -> str | None:
     if not isinstance(config, (TrainingConfig, RejectionConfig, EvaluateConfig)):
         return None
     path = None if isinstance(config, EvaluateConfig) else config.model.path
@@ -63,6 +72,18 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
     if config.model.lora.rank and not is_of_adapters:
         return f"{said} all weights; adapters take about {key}train.learning_rate={LORA_RATES[method]:g}"
     return None
+
+
+def _on_scales(config: RunConfig) -> Iterator[str]:
+    """An alpha that is from runs which divide it by the rank is several times too much for the rank's root."""
+    models = {field.name: getattr(config, field.name) for field in fields(config)}
+    for key, model in models.items():
+        if not isinstance(model, ModelConfig) or model.lora.rank == 0 or not model.lora.rslora:
+            continue
+        rank, alpha = model.lora.rank, model.lora.alpha
+        if alpha != LoraConfig().alpha and (scale := alpha / rank**0.5) > USUAL_SCALE:
+            said = f"WARNING: {key}.lora: adapters' outputs are scaled by alpha / sqrt(rank), {scale:.3g} here"
+            yield f"{said}; for peft's and TRL's alpha / rank, {alpha / rank:.3g}, say {key}.lora.rslora=false"
 
 
 def require_one_rate(config: RunConfig, *, own_rate: bool) -> None:

@@ -115,7 +115,7 @@ def say_advice(recipe: str, configs: list[RunConfig], overrides: list[str]) -> N
     own_rate = any(word.lstrip("+").startswith("train.learning_rate=") for word in overrides)
     for config in configs:
         require_one_rate(config, own_rate=own_rate)
-    for line in filter(None, dict.fromkeys(advice(recipe, config, own_rate=own_rate) for config in configs)):
+    for line in dict.fromkeys(line for config in configs for line in advice(recipe, config, own_rate=own_rate)):
         say(line)
 
 
@@ -124,7 +124,7 @@ def composed_stage(recipe: str, overrides: dict[str, Any]) -> RunConfig:
     config = compose(recipe, overrides)
     own_rate = "train.learning_rate" in overrides or "learning_rate" in overrides.get("train", {})
     require_one_rate(config, own_rate=own_rate)
-    if (line := advice(recipe, config, own_rate=own_rate, within=Path(config.output_dir).parent)) is not None:
+    for line in advice(recipe, config, own_rate=own_rate, within=Path(config.output_dir).parent):
         say(line)
     return config
 

@@ -58,7 +58,7 @@ class LoraInit(str, Enum):
         return self.changes_base or self is LoraInit.loftq
 
 
-ALPHA, TARGETS = 16, ["all-linear"]
+ALPHA, TARGETS = 8, ["all-linear"]
 
 
 @dataclass(slots=True)
@@ -66,14 +66,15 @@ class LoraConfig(Config):
     rank: int = 0
     """0 trains all weights; above 0 the weights are frozen and adapters of this rank are trained (arXiv:2106.09685)."""
     alpha: int = ALPHA
-    """The adapters' outputs are scaled by alpha / rank."""
+    """The adapters' outputs are scaled by alpha / sqrt(rank)."""
     rank_pattern: dict[str, int] = field(default_factory=dict)
     """Layer -> a rank of its own, in place of `rank`: names, or their ends, as peft has them, which may be patterns:
     q_proj, layers.0.mlp.*; of several that fit a layer the first counts."""
     alpha_pattern: dict[str, int] = field(default_factory=dict)
     """Likewise, in place of `alpha`."""
-    rslora: bool = False
-    """Scale by alpha / sqrt(rank) instead, so that adapters of a high rank learn as fast (arXiv:2312.03732)."""
+    rslora: bool = True
+    """rsLoRA (arXiv:2312.03732): adapters of a high rank learn as fast as those of a low one. False: the outputs are
+    scaled by alpha / rank, as peft and TRL do unless told."""
     dora: bool = False
     """Train the length of each of a weight's rows apart from its direction, which the adapter turns (arXiv:2402.09353);
     slower. Not under ZeRO 3."""
@@ -109,9 +110,8 @@ class LoraConfig(Config):
             require_patterns(f"model.lora.{key}", pattern)
         require(0 <= self.dropout < 1, "model.lora.dropout must be in [0, 1)", self.dropout)
         require(0 < self.plus < math.inf, "model.lora.plus must be > 0 and finite", self.plus)
-        rule = f"model.lora.{{}} must be false with model.lora.init={self.init.value}, saved as two adapters in one"
-        require(not (self.rslora and self.init.changes_base), rule.format("rslora"), self.rslora)
-        require(not (self.dora and self.init.changes_base), rule.format("dora"), self.dora)
+        rule = f"model.lora.dora must be false with model.lora.init={self.init.value}, saved as two adapters in one"
+        require(not (self.dora and self.init.changes_base), rule, self.dora)
         rule = "model.lora.dora must be false with model.lora.init=loftq, which knows no lengths"
         require(not (self.dora and self.init is LoraInit.loftq), rule, self.dora)
         self._check_merges()

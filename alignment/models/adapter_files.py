@@ -23,7 +23,7 @@ from alignment.models.adapters import (
     is_of_experts,
     lora_layers,
 )
-from alignment.models.decomposed import holds_part_of_base, less
+from alignment.models.decomposed import as_one, holds_part_of_base, less
 from alignment.models.lora import WEIGHTS_FILE, config_of_adapter, shape_of_adapter
 from alignment.models.save import as_saved, share
 from alignment.models.scalar_head import head_name
@@ -45,7 +45,7 @@ def save_adapter(
             first = [state[name.replace(f".{DEFAULT}.", f".{FIRST}.")]] if has_part and ".lora_" in name else []
             with placement.whole([tensor, *first]):
                 if write and first:  # in float32: what they share is most of them, and leaves little of lower precision
-                    saved = less(name, placement.kept(tensor), placement.kept(first[0]))
+                    saved = less(name, placement.kept(tensor), placement.kept(first[0]), _scaling(hf, name))
                 elif write:
                     saved = as_saved(hf, name, placement.kept(tensor), dtype)
                 if write:
@@ -53,12 +53,12 @@ def save_adapter(
     if not write:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    shape, own = shape_of_adapter(hf), config_of_adapter(hf)
+    shape, own = as_one(shape_of_adapter(hf)) if has_part else shape_of_adapter(hf), config_of_adapter(hf)
     PeftLoraConfig(
-        r=shape.rank * (1 + has_part),
-        lora_alpha=shape.alpha * (1 + has_part),
-        rank_pattern=_pattern(hf, shape.rank_pattern, 1 + has_part),
-        alpha_pattern=_pattern(hf, shape.alpha_pattern, 1 + has_part),
+        r=shape.rank,
+        lora_alpha=shape.alpha,
+        rank_pattern=_pattern(hf, shape.rank_pattern),
+        alpha_pattern=_pattern(hf, shape.alpha_pattern),
         use_rslora=shape.rslora,
         use_dora=has_lengths(lora_layers(hf)[0], DEFAULT),
         target_modules=_targets(hf),
@@ -81,11 +81,18 @@ def base_names(hf: PreTrainedModel) -> dict[str, Any]:
     return {"base_model_name_or_path": None if base is None else str(Path(base).resolve()), "revision": None}
 
 
-def _pattern(hf: PreTrainedModel, numbers: Mapping[str, int], times: int) -> dict[str, int]:
+def _scaling(hf: PreTrainedModel, name: str) -> float:
+    """By which the outputs are multiplied that the adapter's tensor of this name has a part in."""
+    layer: Any = hf.get_submodule(name.partition(".lora_")[0])
+    scaling: float = layer.scaling[DEFAULT]
+    return scaling
+
+
+def _pattern(hf: PreTrainedModel, numbers: Mapping[str, int]) -> dict[str, int]:
     """As it is saved: peft writes it in the order of its names, so that it is by layers where the order counts."""
     own = {name: numbers.get(get_pattern_key(list(numbers), name)) for name in adapted_names(hf)}
     is_same = all(numbers.get(get_pattern_key(sorted(numbers), name)) == number for name, number in own.items())
-    return {name: number * times for name, number in (numbers if is_same else own).items() if number is not None}
+    return {name: number for name, number in (numbers if is_same else own).items() if number is not None}
 
 
 def _targets(hf: PreTrainedModel) -> list[str]:

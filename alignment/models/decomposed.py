@@ -2,7 +2,7 @@
 
 The model is what it was, to the rounding of its weights, and neither its base nor its adapter alone is. So a frozen
 copy of the adapter as it began stays beside it: the reference reads it, and it makes a plain adapter of the weights as
-they were of what is saved, B A - B' A', of twice the rank.
+they were of what is saved, scaling (B A - B' A'), of twice the rank.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from alignment.config.model import LoraInit
 from alignment.distributed.engine import shape_of
 from alignment.distributed.placement import Placement
 from alignment.models.adapters import DEFAULT, is_adapted
+from alignment.models.lora import AdapterShape
 from alignment.models.quantized import is_quantized
 from alignment.models.weight_dtype import widened
 
@@ -70,10 +71,16 @@ def holds_part_of_base(hf: PreTrainedModel) -> bool:
     return config.init_lora_weights in PARTS
 
 
-def less(name: str, own: Tensor, first: Tensor) -> Tensor:
-    """B A - B' A' as one adapter, of the weights as they were: its A or, by its name, its B.
+def less(name: str, own: Tensor, first: Tensor, scaling: float) -> Tensor:
+    """scaling (B A - B' A') as one adapter, of the weights as they were: its A or, by its name, its B.
 
     Args:
         own, first: A or B, and A' or B', with which it began.
     """
-    return torch.cat([own, first]) if ".lora_A." in name else torch.cat([own, -first], dim=1)
+    return torch.cat([own, first]) if ".lora_A." in name else scaling * torch.cat([own, -first], dim=1)
+
+
+def as_one(shape: AdapterShape) -> AdapterShape:
+    """Of what `less` makes: twice the rank, and nothing left to scale by, at whatever layer."""
+    ranks = {name: 2 * rank for name, rank in shape.rank_pattern.items()}
+    return AdapterShape(2 * shape.rank, 2 * shape.rank, rslora=False, rank_pattern=ranks, alpha_pattern=ranks)

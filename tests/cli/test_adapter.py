@@ -232,18 +232,20 @@ def test_what_is_no_adapter_to_train_on_is_refused(
 def test_a_preset_s_shape_is_left_unread_beside_it_and_a_typed_one_is_its_own(
     alignment: Callable[..., Ended], adapter: Path, families: Path
 ) -> None:
-    """pretrained_lora has rank 16 and alpha 32; the adapter 4 and 8. What is typed is read, were it the default."""
+    """pretrained_lora has rank 16, scaled by its root; the adapter 4, by the rank. What is typed is read, were it the
+    default."""
     own = "model.adapter=adapter"
     words = ("run", "tiny_dpo", "model=pretrained_lora", f"model.path={families / 'small'}", *FEW, "output_dir=out")
-    for typed, rule in (("alpha=16", "alpha must be left out .* whose own is 8"), ("rank=0", "rank must be .* is 4")):
+    own_root = ("rslora=true", "rslora must be left out .* whose own is False")
+    for typed, rule in (("alpha=16", "alpha must be .* whose own is 8"), ("rank=0", "rank must be .* is 4"), own_root):
         ended = alignment(*words, own, f"model.lora.{typed}")
         assert ended.code == 2 and len(ended.err) == 1 and re.search(f"model.lora.{rule}", ended.err[0]), ended
     ended = alignment(*words, own, "model.lora.alpha=8", "model.lora.plus=2", "train.max_steps=1")
     assert (ended.code, ended.err) == (0, [])
     lora = yaml.safe_load(Path("out/config.yaml").read_text())["model"]["lora"]
-    assert [lora[key] for key in ("rank", "alpha", "plus")] == [4, 8, 2]
+    assert [lora[key] for key in ("rank", "alpha", "rslora", "plus")] == [4, 8, False, 2]
     assert [lora["targets"], lora["modules_to_save"]] == [["q_proj", "up_proj"], []]
     ended = alignment(*words[:-1], "model.lora.rank=0", "train.max_steps=1", "output_dir=whole")
     assert (ended.code, ended.err) == (0, []) and not Path("whole/model/adapter").exists()
-    ended = alignment(*words[:-1], "model.lora.rank=0", "model.lora.alpha=8", "output_dir=refused")
-    assert ended.code == 2 and "model.lora.alpha goes with model.lora.rank > 0, got 8" in ended.err[0]
+    ended = alignment(*words[:-1], "model.lora.rank=0", "model.lora.alpha=32", "output_dir=refused")
+    assert ended.code == 2 and "model.lora.alpha goes with model.lora.rank > 0, got 32" in ended.err[0]

@@ -101,11 +101,21 @@ def test_a_rate_of_a_recipe_for_a_machine_is_told_where_it_is_not_the_run_s(ran:
     assert f"{line} AdamW; lion takes a third" in ran("sft_8x80gb", *words, "train.optimizer=lion")
     line = "WARNING: sft_24gb's learning rate 0.0002 is for"
     assert "WARNING" not in ran("sft_24gb", *words)
-    whole = ["model.lora.rank=0", "model.lora.alpha=16"]
+    whole = ["model.lora.rank=0", "model.lora.alpha=8"]
     said = ran("sft_24gb", *words, *whole)
     assert f"{line} adapters; for all weights there is that of the recipe sft\n" in said
     assert "WARNING" not in ran("sft_24gb", *words, *whole, "train.learning_rate=2e-5")
     assert f"{line} AdamW; lion takes a third" in ran("sft_24gb", *words, "train.optimizer=lion")
+
+
+def test_an_alpha_of_runs_that_divide_it_by_the_rank_is_told(ran: Callable[..., str]) -> None:
+    """128 by 64 is the usual 2; by the rank's root it is 16."""
+    words = ["tiny_sft", "train.max_steps=1", "model.lora.rank=64"]
+    line = "WARNING: model.lora: adapters' outputs are scaled by alpha / sqrt(rank), 16 here; for peft's and TRL's "
+    usual = ["model.lora.alpha=128"]
+    assert f"{line}alpha / rank, 2, say model.lora.rslora=false\n" in ran(*words, *usual)
+    for calm in ([*usual, "model.lora.rslora=false"], ["model.lora.alpha=32"], [], ["model.lora.rank=2"]):
+        assert "sqrt(rank)" not in ran(*words, *calm)
 
 
 def test_the_recipes_name_their_sources() -> None:

@@ -69,7 +69,7 @@ ON_CPU = [name for name in OptimizerName if name is not OptimizerName.paged_adam
 HALF = ("distributed.precision=float16", "distributed.initial_loss_scale=256", "distributed.loss_scale_window=1")
 KINDS = {
     "lora": lora(),
-    "rslora": lora("rslora=true"),
+    "by the rank": lora("rslora=false"),
     "dora": lora("dora=true"),
     "gaussian": lora("init=gaussian"),
     "pissa": lora("init=pissa"),
@@ -102,7 +102,7 @@ OFTEN += [
     ("float16", "ppo"),
     ("int8", "dpo"),
     ("lora in bfloat16", "reward"),
-    ("rslora", "dpo"),
+    ("by the rank", "dpo"),
 ]
 REFUSED = {("dropout", "ppo"): "model.lora.dropout must be 0 for PPO: with it the ratio is not 1 before the first step"}
 PAIRS = [(kind, method) for kind in KINDS for method in METHODS if (kind, method) not in REFUSED]

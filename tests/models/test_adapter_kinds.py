@@ -1,4 +1,4 @@
-"""Scaled by the root of the rank, with lengths of their own, drawn normally: adapters of each kind are nothing at
+"""Scaled by the rank or its root, with lengths of their own, drawn normally: adapters of each kind are nothing at
 first, are merged as they act, and are saved as peft reads them."""
 
 from pathlib import Path
@@ -18,10 +18,11 @@ from alignment.models.load import load_language_model, save_model
 from alignment.models.lora import AdapterShape, read_adapter, shape_of_adapter
 
 KINDS: dict[str, dict[str, Any]] = {
-    "rslora": {"rslora": True},
+    "rslora": {},
+    "by the rank": {"rslora": False},
     "dora": {"dora": True},
     "gaussian": {"init": LoraInit.gaussian},
-    "all": {"rslora": True, "dora": True, "init": LoraInit.gaussian},
+    "all": {"alpha": 6, "dora": True, "init": LoraInit.gaussian},
 }
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 2]])
 
@@ -82,12 +83,14 @@ def test_merged_and_apart_it_is_the_same(
 
 
 def test_the_root_of_the_rank(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
-    """alpha / sqrt(16) with alpha = 16 is 4, and not 1; the shape of an adapter remembers which."""
+    """alpha / sqrt(16) with alpha = 16 is 4, and not 1; the shape of an adapter remembers which. The default is 2."""
     for rslora, scaling in ((True, 4.0), (False, 1.0)):
         lora = LoraConfig(rank=16, alpha=16, rslora=rslora)
         model = load_language_model(ModelConfig(init=tiny_init, lora=lora), tokenizer, WHOLE)
         assert {layer.scaling[DEFAULT] for layer in lora_layers(model.hf)} == {scaling}
         assert shape_of_adapter(model.hf) == AdapterShape(16, 16, rslora)
+    model = load_language_model(ModelConfig(init=tiny_init, lora=LoraConfig(rank=16)), tokenizer, WHOLE)
+    assert {layer.scaling[DEFAULT] for layer in lora_layers(model.hf)} == {2.0}
 
 
 def test_gaussian_has_the_standard_deviation_of_one_by_the_rank(
@@ -106,7 +109,7 @@ def test_what_is_saved_tells_its_scale(
     for name, more in KINDS.items():
         model = load_language_model(ModelConfig(init=tiny_init, lora=LoraConfig(rank=4, **more)), tokenizer, WHOLE)
         save_model(model, tokenizer, tmp_path / name)
-    assert read_adapter(tmp_path / "rslora" / "adapter").shape == AdapterShape(4, 16, rslora=True)
-    assert read_adapter(tmp_path / "gaussian" / "adapter").shape == AdapterShape(4, 16, rslora=False)
+    assert read_adapter(tmp_path / "rslora" / "adapter").shape == AdapterShape(4, 8, rslora=True)
+    assert read_adapter(tmp_path / "by the rank" / "adapter").shape == AdapterShape(4, 8, rslora=False)
     with pytest.raises(ConfigError, match=r"needs an adapter without DoRA \(model\.lora\.dora\), got '.*dora/adapter'"):
         read_adapter(tmp_path / "dora" / "adapter")

@@ -74,7 +74,8 @@ def test_at_first_it_is_the_base_and_its_weights_are_peft_s(
     assert trained and all(".default." in name for name in trained)
     if init is LoraInit.olora and model.hf.config.model_type == "gpt2":
         return  # peft 0.21.2 takes the factors of GPT-2's weights the wrong way round
-    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", init_lora_weights=init.value)
+    asked: dict[str, Any] = {"r": 4, "lora_alpha": 6, "use_rslora": True, "init_lora_weights": init.value}
+    config = peft.LoraConfig(target_modules="all-linear", **asked)
     theirs = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).base_model.model
     state = theirs.state_dict()
     own = {name: weight for name, weight in model.hf.state_dict().items() if ".reference." not in name}
@@ -101,12 +102,21 @@ def test_the_reference_is_the_model_as_it_was(
     assert list(policy.trained()) == trained
 
 
+SHAPES: list[dict[str, Any]] = [
+    {"alpha": 6},
+    {"alpha": 6, "rslora": False},
+    {"alpha": 3, "rank_pattern": {".*attn.*": 3}, "alpha_pattern": {".*mlp.*": 2}},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("init", INITS)
 def test_what_is_saved_is_an_adapter_of_the_base_as_it_was(
-    init: LoraInit, base: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    init: LoraInit, shape: dict[str, Any], base: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     """Of twice the rank, which peft reads, and from which training goes on."""
-    model = loaded(base, init, tokenizer)
+    config = ModelConfig(path=str(base), lora=LoraConfig(rank=4, init=init, **shape))
+    model = load_language_model(config, tokenizer, WHOLE)
     stir(model)
     now = logits(model.hf)
     save_model(model, tokenizer, tmp_path)
@@ -123,6 +133,5 @@ def test_what_cannot_begin_so_is_refused(tiny_init: dict[str, Any], tokenizer: P
     config = ModelConfig(init=tiny_init, lora=LoraConfig(rank=20, init=LoraInit.pissa))
     with pytest.raises(ConfigError, match=r"^model\.lora\.rank must be <= 16 for .*init=pissa, .*k_proj, got 20"):
         load_language_model(config, tokenizer, WHOLE)
-    for key in ("rslora", "dora"):
-        with pytest.raises(ConfigError, match=rf"^model\.lora\.{key} must be false with model\.lora\.init=olora"):
-            LoraConfig(rank=4, init=LoraInit.olora, **{key: True})
+    with pytest.raises(ConfigError, match=r"^model\.lora\.dora must be false with model\.lora\.init=olora"):
+        LoraConfig(rank=4, init=LoraInit.olora, dora=True)

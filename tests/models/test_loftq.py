@@ -96,7 +96,7 @@ def test_its_weights_are_those_that_peft_finds(
     with monkeypatch.context() as patch:
         patch.setattr(Tensor, "to", lambda self, *a, **k: to(self, *a, **({**k, "device": "cpu"} if k else k)))
         peft.replace_lora_weights_loftq(theirs, str(base))
-    lora = LoraConfig(rank=4, alpha=4, init=LoraInit.loftq)
+    lora = LoraConfig(rank=4, alpha=4, rslora=False, init=LoraInit.loftq)
     own = load_language_model(
         ModelConfig(path=str(base), quantization=Quantization.nf4, lora=lora), tokenizer, PLACEMENT
     )

@@ -70,7 +70,7 @@ def test_each_layer_has_the_first_number_that_fits(base: Path, tokenizer: PreTra
 def test_peft_reads_what_is_saved(
     base: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, init: LoraInit
 ) -> None:
-    """Where the adapter began as a part of its base, as one of twice the ranks."""
+    """Where the adapter began as a part of its base, as one of twice the ranks, with nothing left to scale by."""
     torch.manual_seed(1)
     model = load_language_model(ModelConfig(path=str(base), lora=lora(init=init)), tokenizer, WHOLE)
     with torch.no_grad():
@@ -84,9 +84,11 @@ def test_peft_reads_what_is_saved(
     torch.testing.assert_close(logits(beside), on, rtol=1e-4, atol=1e-5)
     times, shape = 1 + (init is LoraInit.pissa), read_adapter(tmp_path / "adapter").shape
     assert shape.rank_pattern == {key: times * r for key, r in RANKS.items()}
-    layers = {f"model.layers.1.{name}": times * 3 for name in OF_A_LAYER if not name.endswith("v_proj")}
-    heads = {f"model.layers.{layer}.self_attn.v_proj": times * 6 for layer in range(LAYERS)}
-    assert shape.alpha_pattern == layers | heads  # by layers, for peft sorts patterns, and their order counts here
+    layers = {f"model.layers.1.{name}": 3 for name in OF_A_LAYER if not name.endswith("v_proj")}
+    heads = {f"model.layers.{layer}.self_attn.v_proj": 6 for layer in range(LAYERS)}
+    by_layers = layers | heads  # for peft sorts patterns, and their order counts here
+    alphas = (8, by_layers) if init is LoraInit.default else (shape.rank, shape.rank_pattern)
+    assert (shape.alpha, shape.alpha_pattern, shape.rslora) == (*alphas, init is LoraInit.default)
     data, train = DataConfig(train=TrainSource(path="rows.jsonl")), TrainConfig(max_steps=1, learning_rate=1e-3)
     model_config = ModelConfig(adapter=str(tmp_path / "adapter"))
     if init is LoraInit.default:

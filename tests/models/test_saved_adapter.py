@@ -175,7 +175,7 @@ def test_its_shape_and_its_base_are_its_own(base: Path, tmp_path: Path) -> None:
     assert run.adapter == adapter
     found = settled(config_of(adapter=adapter, lora=LoraConfig(plus=4.0))).model
     assert found.path == str(base)
-    assert found.lora == LoraConfig(rank=4, alpha=8, plus=4.0, targets=["down_proj", "q_proj"])
+    assert found.lora == LoraConfig(rank=4, alpha=8, rslora=False, plus=4.0, targets=["down_proj", "q_proj"])
     assert settled(config_of(adapter=adapter, lora=found.lora)).model == found
     for given, line in (
         ({"rank": 16}, r"model\.lora\.rank must be left out beside model\.adapter, whose own is 4 .*, got 16"),
