@@ -59,6 +59,7 @@ class LoraInit(str, Enum):
 
 
 ALPHA, TARGETS = 8, ["all-linear"]
+FORMER = {"alpha": 16, "rslora": False}  # both together: what the config.yaml of an earlier run without adapters has
 
 
 @dataclass(slots=True)
@@ -73,8 +74,7 @@ class LoraConfig(Config):
     alpha_pattern: dict[str, int] = field(default_factory=dict)
     """Likewise, in place of `alpha`."""
     rslora: bool = True
-    """rsLoRA (arXiv:2312.03732): adapters of a high rank learn as fast as those of a low one. False: the outputs are
-    scaled by alpha / rank, as peft and TRL do unless told."""
+    """So that high ranks learn as fast as low ones (arXiv:2312.03732). False: alpha / rank, as peft and TRL unless told."""
     dora: bool = False
     """Train the length of each of a weight's rows apart from its direction, which the adapter turns (arXiv:2402.09353);
     slower. Not under ZeRO 3."""
@@ -214,9 +214,9 @@ class ModelConfig(Config):
         is_packed_so = self.quantization is Quantization.nf4
         way = " (model.lora.init=pissa is for whole weights)" if not self.is_packed else ""
         require(is_packed_so or self.lora.init is not LoraInit.loftq, rule + way, self.quantization.value)
-        for key, value in self.lora.given().items():
+        for key, value in (given := self.lora.given()).items():
             rule = f"model.lora.{key} goes with model.lora.rank > 0"
-            require(self.lora.rank > 0 or self.adapter is not None, rule, value)
+            require(self.lora.rank > 0 or self.adapter is not None or given == FORMER, rule, value)
         rule = "model.lora.merge_every must be 0 with model.quantization, for nothing is merged into packed weights"
         require(self.lora.merge_every == 0 or not self.is_packed, rule, self.lora.merge_every)
         rule = "model.lora.init must be left out beside model.adapter, which has begun already"

@@ -5,7 +5,7 @@ Two commands with the same fingerprint are one run. This module alone says what 
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -83,7 +83,8 @@ class Fingerprint:
         for name in sorted(was | now):
             group = group_of(key_of(name), has_best=has_best)
             before, after = was.get(name, defaults.get(name)), now.get(name)
-            if group not in (Group.length, Group.free) and before != after:
+            is_unread = all(_is_of_no_adapter(name, entries) for entries in (was, now))
+            if group not in (Group.length, Group.free) and before != after and not is_unread:
                 changed[name] = Change(name, before, after, group)
         # A path stands by its contents where it is set, and by itself, as null, where it is not; a function by both.
         twice = {name for name in changed if f"{CONTENTS}{name}" in changed}
@@ -93,6 +94,12 @@ class Fingerprint:
     def is_same(self, other: "Fingerprint | None") -> bool:
         """Whether it is the same run, of the same length."""
         return other is not None and self.length() == other.length() and not self.changes(other)
+
+
+def _is_of_no_adapter(name: str, entries: Mapping[str, str]) -> bool:
+    """Whether it is a shape of adapters where there are none, whose default may have been another."""
+    model, of_lora, key = name.partition(".lora.")
+    return bool(of_lora) and key != "rank" and entries.get(f"{model}.lora.rank") == json.dumps(0)
 
 
 def shown(changes: list[Change]) -> str:

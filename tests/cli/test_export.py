@@ -109,3 +109,22 @@ def test_an_adapter_on_a_random_model_is_refused(alignment: Callable[..., Any]) 
     assert alignment("run", "tiny_sft", *SAVED, "model.lora.rank=2").code == 0
     ended = alignment("export", "out")
     assert ended.code == 2 and ended.err[0].endswith("so they must come from model.path, got null")
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_is_exported(alignment: Callable[..., Any], tmp_path: Path) -> None:
+    """What its files say of adapters, of which it has none, was the default then."""
+    words = ["run", "tiny_sft", *SAVED, "train.schedule=constant"]
+    assert alignment(*words).code == 0
+    for name, now, then in (
+        ("config.yaml", "alpha: 8", "alpha: 16"),
+        ("config.yaml", "rslora: true", "rslora: false"),
+        ("started.json", '"model.lora.alpha": 8', '"model.lora.alpha": 16'),
+        ("started.json", '"model.lora.rslora": true', '"model.lora.rslora": false'),
+    ):
+        file = tmp_path / "out" / name
+        assert file.read_text().count(now) == 1
+        file.write_text(file.read_text().replace(now, then))
+    for asked in (["export", "out"], ["run", "out/config.yaml", "train.max_steps=3"], [*words, "train.max_steps=4"]):
+        ended = alignment(*asked)
+        assert (ended.code, ended.err) == (0, [])
+    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 4

@@ -151,3 +151,17 @@ def test_differences_are_named_and_the_length_is_none() -> None:
     assert shown(without.changes(with_rows)) == "data.eval.path was set"
     scored, unscored = of(gold='"mine.f"', **{"the code of gold": '"1f"'}), of(gold="null")
     assert shown(scored.changes(unscored)) == 'gold was null and is "mine.f"'
+
+
+def test_a_shape_of_adapters_counts_where_there_are_some() -> None:
+    """Its default may have been another when the run began."""
+
+    def of(part: str, rank: int, alpha: int) -> Fingerprint:
+        return Fingerprint(((f"{part}.lora.alpha", str(alpha)), (f"{part}.lora.rank", str(rank))))
+
+    for part in ("model", "critic"):
+        assert of(part, 0, 8).changes(of(part, 0, 16)) == []
+        assert shown(of(part, 4, 8).changes(of(part, 4, 16))) == f"{part}.lora.alpha was 16 and is 8"
+        both = f"{part}.lora.alpha was 16 and is 8, {part}.lora.rank was {{}}"
+        assert shown(of(part, 4, 8).changes(of(part, 0, 16))) == both.format("0 and is 4")
+        assert shown(of(part, 0, 8).changes(of(part, 4, 16))) == both.format("4 and is 0")
