@@ -78,9 +78,9 @@ def _on_scales(config: RunConfig) -> Iterator[str]:
     """An alpha that is from runs which divide it by the rank is several times too much for the rank's root."""
     models = {field.name: getattr(config, field.name) for field in fields(config)}
     for key, model in models.items():
-        if not isinstance(model, ModelConfig) or model.lora.rank == 0 or not model.lora.rslora:
-            continue
-        rank, alpha = model.lora.rank, model.lora.alpha
+        if not isinstance(model, ModelConfig) or model.lora.rank == 0 or not model.lora.rslora or model.adapter:
+            continue  # a saved one has what it was trained with
+        rank, alpha = model.lora.rank, max(model.lora.alpha, *model.lora.alpha_pattern.values(), 0)
         if alpha != LoraConfig().alpha and (scale := alpha / rank**0.5) > USUAL_SCALE:
             said = f"WARNING: {key}.lora: adapters' outputs are scaled by alpha / sqrt(rank), {scale:.3g} here"
             yield f"{said}; for peft's and TRL's alpha / rank, {alpha / rank:.3g}, say {key}.lora.rslora=false"

@@ -74,7 +74,7 @@ class LoraConfig(Config):
     alpha_pattern: dict[str, int] = field(default_factory=dict)
     """Likewise, in place of `alpha`."""
     rslora: bool = True
-    """So that high ranks learn as fast as low ones (arXiv:2312.03732). False: alpha / rank, as peft and TRL unless told."""
+    """So that high ranks learn as fast as low ones (arXiv:2312.03732). False: by alpha / rank, as peft and TRL."""
     dora: bool = False
     """Train the length of each of a weight's rows apart from its direction, which the adapter turns (arXiv:2402.09353);
     slower. Not under ZeRO 3."""

@@ -65,6 +65,7 @@ def _is_object(line: str) -> bool:
 def _loaded(source: Source, text: str) -> Any:
     """The value of a text, or its DataError."""
     try:
+        text = text.rstrip("\r\n")  # or a line that is cut off would end in the next one
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         return DataError(source, f"malformed JSON: {error.msg} (column {error.colno}){_looks_like(text)}")

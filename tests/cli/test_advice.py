@@ -110,10 +110,12 @@ def test_a_rate_of_a_recipe_for_a_machine_is_told_where_it_is_not_the_run_s(ran:
 
 def test_an_alpha_of_runs_that_divide_it_by_the_rank_is_told(ran: Callable[..., str]) -> None:
     """128 by 64 is the usual 2; by the rank's root it is 16."""
-    words = ["tiny_sft", "train.max_steps=1", "model.lora.rank=64"]
+    words = ["tiny_sft", "model.path=FOLDER", "train.max_steps=1", "model.lora.rank=64"]
     line = "WARNING: model.lora: adapters' outputs are scaled by alpha / sqrt(rank), 16 here; for peft's and TRL's "
-    usual = ["model.lora.alpha=128"]
-    assert f"{line}alpha / rank, 2, say model.lora.rslora=false\n" in ran(*words, *usual)
+    usual, own = ["model.lora.alpha=128"], ["model.lora.alpha_pattern={q_proj: 128}"]
+    for asked in (usual, own):
+        assert f"{line}alpha / rank, 2, say model.lora.rslora=false\n" in ran(*words, *asked)
+    assert "sqrt(rank)" not in ran(*words[:-1], "model.adapter=out-0/model/adapter")
     for calm in ([*usual, "model.lora.rslora=false"], ["model.lora.alpha=32"], [], ["model.lora.rank=2"]):
         assert "sqrt(rank)" not in ran(*words, *calm)
 

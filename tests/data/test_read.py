@@ -154,6 +154,7 @@ def test_a_folder_of_splits_asks_for_one(tmp_path: Path) -> None:
     ("name", "data", "line", "what"),
     [
         ("a.jsonl", b'{"a": 1}\n\n{"a": }\n', 3, "malformed JSON: Expecting value (column 7)"),
+        ("a.jsonl", b'{"a": 1}\n{"a": \r\n{"a": 2}\n', 2, "malformed JSON: Expecting value (column 7)"),
         ("a.jsonl.gz", b'{"a": 1}\n{"a"', 2, "malformed JSON: Expecting ':' delimiter (column 5)"),
         ("a.json", b'[\n{"a": 1},\n{"a": 2,}\n]', 3, "malformed JSON: "),
         ("a.json", b'[{"a": 1}, 3]', 2, "a row must be a JSON object, got int"),
