@@ -45,7 +45,7 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
         within: the folder of the pipeline that it is a stage of, whose other stages make models for its recipe.
     """
     on_values = _on_values(recipe, config, own_rate=own_rate, within=within)
-    return [*([] if on_values is None else [on_values]), *_on_scales(config)]
+    return [*([] if on_values is None else [on_values]), *_on_scales(config, within)]
 
 
 def _on_values(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | None) -> str | None:
@@ -64,7 +64,7 @@ def _on_values(recipe: str, config: RunConfig, *, own_rate: bool, within: Path |
     if method not in LORA_RATES or not isinstance(config, TrainingConfig) or own_rate:
         return None
     said = f"WARNING: {recipe}'s learning rate {config.train.learning_rate:g} is for"
-    key = f"stages.{Path(config.output_dir).name}.set." if within is not None else ""
+    key = _before(config, within)
     if (own := RATES.get(config.train.optimizer)) is not None:
         return f"{said} AdamW; {config.train.optimizer.value} takes {own}: {key}train.learning_rate=RATE"
     if is_of_adapters and not config.model.lora.rank:
@@ -74,14 +74,20 @@ def _on_values(recipe: str, config: RunConfig, *, own_rate: bool, within: Path |
     return None
 
 
-def _on_scales(config: RunConfig) -> Iterator[str]:
+def _before(config: RunConfig, within: Path | None) -> str:
+    """What stands before a key of the config where it is typed."""
+    return f"stages.{Path(config.output_dir).name}.set." if within is not None else ""
+
+
+def _on_scales(config: RunConfig, within: Path | None) -> Iterator[str]:
     """An alpha that is from runs which divide it by the rank is several times too much for the rank's root."""
     models = {field.name: getattr(config, field.name) for field in fields(config)}
-    for key, model in models.items():
+    for name, model in models.items():
         if not isinstance(model, ModelConfig) or model.lora.rank == 0 or not model.lora.rslora or model.adapter:
             continue  # a saved one has what it was trained with
         rank, alpha = model.lora.rank, max(model.lora.alpha, *model.lora.alpha_pattern.values(), 0)
         if alpha != LoraConfig().alpha and (scale := alpha / rank**0.5) > USUAL_SCALE:
+            key = f"{_before(config, within)}{name}"
             said = f"WARNING: {key}.lora: adapters' outputs are scaled by alpha / sqrt(rank), {scale:.3g} here"
             yield f"{said}; for peft's and TRL's alpha / rank, {alpha / rank:.3g}, say {key}.lora.rslora=false"
 

@@ -149,7 +149,8 @@ def _demonstration(
     """Prompt, completion and how many turns behind it were left out."""
     key = next((key for key in ("completion", "chosen") if key in dialogues), None)
     if key is None:
-        raise row.misfit("there is no reply: the row has neither a completion nor a chosen reply")
+        way = "(a column of another name: data.columns.completion=NAME)"
+        raise row.misfit(f"there is no reply: the row has neither a completion nor a chosen reply {way}")
     dialogue = dialogues[key]
     own = _own_prompt(key, dialogues, format)
     places = [place for place in range(own, len(dialogue)) if dialogue[place]["role"] == "assistant"]

@@ -88,6 +88,10 @@ def test_a_stage_that_goes_on_from_another_is_told_its_rate_by_its_own_key(
     told = [line for line in ran("two.yaml").splitlines() if "adapters take" in line]
     rate = "dpo's learning rate 5e-07 is for all weights; adapters take about"
     assert told == [f"WARNING: {rate} stages.second.set.train.learning_rate=5e-06"]
+    (tmp_path / "two.yaml").write_text(PIPELINE.replace("SHORT", f"{SHORT}, model.lora.alpha: 32"))
+    told = [line for line in ran("two.yaml").splitlines() if "sqrt(rank)" in line]
+    assert [line.split(": ")[1] for line in told] == [f"stages.{name}.set.model.lora" for name in ("first", "second")]
+    assert [line.split()[-1] for line in told] == [f"{line.split(': ')[1]}.rslora=false" for line in told]
 
 
 def test_a_rate_of_a_recipe_for_a_machine_is_told_where_it_is_not_the_run_s(ran: Callable[..., str]) -> None:
