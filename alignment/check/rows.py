@@ -26,8 +26,8 @@ _SMALL, _LARGE = SCALES[MarginScale.small], SCALES[MarginScale.large]
 MARGINS = (
     "reward models and DPO learn with ratings as margins by data.margin.scale=small "
     f"('better' is {_SMALL['better']:.3g}, 'slightly better' {_SMALL['slightly_better']:.3g}) or large "
-    f"({_LARGE['better']:.3g} and {_LARGE['slightly_better']:.3g}), and with scores in chosen_score and rejected_score "
-    "by data.margin.scale=score"
+    f"({_LARGE['better']:.3g} and {_LARGE['slightly_better']:.3g}), with numbers in margin by "
+    "data.margin.scale=given, and with scores in chosen_score and rejected_score by data.margin.scale=score"
 )
 RATINGS = ("rating", "margin", "chosen_score", "rejected_score", "score_chosen", "score_rejected")
 SCORES = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))

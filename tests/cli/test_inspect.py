@@ -92,8 +92,8 @@ def test_a_rating_under_our_name_is_made_a_margin_by_the_scale(alignment: Comman
     write(tmp_path / "pairs.jsonl", PAIRS)
     lines = alignment("data", "inspect", "pairs.jsonl", *OURS, "data.columns.rating=note").out.splitlines()
     scales = "reward models and DPO learn with ratings as margins by data.margin.scale=small ('better' is 0.667, "
-    scales += "'slightly better' 0.333) or large (2 and 1), and with scores in chosen_score and rejected_score by "
-    scales += "data.margin.scale=score"
+    scales += "'slightly better' 0.333) or large (2 and 1), with numbers in margin by data.margin.scale=given, and "
+    scales += "with scores in chosen_score and rejected_score by data.margin.scale=score"
     assert f"columns that training does not read: note ({scales})" in lines
 
 
