@@ -1,4 +1,4 @@
-"""What a recipe's name lets one say of a run before it starts: whose values it has."""
+"""What is said of a run's values before it starts: whose they are by the recipe's name, and an alpha from elsewhere."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -85,7 +85,7 @@ def _on_scales(config: RunConfig, within: Path | None) -> Iterator[str]:
     for name, model in models.items():
         if not isinstance(model, ModelConfig) or model.lora.rank == 0 or not model.lora.rslora or model.adapter:
             continue  # a saved one has what it was trained with
-        rank, alpha = model.lora.rank, max(model.lora.alpha, *model.lora.alpha_pattern.values(), 0)
+        rank, alpha = model.lora.rank, max([model.lora.alpha, *model.lora.alpha_pattern.values()])
         if alpha != LoraConfig().alpha and (scale := alpha / rank**0.5) > USUAL_SCALE:
             key = f"{_before(config, within)}{name}"
             said = f"WARNING: {key}.lora: adapters' outputs are scaled by alpha / sqrt(rank), {scale:.3g} here"

@@ -19,6 +19,7 @@ OF_AN_ADAPTER = (
     "target_parameters",
 )
 """Of `model.lora`, what is the adapter's own; the rest is how the run trains it."""
+FORMER = {"alpha": 16, "rslora": False}  # defaults, and so in the config.yaml of earlier runs that have no adapter
 
 
 def with_one_length(overrides: list[str]) -> list[str]:
@@ -51,15 +52,21 @@ def require_init_read(config: RunConfig, overrides: Iterable[str]) -> None:
 
 def leave_shape_unread(tree: DictConfig, overrides: Iterable[str]) -> None:
     """What a recipe says of a new adapter is left unread beside `model.adapter`, whose shape is its own, and where the
-    rank is typed as 0, which asks for none. What is typed stays: it acts, or is refused."""
+    rank is typed as 0, which asks for none; so are former defaults of a run that has none. What is typed stays: it
+    acts, or is refused."""
     typed = _keys(overrides)
     for part, node in parts(tree):
         key = f"{part}.lora"
         if OmegaConf.get_type(node) is not ModelConfig or key in typed:
             continue
-        is_off = node.lora.rank == 0 and f"{key}.rank" in typed
-        names = [each.name for each in fields(LoraConfig)] if is_off else OF_AN_ADAPTER
-        for name in names if is_off or node.adapter is not None else ():
+        names: Iterable[str] = ()
+        if node.lora.rank == 0 and f"{key}.rank" in typed:
+            names = [each.name for each in fields(LoraConfig)]
+        elif node.adapter is not None:
+            names = OF_AN_ADAPTER
+        elif node.lora.rank == 0 and all(node.lora[name] == value for name, value in FORMER.items()):
+            names = FORMER
+        for name in names:
             if f"{key}.{name}" not in typed:
                 node.lora[name] = getattr(LoraConfig(), name)
 

@@ -59,7 +59,6 @@ class LoraInit(str, Enum):
 
 
 ALPHA, TARGETS = 8, ["all-linear"]
-FORMER = {"alpha": 16, "rslora": False}  # both together: what the config.yaml of an earlier run without adapters has
 
 
 @dataclass(slots=True)
@@ -214,9 +213,9 @@ class ModelConfig(Config):
         is_packed_so = self.quantization is Quantization.nf4
         way = " (model.lora.init=pissa is for whole weights)" if not self.is_packed else ""
         require(is_packed_so or self.lora.init is not LoraInit.loftq, rule + way, self.quantization.value)
-        for key, value in (given := self.lora.given()).items():
+        for key, value in self.lora.given().items():
             rule = f"model.lora.{key} goes with model.lora.rank > 0"
-            require(self.lora.rank > 0 or self.adapter is not None or given == FORMER, rule, value)
+            require(self.lora.rank > 0 or self.adapter is not None, rule, value)
         rule = "model.lora.merge_every must be 0 with model.quantization, for nothing is merged into packed weights"
         require(self.lora.merge_every == 0 or not self.is_packed, rule, self.lora.merge_every)
         rule = "model.lora.init must be left out beside model.adapter, which has begun already"

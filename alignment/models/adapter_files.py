@@ -53,7 +53,9 @@ def save_adapter(
     if not write:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    shape, own = as_one(shape_of_adapter(hf)) if has_part else shape_of_adapter(hf), config_of_adapter(hf)
+    shape, own = shape_of_adapter(hf), config_of_adapter(hf)
+    if has_part:
+        shape = as_one(shape)
     PeftLoraConfig(
         r=shape.rank,
         lora_alpha=shape.alpha,

@@ -76,6 +76,7 @@ def less(name: str, own: Tensor, first: Tensor, scaling: float) -> Tensor:
 
     Args:
         own, first: A or B, and A' or B', with which it began.
+        scaling: by which the outputs of its layer are multiplied; B has it in it.
     """
     return torch.cat([own, first]) if ".lora_A." in name else scaling * torch.cat([own, -first], dim=1)
 

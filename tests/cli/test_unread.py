@@ -32,6 +32,7 @@ UNREAD = {  # words of `alignment run`: what is said
     f"{EVALUATE} batch.size=4": "batch.size must be as it is by default for evaluate, which has no steps, got 4",
     f"{REJECTION} model.lora.rank=4": "model.lora.rank must be 0 for rejection, which trains nothing, got 4",
     "tiny_dpo model.lora.alpha=32": "model.lora.alpha goes with model.lora.rank > 0, got 32",
+    "tiny_dpo model.lora.alpha=16 model.lora.rslora=false": "model.lora.alpha goes with model.lora.rank > 0, got 16",
     "tiny_dpo model.lora.rslora=false": "model.lora.rslora goes with model.lora.rank > 0, got False",
     "tiny_dpo model.lora.dropout=0.1": "model.lora.dropout goes with model.lora.rank > 0, got 0.1",
     "tiny_dpo model.lora.targets=[q_proj]": "model.lora.targets goes with model.lora.rank > 0, got ['q_proj']",
