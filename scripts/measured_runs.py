@@ -85,11 +85,12 @@ REAL = {
 }
 """Of a pretrained model, which scripts/real_model.sh makes."""
 STAGES = (0, 1, 2, 3)
-REAL_IN_TWO = f"SFT, LoRA, {REAL_NAME}"
+KINDS_IN_TWO = ("SFT", "reward model", "DPO", "SFT, LoRA", "GRPO, LoRA", "PPO, LoRA on one backbone", "DPO, QLoRA")
+REAL_IN_TWO = {name: words for name, words in REAL.items() if name.removesuffix(f", {REAL_NAME}") in KINDS_IN_TWO}
 SIZES = {"SFT": 16, "PPO": 32, "GRPO": 32}  # of which each process has two passes; of pairs 8
 IN_TWO = {
     name: [*words, f"batch.size={SIZES.get(name.partition(',')[0], 8)}"]
-    for name, words in {**RUNS, REAL_IN_TWO: REAL[REAL_IN_TWO]}.items()
+    for name, words in {**RUNS, **REAL_IN_TWO}.items()
     if "int8" not in name  # which ZeRO 3 refuses
 }
 

@@ -147,8 +147,8 @@ class Counted:
         """Of what a token of a pass takes, what it takes in each of the processes that share rows."""
         return (per_token + self.exchanged(sharing, itemsize)) / sharing
 
-    def during(self, tokens: int, *, is_only: bool = False) -> np.ndarray:
-        """[Part] bytes in the phase of a pass of so many tokens that has most.
+    def during(self, tokens: int, *, is_only: bool = False, begins: Phase = Phase.forward) -> np.ndarray:
+        """[Part] bytes in the phase of a pass of so many tokens that has most, of those from `begins` on.
 
         Args:
             is_only: whether it is all of a step, so that no gradients are there as it begins, and those that it has
@@ -161,7 +161,7 @@ class Counted:
         phases[:, : Part.gradients] *= (totals / of_pass(phases).clip(min=1))[:, None]
         if not is_only:
             phases[:, Part.gradients] = 0
-        highest: np.ndarray = phases[phases[:, : Part.on_host].sum(1).argmax()]
+        highest: np.ndarray = max(phases[begins:], key=lambda parts: parts[: Part.on_host].sum())
         return highest
 
 

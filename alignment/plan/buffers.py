@@ -4,6 +4,7 @@ from alignment.config.distributed import DistributedConfig, Offload
 from alignment.distributed.precision import is_half
 from alignment.distributed.settings import deepspeed_settings
 from alignment.models.counted import SMALL, Counted
+from alignment.models.held import Held
 
 FLOAT, NARROW = 4, 2  # bytes of a number, of float32 and of half precision
 DEFAULTS = {  # of 0.19.8, in numbers of elements
@@ -23,6 +24,15 @@ def buckets(distributed: DistributedConfig, counted: Counted) -> float:
     number = 2 if settings.get("overlap_comm") and distributed.zero in (1, 2) else 1
     narrow = NARROW if is_half(distributed) else 0  # of what crosses in half precision, beside
     return (FLOAT * number + narrow) * float(settings["reduce_bucket_size"])
+
+
+def own_share(held: Held, distributed: DistributedConfig, processes: int) -> float:
+    """Bytes of its share of the gradients that a process lays together beside those that it has summed so far: under
+    ZeRO 2 in each pass, from the first of them that is reduced to the pass's end, under ZeRO 1 as a step's last pass
+    ends, and under both once more to update the weights. What an optimizer in CPU memory reads goes there at once."""
+    if distributed.zero not in (1, 2) or distributed.offload_optimizer is not Offload.none:
+        return 0.0
+    return held.gradients if distributed.zero == 2 else held.gradients / processes
 
 
 def gathered(counted: Counted, distributed: DistributedConfig, processes: int) -> float:

@@ -10,10 +10,10 @@ from alignment.config.online import PPOConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig, task_name
 from alignment.distributed.precision import compute_dtype, precision_of
-from alignment.models.counted import Part, Role
+from alignment.models.counted import Part, Phase, Role
 from alignment.models.footprint import config_and_trust
 from alignment.models.sequence import require_heads
-from alignment.plan.buffers import buckets, casts, gathered, left_whole
+from alignment.plan.buffers import buckets, casts, gathered, left_whole, own_share
 from alignment.plan.hardware import Hardware, placed_on, require_fp8_there
 from alignment.plan.passes import is_one_pass
 from alignment.plan.replies import while_drawing, while_gathering
@@ -30,7 +30,8 @@ NAMES = {
     Part.gradients: "gradients",
 }
 EXCHANGED = "queries, keys and values sent"
-BUCKETS, SMALL_WEIGHTS, PAGES = "buckets of gradients", "small weights, whole", "pages of the largest weight"
+BUCKETS, OWN_SHARE = "buckets of gradients", "its share of the gradients, laid together"
+SMALL_WEIGHTS, PAGES = "small weights, whole", "pages of the largest weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,33 +192,51 @@ def _buckets(config: Planned, roles: list[PlannedRole]) -> dict[str, float]:
 def _passes(
     config: Planned, each: PlannedRole, held: float, processes: int, max_tokens: int, stays: dict[str, float]
 ) -> list[PlannedPhase]:
-    """A role's pass when it has most, and where it is all of a step its end, when all gradients are there.
+    """A role's pass when it has most, beside what is `held` with its gradients and `stays`; its backward pass, where
+    ZeRO shares gradients out as they come; and the end of a step's last pass, where that may have more."""
+    key, is_trained, distributed = each.role.key, each.role.is_trained, config.distributed
+    if not is_trained:
+        return [PlannedPhase(f"reading, {key}", _parts(config, each, processes, max_tokens) | stays, held)]
+    is_only = is_one_pass(config, each, processes, max_tokens)
+    before = held - each.held.on_device + each.held.between_steps if is_only else held
+    share = {OWN_SHARE: size} if (size := own_share(each.held, distributed, processes)) else {}
+    is_cut = bool(share) and distributed.zero == 2
+    parts = _parts(config, each, processes, max_tokens, is_only=is_only and not is_cut) | stays
+    found = [PlannedPhase(f"learning, {key}", parts, before)]
+    if is_cut:
+        parts = _parts(config, each, processes, max_tokens, begins=Phase.backward) | stays | share
+        found.append(PlannedPhase(f"the backward pass, {key}", parts, before))
+    if is_only or share:
+        ends = {name: parts[name] for name in (BUCKETS, SMALL_WEIGHTS) if name in parts}
+        found.append(PlannedPhase(f"the end of a step's last pass, {key}", ends | share, held))
+    if each.held.page:
+        found.append(PlannedPhase(f"an update, {key}", {PAGES: each.held.page, **stays}, held))
+    return found
+
+
+def _parts(
+    config: Planned,
+    each: PlannedRole,
+    processes: int,
+    max_tokens: int,
+    *,
+    is_only: bool = False,
+    begins: Phase = Phase.forward,
+) -> dict[str, float]:
+    """Bytes, by what they are for, of a role's pass in the phase that has most, of those from `begins` on.
 
     Args:
-        held: with the role's gradients.
-        stays: bytes of what DeepSpeed has at all times.
+        is_only: whether it is all of a step, and the gradients that it has made by then are to be in it.
     """
-    is_only = each.role.is_trained and is_one_pass(config, each, processes, max_tokens)
-    sharing = config.distributed.sequence_parallel
+    distributed, sharing = config.distributed, config.distributed.sequence_parallel
     own = -(-max(max_tokens, each.counted.row) // sharing)  # tokens, of those of a pass
-    sizes = each.counted.during(own, is_only=is_only)
-    sizes[Part.copies] = casts(float(sizes[Part.copies]), each.counted.layer, config.distributed)
-    parts = {NAMES[part]: float(sizes[part]) for part in NAMES if sizes[part] > 0}
-    parts[EXCHANGED] = own * each.counted.exchanged(sharing, compute_dtype(config.distributed).itemsize)
-    parts[BUCKETS] = buckets(config.distributed, each.counted) * each.role.is_trained
-    parts |= stays
-    parts["gathered weights"] = gathered(each.counted, config.distributed, processes)
-    parts = {name: size for name, size in parts.items() if size}
-    if not each.role.is_trained:
-        return [PlannedPhase(f"reading, {each.role.key}", parts, held)]
-    found = [PlannedPhase(f"learning, {each.role.key}", parts, held)]
-    if is_only:
-        ends = {name: size for name, size in parts.items() if name in (BUCKETS, SMALL_WEIGHTS)}
-        found = [replace(found[0], held=held - each.held.on_device + each.held.between_steps)]
-        found.append(PlannedPhase(f"the end of a step's pass, {each.role.key}", ends, held))
-    if each.held.page:
-        found.append(PlannedPhase(f"an update, {each.role.key}", {PAGES: each.held.page, **stays}, held))
-    return found
+    sizes = each.counted.during(own, is_only=is_only, begins=begins)
+    sizes[Part.copies] = casts(float(sizes[Part.copies]), each.counted.layer, distributed)
+    parts = {NAMES[part]: float(sizes[part]) for part in NAMES}
+    parts[EXCHANGED] = own * each.counted.exchanged(sharing, compute_dtype(distributed).itemsize)
+    parts[BUCKETS] = buckets(distributed, each.counted) * each.role.is_trained
+    parts["gathered weights"] = gathered(each.counted, distributed, processes)
+    return {name: size for name, size in parts.items() if size > 0}
 
 
 def _drawing(config: Planned, actor: PlannedRole, processes: int, counts: Counts) -> dict[str, float]:

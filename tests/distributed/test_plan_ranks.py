@@ -79,6 +79,40 @@ def test_a_policy_that_draws_is_whole_in_bfloat16(run_ranks: Callable[..., None]
     assert found["highest"] == "drawing replies" and 0.97 < found["ratio"] < 1.1
 
 
+def planned_and_alive(words: list[str], run_ranks: Callable[..., None], folder: Path) -> dict[str, Any]:
+    """Of one of two processes that run so, beside what `write_inputs` has written into the folder we are in."""
+    out = folder / "found.json"
+    run_ranks(Path(measured_runs.__file__), [str(out), *words, "launch.processes=2"], processes=2)
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+FEW = ["data.max_length=32", "data.max_prompt_length=16", "batch.max_tokens=64"]  # one pair
+
+
+@pytest.mark.parametrize(
+    ("stage", "pairs"),
+    [
+        pytest.param(stage, pairs, marks=() if (stage, pairs) == (2, 8) else pytest.mark.slow)
+        for stage in (1, 2, 3)
+        for pairs in (2, 8)
+    ],
+)
+def test_shares_of_gradients_are_planned(
+    stage: int, pairs: int, run_ranks: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where weights are more than what is between them, sent in many buckets as those of a large model are: of a step
+    of one pass and of several, in which ZeRO 2 has a share of the sum and one of what is added to it."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"zero_optimization": {"reduce_bucket_size": 100_000}}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    words = [*measured_runs.FULL["DPO"], "model.path=base", f"batch.size={pairs}", f"distributed.zero={stage}", *FEW]
+    measured_runs.write_inputs({"DPO": words})
+    words.append(f"distributed.deepspeed_config={tmp_path / 'settings.json'}")
+    found = planned_and_alive(words, run_ranks, tmp_path)
+    assert 0.97 < found["planned"] / found["alive"] < 1.1, found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", measured_runs.IN_TWO)
@@ -90,7 +124,5 @@ def test_what_one_of_two_processes_takes_is_planned(
         pytest.skip("no pretrained model: bash scripts/real_model.sh makes it")
     monkeypatch.chdir(tmp_path)
     measured_runs.write_inputs({name: measured_runs.IN_TWO[name]})
-    words = [*measured_runs.IN_TWO[name], f"distributed.zero={stage}", "launch.processes=2"]
-    run_ranks(Path(measured_runs.__file__), ["found.json", *words], processes=2)
-    found = json.loads(Path("found.json").read_text())
+    found = planned_and_alive([*measured_runs.IN_TWO[name], f"distributed.zero={stage}"], run_ranks, tmp_path)
     assert 0.97 < found["planned"] / found["alive"] < 1.1, found
