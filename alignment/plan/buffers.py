@@ -7,6 +7,7 @@ from alignment.models.counted import SMALL, Counted
 from alignment.models.held import Held
 
 FLOAT, NARROW = 4, 2  # bytes of a number, of float32 and of half precision
+AT_ONCE = 500_000_000  # numbers that ZeRO 0 sends: DeepSpeed's MEMORY_OPT_ALLREDUCE_SIZE
 DEFAULTS = {  # of 0.19.8, in numbers of elements
     "reduce_bucket_size": 500_000_000,
     "stage3_max_live_parameters": 1_000_000_000,
@@ -26,10 +27,14 @@ def buckets(distributed: DistributedConfig, counted: Counted) -> float:
     return (FLOAT * number + narrow) * float(settings["reduce_bucket_size"])
 
 
-def own_share(held: Held, distributed: DistributedConfig, processes: int) -> float:
-    """Bytes of its share of the gradients that a process lays together beside those that it has summed so far: under
-    ZeRO 2 in each pass, from the first of them that is reduced to the pass's end, under ZeRO 1 as a step's last pass
-    ends, and under both once more to update the weights. What an optimizer in CPU memory reads goes there at once."""
+def laid_together(held: Held, distributed: DistributedConfig, processes: int) -> float:
+    """Bytes of gradients that DeepSpeed lays together beside those that a process has summed so far: under ZeRO 0 all
+    that it sends at once, as a step's last pass ends; under 1 then the process's share of them, and under 2 in each
+    pass, from the first that is reduced to the pass's end; and under both its share once more to update the weights.
+    What an optimizer in CPU memory reads goes there at once."""
+    if distributed.zero == 0:
+        sent = NARROW / FLOAT if is_half(distributed) else 0.0
+        return (1 + sent) * min(held.gradients, FLOAT * AT_ONCE)
     if distributed.zero not in (1, 2) or distributed.offload_optimizer is not Offload.none:
         return 0.0
     return held.gradients if distributed.zero == 2 else held.gradients / processes

@@ -13,7 +13,7 @@ from alignment.distributed.precision import compute_dtype, precision_of
 from alignment.models.counted import Part, Phase, Role
 from alignment.models.footprint import config_and_trust
 from alignment.models.sequence import require_heads
-from alignment.plan.buffers import buckets, casts, gathered, left_whole, own_share
+from alignment.plan.buffers import buckets, casts, gathered, laid_together, left_whole
 from alignment.plan.hardware import Hardware, placed_on, require_fp8_there
 from alignment.plan.passes import is_one_pass
 from alignment.plan.replies import while_drawing, while_gathering
@@ -30,7 +30,7 @@ NAMES = {
     Part.gradients: "gradients",
 }
 EXCHANGED = "queries, keys and values sent"
-BUCKETS, OWN_SHARE = "buckets of gradients", "its share of the gradients, laid together"
+BUCKETS, LAID_TOGETHER = "buckets of gradients", "gradients laid together"
 SMALL_WEIGHTS, PAGES = "small weights, whole", "pages of the largest weight"
 
 
@@ -199,16 +199,16 @@ def _passes(
         return [PlannedPhase(f"reading, {key}", _parts(config, each, processes, max_tokens) | stays, held)]
     is_only = is_one_pass(config, each, processes, max_tokens)
     before = held - each.held.on_device + each.held.between_steps if is_only else held
-    share = {OWN_SHARE: size} if (size := own_share(each.held, distributed, processes)) else {}
-    is_cut = bool(share) and distributed.zero == 2
+    beside = {LAID_TOGETHER: size} if (size := laid_together(each.held, distributed, processes)) else {}
+    is_cut = bool(beside) and distributed.zero == 2
     parts = _parts(config, each, processes, max_tokens, is_only=is_only and not is_cut) | stays
     found = [PlannedPhase(f"learning, {key}", parts, before)]
     if is_cut:
-        parts = _parts(config, each, processes, max_tokens, begins=Phase.backward) | stays | share
+        parts = _parts(config, each, processes, max_tokens, begins=Phase.backward) | stays | beside
         found.append(PlannedPhase(f"the backward pass, {key}", parts, before))
-    if is_only or share:
+    if is_only or beside:
         ends = {name: parts[name] for name in (BUCKETS, SMALL_WEIGHTS) if name in parts}
-        found.append(PlannedPhase(f"the end of a step's last pass, {key}", ends | share, held))
+        found.append(PlannedPhase(f"the end of a step's last pass, {key}", ends | beside, held))
     if each.held.page:
         found.append(PlannedPhase(f"an update, {key}", {PAGES: each.held.page, **stays}, held))
     return found

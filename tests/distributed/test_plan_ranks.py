@@ -94,7 +94,7 @@ FEW = ["data.max_length=32", "data.max_prompt_length=16", "batch.max_tokens=64"]
     ("stage", "pairs"),
     [
         pytest.param(stage, pairs, marks=() if (stage, pairs) == (2, 8) else pytest.mark.slow)
-        for stage in (1, 2, 3)
+        for stage in STAGES
         for pairs in (2, 8)
     ],
 )
@@ -102,7 +102,8 @@ def test_shares_of_gradients_are_planned(
     stage: int, pairs: int, run_ranks: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where weights are more than what is between them, sent in many buckets as those of a large model are: of a step
-    of one pass and of several, in which ZeRO 2 has a share of the sum and one of what is added to it."""
+    of one pass and of several, in which ZeRO 2 has a share of the sum and one of what is added to it. ZeRO 0 sends all
+    of them at once."""
     monkeypatch.chdir(tmp_path)
     settings = {"zero_optimization": {"reduce_bucket_size": 100_000}}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
