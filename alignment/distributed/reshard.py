@@ -64,7 +64,9 @@ def recut(saved: Sequence[State], own: State, groups: Groups) -> dict[str, Any]:
         for name, number in numbers.items():
             _require_equal(states[flat].setdefault(name, deepcopy(number)), number)
         for name in moments:
-            targets[name] = states[flat].setdefault(name, torch.zeros_like(weights[flat]))
+            if name not in states[flat]:
+                states[flat][name] = torch.zeros_like(weights[flat])
+            targets[name] = states[flat][name]
         for to in (stretch for stretch in stretches if stretch.rank == rank):
             for name, target in targets.items():
                 target.view(-1)[to.offset : to.offset + to.stop - to.start] = source.read(name, weight, to)

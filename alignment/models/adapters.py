@@ -105,8 +105,10 @@ def merged_state(
     tied: dict[int, Tensor] = {}
     buffers = {name for name, _ in hf.named_buffers()}
     for name, tensor in merged_weights(hf, placement):
-        if keep and isinstance(tensor, nn.Parameter):  # one tensor for all its names
-            state[name] = tied.setdefault(id(tensor), placement.kept(tensor))
+        if keep and isinstance(tensor, nn.Parameter):  # one tensor for all its names, copied once
+            if id(tensor) not in tied:
+                tied[id(tensor)] = placement.kept(tensor)
+            state[name] = tied[id(tensor)]
         elif keep:
             whole = tensor if name in buffers else tensor.cpu()  # a second copy of all may not fit on the GPU
             state[name] = whole if dtype is None or name in buffers else as_saved(hf, name, whole, dtype)

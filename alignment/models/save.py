@@ -29,10 +29,11 @@ def write_weights(hf: PreTrainedModel, state: dict[str, Tensor], folder: Path, d
     check_shapes(hf, state)
     buffers = {name for name, _ in hf.named_buffers()}
     written: dict[int, Tensor] = {}  # one tensor for all its names
-    state = {
-        name: weight if name in buffers else written.setdefault(id(weight), as_saved(hf, name, weight, dtype))
-        for name, weight in state.items()
-    }
+    whole, state = state, {}
+    for name, weight in whole.items():
+        if name not in buffers and id(weight) not in written:
+            written[id(weight)] = as_saved(hf, name, weight, dtype)
+        state[name] = weight if name in buffers else written[id(weight)]
     if quantization_of(hf.config) is not None:
         hf = _in_whole_weights(hf)
     total = sum(weight.numel() for weight in {id(weight): weight for weight in state.values()}.values())

@@ -162,7 +162,7 @@ def phases_of(
 
 
 def _saving(config: Planned, roles: list[PlannedRole], processes: int) -> list[PlannedPhase]:
-    parts = while_saving(config, roles[0])
+    parts = while_saving(config, roles[0], processes)
     together = [each for each in roles if not each.is_alone]
     held = sum(each.held.between_steps for each in together)
     stays = _staying(config, together, processes)

@@ -4,7 +4,7 @@ import torch
 
 from alignment.config.run import TrainingConfig
 from alignment.models.footprint import config_and_trust
-from alignment.plan.buffers import FLOAT
+from alignment.plan.buffers import FLOAT, made_whole
 from alignment.plan.roles import Planned, PlannedRole
 
 
@@ -17,10 +17,10 @@ def saved(policy: PlannedRole) -> float:
     return float(_number(policy) * _itemsize(policy))
 
 
-def while_saving(config: Planned, policy: PlannedRole) -> dict[str, float]:
+def while_saving(config: Planned, policy: PlannedRole, processes: int) -> dict[str, float]:
     """Bytes in the main process of a run on a CPU beside what is held, by what they are for: the sums of weights and
-    their adapters, copies of the others where these are sharded, and what is converted. Beside a GPU it is `saved`, of
-    the machine's memory."""
+    their adapters, copies of the others where these are sharded, the largest of them while it is copied, and what is
+    converted. Beside a GPU it is `saved`, of the machine's memory."""
     settings, is_sharded = policy.role.settings, config.distributed.zero == 3
     if not isinstance(config, TrainingConfig) or settings.has_soft_prompt or not settings.lora.merge:
         return {}
@@ -28,6 +28,7 @@ def while_saving(config: Planned, policy: PlannedRole) -> dict[str, float]:
     merged = number - _outside(policy) if settings.has_adapter else 0
     copied = FLOAT * is_sharded + itemsize * (itemsize != FLOAT)
     found = {"weights with their adapters": float(merged * itemsize), "copies": float((number - merged) * copied)}
+    found["a weight that is gathered"] = made_whole(FLOAT * _table(policy), config.distributed, processes)
     return {name: size for name, size in found.items() if size}
 
 
@@ -40,8 +41,12 @@ def _number(policy: PlannedRole) -> int:
 def _outside(policy: PlannedRole) -> int:
     """Of them, those of embeddings and of a language model's head of its own, which have no adapters."""
     config = config_and_trust(policy.role)[0].get_text_config()
-    tables = 1 if policy.role.is_scalar or config.tie_word_embeddings else 2
-    return tables * policy.counted.num_pieces * int(config.hidden_size)
+    return _table(policy) * (1 if policy.role.is_scalar or config.tie_word_embeddings else 2)
+
+
+def _table(policy: PlannedRole) -> int:
+    """Of the embeddings, most often the largest weight."""
+    return policy.counted.num_pieces * int(config_and_trust(policy.role)[0].get_text_config().hidden_size)
 
 
 def _itemsize(policy: PlannedRole) -> int:
