@@ -1,12 +1,14 @@
 """What a plan has of a model as it is saved: on a CPU a phase of its own, beside a GPU the memory of its machine."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from alignment.cli.plan import composed
-from alignment.distributed.placement import WHOLE
+from alignment.distributed.placement import WHOLE, Whole
 from alignment.models.adapters import merged_state
 from alignment.models.load import load_language_model
 from alignment.models.tokenizer import load_tokenizer
@@ -35,6 +37,34 @@ def test_the_sums_of_weights_and_their_adapters_are_counted_as_they_are_made() -
     made = [each for each in merged_state(model.hf, WHOLE).values() if each.untyped_storage().data_ptr() not in own]
     (size,) = saving(plan(LORA)).values()
     assert size == pytest.approx(sum(each.nbytes for each in made), rel=0.01)  # and norms, which have no adapter
+
+
+def test_a_weight_of_two_names_is_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head's, which is the embeddings', and is as large as they are."""
+    copied: list[int] = []
+
+    def kept(self: Whole, weight: Tensor) -> Tensor:
+        copied.append(weight.data_ptr())
+        return weight.detach().clone()
+
+    monkeypatch.setattr(Whole, "kept", kept)
+    settings = plan(LORA).config.model
+    model = load_language_model(settings, load_tokenizer(settings), WHOLE)
+    state = merged_state(model.hf, WHOLE)
+    head, embeddings = (module.weight.data_ptr() for module in (model.hf.lm_head, model.hf.get_input_embeddings()))
+    assert head == embeddings and copied.count(head) == 1
+    assert state["lm_head.weight"] is state["model.embed_tokens.weight"]
+
+
+def test_what_zero_3_gathers_is_counted(tmp_path: Path) -> None:
+    """The embeddings, of two processes that have half of them each; they are among the copies already."""
+    shape = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6}
+    (tmp_path / "config.json").write_text(json.dumps(shape | {"num_attention_heads": 4, "vocab_size": 2048}))
+    words = ("model=pretrained_lora", LORA, f"model.path={tmp_path}", "distributed=zero3")
+    alone, two = (saving(plan(*words, hardware=replace(HERE, processes=number, local=number))) for number in (1, 2))
+    gathered = "a weight that is gathered"
+    assert gathered not in alone and two[gathered] == 4 * 2048 * 64
+    assert two["copies"] == alone["copies"] and two[gathered] <= two["copies"]
 
 
 def test_what_is_saved_as_it_lies_takes_nothing() -> None:
