@@ -15,8 +15,8 @@ from alignment.config.model import LoraConfig, ModelConfig
 from alignment.data.pack import Batch, pack
 from alignment.data.records import Source
 from alignment.data.tokenize import Example
-from alignment.distributed.placement import WHOLE
-from alignment.models.adapters import adapter_off, lora_layers
+from alignment.distributed.placement import WHOLE, Whole
+from alignment.models.adapters import adapter_off, lora_layers, merged_state
 from alignment.models.load import load_language_model, load_scalar_model, save_model
 from alignment.models.merged_base import merge_and_begin
 from alignment.models.readout import sequence_scores, token_logprobs
@@ -213,3 +213,21 @@ def test_the_experts_of_a_mixture_are_left_as_they_are(
         seeded(load_language_model, init, tokenizer, rank=4, targets=["w1", "w2", "w3", "gate_proj", "up_proj"])
     with pytest.raises(ConfigError, match=r"^model\.lora\.targets must be linear layers .* got the experts or routers"):
         seeded(load_language_model, init, tokenizer, rank=4, targets=["o_proj", router])
+
+
+def test_a_weight_of_two_names_is_copied_once(
+    tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head's, which is the embeddings', and is as large as they are."""
+    copied: list[int] = []
+
+    def kept(self: Whole, weight: Tensor) -> Tensor:
+        copied.append(weight.data_ptr())
+        return weight.detach().clone()
+
+    monkeypatch.setattr(Whole, "kept", kept)
+    model = seeded(load_language_model, tiny_init | {"tie_word_embeddings": True}, tokenizer, rank=4)
+    state = merged_state(model.hf, WHOLE)
+    head, embeddings = (module.weight.data_ptr() for module in (model.hf.lm_head, model.hf.get_input_embeddings()))
+    assert head == embeddings and copied.count(head) == 1
+    assert state["lm_head.weight"] is state["model.embed_tokens.weight"]

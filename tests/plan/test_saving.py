@@ -5,10 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from torch import Tensor
 
 from alignment.cli.plan import composed
-from alignment.distributed.placement import WHOLE, Whole
+from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import merged_state
 from alignment.models.load import load_language_model
 from alignment.models.tokenizer import load_tokenizer
@@ -37,23 +36,6 @@ def test_the_sums_of_weights_and_their_adapters_are_counted_as_they_are_made() -
     made = [each for each in merged_state(model.hf, WHOLE).values() if each.untyped_storage().data_ptr() not in own]
     (size,) = saving(plan(LORA)).values()
     assert size == pytest.approx(sum(each.nbytes for each in made), rel=0.01)  # and norms, which have no adapter
-
-
-def test_a_weight_of_two_names_is_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head's, which is the embeddings', and is as large as they are."""
-    copied: list[int] = []
-
-    def kept(self: Whole, weight: Tensor) -> Tensor:
-        copied.append(weight.data_ptr())
-        return weight.detach().clone()
-
-    monkeypatch.setattr(Whole, "kept", kept)
-    settings = plan(LORA).config.model
-    model = load_language_model(settings, load_tokenizer(settings), WHOLE)
-    state = merged_state(model.hf, WHOLE)
-    head, embeddings = (module.weight.data_ptr() for module in (model.hf.lm_head, model.hf.get_input_embeddings()))
-    assert head == embeddings and copied.count(head) == 1
-    assert state["lm_head.weight"] is state["model.embed_tokens.weight"]
 
 
 def test_what_zero_3_gathers_is_counted(tmp_path: Path) -> None:
