@@ -21,6 +21,7 @@ from alignment.data.sequences import Chosen
 from alignment.data.tokenize import Example
 
 Unit_co = TypeVar("Unit_co", covariant=True)
+Piece = TypeVar("Piece", list[int], range)  # rows of one micro-batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,7 @@ class Unpacked(Sequence[Batch]):
 
     packer: Packer
     examples: Sequence[Example]
-    pieces: Sequence[list[int]]
-    """The rows of each."""
+    pieces: Sequence[list[int]]  # the rows of each
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -218,9 +218,9 @@ def _similar(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> l
     return pieces
 
 
-def evened(pieces: list[list[int]], num_ranks: int) -> list[list[int]]:
+def evened(pieces: Sequence[Piece], num_ranks: int) -> list[Piece]:
     """The pieces, the fullest halved until there are as many for each rank, or none is left that can be halved."""
-    pieces = [list(piece) for piece in pieces]
+    pieces = list(pieces)
     while len(pieces) % num_ranks:
         fullest = max(range(len(pieces)), key=lambda p: len(pieces[p]))
         if len(pieces[fullest]) == 1:

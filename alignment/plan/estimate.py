@@ -1,5 +1,6 @@
 """The plan of a run: what it holds in one process, what each of its phases takes beside that, and the most of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from alignment.config.adapter import settled
@@ -10,43 +11,20 @@ from alignment.config.online import PPOConfig
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig, task_name
 from alignment.distributed.precision import compute_dtype, precision_of
-from alignment.models.counted import Part, Phase, Role
+from alignment.models.counted import Counted, Part, Role
 from alignment.models.footprint import config_and_trust
 from alignment.models.sequence import require_heads
-from alignment.plan.buffers import buckets, casts, gathered, laid_together, left_whole
+from alignment.plan.buffers import buckets, left_whole
 from alignment.plan.hardware import Hardware, placed_on, require_fp8_there
-from alignment.plan.passes import is_one_pass
+from alignment.plan.passes import PassTokens, pass_tokens
+from alignment.plan.phases import BUCKETS, SMALL_WEIGHTS, PlannedPhase, learning, reading
 from alignment.plan.replies import while_drawing, while_gathering
-from alignment.plan.roles import Counts, Planned, PlannedRole, planned_roles, widest_rows
+from alignment.plan.roles import Counts, Planned, PlannedRole, planned_roles, rows_of_role, widest_rows
 from alignment.plan.saving import while_saving
 from alignment.tasks.max_tokens import LEAST, MOST_CPU, MOST_GPU, SHARE, roles_of
 from alignment.tasks.rows import require_one_pass, whole_step
 
-NAMES = {
-    Part.copies: "weights in half precision",
-    Part.attention: "attention",
-    Part.layers: "layers",
-    Part.logits: "logits",
-    Part.gradients: "gradients",
-}
-EXCHANGED = "queries, keys and values sent"
-BUCKETS, LAID_TOGETHER = "buckets of gradients", "gradients laid together"
-SMALL_WEIGHTS, PAGES = "small weights, whole", "pages of the largest weight"
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedPhase:
-    """A time of the run, and what it takes in one process beside what is held."""
-
-    name: str
-    parts: dict[str, float]
-    """Bytes, by what they are for."""
-    held: float
-    """Bytes of weights, gradients and optimizers on the device meanwhile."""
-
-    @property
-    def total(self) -> float:
-        return self.held + sum(self.parts.values())
+TokensOf = Callable[[PlannedRole, int], PassTokens]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +72,10 @@ def planned(config: RunConfig) -> Planned:
 
 def on_host(plan: Plan) -> float:
     """Bytes that one process has beside its device while a pass waits for its backward pass, at the most."""
-    sharing = plan.config.distributed.sequence_parallel
-    tokens = [-(-max(plan.max_tokens, each.counted.row) // sharing) for each in plan.roles]
-    passes = (each.counted.during(own)[Part.on_host] for own, each in zip(tokens, plan.roles, strict=True))
-    return float(max(passes, default=0.0))
+    config, sharing = plan.config, plan.config.distributed.sequence_parallel
+    passes = ((each, pass_tokens(config, each, plan.hardware.processes, plan.max_tokens)) for each in plan.roles)
+    learned = (each.counted.during(-(-tokens.learned // sharing)) for each, tokens in passes if tokens.learned)
+    return float(max((sizes[Part.on_host] for sizes in learned), default=0.0))
 
 
 def plan_of(config: Planned, hardware: Hardware, counts: Counts) -> Plan:
@@ -118,39 +96,46 @@ def plan_of(config: Planned, hardware: Hardware, counts: Counts) -> Plan:
     require_one_pass(config)
     ends = [] if hardware.is_gpu else _saving(config, roles, processes)
 
-    def of_passes(number: int) -> Plan:
-        phases = phases_of(config, roles, processes, number, counts) + ends
+    def of_passes(number: int, tokens_of: TokensOf) -> Plan:
+        phases = phases_of(config, roles, processes, [tokens_of(each, number) for each in roles], counts) + ends
         return Plan(config, hardware, roles, phases, number)
 
+    def of_step(each: PlannedRole, number: int) -> PassTokens:
+        return pass_tokens(config, each, processes, number)
+
+    def full(each: PlannedRole, number: int) -> PassTokens:
+        """As the run looks at them, which chooses a number by passes of so many tokens."""
+        tokens, most = of_step(each, number), max(number, each.counted.row)
+        return replace(tokens, learned=most, read=0) if tokens.learned else replace(tokens, read=most)
+
     number = whole_step(config) if config.batch.max_tokens is None else config.batch.max_tokens
-    if number is not None:
-        return of_passes(number)
-    number = MOST_GPU if hardware.is_gpu else MOST_CPU
-    while True:
-        plan = of_passes(number)
-        if plan.fits or number <= LEAST:
-            break
-        number //= 2
-    return of_passes(max(number, widest_rows(config).longest))
+    if number is None:
+        number = MOST_GPU if hardware.is_gpu else MOST_CPU
+        while number > LEAST and not of_passes(number, full).fits:
+            number //= 2
+        number = max(number, widest_rows(config).longest)
+    return of_passes(number, of_step)
 
 
 def phases_of(
-    config: Planned, roles: list[PlannedRole], processes: int, max_tokens: int, counts: Counts
+    config: Planned, roles: list[PlannedRole], processes: int, tokens: list[PassTokens], counts: Counts
 ) -> list[PlannedPhase]:
-    """Of passes over so many tokens, or over the longest rows, where these are longer."""
+    """Of passes over so many tokens, by role."""
     together = [each for each in roles if not each.is_alone]
     held = sum(each.held.between_steps for each in together)
     moved = sum(each.held.between_steps for each in together if each.is_moved)
     found = []
-    for each in roles:
+    for each, own in zip(roles, tokens, strict=True):
         if not each.counted.passes.any():
             continue
-        own = each.held.on_device if each.is_alone else held
-        if each.role.is_trained:
-            own += each.held.on_device - each.held.between_steps - moved
-            own += _waiting(config, together, each)
         stays = _staying(config, [each] if each.is_alone else together, processes)
-        found += _passes(config, each, own, processes, max_tokens, stays)
+        if own.learned:
+            kept = each.held.on_device - each.held.between_steps - moved + _waiting(config, together, each)
+            found += learning(config, each, held + kept, processes, own, stays)
+        if own.read > own.learned:
+            beside = each.held.on_device if each.is_alone else held
+            counted = _read(config, each, counts) if own.learned else each.counted
+            found.append(reading(config, each, counted, beside, processes, own, stays))
     stays = _staying(config, together[1:], processes) | _buckets(config, together)
     for name, parts in (
         ("gathering the weights that draw", while_gathering(config, roles[0], processes)),
@@ -189,59 +174,19 @@ def _buckets(config: Planned, roles: list[PlannedRole]) -> dict[str, float]:
     return {BUCKETS: kept} if kept and config.distributed.zero == 3 else {}
 
 
-def _passes(
-    config: Planned, each: PlannedRole, held: float, processes: int, max_tokens: int, stays: dict[str, float]
-) -> list[PlannedPhase]:
-    """A role's pass when it has most, beside what is `held` with its gradients and `stays`; its backward pass, where
-    ZeRO shares gradients out as they come; and the end of a step's last pass, where that may have more."""
-    key, is_trained, distributed = each.role.key, each.role.is_trained, config.distributed
-    if not is_trained:
-        return [PlannedPhase(f"reading, {key}", _parts(config, each, processes, max_tokens) | stays, held)]
-    is_only = is_one_pass(config, each, processes, max_tokens)
-    before = held - each.held.on_device + each.held.between_steps if is_only else held
-    beside = {LAID_TOGETHER: size} if (size := laid_together(each.held, distributed, processes)) else {}
-    is_cut = bool(beside) and distributed.zero == 2
-    parts = _parts(config, each, processes, max_tokens, is_only=is_only and not is_cut) | stays
-    found = [PlannedPhase(f"learning, {key}", parts, before)]
-    if is_cut:
-        parts = _parts(config, each, processes, max_tokens, begins=Phase.backward) | stays | beside
-        found.append(PlannedPhase(f"the backward pass, {key}", parts, before))
-    if is_only or beside:
-        ends = {name: parts[name] for name in (BUCKETS, SMALL_WEIGHTS) if name in parts}
-        found.append(PlannedPhase(f"the end of a step's last pass, {key}", ends | beside, held))
-    if each.held.page:
-        found.append(PlannedPhase(f"an update, {key}", {PAGES: each.held.page, **stays}, held))
-    return found
-
-
-def _parts(
-    config: Planned,
-    each: PlannedRole,
-    processes: int,
-    max_tokens: int,
-    *,
-    is_only: bool = False,
-    begins: Phase = Phase.forward,
-) -> dict[str, float]:
-    """Bytes, by what they are for, of a role's pass in the phase that has most, of those from `begins` on.
-
-    Args:
-        is_only: whether it is all of a step, and the gradients that it has made by then are to be in it.
-    """
-    distributed, sharing = config.distributed, config.distributed.sequence_parallel
-    own = -(-max(max_tokens, each.counted.row) // sharing)  # tokens, of those of a pass
-    sizes = each.counted.during(own, is_only=is_only, begins=begins)
-    sizes[Part.copies] = casts(float(sizes[Part.copies]), each.counted.layer, distributed)
-    parts = {NAMES[part]: float(sizes[part]) for part in NAMES}
-    parts[EXCHANGED] = own * each.counted.exchanged(sharing, compute_dtype(distributed).itemsize)
-    parts[BUCKETS] = buckets(distributed, each.counted) * each.role.is_trained
-    parts["gathered weights"] = gathered(each.counted, distributed, processes)
-    return {name: size for name, size in parts.items() if size > 0}
-
-
 def _drawing(config: Planned, actor: PlannedRole, processes: int, counts: Counts) -> dict[str, float]:
     if not config.replies:
         return {}
-    role = Role(actor.role.key, replace(actor.role.settings, gradient_checkpointing=False, fp8=Fp8.none))
+    role = Role(actor.role.key, replace(_without_gradients(actor.role).settings, fp8=Fp8.none))
     reading = counts.of(role, widest_rows(config), compute_dtype(config.distributed), config.batch.layout)
     return while_drawing(config, actor, reading, processes)
+
+
+def _read(config: Planned, each: PlannedRole, counts: Counts) -> Counted:
+    rows = rows_of_role(config, each.role)
+    return counts.of(_without_gradients(each.role), rows, compute_dtype(config.distributed), config.batch.layout)
+
+
+def _without_gradients(role: Role) -> Role:
+    settings = replace(role.settings, gradient_checkpointing=False, activation_offloading=False)
+    return Role(role.key, settings, is_scalar=role.is_scalar)

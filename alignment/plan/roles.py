@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from alignment.config.batch import Layout
-from alignment.config.online import PPOConfig
+from alignment.config.online import OnlineDPOConfig, PPOConfig
 from alignment.config.ppo import Share
 from alignment.config.run import TrainingConfig
 from alignment.config.tasks import RejectionConfig
@@ -63,10 +63,9 @@ def planned_roles(config: Planned, processes: int, *, is_gpu: bool, counts: Coun
     as `counted_of`.
     """
     compute, layout = compute_dtype(config.distributed), config.batch.layout
-    widest = widest_rows(config)
     found = []
     for role in roles_of(config):
-        counted = counts.of(role, widest, compute, layout)
+        counted = counts.of(role, rows_of_role(config, role), compute, layout)
         held = held_of(
             counted.trained,
             counted.frozen,
@@ -126,6 +125,16 @@ def _adapters(config: PPOConfig, actor: PlannedRole, processes: int, *, is_gpu: 
         held = held_of(*own, config.distributed, processes, is_gpu=is_gpu, states=counted.states)
         found.append(PlannedRole(Role(key, actor.role.settings, is_scalar=True, is_trained=trains), counted, held))
     return found
+
+
+def rows_of_role(config: Planned, role: Role) -> Rows:
+    """The longest that one pass of the model has: of pairs of replies a prompt with two of them; and of PPO's models
+    the policy alone reads PPO-ptx's texts."""
+    widest = widest_rows(config)
+    if isinstance(config, OnlineDPOConfig) and not role.is_scalar:
+        return Rows(widest.prompt, widest.completion, 2)
+    is_policy = role.is_trained and not role.is_scalar
+    return rows_of(config)[0] if isinstance(config, PPOConfig) and not is_policy else widest
 
 
 def widest_rows(config: Planned) -> Rows:

@@ -23,6 +23,7 @@ from alignment.plan.estimate import phases_of, plan_of
 from alignment.plan.estimate import planned as config_to_plan
 from alignment.plan.hardware import named
 from alignment.plan.page import unused_of
+from alignment.plan.passes import pass_tokens
 from alignment.plan.rate import rate_line
 from alignment.plan.roles import Counts
 
@@ -165,7 +166,8 @@ def test_in_float16_the_actor_s_gradients_wait_for_the_critic_s() -> None:
     words, counts = ["distributed.precision=float16", "model.init.num_hidden_layers=1", "batch.max_tokens=64"], Counts()
     plan = plan_of(config_to_plan(composed("tiny_ppo", words, [], None)), named("1x80GB"), counts)
     other = replace(plan.config, distributed=replace(plan.config.distributed, precision=Precision.bfloat16))
-    phases = plan.phases, phases_of(other, plan.roles, 1, 64, counts)
+    tokens = [pass_tokens(other, each, 1, 64) for each in plan.roles]
+    phases = plan.phases, phases_of(other, plan.roles, 1, tokens, counts)
     (of_actor, of_critic), (actor, critic) = (
         [phase.held for phase in each if phase.name.startswith("learning")] for each in phases
     )
