@@ -39,17 +39,20 @@ def learning(
     config: Planned, each: PlannedRole, held: float, processes: int, tokens: PassTokens, stays: dict[str, float]
 ) -> list[PlannedPhase]:
     """A role's pass when it has most, beside what is `held` with its gradients and `stays`; its backward pass, where
-    ZeRO shares gradients out as they come; and the end of a step's last pass, where that may have more."""
+    ZeRO lays gradients together as they come; and the end of a step's last pass, where that may have more."""
     key, distributed, size = each.role.key, config.distributed, tokens.learned
     # Under ZeRO 3 gradients have their memory at all times, and some optimizers keep none.
     is_only = tokens.is_only and each.held.gradients > 0 and not each.held.keeps_gradients
     before = held - each.held.on_device + each.held.between_steps if is_only else held
     beside = {LAID_TOGETHER: share} if (share := laid_together(each.held, distributed, processes)) else {}
     is_cut = bool(beside) and distributed.zero == 2
+    is_late = is_only and distributed.zero in (1, 2)  # whose buckets come with a step's first gradient
     parts = _parts(config, each, processes, size, is_only=is_only and not is_cut) | stays
-    found = [PlannedPhase(f"learning, {key}", parts, before)]
-    if is_cut:
-        parts = _parts(config, each, processes, size, begins=Phase.backward) | stays | beside
+    first = {name: part for name, part in parts.items() if name != BUCKETS} if is_late else parts
+    found = [PlannedPhase(f"learning, {key}", first, before)]
+    if is_cut or is_late:
+        parts = _parts(config, each, processes, size, is_only=is_only and not is_cut, begins=Phase.backward) | stays
+        parts |= beside if is_cut else {}
         found.append(PlannedPhase(f"the backward pass, {key}", parts, before))
     if is_only or beside:
         ends = {name: parts[name] for name in (BUCKETS, SMALL_WEIGHTS) if name in parts}

@@ -114,6 +114,21 @@ def test_shares_of_gradients_are_planned(
     assert 0.97 < found["planned"] / found["alive"] < 1.1, found
 
 
+@pytest.mark.parametrize(
+    "stage", [pytest.param(stage, marks=() if stage == 1 else pytest.mark.slow) for stage in STAGES]
+)
+def test_of_a_step_of_one_pass_buckets_come_with_its_first_gradient(
+    stage: int, run_ranks: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under ZeRO 1 and 2; the most is there before, where logits are read out. Each process has half of the rows, of
+    which a pass has room for many more."""
+    monkeypatch.chdir(tmp_path)
+    words = [*measured_runs.FULL["SFT"], "batch.size=16", "batch.max_tokens=8192", f"distributed.zero={stage}"]
+    measured_runs.write_inputs({"SFT": words})
+    found = planned_and_alive(measured_runs.checkpointing(words, is_on=True), run_ranks, tmp_path)
+    assert 0.97 < found["planned"] / found["alive"] < 1.04, found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", measured_runs.IN_TWO)
