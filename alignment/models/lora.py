@@ -5,7 +5,7 @@ start, and most runs train without.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,39 +14,43 @@ from peft import inject_adapter_in_model
 from peft.tuners.tuners_utils import cast_adapter_dtype
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE
 from alignment.config.model import LoraConfig, LoraInit
-from alignment.distributed.engine import shape_of
 from alignment.models.adapters import DEFAULT, PREFIX, adapted_names, is_adapted, lora_layers, use_adapter
+from alignment.models.lora_targets import (
+    PARAMETERS,
+    TARGETS,
+    has_fused_experts,
+    is_of_router,
+    linear_layers,
+    require_experts,
+    require_targets,
+)
 from alignment.models.quantized import keep_scales
-from alignment.models.routers import has_routers
 from alignment.models.scalar_head import head_name, scalar_head
 from alignment.terminal import say
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
-"""Names that experts and routers had as linear layers, and which peft takes for those of the tensors they are now."""
-ROUTERS = {"gate", "router"}
-"""What a mixture's routers are called. What one multiplies by is read past an adapter, or it gives more than that."""
 MERGED = {"Linear", "Linear4bit", "Linear8bitLt"}  # peft's layers that can be added into a weight, whole or packed
-PARAMETERS = "model.lora.target_parameters"
 
 
 def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
     """Freeze the weights and put LoRA layers into them (arXiv:2106.09685); a scalar head stays trained in full."""
     head = head_name(hf)
     targets, everything = config.targets, config.targets == ["all-linear"]
-    _require_experts(hf, config.target_parameters)
-    if everything and _has_fused_experts(hf):
-        targets = _linear_layers(hf)
+    require_experts(hf, config.target_parameters)
+    if not everything:
+        require_targets(hf, targets)
+    if everything and has_fused_experts(hf):
+        targets = linear_layers(hf)
         what = "the routers" if config.target_parameters else "the experts of this mixture and its routers"
         way = "" if config.target_parameters else f" ({PARAMETERS} puts adapters on experts)"
-        say(f"model.lora.targets: adapters on {', '.join(targets)}; {what} are frozen{way}")
-    kept = [name for name, _ in hf.named_modules() if name == head or (everything and _is_of_router(hf, name))]
+        say(f"{TARGETS}: adapters on {', '.join(targets)}; {what} are frozen{way}")
+    kept = [name for name, _ in hf.named_modules() if name == head or (everything and is_of_router(hf, name))]
     peft_config = PeftLoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -63,11 +67,11 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
     try:
         with warnings.catch_warnings():  # a pattern of no layer is refused below
             warnings.filterwarnings("ignore", r"The following \w+_pattern keys did not match")
-            put_adapter(hf, peft_config, "model.lora.targets")
+            put_adapter(hf, peft_config, TARGETS)
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}, got {config.targets}") from error
+        raise ConfigError(f"{TARGETS}: {str(error).splitlines()[0]}, got {config.targets}") from error
     _require_patterns(hf, config)
 
 
@@ -103,49 +107,13 @@ def _require_patterns(hf: PreTrainedModel, config: LoraConfig) -> None:
             raise ConfigError(f"{rule}, got {unused[0]!r}; they are called as {names[0]} is")
 
 
-def _has_fused_experts(hf: PreTrainedModel) -> bool:
-    """Whether a mixture keeps its experts in one tensor for all, which is no linear layer."""
-    return has_routers(hf.config) and any(len(shape_of(parameter)) == 3 for parameter in hf.parameters())
-
-
-def _is_of_router(hf: PreTrainedModel, name: str) -> bool:
-    return has_routers(hf.config) and not ROUTERS.isdisjoint(name.split("."))
-
-
-def _require_experts(hf: PreTrainedModel, names: Sequence[str]) -> None:
-    """Raises:
-    ConfigError: one of them is no stack of experts of the model.
-    """
-    found = [name for name, weight in hf.named_parameters() if len(shape_of(weight)) == 3]
-    ends = sorted({".".join(name.split(".")[-2:]) for name in found})
-    for name in names:
-        if not any(f".{each}".endswith(f".{name}") for each in found):
-            rule = f"{PARAMETERS} must be weights that hold all experts of a layer"
-            has = f"it has {', '.join(ends)}" if ends else f"a {type(hf).__name__} has none"
-            raise ConfigError(f"{rule}, got {name!r}; {has}")
-
-
-def _linear_layers(hf: PreTrainedModel) -> list[str]:
-    """The names of a mixture's linear layers, but those that peft would read as the names of experts."""
-    head = hf.get_output_embeddings()
-    found = {
-        name.rpartition(".")[2]
-        for name, module in hf.named_modules()
-        if isinstance(module, nn.Linear)
-        and module is not head
-        and name not in hf._modules
-        and not _is_of_router(hf, name)
-    }
-    return sorted(found - EXPERTS)
-
-
 def _check_layers(hf: PreTrainedModel, key: str, merged: set[str]) -> None:
     """Only what can be merged for export, peft's layers of these names: on linear layers, and none whose weight is
     another module's too, and on experts where they are asked for by name."""
     head = hf.get_output_embeddings()
     tied = hf.config.get_text_config().tie_word_embeddings and head is not None and is_adapted(head)
     strange = sorted({type(layer).__name__ for layer in lora_layers(hf) if type(layer).__name__ not in merged})
-    routes = any(is_adapted(module) and _is_of_router(hf, name) for name, module in hf.named_modules())
+    routes = any(is_adapted(module) and is_of_router(hf, name) for name, module in hf.named_modules())
     if tied or strange or routes:
         kind = strange[0] if strange else "the head, tied to the embeddings"
         if "ParamWrapper" in strange or routes:

@@ -173,6 +173,36 @@ def test_gradient_checkpointing_reaches_the_adapter(
         torch.testing.assert_close(found[1][name], gradient)
 
 
+@pytest.mark.parametrize(
+    ("model", "targets", "line"),
+    [
+        (
+            "llama",
+            ["q_prj", "v_proj"],
+            r"a LlamaForCausalLM has no 'q_prj' \(did you mean 'q_proj'\?\), got \['q_prj', ",
+        ),
+        (
+            "llama",
+            ["q_proj", "c_attn"],
+            "no 'c_attn'; its linear layers are down_proj, .*q_proj, up_proj, v_proj, got ",
+        ),
+        ("llama", ["layers.9.self_attn.q_proj"], "no 'layers.9.self_attn.q_proj'"),
+        (
+            "gpt2",
+            ["wide"],
+            "a GPT2LMHeadModel has no 'wide'; its linear layers are c_attn, c_fc, c_proj, lm_head, ",
+        ),
+    ],
+)
+def test_each_target_is_a_module(
+    model: str, targets: list[str], line: str, tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """peft refuses a list of which none is, and leaves out the others."""
+    init = {"llama": tiny_init, "gpt2": GPT2}[model]
+    with pytest.raises(ConfigError, match=rf"^model\.lora\.targets must each be modules of the model, and .*{line}"):
+        seeded(load_language_model, init, tokenizer, rank=4, targets=targets)
+
+
 def test_targets_name_the_modules(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
     model = seeded(load_language_model, tiny_init, tokenizer, rank=4, targets=["q_proj", "v_proj"])
     assert len(lora_layers(model.hf)) == 4  # of two layers
