@@ -115,7 +115,7 @@ def write_inputs(runs: dict[str, list[str]]) -> None:
     if "model.path=base" in named:
         _save_base(Path("base"))
     if "reward.path=reward/model" in named:
-        with _composed(FULL["reward model"], "reward") as config:
+        with made(FULL["reward model"], "reward") as config:
             execute(config)
 
 
@@ -130,7 +130,7 @@ def _save_base(folder: Path) -> None:
 def measured(words: list[str], folder: str, counts: Counts) -> dict[str, float]:
     """{planned, alive}: bytes of one process; of several, those of the one that took most. Beside what `write_inputs`
     has written; the run's folder is gone when it is over, for there is a model in it."""
-    with _composed(words, folder) as config:
+    with made(words, folder) as config:
         found = measure(config, counts)
     most = float(max(collectives.gathered(found.alive)))
     if collectives.is_main():
@@ -139,8 +139,8 @@ def measured(words: list[str], folder: str, counts: Counts) -> dict[str, float]:
 
 
 @contextmanager
-def _composed(words: list[str], folder: str) -> Iterator[RunConfig]:
-    """Inside, no reply ends before its limit, and nothing is said."""
+def made(words: list[str], folder: str) -> Iterator[RunConfig]:
+    """The config of a run; inside, no reply ends before its limit, and nothing is said."""
     recipe, *own = words
     drawn = [] if any(word.startswith("model.path=") for word in own) else [SHAPE]
     endless = patch.object(generate, "end_ids", return_value=[NO_TOKEN])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 from torch.utils._pytree import tree_leaves
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignment.data.pack import Batch
 from alignment.models.activations import LEAST, Hooks
@@ -76,9 +77,16 @@ def _told(model: LanguageModel | ScalarModel, allocations: "Allocations", is_mov
         if output.requires_grad:
             output.register_hook(lambda _: allocations.begin(Phase.backward_of_embeddings))
 
+    def first_layer(module: nn.Module, inputs: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        if hidden.requires_grad:
+            hidden.register_hook(lambda _: allocations.begin(Phase.backward_of_first_layer))
+
     hooks: list[Any] = [Hooks(model.hf.base_model, allocations.moving)] if is_moved else []
     hooks.append(model.hf.base_model.register_forward_hook(read_out))
     hooks.append(model.hf.get_input_embeddings().register_forward_hook(embedded))
+    layers = [module for module in model.hf.base_model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    hooks += [layer.register_forward_hook(first_layer) for layer in layers[:1]]
     for name, module in model.hf.named_modules():
         if name.endswith(ATTENTION):
             hooks.append(module.register_forward_pre_hook(partial(allocations.set_part, Part.attention)))
@@ -184,7 +192,9 @@ class Allocations(TorchDispatchMode):
         self._note()
 
     def _note(self) -> None:
-        if of_pass(self._alive) > of_pass(self.highest_of[self._phase]):
+        highest, is_last = self.highest_of[self._phase], self._phase is Phase.backward_of_first_layer
+        kept = (self._alive - highest)[Part.gradients] if is_last else 0.0
+        if of_pass(self._alive) + kept > of_pass(highest):
             self.highest_of[self._phase] = self._alive
 
 

@@ -66,7 +66,9 @@ class Phase(IntEnum):
     read_out = 1
     backward_of_read_out = 2
     backward = 3
-    backward_of_embeddings = 4
+    backward_of_first_layer = 4
+    """The last of the layers', when the gradients of all others are there: the most of it with these."""
+    backward_of_embeddings = 5
     """Where these train: their gradient is as large as they are, however few the tokens."""
 
 

@@ -73,6 +73,11 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
             raise
         raise ConfigError(f"{TARGETS}: {str(error).splitlines()[0]}, got {config.targets}") from error
     _require_patterns(hf, config)
+    widths = [(layer.in_features or 0, layer.out_features or 0) for layer in lora_layers(hf)]
+    full = max(map(min, widths))
+    if config.rank > full:
+        what = f"more than {full}, the full rank of the widest layer that has an adapter"
+        say(f"WARNING: model.lora.rank={config.rank} is {what}: the rest takes memory and adds nothing")
 
 
 def put_adapter(hf: PreTrainedModel, config: PeftLoraConfig, key: str) -> None:

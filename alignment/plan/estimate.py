@@ -19,7 +19,15 @@ from alignment.plan.hardware import Hardware, placed_on, require_fp8_there
 from alignment.plan.passes import PassTokens, pass_tokens
 from alignment.plan.phases import BUCKETS, SMALL_WEIGHTS, PlannedPhase, learning, reading
 from alignment.plan.replies import while_drawing, while_gathering
-from alignment.plan.roles import Counts, Planned, PlannedRole, planned_roles, rows_of_role, widest_rows
+from alignment.plan.roles import (
+    Counts,
+    Planned,
+    PlannedRole,
+    planned_roles,
+    rows_of_role,
+    widest_rows,
+    without_gradients,
+)
 from alignment.plan.saving import while_saving
 from alignment.tasks.max_tokens import LEAST, MOST_CPU, MOST_GPU, SHARE, roles_of
 from alignment.tasks.rows import require_one_pass, whole_step
@@ -125,7 +133,8 @@ def phases_of(
     held = sum(each.held.between_steps for each in together)
     moved = sum(each.held.between_steps for each in together if each.is_moved)
     found = []
-    for each, own in zip(roles, tokens, strict=True):
+    for role, own in zip(roles, tokens, strict=True):
+        each = role if role.on is None else replace(role, counted=role.on)
         if not each.counted.passes.any():
             continue
         stays = _staying(config, [each] if each.is_alone else together, processes)
@@ -177,16 +186,11 @@ def _buckets(config: Planned, roles: list[PlannedRole]) -> dict[str, float]:
 def _drawing(config: Planned, actor: PlannedRole, processes: int, counts: Counts) -> dict[str, float]:
     if not config.replies:
         return {}
-    role = Role(actor.role.key, replace(_without_gradients(actor.role).settings, fp8=Fp8.none))
+    role = Role(actor.role.key, replace(without_gradients(actor.role).settings, fp8=Fp8.none))
     reading = counts.of(role, widest_rows(config), compute_dtype(config.distributed), config.batch.layout)
     return while_drawing(config, actor, reading, processes)
 
 
 def _read(config: Planned, each: PlannedRole, counts: Counts) -> Counted:
     rows = rows_of_role(config, each.role)
-    return counts.of(_without_gradients(each.role), rows, compute_dtype(config.distributed), config.batch.layout)
-
-
-def _without_gradients(role: Role) -> Role:
-    settings = replace(role.settings, gradient_checkpointing=False, activation_offloading=False)
-    return Role(role.key, settings, is_scalar=role.is_scalar)
+    return counts.of(without_gradients(each.role), rows, compute_dtype(config.distributed), config.batch.layout)

@@ -12,15 +12,17 @@ from alignment.plan.estimate import Plan, PlannedPhase
 from alignment.plan.hardware import GB, Hardware
 from alignment.plan.host import host_of
 from alignment.plan.rate import rate_line
-from alignment.plan.roles import Planned, PlannedRole
+from alignment.plan.roles import Planned, PlannedRole, widest_rows
 from alignment.plan.search import Way
 from alignment.plan.work import rate_here, work_of
 
+LEAST = 1e-4  # of a phase, of what is told
 COLUMNS = ("weights", "gradients", "masters", "moments", "in CPU memory")
 
 
 def lines_of(recipe: str, plan: Plan, mfu: float) -> Iterator[str]:
     yield heading(recipe, plan)
+    yield from _longer_than_a_pass(plan)
     yield ""
     yield from _held(plan)
     if isinstance(plan.config, DPOConfig | KTOConfig) and plan.config.reference.path is None:
@@ -111,6 +113,16 @@ def heading(recipe: str, plan: Plan) -> str:
     return f"{recipe} on {where}: {zero}, {config.distributed.precision.value}, {number}"
 
 
+def _longer_than_a_pass(plan: Plan) -> Iterator[str]:
+    """What goes into one pass together, where that is more than it is to have."""
+    row, count = max(each.counted.row for each in plan.roles), widest_rows(plan.config).count
+    if row > plan.max_tokens:
+        is_drawn = plan.config.replies or not isinstance(plan.config, TrainingConfig)
+        what = {1: "a row", 2: "a pair"}.get(count, "") if not is_drawn else f"a prompt and its replies ({count})"
+        keys = "num_samples, generation.max_new_tokens, data.max_prompt_length" if is_drawn else "data.max_length"
+        yield f"a pass has {row:,} tokens all the same, which go into it together: {what}; fewer by a lower {keys}"
+
+
 def verdict(plan: Plan) -> str:
     what = f"{gb(plan.total)} of {gb(plan.hardware.memory)} GB at the most, {plan.highest.name}"
     left = plan.hardware.memory - plan.total
@@ -147,8 +159,9 @@ def _phases(plan: Plan) -> Iterator[str]:
 
 
 def sum_of(phase: PlannedPhase) -> str:
-    """What it is planned to take, in GB, by what it is for."""
-    return " + ".join(f"{gb(size)} {name}" for name, size in [("held", phase.held), *phase.parts.items()])
+    """What it is planned to take, in GB, by what it is for, without what is next to nothing of it."""
+    parts = {name: size for name, size in phase.parts.items() if size > LEAST * phase.total}
+    return " + ".join(f"{gb(size)} {name}" for name, size in [("held", phase.held), *parts.items()])
 
 
 def _host(plan: Plan) -> Iterator[str]:

@@ -8,7 +8,8 @@ from alignment.config.online import OnlineConfig, OnlineDPOConfig, PairSelection
 from alignment.config.run import TrainingConfig
 from alignment.config.supervised import ReferencedConfig
 from alignment.data.batches import evened
-from alignment.plan.roles import Planned, PlannedRole
+from alignment.plan.roles import Planned, PlannedRole, widest_rows
+from alignment.tasks.rows import rows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,63 +30,61 @@ class _Step:
 
     rows: int
     tokens: int
-    """Of a row, which is not cut."""
+    """Of the longest row, which is not cut."""
 
-    def largest(self, ranks: int, max_tokens: int) -> int | None:
-        """Tokens of the largest pass, where each process has one; None where it has several."""
-        most = max(1, max_tokens // self.tokens)  # rows of a pass
-        if self.rows > ranks * most:
-            return None
-        pieces = evened([range(first, min(first + most, self.rows)) for first in range(0, self.rows, most)], ranks)
-        return self.tokens * max(map(len, pieces)) if len(pieces) <= ranks else None
+    def is_one_pass(self, ranks: int, max_tokens: int) -> bool:
+        """Of each process: shorter rows come to no more passes."""
+        most = self._at_once(max_tokens)
+        pieces = [range(first, min(first + most, self.rows)) for first in range(0, min(self.rows, most * ranks), most)]
+        return self.rows <= most * ranks and len(evened(pieces, ranks)) <= ranks
+
+    def largest(self, ranks: int, max_tokens: int) -> int:
+        """Tokens of its largest pass, at the most. Where one has room for all rows, they are halved by their number
+        until each process has some; else shorter rows may be dealt out less evenly than the longest are."""
+        if not self.is_one_pass(ranks, max_tokens):
+            return max(max_tokens, self.tokens)
+        if self.rows <= self._at_once(max_tokens):
+            return self.tokens * max(map(len, evened([range(self.rows)], ranks)))
+        return min(max(max_tokens, self.tokens), self.tokens * max(1, self.rows - ranks + 1))
+
+    def _at_once(self, max_tokens: int) -> int:
+        """Rows of a pass."""
+        return max(1, max_tokens // self.tokens)
 
 
 def pass_tokens(config: Planned, each: PlannedRole, processes: int, max_tokens: int) -> PassTokens:
     """Of passes of up to `max_tokens`, or of one row that is longer."""
     whole = max(max_tokens, each.counted.row)
+    ranks = max(1, processes // config.distributed.sequence_parallel)
     if not isinstance(config, TrainingConfig):
         return PassTokens(0, whole, is_only=False)
-    ranks = max(1, processes // config.distributed.sequence_parallel)
     if not each.role.is_trained:
-        return PassTokens(0, _read(config, each, ranks, max_tokens, whole), is_only=False)
-    step = _learned(config, each)
-    largest = step.largest(ranks, max_tokens)
-    is_only = largest is not None and not _learns_texts(config, each)
-    learned = max(max_tokens, step.tokens) if largest is None or not is_only else largest
-    return PassTokens(learned, whole if _reads_others(config, each) else 0, is_only)
+        # A judge lays replies out anew, and what reads rows before the run reads all of them.
+        is_bounded = isinstance(config, OnlineConfig) and not each.role.is_scalar
+        return PassTokens(0, _learned(config, each).largest(ranks, max_tokens) if is_bounded else whole, is_only=False)
+    step, read = _learned(config, each), _read(config, each, max_tokens, whole)
+    if isinstance(config, PPOConfig) and config.ptx.weight > 0 and not each.role.is_scalar:
+        texts = _Step(config.ptx.size, rows_of(config)[-1].together)
+        return PassTokens(max(own.largest(ranks, max_tokens) for own in (step, texts)), read, is_only=False)
+    return PassTokens(step.largest(ranks, max_tokens), read, is_only=step.is_one_pass(ranks, max_tokens))
 
 
 def _learned(config: TrainingConfig, each: PlannedRole) -> _Step:
     row = each.counted.row
     if isinstance(config, OnlineDPOConfig):  # whose rows are pairs
-        replies = config.num_samples
-        pairs = 1 if config.pairs is PairSelection.best_and_worst else replies * (replies - 1) // 2
+        number = config.num_samples
+        pairs = 1 if config.pairs is PairSelection.best_and_worst else number * (number - 1) // 2
         return _Step(config.batch.size * pairs, row)
-    if isinstance(config, PPOConfig):
-        return _Step(-(-config.batch.size // config.ppo.mini_batches), row)
+    if isinstance(config, PPOConfig):  # PPO-ptx's texts may be longer
+        replies = rows_of(config)[0]
+        return _Step(-(-config.batch.size // config.ppo.mini_batches), min(row, replies.count * replies.longest))
     return _Step(config.batch.size, row)
 
 
-def _learns_texts(config: TrainingConfig, each: PlannedRole) -> bool:
-    """Whether its step has passes over PPO-ptx's texts too."""
-    return isinstance(config, PPOConfig) and config.ptx.weight > 0 and not each.role.is_scalar
-
-
-def _read(config: TrainingConfig, each: PlannedRole, ranks: int, max_tokens: int, whole: int) -> int:
-    """By a model that does not learn."""
-    if not isinstance(config, OnlineConfig):
-        return whole  # of all rows that the run comes to, before it
-    if not each.role.is_scalar:  # the reference, which reads what the policy learns from
-        return _learned(config, each).largest(ranks, max_tokens) or whole
-    if has_rows(config.data, "eval"):
-        return whole  # replies to all held-out prompts
-    return _Step(config.batch.size, each.counted.row).largest(ranks, max_tokens) or whole
-
-
-def _reads_others(config: TrainingConfig, each: PlannedRole) -> bool:
-    """Whether a model that learns reads rows of more than one step together."""
+def _read(config: TrainingConfig, each: PlannedRole, max_tokens: int, whole: int) -> int:
+    """By a model that learns, of rows of more than one step together; 0 where it reads none."""
     if isinstance(config, OnlineConfig):  # OnlineDPO's looks at all replies that another program has drawn
         is_watched = config.generation.engine is Generation.vllm and isinstance(config, OnlineDPOConfig)
-        return is_watched and not each.role.is_scalar
+        return max(max_tokens, widest_rows(config).together) if is_watched and not each.role.is_scalar else 0
     is_reference = isinstance(config, ReferencedConfig) and config.reference.path is None
-    return is_reference or has_rows(config.data, "eval")
+    return whole if is_reference or has_rows(config.data, "eval") else 0

@@ -71,8 +71,13 @@ def reading(
     tokens: PassTokens,
     stays: dict[str, float],
 ) -> PlannedPhase:
-    """A pass without gradients; `counted` is the role in one."""
-    frozen = replace(each, role=replace(each.role, is_trained=False), counted=counted)
+    """A pass without gradients; `counted` is the role in one, whose weights are those that it has while it learns: in
+    float32 where they train."""
+    passes, few = counted.passes.copy(), counted.few.copy()
+    for own, known in ((passes, each.counted.passes), (few, each.counted.few)):
+        own[:, :, Part.copies] = known[:, Phase.forward, None, Part.copies]
+    read = replace(each.counted, passes=passes, few=few)
+    frozen = replace(each, role=replace(each.role, is_trained=False), counted=read)
     return PlannedPhase(f"reading, {each.role.key}", _parts(config, frozen, processes, tokens.read) | stays, held)
 
 

@@ -56,6 +56,8 @@ class PlannedRole:
     """Whether it is there before the others alone, and gone when they come."""
     is_moved: bool = False
     """Whether it waits in the memory of the CPU while the others learn."""
+    on: Counted | None = None
+    """Of an adapter on another's backbone what reads through both."""
 
 
 def planned_roles(config: Planned, processes: int, *, is_gpu: bool, counts: Counts) -> list[PlannedRole]:
@@ -82,8 +84,13 @@ def planned_roles(config: Planned, processes: int, *, is_gpu: bool, counts: Coun
         is_moved = isinstance(config, PPOConfig) and config.roles.offload and not role.is_trained and is_gpu
         found.append(PlannedRole(role, counted, held, is_alone=is_first and _reads_first(config), is_moved=is_moved))
     if isinstance(config, PPOConfig) and config.roles.share is Share.lora:
-        found += _adapters(config, found[0], processes, is_gpu=is_gpu)
+        found += _adapters(config, found[0], processes, is_gpu=is_gpu, counts=counts)
     return found
+
+
+def without_gradients(role: Role) -> Role:
+    settings = replace(role.settings, gradient_checkpointing=False, activation_offloading=False)
+    return Role(role.key, settings, is_scalar=role.is_scalar)
 
 
 def _grouped_alone(role: Role, counted: Counted) -> float:
@@ -101,9 +108,11 @@ def _reads_first(config: Planned) -> bool:
     return not isinstance(config, RejectionConfig) and not config.replies
 
 
-def _adapters(config: PPOConfig, actor: PlannedRole, processes: int, *, is_gpu: bool) -> list[PlannedRole]:
-    """Of the roles on the actor's backbone: as large as the actor's own. Their passes are no larger than the actor's,
-    whose logits they have not."""
+def _adapters(
+    config: PPOConfig, actor: PlannedRole, processes: int, *, is_gpu: bool, counts: Counts
+) -> list[PlannedRole]:
+    """Of the roles on the actor's backbone: as large as the actor's own. The critic's passes are no larger than the
+    actor's, whose logits it has not; what judges reads more at once, through all of the backbone."""
     trained, none = actor.counted.trained, 0 * actor.counted.passes
     small = min(trained, actor.counted.small)
     empty = replace(actor.counted, passes=none, few=none, num_frozen=0, small=small, scales=0.0)
@@ -122,8 +131,14 @@ def _adapters(config: PPOConfig, actor: PlannedRole, processes: int, *, is_gpu: 
             num_shared=number,
             states=empty.states if trains else States(),
         )
+        role = Role(key, actor.role.settings, is_scalar=True, is_trained=trains)
         held = held_of(*own, config.distributed, processes, is_gpu=is_gpu, states=counted.states)
-        found.append(PlannedRole(Role(key, actor.role.settings, is_scalar=True, is_trained=trains), counted, held))
+        on = None
+        if not trains:
+            rows, compute = rows_of_role(config, role), compute_dtype(config.distributed)
+            read = counts.of(without_gradients(role), rows, compute, config.batch.layout)
+            on = replace(actor.counted, passes=read.passes, few=read.few)
+        found.append(PlannedRole(role, counted, held, on=on))
     return found
 
 

@@ -3,6 +3,7 @@
 import torch
 
 from alignment.config.run import TrainingConfig
+from alignment.distributed.precision import is_half
 from alignment.models.footprint import config_and_trust
 from alignment.plan.buffers import FLOAT, made_whole
 from alignment.plan.roles import Planned, PlannedRole
@@ -19,8 +20,8 @@ def saved(policy: PlannedRole) -> float:
 
 def while_saving(config: Planned, policy: PlannedRole, processes: int) -> dict[str, float]:
     """Bytes in the main process of a run on a CPU beside what is held, by what they are for: the sums of weights and
-    their adapters, copies of the others where these are sharded, the largest of them while it is copied, and what is
-    converted. Beside a GPU it is `saved`, of the machine's memory."""
+    their adapters, the largest of them while it is made, copies of the others where these are sharded, the largest of
+    them while it is copied, and what is converted. Beside a GPU it is `saved`, of the machine's memory."""
     settings, is_sharded = policy.role.settings, config.distributed.zero == 3
     if not isinstance(config, TrainingConfig) or settings.has_soft_prompt or not settings.lora.merge:
         return {}
@@ -28,8 +29,18 @@ def while_saving(config: Planned, policy: PlannedRole, processes: int) -> dict[s
     merged = number - _outside(policy) if settings.has_adapter else 0
     copied = FLOAT * is_sharded + itemsize * (itemsize != FLOAT)
     found = {"weights with their adapters": float(merged * itemsize), "copies": float((number - merged) * copied)}
+    found["a sum while it is made"] = _while_added(config, policy) if merged else 0.0
     found["a weight that is gathered"] = made_whole(FLOAT * _table(policy), config.distributed, processes)
     return {name: size for name, size in found.items() if size}
+
+
+def _while_added(config: Planned, policy: PlannedRole) -> float:
+    """In float32 what an adapter adds to a layer's largest weight, that weight, where it is held in fewer bits, and
+    what the sum has more than it is written in."""
+    text = config_and_trust(policy.role)[0].get_text_config()
+    is_fewer = is_half(config.distributed) or policy.role.settings.is_packed
+    widest: int = max(text.hidden_size, text.to_dict().get("intermediate_size") or 0)
+    return float(text.hidden_size * widest * (FLOAT * (1 + is_fewer) + FLOAT - _itemsize(policy)))
 
 
 def _number(policy: PlannedRole) -> int:

@@ -210,6 +210,17 @@ def test_targets_name_the_modules(tiny_init: dict[str, Any], tokenizer: PreTrain
     assert len(lora_layers(everything.hf)) == 14  # seven a layer, and not the head of the vocabulary
 
 
+@pytest.mark.parametrize("above", [0, 1])
+def test_a_rank_that_adds_nothing_is_told(
+    above: int, tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = tiny_init["hidden_size"]
+    seeded(load_language_model, tiny_init, tokenizer, rank=full + above)
+    said = " ".join(capsys.readouterr().out.split())
+    told = f"WARNING: model.lora.rank={full + 1} is more than {full}, the full rank of the widest layer"
+    assert (told in said) == bool(above) and ("WARNING" in said) == bool(above)
+
+
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
 MIXTURES: dict[str, tuple[dict[str, Any], set[str], str]] = {  # its settings, what has adapters, a layer of its router

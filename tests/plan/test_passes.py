@@ -3,8 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from measured_runs import DRAWN, FULL, LORA, PPO, checkpointing, measured, write_inputs
+from measured_runs import DRAWN, FULL, LORA, PPO, WIDE, checkpointing, made, measured, write_inputs
 
 from alignment.cli.plan import composed
 from alignment.config.batch import Layout
@@ -13,6 +14,7 @@ from alignment.plan.estimate import Plan, plan_of, planned
 from alignment.plan.hardware import named
 from alignment.plan.passes import PassTokens, pass_tokens
 from alignment.plan.roles import Counts
+from alignment.tasks.run import execute
 
 COUNTS = Counts()
 
@@ -29,19 +31,36 @@ def tokens_of(recipe: str, *words: str, processes: int = 1) -> dict[str, PassTok
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("layout", [Layout.shared, Layout.separate])
-def test_a_pass_has_what_the_packer_makes_of_a_step_of_the_longest_rows(ranks: int, layout: Layout) -> None:
-    found, row = plan("tiny_sft", "batch.max_tokens=128"), 128
+def test_no_pass_of_what_the_packer_makes_has_more(ranks: int, layout: Layout) -> None:
+    """Of rows up to their limit, of any lengths; and exactly so many of the longest where all would go into one pass,
+    or each process has one."""
+    found, row, random = plan("tiny_sft", "batch.max_tokens=128"), 128, np.random.default_rng(0)
     role, kinds = replace(found.roles[0], counted=replace(found.roles[0].counted, row=row)), set()
     for rows in (ranks * each for each in (1, 2, 3, 5, 8)):
         config = replace(found.config, batch=replace(found.config.batch, size=rows))
-        for max_tokens in (100, 128, 400, 896, 1024, 10_000):
+        for max_tokens in (100, 128, 383, 400, 639, 896, 1024, 10_000):
             own = pass_tokens(config, role, ranks, max_tokens)
-            dealt = deal(cut([row] * rows, max_tokens, layout), [row] * rows, ranks)
-            most = row * max(len(piece) for pieces in dealt for piece in pieces)
-            assert own.is_only == all(len(pieces) == 1 for pieces in dealt)
-            assert own.learned == (most if own.is_only else max(max_tokens, row)) and own.learned >= most
+            most, is_only = largest([row] * rows, max_tokens, layout, ranks)
+            assert own.is_only == is_only and own.learned >= most
+            if is_only and (rows == ranks or rows * row <= max_tokens):
+                assert own.learned == most
+            for _ in range(20):
+                lengths = random.integers(row // random.integers(1, 8), row + 1, rows).tolist()
+                most, is_only = largest(lengths, max_tokens, layout, ranks)
+                assert own.learned >= most and (is_only or not own.is_only)
             kinds.add(own.is_only)
     assert kinds == {True, False}
+
+
+def largest(lengths: list[int], max_tokens: int, layout: Layout, ranks: int) -> tuple[int, bool]:
+    """Tokens of the largest pass of a step, and whether it is one pass in each process."""
+    dealt = deal(cut(lengths, max_tokens, layout), lengths, ranks)
+    sizes = [
+        sum(lengths[i] for i in piece) if layout is Layout.shared else len(piece) * max(lengths[i] for i in piece)
+        for pieces in dealt
+        for piece in pieces
+    ]
+    return max(sizes), all(len(pieces) == 1 for pieces in dealt)
 
 
 ROWS = ["data.max_length=128", "data.max_prompt_length=64", "batch.size=4", "batch.max_tokens=8192"]
@@ -64,22 +83,21 @@ def test_a_reference_of_rows_reads_all_of_them() -> None:
     assert tokens_of("tiny_orpo", *ROWS, NONE_HELD_OUT)["model.init"] == replace(found, read=0)
 
 
-def test_ppo_s_roles_read_what_is_learned_from_and_what_judges_all_replies() -> None:
+def test_ppo_s_roles_read_what_is_learned_from_and_what_judges_fills_its_passes() -> None:
+    """A judge lays replies out anew, by its own template and tokens, without the policy's limits."""
     found = plan("tiny_ppo", *REPLIES, NONE_HELD_OUT, "batch.size=16", "ppo.mini_batches=4")
     actor, reference, critic = found.roles
     judge = replace(critic, role=replace(critic.role, key="reward.path", is_trained=False))
-    learned, read = PassTokens(2 * OF_REPLIES, 0, is_only=True), PassTokens(0, 8 * OF_REPLIES, is_only=False)
-    for each, wanted in ((actor, learned), (critic, learned), (reference, replace(read, read=2 * OF_REPLIES))):
+    learned, read = PassTokens(2 * OF_REPLIES, 0, is_only=True), PassTokens(0, 2 * OF_REPLIES, is_only=False)
+    for each, wanted in ((actor, learned), (critic, learned), (reference, read), (judge, replace(read, read=8192))):
         assert pass_tokens(found.config, each, 2, 8192) == wanted
-    assert pass_tokens(found.config, judge, 2, 8192) == read
-    held_out = replace(found.config.data, eval=replace(found.config.data.eval, limit=100))
-    assert pass_tokens(replace(found.config, data=held_out), judge, 2, 8192).read == 8192
 
 
 def test_a_step_with_other_texts_in_it_is_of_several_passes() -> None:
-    words = [*REPLIES, NONE_HELD_OUT, "batch.size=16", "ptx.weight=0.1", "ptx.data.train.limit=64"]
+    limits = ["ptx.size=4", "ptx.data.max_length=512", "ptx.data.max_prompt_length=16"]
+    words = [*REPLIES, NONE_HELD_OUT, "batch.size=16", "ptx.weight=0.1", "ptx.data.train.limit=64", *limits]
     found = tokens_of("tiny_ppo", *words, "ptx.data.format=toy")
-    assert found["model.init"] == PassTokens(8192, 0, is_only=False)
+    assert found["model.init"] == PassTokens(4 * 512, 0, is_only=False)
     assert found["critic"] == PassTokens(16 * OF_REPLIES, 0, is_only=True)  # which reads none of them
 
 
@@ -97,6 +115,10 @@ def score(prompts, replies):
     return [crc32(reply.encode()) / 2**32 for reply in replies]
 """  # of no two replies the same
 PAIRS = ["tiny_online_dpo", *DRAWN[:-1], "train.max_steps=2", "reward.function=scorer.score", "batch.size=16"]
+HALF = ["batch.size=1", "distributed.precision=bfloat16"]
+JUDGE = [*FULL["reward model"], "model.path=base", LORA]
+ON_ONE = [*PPO, "train.max_steps=2", "model.path=base", LORA, "roles.share=lora", "reward.path=judge/model"]
+ON_ONE.append("reward.function=null")
 RUNS = {  # in which a step has fewer tokens than a pass may have
     "SFT": [*FULL["SFT"], "batch.max_tokens=8192"],
     "SFT, held-out rows": [*FULL["SFT"], "batch.max_tokens=4096", "batch.size=2", "data.eval.path=rows.jsonl"],
@@ -104,9 +126,19 @@ RUNS = {  # in which a step has fewer tokens than a pass may have
     "PPO, mini-batches": [*PPO, "batch.max_tokens=4096", "ppo.mini_batches=4"],
     "GRPO, LoRA": [*FULL["GRPO"], LORA, "batch.max_tokens=8192", "ppo.mini_batches=2"],
     "online DPO, of six replies": [*PAIRS, "num_samples=6", "batch.max_tokens=576"],
+    # Where weights are more than what is between them: a step's gradients are there as the first layer's are made.
+    "SFT, wide": [*FULL["SFT"], WIDE, "batch.size=4", "batch.max_tokens=512"],
+    "SFT, wide, in bfloat16": [*FULL["SFT"], WIDE, *HALF, "batch.max_tokens=2560", "data.eval.path=rows.jsonl"],
+    "SFT, wide, LoRA saved": [*FULL["SFT"], WIDE, LORA, *HALF, "batch.max_tokens=128"],
+    "PPO, judge on the same backbone": [*ON_ONE, "ppo.mini_batches=16", "batch.size=32", "batch.max_tokens=2304"],
     "online DPO, all pairs": [*PAIRS, "batch.size=4", "num_samples=4", "pairs=all", "batch.max_tokens=8192"],
 }
-OFTEN = [("SFT, held-out rows", False), ("PPO, mini-batches", False)]
+OFTEN = [("SFT, held-out rows", False), ("PPO, mini-batches", False), ("SFT, wide", True)]
+OFTEN += [
+    ("SFT, wide, in bfloat16", False),
+    ("SFT, wide, LoRA saved", False),
+    ("PPO, judge on the same backbone", True),
+]
 
 
 @pytest.mark.parametrize(
@@ -122,5 +154,8 @@ def test_a_plan_is_what_is_alive(name: str, again: bool, tmp_path: Path, monkeyp
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "scorer.py").write_text(SCORER)
     write_inputs({name: RUNS[name]})
+    if "judge" in name:
+        with made(JUDGE, "judge") as config:
+            execute(config)
     found = measured(checkpointing(RUNS[name], is_on=again), "run", COUNTS)
     assert 0.97 < found["planned"] / found["alive"] < 1.1, found

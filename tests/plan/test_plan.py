@@ -41,6 +41,31 @@ def test_a_run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert "a step of the longest rows: " in said
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["tiny_sft"],
+            "a pass has 128 tokens all the same, which go into it together: a row; fewer by a lower data.max",
+        ),
+        (
+            ["tiny_dpo"],
+            "a pass has 255 tokens all the same, which go into it together: a pair; fewer by a lower data.m",
+        ),
+        (
+            ["tiny_grpo", "num_samples=4"],
+            ": a prompt and its replies (4); fewer by a lower num_samples, generation.max_",
+        ),
+    ],
+)
+def test_a_row_that_is_longer_than_a_pass_is_told(
+    words: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = ["data.max_length=128", "data.max_prompt_length=64"]
+    assert line in planned(monkeypatch, capsys, *words, *limits, "batch.max_tokens=32")
+    assert "all the same" not in planned(monkeypatch, capsys, *words, *limits, "batch.max_tokens=4096")
+
+
 def test_a_step_takes_as_long_as_its_products_at_the_rate_of_this_machine(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from alignment.cli.plan import composed
-from alignment.distributed.placement import WHOLE
+from alignment.distributed.placement import Whole
 from alignment.models.adapters import merged_state
+from alignment.models.allocations import Allocations
 from alignment.models.load import load_language_model
 from alignment.models.tokenizer import load_tokenizer
 from alignment.plan.estimate import Plan, plan_of, planned
@@ -28,14 +30,20 @@ def saving(found: Plan) -> dict[str, float]:
     return {name: size for each in found.phases if each.name == "saving the model" for name, size in each.parts.items()}
 
 
-def test_the_sums_of_weights_and_their_adapters_are_counted_as_they_are_made() -> None:
-    """The tensors of the state dict that are no weights of the model."""
-    settings = plan(LORA).config.model
-    model = load_language_model(settings, load_tokenizer(settings), WHOLE)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_sums_of_weights_and_their_adapters_are_counted_as_they_are_made(precision: str) -> None:
+    """The tensors of the state dict that are no weights of the model, and what is beside them as the last is made."""
+    words = (LORA, f"distributed.precision={precision}")
+    settings, placement = plan(*words).config.model, Whole(getattr(torch, precision))
+    model = load_language_model(settings, load_tokenizer(settings), placement)
     own = {weight.untyped_storage().data_ptr() for weight in model.hf.parameters()}
-    made = [each for each in merged_state(model.hf, WHOLE).values() if each.untyped_storage().data_ptr() not in own]
-    (size,) = saving(plan(LORA)).values()
+    with Allocations([*model.hf.parameters(), *model.hf.buffers()]) as alive:
+        state = merged_state(model.hf, placement, dtype=model.saved_in)
+    made = [each for each in state.values() if each.untyped_storage().data_ptr() not in own]
+    found = saving(plan(*words))
+    size = found["weights with their adapters"]
     assert size == pytest.approx(sum(each.nbytes for each in made), rel=0.01)  # and norms, which have no adapter
+    assert sum(found.values()) == pytest.approx(alive.highest, rel=0.01)
 
 
 def test_what_zero_3_gathers_is_counted(tmp_path: Path) -> None:
