@@ -58,7 +58,8 @@ class LoraInit(str, Enum):
         return self.changes_base or self is LoraInit.loftq
 
 
-ALPHA, TARGETS = 8, ["all-linear"]
+EVERYTHING = "all-linear"
+ALPHA, TARGETS = 8, [EVERYTHING]
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE
-from alignment.config.model import LoraConfig, LoraInit
+from alignment.config.model import EVERYTHING, LoraConfig, LoraInit
 from alignment.models.adapters import DEFAULT, PREFIX, adapted_names, is_adapted, lora_layers, use_adapter
 from alignment.models.lora_targets import (
     PARAMETERS,
@@ -41,7 +41,7 @@ MERGED = {"Linear", "Linear4bit", "Linear8bitLt"}  # peft's layers that can be a
 def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
     """Freeze the weights and put LoRA layers into them (arXiv:2106.09685); a scalar head stays trained in full."""
     head = head_name(hf)
-    targets, everything = config.targets, config.targets == ["all-linear"]
+    targets, everything = config.targets, config.targets == [EVERYTHING]
     require_experts(hf, config.target_parameters)
     if not everything:
         require_targets(hf, targets)
@@ -60,7 +60,7 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
         use_rslora=config.rslora,
         use_dora=config.dora,
         init_lora_weights="gaussian" if config.init is LoraInit.gaussian else True,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        target_modules=EVERYTHING if targets == [EVERYTHING] else targets,
         target_parameters=config.target_parameters or None,
         exclude_modules=kept or None,
     )

@@ -7,8 +7,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from alignment.config.errors import ConfigError
+from alignment.config.model import EVERYTHING
 from alignment.distributed.engine import shape_of
 from alignment.models.routers import has_routers
+from alignment.models.scalar_head import head_name
 from alignment.user_error import nearest
 
 EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
@@ -20,16 +22,33 @@ TARGETS, PARAMETERS = "model.lora.targets", "model.lora.target_parameters"
 
 def require_targets(hf: PreTrainedModel, names: Sequence[str]) -> None:
     """Raises:
-    ConfigError: one of them is no module of the model: peft puts adapters on the others, and says nothing.
+    ConfigError: one of them is no module of the model, or none that gets an adapter: peft puts adapters on the others,
+        and says nothing.
     """
-    modules = [name for name, _ in hf.named_modules()]
-    ends = {name.rpartition(".")[2] for name in modules} | (EXPERTS if has_fused_experts(hf) else set())
+    modules = {path: module for path, module in hf.named_modules() if path}
+    linear = {path.rpartition(".")[2] for path, module in modules.items() if isinstance(module, nn.Linear | Conv1D)}
+    of_experts = EXPERTS if has_fused_experts(hf) else set()
     for name in names:
-        if name not in ends and not any(f".{each}".endswith(f".{name}") for each in modules):
-            of = {path.rpartition(".")[2] for path, each in hf.named_modules() if isinstance(each, nn.Linear | Conv1D)}
-            meant = nearest(name, sorted(of)) or f"; its linear layers are {', '.join(sorted(of))}"
-            rule = f"{TARGETS} must each be modules of the model, and a {type(hf).__name__} has no {name!r}{meant}"
-            raise ConfigError(f"{rule}, got {list(names)}")
+        found = [path for path in modules if f".{path}".endswith(f".{name}")]
+        meant = f"; its linear layers are {', '.join(sorted(linear))}"
+        rule = f"{TARGETS} must each be modules of the model, and a {type(hf).__name__} has no {name!r}"
+        if name == EVERYTHING:
+            rule, meant = f"{TARGETS} must be [{EVERYTHING}] alone or names of modules", ""
+        elif found and head_name(hf) in found:
+            rule, meant = f"{TARGETS} must leave out {name!r}, the scalar head, which is trained whole", ""
+        elif found and not any(_may_have_adapter(hf, path, modules[path]) for path in found):
+            kind = type(modules[found[0]]).__name__
+            rule = f"{TARGETS} must each be linear layers with a weight of their own, and {name!r} is a {kind}"
+        elif found or name in of_experts:
+            continue
+        else:
+            meant = nearest(name, sorted(linear)) or meant
+        raise ConfigError(f"{rule}{meant}, got {list(names)}")
+
+
+def _may_have_adapter(hf: PreTrainedModel, path: str, module: nn.Module) -> bool:
+    """As a linear layer; of a mixture's routers more is said where peft has put adapters."""
+    return isinstance(module, nn.Linear | Conv1D) or is_of_router(hf, path)
 
 
 def has_fused_experts(hf: PreTrainedModel) -> bool:

@@ -203,6 +203,25 @@ def test_each_target_is_a_module(
         seeded(load_language_model, init, tokenizer, rank=4, targets=targets)
 
 
+@pytest.mark.parametrize(
+    ("targets", "rule"),
+    [
+        (["q_proj", ""], r"must each be modules of the model, and a \w+ has no ''; its linear layers are "),
+        (["self_attn"], "must each be linear layers .*, and 'self_attn' is a LlamaAttention; its linear layers are "),
+        (["q_proj", "input_layernorm"], "must each be linear layers .*, and 'input_layernorm' is a LlamaRMSNorm; "),
+        (["0"], "must each be linear layers .*, and '0' is a LlamaDecoderLayer; "),
+        (["embed_tokens"], "must each be linear layers .*, and 'embed_tokens' is an? Embedding; "),
+        (["q_proj", "score"], "must leave out 'score', the scalar head, which is trained whole, got "),
+        (["all-linear", "q_proj"], r"must be \[all-linear\] alone or names of modules, got "),
+    ],
+)
+def test_a_target_that_would_have_no_adapter_is_refused(
+    targets: list[str], rule: str, tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^model\.lora\.targets {rule}"):
+        seeded(load_scalar_model, tiny_init, tokenizer, rank=4, targets=targets)
+
+
 def test_targets_name_the_modules(tiny_init: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
     model = seeded(load_language_model, tiny_init, tokenizer, rank=4, targets=["q_proj", "v_proj"])
     assert len(lora_layers(model.hf)) == 4  # of two layers
