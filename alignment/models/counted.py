@@ -117,6 +117,14 @@ class Counted:
     """Of the frozen bytes, what unpacks the packed weights: each process has all of it."""
     num_shared: int
     """Elements that DeepSpeed's ZeRO 3 shares out; of packed weights each byte is one."""
+    num_whole: int
+    """Of the numbers that train those outside an adapter: modules that are trained whole beside it, a scalar head."""
+    num_merged: int
+    """Of those that do not, the ones that are made anew where the model is saved whole: with an adapter, or packed."""
+    num_narrow: int
+    """Of the rest of these, which are saved as they are, those that are held in half precision."""
+    num_in_adapter: int
+    """Numbers that are saved as the adapter: all that train, a weight of two names twice."""
     num_cached: int
     """Numbers that are kept of each token of a text that is drawn: keys and values."""
     heads: tuple[int, int, int]

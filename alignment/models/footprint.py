@@ -111,12 +111,12 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     count, more = _drawn_out(config, build, is_even=role.is_even)
     found = count.tolist()
     trained, frozen, num_trained, num_frozen, num_fp8 = found[:5]
-    states, (small, scales, shared, row), passes = States(*found[5:8]), found[8:12], found[12:]
+    states, (small, scales, shared, *apart, row), passes = States(*found[5:8]), found[8:16], found[16:]
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     many, few = np.array(passes).reshape(2, 2, len(Phase), len(Part))
     cached, heads, pieces = num_cached(config), heads_of(config), config.get_text_config().vocab_size
     numbers = round(num_trained), round(num_frozen), round(num_fp8)
-    whole = small, scales, round(shared)
+    whole = small, scales, round(shared), *map(round, apart)
     tokens, chunk = round(row), tokens_at_once(pieces)
     return Counted(trained, frozen, *numbers, states, layer, *whole, cached, heads, pieces, tokens, many, few, chunk)
 

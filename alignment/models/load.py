@@ -228,9 +228,7 @@ def save_model(
 
         save_soft_prompt(model.hf, folder, model.placement, write=write)
     elif model.saves_whole or not has_adapter:
-        state = merged_state(model.hf, model.placement, dtype=model.saved_in, keep=write)
-        if write:
-            write_weights(model.hf, state, folder, model.saved_in)
+        _save_whole(model, folder, write=write)
     if has_adapter:
         from alignment.models.adapter_files import save_adapter
 
@@ -238,6 +236,13 @@ def save_model(
         save_adapter(model.hf, into, model.placement, model.saved_in, write=write)
     if write:
         tokenizer.save_pretrained(folder)
+
+
+def _save_whole(model: LanguageModel | ScalarModel, folder: Path, *, write: bool) -> None:
+    """What is made for it is gone when it returns, before anything else is copied."""
+    state = merged_state(model.hf, model.placement, dtype=model.saved_in, keep=write)
+    if write:
+        write_weights(model.hf, state, folder, model.saved_in)
 
 
 def freeze(model: nn.Module) -> None:

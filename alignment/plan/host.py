@@ -36,15 +36,15 @@ def host_of(plan: Plan) -> Host:
     states = sum(each.counted.num_trained * FLOAT + each.counted.states.kept for each in trained)
     is_training = isinstance(config, TrainingConfig)
     copies = plan.hardware.processes if not config.distributed.zero else 1
-    model = sum(saved(each) for each in plan.roles[:1])
+    whole, adapter = saved(plan.roles[0]) if is_training else (0.0, 0.0)
     return Host(
         offloaded=local * sum(each.held.in_cpu_memory for each in plan.roles),
         activations=local * on_host(plan),
         loading=_loading(plan) if plan.hardware.is_gpu else 0.0,
-        saving=model if is_training else 0.0,
+        saving=max(whole, adapter),
         checkpoint=states * copies if is_training else 0.0,
         kept=config.checkpoint.keep + 1 if isinstance(config, TrainingConfig) else 0,
-        model=model if is_training else 0.0,
+        model=whole + adapter,
     )
 
 

@@ -5,33 +5,65 @@ import torch
 from alignment.config.run import TrainingConfig
 from alignment.distributed.precision import is_half
 from alignment.models.footprint import config_and_trust
-from alignment.plan.buffers import FLOAT, made_whole
+from alignment.plan.buffers import FLOAT, NARROW, made_whole
 from alignment.plan.roles import Planned, PlannedRole
 
 
-def saved(policy: PlannedRole) -> float:
-    """Of all its weights, an adapter merged into them, in the dtype that they came in; of a soft prompt, and of an
-    adapter that is left apart, it alone."""
-    settings = policy.role.settings
-    if settings.has_soft_prompt or (settings.has_adapter and not settings.lora.merge):
-        return float(policy.counted.num_trained * FLOAT)
-    return float(_number(policy) * _itemsize(policy))
+def saved(policy: PlannedRole) -> tuple[float, float]:
+    """Of all its weights, an adapter merged into them; and of the adapter, or the soft prompt, by itself. In the dtype
+    that the weights came in, a soft prompt in float32."""
+    settings, counted, itemsize = policy.role.settings, policy.counted, _itemsize(policy)
+    if settings.has_soft_prompt:
+        return 0.0, float(counted.num_trained * FLOAT)
+    whole = float(_number(policy) * itemsize)
+    if not settings.has_adapter or not settings.keeps_base:
+        return whole, 0.0
+    return whole * settings.lora.merge, float(counted.num_in_adapter * itemsize)
 
 
 def while_saving(config: Planned, policy: PlannedRole, processes: int) -> dict[str, float]:
-    """Bytes in the main process of a run on a CPU beside what is held, by what they are for: the sums of weights and
-    their adapters, the largest of them while it is made, copies of the others where these are sharded, the largest of
-    them while it is copied, and what is converted. Beside a GPU it is `saved`, of the machine's memory."""
-    settings, is_sharded = policy.role.settings, config.distributed.zero == 3
-    if not isinstance(config, TrainingConfig) or settings.has_soft_prompt or not settings.lora.merge:
+    """Bytes in the main process of a run on a CPU beside what is held, by what they are for: of the whole model, and
+    when that is gone, of the adapter, whichever has more. Beside a GPU it is `saved`, of the machine's memory."""
+    settings = policy.role.settings
+    if not isinstance(config, TrainingConfig) or settings.has_soft_prompt:
         return {}
-    itemsize, number = _itemsize(policy), _number(policy)
-    merged = number - _outside(policy) if settings.has_adapter else 0
-    copied = FLOAT * is_sharded + itemsize * (itemsize != FLOAT)
-    found = {"weights with their adapters": float(merged * itemsize), "copies": float((number - merged) * copied)}
-    found["a sum while it is made"] = _while_added(config, policy) if merged else 0.0
-    found["a weight that is gathered"] = made_whole(FLOAT * _table(policy), config.distributed, processes)
-    return {name: size for name, size in found.items() if size}
+    whole, adapter = saved(policy)
+    found = [_while_whole(config, policy, processes)] if whole else []
+    found += [_while_adapter(config, policy, processes)] if adapter else []
+    most = max(found, key=lambda parts: sum(parts.values()))
+    return {name: size for name, size in most.items() if size}
+
+
+def _while_whole(config: Planned, policy: PlannedRole, processes: int) -> dict[str, float]:
+    """The sums of weights and their adapters, and the largest of them while it is made; then beside them those weights
+    that are held in another dtype than they are written in; copies of all but the sums where these are sharded, and the
+    largest of them while it is copied."""
+    counted, itemsize, is_sharded = policy.counted, _itemsize(policy), config.distributed.zero == 3
+    frozen = counted.num_frozen - counted.num_merged - counted.num_narrow
+    held = {FLOAT: counted.num_whole + frozen, NARROW: counted.num_narrow}
+    added = _while_added(config, policy) if counted.num_merged else 0.0
+    converted = itemsize * sum(number for size, number in held.items() if size != itemsize)
+    return {
+        "weights with their adapters": float(counted.num_merged * itemsize),
+        "copies": float(
+            is_sharded * sum(size * number for size, number in held.items()) + converted * (converted > added)
+        ),
+        "a sum while it is made": added * (converted <= added),
+        "a weight that is gathered": made_whole(FLOAT * _table(policy), config.distributed, processes),
+    }
+
+
+def _while_adapter(config: Planned, policy: PlannedRole, processes: int) -> dict[str, float]:
+    """Copies of all of it, and what else the largest of its weights takes while it is copied: embeddings or a head,
+    where they train."""
+    itemsize, largest = _itemsize(policy), _table(policy)
+    largest *= policy.counted.num_whole >= largest
+    copied = FLOAT * (config.distributed.zero == 3) + itemsize * (itemsize != FLOAT)
+    return {
+        "the adapter and what trains beside it": float(policy.counted.num_in_adapter * itemsize),
+        "a weight while it is copied": float(largest * copied),
+        "a weight that is gathered": made_whole(FLOAT * largest, config.distributed, processes),
+    }
 
 
 def _while_added(config: Planned, policy: PlannedRole) -> float:
@@ -45,14 +77,7 @@ def _while_added(config: Planned, policy: PlannedRole) -> float:
 
 def _number(policy: PlannedRole) -> int:
     """Of the weights that are written."""
-    counted = policy.counted
-    return counted.num_frozen if policy.role.settings.has_adapter else counted.num_trained + counted.num_frozen
-
-
-def _outside(policy: PlannedRole) -> int:
-    """Of them, those of embeddings and of a language model's head of its own, which have no adapters."""
-    config = config_and_trust(policy.role)[0].get_text_config()
-    return _table(policy) * (1 if policy.role.is_scalar or config.tie_word_embeddings else 2)
+    return policy.counted.num_whole + policy.counted.num_frozen
 
 
 def _table(policy: PlannedRole) -> int:
