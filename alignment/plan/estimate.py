@@ -30,7 +30,7 @@ from alignment.plan.roles import (
 )
 from alignment.plan.saving import while_saving
 from alignment.tasks.max_tokens import LEAST, MOST_CPU, MOST_GPU, SHARE, roles_of
-from alignment.tasks.rows import require_one_pass, whole_step
+from alignment.tasks.rows import require_one_pass, rows_of, whole_step
 
 TokensOf = Callable[[PlannedRole, int], PassTokens]
 
@@ -81,8 +81,10 @@ def planned(config: RunConfig) -> Planned:
 def on_host(plan: Plan) -> float:
     """Bytes that one process has beside its device while a pass waits for its backward pass, at the most."""
     config, sharing = plan.config, plan.config.distributed.sequence_parallel
-    passes = ((each, pass_tokens(config, each, plan.hardware.processes, plan.max_tokens)) for each in plan.roles)
-    learned = (each.counted.during(-(-tokens.learned // sharing)) for each, tokens in passes if tokens.learned)
+    passes = [(each, pass_tokens(config, each, plan.hardware.processes, plan.max_tokens)) for each in plan.roles]
+    kinds = [(each.counted, tokens.learned) for each, tokens in passes]
+    kinds += [(each.texts, tokens.texts) for each, tokens in passes if each.texts is not None]
+    learned = (counted.during(-(-number // sharing)) for counted, number in kinds if number)
     return float(max((sizes[Part.on_host] for sizes in learned), default=0.0))
 
 
@@ -114,7 +116,8 @@ def plan_of(config: Planned, hardware: Hardware, counts: Counts) -> Plan:
     def full(each: PlannedRole, number: int) -> PassTokens:
         """As the run looks at them, which chooses a number by passes of so many tokens."""
         tokens, most = of_step(each, number), max(number, each.counted.row)
-        return replace(tokens, learned=most, read=0) if tokens.learned else replace(tokens, read=most)
+        texts = 0 if each.texts is None else max(number, each.texts.row)
+        return replace(tokens, learned=most, read=0, texts=texts) if tokens.learned else replace(tokens, read=most)
 
     number = whole_step(config) if config.batch.max_tokens is None else config.batch.max_tokens
     if number is None:
@@ -141,6 +144,9 @@ def phases_of(
         if own.learned:
             kept = each.held.on_device - each.held.between_steps - moved + _waiting(config, together, each)
             found += learning(config, each, held + kept, processes, own, stays)
+            if each.texts is not None:
+                texts = replace(each, role=replace(each.role, key=f"{each.role.key}, of texts"), counted=each.texts)
+                found += learning(config, texts, held + kept, processes, replace(own, learned=own.texts), stays)
         if own.read > own.learned:
             beside = each.held.on_device if each.is_alone else held
             counted = _read(config, each, counts) if own.learned else each.counted
@@ -187,7 +193,7 @@ def _drawing(config: Planned, actor: PlannedRole, processes: int, counts: Counts
     if not config.replies:
         return {}
     role = Role(actor.role.key, replace(without_gradients(actor.role).settings, fp8=Fp8.none))
-    reading = counts.of(role, widest_rows(config), compute_dtype(config.distributed), config.batch.layout)
+    reading = counts.of(role, rows_of(config)[0], compute_dtype(config.distributed), config.batch.layout)
     return while_drawing(config, actor, reading, processes)
 
 

@@ -8,7 +8,7 @@ from alignment.config.online import OnlineConfig, OnlineDPOConfig, PairSelection
 from alignment.config.run import TrainingConfig
 from alignment.config.supervised import ReferencedConfig
 from alignment.data.batches import evened
-from alignment.plan.roles import Planned, PlannedRole, widest_rows
+from alignment.plan.roles import Planned, PlannedRole, texts_of_role, widest_rows
 from alignment.tasks.rows import rows_of
 
 
@@ -22,6 +22,8 @@ class PassTokens:
     """The most of a pass without gradients; of a model that learns, 0 where it reads none but what it learns from."""
     is_only: bool
     """Whether all that a process learns from in one step goes into one pass."""
+    texts: int = 0
+    """The most of a pass of PPO-ptx's texts, of which a step has passes of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,9 @@ def pass_tokens(config: Planned, each: PlannedRole, processes: int, max_tokens: 
         is_bounded = isinstance(config, OnlineConfig) and not each.role.is_scalar
         return PassTokens(0, _learned(config, each).largest(ranks, max_tokens) if is_bounded else whole, is_only=False)
     step, read = _learned(config, each), _read(config, each, max_tokens, whole)
-    if isinstance(config, PPOConfig) and config.ptx.weight > 0 and not each.role.is_scalar:
-        texts = _Step(config.ptx.size, rows_of(config)[-1].together)
-        return PassTokens(max(own.largest(ranks, max_tokens) for own in (step, texts)), read, is_only=False)
+    if isinstance(config, PPOConfig) and (rows := texts_of_role(config, each.role)) is not None:
+        texts = _Step(config.ptx.size, rows.together).largest(ranks, max_tokens)
+        return PassTokens(step.largest(ranks, max_tokens), read, is_only=False, texts=texts)
     return PassTokens(step.largest(ranks, max_tokens), read, is_only=step.is_one_pass(ranks, max_tokens))
 
 
@@ -75,7 +77,7 @@ def _learned(config: TrainingConfig, each: PlannedRole) -> _Step:
         number = config.num_samples
         pairs = 1 if config.pairs is PairSelection.best_and_worst else number * (number - 1) // 2
         return _Step(config.batch.size * pairs, row)
-    if isinstance(config, PPOConfig):  # PPO-ptx's texts may be longer
+    if isinstance(config, PPOConfig):
         replies = rows_of(config)[0]
         return _Step(-(-config.batch.size // config.ppo.mini_batches), min(row, replies.count * replies.longest))
     return _Step(config.batch.size, row)

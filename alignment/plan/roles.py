@@ -58,6 +58,8 @@ class PlannedRole:
     """Whether it waits in the memory of the CPU while the others learn."""
     on: Counted | None = None
     """Of an adapter on another's backbone what reads through both."""
+    texts: Counted | None = None
+    """The policy as it reads PPO-ptx's texts, which have passes of their own, where there are any."""
 
 
 def planned_roles(config: Planned, processes: int, *, is_gpu: bool, counts: Counts) -> list[PlannedRole]:
@@ -82,7 +84,10 @@ def planned_roles(config: Planned, processes: int, *, is_gpu: bool, counts: Coun
         )
         is_first = role.key == "reference.path" and not role.is_trained and not isinstance(config, PPOConfig)
         is_moved = isinstance(config, PPOConfig) and config.roles.offload and not role.is_trained and is_gpu
-        found.append(PlannedRole(role, counted, held, is_alone=is_first and _reads_first(config), is_moved=is_moved))
+        of_texts = texts_of_role(config, role)
+        texts = None if of_texts is None else counts.of(role, of_texts, compute, layout)
+        is_alone = is_first and _reads_first(config)
+        found.append(PlannedRole(role, counted, held, is_alone=is_alone, is_moved=is_moved, texts=texts))
     if isinstance(config, PPOConfig) and config.roles.share is Share.lora:
         found += _adapters(config, found[0], processes, is_gpu=is_gpu, counts=counts)
     return found
@@ -143,13 +148,17 @@ def _adapters(
 
 
 def rows_of_role(config: Planned, role: Role) -> Rows:
-    """The longest that one pass of the model has: of pairs of replies a prompt with two of them; and of PPO's models
-    the policy alone reads PPO-ptx's texts."""
-    widest = widest_rows(config)
+    """The longest that one pass of the model has, but for `texts_of_role`: of pairs of replies a prompt with two."""
+    rows = rows_of(config)[0]
     if isinstance(config, OnlineDPOConfig) and not role.is_scalar:
-        return Rows(widest.prompt, widest.completion, 2)
-    is_policy = role.is_trained and not role.is_scalar
-    return rows_of(config)[0] if isinstance(config, PPOConfig) and not is_policy else widest
+        return Rows(rows.prompt, rows.completion, 2)
+    return rows
+
+
+def texts_of_role(config: Planned, role: Role) -> Rows | None:
+    """Those of PPO-ptx, which the policy alone reads."""
+    has_texts = isinstance(config, PPOConfig) and config.ptx.weight > 0
+    return rows_of(config)[-1] if has_texts and role.is_trained and not role.is_scalar else None
 
 
 def widest_rows(config: Planned) -> Rows:

@@ -11,7 +11,8 @@ from alignment.distributed.precision import compute_dtype
 from alignment.distributed.product_rate import product_rate
 from alignment.models.footprint import config_and_trust
 from alignment.plan.estimate import Plan
-from alignment.plan.roles import PlannedRole, widest_rows
+from alignment.plan.roles import PlannedRole
+from alignment.tasks.rows import rows_of
 from alignment.training.timer import step_flops
 
 MFU = 0.4  # of a device's best: what large models are trained at (Llama 3, arXiv:2407.21783, table 4: 38 to 43%)
@@ -54,7 +55,7 @@ def work_of(plan: Plan) -> Work | None:
     config = plan.config
     if not isinstance(config, TrainingConfig):
         return None
-    tokens = config.batch.size * widest_rows(config).together
+    tokens = config.batch.size * rows_of(config)[0].together
     flops, flops_fp8 = (tokens * _of_token(plan.roles, config, products) for products in (_all, _in_fp8))
     if isinstance(config, OnlineConfig):
         flops += tokens * _all(plan.roles[0])[0]  # drawing, never in 8 bits

@@ -94,10 +94,14 @@ def _choose(config: TrainingConfig | RejectionConfig | EvaluateConfig, room: Roo
     widest = max(rows, key=lambda each: each.together)
     footprints = {}
     for role in roles_of(config):
+        own = [widest]
+        if isinstance(config, PPOConfig):  # whose policy alone reads PPO-ptx's texts, in passes of their own
+            own = rows if role.is_trained and not role.is_scalar else rows[:1]
         try:
-            footprints[role.key] = footprint_of(
-                role, widest, config.distributed, room.processes, layout=config.batch.layout
-            )
+            found = [
+                footprint_of(role, each, config.distributed, room.processes, layout=config.batch.layout) for each in own
+            ]
+            footprints[role.key] = max(found, key=lambda each: each.of(MOST_CPU))
         except UNCOUNTED as error:
             number = max(UNKNOWN, longest) if whole is None else whole
             why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"

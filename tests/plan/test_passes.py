@@ -97,7 +97,7 @@ def test_a_step_with_other_texts_in_it_is_of_several_passes() -> None:
     limits = ["ptx.size=4", "ptx.data.max_length=512", "ptx.data.max_prompt_length=16"]
     words = [*REPLIES, NONE_HELD_OUT, "batch.size=16", "ptx.weight=0.1", "ptx.data.train.limit=64", *limits]
     found = tokens_of("tiny_ppo", *words, "ptx.data.format=toy")
-    assert found["model.init"] == PassTokens(4 * 512, 0, is_only=False)
+    assert found["model.init"] == PassTokens(16 * OF_REPLIES, 0, is_only=False, texts=4 * 512)
     assert found["critic"] == PassTokens(16 * OF_REPLIES, 0, is_only=True)  # which reads none of them
 
 
