@@ -65,6 +65,8 @@ UNSHARDED = {
     OptimizerName.lomo: "which updates weights in one process's backward pass (train.optimizer=sgd can be sharded)",
 }
 """Those that no stage of ZeRO from 1 on has, which lays parts of weights end to end, and why."""
+AT_ONCE = 2**22
+"""Numbers of a weight whose states adamw_bf16 has in float32 at one time, but for what has more to a row."""
 MIN_8BIT = 4096
 """Numbers of a weight from which on bitsandbytes holds its states in 8 bits."""
 MIN_PAGED = 100_000

@@ -111,7 +111,7 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     count, more = _drawn_out(config, build, is_even=role.is_even)
     found = count.tolist()
     trained, frozen, num_trained, num_frozen, num_fp8 = found[:5]
-    states, (small, scales, shared, *apart, row), passes = States(*found[5:8]), found[8:16], found[16:]
+    states, (small, scales, shared, *apart, row), passes = States(*found[5:9]), found[9:17], found[17:]
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     many, few = np.array(passes).reshape(2, 2, len(Phase), len(Part))
     cached, heads, pieces = num_cached(config), heads_of(config), config.get_text_config().vocab_size

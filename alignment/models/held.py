@@ -17,10 +17,13 @@ class States(NamedTuple):
     """Of these, what is in pages: in the memory of the machine, as far as a GPU has no room for it."""
     page: float = 0.0
     """Of the pages, those of the weight that has most, which are all on the GPU while it is updated."""
+    update: float = 0.0
+    """What is made while a weight is updated, and gone before the next one is, at the most."""
 
     def beside(self, other: "States") -> "States":
         """Of both."""
-        return States(self.kept + other.kept, self.paged + other.paged, max(self.page, other.page))
+        page, update = max(self.page, other.page), max(self.update, other.update)
+        return States(self.kept + other.kept, self.paged + other.paged, page, update)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Held:
     """What the optimizer keeps in pages, which leave a GPU where there is no room."""
     page: float = 0.0
     """Of these, what has to be on the GPU while a weight is updated, at the most."""
+    update: float = 0.0
+    """On the device, what is made beside all this while a weight is updated, or under ZeRO all of a share."""
 
     @property
     def on_device(self) -> float:
@@ -91,6 +96,7 @@ def held_of(
     scales: float = 0.0,
     gradients: float | None = None,
     in_a_group: float = 0.0,
+    update: float = 0.0,
 ) -> Held:
     """Of `trained` bytes of float32 weights, their `gradients` and the `states` that the optimizer keeps, and from ZeRO
     1 on DeepSpeed's own copy, each whole or shared out by the stage; and `frozen` bytes of weights that do not train.
@@ -103,6 +109,7 @@ def held_of(
         gradients: bytes, of those that are kept; None: of all that trains.
         in_a_group: bytes of a trained weight that is a group of the optimizer by itself. ZeRO 2 cuts each group into
             shares, and keeps a gradient whole that is in several of them.
+        update: bytes that are made while a weight is updated.
     """
 
     def placed(offload: Offload) -> Offload:
@@ -133,4 +140,5 @@ def held_of(
         keeps_gradients=distributed.zero == 3,
         pages=pages,
         page=kept.page if is_gpu else 0.0,
+        update=update if placed(distributed.offload_optimizer) is Offload.none else 0.0,
     )

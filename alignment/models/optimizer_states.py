@@ -6,7 +6,7 @@ from math import ceil, prod
 
 from torch import Size
 
-from alignment.config.optimizer import MIN_8BIT, MIN_PAGED, OF_BLOCKS, OptimizerName
+from alignment.config.optimizer import AT_ONCE, MIN_8BIT, MIN_PAGED, OF_BLOCKS, OptimizerName
 from alignment.config.train import TrainConfig
 from alignment.distributed.engine import shape_of
 from alignment.models.heads import Trunk
@@ -15,6 +15,7 @@ from alignment.models.weight_kinds import WeightKind, head_of, is_for, weight_ki
 
 FLOAT, HALF = 4, 2
 BLOCK = 256  # numbers of 8 bits that share a scale, by bitsandbytes
+ROUNDED = 23  # bytes of each number that adamw_bf16 updates at once: its states in float32, and one of them rounded
 
 
 def state_bytes(train: TrainConfig | None, kind: WeightKind, shape: Size) -> States:
@@ -29,11 +30,27 @@ def state_bytes(train: TrainConfig | None, kind: WeightKind, shape: Size) -> Sta
     elif name is OptimizerName.adamw_bf16:
         kept = 2 * HALF * number
     elif name is OptimizerName.adafactor and len(shape) >= 2:
-        return States(FLOAT * (number / shape[-1] + number / shape[-2]))
+        return States(FLOAT * (number / shape[-1] + number / shape[-2]), update=update_bytes(train, shape))
     else:
         kept = 0 if _keeps_none(train) else FLOAT * number
     paged = kept if name is OptimizerName.paged_adamw_8bit and number >= MIN_PAGED else 0
-    return States(kept + scales, paged, paged)
+    return States(kept + scales, paged, paged, 0.0 if is_adamw_s else update_bytes(train, shape))
+
+
+def update_bytes(train: TrainConfig | None, shape: Size) -> float:
+    """What the optimizer makes while it updates a weight of this shape, beside the states that it keeps. The fused
+    AdamW makes nothing."""
+    number = prod(shape)
+    match None if train is None else train.optimizer:
+        case OptimizerName.adamw_bf16:
+            return float(ROUNDED * min(number, max(AT_ONCE, number // max(1, shape[0]))))
+        case OptimizerName.adafactor:  # the update and its negative, and what these are made of
+            return 2.0 * FLOAT * number
+        case OptimizerName.muon:  # the update, twice in bfloat16 beside it, and what multiplies it
+            return (FLOAT + 2 * HALF) * number + 2.0 * HALF * min(shape) ** 2
+        case OptimizerName.sgd:
+            return float(FLOAT * number) if train is not None and train.weight_decay else 0.0
+    return 0.0
 
 
 def least_state_bytes(train: TrainConfig) -> float:

@@ -17,7 +17,7 @@ NAMES = {
 }
 EXCHANGED = "queries, keys and values sent"
 BUCKETS, LAID_TOGETHER = "buckets of gradients", "gradients laid together"
-SMALL_WEIGHTS, PAGES = "small weights, whole", "pages of the largest weight"
+SMALL_WEIGHTS, PAGES, UPDATING = "small weights, whole", "pages of the largest weight", "what an update makes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,10 @@ def learning(
     if is_only or beside:
         ends = {name: parts[name] for name in (BUCKETS, SMALL_WEIGHTS) if name in parts}
         found.append(PlannedPhase(f"the end of a step's last pass, {key}", ends | beside, held))
-    if each.held.page:
-        found.append(PlannedPhase(f"an update, {key}", {PAGES: each.held.page, **stays}, held))
+    made = {PAGES: each.held.page, UPDATING: each.held.update}
+    if any(made.values()):
+        made = {name: size for name, size in made.items() if size}
+        found.append(PlannedPhase(f"an update, {key}", made | stays, held))
     return found
 
 

@@ -13,7 +13,7 @@ from alignment.distributed.precision import compute_dtype
 from alignment.models.counted import Counted, Role, Rows
 from alignment.models.footprint import config_and_trust, counted_of, states_of_role
 from alignment.models.held import Held, States, held_of
-from alignment.models.optimizer_states import FLOAT, gradient_bytes, has_momentum
+from alignment.models.optimizer_states import FLOAT, gradient_bytes, has_momentum, update_bytes
 from alignment.models.weight_kinds import WeightKind, is_for
 from alignment.tasks.max_tokens import roles_of
 from alignment.tasks.rows import rows_of
@@ -32,7 +32,8 @@ class Counts:
         """As `counted_of`."""
         settings = replace(role.settings, tokenizer=None, chat_template=None, resize_embeddings=False)
         role = replace(role, settings=settings if role.settings.path is not None else role.settings)
-        states = None if role.train is None else (role.train.optimizer, has_momentum(role.train))
+        train = role.train
+        states = None if train is None else (train.optimizer, has_momentum(train), bool(train.weight_decay))
         passes = role.settings, role.is_scalar, role.is_trained, role.is_in_ppo, rows, compute, layout
         key, of_passes = repr((passes, states)), repr(passes)
         if key not in self._found:
@@ -81,6 +82,7 @@ def planned_roles(config: Planned, processes: int, *, is_gpu: bool, counts: Coun
             scales=counted.scales,
             gradients=gradient_bytes(role.train, counted.trained),
             in_a_group=_grouped_alone(role, counted),
+            update=_update(config, role, counted, processes),
         )
         is_first = role.key == "reference.path" and not role.is_trained and not isinstance(config, PPOConfig)
         is_moved = isinstance(config, PPOConfig) and config.roles.offload and not role.is_trained and is_gpu
@@ -96,6 +98,13 @@ def planned_roles(config: Planned, processes: int, *, is_gpu: bool, counts: Coun
 def without_gradients(role: Role) -> Role:
     settings = replace(role.settings, gradient_checkpointing=False, activation_offloading=False)
     return Role(role.key, settings, is_scalar=role.is_scalar)
+
+
+def _update(config: Planned, role: Role, counted: Counted, processes: int) -> float:
+    """Bytes that the optimizer makes as it updates the largest weight; ZeRO lays a process's share out as one."""
+    if not config.distributed.zero:
+        return counted.states.update
+    return update_bytes(role.train, torch.Size([counted.num_trained // processes])) if role.is_trained else 0.0
 
 
 def _grouped_alone(role: Role, counted: Counted) -> float:
@@ -137,7 +146,8 @@ def _adapters(
             states=empty.states if trains else States(),
         )
         role = Role(key, actor.role.settings, is_scalar=True, is_trained=trains)
-        held = held_of(*own, config.distributed, processes, is_gpu=is_gpu, states=counted.states)
+        update = _update(config, replace(role, train=config.train), counted, processes)
+        held = held_of(*own, config.distributed, processes, is_gpu=is_gpu, states=counted.states, update=update)
         on = None
         if not trains:
             rows, compute = rows_of_role(config, role), compute_dtype(config.distributed)

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-CHUNK = 2**22
-"""Numbers of a weight whose states are there in float32 at one time, but for what has more to a row."""
+from alignment.config.optimizer import AT_ONCE
+
 STATES = ("exp_avg", "exp_avg_sq")
 KEPT = -(2**16)  # the bits of a float32 that a bfloat16 has
 
@@ -95,4 +95,4 @@ def _parts(p: Tensor, *others: Tensor | None) -> Iterator[tuple[Tensor, ...]]:
     """Views of a weight and of others of its shape, some rows at a time."""
     tensors = [torch.atleast_1d(each) for each in (p, *others) if each is not None]
     row = p.numel() // max(1, len(tensors[0]))
-    yield from zip(*(each.split(max(1, CHUNK // max(1, row))) for each in tensors), strict=True)
+    yield from zip(*(each.split(max(1, AT_ONCE // max(1, row))) for each in tensors), strict=True)

@@ -80,7 +80,7 @@ def test_it_is_torch_s_adamw_but_for_what_is_rounded(chunk: int, near: float, mo
     ours, theirs, began = weights(), weights(), weights()
     optimizer = AdamWOfBF16(groups_of(ours), **CONSTANTS)
     other = AdamW(groups_of(theirs), **CONSTANTS, fused=True)
-    monkeypatch.setattr(adamw_bf16, "CHUNK", chunk)
+    monkeypatch.setattr(adamw_bf16, "AT_ONCE", chunk)
     for step in range(6):
         found, wanted = (take(each, range(step, step + 1)) for each in (optimizer, other))
         for p, w, first in zip(found, wanted, began, strict=True):
