@@ -136,7 +136,8 @@ class Counted:
     passes: np.ndarray
     """[2, Phase, Part] bytes of a pass in each of its phases: whatever its tokens, and for each of its tokens."""
     few: np.ndarray
-    """The same of one whose logits are one chunk, which is not made twice."""
+    """The same of one whose logits are one chunk, which is not made twice; where the vocabulary is small, of one of no
+    more tokens than `passes` is counted of."""
     chunk: int
     """How many tokens that has at the most."""
 

@@ -111,14 +111,14 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     count, more = _drawn_out(config, build, is_even=role.is_even)
     found = count.tolist()
     trained, frozen, num_trained, num_frozen, num_fp8 = found[:5]
-    states, (small, scales, shared, *apart, row), passes = States(*found[5:9]), found[9:17], found[17:]
+    states, (small, scales, shared, *apart, row, chunk), passes = States(*found[5:9]), found[9:18], found[18:]
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     many, few = np.array(passes).reshape(2, 2, len(Phase), len(Part))
     cached, heads, pieces = num_cached(config), heads_of(config), config.get_text_config().vocab_size
     numbers = round(num_trained), round(num_frozen), round(num_fp8)
     whole = small, scales, round(shared), *map(round, apart)
-    tokens, chunk = round(row), tokens_at_once(pieces)
-    return Counted(trained, frozen, *numbers, states, layer, *whole, cached, heads, pieces, tokens, many, few, chunk)
+    sizes = cached, heads, pieces, round(row)
+    return Counted(trained, frozen, *numbers, states, layer, *whole, *sizes, many, few, round(chunk))
 
 
 def states_of_role(role: Role, compute: torch.dtype) -> States:
@@ -150,7 +150,7 @@ def _drawn_out(
 def _counted(
     role: Role, rows: Rows, compute: torch.dtype, layout: Layout, is_trusted: bool, config: PreTrainedConfig
 ) -> np.ndarray:
-    """What `weights_of` counts, the tokens of a row, and `Counted.passes` laid out flat."""
+    """What `weights_of` counts, the tokens of a row, `Counted.chunk`, and `Counted.passes` and `.few` laid out flat."""
     hf = _without_weights(role, config, compute, is_trusted=is_trusted)
     numbers = weights_of(role, hf)
     layout = Layout.separate if layout is Layout.separate else _layout_of(hf)
@@ -160,19 +160,33 @@ def _counted(
         model = (ScalarModel if role.is_scalar else LanguageModel)(hf, Whole(compute), reads_apart=reads_apart)
         peaks = partial(peaks_of, model, compute=compute, is_trained=role.is_trained, is_in_ppo=role.is_in_ppo)
 
-        def line(groups: int) -> tuple[float, np.ndarray]:
-            """Tokens of a row as it is laid out, and [2, Phase, Part] of passes of so many rows and twice as many."""
-            batches = [_batch(rows, count, layout, fake) for count in (groups, 2 * groups)]
-            small, large = (peaks(batch, is_moved=role.settings.activation_offloading) for batch in batches)
-            sizes = [batch.input_ids.numel() for batch in batches]
-            per_token = (large - small) / (sizes[1] - sizes[0])
-            return sizes[0] / groups, np.stack([small - per_token * sizes[0], per_token])
+        prompt, copies = model.soft_prompt(), rows.count if layout is Layout.separate else 1
+        before = 0 if prompt is None else copies * prompt.length
+
+        def pass_of(groups: int) -> tuple[int, np.ndarray]:
+            """Tokens, as they are packed, and [Phase, Part] of a pass of so many rows."""
+            batch = _batch(rows, groups, layout, fake)
+            size = batch.input_ids.numel() + groups * before
+            return size, peaks(batch, is_moved=role.settings.activation_offloading)
 
         groups = -(-TOKENS // rows.together)
-        row, many = line(groups)
         chunk = tokens_at_once(hf.config.get_text_config().vocab_size)
-        few = line(1)[1] if not role.is_scalar and 2 * rows.together <= chunk < 2 * groups * rows.together else many
-    return np.concatenate([numbers, [row], many.ravel(), few.ravel()])
+        at = pass_of(groups)
+        few = many = _line(at, pass_of(2 * groups))
+        if not role.is_scalar and 2 * rows.together <= chunk < 2 * groups * rows.together:
+            few = _line(pass_of(1), pass_of(2))
+        elif groups > 1 and role.is_trained:
+            # Gradients and unpacked weights are whole however few the tokens: what is most of a backward pass of these
+            # may come at another place than where there are many.
+            few, chunk = many.copy(), at[0]
+            few[:, Phase.backward :] = _line(pass_of(1), at)[:, Phase.backward :]
+    return np.concatenate([numbers, [at[0] / groups, chunk], many.ravel(), few.ravel()])
+
+
+def _line(small: tuple[int, np.ndarray], large: tuple[int, np.ndarray]) -> np.ndarray:
+    """[2, Phase, Part] of what passes of so many tokens take: whatever these are, and for each of them."""
+    per_token = (large[1] - small[1]) / (large[0] - small[0])
+    return np.stack([small[1] - per_token * small[0], per_token])
 
 
 def config_and_trust(role: Role) -> tuple[PreTrainedConfig, bool]:

@@ -47,6 +47,13 @@ class Packed(nn.Linear):
         self.is_int8 = not settings.get("load_in_4bit")
         self.scales = scale_bytes(settings, rows, columns)
 
+        self.W_q = self.weight  # by which peft, which knows bitsandbytes' own weights, is told to ask `dequantize`
+
+    def dequantize(self) -> Tensor:
+        """The weight unpacked, as DoRA takes its rows' lengths of it; of 8 bits by two products."""
+        weight = self.weight.new_empty((self.out_features, self.in_features), dtype=torch.float32)
+        return weight * 1.0 if self.is_int8 else weight
+
     @property
     def number(self) -> int:
         """Of the weights that are packed."""
