@@ -1,42 +1,30 @@
 """What a model takes of a process's memory, counted before it is there.
 
-One pass of it is run with tensors that have shapes and no numbers, on a model without weights: whatever the
-architecture keeps for its backward pass, with checkpointing, adapters and autocast as they are asked for, and what is
-alive for a moment only, is seen as it is made and as it goes. Two such passes, one of twice the tokens, say what a
-token takes and what a pass takes beside its tokens; two more say it of few, whose logits are one chunk.
+One pass of it is run with tensors that have shapes and no numbers, on a model without weights (`counted_passes`), and
+what its weights, gradients and optimizer take is counted of their shapes.
 """
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
-from logging import getLogger
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from alignment.config.batch import Layout
 from alignment.config.distributed import DistributedConfig
-from alignment.config.errors import ConfigError
 from alignment.config.folders import find_model
-from alignment.data.pack import Batch, pack
-from alignment.data.records import Source
-from alignment.data.tokenize import Example
 from alignment.distributed.collectives import pick_device
 from alignment.distributed.placement import Whole
 from alignment.distributed.precision import compute_dtype
-from alignment.models.allocations import leave_meta, peaks_of
 from alignment.models.counted import Counted, Part, Phase, Role, Rows, heads_of, num_cached, of_pass
+from alignment.models.counted_passes import passes_of
 from alignment.models.folder import architecture_of, attention_of, read_shape
-from alignment.models.heads import LanguageModel, ScalarModel, tokens_at_once
 from alignment.models.held import States, held_of
 from alignment.models.init import init_config
-from alignment.models.layer_kinds import check_branches
 from alignment.models.optimizer_states import gradient_bytes
 from alignment.models.packed import pack_layers
 from alignment.models.prepare import prepared
@@ -48,8 +36,6 @@ from alignment.models.weights_counted import states_in, weights_of
 
 __all__ = ["Footprint", "Role", "Rows", "counted_of", "footprint_of"]
 
-TOKENS = 2048  # of the smaller pass at least: more than a chunk of logits of most vocabularies
-getLogger(fake_tensor.__name__).disabled = True  # what cannot be counted is told in a line, by whoever asked
 MANY = 8192  # tokens of a pass, at which the phase that counts is the one that has most
 DEPTHS = (2, 4)  # layers that are tried where a model has more
 MARGIN = 1.05  # of what a pass takes: it does not rise evenly, where its last chunk of logits is a short one
@@ -111,14 +97,14 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     count, more = _drawn_out(config, build, is_even=role.is_even)
     found = count.tolist()
     trained, frozen, num_trained, num_frozen, num_fp8 = found[:5]
-    states, (small, scales, shared, *apart, row, chunk), passes = States(*found[5:9]), found[9:18], found[18:]
+    states, (small, scales), passes = States(*found[5:9]), found[9:11], found[18:]
+    shared, whole, merged, narrow, in_adapter, row, chunk = map(round, found[11:18])
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     many, few = np.array(passes).reshape(2, 2, len(Phase), len(Part))
     cached, heads, pieces = num_cached(config), heads_of(config), config.get_text_config().vocab_size
     numbers = round(num_trained), round(num_frozen), round(num_fp8)
-    whole = small, scales, round(shared), *map(round, apart)
-    sizes = cached, heads, pieces, round(row)
-    return Counted(trained, frozen, *numbers, states, layer, *whole, *sizes, many, few, round(chunk))
+    sizes = small, scales, shared, whole, merged, narrow, in_adapter
+    return Counted(trained, frozen, *numbers, states, layer, *sizes, cached, heads, pieces, row, many, few, chunk)
 
 
 def states_of_role(role: Role, compute: torch.dtype) -> States:
@@ -153,40 +139,8 @@ def _counted(
     """What `weights_of` counts, the tokens of a row, `Counted.chunk`, and `Counted.passes` and `.few` laid out flat."""
     hf = _without_weights(role, config, compute, is_trusted=is_trusted)
     numbers = weights_of(role, hf)
-    layout = Layout.separate if layout is Layout.separate else _layout_of(hf)
-    with FakeTensorMode() as fake:
-        leave_meta(hf)
-        reads_apart = role.is_scalar and not role.is_in_ppo  # scores at the ends; else every token is read
-        model = (ScalarModel if role.is_scalar else LanguageModel)(hf, Whole(compute), reads_apart=reads_apart)
-        peaks = partial(peaks_of, model, compute=compute, is_trained=role.is_trained, is_in_ppo=role.is_in_ppo)
-
-        prompt, copies = model.soft_prompt(), rows.count if layout is Layout.separate else 1
-        before = 0 if prompt is None else copies * prompt.length
-
-        def pass_of(groups: int) -> tuple[int, np.ndarray]:
-            """Tokens, as they are packed, and [Phase, Part] of a pass of so many rows."""
-            batch = _batch(rows, groups, layout, fake)
-            size = batch.input_ids.numel() + groups * before
-            return size, peaks(batch, is_moved=role.settings.activation_offloading)
-
-        groups = -(-TOKENS // rows.together)
-        chunk = tokens_at_once(hf.config.get_text_config().vocab_size)
-        at = pass_of(groups)
-        few = many = _line(at, pass_of(2 * groups))
-        if not role.is_scalar and 2 * rows.together <= chunk < 2 * groups * rows.together:
-            few = _line(pass_of(1), pass_of(2))
-        elif groups > 1 and role.is_trained:
-            # Gradients and unpacked weights are whole however few the tokens: what is most of a backward pass of these
-            # may come at another place than where there are many.
-            few, chunk = many.copy(), at[0]
-            few[:, Phase.backward :] = _line(pass_of(1), at)[:, Phase.backward :]
-    return np.concatenate([numbers, [at[0] / groups, chunk], many.ravel(), few.ravel()])
-
-
-def _line(small: tuple[int, np.ndarray], large: tuple[int, np.ndarray]) -> np.ndarray:
-    """[2, Phase, Part] of what passes of so many tokens take: whatever these are, and for each of them."""
-    per_token = (large[1] - small[1]) / (large[0] - small[0])
-    return np.stack([small[1] - per_token * small[0], per_token])
+    row, chunk, many, few = passes_of(role, rows, hf, compute, layout)
+    return np.concatenate([numbers, [row, chunk], many.ravel(), few.ravel()])
 
 
 def config_and_trust(role: Role) -> tuple[PreTrainedConfig, bool]:
@@ -238,24 +192,3 @@ def _without_weights(
         pack_layers(hf, quantization)
     with torch.device("meta"):
         return prepared(hf, settings, Whole(compute))
-
-
-def _layout_of(hf: PreTrainedModel) -> Layout:
-    """What it promises; whether it keeps to that, only its weights can tell."""
-    try:
-        check_branches(hf)
-    except ConfigError:
-        return Layout.separate
-    return Layout.shared
-
-
-def _batch(rows: Rows, groups: int, layout: Layout, fake: FakeTensorMode) -> Batch:
-    """Every token is read out: prompts may be shorter than their limit, and a pass is filled with more completions."""
-    prompt, completion = (np.zeros(length, dtype=np.int32) for length in (rows.prompt, rows.completion))
-    example = Example(prompt, (completion,) * rows.count, None, Source("footprint", 1), (True,) * rows.count)
-    batch = pack([example] * groups, range(groups), layout=layout, pad_id=0)
-    targets = batch.input_ids.flatten()
-    batch = replace(batch, positions=torch.arange(len(targets)), targets=targets)
-    parts = (getattr(batch, field.name) for field in fields(batch))
-    made: list[Any] = [fake.from_tensor(part) if isinstance(part, Tensor) else part for part in parts]
-    return Batch(*made)

@@ -65,8 +65,9 @@ def add_adapter(hf: PreTrainedModel, config: LoraConfig) -> None:
         exclude_modules=kept or None,
     )
     try:
-        with warnings.catch_warnings():  # a pattern of no layer is refused below
+        with warnings.catch_warnings():  # a pattern of no layer, and a head that is tied, are refused
             warnings.filterwarnings("ignore", r"The following \w+_pattern keys did not match")
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True` and a tied layer")
             put_adapter(hf, peft_config, TARGETS)
     except ValueError as error:
         if isinstance(error, ConfigError):
