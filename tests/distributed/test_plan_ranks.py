@@ -130,6 +130,20 @@ def test_of_a_step_of_one_pass_buckets_come_with_its_first_gradient(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_what_an_update_of_a_share_makes_is_planned(
+    stage: int, run_ranks: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under ZeRO an optimizer has all of a process's share as one weight."""
+    monkeypatch.chdir(tmp_path)
+    words = [*measured_runs.FULL["SFT"], "model.path=base", "batch.size=2", f"distributed.zero={stage}"]
+    words += ["batch.max_tokens=128", "train.optimizer=adamw_bf16"]
+    measured_runs.write_inputs({"SFT": words})
+    found = planned_and_alive(measured_runs.checkpointing(words, is_on=True), run_ranks, tmp_path)
+    assert 0.97 < found["planned"] / found["alive"] < 1.1, found
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", measured_runs.IN_TWO)
 def test_what_one_of_two_processes_takes_is_planned(
