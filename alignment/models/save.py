@@ -32,7 +32,7 @@ def write_weights(hf: PreTrainedModel, state: dict[str, Tensor], folder: Path, d
     whole, state = state, {}
     for name, weight in whole.items():
         if name not in buffers and id(weight) not in written:
-            written[id(weight)] = as_saved(hf, name, weight, dtype)
+            written[id(weight)] = _beside_others(as_saved(hf, name, weight, dtype))
         state[name] = weight if name in buffers else written[id(weight)]
     if quantization_of(hf.config) is not None:
         hf = _in_whole_weights(hf)
@@ -47,6 +47,12 @@ def write_weights(hf: PreTrainedModel, state: dict[str, Tensor], folder: Path, d
         content = json.loads(index.read_text())
         content["metadata"]["total_parameters"] = total
         index.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _beside_others(weight: Tensor) -> Tensor:
+    """On the CPU where it is a part of a larger tensor, as ZeRO 1 and 2 lay all that train in one: transformers copies
+    such a weight where it is, and a GPU may have no room for all of them once more."""
+    return weight.cpu() if weight.untyped_storage().nbytes() > weight.nbytes else weight
 
 
 def share(files: Iterable[Path], like: Path) -> None:

@@ -36,18 +36,19 @@ def while_saving(config: Planned, policy: PlannedRole, processes: int) -> dict[s
 
 def _while_whole(config: Planned, policy: PlannedRole, processes: int) -> dict[str, float]:
     """The sums of weights and their adapters, and the largest of them while it is made; then beside them those weights
-    that are held in another dtype than they are written in; copies of all but the sums where these are sharded, and the
-    largest of them while it is copied."""
-    counted, itemsize, is_sharded = policy.counted, _itemsize(policy), config.distributed.zero == 3
+    that are held in another dtype than they are written in, or laid in one tensor with others, as ZeRO 1 and 2 have all
+    that train; copies of all but the sums where these are sharded, and the largest of them while it is copied."""
+    counted, itemsize, zero = policy.counted, _itemsize(policy), config.distributed.zero
     frozen = counted.num_frozen - counted.num_merged - counted.num_narrow
     held = {FLOAT: counted.num_whole + frozen, NARROW: counted.num_narrow}
     added = _while_added(config, policy) if counted.num_merged else 0.0
     converted = itemsize * sum(number for size, number in held.items() if size != itemsize)
+    if itemsize == FLOAT and zero in (1, 2):
+        converted += itemsize * counted.num_whole
+    sharded = sum(size * number for size, number in held.items()) if zero == 3 else 0
     return {
         "weights with their adapters": float(counted.num_merged * itemsize),
-        "copies": float(
-            is_sharded * sum(size * number for size, number in held.items()) + converted * (converted > added)
-        ),
+        "copies": float(sharded + converted * (converted > added)),
         "a sum while it is made": added * (converted <= added),
         "a weight that is gathered": made_whole(FLOAT * _table(policy), config.distributed, processes),
     }

@@ -144,6 +144,20 @@ def test_what_an_update_of_a_share_makes_is_planned(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_what_trains_whole_beside_an_adapter_is_planned_as_it_is_saved(
+    stage: int, run_ranks: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZeRO 1 and 2 lay it in one tensor, of which each weight is copied to be written."""
+    monkeypatch.chdir(tmp_path)
+    words = [*measured_runs.FULL["SFT"], "model.path=base", measured_runs.LORA, f"distributed.zero={stage}"]
+    words += ["batch.size=2", "batch.max_tokens=128", "model.lora.modules_to_save=[embed_tokens,lm_head]"]
+    measured_runs.write_inputs({"SFT": words})
+    found = planned_and_alive(measured_runs.checkpointing(words, is_on=True), run_ranks, tmp_path)
+    assert 0.97 < found["planned"] / found["alive"] < 1.1, found
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", measured_runs.IN_TWO)
 def test_what_one_of_two_processes_takes_is_planned(
