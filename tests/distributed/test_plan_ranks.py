@@ -129,31 +129,23 @@ def test_of_a_step_of_one_pass_buckets_come_with_its_first_gradient(
     assert 0.97 < found["planned"] / found["alive"] < 1.04, found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 1, 3])
-def test_what_an_update_of_a_share_makes_is_planned(
-    stage: int, run_ranks: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Under ZeRO an optimizer has all of a process's share as one weight."""
-    monkeypatch.chdir(tmp_path)
-    words = [*measured_runs.FULL["SFT"], "model.path=base", "batch.size=2", f"distributed.zero={stage}"]
-    words += ["batch.max_tokens=128", "train.optimizer=adamw_bf16"]
-    measured_runs.write_inputs({"SFT": words})
-    found = planned_and_alive(measured_runs.checkpointing(words, is_on=True), run_ranks, tmp_path)
-    assert 0.97 < found["planned"] / found["alive"] < 1.1, found
+UPDATED = ["train.optimizer=adamw_bf16"]  # which has all of a process's share as one weight under ZeRO
+WHOLE = [measured_runs.LORA, "model.lora.modules_to_save=[embed_tokens,lm_head]"]
+"""Which ZeRO 1 and 2 lay in one tensor, of which each weight is copied to be saved."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 1, 2])
-def test_what_trains_whole_beside_an_adapter_is_planned_as_it_is_saved(
-    stage: int, run_ranks: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("own", "stage"), [*((UPDATED, stage) for stage in (0, 1, 3)), *((WHOLE, stage) for stage in (0, 1, 2))]
+)
+def test_what_an_update_and_what_saving_makes_is_planned(
+    own: list[str], stage: int, run_ranks: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ZeRO 1 and 2 lay it in one tensor, of which each weight is copied to be written."""
     monkeypatch.chdir(tmp_path)
-    words = [*measured_runs.FULL["SFT"], "model.path=base", measured_runs.LORA, f"distributed.zero={stage}"]
-    words += ["batch.size=2", "batch.max_tokens=128", "model.lora.modules_to_save=[embed_tokens,lm_head]"]
+    words = [*measured_runs.FULL["SFT"], "model.path=base", *own, "batch.size=2", "batch.max_tokens=128"]
     measured_runs.write_inputs({"SFT": words})
-    found = planned_and_alive(measured_runs.checkpointing(words, is_on=True), run_ranks, tmp_path)
+    words = [*measured_runs.checkpointing(words, is_on=True), f"distributed.zero={stage}"]
+    found = planned_and_alive(words, run_ranks, tmp_path)
     assert 0.97 < found["planned"] / found["alive"] < 1.1, found
 
 

@@ -62,7 +62,7 @@ OFTEN += ["DoRA on 8 bits", "adafactor, a reward model"]
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in RUNS])
 def test_a_plan_is_what_is_alive(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_inputs({name: RUNS[name], "texts": ["rows.jsonl"]})
+    write_inputs({name: RUNS[name]})
     is_on = not name.startswith(("GRPO", "PPO"))  # so that layers are not the most
     found = measured(checkpointing(RUNS[name], is_on=is_on), "run", COUNTS)
     assert 0.97 < found["planned"] / found["alive"] < 1.1, found
