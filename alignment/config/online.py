@@ -127,20 +127,7 @@ class PPOConfig(OnlineConfig):
         rule = "generation.top_k and top_p must be 0 and 1 for PPO, whose log-probs are of the whole distribution"
         require(full, rule, (self.generation.top_k, self.generation.top_p))
         if self.roles.share is Share.lora:
-            is_adapted = self.model.has_adapter and not self.model.has_soft_prompt
-            require(is_adapted, "roles.share=lora needs model.lora.rank > 0", self.model.lora.rank)
-            rule = "model.lora.init must be default or gaussian with roles.share=lora, whose adapters are on one base"
-            is_plain = self.model.lora.init in (LoraInit.default, LoraInit.gaussian)
-            require(is_plain, rule, self.model.lora.init)
-            rule = "model.lora.merge_every must be 0 with roles.share=lora, whose roles read one base"
-            require(self.model.lora.merge_every == 0, rule, self.model.lora.merge_every)
-            rule = "model.lora.target_parameters must be [] with roles.share=lora, whose adapters are on linear layers"
-            require(not self.model.lora.target_parameters, rule, self.model.lora.target_parameters)
-            rule = "model.lora.modules_to_save must be [] with roles.share=lora, whose roles share all but adapters"
-            require(not self.model.lora.modules_to_save, rule, self.model.lora.modules_to_save)
-            rule = "roles.share=lora takes one reward model as it is: no reward.models, no reward.normalize"
-            require(not self.reward.models and not self.reward.normalize, rule, self.reward)
-            require(not self.roles.offload, "roles.share=lora leaves nothing to offload", "roles.offload=true")
+            self._check_one_backbone()
         is_lomo = self.train.optimizer is OptimizerName.lomo
         rule = "roles.share must be none with train.optimizer=lomo, which updates weights that no other role reads"
         require(not is_lomo or self.roles.share is Share.none, rule, self.roles.share)
@@ -162,6 +149,25 @@ class PPOConfig(OnlineConfig):
     @property
     def has_scalar_head(self) -> bool:
         return self.advantage.has_critic
+
+    def _check_one_backbone(self) -> None:
+        """What roles that are adapters on one base cannot be combined with."""
+        is_adapted = self.model.has_adapter and not self.model.has_soft_prompt
+        require(is_adapted, "roles.share=lora needs model.lora.rank > 0", self.model.lora.rank)
+        rule = "model.lora.init must be default or gaussian with roles.share=lora, whose adapters are on one base"
+        is_plain = self.model.lora.init in (LoraInit.default, LoraInit.gaussian)
+        require(is_plain, rule, self.model.lora.init)
+        rule = "model.lora.dora must be false with roles.share=lora, whose critic has a plain adapter"
+        require(not self.model.lora.dora, rule, self.model.lora.dora)
+        rule = "model.lora.merge_every must be 0 with roles.share=lora, whose roles read one base"
+        require(self.model.lora.merge_every == 0, rule, self.model.lora.merge_every)
+        rule = "model.lora.target_parameters must be [] with roles.share=lora, whose adapters are on linear layers"
+        require(not self.model.lora.target_parameters, rule, self.model.lora.target_parameters)
+        rule = "model.lora.modules_to_save must be [] with roles.share=lora, whose roles share all but adapters"
+        require(not self.model.lora.modules_to_save, rule, self.model.lora.modules_to_save)
+        rule = "roles.share=lora takes one reward model as it is: no reward.models, no reward.normalize"
+        require(not self.reward.models and not self.reward.normalize, rule, self.reward)
+        require(not self.roles.offload, "roles.share=lora leaves nothing to offload", "roles.offload=true")
 
     def _check_estimator(self) -> None:
         """Keys of a critic are for an estimator that has one, groups for one that compares replies."""

@@ -86,6 +86,9 @@ UNREAD = {  # words of `alignment run`: what is said
     f"{SHARED} model.lora.init=pissa": (
         "model.lora.init must be default or gaussian with roles.share=lora, whose adapters are on one base, got 'pissa'"
     ),
+    f"{SHARED} model.lora.dora=true": (
+        "model.lora.dora must be false with roles.share=lora, whose critic has a plain adapter, got True"
+    ),
     f"{SHARED} model.lora.modules_to_save=[norm]": (
         "model.lora.modules_to_save must be [] with roles.share=lora, whose roles share all but adapters, got ['norm']"
     ),
