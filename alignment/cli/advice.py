@@ -12,7 +12,7 @@ from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.optimizer import RATES
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig
-from alignment.config.train import LearningRateRule
+from alignment.config.train import LEARNING_RATE, LearningRateRule
 
 TOY = "tiny_"
 ON_EIGHT = "_8x80gb"  # recipes of a method whose rate they leave as it is
@@ -45,7 +45,8 @@ def advice(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | Non
         within: the folder of the pipeline that it is a stage of, whose other stages make models for its recipe.
     """
     on_values = _on_values(recipe, config, own_rate=own_rate, within=within)
-    return [*([] if on_values is None else [on_values]), *_on_scales(config, within)]
+    on_optimizer = [] if own_rate else _on_optimizer(recipe, config, within)
+    return [*([] if on_values is None else [on_values]), *on_optimizer, *_on_scales(config, within)]
 
 
 def _on_values(recipe: str, config: RunConfig, *, own_rate: bool, within: Path | None) -> str | None:
@@ -60,18 +61,35 @@ def _on_values(recipe: str, config: RunConfig, *, own_rate: bool, within: Path |
         other = recipe.removeprefix(TOY)
         rate = f"train.learning_rate={config.train.learning_rate:g}, " if isinstance(config, TrainingConfig) else ""
         return f"WARNING: {recipe}'s values ({rate}its lengths) are for toy models; for yours take the recipe {other}"
-    method, is_of_adapters = recipe.removesuffix(ON_EIGHT).removesuffix(ON_ONE), recipe.endswith(ON_ONE)
+    method, is_of_adapters = _method(recipe), recipe.endswith(ON_ONE)
     if method not in LORA_RATES or not isinstance(config, TrainingConfig) or own_rate:
         return None
-    said = f"WARNING: {recipe}'s learning rate {config.train.learning_rate:g} is for"
-    key = _before(config, within)
-    if (own := RATES.get(config.train.optimizer)) is not None:
-        return f"{said} AdamW; {config.train.optimizer.value} takes {own}: {key}train.learning_rate=RATE"
+    if config.train.optimizer in RATES:
+        return None  # whose rates are others in either case: see below
+    said, key = _rate_is_for(recipe, config), _before(config, within)
     if is_of_adapters and not config.model.lora.rank:
         return f"{said} adapters; for all weights there is that of the recipe {method}"
     if config.model.lora.rank and not is_of_adapters:
         return f"{said} all weights; adapters take about {key}train.learning_rate={LORA_RATES[method]:g}"
     return None
+
+
+def _on_optimizer(recipe: str, config: RunConfig, within: Path | None) -> Iterator[str]:
+    """Shipped rates are AdamW's, and so is the one of a recipe of the user's own that leaves it as it is."""
+    if not isinstance(config, TrainingConfig) or (own := RATES.get(config.train.optimizer)) is None:
+        return
+    is_shipped = recipe.startswith(TOY) or _method(recipe) in LORA_RATES
+    if is_shipped or config.train.learning_rate == LEARNING_RATE:
+        takes = f"AdamW; {config.train.optimizer.value} takes {own}"
+        yield f"{_rate_is_for(recipe, config)} {takes}: {_before(config, within)}train.learning_rate=RATE"
+
+
+def _method(recipe: str) -> str:
+    return recipe.removesuffix(ON_EIGHT).removesuffix(ON_ONE)
+
+
+def _rate_is_for(recipe: str, config: TrainingConfig) -> str:
+    return f"WARNING: {recipe}'s learning rate {config.train.learning_rate:g} is for"
 
 
 def _before(config: RunConfig, within: Path | None) -> str:

@@ -9,6 +9,9 @@ from alignment.config.best import BestConfig
 from alignment.config.errors import require
 from alignment.config.optimizer import CONSTANTS, Constants, OptimizerName
 
+LEARNING_RATE = 1e-5
+"""Where nothing says another: AdamW's, of a pretrained model's weights."""
+
 
 class Schedule(str, Enum):
     cosine = "cosine"
@@ -54,7 +57,7 @@ class TrainConfig(Config):
     """Passes over the rows of data.train; 0.5 is half a pass."""
     optimizer: OptimizerName = OptimizerName.adamw
     """What makes an update of the gradient; PPO's critic has it too (see memory.md)."""
-    learning_rate: float = 1e-5
+    learning_rate: float = LEARNING_RATE
     """The highest one, which the warm-up rises to. PPO's critic has one of its own, critic.learning_rate."""
     learning_rate_rule: LearningRateRule = LearningRateRule.none
     """Whether the learning rate is the one given, or follows from how much a step learns from."""

@@ -63,6 +63,29 @@ def test_a_toys_values_and_a_rate_for_all_weights_are_told(
     assert "WARNING" not in ran(*lion, "train.learning_rate=5e-6")
 
 
+def test_a_rate_for_adamw_is_told_whosever_the_recipe_is(ran: Callable[..., str], tmp_path: Path) -> None:
+    """A toy's is for AdamW too, and so is the one that a recipe of the user's own leaves as it is."""
+    toy = ["tiny_sft", "data.train.limit=8", "batch.size=4", "train.max_steps=1"]
+    toy += ["train.warmup_ratio=0", "train.warmup_steps=0"]
+    line = "WARNING: tiny_sft's learning rate 0.003 is for AdamW; sgd takes one of its own"
+    assert line in ran(*toy, "train.optimizer=sgd")
+    assert "is for AdamW" not in ran(*toy, "train.optimizer=sgd", "train.learning_rate=0.1")
+    for name, rate in {"bare.yaml": "", "rated.yaml": ", learning_rate: 3.0e-6"}.items():
+        (tmp_path / name).write_text(OWN.replace("RATE", rate))
+    calm = [*DATA, "train.warmup_ratio=0"]
+    assert "bare's learning rate 1e-05 is for AdamW; lion takes a third" in ran("bare.yaml", *calm)
+    assert "is for AdamW" not in ran("rated.yaml", *calm)
+
+
+OWN = """# Demonstrations by lion
+defaults:
+  - task: sft
+  - model: pretrained
+  - data: native
+  - _self_
+
+train: {optimizer: lionRATE}
+"""
 PIPELINE = """# Two stages with adapters
 defaults:
   - task: pipeline
