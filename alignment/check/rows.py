@@ -77,6 +77,7 @@ def lengths(loaded: Loaded, config: PreTrainedConfig, new_tokens: int = 0) -> Ve
     figure += f"; the model knows {known.limit} positions, {beyond} rows are beyond"
     if beyond:
         figure += f": data.max_length{' and generation.max_new_tokens' if new_tokens else ''} must keep within them"
+        figure += "" if known.hard else ", or model.rope scale its RoPE"
     return Verdict("lengths", graded(not beyond), figure)
 
 

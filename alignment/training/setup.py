@@ -161,8 +161,7 @@ def say_margins(train: Loaded, data: DataConfig) -> None:
 def require_positions(
     model: ModelConfig, splits: Sequence[Loaded | None], data: DataConfig, new_tokens: int = 0, *, part: str = "data"
 ) -> None:
-    """The longest row, or prompt with `new_tokens` in reply, against the positions that the model knows. Beyond those
-    that it computes (RoPE) is said; its replies there are worse than others.
+    """The longest row, or prompt with `new_tokens` in reply, against the model's positions; beyond RoPE's is a warning.
 
     Args:
         part: where `data` is in the config.
@@ -188,7 +187,8 @@ def require_positions(
         value = f"prompts of up to {longest - new_tokens} tokens and replies of {new_tokens}"
     if known.hard:
         raise ConfigError(f"{key} must be <= {known.limit}, the positions of the model, got {value}")
-    say(f"{key} reaches beyond the {known.limit} positions that the model was made for: {value}")
+    said = f"WARNING: {key} reaches beyond the {known.limit} positions that the model was made for: {value}"
+    say(f"{said}; keep within them, or scale its RoPE (model.rope)")
 
 
 def fill_adapter(model: LanguageModel | ScalarModel, config: ModelConfig, train: Batches) -> None:

@@ -48,7 +48,9 @@ def test_positions_that_are_computed_are_said(capsys: pytest.CaptureFixture[str]
     require_positions(ModelConfig(init=LLAMA), [rows(4, 60)], DataConfig())
     assert capsys.readouterr().out == ""
     require_positions(ModelConfig(init=LLAMA), [rows(4, 61)], DataConfig())
-    assert "data.max_length reaches beyond the 64 positions that the model was made for" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "WARNING: data.max_length reaches beyond the 64 positions that the model was made for" in said
+    assert "keep within them, or scale its RoPE (model.rope)" in said
 
 
 @pytest.mark.parametrize(
