@@ -21,6 +21,9 @@ OF_OTHERS = {  # flags that another verb has
     "--dry-run": "`alignment submit`",
     "--step": "`alignment export` and `alignment push`",
     "--pairs": "`alignment evaluate`",
+    "--for": "`alignment plan`",
+    "--shape": "`alignment plan`",
+    "--mfu": "`alignment plan`",
 }
 
 

@@ -89,6 +89,7 @@ TYPED: Mistakes = {
     "dashes of a key": ("run tiny_dpo --epochs 3", ("--epochs 3", "train.epochs=3")),
     "--data": ("run tiny_dpo --data pairs.jsonl", ("--data", "data.train.path=pairs.jsonl")),
     "flag of submit": ("run tiny_dpo --dry-run", ("--dry-run", "`alignment submit`")),
+    "flag of plan": ("run tiny_dpo --for 1x24GB model=llama-3-8b", ("--for 1x24GB", "`alignment plan`")),
     "flag of export": ("run tiny_dpo --step 3", ("--step 3", "`alignment export`")),
     "sweep": ("run tiny_dpo loss.beta=0.1,0.2", ("loss.beta=0.1,0.2", "needs -m")),
     "job of a sweep": ("run tiny_dpo -m loss.beta=0.1,0", ("loss.beta", "> 0", "0.0")),
