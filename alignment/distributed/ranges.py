@@ -14,6 +14,7 @@ from alignment.distributed import collectives
 Parts = list[tuple[nn.Parameter, Tensor]]
 """Weights, and of each what this process has to count: no number is in the parts of two processes."""
 KINDS = ("grad", "weight")
+AT_ONCE = 2**20  # numbers
 
 
 class RangeWatch:
@@ -62,7 +63,11 @@ class RangeWatch:
 
     @torch.no_grad()
     def count(self, part: Tensor) -> Tensor:
-        """[4], int64: of a tensor of any shape, as `_counted` has them."""
+        """[4], int64: of a tensor of any shape, as `_counted` has them. A large one is read part by part, for what is
+        made of it is as large as it is."""
+        return torch.stack([self._count(own) for own in part.reshape(-1).split(AT_ONCE)]).sum(0)
+
+    def _count(self, part: Tensor) -> Tensor:
         sizes = (part.float() if part.itemsize < 4 else part).abs()  # in halves the bounds themselves would be rounded
         is_not_zero, number = sizes != 0, torch.full((), part.numel(), device=part.device)
         small, large = (is_not_zero & (sizes < self.least)).sum(), (~(sizes <= self.largest)).sum()

@@ -11,6 +11,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from alignment.config.distributed import Device, DistributedConfig, Precision
+from alignment.distributed import ranges
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.ranges import RangeWatch
 
@@ -37,6 +38,17 @@ def test_what_is_counted_is_beyond_the_normal_numbers(dtype: torch.dtype, least:
     numbers = torch.tensor([0.0, 0.0, *small, *large, *held], dtype=torch.float64)
     assert watch.count(numbers).tolist() == [2, 10, 3, 12]
     assert watch.count(numbers.view(3, 4)).tolist() == [2, 10, 3, 12]
+
+
+def test_a_large_tensor_is_counted_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, _ = watch_of("head")
+    numbers = 10.0 ** torch.linspace(-9, 9, 120).reshape(2, 60).T
+    at_once, numbers[:3] = watch.count(numbers), 0.0
+    assert at_once.tolist()[1] == 120
+    at_once = watch.count(numbers)
+    monkeypatch.setattr(ranges, "AT_ONCE", 7)
+    assert watch.count(numbers).tolist() == at_once.tolist()
+    assert watch.count(numbers[:0]).tolist() == [0, 0, 0, 0]
 
 
 def test_numbers_of_two_bytes_are_held_to_the_same_bounds() -> None:
