@@ -81,6 +81,8 @@ def _trained_on_another(folder: Path, config: ModelConfig) -> str:
 
 def _config(folder: Path) -> PeftLoraConfig:
     file = folder / ADAPTER_FILE
+    if not file.is_file():  # peft would ask the hub for it
+        raise ConfigError(f"{KEY}: there is no {ADAPTER_FILE} in it, got {str(folder)!r}")
     with Reading(f"{KEY}: {str(file)!r} is no config that peft reads"):
         config = PeftLoraConfig.from_pretrained(str(folder))
     for each in fields(PeftLoraConfig):
