@@ -37,6 +37,14 @@ class CheckpointConfig(Config):
     resume: Resume = Resume.auto
     """Where the same command begins when output_dir has checkpoints."""
 
+    def is_in_background(self, device: str) -> bool:
+        """Of a run on devices of that type."""
+        return device != "cpu" if self.background is None else self.background
+
+    def is_in_passes(self) -> bool:
+        """Whether any is written but at a run's end."""
+        return self.every > 0 or self.every_minutes > 0
+
     def __post_init__(self) -> None:
         require(self.every >= 0, "checkpoint.every must be >= 0", self.every)
         rule = "checkpoint.every_minutes must be finite and >= 0"

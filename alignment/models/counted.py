@@ -121,6 +121,10 @@ class Counted:
     """Of the numbers that train those outside an adapter: modules that are trained whole beside it, a scalar head."""
     num_merged: int
     """Of those that do not, the ones that are made anew where the model is saved whole: with an adapter, or packed."""
+    num_largest: int
+    """In the largest of these weights."""
+    num_unpacked: int
+    """And in that one, where it is held in fewer bits than float32."""
     num_narrow: int
     """Of the rest of these, which are saved as they are, those that are held in half precision."""
     num_in_adapter: int

@@ -97,13 +97,13 @@ def counted_of(role: Role, rows: Rows, compute: torch.dtype, layout: Layout) -> 
     count, more = _drawn_out(config, build, is_even=role.is_even)
     found = count.tolist()
     trained, frozen, num_trained, num_frozen, num_fp8 = found[:5]
-    states, (small, scales), passes = States(*found[5:9]), found[9:11], found[18:]
-    shared, whole, merged, narrow, in_adapter, row, chunk = map(round, found[11:18])
+    states, (small, scales), passes = States(*found[5:9]), found[9:11], found[20:]
+    shared, whole, merged, largest, unpacked, narrow, in_adapter, row, chunk = map(round, found[11:20])
     layer = (trained + frozen) / max(num_layers, 1) if more is None else float(more[:2].sum())
     many, few = np.array(passes).reshape(2, 2, len(Phase), len(Part))
     cached, heads, pieces = num_cached(config), heads_of(config), config.get_text_config().vocab_size
     numbers = round(num_trained), round(num_frozen), round(num_fp8)
-    sizes = small, scales, shared, whole, merged, narrow, in_adapter
+    sizes = small, scales, shared, whole, merged, largest, unpacked, narrow, in_adapter
     return Counted(trained, frozen, *numbers, states, layer, *sizes, cached, heads, pieces, row, many, few, chunk)
 
 

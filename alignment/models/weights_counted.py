@@ -12,13 +12,14 @@ from alignment.models.optimizer_states import HALF, all_states
 from alignment.models.packed import Packed
 from alignment.models.weight_kinds import head_of, weight_kinds
 
+SINGLE = 4  # bytes of a number
 OF_ADAPTER = ".lora_"  # in a weight's name
 
 
 def weights_of(role: Role, hf: PreTrainedModel) -> list[float]:
     """The bytes of the weights that train and of the others, their numbers, those that multiply in 8 bits, the bytes of
     the optimizer's states, of small weights and of what unpacks packed ones, the elements that ZeRO 3 shares out, and
-    the four numbers of `_as_saved`."""
+    the six numbers of `_as_saved`."""
     packed = {f"{name}.weight": module for name, module in hf.named_modules() if isinstance(module, Packed)}
     sizes, counts = {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
     small = scales = elements = 0.0
@@ -36,20 +37,22 @@ def weights_of(role: Role, hf: PreTrainedModel) -> list[float]:
     return [*sizes.values(), *counts.values(), float(num_in_fp8(hf)), *states, small, scales, elements, *apart]
 
 
-def _as_saved(hf: PreTrainedModel, packed: Mapping[str, Packed]) -> tuple[float, float, float, float]:
-    """`Counted.num_whole`, `.num_merged`, `.num_narrow` and `.num_in_adapter`."""
-    whole = merged = narrow = in_adapter = 0.0
+def _as_saved(hf: PreTrainedModel, packed: Mapping[str, Packed]) -> list[float]:
+    """From `Counted.num_whole` to `Counted.num_in_adapter`."""
+    whole = narrow = in_adapter = 0.0
+    merged = [(0.0, 0.0)]  # of each weight its numbers, and those that are held in fewer bits
     for name, weight in hf.named_parameters():
         layer = packed.get(name)
         if weight.requires_grad:
             whole += 0 if OF_ADAPTER in name else weight.numel()
         elif layer is not None or BENEATH.search(name):
-            merged += weight.numel() if layer is None else layer.number
+            number = float(weight.numel() if layer is None else layer.number)
+            merged.append((number, number * (weight.element_size() < SINGLE)))
         else:
             narrow += weight.numel() if weight.element_size() == HALF else 0
     for weight in hf.state_dict(keep_vars=True).values():
         in_adapter += weight.numel() if weight.requires_grad else 0
-    return whole, merged, narrow, in_adapter
+    return [whole, sum(number for number, _ in merged), *max(merged, key=sum), narrow, in_adapter]
 
 
 def states_in(role: Role, hf: PreTrainedModel) -> States:

@@ -8,7 +8,7 @@ from alignment.config.run import RunConfig
 from alignment.models.files import one_line
 from alignment.plan.estimate import plan_of, planned
 from alignment.plan.hardware import Hardware, named, this_machine
-from alignment.plan.page import fewest_of, gb, lines_of, sum_of, unused_of, ways_of
+from alignment.plan.page import another_number_of, fewest_of, gb, lines_of, sum_of, unused_of, ways_of
 from alignment.plan.roles import Counts, Planned
 from alignment.plan.search import fewest, ways_to_fit
 from alignment.plan.work import MFU
@@ -57,6 +57,7 @@ def _lines(recipe: str, config: Planned, hardware: Hardware, mfu: float) -> Iter
     counts = Counts()
     plan = plan_of(config, hardware, counts)
     yield from lines_of(recipe, plan, mfu)
+    yield from another_number_of(config, plan.hardware)
     yield from unused_of(plan, hardware)
     if not plan.fits:
         yield ""

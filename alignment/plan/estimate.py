@@ -28,10 +28,11 @@ from alignment.plan.roles import (
     widest_rows,
     without_gradients,
 )
-from alignment.plan.saving import while_saving
+from alignment.plan.saving import copied, while_saving
 from alignment.tasks.max_tokens import LEAST, MOST_CPU, MOST_GPU, SHARE, roles_of
 from alignment.tasks.rows import require_one_pass, rows_of, whole_step
 
+WRITTEN = "a checkpoint that is being written"
 TokensOf = Callable[[PlannedRole, int], PassTokens]
 
 
@@ -105,10 +106,13 @@ def plan_of(config: Planned, hardware: Hardware, counts: Counts) -> Plan:
     roles = planned_roles(config, processes, is_gpu=hardware.is_gpu, counts=counts)
     require_one_pass(config)
     ends = [] if hardware.is_gpu else _saving(config, roles, processes)
+    beside = 0.0 if hardware.is_gpu else copied(config, roles, processes, "cpu")
 
     def of_passes(number: int, tokens_of: TokensOf) -> Plan:
-        phases = phases_of(config, roles, processes, [tokens_of(each, number) for each in roles], counts) + ends
-        return Plan(config, hardware, roles, phases, number)
+        phases = phases_of(config, roles, processes, [tokens_of(each, number) for each in roles], counts)
+        written = {WRITTEN: beside} if beside else {}
+        phases = [replace(phase, parts=phase.parts | written) for phase in phases]
+        return Plan(config, hardware, roles, phases + ends, number)
 
     def of_step(each: PlannedRole, number: int) -> PassTokens:
         return pass_tokens(config, each, processes, number)

@@ -7,7 +7,7 @@ from alignment.models.footprint import config_and_trust
 from alignment.plan.buffers import FLOAT
 from alignment.plan.estimate import Plan, on_host
 from alignment.plan.roles import PlannedRole
-from alignment.plan.saving import saved
+from alignment.plan.saving import copied, in_checkpoint, saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,8 @@ class Host:
     """The same, beside a GPU, while the models are read."""
     saving: float
     """In the main process, while its model is saved."""
+    copied: float
+    """Of one machine's processes, of a checkpoint while training goes on, until it is written."""
     checkpoint: float
     """On disk, of all processes."""
     kept: int
@@ -31,18 +33,16 @@ class Host:
 
 
 def host_of(plan: Plan) -> Host:
-    config, local = plan.config, plan.hardware.local
-    trained = [each for each in plan.roles if each.role.is_trained]
-    states = sum(each.counted.num_trained * FLOAT + each.counted.states.kept for each in trained)
+    config, local, processes = plan.config, plan.hardware.local, plan.hardware.processes
     is_training = isinstance(config, TrainingConfig)
-    copies = plan.hardware.processes if not config.distributed.zero else 1
     whole, adapter = saved(plan.roles[0]) if is_training else (0.0, 0.0)
     return Host(
         offloaded=local * sum(each.held.in_cpu_memory for each in plan.roles),
         activations=local * on_host(plan),
         loading=_loading(plan) if plan.hardware.is_gpu else 0.0,
         saving=max(whole, adapter),
-        checkpoint=states * copies if is_training else 0.0,
+        copied=local * copied(config, plan.roles, processes, "cuda") if plan.hardware.is_gpu else 0.0,
+        checkpoint=processes * in_checkpoint(config, plan.roles, processes),
         kept=config.checkpoint.keep + 1 if isinstance(config, TrainingConfig) else 0,
         model=whole + adapter,
     )

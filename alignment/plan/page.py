@@ -73,11 +73,24 @@ def fewest_of(way: Way | None, name: str, config: Planned) -> str:
 def _taken(way: Way) -> str:
     asked = way.plan.config.batch.max_tokens
     chosen = f", batch.max_tokens={way.plan.max_tokens}" if asked is None else ""
-    return f"{gb(way.plan.total)} of {gb(way.plan.hardware.memory)} GB on {_number(way.plan.hardware)}{chosen}"
+    host = host_of(way.plan)
+    elsewhere = host.offloaded + host.activations
+    beside = f" and {gb(elsewhere)} GB of CPU memory of a machine" if elsewhere else ""
+    return f"{gb(way.plan.total)} of {gb(way.plan.hardware.memory)} GB on {_number(way.plan.hardware)}{beside}{chosen}"
 
 
 def _number(hardware: Hardware) -> str:
     return f"1 {hardware.name}" if hardware.processes == 1 else f"each of {hardware.processes} x {hardware.name}"
+
+
+def another_number_of(config: Planned, taken: Hardware) -> Iterator[str]:
+    """Where the config asks for several processes, and devices are named that are not as many. config: as the recipe
+    has it."""
+    if not taken.is_here and 1 != config.processes() != taken.processes:
+        own = f"launch.processes={config.launch.processes}"
+        if config.cluster.scheduler is not Scheduler.local:
+            own = f"cluster.nodes={config.cluster.nodes} of {config.cluster.num_tasks_per_node()} GPUs"
+        yield f"planned for the {taken.processes} of --for, not for {own}"
 
 
 def unused_of(plan: Plan, asked: Hardware) -> Iterator[str]:
@@ -173,6 +186,7 @@ def _host(plan: Plan) -> Iterator[str]:
             (host.activations, "of what layers keep for their backward pass"),
             (host.loading, f"while {_readers(plan.hardware.local)}"),
             (host.saving, "in the main process while it saves its model"),
+            (host.copied, "of a checkpoint while it is written (checkpoint.background)"),
         )
         if size
     ]

@@ -60,6 +60,7 @@ def learning(
     made = {PAGES: each.held.page, UPDATING: each.held.update}
     if any(made.values()):
         made = {name: size for name, size in made.items() if size}
+        made |= beside if distributed.zero in (1, 2) else {}
         found.append(PlannedPhase(f"an update, {key}", made | stays, held))
     return found
 

@@ -3,7 +3,6 @@
 import torch
 
 from alignment.config.run import TrainingConfig
-from alignment.distributed.precision import is_half
 from alignment.models.footprint import config_and_trust
 from alignment.plan.buffers import FLOAT, NARROW, made_whole
 from alignment.plan.roles import Planned, PlannedRole
@@ -19,6 +18,23 @@ def saved(policy: PlannedRole) -> tuple[float, float]:
     if not settings.has_adapter or not settings.keeps_base:
         return whole, 0.0
     return whole * settings.lora.merge, float(counted.num_in_adapter * itemsize)
+
+
+def in_checkpoint(config: Planned, roles: list[PlannedRole], processes: int) -> float:
+    """Of the weights that train and their optimizers' states, what each process writes: its share, or without ZeRO all
+    of it."""
+    if not isinstance(config, TrainingConfig):
+        return 0.0
+    trained = [each.counted for each in roles if each.role.is_trained]
+    states = sum(counted.num_trained * FLOAT + counted.states.kept for counted in trained)
+    return states / (processes if config.distributed.zero else 1)
+
+
+def copied(config: Planned, roles: list[PlannedRole], processes: int, device: str) -> float:
+    """What each process keeps of that in CPU memory while training goes on, until it is written."""
+    if not isinstance(config, TrainingConfig) or not config.checkpoint.is_in_passes():
+        return 0.0
+    return in_checkpoint(config, roles, processes) * config.checkpoint.is_in_background(device)
 
 
 def while_saving(config: Planned, policy: PlannedRole, processes: int) -> dict[str, float]:
@@ -41,7 +57,7 @@ def _while_whole(config: Planned, policy: PlannedRole, processes: int) -> dict[s
     counted, itemsize, zero = policy.counted, _itemsize(policy), config.distributed.zero
     frozen = counted.num_frozen - counted.num_merged - counted.num_narrow
     held = {FLOAT: counted.num_whole + frozen, NARROW: counted.num_narrow}
-    added = _while_added(config, policy) if counted.num_merged else 0.0
+    added = _while_added(policy) if counted.num_merged else 0.0
     converted = itemsize * sum(number for size, number in held.items() if size != itemsize)
     if itemsize == FLOAT and zero in (1, 2):
         converted += itemsize * counted.num_whole
@@ -67,13 +83,11 @@ def _while_adapter(config: Planned, policy: PlannedRole, processes: int) -> dict
     }
 
 
-def _while_added(config: Planned, policy: PlannedRole) -> float:
-    """In float32 what an adapter adds to a layer's largest weight, that weight, where it is held in fewer bits, and
-    what the sum has more than it is written in."""
-    text = config_and_trust(policy.role)[0].get_text_config()
-    is_fewer = is_half(config.distributed) or policy.role.settings.is_packed
-    widest: int = max(text.hidden_size, text.to_dict().get("intermediate_size") or 0)
-    return float(text.hidden_size * widest * (FLOAT * (1 + is_fewer) + FLOAT - _itemsize(policy)))
+def _while_added(policy: PlannedRole) -> float:
+    """In float32 what an adapter adds to the largest weight that has one, that weight, where it is held in fewer bits,
+    and what the sum has more than it is written in."""
+    counted = policy.counted
+    return float(counted.num_largest * (2 * FLOAT - _itemsize(policy)) + counted.num_unpacked * FLOAT)
 
 
 def _number(policy: PlannedRole) -> int:

@@ -68,7 +68,7 @@ class Checkpoints:
         self.zero = zero
         self.saved_at = time.monotonic()
         self.took = 0.0  # seconds that training has waited for the last save; 0 before the first
-        self.in_background = device.type != "cpu" if config.background is None else config.background
+        self.in_background = config.is_in_background(device.type)
         self.writing: Writing | None = None
         self.has_said = False
         if is_main():

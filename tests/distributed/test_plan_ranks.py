@@ -136,7 +136,7 @@ WHOLE = [measured_runs.LORA, "model.lora.modules_to_save=[embed_tokens,lm_head]"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("own", "stage"), [*((UPDATED, stage) for stage in (0, 1, 3)), *((WHOLE, stage) for stage in (0, 1, 2))]
+    ("own", "stage"), [*((UPDATED, stage) for stage in STAGES), *((WHOLE, stage) for stage in (0, 1, 2))]
 )
 def test_what_an_update_and_what_saving_makes_is_planned(
     own: list[str], stage: int, run_ranks: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

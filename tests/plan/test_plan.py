@@ -22,7 +22,8 @@ from alignment.plan.buffers import casts
 from alignment.plan.estimate import phases_of, plan_of
 from alignment.plan.estimate import planned as config_to_plan
 from alignment.plan.hardware import named
-from alignment.plan.page import unused_of
+from alignment.plan.host import host_of
+from alignment.plan.page import another_number_of, unused_of
 from alignment.plan.passes import pass_tokens
 from alignment.plan.rate import rate_line
 from alignment.plan.roles import Counts
@@ -286,6 +287,32 @@ def test_a_base_that_is_merged_into_is_held_in_float32() -> None:
         plan = plan_of(config_to_plan(composed("sft", words, [], "llama-3-8b")), named("8x80GB"), Counts())
         held.append(plan.highest.held)
     assert 6.9e9 < (held[1] - held[0]) / 2 < 8.1e9
+
+
+def test_processes_of_the_config_beside_other_devices_that_are_named() -> None:
+    """The devices count, which is told; where they are as many, or the config names none, there is nothing to tell."""
+    own = {"launch.processes=4": "launch.processes=4", "cluster=slurm cluster.nodes=2 cluster.gpus_per_node=8": ""}
+    for words, told in own.items():
+        config = config_to_plan(composed("tiny_dpo", ["distributed.zero=3", *words.split()], [], None))
+        plan = plan_of(config, named("8x80GB"), Counts())
+        (line,) = another_number_of(config, plan.hardware)
+        told = told or "cluster.nodes=2 of 8 GPUs"
+        assert line == f"planned for the 8 of --for, not for {told}"
+    for words in ("distributed.zero=3 launch.processes=8", "distributed.zero=3"):
+        config = config_to_plan(composed("tiny_dpo", words.split(), [], None))
+        assert not list(another_number_of(config, plan_of(config, named("8x80GB"), Counts()).hardware))
+
+
+def test_a_checkpoint_in_the_background_is_in_a_machine_s_memory() -> None:
+    """12 bytes of each of 8 billion weights: all of them in one process, or 8 of 16 shares."""
+    for devices, zero, share in (("1x80GB", "null", 1.0), ("16x80GB", "3", 0.5)):
+        words = ["batch.max_tokens=4096", f"distributed.zero={zero}"]
+        found = []
+        for more in ([], ["checkpoint.background=false"], ["checkpoint.every_minutes=0"]):
+            plan = plan_of(config_to_plan(composed("sft", [*words, *more], [], "llama-3-8b")), named(devices), Counts())
+            found.append(host_of(plan).copied)
+        assert found[0] == pytest.approx(12 * 8_030_261_248 * share, rel=1e-3)
+        assert found[1:] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(

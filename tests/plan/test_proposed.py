@@ -13,6 +13,7 @@ from alignment.cli.plan import composed
 from alignment.plan.command import planned_lines
 from alignment.plan.estimate import plan_of, planned
 from alignment.plan.hardware import named
+from alignment.plan.host import host_of
 from alignment.plan.page import gb
 from alignment.plan.roles import Counts
 
@@ -20,7 +21,10 @@ PAGE = Path(__file__).parents[2] / "recipes" / "memory.md"
 ALL = [(recipe, shape, devices) for recipe in RECIPES for shape in SHAPES for devices in DEVICES]
 OFTEN = (("dpo", "llama-2-7b", "8x80GB"),)
 COUNTS = Counts()
-TAKEN = re.compile(r"(\S+) of \S+ GB on (?:each of (\d+) x|1) GPU of (\d+) GB(?:, batch\.max_tokens=(\d+))?")
+TAKEN = re.compile(
+    r"(\S+) of \S+ GB on (?:each of (\d+) x|1) GPU of (\d+) GB(?: and (\S+) GB of CPU memory of a machine)?"
+    r"(?:, batch\.max_tokens=(\d+))?"
+)
 FEWEST = re.compile(r"the fewest that it fits on, (?:as it is|with (?P<words>.*?)): (?P<taken>\S+ of .*)")
 LAUNCHED = ("launch.processes=", "cluster")  # which a page leaves out, whose columns say it
 COMMAND = re.compile(r"^    alignment plan (\w+) --shape (\S+) --for (\S+) (.*)$", re.MULTILINE)
@@ -49,10 +53,13 @@ def test_what_is_proposed_can_be_typed_and_fits(recipe: str, shape: str, devices
     for words, text in found:
         taken = TAKEN.fullmatch(text)
         assert taken is not None, text
-        size, number, memory, max_tokens = taken[1], int(taken[2] or 1), taken[3], taken[4]
+        size, number, memory, max_tokens = taken[1], int(taken[2] or 1), taken[3], taken[5]
         config = planned(composed(recipe, words, [], shape))
         plan = plan_of(config, named(f"{number}x{memory}GB"), COUNTS)
         assert plan.fits and gb(plan.total) == size, (words, text)
+        host = host_of(plan)
+        elsewhere = host.offloaded + host.activations
+        assert taken[4] == (gb(elsewhere) if elsewhere else None), (words, text)
         assert config.processes() == number == plan.hardware.processes, (words, text)
         assert max_tokens is None or int(max_tokens) == plan.max_tokens
     words, text = found[0]

@@ -33,6 +33,9 @@ TEXTS = ["ptx.weight=0.1", "ptx.size=4", "ptx.data.max_length=130", "ptx.data.ma
 TEXTS += ["ptx.data.format=native", "ptx.data.train.path=rows.jsonl", "ptx.data.train.limit=32"]
 TEXTS.append("ptx.data.template=none")
 REPLIES = ["data.train.limit=8", "data.eval.limit=2", "batch.size=8", "num_samples=2", "generation.max_new_tokens=60"]
+ON_HEAD = [LORA, "model.lora.targets=[q_proj,lm_head]"]
+MOE = {"moe_intermediate_size": 256, "shared_expert_intermediate_size": 64, "num_experts": 8, "num_hidden_layers": 2}
+EXPERTS = shape(model_type="qwen2_moe", num_experts_per_tok=2, **MOE)
 DORA = [*SFT, *BASE, "model.lora.dora=true"]
 RUNS = {
     "adafactor, large embeddings": [*SFT, LARGE, *SHORT, "train.optimizer=adafactor"],
@@ -52,11 +55,18 @@ RUNS = {
     "QLoRA in bfloat16, saved in float32": [*SFT, *BASE, "distributed.precision=bfloat16", "model.quantization=nf4"],
     "DoRA on 4 bits": [*DORA, "model.quantization=nf4"],
     "DoRA on 8 bits": [*DORA, "model.quantization=int8"],
+    "LoRA on a large head": [*SFT, LARGE, ROW, *ON_HEAD],
+    "LoRA on the head": [*SFT, *BASE, *ON_HEAD],
+    "QLoRA on the head": [*SFT, *BASE, *ON_HEAD, "model.quantization=nf4"],
+    "LoRA on the head in bfloat16": [*SFT, *BASE, *ON_HEAD, "distributed.precision=bfloat16"],
+    "LoRA on experts": [*SFT, EXPERTS, ROW, LORA, "model.lora.target_parameters=[experts.gate_up_proj]"],
+    "a checkpoint in the background": [*SFT, LARGE, *SHORT, "checkpoint.every=1", "checkpoint.background=true"],
+    "ranges": [*SFT, LARGE, *SHORT, "log.ranges_every=1"],
     "GRPO with texts": [*GRPO, *REPLIES, *TEXTS, LORA, "batch.max_tokens=512", "train.max_steps=2"],
     "PPO with texts": [*PPO, *TEXTS],
 }
 OFTEN = ["adamw_bf16", "few tokens, wide, by sgd", "trained whole beside QLoRA", "LoRA in bfloat16, saved in float32"]
-OFTEN += ["DoRA on 8 bits", "adafactor, a reward model"]
+OFTEN += ["DoRA on 8 bits", "adafactor, a reward model", "QLoRA on the head", "a checkpoint in the background"]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in RUNS])
