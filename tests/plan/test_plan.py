@@ -28,6 +28,8 @@ from alignment.plan.passes import pass_tokens
 from alignment.plan.rate import rate_line
 from alignment.plan.roles import Counts
 
+COUNTS = Counts()  # of shapes that are shipped, each counted once
+
 
 def planned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     monkeypatch.setattr(sys, "argv", ["alignment", "plan", *words])
@@ -98,8 +100,8 @@ def test_heads_that_cannot_be_shared_out_are_refused() -> None:
     words = ["distributed=zero3", "distributed.sequence_parallel={}", "batch.size=8"]
     four, eight = ([word.format(number) for word in words] for number in (4, 8))
     with pytest.raises(ConfigError, match="must divide the number of attention heads"):
-        plan_of(config_to_plan(composed("tiny_dpo", eight, [], None)), named("8x80GB"), Counts())
-    assert plan_of(config_to_plan(composed("tiny_dpo", four, [], None)), named("8x80GB"), Counts()).fits
+        plan_of(config_to_plan(composed("tiny_dpo", eight, [], None)), named("8x80GB"), COUNTS)
+    assert plan_of(config_to_plan(composed("tiny_dpo", four, [], None)), named("8x80GB"), COUNTS).fits
 
 
 def test_a_folder_with_a_config_alone_is_a_model(
@@ -189,7 +191,7 @@ def test_autocast_s_copies_are_there_together_but_under_zero_3() -> None:
 
 def test_in_float16_the_actor_s_gradients_wait_for_the_critic_s() -> None:
     """A byte for a byte: neither of PPO's two models steps before it is known whether the other can."""
-    words, counts = ["distributed.precision=float16", "model.init.num_hidden_layers=1", "batch.max_tokens=64"], Counts()
+    words, counts = ["distributed.precision=float16", "model.init.num_hidden_layers=1", "batch.max_tokens=64"], COUNTS
     plan = plan_of(config_to_plan(composed("tiny_ppo", words, [], None)), named("1x80GB"), counts)
     other = replace(plan.config, distributed=replace(plan.config.distributed, precision=Precision.bfloat16))
     tokens = [pass_tokens(other, each, 1, 64) for each in plan.roles]
@@ -240,7 +242,7 @@ def test_pages_are_of_the_machine_s_memory_but_for_those_of_one_weight() -> None
     of = {}
     for name in ("adamw_8bit", "paged_adamw_8bit"):
         config = composed("sft", [*words, f"train.optimizer={name}"], [], "llama-3-8b")
-        of[name] = plan_of(config_to_plan(config), named("1x80GB"), Counts())
+        of[name] = plan_of(config_to_plan(config), named("1x80GB"), COUNTS)
     plain, paged = (of[name].roles[0].held for name in of)
     embeddings, norms = 128_256 * 4096, 65 * 4096
     matrices = 8_030_261_248 - embeddings - norms
@@ -270,7 +272,7 @@ def test_a_rate_is_suggested_to_fine_tuning_alone() -> None:
     """504 rows of 2,000 tokens are about a quarter of four million."""
     words = ["batch.size=504", "batch.max_tokens=4096", "data.max_length=2001", "distributed=zero3"]
     config = config_to_plan(composed("sft", words, [], "llama-3-8b"))
-    plan = plan_of(config, named("8x80GB"), Counts())
+    plan = plan_of(config, named("8x80GB"), COUNTS)
     (line,) = rate_line(plan)
     assert line.startswith("learning rate: train.learning_rate=0.00015 by LLaMA-Factory's")
     adapters = replace(config.model, lora=LoraConfig(rank=4))
@@ -284,7 +286,7 @@ def test_a_base_that_is_merged_into_is_held_in_float32() -> None:
     held = []
     for every in (0, 100):
         words = [word.format(every) for word in common]
-        plan = plan_of(config_to_plan(composed("sft", words, [], "llama-3-8b")), named("8x80GB"), Counts())
+        plan = plan_of(config_to_plan(composed("sft", words, [], "llama-3-8b")), named("8x80GB"), COUNTS)
         held.append(plan.highest.held)
     assert 6.9e9 < (held[1] - held[0]) / 2 < 8.1e9
 
@@ -294,13 +296,12 @@ def test_processes_of_the_config_beside_other_devices_that_are_named() -> None:
     own = {"launch.processes=4": "launch.processes=4", "cluster=slurm cluster.nodes=2 cluster.gpus_per_node=8": ""}
     for words, told in own.items():
         config = config_to_plan(composed("tiny_dpo", ["distributed.zero=3", *words.split()], [], None))
-        plan = plan_of(config, named("8x80GB"), Counts())
-        (line,) = another_number_of(config, plan.hardware)
+        (line,) = another_number_of(config, named("8x80GB"))
         told = told or "cluster.nodes=2 of 8 GPUs"
         assert line == f"planned for the 8 of --for, not for {told}"
     for words in ("distributed.zero=3 launch.processes=8", "distributed.zero=3"):
         config = config_to_plan(composed("tiny_dpo", words.split(), [], None))
-        assert not list(another_number_of(config, plan_of(config, named("8x80GB"), Counts()).hardware))
+        assert not list(another_number_of(config, named("8x80GB")))
 
 
 def test_a_checkpoint_in_the_background_is_in_a_machine_s_memory() -> None:
@@ -309,7 +310,7 @@ def test_a_checkpoint_in_the_background_is_in_a_machine_s_memory() -> None:
         words = ["batch.max_tokens=4096", f"distributed.zero={zero}"]
         found = []
         for more in ([], ["checkpoint.background=false"], ["checkpoint.every_minutes=0"]):
-            plan = plan_of(config_to_plan(composed("sft", [*words, *more], [], "llama-3-8b")), named(devices), Counts())
+            plan = plan_of(config_to_plan(composed("sft", [*words, *more], [], "llama-3-8b")), named(devices), COUNTS)
             found.append(host_of(plan).copied)
         assert found[0] == pytest.approx(12 * 8_030_261_248 * share, rel=1e-3)
         assert found[1:] == [0.0, 0.0]
@@ -327,5 +328,5 @@ def test_a_checkpoint_in_the_background_is_in_a_machine_s_memory() -> None:
 def test_devices_that_are_not_taken(size: int, devices: str, what: str) -> None:
     """And what would take them can be typed."""
     config = config_to_plan(composed("tiny_dpo", [f"batch.size={size}"], [], None))
-    (line,) = unused_of(plan_of(config, named(devices), Counts()), named(devices))
+    (line,) = unused_of(plan_of(config, named(devices), COUNTS), named(devices))
     assert line.endswith(f"the run as it is takes 1: {what}")
