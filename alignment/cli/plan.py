@@ -52,7 +52,14 @@ def composed(recipe: str, overrides: list[str], own: list[Path], shape: str | No
             named = OmegaConf.select(first, "model.path")
             raise ConfigError(f"--shape stands for a model: leave out one of the two, got model.path={named!r}")
         folder = _shape_of_preset(first) if shape is None else shape_folder(shape)
+        if folder is None and _lacks_model(first):
+            rule = f"--shape must name one of {', '.join(known_shapes())}, or model.path a model"
+            raise ConfigError(f"{rule}: the recipe leaves it to you")
         return resolve(single(recipe, [*overrides, *_left_open(first, folder)]))
+
+
+def known_shapes() -> list[str]:
+    return sorted(path.name for path in SHAPES.iterdir() if path.is_dir())
 
 
 def shape_folder(name: str) -> str:
@@ -61,7 +68,7 @@ def shape_folder(name: str) -> str:
     Raises:
         ConfigError: there is none of that name.
     """
-    known = sorted(path.name for path in SHAPES.iterdir() if path.is_dir())
+    known = known_shapes()
     if name not in known:
         raise ConfigError(f"--shape must be one of {', '.join(known)}, got {name!r}{nearest(name, known)}")
     return str(SHAPES / name)
@@ -90,6 +97,10 @@ def _shape_of_preset(composed: DictConfig) -> str | None:
     if not (folder.is_dir() and preset.is_file()):
         return None
     return str(folder) if composed.model.get("path") == OmegaConf.load(preset).path else None
+
+
+def _lacks_model(composed: DictConfig) -> bool:
+    return "model" in composed and not any(_is_set(composed, f"model.{key}") for key in ("path", "adapter", "init"))
 
 
 def _is_set(composed: DictConfig, key: str) -> bool:

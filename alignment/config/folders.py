@@ -41,7 +41,9 @@ def find_model(path: str, key: str, *, trusted: bool = False) -> ModelFolder:
         base = base_of(folder, key)
         if base is None:
             rule = f"base_model_name_or_path in {str(folder / ADAPTER_FILE)!r} must be the folder of the adapter's base"
-            raise ConfigError(f"{key}: {rule}, got {_named(folder, key)!r}")
+            merged = (folder.parent / MODEL_FILE).is_file()
+            way_out = f"; {str(folder.parent)!r} is the model that it was merged into" if merged else ""
+            raise ConfigError(f"{key}: {rule}, got {_named(folder, key)!r}{way_out}")
         folder = base
     return ModelFolder(folder, tuple(adapters), key, trusted)
 

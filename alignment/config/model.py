@@ -67,7 +67,7 @@ class LoraConfig(Config):
     rank: int = 0
     """0 trains all weights; above 0 the weights are frozen and adapters of this rank are trained (arXiv:2106.09685)."""
     alpha: int = ALPHA
-    """The adapters' outputs are scaled by alpha / sqrt(rank)."""
+    """The adapters' outputs are scaled by alpha / sqrt(rank), without `rslora` by alpha / rank."""
     rank_pattern: dict[str, int] = field(default_factory=dict)
     """Layer -> a rank of its own, in place of `rank`: names, or their ends, as peft has them, which may be patterns:
     q_proj, layers.0.mlp.*; of several that fit a layer the first counts."""

@@ -23,7 +23,6 @@ CARDS = {  # FLOPs a second, dense bfloat16, as the data sheets have it
     "4090-24GB": 165e12,
 }
 FP8_CARDS = ("H100-80GB", "H200-141GB", "4090-24GB")  # of those, which multiply in 8 bits: at twice the rate
-EXAMPLES = "8xA100-80GB, or of any other card 8x80GB"
 PER_MACHINE = 8  # of GPUs that are named
 
 Run = TypeVar("Run", bound=RunConfig)
@@ -56,12 +55,12 @@ def named(text: str) -> Hardware:
     Raises:
         ConfigError: it is no such name.
     """
-    found = WANTED.fullmatch(text)
+    found, known = WANTED.fullmatch(text), ", ".join(sorted(CARDS))
     if found is None or int(found[1]) < 1 or int(found[3]) < 1:
-        raise ConfigError(f"--for must be a number of GPUs and their memory, {EXAMPLES}, got {text!r}")
+        rule = "--for must be a number of GPUs and their memory, 8x80GB, which may be named as a card"
+        raise ConfigError(f"{rule}, 8xA100-80GB ({known}), got {text!r}")
     count, card, size = int(found[1]), found[2], int(found[3])
     if card is not None and f"{card}-{size}GB" not in CARDS:
-        known = ", ".join(sorted(CARDS))
         raise ConfigError(f"--for must name a card of {known}, or its memory alone ({count}x{size}GB), got {text!r}")
     name = f"GPU of {size} GB" if card is None else f"{card}-{size}GB"
     return Hardware(count, name, int(size * GB), is_gpu=True, flops=CARDS.get(name), local=min(count, PER_MACHINE))

@@ -217,6 +217,8 @@ def _work(plan: Plan, mfu: float) -> Iterator[str]:
     line += f", {work.flops_fp8 / work.flops:.0%} of them in 8 bits" if work.flops_fp8 else ""
     seconds, rate = work.seconds(plan, mfu), rate_here(plan)
     line += "" if seconds is None else f", {_seconds(seconds)} at {mfu:.0%} of the peak"
+    if seconds is None and rate is None:
+        line += ", no seconds: of this card no peak is known (--for 8xA100-80GB names one)"
     if rate is not None:
         line += f", {_seconds(work.flops / rate)} at the {rate:.2g} FLOPs a second that products were timed at here"
         line += " in bfloat16" if work.flops_fp8 else ""

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from alignment.config.errors import ConfigError
+from alignment.config.folders import find_model
 from alignment.config.model import ModelConfig
 from alignment.distributed.placement import WHOLE
 from alignment.models.files import names_in
@@ -361,3 +362,12 @@ def test_what_is_wrong_with_an_adapter_is_one_line(
 
 
 SHAPES = {"A": (2, 32), "B": (32, 2)}
+
+
+def test_an_adapter_of_a_base_that_was_drawn_says_where_it_was_merged(good: Path, tmp_path: Path) -> None:
+    """A run of model.init leaves its adapter beneath the model, and its base nowhere."""
+    shutil.copytree(good, tmp_path / "model")
+    (tmp_path / "model" / "adapter").mkdir()
+    (tmp_path / "model" / "adapter" / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    with pytest.raises(ConfigError, match=r"got None; '.*/model' is the model that it was merged into$"):
+        find_model(str(tmp_path / "model" / "adapter"), "model.path")

@@ -88,7 +88,10 @@ def test_a_step_takes_as_long_as_its_products_at_the_rate_of_this_machine(
     assert timed == [("cpu", torch.float32, 1024, 128, 1)]
     said = planned(monkeypatch, capsys, *words, "--for", "1xA100-80GB")
     assert "were timed" not in said and len(timed) == 1
+    assert "s at 40% of the peak" in said
     assert "GB while 1 process reads its models" in said
+    said = planned(monkeypatch, capsys, *words, "--for", "1x24GB")
+    assert "FLOPs, no seconds: of this card no peak is known (--for 8xA100-80GB names one)" in said
 
 
 def test_products_are_timed() -> None:
@@ -139,7 +142,7 @@ def test_devices_have_names() -> None:
     assert (found.processes, found.memory, found.local, found.flops) == (64, 80_000_000_000, 8, 989e12)
     assert named("1x24GB").flops is None
     for wrong, rule in (
-        ("A100", "--for must be a number of GPUs"),
+        ("8xA100", r"--for must be a number of GPUs .*8xA100-80GB \(4090-24GB, A10-24GB, .*got '8xA100'"),
         ("8xB100-80GB", "--for must name a card of 4090-24GB, A10-24GB"),
     ):
         with pytest.raises(ConfigError, match=rule):
@@ -150,6 +153,7 @@ def test_devices_have_names() -> None:
     ("words", "line"),
     [
         (["tiny_dpo", "--for", "many"], "alignment: tiny_dpo: --for must be a number of GPUs and their memory"),
+        (["dpo"], "dpo: --shape must name one of gemma-2-9b, .*, or model.path a model: the recipe leaves it to you"),
         (["dpo", "--shape", "llama-3-9b"], "--shape must be one of gemma-2-9b, .*got 'llama-3-9b'.*did you mean"),
         (["dpo", "--shape", "llama-3-8b", "loss.bta=1"], "bta"),
         (["dpo", "--shape", "llama-3-8b", "model.path=here"], "leave out one of the two, got model.path='here'"),
