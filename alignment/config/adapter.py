@@ -64,6 +64,7 @@ def settled(config: Run) -> Run:
     if not isinstance(config, TrainingConfig):
         return config
     _require_no_prompt(config.model.path)
+    _require_weights_beneath(config.model)
     if config.model.adapter is None:
         return config
     folder = located(config.model.adapter)
@@ -87,6 +88,15 @@ def _require_no_prompt(path: str | None) -> None:
     require(folder is None or not is_soft_prompt(folder), rule, path)
 
 
+def _require_weights_beneath(model: ModelConfig) -> None:
+    """Raise `ConfigError` where the adapter that is left alone would lie on another one: peft puts it in that one's
+    place."""
+    if model.lora.merge or model.path is None or not (located(model.path) / ADAPTER_FILE).is_file():
+        return
+    rule = f"model.lora.merge must be true with model.path={model.path}, an adapter's folder, on which peft lays no "
+    raise ConfigError(f"{rule}adapter; {KEY}={model.path} in its place trains that one on, got false")
+
+
 def _require_apart(path: str | None, folder: Path) -> None:
     """Raise `ConfigError` where `model.path` is what the adapter is merged into already."""
     if path is None:
@@ -104,15 +114,15 @@ def _require_scaling(model: ModelConfig, folder: Path) -> None:
     if model.rope.rope_type is not None or folder.name != BESIDE or not (folder.parent / MODEL_FILE).is_file():
         return
     beside, base = folder.parent, base_of(folder, KEY) if model.path is None else located(model.path)
-    own = _rope(beside)
-    if base is None or own in ({}, _rope(base)):
+    own = rope_of(beside)
+    if base is None or own in ({}, rope_of(base)):
         return
     given = ", ".join(f"{name}: {value}" for name, value in own.items())
     rule = f"model.rope must be given beside {KEY}={model.adapter}, which was trained with a scaling that its base has"
     raise ConfigError(f"{rule} not: 'model.rope={{{given}}}', got null")
 
 
-def _rope(folder: Path) -> dict[str, Any]:
+def rope_of(folder: Path) -> dict[str, Any]:
     """The RoPE scaling that a model's config names; nothing where it has none."""
     settings = read_json(folder / MODEL_FILE, KEY) if (folder / MODEL_FILE).is_file() else {}
     found = settings.get("rope_parameters") or {}
@@ -189,6 +199,7 @@ def _own(folder: Path) -> dict[str, Any]:
             rule = f"{KEY}: {name} in {str(folder / ADAPTER_FILE)!r} must be names of layers with numbers >= 1"
             raise ConfigError(f"{rule}, got {own[name]!r}")
     own |= {"rslora": bool(settings.get("use_rslora")), "dora": bool(settings.get("use_dora"))}
+    own["target_parameters"] = sorted(settings.get("target_parameters") or [])
     if targets is None:
         return own
     return own | {"targets": sorted(targets) if isinstance(targets, list) else [str(targets)]}

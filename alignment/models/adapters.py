@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from alignment.config.folders import ADAPTER_FILE
+from alignment.config.hub import located
 from alignment.distributed.placement import Placement
 from alignment.models.quantized import is_quantized, whole_weight
 from alignment.models.save import as_saved
@@ -23,6 +25,13 @@ DEFAULT = "default"
 FIRST = "reference"  # a frozen copy of it as it was when the run began
 PREFIX = "base_model.model."  # of names in peft's files
 BENEATH = re.compile(r"\.base_layer(?=\.|$)")  # what names of weights have where layers have adapters
+
+
+def is_on_adapter(hf: PreTrainedModel) -> bool:
+    """Whether what an adapter lies on was merged of a base and another adapter as it was read: no folder holds that,
+    and peft, which is told of that adapter's folder, would put the one in the place of the other."""
+    base = hf.name_or_path or ""
+    return base != "" and (located(base) / ADAPTER_FILE).is_file()
 
 
 def use_adapter(hf: PreTrainedModel, name: str) -> None:

@@ -18,7 +18,7 @@ from alignment.config.model import LoraConfig, ModelConfig
 from alignment.config.model_kinds import no_language_model
 from alignment.config.saved_prompt import is_soft_prompt, saved_prompt
 from alignment.distributed.placement import Placement
-from alignment.models.adapters import lora_layers, merged_state, merged_weights
+from alignment.models.adapters import is_on_adapter, lora_layers, merged_state, merged_weights
 from alignment.models.checks import check_logits, check_scores, require_weights
 from alignment.models.folder import dtype_of, from_folder, held_frozen, is_scalar_folder, read_config
 from alignment.models.heads import LanguageModel, ScalarModel
@@ -219,7 +219,7 @@ def save_model(
             writes: it gets them on its CPU, where they must fit, one after the other.
     """
     model.activate()
-    has_adapter = bool(lora_layers(model.hf)) and model.keeps_base
+    has_adapter = bool(lora_layers(model.hf)) and model.keeps_base and not is_on_adapter(model.hf)
     if isinstance(model, ScalarModel):
         tokenizer = with_padding_apart(tokenizer)
         model.hf.config.get_text_config().pad_token_id = tokenizer.pad_token_id

@@ -196,6 +196,14 @@ def test_what_is_no_adapter_to_train_on_is_refused(
     assert "model.lora.rank must be left out beside model.adapter, whose own is 4" in said(
         f"model.adapter={adapter}", "model.lora.rank=8"
     )
+    experts = "model.lora.target_parameters=[experts.down_proj]"
+    assert "model.lora.target_parameters must be left out beside model.adapter, whose own is []" in said(
+        f"model.adapter={adapter}", experts
+    )
+    told = said(f"model.path={adapter}", "model.lora.rank=4", "model.lora.merge=false")
+    assert re.search(
+        r"model\.lora\.merge must be true .* an adapter's folder.*; model\.adapter=.* trains that one on", told
+    )
     assert "model.adapter must be null for rejection" in said(f"model.adapter={adapter}", recipe="tiny_rejection")
     settings = json.loads((adapter / "adapter_config.json").read_text())
     for odd in ({"modules_to_save": 5}, {"modules_to_save": "lm_head"}, {"target_modules": 5}):
@@ -227,6 +235,15 @@ def test_what_is_no_adapter_to_train_on_is_refused(
     (adapter / "adapter_config.json").write_text(json.dumps(settings | {"peft_type": "PREFIX_TUNING"}))
     told = said(f"model.adapter={adapter}")
     assert "got 'PREFIX_TUNING'" in told and "that a layer has of no token" in told and "merges" not in told
+
+
+def test_an_adapter_that_was_trained_on_another_is_left_in_the_weights_alone(
+    alignment: Callable[..., Ended], adapter: Path
+) -> None:
+    """peft would put it in the other's place; the whole model has both."""
+    words = ("tiny_sft", f"model.path={adapter}", "model.lora.rank=4", "train.max_steps=1", *FEW)
+    assert alignment("run", *words, "output_dir=out").code == 0
+    assert Path("out/model/model.safetensors").is_file() and not Path("out/model/adapter").exists()
 
 
 def test_a_preset_s_shape_is_left_unread_beside_it_and_a_typed_one_is_its_own(
