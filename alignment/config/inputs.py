@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config.adapter import adapter_of, require_trainable
+from alignment.config.backbone import require_shareable
 from alignment.config.errors import ConfigError, error_prefix
 from alignment.config.files import is_pattern, matched
 from alignment.config.folders import MODEL_FILE, holds_model, model_of
 from alignment.config.hub import HubName, Kind, hub_name, is_awaited, located
 from alignment.config.model_kinds import require_language_model, require_reward_model, require_run_with_model
+from alignment.config.online import PPOConfig
+from alignment.config.ppo import Share
 from alignment.config.renamed import function_now
 from alignment.config.run import RunConfig
 from alignment.user_error import nearest
@@ -171,6 +174,8 @@ def _check_kinds(config: Any, prefix: str, but_within: str | None) -> None:
         if not is_expected and place.is_dir() and not is_awaited(path, Kind.model):
             inside = place / "model"
             asked[mark](key, inside if key.startswith("runs.") and inside.is_dir() else place)
+            if mark == "reward_model" and isinstance(config, PPOConfig) and config.roles.share is Share.lora:
+                require_shareable(key, place, config.model)
 
 
 def _meant(path: str, kind: Kind | None) -> str:

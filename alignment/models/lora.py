@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alignment.config.errors import ConfigError
-from alignment.config.folders import ADAPTER_FILE
+from alignment.config.backbone import HEAD, require_on_backbone
+from alignment.config.errors import ConfigError, require
 from alignment.config.model import EVERYTHING, LoraConfig, LoraInit
 from alignment.models.adapters import DEFAULT, PREFIX, adapted_names, is_adapted, lora_layers, use_adapter
 from alignment.models.lora_targets import (
@@ -195,14 +195,15 @@ def read_adapter(folder: Path) -> SavedAdapter:
     """What `save_adapter` wrote.
 
     Raises:
-        ConfigError: the folder holds no adapter, or one of DoRA.
+        ConfigError: the folder holds no adapter, or one that is more than LoRA and a head.
     """
-    if not (folder / ADAPTER_FILE).exists() or not (folder / WEIGHTS_FILE).exists():
-        raise ConfigError(f"roles.share=lora needs an adapter's folder ({ADAPTER_FILE}), got {str(folder)!r}")
+    require_on_backbone(folder)
+    if not (folder / WEIGHTS_FILE).exists():
+        raise ConfigError(f"roles.share=lora needs an adapter's weights ({WEIGHTS_FILE}), got {str(folder)!r}")
     config = PeftLoraConfig.from_pretrained(str(folder))
-    if config.use_dora:
-        raise ConfigError(f"roles.share=lora needs an adapter without DoRA (model.lora.dora), got {str(folder)!r}")
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
+    others = sorted(name for name in weights if ".lora_" not in name and name != f"{HEAD}.weight")
+    require(not others, "roles.share=lora needs an adapter of LoRA and a head alone", others[:1])
     base = config.base_model_name_or_path
     if base is not None and config.revision is not None:
         base = f"{base}@{config.revision}"

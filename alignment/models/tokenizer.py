@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import CONFIG_NAME
 
+from alignment.config.adapter import BESIDE
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ModelFolder, find_model, read_json, require_fetched
 from alignment.config.hub import Kind, located
@@ -102,13 +103,17 @@ def _require_trusted(folder: Path, *, trusted: bool) -> None:
 
 
 def tokenizer_folder(config: ModelConfig) -> str:
-    """Where the tokenizer is: for an adapter's folder without one, in that of its base."""
+    """Where the tokenizer is: for an adapter's folder without one in that of the model which a run has merged it into,
+    or in that of its base."""
     if config.tokenizer is not None or config.path is None:
         return str(tokenizer_path() if config.tokenizer is None else located(config.tokenizer, Kind.tokenizer))
     if located(config.path).is_file():
         raise ConfigError(f"model.path must be a model's folder, got {config.path!r}")
     model = find_model(config.path, "model.path", trusted=config.trust_remote_code)
-    folders = [*reversed(model.adapters), model.path]
+    merged = [
+        each.parent for each in model.adapters[-1:] if each.name == BESIDE
+    ]  # of a run's own tokenizer and template
+    folders = [*model.adapters[-1:], *merged, *reversed(model.adapters[:-1]), model.path]
     return str(next((each for each in folders if any(each.glob("tokenizer*"))), model.path))
 
 

@@ -10,8 +10,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.config.adapter import adapter_of
+from alignment.config.backbone import HEAD
 from alignment.config.batch import Layout
-from alignment.config.errors import error_prefix, require
+from alignment.config.errors import ConfigError, error_prefix, require
 from alignment.config.hub import located
 from alignment.config.model import ModelConfig
 from alignment.config.online import PPOConfig
@@ -27,7 +28,7 @@ from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.layout import settle_layout
 from alignment.models.load import freeze, load_critic, load_language_model
 from alignment.models.scalar_head import draw_head, scalar_head
-from alignment.models.tokenizer import knows_tokens_of, load_tokenizer
+from alignment.models.tokenizer import knows_tokens_of, load_tokenizer, prepare_tokenizer
 from alignment.models.twin import twin_of
 from alignment.rl.reference import FrozenCopy, Reference, build_reference
 from alignment.rl.rewards import Reward, WeightedScorer, reward_of
@@ -84,8 +85,21 @@ def build_models(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PPOMo
     if config.advantage.has_critic:
         trusted = config.model.trust_remote_code
         start, key = critic_start(config.critic, reward, tokenizer, trusted=trusted)
-        critic = load_critic(start, config.model, policy, tokenizer, key=key)
+        critic = _critic(start, config.model, policy, tokenizer, key)
     return PPOModels(policy, critic, build_reference(policy), reward)
+
+
+def _critic(
+    start: str | None, model: ModelConfig, policy: LanguageModel, tokenizer: PreTrainedTokenizerBase, key: str
+) -> ScalarModel:
+    """`load_critic`, whose user may not know that it is a critic which begins as the reward model."""
+    try:
+        return load_critic(start, model, policy, tokenizer, key=key)
+    except ConfigError as error:
+        if start is None or key == "critic.path":
+            raise
+        line = f"{error} (to score it may be so; the critic, which trains, begins as it, or as what critic.path names)"
+        raise ConfigError(line) from error
 
 
 def critic_start(
@@ -118,10 +132,12 @@ def _on_one_backbone(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> P
     if path is None:
         reward = reward_of(config)
     else:
+        with error_prefix("reward.path"):
+            theirs = prepare_tokenizer(ModelConfig(path=path, trust_remote_code=config.model.trust_remote_code))
         model = scalar_on(policy, "reward", pad_id, _adapter_in(path))
         freeze(scalar_head(model.hf))
         batch = replace(config.batch, layout=settle_layout(model, config.batch.layout))
-        reader = Reader(tokenizer, model.most_tokens(), "reward.path")
+        reader = Reader(theirs, model.most_tokens(), "reward.path")
         scorer = RewardModelScorer(model, reader, batch, config.distributed, path)
         reward = Reward({"reward": WeightedScorer(scorer, 1.0, None)}, config.reward)
     critic = None
@@ -158,7 +174,12 @@ def scalar_on(policy: LanguageModel, name: str, pad_id: int, folder: Path | None
         require(is_same, f"roles.share=lora needs adapters of model.path ({base})", f"{folder}, of {saved.base}")
         lora.add_another(adapted, name, saved.shape)
         lora.write_adapter(adapted, name, saved.weights)
-        hf.score.weight.data.copy_(saved.weights["score.weight"])
+        head = saved.weights.get(f"{HEAD}.weight")
+        if head is None:
+            raise ConfigError(
+                f"roles.share=lora needs the adapter of a reward model, with its head, got {str(folder)!r}"
+            )
+        hf.score.weight.data.copy_(head)
     if has_own:
         lora.leave_alone(hf, name)
         scalar_head(hf).requires_grad_(True)  # which peft has frozen with all but its layers

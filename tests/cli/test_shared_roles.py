@@ -95,3 +95,79 @@ def test_what_the_roles_hold_is_said_at_the_start(
     trained = 2 * adapter + 32
     assert shared == pytest.approx(mb(policy + 3 * adapter + 2 * 32, trained, adapter + 32), abs=0.06)
     assert shared[-1] < four[-1] / 4
+
+
+JUDGE = ["run", "tiny_reward", *FEW, "model.path=sft/model", "train.warmup_steps=0", "train.max_steps=3"]
+JUDGE += ["train.learning_rate=5.0e-2", "output_dir=judge"]
+SCALED = "model.rope={rope_type: linear, factor: 8}"
+ONE = ["train.max_steps=1", "ppo.epochs=1"]
+
+
+@pytest.mark.parametrize(
+    ("of_judge", "of_policy", "line"),
+    [
+        (
+            ["model.lora.rank=4", "model.lora.modules_to_save=[norm]"],
+            [],
+            r"needs an adapter without model\.norm trained whole \(model\.lora\.modules_to_save\), got '.*adapter'",
+        ),
+        (
+            ["model.soft_prompt.tokens=3"],
+            [],
+            "needs an adapter of LoRA, got \"one of PROMPT_TUNING in '.*judge/model'\"",
+        ),
+        (["model.lora.rank=4", "model.lora.dora=true"], [], r"needs an adapter without DoRA \(model\.lora\.dora\)"),
+        ([], [], r"needs an adapter's folder \(adapter_config\.json\)"),
+        (
+            ["model.lora.rank=4", SCALED],
+            [],
+            r"whose roles are scaled alike \(none; model\.rope\), got .*linear.*judge/model",
+        ),
+        (
+            ["model.lora.rank=4"],
+            [SCALED],
+            r"\(\{'rope_type': 'linear', 'factor': 8\.0\}; model\.rope\), got \"none in ",
+        ),
+    ],
+    ids=["a norm", "a soft prompt", "DoRA", "no adapter", "scaled", "not scaled"],
+)
+def test_a_judge_that_the_backbone_cannot_have_is_refused_before_anything_is_read(
+    of_judge: list[str], of_policy: list[str], line: str, alignment: Callable[..., Any]
+) -> None:
+    assert alignment("run", "tiny_sft", *SIZE, *FEW, "train.max_steps=1", "output_dir=sft").code == 0
+    assert alignment(*JUDGE, *of_judge, "train.max_steps=1").code == 0
+    ended = alignment(*RUN, *LORA, *of_policy, *ONE, "roles.share=lora", "reward.path=judge", "output_dir=out")
+    assert ended.code == 2 and len(ended.err) == 1 and not Path("out").exists(), ended
+    assert re.search(rf"tiny_ppo: reward\.path.*roles\.share=lora.*{line}", ended.err[0])
+
+
+def test_a_judge_scaled_as_the_policy_is_taken(alignment: Callable[..., Any]) -> None:
+    assert alignment("run", "tiny_sft", *SIZE, *FEW, "train.max_steps=1", "output_dir=sft").code == 0
+    assert alignment(*JUDGE, "model.lora.rank=4", SCALED).code == 0
+    assert alignment(*RUN, *LORA, SCALED, *ONE, "roles.share=lora", "reward.path=judge", "output_dir=one").code == 0
+    assert alignment(*RUN, *LORA, SCALED, *ONE, "reward.path=judge", "output_dir=four").code == 0
+    (one,), (four,) = rows(Path("one")), rows(Path("four"))
+    assert one["reward"] == pytest.approx(four["reward"], rel=1e-5)
+
+
+@pytest.mark.parametrize("path", ["judge", "judge/model/adapter"])
+def test_a_judge_reads_by_its_own_template(path: str, alignment: Callable[..., Any]) -> None:
+    """What it was trained on, whatever the policy's texts look like."""
+    assert alignment("run", "tiny_sft", *SIZE, *FEW, "train.max_steps=1", "output_dir=sft").code == 0
+    assert alignment(*JUDGE, "model.lora.rank=4", "model.chat_template=plain").code == 0
+    words = [*RUN, *LORA, *ONE, f"reward.path={path}"]
+    assert alignment(*words, "roles.share=lora", "output_dir=one").code == 0
+    assert alignment(*words, "output_dir=four").code == 0
+    assert alignment(*words, "reward.path=judge", "output_dir=whole").code == 0
+    (one,), (four,), (whole,) = (rows(Path(name)) for name in ("one", "four", "whole"))
+    assert one["reward"] == pytest.approx(whole["reward"], rel=1e-5)
+    assert four["reward"] == pytest.approx(whole["reward"], rel=1e-5)
+
+
+def test_a_critic_that_cannot_begin_as_the_judge_is_told_as_one(alignment: Callable[..., Any]) -> None:
+    assert alignment("run", "tiny_sft", *SIZE, *FEW, "train.max_steps=1", "output_dir=sft").code == 0
+    assert alignment(*JUDGE, "model.soft_prompt.tokens=3", "train.max_steps=1").code == 0
+    ended = alignment(*RUN, *LORA, *ONE, "reward.path=judge", "output_dir=out")
+    assert ended.code == 2 and len(ended.err) == 1
+    line = r"without a soft prompt.*the critic, which trains, begins as it, or as what critic\.path names"
+    assert re.search(line, ended.err[0])
