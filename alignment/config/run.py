@@ -21,6 +21,7 @@ from alignment.config.model import LoraInit, ModelConfig
 from alignment.config.optimizer import OF_BLOCKS, RATES, UNSHARDED, OptimizerName
 from alignment.config.resume import ResumeConfig
 from alignment.config.soft_prompt import KEY as SOFT_PROMPT
+from alignment.config.soft_prompt import SoftPromptEncoder
 from alignment.config.train import LearningRateRule, TrainConfig
 
 
@@ -185,6 +186,8 @@ class TrainingConfig(RunConfig):
         require(name not in OF_BLOCKS or offload is Offload.none, rule, offload)
         rule = "distributed.offload_optimizer=nvme takes train.optimizer=adamw alone"
         require(name is OptimizerName.adamw or offload is not Offload.nvme, rule, name)
+        if name is OptimizerName.muon and (self.model.lora.rank > 0 or self.model.has_soft_prompt):
+            self._check_constants_of_muon()
         if self.train.learning_rate_rule is not LearningRateRule.none:
             rule = "train.learning_rate_rule must be none but for sft of all weights by AdamW, which is what it is of"
             is_of_it = self.has_rate_rule and not self.model.has_adapter and name not in RATES
@@ -200,6 +203,17 @@ class TrainingConfig(RunConfig):
             )
             is_whole = self.model.lora.rank == 0 and not self.model.has_soft_prompt
             require(ratio == 1 or trains or is_whole, rule, ratio)
+
+    def _check_constants_of_muon(self) -> None:
+        """Of an adapter's matrices and of a soft prompt's embeddings, one of muon's two parts may have none."""
+        lora, prompt, has_head = self.model.lora, self.model.soft_prompt, self.has_scalar_head
+        is_all_muon = not (self.model.has_soft_prompt or lora.dora or lora.modules_to_save or has_head)
+        rule = "train.{} must be null with train.optimizer=muon, whose {} {} no weight that trains here"
+        require(not is_all_muon or self.train.betas is None, rule.format("betas", "AdamW", "has"), self.train.betas)
+        require(not is_all_muon or self.train.eps is None, rule.format("eps", "AdamW", "has"), self.train.eps)
+        is_all_adam = self.model.has_soft_prompt and prompt.encoder is SoftPromptEncoder.none and not has_head
+        momentum = self.train.momentum
+        require(not is_all_adam or momentum is None, rule.format("momentum", "momentum", "is of"), momentum)
 
     def optimizer_steps(self, num_steps: int) -> int:
         """How many the trained model's optimizer takes in `num_steps` steps of the loop."""

@@ -104,6 +104,18 @@ def test_a_run_does_not_go_on_under_another_optimizer(alignment: Callable[..., A
             "distributed.zero must be null or 0 with train.optimizer=muon, which needs each matrix whole, got 1",
         ),
         (
+            "train.optimizer=muon model.lora.rank=4 train.betas=[0.2,0.3]",
+            "train.betas must be null with train.optimizer=muon, whose AdamW has no weight that trains here",
+        ),
+        (
+            "train.optimizer=muon model.lora.rank=4 train.eps=1e-2",
+            "train.eps must be null with train.optimizer=muon, whose AdamW has no weight that trains here, got 0.01",
+        ),
+        (
+            "train.optimizer=muon model.path=. model.soft_prompt.tokens=4 train.momentum=0.5",
+            "train.momentum must be null with train.optimizer=muon, whose momentum is of no weight that trains here",
+        ),
+        (
             "train.optimizer=adafactor distributed=zero3",
             "train.optimizer=adafactor, which needs each matrix whole, got 3",
         ),
