@@ -32,6 +32,7 @@ from alignment.data.tokenize import Example
 from alignment.distributed.collectives import is_main, sum_over_ranks, tensor_from_main
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
+from alignment.models.adapters import lora_layers
 from alignment.models.forwards import forwards
 from alignment.models.heads import LanguageModel
 from alignment.models.readout import token_logprobs
@@ -135,6 +136,8 @@ def weights_digest(model: LanguageModel, precision: str) -> xxhash.xxh3_128:
         digest.update(name.encode())
         with model.placement.whole([tensor]):
             digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
+    if model.begins_adapted:  # by what an adapter's outputs are multiplied is in no weight
+        digest.update(repr([sorted(layer.scaling.items()) for layer in lora_layers(model.hf)]).encode())
     return digest
 
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from alignment.config.batch import BatchConfig, Layout
 from alignment.config.distributed import Device, DistributedConfig
 from alignment.config.errors import UserError
+from alignment.config.model import LoraConfig
 from alignment.config.reference import ReferenceConfig
 from alignment.config.train import OnNonFinite
 from alignment.data.batches import Batches, Packer
@@ -19,7 +20,9 @@ from alignment.data.records import Source
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import TorchEngine
 from alignment.distributed.placement import WHOLE
+from alignment.models.adapters import lora_layers
 from alignment.models.heads import LanguageModel
+from alignment.models.lora import add_adapter
 from alignment.training import reference
 from alignment.training.reference import (
     ReferenceCache,
@@ -209,6 +212,21 @@ def test_another_input_is_another_name(engine, batches):
     with torch.no_grad():
         engine.model.hf.model.norm.weight[0] += 1e-3
     assert fingerprint(engine.model, examples, "float32") != name
+
+
+def test_another_scale_of_an_adapter_is_another_name(engine):
+    """It is in no weight of it."""
+    add_adapter(engine.model.hf, LoraConfig(rank=2, alpha=8))
+    engine.model.begins_adapted = True
+    first = fingerprint(engine.model, [pair(0)], "float32")
+    assert fingerprint(engine.model, [pair(0)], "float32") == first
+    for layer in lora_layers(engine.model.hf)[-1:]:
+        layer.scaling["default"] *= 4
+    assert fingerprint(engine.model, [pair(0)], "float32") != first
+    engine.model.begins_adapted = False  # a fresh one, without which the reference is read
+    name = fingerprint(engine.model, [pair(0)], "float32")
+    lora_layers(engine.model.hf)[0].scaling["default"] *= 4
+    assert fingerprint(engine.model, [pair(0)], "float32") == name
 
 
 def test_a_token_cannot_move_over_a_border_unseen(engine):
