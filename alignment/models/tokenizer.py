@@ -110,10 +110,9 @@ def tokenizer_folder(config: ModelConfig) -> str:
     if located(config.path).is_file():
         raise ConfigError(f"model.path must be a model's folder, got {config.path!r}")
     model = find_model(config.path, "model.path", trusted=config.trust_remote_code)
-    merged = [
-        each.parent for each in model.adapters[-1:] if each.name == BESIDE
-    ]  # of a run's own tokenizer and template
-    folders = [*model.adapters[-1:], *merged, *reversed(model.adapters[:-1]), model.path]
+    last = model.adapters[-1:]
+    merged = [each.parent for each in last if each.name == BESIDE]  # which has the run's tokenizer and template
+    folders = [*last, *merged, *reversed(model.adapters[:-1]), model.path]
     return str(next((each for each in folders if any(each.glob("tokenizer*"))), model.path))
 
 
