@@ -76,8 +76,8 @@ def test_an_adapter_beside_whole_weights_lies_on_those(
 
 
 def test_a_new_adapter_on_an_adapted_model(base: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The reference is the adapted model, and what is saved is both adapters on the base; the new one names the
-    adapter's folder as its base, so that it can be read in its turn."""
+    """The reference is the adapted model, and what is saved is the base with both adapters, whoever reads it. The new
+    one does not lie beside it alone: peft, told of the other's folder as its base, would put it in that one's place."""
     want = adapter(AutoModelForCausalLM.from_pretrained(base), KINDS["lora"](), base.parent / "adapter")
     config = ModelConfig(path=str(base.parent / "adapter"), lora=LoraConfig(rank=2))
     model = load_language_model(config, tokenizer, WHOLE)
@@ -89,10 +89,13 @@ def test_a_new_adapter_on_an_adapted_model(base: Path, tokenizer: PreTrainedToke
         torch.testing.assert_close(model.hf(IDS).logits, want, rtol=1e-4, atol=1e-4)
     on = model.hf(IDS).logits
     assert (on - want).abs().max() > 0.01
-    save_model(model, tokenizer, base.parent / "out")
-    for path in ("out", "out/adapter"):
-        again = load_language_model(ModelConfig(path=str(base.parent / path)), tokenizer, WHOLE)
-        torch.testing.assert_close(again.hf(IDS).logits, on, rtol=1e-4, atol=1e-4)
+    out = base.parent / "out"
+    save_model(model, tokenizer, out)
+    again = load_language_model(ModelConfig(path=str(out)), tokenizer, WHOLE)
+    torch.testing.assert_close(again.hf(IDS).logits, on, rtol=1e-4, atol=1e-4)
+    theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    torch.testing.assert_close(theirs(IDS).logits, on, rtol=1e-4, atol=1e-4)
+    assert not list(out.rglob("adapter*"))
 
 
 def test_a_reward_model_s_adapter_has_its_head(base: Path, tokenizer: PreTrainedTokenizerBase) -> None:
