@@ -10,4 +10,5 @@ mypy
 wait $!
 unset PYTHONDONTWRITEBYTECODE  # many of the tests start processes, which would all compile the package
 # Two at a time, a file of tests each; one thread each, or they would wait for each other. More: -n 8.
-OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+# At the end the slowest are named, beyond ten seconds.
+OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=40 --durations-min=10 "$@"

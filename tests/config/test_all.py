@@ -177,6 +177,18 @@ def test_schema_is_closed_but_for_the_users_own_names(task: str) -> None:
             OmegaConf.update(tree, "model.anything", 1)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_schema_is_the_caller_s_own(task: str) -> None:
+    """It is made once, and what is done to one is not in the next."""
+    mine = schema(TASKS[task])
+    mine.output_dir = "mine"
+    theirs = schema(TASKS[task])
+    assert OmegaConf.is_interpolation(theirs, "output_dir") and not OmegaConf.is_interpolation(mine, "output_dir")
+    theirs.output_dir = "theirs"
+    assert mine.output_dir == "mine"
+    assert OmegaConf.get_type(theirs) is TASKS[task]
+
+
 PLAIN = ["plain", "a/b.c-d@e", "two words", "naïve ✓", "a#b", "~", "", " ", "tab\tbed"]
 SIGNS = ["it's", 'say "no"', "a,b", "k=v", "[x]", "{x: y}", "a: b", "(x)", "back\\slash", 'odd\\"end\\', "C:\\new"]
 LOOKALIKES = ["null", "true", "12", "1e3", "inf"]
