@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,11 +14,12 @@ from alignment.check.plain import plain_logprobs, plain_scores
 from alignment.check.text import completions_of
 from alignment.check.verdict import Verdict, graded
 from alignment.config.batch import Layout
-from alignment.config.distributed import Precision
+from alignment.config.distributed import DistributedConfig, Precision
 from alignment.data.batches import Batches, Packer
 from alignment.data.pack import Batch
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
+from alignment.distributed.precision import precision_of
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.readout import sequence_scores, token_logprobs
 from alignment.training.objectives import Objective
@@ -29,7 +30,16 @@ TOLERANCE = {Precision.float32: 2e-3, Precision.bfloat16: 0.1, Precision.float16
 GRADIENT_TOLERANCE = {Precision.float32: 1e-3, Precision.bfloat16: 0.1, Precision.float16: 0.1}
 """Difference of two gradients over the size of one."""
 SEEN = 4096  # about as many elements of each weight's gradient are compared
+EIGHT_BITS = "Int8Params"  # bitsandbytes' own type
 EVERYTHING, ONE_ROW = 10**9, 1  # batch.max_tokens: all rows at once, each row by itself
+
+
+def judged_by(model: nn.Module, distributed: DistributedConfig) -> Precision:
+    """By whose tolerance a model is judged: that in which it computes. LLM.int8()'s products have 8 bits, as numbers of
+    bfloat16 have, whatever computes around them, and which numbers they are of depends on the pass."""
+    if any(type(weight).__name__ == EIGHT_BITS for weight in model.parameters()):
+        return Precision.bfloat16
+    return precision_of(distributed)
 
 
 @dataclass(frozen=True, slots=True)

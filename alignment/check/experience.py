@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from alignment.check.agreement import EVERYTHING, ONE_ROW, measured_step, micro_batches
+from alignment.check.agreement import EVERYTHING, ONE_ROW, judged_by, measured_step, micro_batches
 from alignment.check.learning import STEPS, at_rates, constant, repeated
 from alignment.check.verdict import Grade, Verdict, graded
 from alignment.config.distributed import Precision
-from alignment.distributed.precision import precision_of
 from alignment.generation.samples import Samples
 from alignment.rl.experience import Experience
 from alignment.rl.objectives import Actor, Critic
@@ -30,7 +29,7 @@ def first_step(trainer: PPOTrainer, samples: Samples) -> Iterator[Verdict]:
     The first proves that replies, experience and learning read the same tokens, at one temperature and with the same
     weights.
     """
-    precision = precision_of(trainer.config.distributed)
+    precision = judged_by(trainer.roles.actor.model, trainer.config.distributed)
     experience, kl = experienced(trainer, samples, EVERYTHING)
     policy, _ = objectives_of(trainer)
     whole = measured_step(trainer.roles.actor, policy, experience)

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from transformers import PreTrainedTokenizerBase
 
 from alignment.check import reward_model, rows, template, text
-from alignment.check.agreement import Reader, packed
+from alignment.check.agreement import Reader, judged_by, packed
 from alignment.check.experience import first_step, improves
 from alignment.check.fewer_bits import of_judges, of_selves
 from alignment.check.plain import plain_model
@@ -29,7 +29,6 @@ from alignment.data.loaded import Loaded
 from alignment.data.tokenize import Example
 from alignment.distributed.engine import Engine
 from alignment.distributed.frozen import FrozenEngine
-from alignment.distributed.precision import precision_of
 from alignment.generation.generate import end_ids
 from alignment.generation.samples import Samples, build_generator, sample
 from alignment.generation.score import RewardModelScorer
@@ -66,7 +65,7 @@ class Policy:
         return sample(generator, self.engine, list(records), list(examples), replies=replies, seed=self.seed)
 
     def reader(self) -> Reader:
-        return Reader(self.model, self.engine, precision_of(self.distributed))
+        return Reader(self.model, self.engine, judged_by(self.model, self.distributed))
 
     def batches(self, examples: Sequence[Example]) -> Batches:
         """Of the first of them."""

@@ -1,6 +1,7 @@
 """What a run is compared with: transformers alone, one text at a time, in float32, without anything of this package.
 
-The model is read a second time from its folder; where there is none, its weights are copied into a second one.
+The model is read a second time from its folder, with peft's own reading of adapters; where there is none, or the run
+packs what is in it, its weights are copied into a second one.
 """
 
 from collections.abc import Sequence
@@ -8,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from alignment.config.errors import ConfigError
-from alignment.config.folders import base_on_hub, find_model
+from alignment.config.folders import find_model
 from alignment.config.hub import located
-from alignment.config.model import ModelConfig
+from alignment.config.model import ModelConfig, Quantization
 from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import merged_state
@@ -50,21 +52,25 @@ def plain_model(model: LanguageModel | ScalarModel, settings: ModelConfig) -> Pr
         )  # its code has run already
         folder = find_model(settings.path, "model.path")
         apart = [each for each in folder.adapters if each != folder.path]
-        on_hub = apart if any(base_on_hub(each, "model.path") for each in apart) else []  # not read by its name anew
-        where = folder.path if on_hub else located(settings.path)
+        where = folder.path if apart else located(settings.path)
         given: dict[str, Any] = labels
         if settings.rope.rope_type is not None or folder.adapters:
             config = scale_rope(read_config(folder), settings.rope, f"model.path {settings.path!r}")
             config.num_labels = 1
             given = {"config": config}
         hf, found = auto.from_pretrained(where, output_loading_info=True, trust_remote_code=trusted, **given, **PLAIN)
-        for number, adapter in enumerate(on_hub):
-            hf.load_adapter(str(adapter), adapter_name=f"adapter_{number}")
         if HEAD in found["missing_keys"]:
             scalar_head(hf).weight.data.copy_(scalar_head(model.hf).weight)
+        for adapter in apart:  # by peft: transformers leaves out what else than two matrices an adapter has (DoRA)
+            hf = PeftModel.from_pretrained(hf, str(adapter)).merge_and_unload()
         size = model.hf.config.get_text_config().vocab_size
         if size > hf.config.get_text_config().vocab_size:  # by model.resize_embeddings
             resize(hf, size, WHOLE)
+        if settings.adapter is not None:
+            hf = PeftModel.from_pretrained(hf, str(located(settings.adapter))).merge_and_unload()
+        if settings.quantization is not Quantization.none:  # which rounds the weights that the folder holds
+            model.activate()
+            hf.load_state_dict(merged_state(model.hf, model.placement))
     hf.eval()
     return hf.to(next(model.parameters()).device)
 

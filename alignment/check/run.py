@@ -9,6 +9,7 @@ from alignment.check.agreement import (
     EVERYTHING,
     ONE_ROW,
     Reader,
+    judged_by,
     measured_step,
     micro_batches,
     of_tokens,
@@ -35,7 +36,6 @@ from alignment.config.quantizable import require_quantizable
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.supervised import CPOConfig, DPOConfig, ORPOConfig, RewardConfig, SFTConfig
 from alignment.config.tasks import RejectionConfig, task_name
-from alignment.distributed.precision import precision_of
 from alignment.generation.samples import build_generator, sample
 from alignment.models.heads import LanguageModel
 from alignment.process import is_launched
@@ -112,14 +112,15 @@ def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
     yield from of_the_data(subject)
     yield learning_rate(config, engine.num_weights)
     say(f"\nwhat follows is measured on {describe_rows(subject.batches)}")
-    reader = Reader(subject.model, engine, precision_of(config.distributed))
+    precision = judged_by(subject.model, config.distributed)
+    reader = Reader(subject.model, engine, precision)
     plain = plain_model(subject.model, config.model)
     is_language = isinstance(subject.model, LanguageModel)
     yield template.layout(subject.train.records, subject.tokenizer, plain if is_language else None)
     yield packed(reader, subject.batches, plain)
     del plain
     yield padding(reader, subject.batches, subject.tokenizer, subject.end_ids())
-    some, precision = every_other(subject), precision_of(config.distributed)
+    some = every_other(subject)
     objective = some.objective(engine)
     whole = measured_step(engine, objective, of_tokens(some.batches, EVERYTHING).step(0))
     if isinstance(config, DPOConfig) and isinstance(objective, DPO):
@@ -127,7 +128,7 @@ def on_rows(config: TrainingConfig) -> Iterator[Verdict]:
         if config.loss.rpo_alpha > 0 or config.data.margin.scale is not MarginScale.none:
             alone = replace(objective, loss=replace(objective.loss, margin_scale=0.0, rpo_alpha=0.0))
             first = measured_step(engine, alone, of_tokens(some.batches, EVERYTHING).step(0))
-        yield reference_start(config, first)
+        yield reference_start(config, first, precision)
     cut = of_tokens(some.batches, ONE_ROW).step(0)
     yield micro_batches(whole, measured_step(engine, objective, cut), len(cut), precision)
     if isinstance(subject.model, LanguageModel):

@@ -6,7 +6,6 @@ from alignment.check.agreement import MeasuredStep
 from alignment.check.verdict import Verdict, graded
 from alignment.config.distributed import Precision
 from alignment.config.supervised import DPOConfig
-from alignment.distributed.precision import precision_of
 from alignment.losses import DPOLoss
 from alignment.losses.dpo import DPOVariant
 
@@ -33,14 +32,14 @@ def first_loss(loss: DPOLoss) -> float:
             return 1.0
 
 
-def reference_start(config: DPOConfig, first: MeasuredStep) -> Verdict:
+def reference_start(config: DPOConfig, first: MeasuredStep, precision: Precision) -> Verdict:
     """That DPO's policy is its reference before the first step: the loss is that of no difference, log 2.
 
     Proves that reference and policy read the same tokens with the same weights, and that nothing is random in them.
     `first`: a step without margins and likelihood, which differ from row to row.
     """
     wanted, loss = first_loss(config.loss), first.loss
-    tolerance = TOLERANCE[precision_of(config.distributed)] * max(1.0, wanted)
+    tolerance = TOLERANCE[precision] * max(1.0, wanted)
     name = "log 2" if math.isclose(wanted, math.log(2)) else "its value"
     figure = f"loss {loss:.6f} before the first step, {name} where policy == reference is {wanted:.6f}"
     return Verdict("policy == reference", graded(abs(loss - wanted) < tolerance), figure)

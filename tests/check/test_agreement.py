@@ -6,16 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from alignment.check import learning, subject
 from alignment.check.plain import plain_model
 from alignment.check.verdict import Grade
+from alignment.config.adapter import settled
 from alignment.config.batch import Layout
-from alignment.config.model import LoraConfig, ModelConfig
+from alignment.config.data import DataConfig, TrainSource
+from alignment.config.model import LoraConfig, ModelConfig, Quantization
 from alignment.config.supervised import (
     CPOConfig,
     DPOConfig,
@@ -61,6 +64,49 @@ def test_a_sound_run_with_adapters_and_one_of_a_random_model_pass(
 ) -> None:
     for model in (ModelConfig(path=pretrained, lora=LoraConfig(rank=2)), ModelConfig(init=tiny_init)):
         assert [each for each in checked(DPOConfig, "pairs", model=model) if each.grade is Grade.fail] == []
+
+
+@pytest.fixture(scope="module")
+def adapter(pretrained: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[type], str]:
+    """The folder of an adapter with DoRA that is on a language model, or on a reward model with its head."""
+
+    def make(kind: type) -> str:
+        folder = tmp_path_factory.mktemp("adapter")
+        torch.manual_seed(0)
+        auto: Any = AutoModelForSequenceClassification if kind is RewardConfig else AutoModelForCausalLM
+        labels: dict[str, Any] = {"num_labels": 1, "pad_token_id": 0} if kind is RewardConfig else {}
+        task = "SEQ_CLS" if kind is RewardConfig else "CAUSAL_LM"
+        own = peft.LoraConfig(r=2, use_dora=True, target_modules=["q_proj", "down_proj"], task_type=task)
+        model = peft.get_peft_model(auto.from_pretrained(pretrained, **labels), own)
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data.add_(torch.randn_like(weight), alpha=0.1)
+        model.save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+ON_OTHERS = [(DPOConfig, how) for how in ("nf4", "int8", "trained on", "merged")]
+
+
+@pytest.mark.parametrize(("kind", "how"), [*ON_OTHERS, (RewardConfig, "nf4"), (RewardConfig, "trained on")])
+def test_a_sound_run_on_a_packed_base_or_a_saved_adapter_passes(
+    kind: type, how: str, pretrained: str, adapter: Callable[[type], str], checked: Callable[..., Any]
+) -> None:
+    """It is compared with the weights that it has: those of the packing, with the adapter that it begins with."""
+    if how == "trained on":
+        given = ModelConfig(adapter=adapter(kind))
+        model = settled(
+            kind(model=given, data=DataConfig(train=TrainSource("pairs.jsonl")), train=TrainConfig(max_steps=1))
+        ).model
+    elif how == "merged":
+        model = ModelConfig(path=adapter(kind), lora=LoraConfig(rank=2))
+    else:
+        model = ModelConfig(path=pretrained, lora=LoraConfig(rank=2), quantization=Quantization(how))
+    verdicts = list(checked(kind, "pairs", model=model))
+    assert [verdict for verdict in verdicts if verdict.grade is Grade.fail] == []
+    assert PACKED in {verdict.name for verdict in verdicts}
 
 
 @pytest.mark.parametrize(
