@@ -24,7 +24,7 @@ class LossScale:
     """What a loss is multiplied by before its backward pass, and its gradient divided by before it is used."""
 
     def __init__(self, initial: float, window: int) -> None:
-        self.scale = initial
+        self.scale = self.initial = initial
         self.window = window
         self.num_taken = 0  # in a row, since the scale has changed
 
@@ -43,13 +43,16 @@ class LossScale:
             self.scale, self.num_taken = max(LEAST, self.scale / 2), 0
             return
         self.num_taken += 1
-        if self.num_taken == self.window:
+        if self.num_taken >= self.window:  # beyond it where a run goes on with a shorter one
             self.scale, self.num_taken = min(self.scale * 2, MOST), 0
 
     def state(self) -> dict[str, Any]:
-        return {"scale": self.scale, "num_taken": self.num_taken}
+        return {"scale": self.scale, "num_taken": self.num_taken, "initial": self.initial}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from there, or from the own initial scale where that is another one than the state began with."""
+        if state.get("initial", self.initial) != self.initial:  # older states do not say
+            return
         self.scale, self.num_taken = state["scale"], state["num_taken"]
 
 

@@ -179,6 +179,30 @@ def test_a_run_goes_on_with_the_scale_that_it_had(built: Build, demonstrations: 
     again.load_state(other.state())  # which says nothing of a scale
 
 
+def test_a_run_goes_on_with_another_scale_or_window_that_is_given() -> None:
+    """From the next step on: the scale is the new one, and a window that is over already ends with the step."""
+    first = LossScale(64.0, 2000)
+    for taken in (False, True, True, True):
+        first.update(is_taken=taken)
+    assert first.scale == 32.0
+    same, shorter, other = LossScale(64.0, 2000), LossScale(64.0, 3), LossScale(2.0**16, 2000)
+    for each in (same, shorter, other):
+        each.load_state(first.state())
+    assert [each.scale for each in (same, shorter, other)] == [32.0, 32.0, 2.0**16]
+    found = []
+    for _ in range(7):
+        shorter.update(is_taken=True)
+        found.append(shorter.scale)
+    assert found == [64.0, 64.0, 64.0, 128.0, 128.0, 128.0, 256.0]
+    again = LossScale(2.0**16, 2000)
+    other.update(is_taken=False)
+    again.load_state(other.state())
+    assert again.scale == other.scale == 2.0**15
+    older = {name: value for name, value in first.state().items() if name != "initial"}
+    again.load_state(older)  # of a checkpoint that does not say how it began
+    assert again.scale == 32.0
+
+
 @torch.no_grad()
 def experience(actor: TorchEngine, batch: Batch) -> Experience:
     noise = torch.randn(3, batch.num_tokens, generator=torch.Generator().manual_seed(0))
