@@ -65,6 +65,7 @@ DOORS = {  # library: the only rooms or modules that may import it
     "accelerate": ["alignment.training.trackers"],
     "peft": [
         "alignment.api.result",
+        "alignment.check.plain",
         "alignment.models.adapter_files",
         "alignment.models.adapters",
         "alignment.models.eva",
