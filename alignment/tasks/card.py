@@ -21,6 +21,7 @@ from alignment.config.run import TrainingConfig
 from alignment.config.supervised import ScalarConfig
 from alignment.config.tasks import task_name
 from alignment.evaluate.rows import evaluations, value_words
+from alignment.models.quantized import ASKED
 from alignment.runs.contents import CARD, is_own_card
 from alignment.runs.folder import RunFolder, noted_step
 from alignment.runs.rows import read_rows
@@ -159,6 +160,12 @@ def _usage(config: TrainingConfig, *, is_adapter: bool) -> list[str]:
     if is_adapter:
         lines = ["from peft import PeftModel", *lines, "", f"name = {name}"]
         more = ", num_labels=1" if isinstance(config, ScalarConfig) else ""
+        packing = ASKED.get(config.model.quantization)
+        if packing is not None:
+            lines[1] = f"from transformers import {auto}, AutoTokenizer, BitsAndBytesConfig"
+            words = ", ".join(f"{name}={value!r}" for name, value in packing.items())
+            lines += [f"packing = BitsAndBytesConfig({words})".replace("'", '"')]
+            more += ", quantization_config=packing"
         lines += [f'base = {auto}.from_pretrained("..."{more})  # the model that it was trained on']
         return [*lines, "model = PeftModel.from_pretrained(base, name)"]
     lines += ["", f"name = {name}", f"model = {auto}.from_pretrained(name)"]

@@ -1,11 +1,17 @@
 """The card of a saved model: what the hub reads of it, what people do, and what is in it of this machine: nothing."""
 
 import json
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from huggingface_hub import ModelCard
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from alignment.runs.contents import digest
 
@@ -37,6 +43,31 @@ def test_a_model_has_a_card_that_the_hub_reads(alignment: Callable[..., Any], tm
     assert str(tmp_path) not in text and "time/" not in text
     adapter = card(tmp_path / "dpo" / "model" / "adapter")
     assert adapter.data.library_name == "peft" and "PeftModel" in str(adapter)
+
+
+@pytest.mark.parametrize("how", ["nf4", "int8"])
+def test_an_adapter_on_a_packed_base_is_used_as_its_card_says(
+    alignment: Callable[..., Any], tmp_path: Path, how: str
+) -> None:
+    """On the base as it was packed: on the whole weights it is another model, most of all LoftQ's, which begins as what
+    packing lost. What it then says is what the run's model says, whose weights are whole."""
+    assert alignment("run", "tiny_sft", *SIZE, *SMALL, "output_dir=sft").code == 0
+    packed = ["model.path=sft/model", "model.lora.rank=4", f"model.quantization={how}"]
+    begin = ["model.lora.init=loftq"] if how == "nf4" else []
+    assert alignment("run", "tiny_dpo", *SMALL, *packed, *begin, "output_dir=dpo").code == 0
+    [code] = re.findall(r"```python\n(.*?)```", (tmp_path / "dpo/model/adapter/README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings(action="ignore"):
+        exec(code.replace('"..."', '"dpo/model/adapter"', 1).replace('"..."', '"sft/model"', 1), names)
+    ids = torch.tensor([[5, 6, 7, 8, 2]])
+    names["model"].train()  # without dropout: else bitsandbytes packs anew for a CPU's inference, and rounds scales
+    unpacked = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("sft/model"), "dpo/model/adapter")
+    with torch.no_grad():
+        whole = AutoModelForCausalLM.from_pretrained("dpo/model")(ids).logits
+        found, far = (model(ids).logits for model in (names["model"], unpacked))
+    near = {"nf4": 1e-4, "int8": 0.1}[how]  # products of 8 bits
+    assert (found - whole).abs().max() < near
+    assert how == "int8" or (far - whole).abs().max() > 0.01
 
 
 def test_equal_runs_have_equal_cards_and_a_card_is_no_content(alignment: Callable[..., Any], tmp_path: Path) -> None:
