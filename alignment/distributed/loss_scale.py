@@ -24,7 +24,7 @@ class LossScale:
     """What a loss is multiplied by before its backward pass, and its gradient divided by before it is used."""
 
     def __init__(self, initial: float, window: int) -> None:
-        self.scale = self.initial = initial
+        self.scale = self.began = initial
         self.window = window
         self.num_taken = 0  # in a row, since the scale has changed
 
@@ -47,11 +47,11 @@ class LossScale:
             self.scale, self.num_taken = min(self.scale * 2, MOST), 0
 
     def state(self) -> dict[str, Any]:
-        return {"scale": self.scale, "num_taken": self.num_taken, "initial": self.initial}
+        return {"scale": self.scale, "num_taken": self.num_taken, "began": self.began}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from there, or from the own initial scale where that is another one than the state began with."""
-        if state.get("initial", self.initial) != self.initial:  # older states do not say
+        """Go on from there, or from the own initial scale where the state began with another one."""
+        if state.get("began", self.began) != self.began:  # older checkpoints lack it
             return
         self.scale, self.num_taken = state["scale"], state["num_taken"]
 

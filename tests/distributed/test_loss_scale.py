@@ -109,7 +109,7 @@ def test_steps_that_overflow_change_the_scale_alone(built: Build, demonstrations
         assert metrics.means() == {"precision/loss_scale": HUGE / 2**steps, "precision/skipped": 1.0}
         steps += 1
         state = engine.state()
-        assert state.pop("loss_scale") == {"scale": HUGE / 2**steps, "num_taken": 0}
+        assert state.pop("loss_scale") == {"scale": HUGE / 2**steps, "num_taken": 0, "began": HUGE}
         assert_alike(state, {name: each for name, each in before.items() if name != "loss_scale"})
     assert steps > 3
     clean = built(HUGE / 2**steps)
@@ -117,7 +117,9 @@ def test_steps_that_overflow_change_the_scale_alone(built: Build, demonstrations
     for _ in range(5):  # more than two of them without an overflow double the scale, which then may overflow
         told = [train_step(each, sft, micro_batches).means() for each in (engine, clean)]
         assert told[0] == told[1]
-        assert_alike(engine.state(), clean.state())
+        states = engine.state(), clean.state()
+        assert [state["loss_scale"].pop("began") for state in states] == [HUGE, HUGE / 2**steps]
+        assert_alike(*states)
     assert told[0]["precision/loss_scale"] >= HUGE / 2**steps and clean.scheduler.last_epoch >= 4
 
 
@@ -198,7 +200,7 @@ def test_a_run_goes_on_with_another_scale_or_window_that_is_given() -> None:
     other.update(is_taken=False)
     again.load_state(other.state())
     assert again.scale == other.scale == 2.0**15
-    older = {name: value for name, value in first.state().items() if name != "initial"}
+    older = {name: value for name, value in first.state().items() if name != "began"}
     again.load_state(older)  # of a checkpoint that does not say how it began
     assert again.scale == 32.0
 
