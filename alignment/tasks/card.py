@@ -21,7 +21,6 @@ from alignment.config.run import TrainingConfig
 from alignment.config.supervised import ScalarConfig
 from alignment.config.tasks import task_name
 from alignment.evaluate.rows import evaluations, value_words
-from alignment.models.quantized import ASKED
 from alignment.runs.contents import CARD, is_own_card
 from alignment.runs.folder import RunFolder, noted_step
 from alignment.runs.rows import read_rows
@@ -154,6 +153,8 @@ def _public(key: str, path: str, config: TrainingConfig) -> str:
 
 
 def _usage(config: TrainingConfig, *, is_adapter: bool) -> list[str]:
+    from alignment.models.quantized import ASKED  # with transformers, which who starts processes needs not
+
     auto = "AutoModelForSequenceClassification" if isinstance(config, ScalarConfig) else "AutoModelForCausalLM"
     name = '"..."  # this folder, or its name on the hub'
     lines = [f"from transformers import {auto}, AutoTokenizer"]
