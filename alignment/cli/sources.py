@@ -25,7 +25,7 @@ from alignment.config.run import RunConfig
 from alignment.config.tasks import TASKS
 from alignment.runs.folder import RunFolder
 
-MADE: dict[type[RunConfig], DictConfig] = {}
+MADE: dict[type[RunConfig], DictConfig] = {}  # the schemas that have been asked for in this process
 SWEEP = "multirun.yaml"  # which Hydra leaves where the runs of a sweep are
 
 
