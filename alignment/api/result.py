@@ -6,6 +6,7 @@ from typing import Any
 
 from alignment.config.errors import UserError
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE, base_of, read_json
+from alignment.config.packed_base import packing_of
 from alignment.config.saved_prompt import is_soft_prompt
 from alignment.runs.folder import RunFolder
 from alignment.runs.notes import read_note
@@ -47,7 +48,8 @@ class Run:
 
         Returns:
             an AutoModelForCausalLM, or of a reward model an AutoModelForSequenceClassification; an AutoTokenizer. Of
-            an adapter that was left alone, its base with the adapter on it; of a soft prompt peft's model of both.
+            an adapter that was left alone, its base with the adapter on it, packed as it was in the run; of a soft
+            prompt peft's model of both.
 
         Raises:
             UserError: the run has trained no model, or the base of its soft prompt is not here.
@@ -55,10 +57,17 @@ class Run:
         if self.model is None:
             raise UserError(f"{self.folder} holds no trained model")
 
-        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import (
+            AutoModelForCausalLM,
+            AutoModelForSequenceClassification,
+            AutoTokenizer,
+            BitsAndBytesConfig,
+        )
 
         if not (self.model / MODEL_FILE).is_file():  # an adapter alone, which transformers puts on its base
             is_scalar = read_json(self.model / ADAPTER_FILE, "model").get("task_type") == "SEQ_CLS"
+            if (packing := packing_of(self.model, "model")) is not None:
+                settings = {"quantization_config": BitsAndBytesConfig(**packing), **settings}
             settings = {**({"num_labels": 1} if is_scalar else {}), **settings}
         else:
             architectures = read_json(self.model / MODEL_FILE, "model").get("architectures") or [""]

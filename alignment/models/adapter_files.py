@@ -25,6 +25,7 @@ from alignment.models.adapters import (
 )
 from alignment.models.decomposed import as_one, holds_part_of_base, less
 from alignment.models.lora import WEIGHTS_FILE, config_of_adapter, shape_of_adapter
+from alignment.models.packed_base import note_packing
 from alignment.models.save import as_saved, share
 from alignment.models.scalar_head import head_name
 from alignment.models.whole_modules import is_tied, whole_modules
@@ -72,6 +73,7 @@ def save_adapter(
     ).save_pretrained(str(folder))
     save_file(kept, folder / WEIGHTS_FILE)
     share([folder / WEIGHTS_FILE], folder / ADAPTER_FILE)
+    note_packing(hf, folder)
 
 
 def base_names(hf: PreTrainedModel) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from alignment.config.folders import ADAPTER_FILE
 from alignment.config.hub import located
 from alignment.distributed.placement import Placement
-from alignment.models.quantized import is_quantized, whole_weight
+from alignment.models.quantized import as_in_file, is_quantized, whole_weight
 from alignment.models.save import as_saved
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def merged_weights(hf: nn.Module, placement: Placement) -> Iterator[tuple[str, T
             if layer is not None:
                 yield name, _merged(layer)
             elif stem in packed and name.endswith(".weight"):
-                yield name, whole_weight(packed[stem])
+                yield name, as_in_file(packed[stem], whole_weight(packed[stem]))
             else:
                 yield name, tensor
 
@@ -168,4 +168,4 @@ def _merged(layer: Any) -> Tensor:
             along = 0 if layer.fan_in_fan_out else 1
             lengths = layer.lora_magnitude_vector[adapter].weight.detach().float().unsqueeze(along)
             weight = weight * (lengths / weight.norm(dim=along, keepdim=True))
-    return weight
+    return as_in_file(base, weight)

@@ -17,13 +17,17 @@ from alignment.config.adapter import BESIDE
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE, ModelFolder, find_model
 from alignment.config.fp8 import Fp8
-from alignment.config.hub import located
 from alignment.config.model import Attention, ModelConfig
-from alignment.config.saved_prompt import is_soft_prompt
 from alignment.distributed.placement import Placement, Whole
 from alignment.models.attention import choose_attention
 from alignment.models.files import Reading, check_config, check_folder, code_files, holds_packed_weights, names_in
-from alignment.models.quantized import ask_packing, check_quantized, quantization_of, settle_packed
+from alignment.models.merged_folder import merge_adapters
+from alignment.models.quantized import (
+    ask_packing,
+    check_quantized,
+    quantization_of,
+    settle_packed,
+)
 from alignment.models.rope import scale_rope, scaled_as
 from alignment.models.unread import check_tied, check_unread, listed, unread_of
 from alignment.models.weight_dtype import frozen_in, made_in
@@ -130,7 +134,7 @@ def from_folder(
     where = f"{folder.key} {config.path!r}"
     hf_config = scale_rope(read_config(folder), config.rope, where)
     ask_packing(hf_config, config, placement.compute, where, folder)
-    check_quantized(hf_config, placement, where)
+    check_quantized(hf_config, placement, where, folder)
     architecture = architecture_of(auto, hf_config, where, folder)
     attention = attention_of(architecture, hf_config, config.attention, where)
     is_packed = quantization_of(hf_config) is not None
@@ -174,34 +178,9 @@ def from_folder(
     if apart := check_unread(hf, left, where):
         what = f"what a {type(hf).__name__} has no part for is left out, also where it is saved ({len(apart)})"
         say_once(f"{where}: {what}: {listed(apart)}")
-    for name in _merged(hf, config, folder, placement, where):
+    for name in merge_adapters(hf, config, folder, placement, where, held):
         lacking.pop(name, None)
     return hf, lacking
-
-
-def _merged(
-    hf: PreTrainedModel, config: ModelConfig, folder: ModelFolder, placement: Placement, where: str
-) -> set[str]:
-    """The adapters of the folder added into the weights, but a soft prompt; the names of what they hold whole."""
-    whole = set[str]()
-    for adapter in folder.adapters:
-        if is_soft_prompt(adapter):
-            from alignment.models.prompt_files import write_whole
-
-            if adapter != folder.adapters[-1]:
-                rule = f"{folder.key}: the base of the adapter in {folder.adapters[-1]} must be without a soft prompt"
-                raise ConfigError(f"{rule}, which is in no weight, got {adapter}")
-            whole |= write_whole(hf, adapter, folder.key, placement)
-            say_once(f"{where}: the soft prompt in {adapter} stands before each text, of its base, {folder.path}")
-            continue
-        from alignment.models.merge import merge_adapter  # only where there is one: it imports peft, which is slow
-
-        whole |= merge_adapter(hf, adapter, folder.key, placement)
-        beside = " beside whole weights" if adapter == folder.path else ""
-        is_asked = adapter == located(str(config.path)) and config.lora.rank and config.adapter is None
-        way = f" (model.adapter={adapter} trains it on)" if is_asked else ""
-        say_once(f"{where}: the adapter in {adapter}{beside} is merged into its base, {folder.path}{way}")
-    return whole
 
 
 def dtype_of(folder: ModelFolder) -> torch.dtype:

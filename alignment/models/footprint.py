@@ -28,7 +28,7 @@ from alignment.models.init import init_config
 from alignment.models.optimizer_states import gradient_bytes
 from alignment.models.packed import pack_layers
 from alignment.models.prepare import prepared
-from alignment.models.quantized import ask_packing, quantization_of, require_adapter
+from alignment.models.quantized import as_read, ask_packing, quantization_of, require_adapter
 from alignment.models.rope import scale_rope
 from alignment.models.tokenizer import load_tokenizer
 from alignment.models.weight_dtype import frozen_in, made_in
@@ -149,7 +149,7 @@ def config_and_trust(role: Role) -> tuple[PreTrainedConfig, bool]:
     if config.path is None:
         return init_config(config, {"vocab_size": len(load_tokenizer(config))}), False
     folder = find_model(config.path, role.key, trusted=config.trust_remote_code)
-    return scale_rope(read_shape(folder), config.rope, f"{role.key} {config.path!r}"), folder.trusted
+    return scale_rope(as_read(read_shape(folder), folder), config.rope, f"{role.key} {config.path!r}"), folder.trusted
 
 
 def _cut(config: PreTrainedConfig, depth: int) -> PreTrainedConfig:

@@ -24,7 +24,7 @@ from alignment.models.folder import dtype_of, from_folder, held_frozen, is_scala
 from alignment.models.heads import LanguageModel, ScalarModel
 from alignment.models.init import from_init
 from alignment.models.prepare import placed
-from alignment.models.quantized import require_adapter
+from alignment.models.quantized import as_read, require_adapter
 from alignment.models.routers import has_routers, router_weight
 from alignment.models.save import write_weights
 from alignment.models.scalar_head import draw_head, fill_head, head_name
@@ -95,11 +95,8 @@ def _trained_in(config: ModelConfig, placement: Placement, key: str) -> torch.dt
     if config.path is not None:
         rule = f"{key} must be a model without a soft prompt where it trains, whose weights are read alone"
         require(not is_soft_prompt(located(config.path)), rule, config.path)
-        require_adapter(
-            read_config(find_model(config.path, key, trusted=config.trust_remote_code)),
-            config,
-            f"{key} {config.path!r}",
-        )
+        folder = find_model(config.path, key, trusted=config.trust_remote_code)
+        require_adapter(as_read(read_config(folder), folder), config, f"{key} {config.path!r}")
     return placement.compute if config.keeps_base else torch.float32
 
 

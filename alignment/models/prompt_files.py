@@ -23,6 +23,7 @@ from alignment.distributed.placement import Placement, Whole
 from alignment.models.adapter_files import base_names
 from alignment.models.files import MISREADINGS, Reading, check_adapter, one_line
 from alignment.models.lora import WEIGHTS_FILE
+from alignment.models.packed_base import note_packing
 from alignment.models.save import share
 from alignment.models.scalar_head import head_name, scalar_head
 from alignment.models.soft_prompt import SoftPrompt, put_soft_prompt, soft_prompt_of
@@ -186,3 +187,4 @@ def save_soft_prompt(hf: PreTrainedModel, folder: Path, placement: Placement, *,
     config.save_pretrained(str(folder))
     save_file({name: each.float().cpu().contiguous() for name, each in kept.items()}, folder / WEIGHTS_FILE)
     share([folder / WEIGHTS_FILE], folder / ADAPTER_FILE)
+    note_packing(hf, folder)

@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ModelFolder
 from alignment.config.model import ModelConfig, Quantization
 from alignment.config.packages import QUANTIZER, is_installed, quantizer_lacks
+from alignment.config.saved_prompt import is_soft_prompt
 from alignment.distributed.placement import Placement, Whole
 from alignment.models.autocast import as_autocast_reads
 from alignment.models.blocks_4bit import unpack_by_blocks
@@ -52,9 +54,23 @@ def ask_packing(
         vars(config)["quantization_config"]["bnb_4bit_compute_dtype"] = str(compute).removeprefix("torch.")
 
 
-def check_quantized(config: PreTrainedConfig, placement: Placement, where: str) -> None:
+def is_unpacked(folder: ModelFolder) -> bool:
+    """Whether weights that are packed are unpacked as they are read: an adapter is merged into them, which would be
+    rounded away in packed ones."""
+    return not all(is_soft_prompt(adapter) for adapter in folder.adapters)
+
+
+def as_read(config: PreTrainedConfig, folder: ModelFolder) -> PreTrainedConfig:
+    """The config of the model that is read from there."""
+    if is_unpacked(folder):
+        vars(config).pop("quantization_config", None)
+    return config
+
+
+def check_quantized(config: PreTrainedConfig, placement: Placement, where: str, folder: ModelFolder) -> None:
     """Raises:
-    ConfigError: the weights are quantised, and by another method, without the package, or to 8 bits and sharded.
+    ConfigError: the weights are quantised, and by another method, without the package, to 8 bits and sharded, or
+        sharded and to be unpacked.
     """
     settings = quantization_of(config)
     if settings is None:
@@ -64,6 +80,9 @@ def check_quantized(config: PreTrainedConfig, placement: Placement, where: str) 
         raise ConfigError(f"{where} must be in whole weights or quantized by {QUANTIZER}, got quant_method={method!r}")
     if not is_installed(QUANTIZER):  # of a run this is told before, by the files of its models
         raise ConfigError(quantizer_lacks(where))
+    if not isinstance(placement, Whole) and is_unpacked(folder):
+        rule = f"distributed.zero must be null, 0, 1 or 2 for {where}, an adapter on a base that is quantized, which is"
+        raise ConfigError(f"{rule} unpacked to merge it, got 3 (a run with model.lora.merge=true leaves whole weights)")
     if not isinstance(placement, Whole) and not settings.get("load_in_4bit"):
         rule = f"distributed.zero must be null, 0, 1 or 2 for {where}, whose weights are quantized to 8 bits"
         raise ConfigError(f"{rule}: their layers hold on to them where ZeRO 3 would take them away, got 3")
@@ -175,6 +194,30 @@ def keep_scales(hf: nn.Module) -> None:
 
 def _nothing() -> None:
     """In the place of what is done already."""
+
+
+@torch.no_grad()
+def unpack_layers(hf: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Put layers of whole weights, in that dtype, in place of packed ones, as if the model had never been packed."""
+    layer: Any
+    for name, layer in packed_layers(hf):
+        weight = as_in_file(layer, whole_weight(layer)).to(dtype)
+        with torch.device("meta"):
+            whole = Conv1D(*weight.shape[::-1]) if _is_turned(layer) else nn.Linear(*weight.shape[::-1])
+        whole.weight, whole.bias = nn.Parameter(weight), layer.bias
+        hf.set_submodule(name, whole)
+    quantizer: Any = vars(hf)["hf_quantizer"]
+    quantizer.remove_quantization_config(hf)
+
+
+def as_in_file(layer: nn.Module, weight: Tensor) -> Tensor:
+    """The weight of a layer, which may be a packed one, as the files of its model have it: GPT-2's have theirs the
+    other way round."""
+    return weight.T.contiguous() if is_quantized(layer) and _is_turned(layer) else weight
+
+
+def _is_turned(layer: nn.Module) -> bool:
+    return issubclass(vars(layer)["source_cls"], Conv1D)  # what transformers has packed
 
 
 def whole_weight(layer: Any) -> Tensor:
