@@ -5,24 +5,27 @@ packs what is in it, its weights are copied into a second one.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, TaskType
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import find_model
 from alignment.config.hub import located
-from alignment.config.model import ModelConfig, Quantization
+from alignment.config.model import ModelConfig
+from alignment.config.packed_base import packing_of
 from alignment.data.tokenize import Example
 from alignment.distributed.placement import WHOLE
 from alignment.models.adapters import merged_state
 from alignment.models.folder import read_config
 from alignment.models.heads import LanguageModel, ScalarModel, scalar_head
+from alignment.models.quantized import ASKED, quantization_of
 from alignment.models.rope import scale_rope
 from alignment.models.vocabulary import resize
 
@@ -58,21 +61,37 @@ def plain_model(model: LanguageModel | ScalarModel, settings: ModelConfig) -> Pr
             config = scale_rope(read_config(folder), settings.rope, f"model.path {settings.path!r}")
             config.num_labels = 1
             given = {"config": config}
+        packing = ASKED.get(settings.quantization)
+        beneath = packing_of(apart[0], "model.path") if apart else packing if settings.adapter is not None else None
+        if beneath is not None:  # a saved adapter, which peft reads, on what transformers packs once more
+            given = {**given, "quantization_config": BitsAndBytesConfig(**beneath)}
         hf, found = auto.from_pretrained(where, output_loading_info=True, trust_remote_code=trusted, **given, **PLAIN)
+        if quantization_of(hf.config) is not None:
+            hf.dequantize(dtype=torch.float32)
         if HEAD in found["missing_keys"]:
             scalar_head(hf).weight.data.copy_(scalar_head(model.hf).weight)
         for adapter in apart:  # by peft: transformers leaves out what else than two matrices an adapter has (DoRA)
-            hf = PeftModel.from_pretrained(hf, str(adapter)).merge_and_unload()
+            hf = _merged(hf, adapter)
         size = model.hf.config.get_text_config().vocab_size
         if size > hf.config.get_text_config().vocab_size:  # by model.resize_embeddings
             resize(hf, size, WHOLE)
         if settings.adapter is not None:
-            hf = PeftModel.from_pretrained(hf, str(located(settings.adapter))).merge_and_unload()
-        if settings.quantization is not Quantization.none:  # which rounds the weights that the folder holds
+            hf = _merged(hf, located(settings.adapter))
+        elif packing is not None:  # which rounds the weights that the folder holds
             model.activate()
             hf.load_state_dict(merged_state(model.hf, model.placement))
     hf.eval()
     return hf.to(next(model.parameters()).device)
+
+
+def _merged(hf: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """With the adapter in its weights, on whatever head they are."""
+    config = PeftConfig.from_pretrained(str(adapter))
+    if config.task_type != TaskType.SEQ_CLS:
+        config.task_type = None  # by which peft asks the model for what it generates with
+    model: Any = PeftModel.from_pretrained(hf, str(adapter), config=config)
+    merged: PreTrainedModel = model.merge_and_unload()
+    return merged
 
 
 @torch.no_grad()

@@ -72,8 +72,11 @@ def in_one_process(config: Run) -> Run:
 
 
 def few(config: Trained, size: int) -> Trained:
-    """The run with few rows a step; short replies where it draws some, and one pass over them where it is PPO."""
+    """The run with few rows a step, without dropout, which is another in each pass; short replies where it draws some,
+    and one pass over them where it is PPO."""
     config = replace(config, data=first_rows(config.data), batch=replace(config.batch, size=size))
+    if config.model.lora.dropout:
+        config = replace(config, model=replace(config.model, lora=replace(config.model.lora, dropout=0.0)))
     if config.train.optimizer is OptimizerName.lomo:  # the same update, of gradients that can be looked at
         config = replace(config, train=replace(config.train, optimizer=OptimizerName.sgd))
     if isinstance(config, OnlineConfig):

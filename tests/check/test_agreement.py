@@ -10,7 +10,12 @@ import peft
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerBase,
+)
 
 from alignment.check import learning, subject
 from alignment.check.plain import plain_model
@@ -32,7 +37,8 @@ from alignment.config.train import Schedule, TrainConfig
 from alignment.data.pack import Batch
 from alignment.distributed.placement import WHOLE
 from alignment.losses import DPOLoss
-from alignment.models import attention
+from alignment.models import attention, saved_adapter
+from alignment.models.adapters import lora_layers
 from alignment.models.branches import Sees
 from alignment.models.load import load_language_model
 from alignment.tasks import sft
@@ -87,26 +93,73 @@ def adapter(pretrained: str, tmp_path_factory: pytest.TempPathFactory) -> Callab
     return make
 
 
-ON_OTHERS = [(DPOConfig, how) for how in ("nf4", "int8", "trained on", "merged")]
+@pytest.fixture(scope="module")
+def packed_folder(pretrained: str, tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of the same model in 4 bits."""
+    folder, packing = tmp_path_factory.mktemp("packed"), BitsAndBytesConfig(load_in_4bit=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(pretrained, quantization_config=packing)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
-@pytest.mark.parametrize(("kind", "how"), [*ON_OTHERS, (RewardConfig, "nf4"), (RewardConfig, "trained on")])
+ON_OTHERS = [(DPOConfig, how) for how in ("nf4", "int8", "trained on", "merged", "trained on, nf4", "comes packed")]
+ON_OTHERS += [(DPOConfig, "trained on, comes packed"), (DPOConfig, "dropout")]
+ON_OTHERS += [(RewardConfig, how) for how in ("nf4", "trained on", "of a language model", "comes packed")]
+
+
+@pytest.mark.parametrize(("kind", "how"), ON_OTHERS)
 def test_a_sound_run_on_a_packed_base_or_a_saved_adapter_passes(
-    kind: type, how: str, pretrained: str, adapter: Callable[[type], str], checked: Callable[..., Any]
+    kind: type,
+    how: str,
+    pretrained: str,
+    adapter: Callable[[type], str],
+    checked: Callable[..., Any],
+    packed_folder: str,
 ) -> None:
     """It is compared with the weights that it has: those of the packing, with the adapter that it begins with."""
-    if how == "trained on":
-        given = ModelConfig(adapter=adapter(kind))
+    if how.endswith("comes packed"):
+        pretrained = packed_folder
+    if how.startswith(("trained on", "of a language")):
+        own = adapter(DPOConfig if "language" in how else kind)
+        packed = Quantization.nf4 if "nf4" in how else Quantization.none
+        given = ModelConfig(path=pretrained, adapter=own, quantization=packed)
         model = settled(
             kind(model=given, data=DataConfig(train=TrainSource("pairs.jsonl")), train=TrainConfig(max_steps=1))
         ).model
     elif how == "merged":
         model = ModelConfig(path=adapter(kind), lora=LoraConfig(rank=2))
+    elif how in ("comes packed", "dropout"):
+        model = ModelConfig(path=pretrained, lora=LoraConfig(rank=2, dropout=0.3 if how == "dropout" else 0.0))
     else:
         model = ModelConfig(path=pretrained, lora=LoraConfig(rank=2), quantization=Quantization(how))
     verdicts = list(checked(kind, "pairs", model=model))
     assert [verdict for verdict in verdicts if verdict.grade is Grade.fail] == []
     assert PACKED in {verdict.name for verdict in verdicts}
+
+
+@pytest.mark.parametrize("packed", Quantization)
+def test_an_adapter_that_is_read_otherwise_than_its_folder_has_it_is_found(
+    packed: Quantization,
+    pretrained: str,
+    adapter: Callable[[type], str],
+    verdict: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On packed weights too, whose numbers the folder has not."""
+    fill = saved_adapter.fill_saved
+
+    def stretched(hf: Any, *others: Any) -> None:
+        fill(hf, *others)
+        for layer in lora_layers(hf):
+            layer.scaling["default"] *= 3
+
+    given = ModelConfig(path=pretrained, adapter=adapter(DPOConfig), quantization=packed)
+    data, train = DataConfig(train=TrainSource("pairs.jsonl")), TrainConfig(max_steps=1)
+    model = settled(DPOConfig(model=given, data=data, train=train)).model
+    assert verdict(PACKED, DPOConfig, "pairs", model=model).grade is not Grade.fail
+    monkeypatch.setattr(saved_adapter, "fill_saved", stretched)
+    assert verdict(PACKED, DPOConfig, "pairs", model=model).grade is Grade.fail
 
 
 @pytest.mark.parametrize(
