@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from typing import get_type_hints
+from enum import Enum
+from typing import get_args, get_type_hints
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import Container, OmegaConf
@@ -16,7 +17,7 @@ from alignment.cli.entries import fields_of_entry
 from alignment.cli.overrides import quoted
 from alignment.cli.reach import within_reach
 from alignment.cli.recipes import recipes, shipped
-from alignment.cli.spellings import VALUES, meant
+from alignment.cli.spellings import VALUES, groups_of, meant
 from alignment.config.errors import ConfigError, UserError
 from alignment.config.renamed import key_now, value_now
 from alignment.user_error import nearest
@@ -29,6 +30,7 @@ SEVERAL = {  # what a list is meant for, and how it is spelled
     "data.eval": "several sets are data.eval.sets={a: {path: ...}, b: {path: ...}}",
 }
 OF_PRESETS = {"model": "model.path", "data": "data.train.path"}  # what a preset's group is taken for, and its key
+NO_PRESET = "a group must be given the name of a preset"
 ALIKE = 0.8  # of a value and what it may stand for: kto_pair is not exo_pair
 KEY = re.compile(r"[+~\w][\w.@:/-]*=", re.ASCII)
 MERGED = re.compile(r"^Error merging override \+{0,2}(?P<key>[\w.]+)=(?P<value>.*)")  # as Hydra says it
@@ -61,13 +63,17 @@ def explain(error: BaseException) -> str:
     if message.startswith("invalid literal for int() with base 10: "):
         return f"a list's entries have numbers, as in log.trackers.0, got {message.rpartition(': ')[2]}"
     if message.startswith("Config group override"):
-        return f"a group must be given the name of a preset, got {message.rpartition('Got ')[2]}"
+        return f"{NO_PRESET}, got {message.rpartition('Got ')[2]}"
     return message
 
 
 def error_line(error: BaseException, overrides: list[str]) -> str:
     """`explain`, and what became of a `~` where a file is missing."""
     line = explain(error)
+    if line.startswith(NO_PRESET):
+        words = [word.lstrip("+").partition("=") for word in overrides]
+        group = next((key for key, _, _ in words if (shipped("conf") / key).is_dir()), None)
+        line = line if group is None else f"{group} {line.removeprefix('a group ')}"
     has_home = any(sign in word for word in overrides for sign in ("=~", '="~'))
     if has_home and "no such file or folder" in line:
         line += " (a ~ that begins a path is the home folder, also in quotes; a name that begins with one is ./~...)"
@@ -163,6 +169,10 @@ def _bad_key_or_value(error: OmegaConfBaseException, merged: tuple[str, str | No
     if options := re.search(r"Invalid value '(.*)', expected one of \[(.*)\]", message):
         value, names = options[1], options[2].split(", ")
         return f"{key} must be one of {', '.join(names)}, got {value!r}{_value_hint(value, names)}"
+    if of_enum := re.search(r"Value (.*) \(\w+\) is not a valid input for <enum", message):
+        hint = get_type_hints(error.object_type)[key.rpartition(".")[2]]
+        kind = next(each for each in (hint, *get_args(hint)) if isinstance(each, type) and issubclass(each, Enum))
+        return f"{key} must be one of {', '.join(kind.__members__)}, got {of_enum[1]}"
     if typed := re.search(r"Value '(.*)' of type '.*' could not be converted to (\w+)", message):
         return f"{key} must be {TYPES.get(typed[2], typed[2])}, got {typed[1]!r}"
     if "is not a valid bool" in message:
@@ -177,8 +187,8 @@ def _bad_key_or_value(error: OmegaConfBaseException, merged: tuple[str, str | No
         return f"{key} must hold keys and values, {{name: value}}, got a list{way}"
     if assigned := re.match(r"Cannot assign (\w+) to Dict", message):
         return f"{key} must hold keys and values, {{name: value}}, got {error.value!r} ({assigned[1]})"
-    if message.startswith("Merge error: list is not a subclass of"):  # which names no key
-        return f"data.train and data.eval must hold keys and values, got a list; {'; '.join(SEVERAL.values())}"
+    if merged_so := re.match(r"Merge error: (\w+) is not a subclass of (\w+)\. value: (.*)", message):
+        return _of_a_file(error.object_type, *merged_so.groups())
     if "is not a subclass of" in message:
         group = get_type_hints(error.object_type).get(key.rpartition(".")[2]) if names else None
         inner = [field.name for field in fields(group)] if is_dataclass(group) else fields_of_entry(key)
@@ -186,6 +196,20 @@ def _bad_key_or_value(error: OmegaConfBaseException, merged: tuple[str, str | No
         way = way or (f"; they are {', '.join(inner)}" if inner else "")
         return f"{key} holds keys of its own, got {given!r}{way}"
     return f"{key}: {message}"
+
+
+def _of_a_file(root: type | None, kind: str, name: str, value: str) -> str:
+    """What a recipe's file gives a group that holds keys, of which OmegaConf names the class alone."""
+    groups = {key: each for key, each in groups_of(root) if each.__name__ == name} if is_dataclass(root) else {}
+    keys = " or ".join(groups) or name
+    if kind == "list":
+        ways = [spelled for start, spelled in SEVERAL.items() if start in groups]
+        return f"{keys} must hold keys and values, got a list{'; ' * bool(ways)}{'; '.join(ways)}"
+    inner = [field.name for each in [*groups.values()][:1] for field in fields(each)]
+    is_path = "path" in inner and kind == "str" and len(groups) == 1
+    return f"{keys} holds keys of its own, got {value}; " + (
+        f"did you mean {keys}.path={value}?" if is_path else f"they are {', '.join(inner)}"
+    )
 
 
 def _first_line(text: str) -> str:

@@ -221,8 +221,19 @@ def as_override(words: list[str]) -> str:
 
 def keys_of(root: type, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a config, those of its groups behind its own."""
-    hints = get_type_hints(root)
-    groups = [field.name for field in fields(root) if is_dataclass(hints[field.name])]
+    groups = _groups(root)
     yield from (f"{prefix}{field.name}" for field in fields(root) if field.name not in groups)
-    for name in groups:
-        yield from keys_of(hints[name], f"{prefix}{name}.")
+    for name, kind in groups.items():
+        yield from keys_of(kind, f"{prefix}{name}.")
+
+
+def groups_of(root: type, prefix: str = "") -> Iterator[tuple[str, type]]:
+    """Every group of keys of a config, by its dotted name, and its class."""
+    for name, kind in _groups(root).items():
+        yield f"{prefix}{name}", kind
+        yield from groups_of(kind, f"{prefix}{name}.")
+
+
+def _groups(root: type) -> dict[str, type]:
+    hints = get_type_hints(root)
+    return {field.name: hints[field.name] for field in fields(root) if is_dataclass(hints[field.name])}

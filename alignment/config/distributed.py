@@ -89,6 +89,8 @@ class DistributedConfig(Config):
             require(value is None or is_scaled, rule, value)
         rule = "distributed.initial_loss_scale must be a finite number >= 1"
         require(scale is None or (scale >= 1 and isfinite(scale)), rule, scale)
+        rule = "distributed.initial_loss_scale must be <= 2**127 (1.7e38), or the loss of float32 is infinite by it"
+        require(scale is None or scale <= 2.0**127, rule, scale)
         require(window is None or window > 0, "distributed.loss_scale_window must be > 0", window)
         rule = "distributed.deepspeed_config needs distributed.zero"
         require(self.deepspeed_config is None or self.zero is not None, rule, self.deepspeed_config)

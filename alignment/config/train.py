@@ -124,7 +124,7 @@ class TrainConfig(Config):
         require(not both, rule, (self.warmup_steps, self.warmup_ratio))
         require(self.weight_decay >= 0, "train.weight_decay must be >= 0", self.weight_decay)
         self._check_optimizer()
-        require(self.max_grad_norm > 0, "train.max_grad_norm must be > 0 (.inf: no clipping)", self.max_grad_norm)
+        require(self.max_grad_norm > 0, "train.max_grad_norm must be > 0 (inf: no clipping)", self.max_grad_norm)
         require(self.eval_every >= 0, "train.eval_every must be >= 0", self.eval_every)
         rule = "train.eval_every must be > 0 with train.best.patience, which counts evaluations"
         require(self.eval_every > 0 or self.best.patience is None, rule, self.eval_every)

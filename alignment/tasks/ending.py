@@ -12,6 +12,7 @@ from alignment.config.hub import Kind, located, pinned_name
 from alignment.config.metrics import headlines
 from alignment.config.model_kinds import is_reward_model
 from alignment.config.run import RunConfig, TrainingConfig
+from alignment.config.saved_prompt import is_soft_prompt
 from alignment.config.sources import Format
 from alignment.config.supervised import (
     ReferencedConfig,
@@ -131,13 +132,14 @@ def _with_reward(config: TrainingConfig, files: RunFolder) -> Iterator[str]:
 
 def _on_pairs(config: TrainingConfig, files: RunFolder) -> Iterator[str]:
     """DPO of a fine-tuned model, where the rows that it has learned from are pairs."""
-    model = shlex.quote(str(files.model))
+    key = "model.adapter" if is_soft_prompt(files.model) else "model.path"  # with it weights are read, and none trains
+    model = f"{key}={shlex.quote(str(files.model))}"
     if not isinstance(config, SFTConfig):
         return
     if config.data.format is Format.toy:
-        yield f"alignment run tiny_dpo model.path={model}"
+        yield f"alignment run tiny_dpo {model}"
     elif _are_pairs(config.data) and (data := _data_words(config.data)) is not None:
-        yield f"alignment run dpo model.path={model} {data}"
+        yield f"alignment run dpo {model} {data}"
 
 
 def _are_pairs(data: DataConfig) -> bool:

@@ -65,6 +65,16 @@ def nexts(said: str) -> list[list[str]]:
     return [shlex.split(line)[2:] for line in said.splitlines() if line.startswith("next: ")]
 
 
+def test_a_soft_prompt_is_what_is_trained_on(alignment: Callable[..., Any]) -> None:
+    alignment("run", "tiny_sft", *SMALL, "output_dir=base")
+    prompt = ["model.path=base/model", "model.soft_prompt.tokens=4", "output_dir=prompt"]
+    said = alignment("run", "tiny_sft", *SMALL, *prompt).out
+    words = next(words for words in nexts(said) if "tiny_dpo" in words)
+    assert words == ["run", "tiny_dpo", "model.adapter=prompt/model"]
+    ended = alignment(*words, *SMALL, "output_dir=dpo")
+    assert (ended.code, ended.err) == (0, [])
+
+
 def test_a_run_on_pairs_of_one_s_own_leads_to_dpo_and_ppo(alignment: Callable[..., Any], tmp_path: Path) -> None:
     """SFT on pairs to DPO with the same rows; a reward model to PPO of the model that it began as."""
     asked = [{"q": f"Which animal says {n}?", "chosen": "The cow does.", "rejected": "No."} for n in range(4)]

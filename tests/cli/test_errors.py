@@ -132,7 +132,17 @@ COMMANDS = {
     "another method's name": ("run tiny_dpo loss.variant=kto_pair", r"got 'kto_pair'$"),
     "model preset": ("run tiny_dpo model=tinyy", r"model must be one of .*, got 'tinyy' \(did you mean 'tiny'\?\)"),
     "data preset": ("run tiny_dpo data=hh_rlfh", r"data must be one of .*, got 'hh_rlfh' \(did you mean 'hh_rlhf'\?\)"),
-    "null preset": ("run tiny_dpo model=null", "a group must be given the name of a preset"),
+    "null preset": ("run tiny_dpo model=null", "model must be given the name of a preset"),
+    "number for a preset": ("run tiny_dpo seed=1 model=4", "model must be given the name of a preset, got int"),
+    "list for a name": (
+        "run tiny_dpo distributed.precision=[bfloat16]",
+        r"distributed\.precision must be one of auto, float32, bfloat16, float16, got \['bfloat16'\]$",
+    ),
+    "a plan of cards for a CPU": (
+        "plan tiny_dpo distributed.device=cpu --for 1x24GB",
+        r"distributed\.device must be auto or cuda in a plan for 1x24GB \(without --for .*\), got 'cpu'$",
+    ),
+    "no clipping": ("run tiny_dpo train.max_grad_norm=0", r"must be > 0 \(inf: no clipping\), got 0\.0"),
     "group typo": ("run tiny_dpo modell=tiny", r"no such key 'modell' \(did you mean 'model'\?\)"),
     "no value": ("run tiny_dpo loss.beta", "cannot read the override 'loss.beta': it must be key=value"),
     "open bracket": ("run tiny_dpo loss.beta=[1", r"cannot read the override 'loss.beta=\[1'"),
@@ -372,6 +382,15 @@ RECIPES = {  # a recipe of the user's
     "bracket": (MINE + "train: {max_steps: 3\nseed: 1\n", r"own/mine.yaml:8: not YAML: expected ',' or '}'"),
     "tab": (MINE + "train:\n\tmax_steps: 3\n", r"own/mine.yaml:8: not YAML: found character '\\t'"),
     "twice": (MINE + "seed: 1\nseed: 2\n", "own/mine.yaml:8: not YAML: found duplicate key seed"),
+    "value for a group": (
+        MINE + "model: {lora: 4}\n",
+        "mine: model.lora holds keys of its own, got 4; they are rank, ",
+    ),
+    "list for a group": (MINE + "model: {lora: [4]}\n", "mine: model.lora must hold keys and values, got a list$"),
+    "path for a group": (
+        MINE + "data: {train: a.jsonl}\n",
+        r"mine: data.train holds keys of its own, got a.jsonl; did you mean data.train.path=a.jsonl\?",
+    ),
     "no step": (MINE, r"exactly one of train.max_steps and train.epochs must be set \(.*=null\), got \(null, null\)"),
     "no _self_": ("defaults:\n  - task: sft\nseed: -1\n", "model.path must name a folder"),
 }

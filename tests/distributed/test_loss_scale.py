@@ -247,6 +247,7 @@ def test_actor_and_critic_skip_together(
     [
         ({"initial_loss_scale": 8.0}, "initial_loss_scale must be null unless distributed.precision=float16, got 8"),
         ({"precision": Precision.float16, "initial_loss_scale": 0.5}, "must be a finite number >= 1, got 0.5"),
+        ({"precision": Precision.float16, "initial_loss_scale": 1e39}, r"must be <= 2\*\*127 .*, got 1e\+39"),
         ({"precision": Precision.float16, "loss_scale_window": 0}, "loss_scale_window must be > 0, got 0"),
     ],
 )
