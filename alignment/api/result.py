@@ -49,10 +49,10 @@ class Run:
         Returns:
             an AutoModelForCausalLM, or of a reward model an AutoModelForSequenceClassification; an AutoTokenizer. Of
             an adapter that was left alone, its base with the adapter on it, packed as it was in the run; of a soft
-            prompt peft's model of both.
+            prompt and of DoRA peft's model of both.
 
         Raises:
-            UserError: the run has trained no model, or the base of its soft prompt is not here.
+            UserError: the run has trained no model, or the base of such an adapter is not here.
         """
         if self.model is None:
             raise UserError(f"{self.folder} holds no trained model")
@@ -65,20 +65,21 @@ class Run:
         )
 
         if not (self.model / MODEL_FILE).is_file():  # an adapter alone, which transformers puts on its base
-            is_scalar = read_json(self.model / ADAPTER_FILE, "model").get("task_type") == "SEQ_CLS"
+            own = read_json(self.model / ADAPTER_FILE, "model")
+            is_scalar, by_peft = own.get("task_type") == "SEQ_CLS", is_soft_prompt(self.model) or own.get("use_dora")
             if (packing := packing_of(self.model, "model")) is not None:
                 settings = {"quantization_config": BitsAndBytesConfig(**packing), **settings}
             settings = {**({"num_labels": 1} if is_scalar else {}), **settings}
         else:
             architectures = read_json(self.model / MODEL_FILE, "model").get("architectures") or [""]
-            is_scalar = architectures[0].endswith("ForSequenceClassification")
+            is_scalar, by_peft = architectures[0].endswith("ForSequenceClassification"), False
         auto: Any = AutoModelForSequenceClassification if is_scalar else AutoModelForCausalLM
         tokenizer = AutoTokenizer.from_pretrained(self.model)
-        if is_soft_prompt(self.model):  # which stands in no model of transformers' own
+        if by_peft:  # what transformers has no place for, or leaves out: DoRA's lengths
             from peft import PeftModel
 
             base = base_of(self.model, "model")
             if base is None:
-                raise UserError(f"the base of the soft prompt in {self.model} must be where {ADAPTER_FILE} names it")
+                raise UserError(f"the base of the adapter in {self.model} must be where {ADAPTER_FILE} names it")
             return PeftModel.from_pretrained(auto.from_pretrained(base, **settings), self.model), tokenizer
         return auto.from_pretrained(self.model, **settings), tokenizer

@@ -6,6 +6,7 @@ from alignment.config.adapter import BESIDE, adapter_of, rope_of
 from alignment.config.errors import ConfigError, error_prefix, require
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE, find_model, read_json
 from alignment.config.model import ModelConfig
+from alignment.config.packed_base import name_of_packing, packing_of
 
 KEY = "roles.share=lora"
 ORIGINAL = "original_max_position_embeddings"
@@ -33,11 +34,16 @@ def require_on_backbone(folder: Path) -> None:
 
 def require_shareable(key: str, place: Path, policy: ModelConfig) -> None:
     """Raises:
-    ConfigError: as `require_on_backbone`; or the adapter was trained with another RoPE scaling than the policy's.
+    ConfigError: as `require_on_backbone`; or the adapter was trained with another RoPE scaling than the policy's, or on
+        a base that was packed otherwise.
     """
     folder = Path(adapter_of(str(place)))
     with error_prefix(key):
         require_on_backbone(folder)
+    noted, now = packing_of(folder, key), policy.quantization.value
+    packing = now if noted is None else name_of_packing(noted)
+    rule = f"model.quantization must be {packing} with {KEY} and {key}={place}, which was trained on a base packed so"
+    require(packing == now, rule, now)
     if policy.path is None:
         return
     base = rope_of(find_model(policy.path, "model.path").path)

@@ -107,6 +107,8 @@ class EvaluateConfig(RunConfig):
         require(not self.perplexity, f"perplexity must be null, {without}", self.perplexity)
 
     def _check_quantized(self) -> None:
+        rule = f"quantized must be names, of {', '.join(QuantizedSelf.__members__)}"
+        require(all(isinstance(each, QuantizedSelf) for each in self.quantized), rule, self.quantized)
         names = [each.value for each in self.quantized]
         require(len(set(names)) == len(names), "quantized must name each self once", names)
         rule = "distributed.zero must be null, 0, 1 or 2 with quantized, whose weights are whole in every process"

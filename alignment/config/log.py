@@ -51,6 +51,8 @@ class LogConfig(Config):
         require(self.every > 0, "log.every must be > 0", self.every)
         require(self.samples >= 0, "log.samples must be >= 0", self.samples)
         require(self.ranges_every >= 0, "log.ranges_every must be >= 0", self.ranges_every)
+        rule = f"log.trackers must be names, of {', '.join(Tracker.__members__)}"
+        require(all(isinstance(each, Tracker) for each in self.trackers), rule, self.trackers)
         has_projects = any(kind not in (Tracker.tensorboard, Tracker.dvclive) for kind in self.trackers)
         rule = "log.project needs one of log.trackers that has projects"
         require(self.project is None or has_projects, rule, self.project)

@@ -9,6 +9,7 @@ from typing import Any
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE, MODEL_FILE, base_of
+from alignment.config.packed_base import packing_of
 
 HEAD_NAMES = (
     *(".score", "classifier", "classification_head", "regression_head", "reward_head"),
@@ -55,11 +56,22 @@ def is_reward_model(folder: Path) -> bool:
 def quantized_by(key: str, folder: Path) -> str | None:
     """What the files of a model's folder, or of a run's, name as the package that has quantized its weights, or those
     of an adapter's base; None where they name none."""
-    own = folder / "model" if (folder / "model").is_dir() and not (folder / MODEL_FILE).is_file() else folder
-    while (base := _under(own, key)) is not None:
-        own = base
-    settings = _read(own / MODEL_FILE).get("quantization_config")
+    settings = _read(_down_from(folder, key)[-1] / MODEL_FILE).get("quantization_config")
     return settings.get("quant_method") if isinstance(settings, dict) else None
+
+
+def packed_beneath(key: str, folder: Path) -> bool:
+    """Whether the folder is one of an adapter whose base was packed as it was read, or of a run that left one."""
+    return any(packing_of(each, key) is not None for each in _down_from(folder, key))
+
+
+def _down_from(folder: Path, key: str) -> list[Path]:
+    """A model's folder, or that of a run's model, and those of its bases where it is an adapter's."""
+    is_run = (folder / "model").is_dir() and not (folder / MODEL_FILE).is_file()
+    found = [folder / "model" if is_run else folder]
+    while (base := _under(found[-1], key)) is not None:
+        found.append(base)
+    return found
 
 
 def no_language_model(key: str, folder: Path) -> str:

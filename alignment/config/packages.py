@@ -11,13 +11,14 @@ from alignment.config.fp8 import Fp8
 from alignment.config.generation import GenerationConfig, VLLMTransfer
 from alignment.config.inputs import input_places
 from alignment.config.log import Tracker
-from alignment.config.model_kinds import quantized_by
+from alignment.config.model_kinds import packed_beneath, quantized_by
 from alignment.config.online import OnlineConfig
 from alignment.config.optimizer import OF_BITSANDBYTES
+from alignment.config.packed_base import QUANTIZER
 from alignment.config.run import RunConfig, TrainingConfig
 from alignment.config.tasks import RejectionConfig
 
-QUANTIZER, TORCHAO = "bitsandbytes", "torchao"
+TORCHAO = "torchao"
 NAMES: dict[Tracker, tuple[str, ...]] = {Tracker.tensorboard: ("tensorboard", "tensorboardX")}
 """Of a tracker's package, where it is not the tracker's own: any of them will do."""
 EXTRAS = {"tensorboard": "tensorboard", QUANTIZER: "quantization", "vllm": "vllm", TORCHAO: "fp8"}
@@ -59,6 +60,8 @@ def require_packages(config: RunConfig) -> None:
         for key, path, place in input_places(config):
             if quantized_by(key, place) == QUANTIZER:
                 raise ConfigError(quantizer_lacks(f"{key} {path!r}"))
+            if packed_beneath(key, place):
+                raise ConfigError(quantizer_lacks(f"{key} {path!r}", ON_PACKED))
 
 
 def _require_server(python: str | None) -> None:
@@ -86,6 +89,9 @@ def is_installed(package: str) -> bool:
 def how_to_install(package: str) -> str:
     extra = EXTRAS.get(package)
     return f"pip install {package if extra is None else repr(f'preference-alignment[{extra}]')}"
+
+
+ON_PACKED = "was trained on a base packed by"
 
 
 def quantizer_lacks(where: str, how: str = "is quantized by") -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from alignment.config.errors import ConfigError
 from alignment.config.folders import read_json
-from alignment.config.packages import QUANTIZER
 
+QUANTIZER = "bitsandbytes"
 NOTE = "base_quantization.json"
 
 
@@ -25,3 +25,8 @@ def packing_of(adapter: Path, key: str) -> dict[str, Any] | None:
         rule = f"{key}: {str(adapter / NOTE)!r} must say how {QUANTIZER} packed the base, in 4 bits or in 8"
         raise ConfigError(f"{rule}, got {settings}")
     return settings
+
+
+def name_of_packing(settings: dict[str, Any]) -> str:
+    """As `model.quantization` calls it."""
+    return "nf4" if settings.get("load_in_4bit") else "int8" if settings.get("load_in_8bit") else "none"

@@ -13,8 +13,8 @@ from transformers.pytorch_utils import Conv1D
 from alignment.config.errors import ConfigError
 from alignment.config.folders import MODEL_FILE, read_json
 from alignment.config.hub import located
-from alignment.config.packages import QUANTIZER, is_installed, quantizer_lacks
-from alignment.config.packed_base import NOTE, packing_of
+from alignment.config.packages import ON_PACKED, is_installed, quantizer_lacks
+from alignment.config.packed_base import NOTE, QUANTIZER, name_of_packing, packing_of
 from alignment.distributed.placement import Placement
 from alignment.models.blocks_4bit import unpack_by_blocks
 from alignment.models.packed import packable_layers
@@ -46,7 +46,7 @@ def round_base(hf: PreTrainedModel, adapter: Path, key: str, placement: Placemen
     if settings is None:
         return
     if not is_installed(QUANTIZER):
-        raise ConfigError(quantizer_lacks(f"{key}: the adapter in {str(adapter)!r}"))
+        raise ConfigError(quantizer_lacks(f"{key}: the adapter in {str(adapter)!r}", ON_PACKED))
     unpack_by_blocks()
     for _, layer in packable_layers(hf, HEADS):
         with placement.whole([layer.weight], write=True):
@@ -54,6 +54,14 @@ def round_base(hf: PreTrainedModel, adapter: Path, key: str, placement: Placemen
             rows.copy_(_unpacked(rows.float().contiguous(), settings))
     bits = 4 if settings.get("load_in_4bit") else 8
     say_once(f"{key}: the base of the adapter in {adapter} is read as {bits} bits hold it, on which it was trained")
+
+
+def say_packed_otherwise(hf: PreTrainedModel, adapter: Path, key: str) -> None:
+    """Where an adapter goes on on a base that is not packed as the one it was trained on; of one that notes nothing
+    there is nothing to say."""
+    noted, now = packing_of(adapter, key), quantization_of(hf.config) or {}
+    if noted is not None and (own := name_of_packing(noted)) != name_of_packing(now):
+        say_once(f"{key}: {adapter} was trained on a base that was packed: model.quantization={own} is how")
 
 
 def _unpacked(rows: Tensor, settings: dict[str, Any]) -> Tensor:

@@ -23,7 +23,7 @@ from alignment.distributed.placement import Placement, Whole
 from alignment.models.adapter_files import base_names
 from alignment.models.files import MISREADINGS, Reading, check_adapter, one_line
 from alignment.models.lora import WEIGHTS_FILE
-from alignment.models.packed_base import note_packing
+from alignment.models.packed_base import note_packing, say_packed_otherwise
 from alignment.models.save import share
 from alignment.models.scalar_head import head_name, scalar_head
 from alignment.models.soft_prompt import SoftPrompt, put_soft_prompt, soft_prompt_of
@@ -99,6 +99,7 @@ def fill_soft_prompt(hf: PreTrainedModel, config: ModelConfig, placement: Placem
         with torch.no_grad():
             own.copy_(given)
         if config.adapter is not None:  # of `model.path` it is there already
+            say_packed_otherwise(hf, folder, key)
             write_whole(hf, folder, key, placement)
     _check_read(hf, prompt, placement)
 

@@ -11,7 +11,8 @@ from transformers.pytorch_utils import Conv1D
 from alignment.config.errors import ConfigError
 from alignment.config.folders import ModelFolder
 from alignment.config.model import ModelConfig, Quantization
-from alignment.config.packages import QUANTIZER, is_installed, quantizer_lacks
+from alignment.config.packages import is_installed, quantizer_lacks
+from alignment.config.packed_base import QUANTIZER
 from alignment.config.saved_prompt import is_soft_prompt
 from alignment.distributed.placement import Placement, Whole
 from alignment.models.autocast import as_autocast_reads
@@ -208,6 +209,8 @@ def unpack_layers(hf: PreTrainedModel, dtype: torch.dtype) -> None:
         hf.set_submodule(name, whole)
     quantizer: Any = vars(hf)["hf_quantizer"]
     quantizer.remove_quantization_config(hf)
+    for packed in ("is_loaded_in_4bit", "is_loaded_in_8bit", "_weight_conversions"):  # of how its files were read
+        vars(hf).pop(packed, None)
 
 
 def as_in_file(layer: nn.Module, weight: Tensor) -> Tensor:

@@ -19,14 +19,13 @@ from alignment.config.errors import ConfigError
 from alignment.config.folders import ADAPTER_FILE, base_of, base_on_hub, read_json
 from alignment.config.hub import located, pinned_name
 from alignment.config.model import ModelConfig
-from alignment.config.packed_base import packing_of
 from alignment.distributed.engine import shape_of
 from alignment.distributed.placement import Placement
 from alignment.models.adapter_files import name_in_file
 from alignment.models.adapters import DEFAULT, FIRST, PREFIX, use_adapter
 from alignment.models.files import Reading, check_adapter
 from alignment.models.lora import config_of_adapter, inject_beside, put_adapter
-from alignment.models.quantized import quantization_of
+from alignment.models.packed_base import say_packed_otherwise
 from alignment.models.scalar_head import head_name
 from alignment.models.unread import listed
 from alignment.models.whole_modules import is_tied, whole_modules
@@ -67,10 +66,7 @@ def add_saved(hf: PreTrainedModel, config: ModelConfig) -> None:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{where}: {str(error).splitlines()[0]} ({config.path})") from error
-    packing, packed = packing_of(folder, KEY), config.is_packed or quantization_of(hf.config) is not None
-    if packing is not None and not packed:
-        asked = "nf4" if packing.get("load_in_4bit") else "int8"
-        say_once(f"{KEY}: {folder} was trained on a base that was packed: model.quantization={asked} is how")
+    say_packed_otherwise(hf, folder, KEY)
     shape = f"rank {own.r}, alpha {own.lora_alpha}{', rslora' * own.use_rslora}{', dora' * own.use_dora}"
     say_once(f"{KEY}: training goes on from {folder}: {shape}, on {config.path}{_trained_on_another(folder, config)}")
 

@@ -134,6 +134,8 @@ def _on_pairs(config: TrainingConfig, files: RunFolder) -> Iterator[str]:
     """DPO of a fine-tuned model, where the rows that it has learned from are pairs."""
     key = "model.adapter" if is_soft_prompt(files.model) else "model.path"  # with it weights are read, and none trains
     model = f"{key}={shlex.quote(str(files.model))}"
+    if key == "model.adapter" and config.model.is_packed:
+        model += f" model.quantization={config.model.quantization.value}"
     if not isinstance(config, SFTConfig):
         return
     if config.data.format is Format.toy:

@@ -142,6 +142,14 @@ COMMANDS = {
         "plan tiny_dpo distributed.device=cpu --for 1x24GB",
         r"distributed\.device must be auto or cuda in a plan for 1x24GB \(without --for .*\), got 'cpu'$",
     ),
+    "a list within a list": (
+        "run tiny_dpo log.trackers=[[wandb]]",
+        r"log\.trackers must be names, of .*wandb.*, got \[\['wandb'\]\]$",
+    ),
+    "a self within a list": (
+        "run tiny_evaluate runs={m:x} baseline=m quantized=[[nf4]]",
+        r"quantized must be names, of .*, got \[\['nf4'\]\]$",
+    ),
     "no clipping": ("run tiny_dpo train.max_grad_norm=0", r"must be > 0 \(inf: no clipping\), got 0\.0"),
     "group typo": ("run tiny_dpo modell=tiny", r"no such key 'modell' \(did you mean 'model'\?\)"),
     "no value": ("run tiny_dpo loss.beta", "cannot read the override 'loss.beta': it must be key=value"),

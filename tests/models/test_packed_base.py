@@ -12,11 +12,16 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTok
 from transformers.pytorch_utils import Conv1D
 
 from alignment.api.result import Run
+from alignment.config import packages
+from alignment.config.backbone import require_shareable
+from alignment.config.data import DataConfig, TrainSource
 from alignment.config.distributed import Device, DistributedConfig, Precision
 from alignment.config.errors import ConfigError
 from alignment.config.model import LoraConfig, LoraInit, ModelConfig, Quantization
 from alignment.config.packed_base import NOTE
 from alignment.config.soft_prompt import SoftPromptConfig
+from alignment.config.supervised import SFTConfig
+from alignment.config.train import TrainConfig
 from alignment.distributed.placement import WHOLE
 from alignment.distributed.sharded import placement_of
 from alignment.models.load import (
@@ -97,14 +102,16 @@ def test_apart_and_merged_are_one_model(
     assert (other - wanted).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("kind", ["nf4", "dora", "dora on whole weights"])
 def test_what_a_run_gives_to_load_is_packed_likewise(
-    base: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    kind: str, base: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    merged, apart = both(load_language_model, asked(base, Quantization.nf4), tokenizer, tmp_path)
+    lora = KINDS.get(kind, {"quantization": Quantization.none, "dora": True})
+    merged, apart = both(load_language_model, asked(base, **lora), tokenizer, tmp_path)
     (tmp_path / "run").mkdir()
     Path(apart).rename(tmp_path / "run" / "model")
     model, _ = Run(tmp_path / "run").load()
-    assert any(map(is_quantized, model.modules()))
+    assert any(map(is_quantized, model.modules())) == (kind in KINDS)
     keep_packing(model)
     torch.testing.assert_close(logits(model), logits(AutoModelForCausalLM.from_pretrained(merged)), rtol=0, atol=1e-4)
 
@@ -123,10 +130,15 @@ def test_a_reward_model_s_too(base: Path, tokenizer: PreTrainedTokenizerBase, tm
 
 
 def test_what_a_soft_prompt_stands_before_is_what_it_was(
-    base: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    base: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = ModelConfig(path=str(base), quantization=Quantization.nf4, soft_prompt=SoftPromptConfig(tokens=3))
     trained(load_language_model, config, tokenizer, tmp_path / "prompt")
+    told = "was trained on a base that was packed: model.quantization=nf4 is how"
+    for quantization, is_told in ((Quantization.nf4, False), (Quantization.int8, True)):
+        on = ModelConfig(path=str(base), quantization=quantization, adapter=str(tmp_path / "prompt"))
+        load_language_model(replace(on, soft_prompt=SoftPromptConfig(tokens=3)), tokenizer, PLACEMENT)
+        assert (told in " ".join(capsys.readouterr().out.split())) == is_told
     found = load_frozen_language_model(ModelConfig(path=str(tmp_path / "prompt")), tokenizer, PLACEMENT)
     packed: Any = AutoModelForCausalLM.from_pretrained(
         base, quantization_config=BitsAndBytesConfig(**ASKED[Quantization.nf4])
@@ -155,8 +167,12 @@ def test_on_a_base_that_comes_packed_it_is_not_rounded_into_it(
     model = load_frozen_language_model(ModelConfig(path=apart), tokenizer, PLACEMENT)
     torch.testing.assert_close(logits(model.hf), wanted, rtol=0, atol=1e-4)
     assert not any(map(is_quantized, model.modules()))
-    whole = load_language_model(ModelConfig(path=apart), tokenizer, PLACEMENT)  # in whole weights all of them train
-    assert len(whole.trained()) == len(list(whole.parameters()))
+    for rank in (0, 4):  # in whole weights all of them train, or an adapter on them
+        begun = load_language_model(ModelConfig(path=apart, lora=LoraConfig(rank=rank)), tokenizer, PLACEMENT)
+        assert (len(begun.trained()) == len(list(begun.parameters()))) == (rank == 0)
+        save_model(begun, tokenizer, tmp_path / f"on{rank}")
+        saved = AutoModelForCausalLM.from_pretrained(tmp_path / f"on{rank}")
+        torch.testing.assert_close(logits(saved), wanted, rtol=0, atol=1e-4)
     rule = r"^distributed\.zero must be null, 0, 1 or 2 for model\.path .* unpacked to merge it, got 3 \(a run with mod"
     with pytest.raises(ConfigError, match=rule):
         load_language_model(ModelConfig(path=apart), tokenizer, placement_of(DistributedConfig(zero=3)))
@@ -176,6 +192,31 @@ def test_one_of_whole_weights_notes_nothing_and_is_told_where_it_goes_on_without
         ) == is_told
         save_model(model, tokenizer, tmp_path / "on")
         assert (tmp_path / "on" / NOTE).exists() != is_told  # written again in the same place
+
+
+def test_without_the_package_it_is_one_line_before_anything_is_read(
+    base: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, apart = both(load_language_model, asked(base, Quantization.nf4), tokenizer, tmp_path)
+    monkeypatch.setattr(packages, "is_installed", lambda name: False)
+    data, train = DataConfig(train=TrainSource("a.jsonl")), TrainConfig(max_steps=1)
+    run = SFTConfig(model=ModelConfig(path=apart), data=data, train=train)
+    with pytest.raises(
+        ConfigError, match=r"^model\.path '.*' was trained on a base packed by bitsandbytes, which is not "
+    ):
+        packages.require_packages(run)
+
+
+def test_on_one_backbone_the_base_is_packed_as_it_was(
+    base: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    _, apart = both(load_scalar_model, asked(base, Quantization.nf4), tokenizer, tmp_path)
+    policy = asked(base, Quantization.nf4)
+    require_shareable("reward.path", Path(apart), policy)
+    for other in (Quantization.none, Quantization.int8):
+        rule = rf"^model\.quantization must be nf4 with roles\.share=lora and reward\.path=.* got '{other.value}'$"
+        with pytest.raises(ConfigError, match=rule):
+            require_shareable("reward.path", Path(apart), replace(policy, quantization=other))
 
 
 @pytest.mark.parametrize("content", ["[]", "{", {"quant_method": "gptq"}, {"quant_method": "bitsandbytes"}])
