@@ -138,10 +138,6 @@ COMMANDS = {
         "run tiny_dpo distributed.precision=[bfloat16]",
         r"distributed\.precision must be one of auto, float32, bfloat16, float16, got \['bfloat16'\]$",
     ),
-    "a plan of cards for a CPU": (
-        "plan tiny_dpo distributed.device=cpu --for 1x24GB",
-        r"distributed\.device must be auto or cuda in a plan for 1x24GB \(without --for .*\), got 'cpu'$",
-    ),
     "a list within a list": (
         "run tiny_dpo log.trackers=[[wandb]]",
         r"log\.trackers must be names, of .*wandb.*, got \[\['wandb'\]\]$",

@@ -90,6 +90,7 @@ def test_a_step_takes_as_long_as_its_products_at_the_rate_of_this_machine(
     assert "were timed" not in said and len(timed) == 1
     assert "s at 40% of the peak" in said
     assert "GB while 1 process reads its models" in said
+    assert "distributed.device=cpu is left aside: the plan is for 1xA100-80GB (without --for, for this machine)" in said
     said = planned(monkeypatch, capsys, *words, "--for", "1x24GB")
     assert "FLOPs, no seconds: of this card no peak is known (--for 8xA100-80GB names one)" in said
 
