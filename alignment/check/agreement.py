@@ -84,7 +84,7 @@ def packed(reader: Reader, batches: Batches, plain: PreTrainedModel) -> Verdict:
     """That log-probs (or scores) of the packed layout are those of each text alone, read by transformers itself.
 
     Proves the attention's mask, the positions, the read-outs, and that the weights are what the folder holds; but not
-    the last where `model.quantization` packs them: those of both sides are the packed ones then.
+    the last where `model.quantization` packs them for a new adapter: those of both sides are the run's then.
     """
     batches = of_tokens(batches, EVERYTHING)
     [(batch, _)] = batches.once()

@@ -1,7 +1,7 @@
 """What a run is compared with: transformers alone, one text at a time, in float32, without anything of this package.
 
-The model is read a second time from its folder, with peft's own reading of adapters; where there is none, or the run
-packs what is in it, its weights are copied into a second one.
+The model is read a second time from its folder, with peft's own reading of adapters, on what transformers packs where
+the run does; where there is no folder, or a new adapter lies on what the run packs, its weights are copied.
 """
 
 from collections.abc import Sequence

@@ -22,12 +22,7 @@ from alignment.distributed.placement import Placement, Whole
 from alignment.models.attention import choose_attention
 from alignment.models.files import Reading, check_config, check_folder, code_files, holds_packed_weights, names_in
 from alignment.models.merged_folder import merge_adapters
-from alignment.models.quantized import (
-    ask_packing,
-    check_quantized,
-    quantization_of,
-    settle_packed,
-)
+from alignment.models.quantized import ask_packing, check_quantized, quantization_of, settle_packed
 from alignment.models.rope import scale_rope, scaled_as
 from alignment.models.unread import check_tied, check_unread, listed, unread_of
 from alignment.models.weight_dtype import frozen_in, made_in
